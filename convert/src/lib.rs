@@ -1,0 +1,2 @@
+//! Converts trained models to `.whit`.
+#![forbid(unsafe_code)]

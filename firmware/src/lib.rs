@@ -1,0 +1,3 @@
+//! Firmware logic.
+#![no_std]
+#![forbid(unsafe_code)]

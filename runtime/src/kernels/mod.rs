@@ -1,0 +1,207 @@
+//! Kernels: the arithmetic of the operators, over plain slices, one folder per family.
+//!
+//! A family has `scalar.rs`, which reads like the formula and defines the result, and siblings for
+//! instruction sets (`x86_64.rs`, …) that must agree with it: to the bit for integers, within the
+//! family's stated tolerance for floats. `select(isa)` hands out the entry for an instruction set.
+//! A kernel knows nothing of files, steps or arenas.
+
+pub mod conv_f32;
+pub mod conv_i8;
+pub mod depthwise_f32;
+pub mod depthwise_i8;
+pub mod requantize;
+
+/// Output channels per weight panel. 16 i32 or f32 accumulators fill one AVX-512 register.
+pub const PANEL_N: usize = 16;
+
+/// Inputs per panel entry of i8 weights: what VNNI and `sdot` multiply into one i32 lane.
+pub const PANEL_K: usize = 4;
+
+/// Shape of a 2-D convolution over NHWC activations. A 1-D convolution has height 1; a fully
+/// connected layer or matrix product has `batch = M` and everything spatial 1.
+///
+/// All sizes are in elements. Whoever builds one has checked that the products of sizes don't
+/// overflow `usize`, that strides, dilations and `groups` are at least 1, and that `groups`
+/// divides `in_c` and `out_c`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub struct ConvGeometry {
+    pub batch: usize,
+    pub in_h: usize,
+    pub in_w: usize,
+    /// Input channels over all groups.
+    pub in_c: usize,
+    pub out_h: usize,
+    pub out_w: usize,
+    /// Output channels over all groups.
+    pub out_c: usize,
+    pub kernel_h: usize,
+    pub kernel_w: usize,
+    pub stride_h: usize,
+    pub stride_w: usize,
+    /// Rows of padding above the input. Padding below follows from `out_h`.
+    pub pad_top: usize,
+    /// Columns of padding left of the input. Padding on the right follows from `out_w`.
+    pub pad_left: usize,
+    pub dilation_h: usize,
+    pub dilation_w: usize,
+    pub groups: usize,
+}
+
+impl ConvGeometry {
+    /// A matrix product `[m, k] × [k, n]` seen as a 1×1 convolution.
+    pub const fn matmul(m: usize, k: usize, n: usize) -> Self {
+        ConvGeometry {
+            batch: m,
+            in_h: 1,
+            in_w: 1,
+            in_c: k,
+            out_h: 1,
+            out_w: 1,
+            out_c: n,
+            kernel_h: 1,
+            kernel_w: 1,
+            stride_h: 1,
+            stride_w: 1,
+            pad_top: 0,
+            pad_left: 0,
+            dilation_h: 1,
+            dilation_w: 1,
+            groups: 1,
+        }
+    }
+
+    /// Input channels of one group.
+    pub const fn group_in_c(&self) -> usize {
+        self.in_c / self.groups
+    }
+
+    /// Output channels of one group.
+    pub const fn group_out_c(&self) -> usize {
+        self.out_c / self.groups
+    }
+
+    /// Products summed into one output: kernel height × kernel width × input channels of a group.
+    /// This is the K of the implicit matrix product; its order is (kernel row, kernel column, channel).
+    pub const fn k(&self) -> usize {
+        self.kernel_h * self.kernel_w * self.group_in_c()
+    }
+
+    /// Output channels of one group, rounded up to whole panels.
+    pub const fn padded_group_out_c(&self) -> usize {
+        self.group_out_c().next_multiple_of(PANEL_N)
+    }
+
+    /// Length of the per-output-channel arrays (bias, scales, weight sums): every group padded to
+    /// whole panels, groups one after the other.
+    pub const fn padded_out_c(&self) -> usize {
+        self.groups * self.padded_group_out_c()
+    }
+
+    /// Output pixels over the whole batch: the M of the implicit matrix product.
+    pub const fn out_pixels(&self) -> usize {
+        self.batch * self.out_h * self.out_w
+    }
+
+    /// Elements of the input.
+    pub const fn input_len(&self) -> usize {
+        self.batch * self.in_h * self.in_w * self.in_c
+    }
+
+    /// Bytes (= elements) of i8 weights in panels `[groups][N/16][K/4][16][4]`, zero-padded.
+    pub const fn packed_i8_len(&self) -> usize {
+        self.padded_out_c() * self.k().next_multiple_of(PANEL_K)
+    }
+
+    /// Elements of float weights in panels `[groups][N/16][K][16]`, zero-padded.
+    pub const fn packed_float_len(&self) -> usize {
+        self.padded_out_c() * self.k()
+    }
+
+    /// True when each group has one input and one output channel.
+    pub const fn is_depthwise(&self) -> bool {
+        self.groups == self.in_c && self.groups == self.out_c
+    }
+
+    /// True when input rows are already the rows of the matrix product: nothing to gather.
+    pub const fn is_pointwise(&self) -> bool {
+        self.kernel_h == 1
+            && self.kernel_w == 1
+            && self.stride_h == 1
+            && self.stride_w == 1
+            && self.pad_top == 0
+            && self.pad_left == 0
+            && self.groups == 1
+            && self.out_h == self.in_h
+            && self.out_w == self.in_w
+    }
+}
+
+/// Where an i8 accumulator goes: requantization per channel, then optionally a residual add.
+///
+/// With `acc` the i32 sum of `(x) * w` plus bias (the converter folded the input zero point into
+/// the bias), channel `c` of the output is, in f32 with one IEEE rounding per operation:
+///
+/// ```text
+/// q = clamp(round_ties_even(acc as f32 * scale[c]), min - zero_point, max - zero_point)
+/// without residual:  y = q + zero_point
+/// with residual r:   y = clamp(round_ties_even(q as f32 * r.scale_conv
+///                        + (r.data - r.zero_point) as f32 * r.scale_data), r.min - r.out_zero_point, r.max - r.out_zero_point)
+///                        + r.out_zero_point
+/// ```
+///
+/// No fused multiply-add anywhere. Clamping to integers before rounding gives the same result as
+/// after it, and keeps the conversion to i32 in range.
+#[derive(Clone, Copy)]
+pub struct EpilogueI8<'a> {
+    /// Real scale of an accumulator over the output scale, per output channel
+    /// ([`ConvGeometry::padded_out_c`] long; depthwise: channels
+    /// rounded up to [`PANEL_N`]).
+    pub scale: &'a [f32],
+    /// Zero point of the output (of the convolution itself, before the residual).
+    pub zero_point: i32,
+    /// Smallest output value; −128, or the zero point for a fused ReLU.
+    pub min: i32,
+    /// Largest output value; 127, or less for a fused ReLU6.
+    pub max: i32,
+    /// A tensor of the output's shape to add.
+    pub residual: Option<ResidualI8<'a>>,
+}
+
+/// The second operand of a fused quantized addition; see [`EpilogueI8`].
+#[derive(Clone, Copy)]
+#[allow(missing_docs, reason = "named in the formula of EpilogueI8")]
+pub struct ResidualI8<'a> {
+    /// Same shape as the output, dense.
+    pub data: &'a [i8],
+    /// Scale of the convolution's result over the sum's scale.
+    pub scale_conv: f32,
+    /// Scale of `data` over the sum's scale.
+    pub scale_data: f32,
+    pub zero_point: i32,
+    pub out_zero_point: i32,
+    pub min: i32,
+    pub max: i32,
+}
+
+/// Where a float accumulator goes: `y = clamp(acc + bias[c] + residual, min, max)`.
+#[derive(Clone, Copy)]
+pub struct EpilogueF32<'a> {
+    /// Per output channel, padded like [`EpilogueI8::scale`].
+    pub bias: &'a [f32],
+    /// Same shape as the output, dense.
+    pub residual: Option<&'a [f32]>,
+    /// −∞, or 0 for a fused ReLU.
+    pub min: f32,
+    /// +∞, or 6 for a fused ReLU6.
+    pub max: f32,
+}
+
+/// Weights of a float kernel, in panels. f16 weights are widened exactly as they are read.
+#[derive(Clone, Copy)]
+pub enum FloatWeights<'a> {
+    /// IEEE single precision.
+    F32(&'a [f32]),
+    /// IEEE half precision.
+    F16(&'a [half::f16]),
+}
