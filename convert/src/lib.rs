@@ -1,2 +1,6 @@
-//! Converts trained models to `.whit`.
+//! Converts trained models to `.whit`: import, rewrite, quantize, plan, emit.
 #![forbid(unsafe_code)]
+
+pub mod dim;
+pub mod graph;
+pub mod tensor;

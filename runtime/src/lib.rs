@@ -2,7 +2,9 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(clippy::undocumented_unsafe_blocks)]
 
+pub mod dtype;
 pub mod isa;
 pub mod kernels;
 
+pub use dtype::DType;
 pub use isa::Isa;

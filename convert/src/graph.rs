@@ -1,0 +1,479 @@
+//! The graph that every stage of the converter reads and rewrites.
+//!
+//! Spatial operators ([`Op::Conv`], [`Op::Pool`], [`Op::Resize`]) are defined over channels-last
+//! activations (NHWC, NWC); an importer of a channels-first format puts [`Op::Transpose`] around
+//! them and the layout pass cancels those. Everything else is layout-free.
+
+use std::sync::Arc;
+
+use whit::DType;
+
+use crate::dim::{Dim, Symbol};
+use crate::tensor::Tensor;
+
+/// Index of a value in [`Graph::values`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub u32);
+
+/// A tensor that flows through the graph, or a constant.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// Name in the source model, or derived from it; unique names aren't required.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Shape, outermost axis first.
+    pub shape: Vec<Dim>,
+    /// The elements, when they are known at conversion.
+    pub constant: Option<Arc<Tensor>>,
+    /// How integers stand for reals, when they do.
+    pub quant: Option<Quant>,
+}
+
+/// `real = scale * (integer - zero_point)`, per tensor or along one axis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quant {
+    /// One scale, or one per index of `axis`.
+    pub scale: Vec<f32>,
+    /// As many zero points as scales.
+    pub zero_point: Vec<i32>,
+    /// The axis that the scales run along; `None` when there is one scale.
+    pub axis: Option<usize>,
+}
+
+impl Quant {
+    /// One scale and zero point for the whole tensor.
+    pub fn per_tensor(scale: f32, zero_point: i32) -> Quant {
+        Quant { scale: vec![scale], zero_point: vec![zero_point], axis: None }
+    }
+
+    /// Symmetric, one scale per index of `axis`.
+    pub fn per_channel(scale: Vec<f32>, axis: usize) -> Quant {
+        Quant { zero_point: vec![0; scale.len()], scale, axis: Some(axis) }
+    }
+}
+
+/// One operation. Inputs that are optional and absent are `None`.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Name in the source model, or derived from it.
+    pub name: String,
+    /// What it does.
+    pub op: Op,
+    /// Operands.
+    pub inputs: Vec<Option<ValueId>>,
+    /// Results.
+    pub outputs: Vec<ValueId>,
+}
+
+/// A clamp fused behind an operator, in real numbers. ReLU is `0..=inf`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clamp {
+    /// Lower bound, −∞ for none.
+    pub min: f32,
+    /// Upper bound, +∞ for none.
+    pub max: f32,
+}
+
+impl Clamp {
+    /// No clamp at all.
+    pub const NONE: Clamp = Clamp { min: f32::NEG_INFINITY, max: f32::INFINITY };
+    /// `max(x, 0)`.
+    pub const RELU: Clamp = Clamp { min: 0.0, max: f32::INFINITY };
+}
+
+/// A convolution over NHWC (rank 4) or NWC (rank 3). The vectors have one entry per spatial axis.
+///
+/// Inputs: x; weights, constant, `[out_c, kernel…, in_c / groups]` (OHWI); optional bias `[out_c]`;
+/// optional residual of the output's shape, added before the clamp.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the standard attributes of a convolution")]
+pub struct Conv {
+    pub kernel: Vec<usize>,
+    pub stride: Vec<usize>,
+    pub dilation: Vec<usize>,
+    pub pad_before: Vec<usize>,
+    pub pad_after: Vec<usize>,
+    pub groups: usize,
+    pub clamp: Clamp,
+}
+
+/// A matrix product `[…, m, k] × […, k, n]` with broadcasting of leading axes as in NumPy.
+///
+/// Inputs: a; b; optional bias `[n]`; optional residual of the output's shape, added before the clamp.
+/// `b` constant of rank 2 becomes a fully connected layer with packed weights.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the standard attributes of a matrix product")]
+pub struct MatMul {
+    pub transpose_a: bool,
+    pub transpose_b: bool,
+    pub clamp: Clamp,
+}
+
+/// Which pooling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "standard names")]
+pub enum PoolKind {
+    Max,
+    Average,
+}
+
+/// A pooling over NHWC or NWC. The output's shape says how far the window goes (ceil mode).
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the standard attributes of a pooling")]
+pub struct Pool {
+    pub kind: PoolKind,
+    pub kernel: Vec<usize>,
+    pub stride: Vec<usize>,
+    pub dilation: Vec<usize>,
+    pub pad_before: Vec<usize>,
+    pub pad_after: Vec<usize>,
+    /// Average over padded positions, too (but never over those beyond the padding).
+    pub count_include_pad: bool,
+}
+
+/// Two-operand elementwise operations with NumPy broadcasting. Operands and result have one type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "standard names")]
+pub enum BinaryKind {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Pow,
+    Min,
+    Max,
+    /// Sign of the divisor (Python's %).
+    Mod,
+    /// Sign of the dividend (C's fmod).
+    Fmod,
+    And,
+    Or,
+    Xor,
+    /// `x if x > 0 else slope * x`; operands x, slope.
+    PRelu,
+}
+
+/// Comparisons with NumPy broadcasting; the result is bool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "standard names")]
+pub enum CompareKind {
+    Equal,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+/// One-operand elementwise operations.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs, reason = "standard names; formulas in the ONNX operator reference")]
+pub enum UnaryKind {
+    Relu,
+    /// `clamp(x, min, max)`.
+    Clip { min: f32, max: f32 },
+    LeakyRelu { alpha: f32 },
+    Elu { alpha: f32 },
+    Selu { alpha: f32, gamma: f32 },
+    Celu { alpha: f32 },
+    ThresholdedRelu { alpha: f32 },
+    Sigmoid,
+    /// `max(0, min(1, alpha * x + beta))`.
+    HardSigmoid { alpha: f32, beta: f32 },
+    HardSwish,
+    Silu,
+    Mish,
+    Gelu,
+    /// The tanh approximation.
+    GeluTanh,
+    Softplus,
+    Softsign,
+    Tanh,
+    Erf,
+    Exp,
+    Log,
+    Sqrt,
+    Reciprocal,
+    Neg,
+    Abs,
+    Sign,
+    Floor,
+    Ceil,
+    /// Ties to even.
+    Round,
+    Sin,
+    Cos,
+    Tan,
+    Asin,
+    Acos,
+    Atan,
+    Sinh,
+    Cosh,
+    Asinh,
+    Acosh,
+    Atanh,
+    /// Logical not, on bool.
+    Not,
+}
+
+/// Reductions over a set of axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "standard names")]
+pub enum ReduceKind {
+    Sum,
+    Mean,
+    Max,
+    Min,
+    Prod,
+    L1,
+    L2,
+    SumSquare,
+    LogSum,
+    LogSumExp,
+}
+
+/// How [`Op::Pad`] fills.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs, reason = "standard names")]
+pub enum PadMode {
+    /// With this value (of the tensor's type, given as f32; for i8 values the raw integer).
+    Constant(f32),
+    Reflect,
+    Edge,
+    Wrap,
+}
+
+/// Interpolation of [`Op::Resize`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs, reason = "names of the ONNX specification")]
+pub enum ResizeMode {
+    Nearest(NearestRounding),
+    Linear,
+    Cubic { coefficient: f32, exclude_outside: bool },
+}
+
+/// Which neighbour nearest interpolation takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "names of the ONNX specification")]
+pub enum NearestRounding {
+    RoundPreferFloor,
+    RoundPreferCeil,
+    Floor,
+    Ceil,
+}
+
+/// From an output coordinate to an input coordinate in [`Op::Resize`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "names of the ONNX specification")]
+pub enum CoordinateMode {
+    HalfPixel,
+    PytorchHalfPixel,
+    AlignCorners,
+    Asymmetric,
+}
+
+/// What a node does. Shapes of results stand in the output values.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// See [`Conv`].
+    Conv(Conv),
+    /// See [`MatMul`].
+    MatMul(MatMul),
+    /// See [`Pool`].
+    Pool(Pool),
+    /// `(x - mean) / sqrt(var + epsilon) * scale + bias` along the last axis (channels last).
+    /// Inputs: x, scale, bias, mean, var; the last four constant.
+    BatchNorm {
+        /// Added to the variance.
+        epsilon: f32,
+    },
+    /// Inputs: a, b.
+    Binary(BinaryKind),
+    /// Inputs: a, b; output bool.
+    Compare(CompareKind),
+    /// Input: x.
+    Unary(UnaryKind),
+    /// Inputs: condition (bool), a, b with broadcasting.
+    Where,
+    /// Along one axis.
+    Softmax {
+        /// The axis that sums to one.
+        axis: usize,
+        /// Logarithm of the softmax.
+        log: bool,
+    },
+    /// Inputs: any number of tensors.
+    Concat {
+        /// The axis they are joined along.
+        axis: usize,
+    },
+    /// `output[i…] = x[start + i * step…]` per axis; the extent is the output's shape.
+    Slice {
+        /// First index per axis.
+        starts: Vec<Dim>,
+        /// Step per axis, not 0; negative walks backwards.
+        steps: Vec<i64>,
+    },
+    /// Axis `i` of the output is axis `perm[i]` of the input.
+    Transpose {
+        /// A permutation of the axes.
+        perm: Vec<usize>,
+    },
+    /// The same elements in the output's shape (also Flatten, Squeeze, Unsqueeze).
+    Reshape,
+    /// Broadcast to the output's shape.
+    Expand,
+    /// Elements added per axis; the output's shape follows.
+    Pad {
+        /// Elements before, per axis; never negative (negative pads import as a slice).
+        before: Vec<usize>,
+        /// Elements after, per axis.
+        after: Vec<usize>,
+        /// What they hold.
+        mode: PadMode,
+    },
+    /// Channels last; every axis with `scales[axis] != 1` is interpolated.
+    Resize {
+        /// Interpolation.
+        mode: ResizeMode,
+        /// Coordinate transformation.
+        coordinates: CoordinateMode,
+        /// Output size over input size, per axis, as the model states it.
+        scales: Vec<f32>,
+    },
+    /// Inputs: data, indices (i32 or i64, negative counts from the end).
+    Gather {
+        /// The axis that is indexed.
+        axis: usize,
+    },
+    /// To the output's type, as in ONNX (float to integer truncates, to bool is `!= 0`).
+    Cast,
+    /// f32 to the output's integer type and [`Quant`]: `saturate(round_ties_even(x / scale) + zero_point)`.
+    Quantize,
+    /// The input's integer type and [`Quant`] to f32.
+    Dequantize,
+    /// Over several axes.
+    Reduce {
+        /// What is computed.
+        kind: ReduceKind,
+        /// Axes, ascending.
+        axes: Vec<usize>,
+        /// Whether they stay, with size 1.
+        keep_dims: bool,
+    },
+    /// Index (i64) of the largest or smallest element along an axis.
+    ArgReduce {
+        /// The axis searched.
+        axis: usize,
+        /// Smallest instead of largest.
+        min: bool,
+        /// Whether the axis stays, with size 1.
+        keep_dims: bool,
+        /// The last of equal elements instead of the first.
+        select_last: bool,
+    },
+}
+
+/// A model: values, nodes in an order in which they can run, inputs and outputs.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    /// Name of the source model.
+    pub name: String,
+    /// Every value, referred to by [`ValueId`].
+    pub values: Vec<Value>,
+    /// Nodes in topological order.
+    pub nodes: Vec<Node>,
+    /// What the caller provides, in order.
+    pub inputs: Vec<ValueId>,
+    /// What the caller reads, in order.
+    pub outputs: Vec<ValueId>,
+    /// Symbols of symbolic dimensions.
+    pub symbols: Vec<Symbol>,
+    /// Metadata of the source (producer, opset, licence, …) as key and value.
+    pub metadata: Vec<(String, String)>,
+}
+
+impl Graph {
+    /// The value with this id.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.0 as usize]
+    }
+
+    /// The value with this id.
+    pub fn value_mut(&mut self, id: ValueId) -> &mut Value {
+        &mut self.values[id.0 as usize]
+    }
+
+    /// Adds a value that a node or the caller will fill.
+    pub fn add_value(&mut self, name: impl Into<String>, dtype: DType, shape: Vec<Dim>) -> ValueId {
+        let id = ValueId(u32::try_from(self.values.len()).expect("fewer than 2^32 values"));
+        self.values.push(Value { name: name.into(), dtype, shape, constant: None, quant: None });
+        id
+    }
+
+    /// Adds a constant.
+    pub fn add_constant(&mut self, name: impl Into<String>, tensor: Tensor) -> ValueId {
+        let shape = tensor.shape.iter().map(|d| Dim::from(*d)).collect();
+        let id = self.add_value(name, tensor.dtype, shape);
+        self.value_mut(id).constant = Some(Arc::new(tensor));
+        id
+    }
+
+    /// The constant behind an input of a node, if it is one.
+    pub fn constant(&self, id: ValueId) -> Option<&Arc<Tensor>> {
+        self.value(id).constant.as_ref()
+    }
+
+    /// Index of the node that makes each value.
+    pub fn producers(&self) -> Vec<Option<usize>> {
+        let mut producers = vec![None; self.values.len()];
+        for (index, node) in self.nodes.iter().enumerate() {
+            for output in &node.outputs {
+                producers[output.0 as usize] = Some(index);
+            }
+        }
+        producers
+    }
+
+    /// Indices of the nodes that read each value, once per operand. Being a graph output isn't counted.
+    pub fn consumers(&self) -> Vec<Vec<usize>> {
+        let mut consumers = vec![Vec::new(); self.values.len()];
+        for (index, node) in self.nodes.iter().enumerate() {
+            for input in node.inputs.iter().flatten() {
+                consumers[input.0 as usize].push(index);
+            }
+        }
+        consumers
+    }
+
+    /// Makes every reader of `from`, and the graph's outputs, read `to` instead.
+    pub fn replace_uses(&mut self, from: ValueId, to: ValueId) {
+        for node in &mut self.nodes {
+            for input in node.inputs.iter_mut().flatten() {
+                if *input == from {
+                    *input = to;
+                }
+            }
+        }
+        for output in &mut self.outputs {
+            if *output == from {
+                *output = to;
+            }
+        }
+    }
+
+    /// A shape as text: `1×49×10×1`, `batch×seq`.
+    pub fn shape_text(&self, shape: &[Dim]) -> String {
+        if shape.is_empty() {
+            return "scalar".to_owned();
+        }
+        shape.iter().map(|d| d.display(&self.symbols)).collect::<Vec<_>>().join("×")
+    }
+}
+
+impl Value {
+    /// The shape, when every dimension is a known non-negative constant.
+    pub fn const_shape(&self) -> Option<Vec<usize>> {
+        self.shape.iter().map(|d| d.as_const().and_then(|d| usize::try_from(d).ok())).collect()
+    }
+}
