@@ -1,0 +1,337 @@
+//! Attribute records: what an operator needs to know besides its tensors' types and shapes.
+
+use super::{MAX_RANK, record};
+
+record! {
+    /// [`Op::Conv2d`](super::Op), [`Op::DepthwiseConv2d`](super::Op), [`Op::FullyConnected`](super::Op).
+    ///
+    /// Inputs, i8: x, packed weights, bias (i32), scales (f32), weight sums (i32), residual (optional).
+    /// Inputs, f32: x, packed weights (f32 or f16), bias (f32), residual (optional).
+    pub struct ConvAttributes: 64 {
+        /// Height, width. A fully connected layer has 1, 1.
+        pub kernel: [u16; 2],
+        /// Vertical, horizontal.
+        pub stride: [u16; 2],
+        /// Vertical, horizontal.
+        pub dilation: [u16; 2],
+        /// Top, left; what is needed below and on the right follows from the output's shape.
+        pub pad: [u16; 2],
+        /// Groups; equal to the channels for depthwise.
+        pub groups: u32,
+        /// f32: fused clamp.
+        pub clamp: [f32; 2],
+        /// i8: clamp of the convolution's own result.
+        pub clamp_q: [i32; 2],
+        /// i8: zero point of the convolution's own result (the output's, unless a residual follows).
+        pub zero_point: i32,
+        /// i8 residual: scale of the convolution's result, and of the residual, over the sum's.
+        pub residual_scale: [f32; 2],
+        /// i8 residual: clamp of the sum.
+        pub residual_clamp_q: [i32; 2],
+        /// Zero.
+        pub reserved: [u32; 2],
+    }
+}
+
+record! {
+    /// [`Op::MatMul`](super::Op): `[…, m, k] × […, k, n]`. Inputs: a, b.
+    pub struct MatMulAttributes: 16 {
+        /// 1: a is stored `[…, k, m]`.
+        pub transpose_a: u32,
+        /// 1: b is stored `[…, n, k]`.
+        pub transpose_b: u32,
+        /// Zero.
+        pub reserved: [u32; 2],
+    }
+}
+
+record! {
+    /// [`Op::Pool2d`](super::Op) over NHWC. Input: x.
+    pub struct PoolAttributes: 40 {
+        /// 1 maximum, 2 average.
+        pub kind: u32,
+        /// Height, width.
+        pub kernel: [u16; 2],
+        /// Vertical, horizontal.
+        pub stride: [u16; 2],
+        /// Vertical, horizontal.
+        pub dilation: [u16; 2],
+        /// Top, left.
+        pub pad: [u16; 2],
+        /// Bottom, right: where padding that `count_include_pad` counts ends.
+        pub pad_after: [u16; 2],
+        /// 1: the average counts padded positions.
+        pub count_include_pad: u32,
+        /// i8: input scale over output scale.
+        pub scale: f32,
+        /// i8: clamp of the result.
+        pub clamp_q: [i32; 2],
+    }
+}
+
+record! {
+    /// [`Op::Binary`](super::Op) and [`Op::Compare`](super::Op). Inputs: a, b.
+    pub struct BinaryAttributes: 32 {
+        /// A [`BinaryOp`] or [`CompareOp`] number.
+        pub kind: u32,
+        /// i8: scale of a over the output's (add, sub), or both scales' product over it (mul, first).
+        pub scale: [f32; 2],
+        /// f32: clamp of the result.
+        pub clamp: [f32; 2],
+        /// i8: clamp of the result.
+        pub clamp_q: [i32; 2],
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+macro_rules! numbered {
+    ($(#[$meta:meta])* $Name:ident { $($Variant:ident = $number:literal $text:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        #[non_exhaustive]
+        #[allow(missing_docs, reason = "standard names")]
+        pub enum $Name { $($Variant = $number,)* }
+
+        impl $Name {
+            /// Every value.
+            pub const ALL: &'static [$Name] = &[$($Name::$Variant),*];
+
+            /// The value with this number.
+            pub fn from_number(number: u32) -> Option<$Name> {
+                match number { $($number => Some($Name::$Variant),)* _ => None }
+            }
+
+            /// The name that `inspect` prints.
+            pub const fn name(self) -> &'static str {
+                match self { $($Name::$Variant => $text,)* }
+            }
+        }
+    };
+}
+
+numbered! {
+    /// Two-operand elementwise operations.
+    BinaryOp {
+        Add = 1 "add",
+        Sub = 2 "sub",
+        Mul = 3 "mul",
+        Div = 4 "div",
+        Pow = 5 "pow",
+        Min = 6 "min",
+        Max = 7 "max",
+        Mod = 8 "mod",
+        Fmod = 9 "fmod",
+        And = 10 "and",
+        Or = 11 "or",
+        Xor = 12 "xor",
+        PRelu = 13 "prelu",
+    }
+}
+
+numbered! {
+    /// Comparisons.
+    CompareOp {
+        Equal = 1 "equal",
+        Less = 2 "less",
+        LessOrEqual = 3 "less_or_equal",
+        Greater = 4 "greater",
+        GreaterOrEqual = 5 "greater_or_equal",
+    }
+}
+
+numbered! {
+    /// One-operand elementwise operations. `alpha` and `beta` of [`UnaryAttributes`] in brackets.
+    UnaryOp {
+        Relu = 1 "relu",
+        // [min, max]
+        Clip = 2 "clip",
+        LeakyRelu = 3 "leaky_relu",
+        Elu = 4 "elu",
+        Selu = 5 "selu",
+        Celu = 6 "celu",
+        ThresholdedRelu = 7 "thresholded_relu",
+        Sigmoid = 8 "sigmoid",
+        HardSigmoid = 9 "hard_sigmoid",
+        HardSwish = 10 "hard_swish",
+        Silu = 11 "silu",
+        Mish = 12 "mish",
+        Gelu = 13 "gelu",
+        GeluTanh = 14 "gelu_tanh",
+        Softplus = 15 "softplus",
+        Softsign = 16 "softsign",
+        Tanh = 17 "tanh",
+        Erf = 18 "erf",
+        Exp = 19 "exp",
+        Log = 20 "log",
+        Sqrt = 21 "sqrt",
+        Reciprocal = 22 "reciprocal",
+        Neg = 23 "neg",
+        Abs = 24 "abs",
+        Sign = 25 "sign",
+        Floor = 26 "floor",
+        Ceil = 27 "ceil",
+        Round = 28 "round",
+        Sin = 29 "sin",
+        Cos = 30 "cos",
+        Tan = 31 "tan",
+        Asin = 32 "asin",
+        Acos = 33 "acos",
+        Atan = 34 "atan",
+        Sinh = 35 "sinh",
+        Cosh = 36 "cosh",
+        Asinh = 37 "asinh",
+        Acosh = 38 "acosh",
+        Atanh = 39 "atanh",
+        Not = 40 "not",
+    }
+}
+
+record! {
+    /// [`Op::Unary`](super::Op). Input: x.
+    pub struct UnaryAttributes: 16 {
+        /// A [`UnaryOp`] number.
+        pub kind: u32,
+        /// First parameter: alpha, or the minimum of a clip.
+        pub alpha: f32,
+        /// Second parameter: beta or gamma, or the maximum of a clip.
+        pub beta: f32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// [`Op::Softmax`](super::Op). Inputs: x; i8 only: a table of 256 i32, entry `d` the fixed-point
+    /// exponential of `-d` input steps.
+    pub struct SoftmaxAttributes: 16 {
+        /// The axis that sums to one.
+        pub axis: u32,
+        /// 1: the logarithm (f32 only).
+        pub log: u32,
+        /// i8: one over the output's scale.
+        pub inverse_output_scale: f32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// [`Op::Concat`](super::Op) (any number of inputs) and [`Op::Gather`](super::Op) (data, indices).
+    pub struct AxisAttributes: 8 {
+        /// The axis.
+        pub axis: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// [`Op::Slice`](super::Op). Input: x. The extent is the output's shape.
+    pub struct SliceAttributes: 64 {
+        /// First index per axis: dimension references.
+        pub starts: [i32; MAX_RANK],
+        /// Step per axis, not 0.
+        pub steps: [i32; MAX_RANK],
+    }
+}
+
+record! {
+    /// [`Op::Transpose`](super::Op). Input: x. Axis `i` of the output is axis `perm[i]` of the input.
+    pub struct TransposeAttributes: 8 {
+        /// A permutation of the axes.
+        pub perm: [u8; MAX_RANK],
+    }
+}
+
+record! {
+    /// [`Op::Pad`](super::Op). Input: x.
+    pub struct PadAttributes: 48 {
+        /// Elements before, per axis.
+        pub before: [u32; MAX_RANK],
+        /// 1 constant, 2 reflect, 3 edge, 4 wrap.
+        pub mode: u32,
+        /// The constant as bytes of one element, little-endian, in the low bytes of these two.
+        pub value: [u32; 2],
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// [`Op::Resize`](super::Op) over any axes. Input: x.
+    pub struct ResizeAttributes: 56 {
+        /// 1 nearest, 2 linear, 3 cubic.
+        pub mode: u32,
+        /// 1 half pixel, 2 half pixel of PyTorch, 3 align corners, 4 asymmetric.
+        pub coordinates: u32,
+        /// Nearest: 1 round prefer floor, 2 round prefer ceil, 3 floor, 4 ceil.
+        pub rounding: u32,
+        /// Cubic: the coefficient a.
+        pub cubic_coefficient: f32,
+        /// Cubic: 1 when weights outside are dropped and the rest renormalised.
+        pub exclude_outside: u32,
+        /// Output size over input size, per axis, as the model states it.
+        pub scales: [f32; MAX_RANK],
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// [`Op::Quantize`](super::Op) (f32 → i8) and [`Op::Dequantize`](super::Op) (i8 → f32). Inputs: x;
+    /// for one scale per channel: scales (f32), zero points (i32).
+    pub struct QuantizeAttributes: 8 {
+        /// The axis that the scales run along, when they are given.
+        pub axis: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+numbered! {
+    /// Reductions.
+    ReduceOp {
+        Sum = 1 "sum",
+        Mean = 2 "mean",
+        Max = 3 "max",
+        Min = 4 "min",
+        Prod = 5 "prod",
+        L1 = 6 "l1",
+        L2 = 7 "l2",
+        SumSquare = 8 "sum_square",
+        LogSum = 9 "log_sum",
+        LogSumExp = 10 "log_sum_exp",
+    }
+}
+
+record! {
+    /// [`Op::Reduce`](super::Op). Input: x. Axes that don't stay are dropped from the output's shape.
+    pub struct ReduceAttributes: 24 {
+        /// A [`ReduceOp`] number.
+        pub kind: u32,
+        /// One bit per axis of the input.
+        pub axes: u32,
+        /// i8 mean: input scale over output scale.
+        pub scale: f32,
+        /// i8: clamp of the result.
+        pub clamp_q: [i32; 2],
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// [`Op::ArgReduce`](super::Op). Input: x; output: i64.
+    pub struct ArgReduceAttributes: 16 {
+        /// The axis searched.
+        pub axis: u32,
+        /// 1: smallest instead of largest.
+        pub min: u32,
+        /// 1: the last of equal elements instead of the first.
+        pub select_last: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}

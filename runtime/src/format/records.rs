@@ -1,0 +1,235 @@
+//! The records of the sections.
+
+use super::{MAX_RANK, record};
+
+record! {
+    /// UTF-8 text in the strings section.
+    pub struct Name: 8 {
+        /// From the start of the strings section.
+        pub offset: u32,
+        /// Length.
+        pub bytes: u32,
+    }
+}
+
+record! {
+    /// A named dimension.
+    pub struct SymbolRecord: 16 {
+        /// What `--dim` and [`Session::set_dimension`](crate::Session::set_dimension) call it.
+        pub name: Name,
+        /// Smallest value, at least 1.
+        pub min: u32,
+        /// Largest value; memory is planned for it.
+        pub max: u32,
+    }
+}
+
+record! {
+    /// An expression over earlier dimensions. Operands are dimension references: `>= 0` is that
+    /// constant, `< 0` is entry `!operand` of the table in which symbols come first and the
+    /// expressions follow in order.
+    pub struct DimRecord: 16 {
+        /// A [`DimOp`] number.
+        pub op: u32,
+        /// First operand.
+        pub a: i32,
+        /// Second operand.
+        pub b: i32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+/// What a [`DimRecord`] computes. Values and results lie in 0..2³¹.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+#[allow(missing_docs, reason = "the names are the operations")]
+pub enum DimOp {
+    Add = 1,
+    /// Saturates at 0.
+    Sub = 2,
+    Mul = 3,
+    /// Rounds toward zero; a divisor of 0 is refused.
+    Div = 4,
+    Max = 5,
+    Min = 6,
+}
+
+impl DimOp {
+    /// The operation with this number.
+    pub fn from_number(number: u32) -> Option<DimOp> {
+        [DimOp::Add, DimOp::Sub, DimOp::Mul, DimOp::Div, DimOp::Max, DimOp::Min]
+            .into_iter()
+            .find(|op| *op as u32 == number)
+    }
+
+    /// Applies it; `None` on overflow or division by zero.
+    pub fn apply(self, a: u32, b: u32) -> Option<u32> {
+        let value = match self {
+            DimOp::Add => a.checked_add(b)?,
+            DimOp::Sub => a.saturating_sub(b),
+            DimOp::Mul => a.checked_mul(b)?,
+            DimOp::Div => a.checked_div(b)?,
+            DimOp::Max => a.max(b),
+            DimOp::Min => a.min(b),
+        };
+        (value <= i32::MAX as u32).then_some(value)
+    }
+}
+
+/// Where a tensor's elements lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Storage {
+    /// In the arena; overwritten when no longer needed.
+    Arena = 1,
+    /// In the constants section.
+    Constant = 2,
+    /// In the state block; lives across runs.
+    State = 3,
+}
+
+impl Storage {
+    /// The storage with this number.
+    pub fn from_number(number: u8) -> Option<Storage> {
+        [Storage::Arena, Storage::Constant, Storage::State]
+            .into_iter()
+            .find(|storage| *storage as u8 == number)
+    }
+}
+
+/// In which order a constant's elements lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Layout {
+    /// Row-major, dense.
+    Dense = 0,
+    /// i8 matrix panels `[groups][N/16][K/4][16][4]`, zero-padded.
+    PanelI8 = 1,
+    /// f32 or f16 matrix panels `[groups][N/16][K][16]`, zero-padded.
+    PanelFloat = 2,
+    /// Depthwise filters `[kernel height × kernel width][channels rounded up to 16]`.
+    Depthwise = 3,
+    /// Grouped 8-bit weights with f16 scales. Reserved; see FORMAT.md.
+    GroupedW8 = 4,
+    /// Grouped 4-bit weights with f16 scales. Reserved; see FORMAT.md.
+    GroupedW4 = 5,
+    /// Row pairs for Cortex-M DSP instructions. Reserved; see FORMAT.md.
+    CortexM = 6,
+}
+
+impl Layout {
+    /// The layout with this number.
+    pub fn from_number(number: u8) -> Option<Layout> {
+        [
+            Layout::Dense,
+            Layout::PanelI8,
+            Layout::PanelFloat,
+            Layout::Depthwise,
+            Layout::GroupedW8,
+            Layout::GroupedW4,
+            Layout::CortexM,
+        ]
+        .into_iter()
+        .find(|layout| *layout as u8 == number)
+    }
+}
+
+record! {
+    /// A tensor.
+    pub struct TensorRecord: 80 {
+        /// Name in the source model, or made up by the converter.
+        pub name: Name,
+        /// A [`DType`](crate::DType) number.
+        pub dtype: u8,
+        /// A [`Layout`] number; other than dense only for constants.
+        pub layout: u8,
+        /// A [`Storage`] number.
+        pub storage: u8,
+        /// Axes, at most [`MAX_RANK`].
+        pub rank: u8,
+        /// Dimension references (see [`DimRecord`]); zero beyond `rank`.
+        pub dims: [i32; MAX_RANK],
+        /// From the start of the arena, constants section or state block; a multiple of the
+        /// element's size.
+        pub offset: u64,
+        /// Bytes reserved: for dense tensors the size at the largest symbol values.
+        pub bytes: u64,
+        /// `real = scale * (q - zero_point)` for quantized integers, else 0.
+        pub scale: f32,
+        /// See `scale`.
+        pub zero_point: i32,
+        /// Zero.
+        pub reserved: [u32; 3],
+    }
+}
+
+record! {
+    /// A step of the program.
+    pub struct StepRecord: 40 {
+        /// Name of the node that it came from.
+        pub name: Name,
+        /// An [`Op`](super::Op) number.
+        pub op: u16,
+        /// The [`DType`](crate::DType) number that selects the operator's variant, 0 for operators
+        /// that move bytes of any type.
+        pub variant: u8,
+        /// Zero.
+        pub flags: u8,
+        /// Into the attributes section, a multiple of 8.
+        pub attributes_offset: u32,
+        /// Length of its attribute record.
+        pub attributes_bytes: u32,
+        /// First of its operands: inputs, then outputs.
+        pub operands_start: u32,
+        /// Inputs, absent optional ones included.
+        pub input_count: u16,
+        /// Outputs.
+        pub output_count: u16,
+        /// Zero.
+        pub reserved: u32,
+        /// Multiply-accumulates at the largest symbol values.
+        pub macs: u64,
+    }
+}
+
+record! {
+    /// A state tensor's initial value.
+    pub struct StateRecord: 16 {
+        /// Index of a tensor whose storage is state.
+        pub tensor: u32,
+        /// 1 when `offset` holds, 0 when the state starts as zeros.
+        pub has_initial: u32,
+        /// Of the initial value in the constants section.
+        pub offset: u64,
+    }
+}
+
+record! {
+    /// A key with its value, both in the strings section.
+    pub struct MetadataRecord: 16 {
+        /// For instance `labels`, `source.sha256`.
+        pub key: Name,
+        /// UTF-8 text; lists have one item a line.
+        pub value: Name,
+    }
+}
+
+record! {
+    /// One tensor of one golden vector.
+    pub struct GoldenRecord: 32 {
+        /// Which vector; its records are adjacent, inputs first.
+        pub case: u32,
+        /// Index among the model's inputs (role 0) or outputs (role 1).
+        pub index: u32,
+        /// 0: feed it. 1: expect it.
+        pub role: u32,
+        /// For float outputs the largest accepted |difference| relative to the range of the
+        /// expected values; 0 for integers, which must be equal.
+        pub tolerance: f32,
+        /// Into the golden data section, a multiple of 64.
+        pub offset: u64,
+        /// Length; dense elements of the tensor's type.
+        pub bytes: u64,
+    }
+}

@@ -1,0 +1,47 @@
+//! A `.whit` file mapped into memory.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use crate::format::FormatError;
+use crate::model::Model;
+
+/// An open, mapped file. Models borrow from it.
+pub struct ModelFile {
+    map: Mmap,
+}
+
+impl ModelFile {
+    /// Maps a file. Nothing is read or checked yet.
+    ///
+    /// # Errors
+    /// When the file can't be opened or mapped (an empty file can't).
+    pub fn open(path: impl AsRef<Path>) -> io::Result<ModelFile> {
+        let file = File::open(path)?;
+        if file.metadata()?.len() == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty"));
+        }
+        // SAFETY: the map is private and read-only. Another process may change the file meanwhile:
+        // the runtime copies steps, shapes and offsets into session memory before it uses them and
+        // reads only numbers (weights, scales, tables) from the map, of which every bit pattern is
+        // valid and none is used as an address. Truncation raises SIGBUS, as for every mapped file.
+        let map = unsafe { Mmap::map(&file)? };
+        Ok(ModelFile { map })
+    }
+
+    /// The validated model.
+    ///
+    /// # Errors
+    /// When the bytes are not a valid `.whit` file.
+    pub fn model(&self) -> Result<Model<'_>, FormatError> {
+        Model::open(&self.map)
+    }
+
+    /// The bytes of the file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+}

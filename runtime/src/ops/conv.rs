@@ -1,0 +1,423 @@
+//! Convolution, depthwise convolution and fully connected layers, i8 and f32, over packed weights.
+
+use crate::dtype::DType;
+use crate::error::StepErrorKind;
+use crate::format::{ConvAttributes, Layout, Op};
+use crate::isa::Isa;
+use crate::kernels::conv_f32::{self, ConvF32};
+use crate::kernels::conv_i8::{self, ConvI8};
+use crate::kernels::depthwise_f32::{self, DepthwiseF32};
+use crate::kernels::depthwise_i8::{self, DepthwiseI8};
+use crate::kernels::{ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, ResidualI8};
+use crate::memory::{Context, Slot, typed, typed_mut};
+use crate::ops::{Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector};
+
+/// Products per output at most, so that `K × 2¹⁴` plus a bias of 30 bits stays within an i32.
+const MAX_K_I8: usize = 1 << 16;
+
+/// How far windows may reach beyond the input: u16 padding on either side, doubled for slack.
+const MAX_REACH: u64 = 4 << 16;
+
+/// Inputs of an i8 step: x, weights, bias, scales, weight sums, residual.
+const RESIDUAL_I8: usize = 5;
+/// Inputs of an f32 step: x, weights, bias, residual.
+const RESIDUAL_F32: usize = 3;
+
+/// One entry per instruction set of this build, so that a step's kernel is fixed when it is bound.
+macro_rules! select_isa {
+    ($run:ident) => {
+        |isa: Isa| -> RunFn {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => $run::<{ Isa::Avx2 as usize }>,
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => $run::<{ Isa::Avx512 as usize }>,
+                _ => $run::<{ Isa::Scalar as usize }>,
+            }
+        }
+    };
+}
+
+/// i8 convolution.
+pub static CONV_I8: Operator = Operator {
+    op: Op::Conv2d,
+    dtype: Some(DType::I8),
+    check: |step| check_i8(step, conv_geometry(step)?, Layout::PanelI8),
+    select: select_isa!(run_conv_i8),
+    scratch_bytes: |step, isa| conv_geometry(step).map_or(0, |g| conv_i8::scratch_bytes(&g, isa)),
+};
+
+/// f32 convolution, weights f32 or f16.
+pub static CONV_F32: Operator = Operator {
+    op: Op::Conv2d,
+    dtype: Some(DType::F32),
+    check: |step| check_f32(step, conv_geometry(step)?, Layout::PanelFloat),
+    select: select_isa!(run_conv_f32),
+    scratch_bytes: |step, isa| conv_geometry(step).map_or(0, |g| conv_f32::scratch_len(&g, isa) * 4),
+};
+
+/// i8 depthwise convolution.
+pub static DEPTHWISE_I8: Operator = Operator {
+    op: Op::DepthwiseConv2d,
+    dtype: Some(DType::I8),
+    check: |step| check_i8(step, conv_geometry(step)?, Layout::Depthwise),
+    select: select_isa!(run_depthwise_i8),
+    scratch_bytes: |step, isa| conv_geometry(step).map_or(0, |g| depthwise_i8::scratch_bytes(&g, isa)),
+};
+
+/// f32 depthwise convolution, weights f32 or f16.
+pub static DEPTHWISE_F32: Operator = Operator {
+    op: Op::DepthwiseConv2d,
+    dtype: Some(DType::F32),
+    check: |step| check_f32(step, conv_geometry(step)?, Layout::Depthwise),
+    select: select_isa!(run_depthwise_f32),
+    scratch_bytes: |step, isa| {
+        conv_geometry(step).map_or(0, |g| depthwise_f32::scratch_len(&g, isa) * 4)
+    },
+};
+
+/// i8 fully connected layer over the last axis.
+pub static FULLY_CONNECTED_I8: Operator = Operator {
+    op: Op::FullyConnected,
+    dtype: Some(DType::I8),
+    check: |step| check_i8(step, matrix_geometry(step)?, Layout::PanelI8),
+    select: select_isa!(run_fully_connected_i8),
+    scratch_bytes: |step, isa| matrix_geometry(step).map_or(0, |g| conv_i8::scratch_bytes(&g, isa)),
+};
+
+/// f32 fully connected layer over the last axis, weights f32 or f16.
+pub static FULLY_CONNECTED_F32: Operator = Operator {
+    op: Op::FullyConnected,
+    dtype: Some(DType::F32),
+    check: |step| check_f32(step, matrix_geometry(step)?, Layout::PanelFloat),
+    select: select_isa!(run_fully_connected_f32),
+    scratch_bytes: |step, isa| matrix_geometry(step).map_or(0, |g| conv_f32::scratch_len(&g, isa) * 4),
+};
+
+/// Geometry of a convolution step; an error when attributes and shapes contradict each other.
+fn conv_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKind> {
+    let attributes: ConvAttributes = step.expect_attributes()?;
+    let (x, y) = (step.input(0)?, step.output(0)?);
+    if x.rank() != 4 {
+        return Err(StepErrorKind::OperandShape(0));
+    }
+    let output_operand = step.input_count() as u8;
+    if y.rank() != 4 || x.dim(0) != y.dim(0) || y.elements() == 0 || x.elements() == 0 {
+        return Err(StepErrorKind::OperandShape(output_operand));
+    }
+    let groups = attributes.groups as usize;
+    let windows = [attributes.kernel, attributes.stride, attributes.dilation];
+    if groups == 0 || windows.into_iter().flatten().any(|size| size == 0) {
+        return Err(StepErrorKind::Attribute("kernel, stride, dilation or groups"));
+    }
+    if !x.dim(3).is_multiple_of(groups) || !y.dim(3).is_multiple_of(groups) {
+        return Err(StepErrorKind::Attribute("groups"));
+    }
+    for axis in 0..2 {
+        let reach = (y.dim(axis + 1) as u64 - 1) * u64::from(attributes.stride[axis])
+            + (u64::from(attributes.kernel[axis]) - 1) * u64::from(attributes.dilation[axis]);
+        if reach > x.dim(axis + 1) as u64 + MAX_REACH {
+            return Err(StepErrorKind::OperandShape(output_operand));
+        }
+    }
+    let [kernel_h, kernel_w] = attributes.kernel.map(usize::from);
+    let [stride_h, stride_w] = attributes.stride.map(usize::from);
+    let [dilation_h, dilation_w] = attributes.dilation.map(usize::from);
+    let [pad_top, pad_left] = attributes.pad.map(usize::from);
+    Ok(ConvGeometry {
+        batch: x.dim(0),
+        in_h: x.dim(1),
+        in_w: x.dim(2),
+        in_c: x.dim(3),
+        out_h: y.dim(1),
+        out_w: y.dim(2),
+        out_c: y.dim(3),
+        kernel_h,
+        kernel_w,
+        stride_h,
+        stride_w,
+        pad_top,
+        pad_left,
+        dilation_h,
+        dilation_w,
+        groups,
+    })
+}
+
+/// Geometry of a matrix product over the last axis of x.
+fn matrix_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKind> {
+    step.expect_attributes::<ConvAttributes>()?;
+    let (x, y) = (step.input(0)?, step.output(0)?);
+    let (k, n) = (x.dims().last().copied(), y.dims().last().copied());
+    let (Some(k), Some(n)) = (k, n) else { return Err(StepErrorKind::OperandShape(0)) };
+    if x.elements() == 0 || y.elements() == 0 {
+        return Err(StepErrorKind::OperandShape(0));
+    }
+    let (m, m_of_y) = (x.elements() / k as usize, y.elements() / n as usize);
+    if m != m_of_y {
+        return Err(StepErrorKind::OperandShape(step.input_count() as u8));
+    }
+    Ok(ConvGeometry::matmul(m, k as usize, n as usize))
+}
+
+/// Per-channel vectors and weights that a geometry needs: (vector length, weight elements).
+fn packed_sizes(geometry: &ConvGeometry, layout: Layout) -> Result<(usize, usize), StepErrorKind> {
+    let fits = |a: usize, b: usize| a.checked_mul(b).ok_or(StepErrorKind::TooLarge);
+    let taps = fits(geometry.kernel_h, geometry.kernel_w)?;
+    let k = fits(taps, geometry.group_in_c())?;
+    if layout == Layout::Depthwise {
+        if !geometry.is_depthwise() {
+            return Err(StepErrorKind::Attribute("groups"));
+        }
+        let channels = geometry.in_c.next_multiple_of(PANEL_N);
+        return Ok((channels, fits(taps, channels)?));
+    }
+    let channels = fits(geometry.groups, geometry.padded_group_out_c())?;
+    let k = if layout == Layout::PanelI8 { k.next_multiple_of(crate::kernels::PANEL_K) } else { k };
+    Ok((channels, fits(channels, k)?))
+}
+
+fn check_residual(step: &Step<'_>, index: usize, dtype: DType) -> Result<(), StepErrorKind> {
+    let Some(residual) = step.optional_input(index) else { return Ok(()) };
+    expect_type(&residual, dtype, index as u8)?;
+    expect_same_shape(&residual, &step.output(0)?, index as u8)
+}
+
+fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
+    step.expect_counts(RESIDUAL_I8, RESIDUAL_I8 + 1)?;
+    expect_type(&step.input(0)?, DType::I8, 0)?;
+    expect_type(&step.output(0)?, DType::I8, step.input_count() as u8)?;
+    if geometry.k() > MAX_K_I8 {
+        return Err(StepErrorKind::TooLarge);
+    }
+    let (channels, weight_len) = packed_sizes(&geometry, layout)?;
+    let weights = step.input(1)?;
+    expect_type(&weights, DType::I8, 1)?;
+    if weights.layout != layout {
+        return Err(StepErrorKind::OperandLayout(1));
+    }
+    if weights.bytes < weight_len {
+        return Err(StepErrorKind::OperandShape(1));
+    }
+    expect_vector(&step.input(2)?, DType::I32, channels, 2)?;
+    expect_vector(&step.input(3)?, DType::F32, channels, 3)?;
+    if let Some(sums) = step.optional_input(4) {
+        expect_vector(&sums, DType::I32, channels, 4)?;
+    }
+    let attributes: ConvAttributes = step.attributes();
+    for bound in attributes.clamp_q.into_iter().chain(attributes.residual_clamp_q) {
+        if i8::try_from(bound).is_err() {
+            return Err(StepErrorKind::Attribute("clamp"));
+        }
+    }
+    if attributes.zero_point.unsigned_abs() > 1 << 16 {
+        return Err(StepErrorKind::Attribute("zero point"));
+    }
+    check_residual(step, RESIDUAL_I8, DType::I8)
+}
+
+fn check_f32(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
+    step.expect_counts(RESIDUAL_F32, RESIDUAL_F32 + 1)?;
+    expect_type(&step.input(0)?, DType::F32, 0)?;
+    expect_type(&step.output(0)?, DType::F32, step.input_count() as u8)?;
+    let (channels, weight_len) = packed_sizes(&geometry, layout)?;
+    let weights = step.input(1)?;
+    if !matches!(weights.dtype, DType::F32 | DType::F16) {
+        return Err(StepErrorKind::OperandType(1));
+    }
+    if weights.layout != layout {
+        return Err(StepErrorKind::OperandLayout(1));
+    }
+    if weights.bytes / weights.dtype.size() < weight_len {
+        return Err(StepErrorKind::OperandShape(1));
+    }
+    expect_vector(&step.input(2)?, DType::F32, channels, 2)?;
+    check_residual(step, RESIDUAL_F32, DType::F32)
+}
+
+/// What the i8 kernels take besides their geometry.
+struct PartsI8<'v> {
+    input: &'v [i8],
+    weights: &'v [i8],
+    bias: &'v [i32],
+    weight_sums: &'v [i32],
+    epilogue: EpilogueI8<'v>,
+    output: &'v mut [i8],
+    scratch: &'v mut [u8],
+}
+
+fn parts_i8<'v>(context: &'v mut Context<'_>) -> Result<PartsI8<'v>, StepErrorKind> {
+    let attributes: ConvAttributes = context.step.attributes();
+    let residual = context.step.optional_input(RESIDUAL_I8);
+    let y: Slot = context.step.output(0)?;
+    let operands = context.operands([0, 1, 2, 3, 4, RESIDUAL_I8])?;
+    let [input, weights, bias, scale, weight_sums, residual_data] = operands.inputs;
+    let residual = match residual {
+        None => None,
+        Some(slot) => Some(ResidualI8 {
+            data: typed(residual_data, RESIDUAL_I8 as u8)?,
+            scale_conv: attributes.residual_scale[0],
+            scale_data: attributes.residual_scale[1],
+            zero_point: slot.zero_point,
+            out_zero_point: y.zero_point,
+            min: attributes.residual_clamp_q[0],
+            max: attributes.residual_clamp_q[1],
+        }),
+    };
+    Ok(PartsI8 {
+        input: typed(input, 0)?,
+        weights: typed(weights, 1)?,
+        bias: typed(bias, 2)?,
+        weight_sums: typed(weight_sums, 4)?,
+        epilogue: EpilogueI8 {
+            scale: typed(scale, 3)?,
+            zero_point: attributes.zero_point,
+            min: attributes.clamp_q[0],
+            max: attributes.clamp_q[1],
+            residual,
+        },
+        output: typed_mut(operands.output, 6)?,
+        scratch: operands.scratch,
+    })
+}
+
+/// Padding holds the input's zero point: the real number 0.
+fn padding_value(x: &Slot) -> i8 {
+    x.zero_point.clamp(-128, 127) as i8
+}
+
+fn run_panels_i8<const ISA: usize>(
+    context: &mut Context<'_>,
+    geometry: ConvGeometry,
+) -> Result<(), StepErrorKind> {
+    let input_zero_point = padding_value(&context.step.input(0)?);
+    let isa = Isa::ALL[ISA];
+    let parts = parts_i8(context)?;
+    let scratch_bytes = conv_i8::scratch_bytes(&geometry, isa);
+    let mut conv = ConvI8 {
+        geometry,
+        input: parts.input,
+        input_zero_point,
+        weights: parts.weights,
+        bias: parts.bias,
+        weight_sums: parts.weight_sums,
+        epilogue: parts.epilogue,
+        output: parts.output,
+        output_stride: geometry.out_c,
+        scratch: parts.scratch.get_mut(..scratch_bytes).ok_or(StepErrorKind::TooLarge)?,
+    };
+    conv_i8::select(isa)(&mut conv);
+    Ok(())
+}
+
+fn run_conv_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let geometry = conv_geometry(&context.step)?;
+    run_panels_i8::<ISA>(context, geometry)
+}
+
+fn run_fully_connected_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let geometry = matrix_geometry(&context.step)?;
+    run_panels_i8::<ISA>(context, geometry)
+}
+
+fn run_depthwise_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let geometry = conv_geometry(&context.step)?;
+    let input_zero_point = padding_value(&context.step.input(0)?);
+    let isa = Isa::ALL[ISA];
+    let parts = parts_i8(context)?;
+    let scratch_bytes = depthwise_i8::scratch_bytes(&geometry, isa);
+    let mut depthwise = DepthwiseI8 {
+        geometry,
+        input: parts.input,
+        input_zero_point,
+        weights: parts.weights,
+        bias: parts.bias,
+        weight_sums: parts.weight_sums,
+        epilogue: parts.epilogue,
+        output: parts.output,
+        output_stride: geometry.out_c,
+        scratch: parts.scratch.get_mut(..scratch_bytes).ok_or(StepErrorKind::TooLarge)?,
+    };
+    depthwise_i8::select(isa)(&mut depthwise);
+    Ok(())
+}
+
+/// What the f32 kernels take besides their geometry.
+struct PartsF32<'v> {
+    input: &'v [f32],
+    weights: FloatWeights<'v>,
+    epilogue: EpilogueF32<'v>,
+    output: &'v mut [f32],
+    scratch: &'v mut [f32],
+}
+
+fn parts_f32<'v>(context: &'v mut Context<'_>) -> Result<PartsF32<'v>, StepErrorKind> {
+    let attributes: ConvAttributes = context.step.attributes();
+    let has_residual = context.step.optional_input(RESIDUAL_F32).is_some();
+    let weights_dtype = context.step.input(1)?.dtype;
+    let operands = context.operands([0, 1, 2, RESIDUAL_F32])?;
+    let [input, weights, bias, residual] = operands.inputs;
+    let scratch_bytes = operands.scratch.len() / 4 * 4;
+    Ok(PartsF32 {
+        input: typed(input, 0)?,
+        weights: if weights_dtype == DType::F16 {
+            FloatWeights::F16(typed(weights, 1)?)
+        } else {
+            FloatWeights::F32(typed(weights, 1)?)
+        },
+        epilogue: EpilogueF32 {
+            bias: typed(bias, 2)?,
+            residual: if has_residual { Some(typed(residual, 3)?) } else { None },
+            min: attributes.clamp[0],
+            max: attributes.clamp[1],
+        },
+        output: typed_mut(operands.output, 4)?,
+        scratch: typed_mut(&mut operands.scratch[..scratch_bytes], 5)?,
+    })
+}
+
+fn run_panels_f32<const ISA: usize>(
+    context: &mut Context<'_>,
+    geometry: ConvGeometry,
+) -> Result<(), StepErrorKind> {
+    let isa = Isa::ALL[ISA];
+    let parts = parts_f32(context)?;
+    let mut conv = ConvF32 {
+        geometry,
+        input: parts.input,
+        weights: parts.weights,
+        epilogue: parts.epilogue,
+        output: parts.output,
+        output_stride: geometry.out_c,
+        scratch: parts.scratch,
+    };
+    conv_f32::select(isa)(&mut conv);
+    Ok(())
+}
+
+fn run_conv_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let geometry = conv_geometry(&context.step)?;
+    run_panels_f32::<ISA>(context, geometry)
+}
+
+fn run_fully_connected_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let geometry = matrix_geometry(&context.step)?;
+    run_panels_f32::<ISA>(context, geometry)
+}
+
+fn run_depthwise_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let geometry = conv_geometry(&context.step)?;
+    let isa = Isa::ALL[ISA];
+    let parts = parts_f32(context)?;
+    let mut depthwise = DepthwiseF32 {
+        geometry,
+        input: parts.input,
+        weights: parts.weights,
+        epilogue: parts.epilogue,
+        output: parts.output,
+        output_stride: geometry.out_c,
+        scratch: parts.scratch,
+    };
+    depthwise_f32::select(isa)(&mut depthwise);
+    Ok(())
+}

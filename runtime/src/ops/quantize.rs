@@ -1,0 +1,158 @@
+//! Between real numbers and quantized integers: quantize, dequantize, and tables over i8.
+
+use crate::dtype::DType;
+use crate::error::StepErrorKind;
+use crate::format::{Layout, Op, QuantizeAttributes};
+use crate::kernels::requantize::round_clamp;
+use crate::memory::{Context, Slot, typed};
+use crate::ops::{Operator, Step, expect_same_shape, expect_type, expect_vector, no_scratch};
+
+/// Entries of a table over i8.
+const LUT_LEN: usize = 256;
+
+/// f32 to i8.
+pub static QUANTIZE_I8: Operator = Operator {
+    op: Op::Quantize,
+    dtype: Some(DType::I8),
+    check: |step| check(step, DType::F32, DType::I8),
+    select: |_| run_quantize,
+    scratch_bytes: no_scratch,
+};
+
+/// i8 to f32.
+pub static DEQUANTIZE_I8: Operator = Operator {
+    op: Op::Dequantize,
+    dtype: Some(DType::I8),
+    check: |step| check(step, DType::I8, DType::F32),
+    select: |_| run_dequantize,
+    scratch_bytes: no_scratch,
+};
+
+/// Any function of one i8, as a table indexed by the value plus 128. Inputs: x, table.
+pub static LUT_I8: Operator = Operator {
+    op: Op::Lut,
+    dtype: Some(DType::I8),
+    check: check_lut,
+    select: |_| run_lut,
+    scratch_bytes: no_scratch,
+};
+
+/// `saturate(round_ties_even(x / scale) + zero_point)`; a NaN becomes −128.
+#[inline(always)]
+pub(crate) fn quantize_value(x: f32, scale: f32, zero_point: i32) -> i8 {
+    (round_clamp(x / scale, -128 - zero_point, 127 - zero_point) + zero_point) as i8
+}
+
+fn check(step: &Step<'_>, from: DType, to: DType) -> Result<(), StepErrorKind> {
+    step.expect_counts(1, 3)?;
+    let attributes: QuantizeAttributes = step.expect_attributes()?;
+    let (x, y) = (step.input(0)?, step.output(0)?);
+    let output_operand = step.input_count() as u8;
+    expect_type(&x, from, 0)?;
+    expect_type(&y, to, output_operand)?;
+    expect_same_shape(&y, &x, output_operand)?;
+    if step.input_count() == 1 {
+        let quantized = if from == DType::I8 { x } else { y };
+        if quantized.scale <= 0.0 {
+            return Err(StepErrorKind::Attribute("scale"));
+        }
+        return Ok(());
+    }
+    let axis = attributes.axis as usize;
+    if axis >= x.rank() {
+        return Err(StepErrorKind::Attribute("axis"));
+    }
+    expect_vector(&step.input(1)?, DType::F32, x.dim(axis), 1)?;
+    expect_vector(&step.input(2)?, DType::I32, x.dim(axis), 2)
+}
+
+/// Scale and zero point of each element.
+struct Channels<'a> {
+    scales: &'a [f32],
+    zero_points: &'a [i32],
+    /// Elements between one index of the axis and the next.
+    inner: usize,
+    tensor: (f32, i32),
+}
+
+impl Channels<'_> {
+    #[inline(always)]
+    fn of(&self, element: usize) -> (f32, i32) {
+        if self.scales.is_empty() {
+            return self.tensor;
+        }
+        let channel = element / self.inner % self.scales.len();
+        let zero_point = self.zero_points.get(channel).copied().unwrap_or(0);
+        (self.scales[channel], zero_point.clamp(-(1 << 16), 1 << 16))
+    }
+}
+
+/// Elements between one index of `axis` and the next, and the axis' extent.
+fn axis_layout(x: &Slot, axis: usize) -> (usize, usize) {
+    let inner: usize = x.dims().iter().skip(axis + 1).map(|dim| *dim as usize).product();
+    (inner.max(1), x.dim(axis))
+}
+
+fn channels<'a>(
+    step: &Step<'_>,
+    quantized: &Slot,
+    scales: &'a [u8],
+    zero_points: &'a [u8],
+) -> Result<Channels<'a>, StepErrorKind> {
+    let (inner, extent) = axis_layout(quantized, step.attributes::<QuantizeAttributes>().axis as usize);
+    let (scales, zero_points): (&[f32], &[i32]) = (typed(scales, 1)?, typed(zero_points, 2)?);
+    Ok(Channels {
+        scales: scales.get(..extent).unwrap_or(&[]),
+        zero_points,
+        inner,
+        tensor: (quantized.scale, quantized.zero_point),
+    })
+}
+
+fn run_quantize(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let step = context.step;
+    let y = step.output(0)?;
+    let operands = context.operands([0, 1, 2])?;
+    let [x, scales, zero_points] = operands.inputs;
+    let channels = channels(&step, &y, scales, zero_points)?;
+    let x: &[f32] = typed(x, 0)?;
+    for (index, (to, from)) in operands.output.iter_mut().zip(x).enumerate() {
+        let (scale, zero_point) = channels.of(index);
+        *to = quantize_value(*from, scale, zero_point) as u8;
+    }
+    Ok(())
+}
+
+fn run_dequantize(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let step = context.step;
+    let x = step.input(0)?;
+    let operands = context.operands([0, 1, 2])?;
+    let [bytes, scales, zero_points] = operands.inputs;
+    let channels = channels(&step, &x, scales, zero_points)?;
+    for (index, (to, from)) in operands.output.chunks_exact_mut(4).zip(bytes).enumerate() {
+        let (scale, zero_point) = channels.of(index);
+        let real = (i32::from(*from as i8) - zero_point) as f32 * scale;
+        to.copy_from_slice(&real.to_le_bytes());
+    }
+    Ok(())
+}
+
+fn check_lut(step: &Step<'_>) -> Result<(), StepErrorKind> {
+    step.expect_counts(2, 2)?;
+    let (x, table, y) = (step.input(0)?, step.input(1)?, step.output(0)?);
+    expect_type(&x, DType::I8, 0)?;
+    expect_vector(&table, DType::I8, LUT_LEN, 1)?;
+    if table.layout != Layout::Dense {
+        return Err(StepErrorKind::OperandLayout(1));
+    }
+    expect_type(&y, DType::I8, 2)?;
+    expect_same_shape(&y, &x, 2)
+}
+
+fn run_lut(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let ([x, table], mut y) = context.elementwise::<i8, i8, 2>([0, 1])?;
+    for index in 0..y.len() {
+        y.set(index, table.get((i32::from(x.get(index)) + 128) as usize));
+    }
+    Ok(())
+}

@@ -1,0 +1,415 @@
+//! A session: a model bound to kernels and memory. Prepared once, then `run` is a loop.
+
+use crate::dtype::DType;
+use crate::error::{SessionError, StepErrorKind};
+use crate::format::{DimOp, Element, Op, OpBits, StepRecord, cast, cast_mut};
+use crate::isa::Isa;
+use crate::memory::{Block, BlockSizes, Slot};
+use crate::model::{MAX_DIMS, Model};
+use crate::ops::{self, Bound, Operator, Step, resolve_dim, slot_in_file};
+
+/// How a session is prepared.
+#[derive(Clone, Copy)]
+pub struct Options {
+    /// The instruction set; `None` takes the fastest that this CPU has.
+    pub isa: Option<Isa>,
+    /// The operators that steps may be bound to.
+    pub operators: &'static [&'static Operator],
+}
+
+impl Default for Options {
+    /// Every operator of this build, the fastest instruction set of this CPU.
+    fn default() -> Self {
+        Options { isa: None, operators: ops::ALL }
+    }
+}
+
+/// A model ready to run.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let file = whit::ModelFile::open("model.whit")?;
+/// let mut session = whit::Session::new(file.model()?, whit::Options::default())?;
+/// session.set_input_f32(0, &[0.0; 490])?;
+/// session.run()?;
+/// println!("{:?}", session.output::<i8>(0)?);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Session<'m> {
+    model: Model<'m>,
+    block: Block<'m>,
+    isa: Isa,
+    needed_bytes: usize,
+}
+
+struct Prepared {
+    isa: Isa,
+    sizes: BlockSizes,
+    filler: Bound,
+}
+
+impl<'m> Session<'m> {
+    /// Prepares a session in memory that it allocates: the only allocation of its life.
+    ///
+    /// # Errors
+    /// When operators or variants are missing, or a step doesn't hold together.
+    #[cfg(feature = "std")]
+    pub fn new(model: Model<'m>, options: Options) -> Result<Session<'m>, SessionError> {
+        let prepared = prepare(&model, &options)?;
+        let needed = prepared.sizes.total().unwrap_or(usize::MAX);
+        let block = Block::owned(&prepared.sizes, prepared.filler)
+            .ok_or(SessionError::Memory { needed, given: 0 })?;
+        Session::bind(model, block, &prepared, &options, needed)
+    }
+
+    /// Prepares a session in the caller's memory.
+    ///
+    /// # Errors
+    /// As `new`, and when `memory` is shorter than [`Session::memory_bytes`].
+    pub fn in_memory(
+        model: Model<'m>,
+        memory: &'m mut [u8],
+        options: Options,
+    ) -> Result<Session<'m>, SessionError> {
+        let prepared = prepare(&model, &options)?;
+        let needed = prepared.sizes.total().unwrap_or(usize::MAX);
+        let given = memory.len();
+        let block = Block::borrowed(memory, &prepared.sizes, prepared.filler)
+            .ok_or(SessionError::Memory { needed, given })?;
+        Session::bind(model, block, &prepared, &options, needed)
+    }
+
+    /// Bytes that a session of this model takes: tables, arena, state and the kernels' scratch.
+    pub fn memory_bytes(model: &Model<'_>, options: &Options) -> Result<usize, SessionError> {
+        let sizes = prepare(model, options)?.sizes;
+        sizes.total().ok_or(SessionError::Memory { needed: usize::MAX, given: 0 })
+    }
+
+    fn bind(
+        model: Model<'m>,
+        mut block: Block<'m>,
+        prepared: &Prepared,
+        options: &Options,
+        needed_bytes: usize,
+    ) -> Result<Session<'m>, SessionError> {
+        let (mut operands_start, mut attributes_start) = (0usize, 0usize);
+        for (index, record) in model.steps().enumerate() {
+            let operator = find_operator(options, &record, index)?;
+            let count = usize::from(record.input_count) + usize::from(record.output_count);
+            let attributes = model.attributes(&record);
+            for (to, from) in block.operands_mut()[operands_start..].iter_mut().zip(model.operands(&record)) {
+                *to = from;
+            }
+            block.attributes_mut()[attributes_start..attributes_start + attributes.len()]
+                .copy_from_slice(attributes);
+            block.bound_mut()[index] = Bound {
+                operator,
+                run: (operator.select)(prepared.isa),
+                attributes_start: attributes_start as u32,
+                attributes_bytes: attributes.len() as u32,
+                operands_start: operands_start as u32,
+                input_count: record.input_count,
+                output_count: record.output_count,
+            };
+            operands_start += count;
+            attributes_start += attributes.len();
+        }
+        let mut session = Session { model, block, isa: prepared.isa, needed_bytes };
+        for (index, symbol) in model.symbols().enumerate() {
+            session.block.dims_mut()[index] = symbol.max;
+        }
+        session.bind_shapes()?;
+        session.reset_state();
+        Ok(session)
+    }
+
+    /// Computes every dimension and shape from the symbols' values, and checks every step with them.
+    fn bind_shapes(&mut self) -> Result<(), SessionError> {
+        let symbols = self.model.symbols().len();
+        let table = self.block.dims_mut();
+        evaluate_dims(&self.model, symbols, table)
+            .ok_or(SessionError::Step { step: 0, kind: StepErrorKind::TooLarge })?;
+        for index in 0..self.block.slots().len() {
+            let slot = slot_in_file(&self.model, index as u32, self.block.dims())
+                .ok_or(SessionError::Step { step: 0, kind: StepErrorKind::TooLarge })?;
+            self.block.slots_mut()[index] = slot;
+        }
+        for (index, bound) in self.block.bound().iter().enumerate() {
+            let step = self.block.step(bound);
+            let failed = |kind| SessionError::Step { step: index as u32, kind };
+            (bound.operator.check)(&step).map_err(failed)?;
+            if (bound.operator.scratch_bytes)(&step, self.isa) > self.block.scratch_bytes() {
+                return Err(failed(StepErrorKind::TooLarge));
+            }
+        }
+        Ok(())
+    }
+
+    /// The instruction set that the steps were bound for.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model<'m> {
+        &self.model
+    }
+
+    /// Bytes of memory that the session holds.
+    pub fn needed_bytes(&self) -> usize {
+        self.needed_bytes
+    }
+
+    /// Bytes of working memory, part of [`Session::needed_bytes`].
+    pub fn scratch_bytes(&self) -> usize {
+        self.block.scratch_bytes()
+    }
+
+    /// Gives a symbolic dimension its value for the runs to come; it starts at its largest.
+    ///
+    /// # Errors
+    /// [`SessionError::Unknown`] when no dimension has this name, [`SessionError::Dimension`] when
+    /// the value is out of bounds, [`SessionError::Step`] when a step refuses the shapes that
+    /// follow; the former value then stays.
+    pub fn set_dimension(&mut self, name: &str, value: u32) -> Result<(), SessionError> {
+        let model = self.model;
+        let (index, symbol) = model
+            .symbols()
+            .enumerate()
+            .find(|(_, symbol)| model.text(symbol.name) == name)
+            .ok_or(SessionError::Unknown)?;
+        if !(symbol.min..=symbol.max).contains(&value) {
+            return Err(SessionError::Dimension { symbol: index as u32, value });
+        }
+        let before = self.block.dims()[index];
+        if before == value {
+            return Ok(());
+        }
+        self.block.dims_mut()[index] = value;
+        self.bind_shapes().inspect_err(|_| {
+            self.block.dims_mut()[index] = before;
+            // These shapes were accepted before, so they are again.
+            let _ = self.bind_shapes();
+        })
+    }
+
+    /// Sets every state tensor to its initial value.
+    pub fn reset_state(&mut self) {
+        self.block.state_mut().fill(0);
+        let model = self.model;
+        for state in model.states() {
+            if state.has_initial == 0 {
+                continue;
+            }
+            let Some(slot) = self.block.slots().get(state.tensor as usize).copied() else { continue };
+            let constants = model.section(crate::format::Section::Constants);
+            let start = state.offset as usize;
+            let bytes = self.block.tensor_mut(&slot);
+            // `Model::open` checked that the initial value lies inside the constants.
+            if let Some(initial) = constants.get(start..start + bytes.len()) {
+                bytes.copy_from_slice(initial);
+            }
+        }
+    }
+
+    /// Runs every step once. Allocates nothing.
+    ///
+    /// # Errors
+    /// Only for what depends on the data: an index out of range in a gather.
+    pub fn run(&mut self) -> Result<(), SessionError> {
+        self.run_observed(|_, _| ())
+    }
+
+    /// Runs every step, calling `observe(step, session memory)` after each: for profiling and for
+    /// reading intermediate tensors through [`Observed::tensor`].
+    pub fn run_observed(&mut self, mut observe: impl FnMut(usize, Observed<'_>)) -> Result<(), SessionError> {
+        let constants = self.model.section(crate::format::Section::Constants);
+        for index in 0..self.block.bound().len() {
+            let Some((bound, mut context)) = self.block.context(index, constants) else { break };
+            (bound.run)(&mut context)
+                .map_err(|kind| SessionError::Step { step: index as u32, kind })?;
+            observe(index, Observed { block: &self.block, constants });
+        }
+        Ok(())
+    }
+
+    /// Type, shape and quantization of an input.
+    pub fn input_slot(&self, index: usize) -> Result<Slot, SessionError> {
+        let tensor = self.model.input(index).ok_or(SessionError::Unknown)?;
+        self.block.slots().get(tensor).copied().ok_or(SessionError::Unknown)
+    }
+
+    /// Type, shape and quantization of an output.
+    pub fn output_slot(&self, index: usize) -> Result<Slot, SessionError> {
+        let tensor = self.model.output(index).ok_or(SessionError::Unknown)?;
+        self.block.slots().get(tensor).copied().ok_or(SessionError::Unknown)
+    }
+
+    /// An input's elements, to fill in place before each run: their memory is reused by later steps.
+    pub fn input_mut<T: Element>(&mut self, index: usize) -> Result<&mut [T], SessionError> {
+        let slot = self.input_slot(index)?;
+        let wrong = SessionError::InputType { input: index as u32, expected: slot.dtype };
+        if size_of::<T>() != slot.dtype.size() {
+            return Err(wrong);
+        }
+        cast_mut(self.block.tensor_mut(&slot)).ok_or(wrong)
+    }
+
+    /// Copies bytes in, which must be the input's elements in its own type.
+    pub fn set_input_bytes(&mut self, index: usize, bytes: &[u8]) -> Result<(), SessionError> {
+        let slot = self.input_slot(index)?;
+        let input = self.block.tensor_mut(&slot);
+        if input.len() != bytes.len() {
+            let size = slot.dtype.size();
+            return Err(SessionError::InputLength {
+                input: index as u32,
+                expected: input.len() / size,
+                given: bytes.len() / size,
+            });
+        }
+        input.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Copies real numbers in: as they are for an f32 input, quantized with the input's scale and
+    /// zero point for an i8 input, `saturate(round_ties_even(x / scale) + zero_point)`.
+    ///
+    /// # Errors
+    /// [`SessionError::InputType`] for inputs of other types.
+    pub fn set_input_f32(&mut self, index: usize, values: &[f32]) -> Result<(), SessionError> {
+        let slot = self.input_slot(index)?;
+        if slot.elements() != values.len() {
+            return Err(SessionError::InputLength {
+                input: index as u32,
+                expected: slot.elements(),
+                given: values.len(),
+            });
+        }
+        match slot.dtype {
+            DType::F32 => self.input_mut::<f32>(index)?.copy_from_slice(values),
+            DType::I8 if slot.scale > 0.0 => {
+                for (to, from) in self.input_mut::<i8>(index)?.iter_mut().zip(values) {
+                    *to = ops::quantize_value(*from, slot.scale, slot.zero_point);
+                }
+            }
+            expected => return Err(SessionError::InputType { input: index as u32, expected }),
+        }
+        Ok(())
+    }
+
+    /// An output's bytes after a run.
+    pub fn output_bytes(&self, index: usize) -> Result<&[u8], SessionError> {
+        let slot = self.output_slot(index)?;
+        Ok(self.block.tensor(&slot, self.model.section(crate::format::Section::Constants)))
+    }
+
+    /// An output's elements after a run.
+    pub fn output<T: Element>(&self, index: usize) -> Result<&[T], SessionError> {
+        let slot = self.output_slot(index)?;
+        if size_of::<T>() != slot.dtype.size() {
+            return Err(SessionError::Unknown);
+        }
+        cast(self.output_bytes(index)?).ok_or(SessionError::Unknown)
+    }
+}
+
+/// The memory of a session between two steps.
+pub struct Observed<'o> {
+    block: &'o Block<'o>,
+    constants: &'o [u8],
+}
+
+impl Observed<'_> {
+    /// A tensor's description and present bytes; meaningful from the step that makes it to the
+    /// last step that reads it.
+    pub fn tensor(&self, index: usize) -> Option<(Slot, &[u8])> {
+        let slot = self.block.slots().get(index).copied()?;
+        Some((slot, self.block.tensor(&slot, self.constants)))
+    }
+}
+
+/// The operator for a step.
+fn find_operator(
+    options: &Options,
+    record: &StepRecord,
+    index: usize,
+) -> Result<&'static Operator, SessionError> {
+    let mut missing = OpBits::default();
+    missing.0[usize::from(record.op / 64) & 1] |= 1 << (record.op % 64);
+    let op = Op::from_number(record.op).ok_or(SessionError::MissingOperators(missing))?;
+    let dtype = DType::from_number(record.variant);
+    options
+        .operators
+        .iter()
+        .copied()
+        .find(|operator| operator.op == op && operator.dtype == dtype)
+        .ok_or(SessionError::MissingVariant { step: index as u32, op, dtype })
+}
+
+/// Fills in the expressions of the dimension table behind the symbols' values.
+fn evaluate_dims(model: &Model<'_>, symbols: usize, table: &mut [u32]) -> Option<()> {
+    for (index, dim) in model.dims().enumerate() {
+        let (done, rest) = table.split_at_mut_checked(symbols + index)?;
+        let (a, b) = (resolve_dim(done, dim.a)?, resolve_dim(done, dim.b)?);
+        *rest.first_mut()? = DimOp::from_number(dim.op)?.apply(a, b)?;
+    }
+    Some(())
+}
+
+/// Finds every operator, and how much memory the session takes.
+fn prepare(model: &Model<'_>, options: &Options) -> Result<Prepared, SessionError> {
+    let isa = options.isa.unwrap_or_else(Isa::detect);
+    if !isa.is_available() {
+        return Err(SessionError::IsaUnavailable(isa));
+    }
+    let mut missing = model.op_set();
+    for operator in options.operators {
+        let number = operator.op as usize;
+        missing.0[number / 64] &= !(1 << (number % 64));
+    }
+    if !missing.is_empty() {
+        return Err(SessionError::MissingOperators(missing));
+    }
+
+    let header = model.header();
+    let too_large = SessionError::Memory { needed: usize::MAX, given: 0 };
+    let mut sizes = BlockSizes {
+        slots: header.tensor_count as usize,
+        bound: header.step_count as usize,
+        dims: model.symbols().len() + model.dims().len(),
+        arena: usize::try_from(header.arena_bytes).map_err(|_| too_large)?,
+        state: usize::try_from(header.state_bytes).map_err(|_| too_large)?,
+        ..BlockSizes::default()
+    };
+
+    // Scratch at the largest dimensions. `Model::open` checked that the table has at most MAX_DIMS.
+    let mut dims = [0u32; MAX_DIMS];
+    for (dim, symbol) in dims.iter_mut().zip(model.symbols()) {
+        *dim = symbol.max;
+    }
+    evaluate_dims(model, model.symbols().len(), &mut dims).ok_or(too_large)?;
+    let dims = &dims[..sizes.dims];
+    let mut filler = None;
+    for (index, record) in model.steps().enumerate() {
+        let operator = find_operator(options, &record, index)?;
+        let step = Step::in_file(model, &record, dims);
+        (operator.check)(&step).map_err(|kind| SessionError::Step { step: index as u32, kind })?;
+        sizes.scratch = sizes.scratch.max((operator.scratch_bytes)(&step, isa));
+        sizes.operands += usize::from(record.input_count) + usize::from(record.output_count);
+        sizes.attributes += record.attributes_bytes as usize;
+        filler.get_or_insert(operator);
+    }
+    // A program without steps has no `Bound` to fill; any operator does.
+    let operator = filler.or(options.operators.first().copied()).unwrap_or(&ops::LUT_I8);
+    let filler = Bound {
+        operator,
+        run: (operator.select)(isa),
+        attributes_start: 0,
+        attributes_bytes: 0,
+        operands_start: 0,
+        input_count: 0,
+        output_count: 0,
+    };
+    Ok(Prepared { isa, sizes, filler })
+}
