@@ -1,0 +1,145 @@
+//! Decides everything that the device won't: steps and their order, packed weights, arena offsets.
+//!
+//! [`plan`] takes a rewritten (and perhaps quantized) [`Graph`] to a [`Plan`], which
+//! [`emit`](crate::emit::emit) writes down. The stages: every node becomes a step with its
+//! attribute record and packed constants ([`steps`]), values that only rename memory become views
+//! ([`alias`]), the order of steps is chosen to lower the peak ([`order`]), and buffers get offsets
+//! ([`arena`]).
+
+pub mod alias;
+pub mod arena;
+mod builder;
+mod dims;
+pub mod order;
+mod steps;
+
+use std::collections::HashMap;
+
+use whit::DType;
+use whit::format::{DimRecord, Layout, Op as StepOp, Storage};
+
+use crate::graph::{Graph, ValueId};
+
+pub use builder::Builder;
+
+/// What can go wrong between a graph and its plan. Every variant names the node.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// An operator, type or shape that the runtime has no step for.
+    #[error("{op} `{node}`: {why}")]
+    Unsupported {
+        /// Name of the node.
+        node: String,
+        /// Its operator.
+        op: String,
+        /// What is missing and what can be done about it.
+        why: String,
+    },
+    /// The nodes depend on each other in a circle.
+    #[error("the graph has a cycle through node `{0}`")]
+    Cycle(String),
+    /// More symbolic dimensions than a file holds.
+    #[error("the model has {0} symbolic dimensions and expressions, more than the format's 256; fix some with --dim NAME=N")]
+    TooManyDims(usize),
+    /// A size that doesn't fit.
+    #[error("tensor `{0}` is too large: its size overflows")]
+    TooLarge(String),
+}
+
+/// Choices that shape a plan.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlanOptions {
+    /// Store the weights of float matrix products and convolutions as f16.
+    pub f16_weights: bool,
+}
+
+/// A tensor of the file.
+#[derive(Clone, Debug)]
+pub struct PlannedTensor {
+    /// Name of the value.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Order of the elements.
+    pub layout: Layout,
+    /// Where they lie.
+    pub storage: Storage,
+    /// Dimension references.
+    pub dims: Vec<i32>,
+    /// Offset within the storage; for arena tensors filled in at the end.
+    pub offset: usize,
+    /// Bytes at the largest dimensions.
+    pub bytes: usize,
+    /// Quantization, 0 for none.
+    pub scale: f32,
+    /// Quantization.
+    pub zero_point: i32,
+}
+
+/// A step of the file.
+#[derive(Clone, Debug)]
+pub struct PlannedStep {
+    /// Name of the node that it came from.
+    pub name: String,
+    /// Operator.
+    pub op: StepOp,
+    /// Element type that selects the operator's variant.
+    pub variant: Option<DType>,
+    /// Encoded attribute record.
+    pub attributes: Vec<u8>,
+    /// Input tensors, `None` for absent optional ones.
+    pub inputs: Vec<Option<usize>>,
+    /// Output tensor.
+    pub output: usize,
+    /// Multiply-accumulates at the largest dimensions.
+    pub macs: u64,
+    /// Inputs whose memory the output may take over, element for element.
+    pub in_place: Vec<usize>,
+}
+
+/// A program, decided down to the byte.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Name of the source model.
+    pub name: String,
+    /// Symbols: name, smallest, largest.
+    pub symbols: Vec<(String, u32, u32)>,
+    /// Expressions over them.
+    pub dims: Vec<DimRecord>,
+    /// Tensors.
+    pub tensors: Vec<PlannedTensor>,
+    /// Steps in the order in which they run.
+    pub steps: Vec<PlannedStep>,
+    /// Contents of the constants section.
+    pub constants: Vec<u8>,
+    /// Tensor indices of the inputs.
+    pub inputs: Vec<usize>,
+    /// Tensor indices of the outputs.
+    pub outputs: Vec<usize>,
+    /// Bytes of the arena.
+    pub arena_bytes: usize,
+    /// Largest sum of buffers alive at one step.
+    pub liveness_bound_bytes: usize,
+    /// Tensor of each value that has one, for calibration and for naming things.
+    pub tensor_of_value: HashMap<ValueId, usize>,
+    /// Metadata that travels into the file.
+    pub metadata: Vec<(String, String)>,
+}
+
+/// Turns a graph into a program.
+///
+/// # Errors
+/// [`PlanError`] names the first node that has no step.
+pub fn plan(graph: &Graph, options: &PlanOptions) -> Result<Plan, PlanError> {
+    let mut builder = Builder::new(graph, options)?;
+    for node in &graph.nodes {
+        steps::lower(&mut builder, node)?;
+    }
+    let (mut plan, mut aliases) = builder.finish()?;
+    plan.steps = order::lower_peak(&plan, &aliases);
+    alias::in_place(&plan, &mut aliases);
+    arena::assign(&mut plan, &aliases);
+    plan.metadata = graph.metadata.clone();
+    Ok(plan)
+}
