@@ -135,6 +135,34 @@ impl ConvGeometry {
             && self.out_h == self.in_h
             && self.out_w == self.in_w
     }
+
+    /// True when every size, offset and coordinate that a kernel derives from the geometry is at
+    /// most 2⁴⁰ (2²⁸ on 32-bit machines) and the divisors are not zero: then none of the arithmetic
+    /// on them can wrap. Kernels that use raw pointers require it.
+    pub fn is_bounded(&self) -> bool {
+        const LIMIT: usize = 1 << if usize::BITS == 64 { 40 } else { 28 };
+        // A factor of zero counts as one, so that it can't hide the others.
+        let bounded = |factors: [usize; 4]| {
+            let product = factors.into_iter().try_fold(1usize, |p, f| p.checked_mul(f.max(1)));
+            product.is_some_and(|product| product <= LIMIT)
+        };
+        let ConvGeometry { batch, in_h, in_w, in_c, out_h, out_w, out_c, .. } = *self;
+        let ConvGeometry { kernel_h, kernel_w, pad_top, pad_left, groups, .. } = *self;
+        groups > 0
+            && in_c.is_multiple_of(groups)
+            && out_c.is_multiple_of(groups)
+            && pad_top.max(pad_left) <= LIMIT
+            && bounded([batch, in_h, in_w, in_c])
+            && bounded([batch, out_h, out_w, out_c])
+            && bounded([out_h, self.stride_h, 1, 1])
+            && bounded([out_w, self.stride_w, in_c, 1])
+            && bounded([kernel_h, self.dilation_h, 1, 1])
+            && bounded([kernel_w, self.dilation_w, in_c, 1])
+            // The panels: out_c and in_c grow by at most PANEL_N and PANEL_K in each group.
+            && bounded([kernel_h, kernel_w, in_c, out_c])
+            && bounded([kernel_h, kernel_w, in_c.saturating_add(PANEL_K), groups.saturating_mul(PANEL_N)])
+            && bounded([PANEL_K, out_c.saturating_add(PANEL_N), groups, 1])
+    }
 }
 
 /// Where an i8 accumulator goes: requantization per channel, then optionally a residual add.
@@ -166,6 +194,24 @@ pub struct EpilogueI8<'a> {
     pub max: i32,
     /// A tensor of the output's shape to add.
     pub residual: Option<ResidualI8<'a>>,
+}
+
+impl EpilogueI8<'_> {
+    /// Whether the arrays cover `channels` (with padding) and `outputs` elements, and every bound
+    /// and zero point is an i8. Kernels that use raw pointers require it.
+    pub fn is_sound(&self, channels: usize, outputs: usize) -> bool {
+        let is_i8 = |value: i32| i8::try_from(value).is_ok();
+        self.scale.len() >= channels
+            && [self.zero_point, self.min, self.max].into_iter().all(is_i8)
+            && self.min <= self.max
+            && self.residual.as_ref().is_none_or(|residual| {
+                residual.data.len() >= outputs
+                    && [residual.zero_point, residual.out_zero_point, residual.min, residual.max]
+                        .into_iter()
+                        .all(is_i8)
+                    && residual.min <= residual.max
+            })
+    }
 }
 
 /// The second operand of a fused quantized addition; see [`EpilogueI8`].

@@ -1,5 +1,10 @@
 //! Requantization: the one rounding that every integer kernel shares.
 
+use super::EpilogueI8;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86_64;
+
 /// Added and subtracted, it rounds an f32 of magnitude below 2²² to the nearest integer, ties to
 /// even: 1.5 × 2²³ has a unit in the last place of 1.
 const ROUND_MAGIC: f32 = 12_582_912.0;
@@ -18,4 +23,22 @@ pub fn round_clamp(x: f32, lo: i32, hi: i32) -> i32 {
     let x = if x > lo_f { x } else { lo_f };
     let x = if x < hi_f { x } else { hi_f };
     round_ties_even(x) as i32
+}
+
+/// The formula of [`EpilogueI8`]: the output of an accumulator that ends at `channel` (an index of
+/// the padded per-channel arrays) and at element `index` of the dense output.
+#[inline(always)]
+pub fn requantize_i8(acc: i32, channel: usize, index: usize, epilogue: &EpilogueI8<'_>) -> i8 {
+    let EpilogueI8 { scale, zero_point, min, max, residual } = *epilogue;
+    let q = round_clamp(acc as f32 * scale[channel], min - zero_point, max - zero_point);
+    let y = match residual {
+        None => q + zero_point,
+        Some(r) => {
+            let conv = q as f32 * r.scale_conv;
+            let data = (i32::from(r.data[index]) - r.zero_point) as f32 * r.scale_data;
+            let (min, max) = (r.min - r.out_zero_point, r.max - r.out_zero_point);
+            round_clamp(conv + data, min, max) + r.out_zero_point
+        }
+    };
+    y as i8
 }

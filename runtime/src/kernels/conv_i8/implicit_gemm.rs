@@ -1,0 +1,455 @@
+//! Walks the output of a convolution in strips of pixels whose input patches lie in scratch, in the
+//! form that the micro-kernel of an instruction set reads. The patch matrix never exists as a whole.
+//!
+//! There are two ways to lay out patches:
+//!
+//! - **rows**: the input rows under one row of output are converted once, with their padding, into a
+//!   ring of row buffers. The patch of a pixel is `kernel_h` segments, one in each row; patches
+//!   overlap as they do in the input. For most convolutions wider than 1×1.
+//! - **gather**: the patches of up to [`GATHER_PIXELS`] pixels are copied, one after the other. For
+//!   the rest: 1×1, dilated and grouped kernels, few input channels, rows too long for the cache.
+
+use super::ConvI8;
+use crate::kernels::{ConvGeometry, EpilogueI8, PANEL_K};
+
+/// Activations converted at once; what [`Simd::convert_blocks`] may write beyond a patch.
+pub(super) const BLOCK: usize = 16;
+
+/// Rows are converted as a ring while it takes no more than this: a fraction of the L2 cache.
+const RING_BYTES: usize = 64 << 10;
+
+/// Gathered patches share the L1 data cache (32 KiB at least) with the weights.
+const GATHER_BYTES: usize = 16 << 10;
+
+/// Most pixels gathered at once, a multiple of [`TILE_PIXELS`].
+const GATHER_PIXELS: usize = 48;
+
+/// Most pixels in a tile, all of whose accumulators are in registers.
+pub(super) const TILE_PIXELS: usize = 6;
+
+/// What an instruction set brings to the walk. Activations are converted to elements of
+/// [`ELEM_BYTES`](Simd::ELEM_BYTES), and an element of zero bytes must count as zero.
+pub(super) trait Simd {
+    const ELEM_BYTES: usize;
+
+    /// Converts `len` activations.
+    ///
+    /// # Safety
+    ///
+    /// The CPU has the instruction set; `src` is valid for `len` reads and `dst` for
+    /// `len * ELEM_BYTES` bytes of writes.
+    unsafe fn convert(src: *const i8, dst: *mut u8, len: usize);
+
+    /// Converts `blocks` times [`BLOCK`] activations.
+    ///
+    /// # Safety
+    ///
+    /// As [`Self::convert`] with `len = blocks * BLOCK`.
+    unsafe fn convert_blocks(src: *const i8, dst: *mut u8, blocks: usize);
+
+    /// Writes the element of `value` `len` times.
+    ///
+    /// # Safety
+    ///
+    /// The CPU has the instruction set; `dst` is valid for `len * ELEM_BYTES` bytes of writes.
+    unsafe fn fill(value: i8, dst: *mut u8, len: usize);
+
+    /// Computes every output channel of a group for every pixel of the strip.
+    ///
+    /// # Safety
+    ///
+    /// The CPU has the instruction set; `job` is what [`Job::new`] made; its group `group` exists;
+    /// the patches of the strip are initialised and complete, and its pixels exist.
+    unsafe fn strip(job: &Job<'_>, group: usize, strip: &Strip);
+}
+
+/// The checked arguments of a convolution as pointers, see [`ConvI8::check`] for their lengths.
+pub(super) struct Job<'a> {
+    /// Of two equal ways to see the convolution, the one with the longer rows.
+    pub(super) geometry: ConvGeometry,
+    pub(super) input: *const i8,
+    pub(super) input_end: *const i8,
+    pub(super) input_zero_point: i8,
+    pub(super) weights: *const i8,
+    pub(super) bias: *const i32,
+    pub(super) weight_sums: *const i32,
+    pub(super) epilogue: EpilogueI8<'a>,
+    pub(super) output: *mut i8,
+    pub(super) output_stride: usize,
+    scratch: *mut u8,
+}
+
+/// Output pixels in a row whose patches are in scratch.
+pub(super) struct Strip {
+    /// Patch of the first pixel, if it starts in slot 0 of the ring.
+    pub(super) patches: *const u8,
+    /// Bytes from a patch to the next.
+    pub(super) pixel_bytes: usize,
+    /// How many pixels, and the index of the first among all output pixels.
+    pub(super) pixels: usize,
+    pub(super) first_pixel: usize,
+    /// Contiguous pieces of a patch, and how many times [`PANEL_K`] elements each has.
+    pub(super) segments: usize,
+    pub(super) segment_quads: usize,
+    /// Segment `i` is in slot `(first_slot + i * slot_step) % slots`, each `slot_bytes` long.
+    pub(super) first_slot: usize,
+    pub(super) slot_step: usize,
+    pub(super) slots: usize,
+    pub(super) slot_bytes: usize,
+}
+
+impl<'a> Job<'a> {
+    fn new(conv: &'a mut ConvI8<'_>) -> Self {
+        let input = conv.input.as_ptr_range();
+        Job {
+            geometry: with_long_rows(conv.geometry),
+            input: input.start,
+            input_end: input.end,
+            input_zero_point: conv.input_zero_point,
+            weights: conv.weights.as_ptr(),
+            bias: conv.bias.as_ptr(),
+            weight_sums: conv.weight_sums.as_ptr(),
+            epilogue: conv.epilogue,
+            output: conv.output.as_mut_ptr(),
+            output_stride: conv.output_stride,
+            scratch: conv.scratch.as_mut_ptr(),
+        }
+    }
+}
+
+/// A column of pixels is the same in memory as a row, and a row makes one strip.
+fn with_long_rows(geometry: ConvGeometry) -> ConvGeometry {
+    let g = geometry;
+    if g.in_w != 1 || g.out_w != 1 || g.kernel_w != 1 || g.pad_left != 0 {
+        return g;
+    }
+    ConvGeometry {
+        in_h: 1,
+        in_w: g.in_h,
+        out_h: 1,
+        out_w: g.out_h,
+        kernel_h: 1,
+        kernel_w: g.kernel_h,
+        stride_h: 1,
+        stride_w: g.stride_h,
+        pad_top: 0,
+        pad_left: g.pad_top,
+        dilation_h: 1,
+        dilation_w: g.dilation_h,
+        ..g
+    }
+}
+
+/// How the patches are laid out.
+enum Layout {
+    /// A ring of `slots` rows of `row_len` activations.
+    Rows { slots: usize, row_len: usize },
+    /// `pixels` patches of `patch_len` activations, a multiple of [`PANEL_K`], and one block.
+    Gather { pixels: usize, patch_len: usize },
+}
+
+impl Layout {
+    fn new(g: &ConvGeometry, elem_bytes: usize) -> Self {
+        let slots = g.kernel_h.saturating_sub(1) * g.dilation_h + 1;
+        let row_len = (g.out_w.saturating_sub(1) * g.stride_w + g.kernel_w) * g.in_c;
+        // A group of four activations must not straddle two rows of the kernel.
+        let quads = (g.kernel_w * g.in_c).is_multiple_of(PANEL_K);
+        let contiguous = g.groups == 1 && (g.dilation_w == 1 || g.kernel_w == 1);
+        let overlapping = g.kernel_h * g.kernel_w > 1 && g.out_w > 2;
+        let ring_bytes = slots.saturating_mul(row_len).saturating_mul(elem_bytes);
+        if contiguous && quads && overlapping && ring_bytes <= RING_BYTES {
+            return Layout::Rows { slots, row_len };
+        }
+        let patch_len = g.k().next_multiple_of(PANEL_K);
+        let fitting = GATHER_BYTES / (patch_len * elem_bytes).max(1) / TILE_PIXELS * TILE_PIXELS;
+        let pixels = fitting.clamp(TILE_PIXELS, GATHER_PIXELS).min(g.out_pixels());
+        Layout::Gather { pixels, patch_len }
+    }
+
+    fn bytes(&self, elem_bytes: usize) -> usize {
+        match self {
+            Layout::Rows { slots, row_len } => slots * row_len * elem_bytes,
+            Layout::Gather { pixels, patch_len } => (pixels * patch_len + BLOCK) * elem_bytes,
+        }
+    }
+}
+
+/// Bytes of scratch that [`run`] needs.
+pub(super) fn scratch_bytes<S: Simd>(geometry: &ConvGeometry) -> usize {
+    Layout::new(&with_long_rows(*geometry), S::ELEM_BYTES).bytes(S::ELEM_BYTES)
+}
+
+/// Runs the convolution.
+///
+/// # Safety
+///
+/// The CPU has the instruction set of `S`.
+#[inline(always)]
+pub(super) unsafe fn run<S: Simd>(conv: &mut ConvI8<'_>) {
+    conv.check(scratch_bytes::<S>);
+    let job = Job::new(conv);
+    if job.geometry.out_pixels() == 0 {
+        return;
+    }
+    match Layout::new(&job.geometry, S::ELEM_BYTES) {
+        // SAFETY: the caller vouches for the CPU; `check` proved the lengths of all slices,
+        // including `scratch_bytes` for this layout.
+        Layout::Rows { slots, row_len } => unsafe { run_rows::<S>(&job, slots, row_len) },
+        // SAFETY: as above.
+        Layout::Gather { pixels, patch_len } => unsafe {
+            run_gather::<S>(&job, pixels, patch_len);
+        },
+    }
+}
+
+/// # Safety
+///
+/// As [`run`]; scratch holds `slots * row_len` elements.
+#[inline(always)]
+unsafe fn run_rows<S: Simd>(job: &Job<'_>, slots: usize, row_len: usize) {
+    let g = &job.geometry;
+    let slot_bytes = row_len * S::ELEM_BYTES;
+    for image in 0..g.batch {
+        // Rows of the padded input below this one have been converted.
+        let mut converted = 0;
+        for oh in 0..g.out_h {
+            let first = oh * g.stride_h;
+            for row in converted.max(first)..first + slots {
+                // SAFETY: `row % slots` is a slot of scratch; `image` exists.
+                unsafe {
+                    let slot = job.scratch.add(row % slots * slot_bytes);
+                    convert_row::<S>(job, image, row, row_len, slot);
+                }
+            }
+            converted = first + slots;
+            let strip = Strip {
+                patches: job.scratch,
+                pixel_bytes: g.stride_w * g.in_c * S::ELEM_BYTES,
+                pixels: g.out_w,
+                first_pixel: (image * g.out_h + oh) * g.out_w,
+                segments: g.kernel_h,
+                segment_quads: g.kernel_w * g.in_c / PANEL_K,
+                first_slot: first % slots,
+                slot_step: g.dilation_h,
+                slots,
+                slot_bytes,
+            };
+            // SAFETY: rows `first..first + slots` of the padded input are in the ring, each from
+            // column 0 to the last tap of the last pixel; the strip is row `oh` of the output.
+            unsafe { S::strip(job, 0, &strip) };
+        }
+    }
+}
+
+/// Converts one row of the padded input: `row_len` activations from its left edge on.
+///
+/// # Safety
+///
+/// As [`run`]; `dst` is valid for `row_len` elements and `image` exists.
+#[inline(always)]
+unsafe fn convert_row<S: Simd>(
+    job: &Job<'_>,
+    image: usize,
+    row: usize,
+    row_len: usize,
+    dst: *mut u8,
+) {
+    let g = &job.geometry;
+    let (left, inside) = match row.checked_sub(g.pad_top) {
+        Some(h) if h < g.in_h => {
+            let left = (g.pad_left * g.in_c).min(row_len);
+            let inside = (g.in_w * g.in_c).min(row_len - left);
+            // SAFETY: row `h` of the image exists, and `inside` is no more than its length;
+            // `left + inside <= row_len`.
+            unsafe {
+                let src = job.input.add((image * g.in_h + h) * g.in_w * g.in_c);
+                S::convert(src, dst.add(left * S::ELEM_BYTES), inside);
+            }
+            (left, inside)
+        }
+        _ => (row_len, 0),
+    };
+    // SAFETY: `left + inside <= row_len`, what `dst` is valid for.
+    unsafe {
+        S::fill(job.input_zero_point, dst, left);
+        let right = dst.add((left + inside) * S::ELEM_BYTES);
+        S::fill(job.input_zero_point, right, row_len - left - inside);
+    }
+}
+
+/// # Safety
+///
+/// As [`run`]; scratch holds `pixels * patch_len + BLOCK` elements, `patch_len` being K rounded up.
+#[inline(always)]
+unsafe fn run_gather<S: Simd>(job: &Job<'_>, pixels: usize, patch_len: usize) {
+    let g = &job.geometry;
+    let (total, k) = (g.out_pixels(), g.k());
+    let patch_bytes = patch_len * S::ELEM_BYTES;
+    for group in 0..g.groups {
+        let mut cursor = Cursor::default();
+        for first_pixel in (0..total).step_by(pixels) {
+            let pixels = pixels.min(total - first_pixel);
+            if g.is_pointwise() && patch_len == k {
+                // SAFETY: the patches are rows `first_pixel..` of the input, as long as K.
+                unsafe { S::convert(job.input.add(first_pixel * k), job.scratch, pixels * k) };
+            } else {
+                for i in 0..pixels {
+                    // SAFETY: the cursor is at pixel `first_pixel + i`; patch `i` is followed by
+                    // another patch, not yet written, or by the extra block.
+                    unsafe {
+                        gather::<S>(job, group, &cursor, job.scratch.add(i * patch_bytes));
+                    }
+                    cursor.advance(g);
+                }
+            }
+            let strip = Strip {
+                patches: job.scratch,
+                pixel_bytes: patch_bytes,
+                pixels,
+                first_pixel,
+                segments: 1,
+                segment_quads: patch_len / PANEL_K,
+                first_slot: 0,
+                slot_step: 0,
+                slots: 1,
+                slot_bytes: 0,
+            };
+            // SAFETY: the patches of these pixels were just written, one segment each.
+            unsafe { S::strip(job, group, &strip) };
+        }
+    }
+}
+
+/// An output pixel.
+#[derive(Default)]
+struct Cursor {
+    image: usize,
+    oh: usize,
+    ow: usize,
+}
+
+impl Cursor {
+    #[inline(always)]
+    fn advance(&mut self, g: &ConvGeometry) {
+        self.ow += 1;
+        if self.ow == g.out_w {
+            self.ow = 0;
+            self.oh += 1;
+            if self.oh == g.out_h {
+                self.oh = 0;
+                self.image += 1;
+            }
+        }
+    }
+}
+
+/// Copies the patch of one pixel and pads it to whole quads with zeros.
+///
+/// # Safety
+///
+/// As [`run`]; the pixel and the group exist; `dst` is valid for K, rounded up to [`PANEL_K`], and
+/// [`BLOCK`] more elements, whose content doesn't matter.
+#[inline(always)]
+unsafe fn gather<S: Simd>(job: &Job<'_>, group: usize, pixel: &Cursor, dst: *mut u8) {
+    let g = &job.geometry;
+    let group_c = g.group_in_c();
+    let run = g.kernel_w * group_c;
+    let row_stride = g.in_w * g.in_c;
+    // Top left tap, in coordinates of the input: negative in the padding. Sizes are below 2⁴⁰.
+    let h0 = (pixel.oh * g.stride_h) as isize - g.pad_top as isize;
+    let w0 = (pixel.ow * g.stride_w) as isize - g.pad_left as isize;
+    let contiguous = g.groups == 1 && (g.dilation_w == 1 || g.kernel_w == 1);
+
+    let inside_h = h0 >= 0 && h0 as usize + (g.kernel_h.max(1) - 1) * g.dilation_h < g.in_h;
+    let inside_w = w0 >= 0 && w0 as usize + g.kernel_w <= g.in_w;
+    if contiguous && inside_h && inside_w && run > 0 {
+        // All taps are inside: whole blocks, each run overwriting what the last one left over.
+        let blocks = run.div_ceil(BLOCK);
+        let first = (pixel.image * g.in_h + h0 as usize) * row_stride + w0 as usize * g.in_c;
+        let step = g.dilation_h * row_stride;
+        let last = first + (g.kernel_h.max(1) - 1) * step;
+        // SAFETY: both pointers are in the input or one past its end.
+        let left = unsafe { job.input_end.offset_from(job.input) } as usize;
+        if last + blocks * BLOCK <= left {
+            for kh in 0..g.kernel_h {
+                // SAFETY: `first + kh * step <= last`, and whole blocks from `last` on end in the
+                // input. They write less than a block beyond the end of run `kh`.
+                unsafe {
+                    let src = job.input.add(first + kh * step);
+                    S::convert_blocks(src, dst.add(kh * run * S::ELEM_BYTES), blocks);
+                }
+            }
+            // SAFETY: writes at K, no more than `BLOCK` elements.
+            unsafe { pad_quad::<S>(g.k(), dst) };
+            return;
+        }
+    }
+
+    let mut dst_run = dst;
+    for kh in 0..g.kernel_h {
+        let h = h0 + (kh * g.dilation_h) as isize;
+        // SAFETY: `kernel_h` runs fill K elements of `dst`. Every source run is checked to be
+        // inside row `h` of the image, and the channels of the group inside the pixel.
+        unsafe {
+            if h < 0 || h as usize >= g.in_h {
+                S::fill(job.input_zero_point, dst_run, run);
+            } else {
+                let row = job.input.add((pixel.image * g.in_h + h as usize) * row_stride);
+                if contiguous {
+                    let left = (-w0).clamp(0, g.kernel_w as isize) as usize;
+                    let end = (g.in_w as isize - w0).clamp(left as isize, g.kernel_w as isize);
+                    let end = end as usize;
+                    S::fill(job.input_zero_point, dst_run, left * group_c);
+                    if end > left {
+                        let src = row.add((w0 + left as isize) as usize * g.in_c);
+                        let dst = dst_run.add(left * group_c * S::ELEM_BYTES);
+                        S::convert(src, dst, (end - left) * group_c);
+                    }
+                    let dst = dst_run.add(end * group_c * S::ELEM_BYTES);
+                    S::fill(job.input_zero_point, dst, (g.kernel_w - end) * group_c);
+                } else {
+                    for kw in 0..g.kernel_w {
+                        let w = w0 + (kw * g.dilation_w) as isize;
+                        let dst = dst_run.add(kw * group_c * S::ELEM_BYTES);
+                        if w < 0 || w as usize >= g.in_w {
+                            S::fill(job.input_zero_point, dst, group_c);
+                        } else {
+                            let src = row.add(w as usize * g.in_c + group * group_c);
+                            S::convert(src, dst, group_c);
+                        }
+                    }
+                }
+            }
+            dst_run = dst_run.add(run * S::ELEM_BYTES);
+        }
+    }
+    // SAFETY: writes at K, no more than `BLOCK` elements.
+    unsafe { pad_quad::<S>(g.k(), dst) };
+}
+
+/// Ends a patch of `k` elements with zeros up to a whole quad.
+///
+/// # Safety
+///
+/// `dst` is valid for `k` and [`BLOCK`] more elements.
+#[inline(always)]
+unsafe fn pad_quad<S: Simd>(k: usize, dst: *mut u8) {
+    const { assert!(BLOCK * S::ELEM_BYTES >= 8 && (PANEL_K - 1) * S::ELEM_BYTES <= 8) };
+    if !k.is_multiple_of(PANEL_K) {
+        // SAFETY: eight bytes are no more than a block, and no less than the rest of a quad.
+        unsafe { dst.add(k * S::ELEM_BYTES).cast::<u64>().write_unaligned(0) };
+    }
+}
+
+/// Pixels of the next tile when `left` remain: [`TILE_PIXELS`], but the last two share evenly,
+/// because a tile of one or two pixels reads as many weights as a full one.
+#[inline(always)]
+pub(super) fn next_tile(left: usize) -> usize {
+    if left <= TILE_PIXELS {
+        left
+    } else if left < 2 * TILE_PIXELS {
+        left.div_ceil(2)
+    } else {
+        TILE_PIXELS
+    }
+}

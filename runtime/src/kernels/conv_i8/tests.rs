@@ -1,0 +1,473 @@
+//! One suite for every instruction set: a naive oracle, then each kernel against it.
+
+use super::*;
+use crate::kernels::ResidualI8;
+
+/// Shape of a case, in the order (height, width) where there are two.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    batch: usize,
+    input: (usize, usize, usize),
+    out_c: usize,
+    kernel: (usize, usize),
+    stride: (usize, usize),
+    dilation: (usize, usize),
+    /// Top, left, bottom, right.
+    pad: (usize, usize, usize, usize),
+    groups: usize,
+}
+
+const UNIT: Case = Case {
+    batch: 1,
+    input: (1, 1, 1),
+    out_c: 1,
+    kernel: (1, 1),
+    stride: (1, 1),
+    dilation: (1, 1),
+    pad: (0, 0, 0, 0),
+    groups: 1,
+};
+
+impl Case {
+    fn geometry(&self) -> ConvGeometry {
+        let out = |len: usize, pad: usize, kernel: usize, dilation: usize, stride: usize| {
+            (len + pad).checked_sub((kernel - 1) * dilation + 1).map_or(0, |last| last / stride + 1)
+        };
+        let (in_h, in_w, in_c) = self.input;
+        let (top, left, bottom, right) = self.pad;
+        ConvGeometry {
+            batch: self.batch,
+            in_h,
+            in_w,
+            in_c,
+            out_h: out(in_h, top + bottom, self.kernel.0, self.dilation.0, self.stride.0),
+            out_w: out(in_w, left + right, self.kernel.1, self.dilation.1, self.stride.1),
+            out_c: self.out_c,
+            kernel_h: self.kernel.0,
+            kernel_w: self.kernel.1,
+            stride_h: self.stride.0,
+            stride_w: self.stride.1,
+            pad_top: top,
+            pad_left: left,
+            dilation_h: self.dilation.0,
+            dilation_w: self.dilation.1,
+            groups: self.groups,
+        }
+    }
+}
+
+/// Xorshift: Marsaglia, "Xorshift RNGs", 2003.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() >> 16) as usize % bound
+    }
+
+    fn pick<T: Copy>(&mut self, values: &[T]) -> T {
+        values[self.below(values.len())]
+    }
+
+    fn i8s(&mut self, len: usize, fill: Fill) -> Vec<i8> {
+        let one = |random: &mut Random| match fill {
+            Fill::Any => random.next() as u8 as i8,
+            Fill::Extremes => random.pick(&[-128, 127]),
+            Fill::Lowest => -128,
+        };
+        (0..len).map(|_| one(self)).collect()
+    }
+}
+
+/// What activations and weights are made of. 16-bit sums that saturate show in the last two.
+#[derive(Clone, Copy, Debug)]
+enum Fill {
+    Any,
+    Extremes,
+    Lowest,
+}
+
+/// Everything a convolution reads, and what it must write.
+struct Data {
+    geometry: ConvGeometry,
+    input: Vec<i8>,
+    input_zero_point: i8,
+    weights: Vec<i8>,
+    bias: Vec<i32>,
+    weight_sums: Vec<i32>,
+    scale: Vec<f32>,
+    zero_point: i32,
+    min: i32,
+    max: i32,
+    residual: Option<(Vec<i8>, ResidualI8<'static>)>,
+    output_stride: usize,
+    expected: Vec<i8>,
+}
+
+/// What is in the output before: gaps between rows must keep it.
+const UNTOUCHED: i8 = 85;
+
+impl Data {
+    fn new(g: ConvGeometry, fill: Fill, with_residual: bool, random: &mut Random) -> Self {
+        let input = random.i8s(g.input_len(), fill);
+        let ohwi = random.i8s(g.out_c * g.k(), fill);
+        let mut weights = vec![1; g.packed_i8_len()];
+        pack_weights(&g, &ohwi, &mut weights);
+        let mut sums = vec![1; g.padded_out_c()];
+        weight_sums(&g, &ohwi, &mut sums);
+        // Accumulators of random products grow with √K, of extremes with K.
+        let spread = match fill {
+            Fill::Any => 5000.0 * (g.k() as f32).sqrt().max(1.0),
+            _ => 16384.0 * g.k().max(1) as f32,
+        };
+        let bias = (0..g.padded_out_c()).map(|_| random.next() as i32 % 20_000).collect();
+        let scale = (0..g.padded_out_c())
+            .map(|_| 60.0 / spread * (0.5 + random.below(1000) as f32 / 1000.0))
+            .collect();
+        let residual = with_residual.then(|| {
+            let residual = ResidualI8 {
+                data: &[],
+                scale_conv: 0.3 + random.below(100) as f32 / 50.0,
+                scale_data: 0.3 + random.below(100) as f32 / 50.0,
+                zero_point: random.pick(&[-128, -3, 0, 127]),
+                out_zero_point: random.pick(&[-128, 5, 127]),
+                min: random.pick(&[-128, -20]),
+                max: random.pick(&[60, 127]),
+            };
+            (random.i8s(g.out_pixels() * g.out_c, Fill::Any), residual)
+        });
+        let mut data = Data {
+            geometry: g,
+            input,
+            input_zero_point: random.pick(&[-128, -1, 0, 3, 127]),
+            weights,
+            bias,
+            weight_sums: sums,
+            scale,
+            zero_point: random.pick(&[-128, -7, 0, 127]),
+            min: random.pick(&[-128, -30]),
+            max: random.pick(&[50, 127]),
+            residual,
+            output_stride: g.out_c + random.pick(&[0, 0, 5]),
+            expected: Vec::new(),
+        };
+        data.expected = data.oracle(&ohwi);
+        data
+    }
+
+    /// Straight from the formulas of [`ConvI8`] and [`EpilogueI8`], over unpacked weights.
+    fn oracle(&self, ohwi: &[i8]) -> Vec<i8> {
+        let g = &self.geometry;
+        let (group_in, group_out) = (g.in_c / g.groups, g.out_c / g.groups);
+        let padded_group_out = group_out.div_ceil(16) * 16;
+        let mut output = vec![UNTOUCHED; self.output_len()];
+        for n in 0..g.batch {
+            for oh in 0..g.out_h {
+                for ow in 0..g.out_w {
+                    for o in 0..g.out_c {
+                        let padded = o / group_out * padded_group_out + o % group_out;
+                        let mut acc = i64::from(self.bias[padded]);
+                        for kh in 0..g.kernel_h {
+                            for kw in 0..g.kernel_w {
+                                for c in 0..group_in {
+                                    let h = (oh * g.stride_h + kh * g.dilation_h) as i64
+                                        - g.pad_top as i64;
+                                    let w = (ow * g.stride_w + kw * g.dilation_w) as i64
+                                        - g.pad_left as i64;
+                                    let inside = (0..g.in_h as i64).contains(&h)
+                                        && (0..g.in_w as i64).contains(&w);
+                                    let x = if inside {
+                                        let row = (n * g.in_h + h as usize) * g.in_w + w as usize;
+                                        self.input[row * g.in_c + o / group_out * group_in + c]
+                                    } else {
+                                        self.input_zero_point
+                                    };
+                                    let tap = (o * g.kernel_h + kh) * g.kernel_w + kw;
+                                    acc += i64::from(x) * i64::from(ohwi[tap * group_in + c]);
+                                }
+                            }
+                        }
+                        let pixel = (n * g.out_h + oh) * g.out_w + ow;
+                        output[pixel * self.output_stride + o] =
+                            self.requantize(acc as i32, padded, pixel * g.out_c + o);
+                    }
+                }
+            }
+        }
+        output
+    }
+
+    fn requantize(&self, acc: i32, channel: usize, index: usize) -> i8 {
+        let q = (acc as f32 * self.scale[channel]).round_ties_even() as i32;
+        let q = q.saturating_add(self.zero_point).clamp(self.min, self.max) - self.zero_point;
+        let y = match &self.residual {
+            None => q + self.zero_point,
+            Some((data, r)) => {
+                let x = (i32::from(data[index]) - r.zero_point) as f32 * r.scale_data;
+                let sum = (q as f32 * r.scale_conv + x).round_ties_even() as i32;
+                (sum + r.out_zero_point).clamp(r.min, r.max)
+            }
+        };
+        y as i8
+    }
+
+    fn output_len(&self) -> usize {
+        match self.geometry.out_pixels() {
+            0 => 0,
+            pixels => (pixels - 1) * self.output_stride + self.geometry.out_c,
+        }
+    }
+
+    fn run(&self, isa: Isa, with_weight_sums: bool) -> Vec<i8> {
+        let mut output = vec![UNTOUCHED; self.output_len()];
+        // One byte off, so that nothing in it is aligned.
+        let mut scratch = vec![0xa5; scratch_bytes(&self.geometry, isa) + 1];
+        select(isa)(&mut ConvI8 {
+            geometry: self.geometry,
+            input: &self.input,
+            input_zero_point: self.input_zero_point,
+            weights: &self.weights,
+            bias: &self.bias,
+            weight_sums: if with_weight_sums { &self.weight_sums } else { &[] },
+            epilogue: EpilogueI8 {
+                scale: &self.scale,
+                zero_point: self.zero_point,
+                min: self.min,
+                max: self.max,
+                residual: self.residual.as_ref().map(|(data, r)| ResidualI8 { data, ..*r }),
+            },
+            output: &mut output,
+            output_stride: self.output_stride,
+            scratch: &mut scratch[1..],
+        });
+        output
+    }
+}
+
+/// Runs the case on every instruction set with every kind of data.
+fn check(case: Case, random: &mut Random) {
+    for fill in [Fill::Any, Fill::Extremes, Fill::Lowest] {
+        for with_residual in [false, true] {
+            let data = Data::new(case.geometry(), fill, with_residual, random);
+            for isa in Isa::available() {
+                for with_weight_sums in [true, false] {
+                    assert!(
+                        data.run(isa, with_weight_sums) == data.expected,
+                        "{isa} differs for {case:?}, {fill:?}, residual {with_residual}, weight \
+                         sums {with_weight_sums}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn table() {
+    let covered: Vec<_> = Isa::available().map(Isa::name).collect();
+    println!("covered: {}", covered.join(", "));
+    let cases = [
+        UNIT,
+        Case { batch: 0, ..UNIT },
+        Case { input: (0, 3, 4), ..UNIT },
+        Case { input: (2, 2, 4), kernel: (3, 3), ..UNIT },
+        // Fully connected, one row and several.
+        Case { input: (1, 1, 640), out_c: 128, ..UNIT },
+        Case { input: (1, 1, 129), out_c: 8, ..UNIT },
+        Case { batch: 2, input: (1, 1, 67), out_c: 40, ..UNIT },
+        Case { batch: 7, input: (1, 1, 31), out_c: 33, ..UNIT },
+        // Pointwise.
+        Case { input: (5, 25, 64), out_c: 64, ..UNIT },
+        Case { input: (3, 3, 17), out_c: 10, batch: 2, ..UNIT },
+        Case { input: (9, 7, 16), out_c: 32, stride: (2, 2), ..UNIT },
+        Case { input: (2, 2, 3000), out_c: 3, ..UNIT },
+        // First layers: keyword spotting, image classification, visual wake words.
+        Case {
+            input: (49, 10, 1),
+            out_c: 64,
+            kernel: (10, 4),
+            stride: (2, 2),
+            pad: (4, 1, 5, 1),
+            ..UNIT
+        },
+        Case { input: (12, 12, 3), out_c: 16, kernel: (3, 3), pad: (1, 1, 1, 1), ..UNIT },
+        Case {
+            input: (16, 16, 3),
+            out_c: 8,
+            kernel: (3, 3),
+            stride: (2, 2),
+            pad: (0, 0, 1, 1),
+            ..UNIT
+        },
+        Case { input: (28, 28, 1), out_c: 12, kernel: (5, 5), ..UNIT },
+        Case { input: (15, 14, 3), out_c: 5, kernel: (7, 7), pad: (3, 3, 3, 3), ..UNIT },
+        // Body.
+        Case { input: (8, 8, 64), out_c: 64, kernel: (3, 3), pad: (1, 1, 1, 1), ..UNIT },
+        Case {
+            batch: 2,
+            input: (9, 9, 16),
+            out_c: 32,
+            kernel: (3, 3),
+            stride: (2, 2),
+            pad: (1, 1, 1, 1),
+            ..UNIT
+        },
+        Case {
+            input: (9, 10, 8),
+            out_c: 48,
+            kernel: (3, 3),
+            dilation: (2, 2),
+            pad: (2, 2, 2, 2),
+            ..UNIT
+        },
+        Case {
+            input: (9, 10, 8),
+            out_c: 20,
+            kernel: (3, 3),
+            dilation: (3, 1),
+            pad: (2, 1, 4, 0),
+            ..UNIT
+        },
+        Case {
+            input: (7, 7, 8),
+            out_c: 12,
+            kernel: (3, 3),
+            groups: 2,
+            pad: (1, 1, 1, 1),
+            ..UNIT
+        },
+        Case { input: (6, 5, 4), out_c: 8, kernel: (3, 3), groups: 4, ..UNIT },
+        // More padding than input, and strides beyond the kernel.
+        Case { input: (2, 2, 4), out_c: 4, kernel: (3, 3), pad: (7, 6, 5, 8), ..UNIT },
+        Case { input: (2, 2, 3), out_c: 4, kernel: (3, 3), pad: (7, 6, 5, 8), ..UNIT },
+        Case { input: (11, 13, 4), out_c: 9, kernel: (2, 2), stride: (3, 3), ..UNIT },
+        // One-dimensional, along rows and along columns.
+        Case { input: (1, 50, 8), out_c: 16, kernel: (1, 3), pad: (0, 1, 0, 1), ..UNIT },
+        Case { input: (50, 1, 8), out_c: 16, kernel: (3, 1), pad: (1, 0, 1, 0), ..UNIT },
+        Case {
+            input: (50, 1, 6),
+            out_c: 17,
+            kernel: (5, 1),
+            stride: (2, 1),
+            dilation: (2, 1),
+            pad: (3, 0, 2, 0),
+            ..UNIT
+        },
+        Case { input: (1, 9000, 1), out_c: 8, kernel: (1, 8), stride: (1, 4), ..UNIT },
+        // Rows too long for the ring.
+        Case { input: (4, 700, 16), out_c: 4, kernel: (3, 3), pad: (1, 1, 1, 1), ..UNIT },
+    ];
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for case in cases {
+        check(case, &mut random);
+    }
+}
+
+#[test]
+fn channels() {
+    // Lanes − 1, lanes, lanes + 1 of everything that has lanes.
+    const CHANNELS: [usize; 16] = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65];
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    for in_c in CHANNELS {
+        for out_c in CHANNELS {
+            let pixels = 1 + random.below(15);
+            check(Case { input: (1, pixels, in_c), out_c, ..UNIT }, &mut random);
+        }
+        let out_c = random.pick(&CHANNELS);
+        let square = Case { input: (5, 6, in_c), out_c, kernel: (3, 3), ..UNIT };
+        check(Case { pad: (1, 1, 1, 1), ..square }, &mut random);
+    }
+}
+
+#[test]
+fn random_shapes() {
+    let mut random = Random(0x0123_4567_89ab_cdef);
+    for _ in 0..250 {
+        let groups = random.pick(&[1, 1, 1, 1, 2, 4]);
+        let pad = |random: &mut Random| random.below(4);
+        let case = Case {
+            batch: random.pick(&[1, 1, 2, 3]),
+            input: (
+                1 + random.below(12),
+                1 + random.below(12),
+                groups * random.pick(&[1, 2, 3, 4, 5, 8, 12, 16, 20]),
+            ),
+            out_c: groups * (1 + random.below(40)),
+            kernel: (random.pick(&[1, 2, 3, 5]), random.pick(&[1, 2, 3, 4, 5])),
+            stride: (random.pick(&[1, 2, 3]), random.pick(&[1, 2, 3])),
+            dilation: (random.pick(&[1, 1, 2]), random.pick(&[1, 1, 1, 2])),
+            pad: (pad(&mut random), pad(&mut random), pad(&mut random), pad(&mut random)),
+            groups,
+        };
+        check(case, &mut random);
+    }
+}
+
+/// NaN and infinities end at the bounds that [`EpilogueI8`] defines, on every instruction set.
+#[test]
+fn strange_scales() {
+    let mut random = Random(0xfeed_beef_0bad_cafe);
+    let geometry = Case { input: (3, 3, 8), out_c: 24, ..UNIT }.geometry();
+    for with_residual in [false, true] {
+        let mut data = Data::new(geometry, Fill::Any, with_residual, &mut random);
+        let scales = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e30, -1e30];
+        for (scale, value) in data.scale.iter_mut().zip(scales.into_iter().cycle()) {
+            *scale = value;
+        }
+        data.bias[0] = i32::MIN;
+        data.bias[1] = i32::MAX;
+        for scale_conv in [1.0, f32::INFINITY, f32::NAN] {
+            if let Some((_, residual)) = &mut data.residual {
+                residual.scale_conv = scale_conv;
+            }
+            let expected = data.run(Isa::Scalar, true);
+            for isa in Isa::available() {
+                assert!(data.run(isa, true) == expected, "{isa} differs");
+            }
+        }
+    }
+}
+
+/// Sums that overflow i32 wrap, and don't saturate.
+#[test]
+fn overflow_wraps() {
+    let mut random = Random(0xdead_beef_dead_beef);
+    let geometry = ConvGeometry::matmul(3, 140_000, 3);
+    let data = Data::new(geometry, Fill::Lowest, false, &mut random);
+    for isa in Isa::available() {
+        assert!(data.run(isa, true) == data.expected, "{isa} differs");
+    }
+}
+
+#[test]
+#[should_panic(expected = "scratch too short")]
+fn short_scratch_is_refused() {
+    let geometry = ConvGeometry::matmul(1, 4, 1);
+    let Some(isa) = Isa::available().find(|isa| scratch_bytes(&geometry, *isa) > 0) else {
+        panic!("scratch too short: not needed on this machine");
+    };
+    select(isa)(&mut ConvI8 {
+        geometry,
+        input: &[0; 4],
+        input_zero_point: 0,
+        weights: &[0; 64],
+        bias: &[0; 16],
+        weight_sums: &[],
+        epilogue: EpilogueI8 {
+            scale: &[0.0; 16],
+            zero_point: 0,
+            min: -128,
+            max: 127,
+            residual: None,
+        },
+        output: &mut [0],
+        output_stride: 1,
+        scratch: &mut [],
+    });
+}

@@ -1,0 +1,180 @@
+//! The formula of [`EpilogueI8`] for vectors of accumulators, in AVX2 and AVX-512.
+//!
+//! Conversions to i32 round to nearest, ties to even: the default of MXCSR, which Rust code may not
+//! change. For magnitudes below 2²² that is the rounding of [`super::round_ties_even`].
+//!
+//! The order of operands matters for NaN (a NaN scale, or 0 × ∞), as `max_ps` and `min_ps` return
+//! the second one then: `max(x, low)` gives `low`, `min(high, x)` keeps the NaN.
+
+use core::arch::x86_64::*;
+
+use crate::kernels::EpilogueI8;
+
+/// Constants of an [`EpilogueI8`], widened for AVX2: eight accumulators at a time.
+///
+/// The last step is `max(saturate_i8(v + zero_point), min)` in either case, with `v` no more than
+/// the upper bound; it also turns the i32::MIN that stands for NaN and −∞ into `min`.
+#[derive(Clone, Copy)]
+pub(crate) struct RequantizeAvx2 {
+    high: __m256,
+    zero_point: __m256i,
+    min: __m256i,
+    residual: ResidualAvx2,
+}
+
+#[derive(Clone, Copy)]
+struct ResidualAvx2 {
+    conv_low: __m256,
+    conv_high: __m256,
+    scale_conv: __m256,
+    scale_data: __m256,
+    zero_point: __m256i,
+}
+
+impl RequantizeAvx2 {
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub(crate) fn new(epilogue: &EpilogueI8<'_>) -> Self {
+        let EpilogueI8 { zero_point, min, max, residual, .. } = *epilogue;
+        let conv_low = _mm256_set1_ps((min - zero_point) as f32);
+        let conv_high = _mm256_set1_ps((max - zero_point) as f32);
+        match residual {
+            None => RequantizeAvx2 {
+                high: conv_high,
+                zero_point: _mm256_set1_epi16(zero_point as i16),
+                min: _mm256_set1_epi8(min as i8),
+                residual: ResidualAvx2 {
+                    conv_low,
+                    conv_high,
+                    scale_conv: _mm256_setzero_ps(),
+                    scale_data: _mm256_setzero_ps(),
+                    zero_point: _mm256_setzero_si256(),
+                },
+            },
+            Some(r) => RequantizeAvx2 {
+                high: _mm256_set1_ps((r.max - r.out_zero_point) as f32),
+                zero_point: _mm256_set1_epi16(r.out_zero_point as i16),
+                min: _mm256_set1_epi8(r.min as i8),
+                residual: ResidualAvx2 {
+                    conv_low,
+                    conv_high,
+                    scale_conv: _mm256_set1_ps(r.scale_conv),
+                    scale_data: _mm256_set1_ps(r.scale_data),
+                    zero_point: _mm256_set1_epi32(r.zero_point),
+                },
+            },
+        }
+    }
+
+    /// Without residual: `min(round(acc · scale), max − zero_point)`.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub(crate) fn round(&self, acc: __m256i, scale: __m256) -> __m256i {
+        let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), scale);
+        _mm256_cvtps_epi32(_mm256_min_ps(self.high, scaled))
+    }
+
+    /// With residual: the sum with eight elements of it (widened to i32), bounded from above.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub(crate) fn round_sum(&self, acc: __m256i, scale: __m256, data: __m256i) -> __m256i {
+        let r = &self.residual;
+        let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), scale);
+        let clamped = _mm256_min_ps(_mm256_max_ps(scaled, r.conv_low), r.conv_high);
+        let conv = _mm256_cvtepi32_ps(_mm256_cvtps_epi32(clamped));
+        let data = _mm256_cvtepi32_ps(_mm256_sub_epi32(data, r.zero_point));
+        let conv = _mm256_mul_ps(conv, r.scale_conv);
+        let data = _mm256_mul_ps(data, r.scale_data);
+        _mm256_cvtps_epi32(_mm256_min_ps(self.high, _mm256_add_ps(conv, data)))
+    }
+
+    /// Adds the zero point to two results; per 128-bit lane, four i16 of `a`, then four of `b`.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub(crate) fn pack_i16(&self, a: __m256i, b: __m256i) -> __m256i {
+        _mm256_adds_epi16(_mm256_packs_epi32(a, b), self.zero_point)
+    }
+
+    /// Narrows two results of [`Self::pack_i16`]; per 128-bit lane, eight i8 of `a`, then of `b`.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub(crate) fn pack_i8(&self, a: __m256i, b: __m256i) -> __m256i {
+        _mm256_max_epi8(_mm256_packs_epi16(a, b), self.min)
+    }
+}
+
+/// Constants of an [`EpilogueI8`], widened for AVX-512: sixteen accumulators at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct RequantizeAvx512 {
+    low: __m512,
+    high: __m512,
+    zero_point: __m512i,
+    residual: ResidualAvx512,
+}
+
+#[derive(Clone, Copy)]
+struct ResidualAvx512 {
+    scale_conv: __m512,
+    scale_data: __m512,
+    zero_point: __m512i,
+    low: __m512,
+    high: __m512,
+    out_zero_point: __m512i,
+}
+
+impl RequantizeAvx512 {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    pub(crate) fn new(epilogue: &EpilogueI8<'_>) -> Self {
+        let EpilogueI8 { zero_point, min, max, residual, .. } = *epilogue;
+        let low = _mm512_set1_ps((min - zero_point) as f32);
+        let high = _mm512_set1_ps((max - zero_point) as f32);
+        let residual = match residual {
+            None => ResidualAvx512 {
+                scale_conv: _mm512_setzero_ps(),
+                scale_data: _mm512_setzero_ps(),
+                zero_point: _mm512_setzero_si512(),
+                low,
+                high,
+                out_zero_point: _mm512_setzero_si512(),
+            },
+            Some(r) => ResidualAvx512 {
+                scale_conv: _mm512_set1_ps(r.scale_conv),
+                scale_data: _mm512_set1_ps(r.scale_data),
+                zero_point: _mm512_set1_epi32(r.zero_point),
+                low: _mm512_set1_ps((r.min - r.out_zero_point) as f32),
+                high: _mm512_set1_ps((r.max - r.out_zero_point) as f32),
+                out_zero_point: _mm512_set1_epi32(r.out_zero_point),
+            },
+        };
+        RequantizeAvx512 { low, high, zero_point: _mm512_set1_epi32(zero_point), residual }
+    }
+
+    /// Without residual: sixteen outputs.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    pub(crate) fn apply(&self, acc: __m512i, scale: __m512) -> __m128i {
+        let q = self.clamped(acc, scale);
+        _mm512_cvtsepi32_epi8(_mm512_add_epi32(q, self.zero_point))
+    }
+
+    /// With residual: sixteen outputs, given the sixteen elements to add.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    pub(crate) fn apply_sum(&self, acc: __m512i, scale: __m512, data: __m128i) -> __m128i {
+        let r = &self.residual;
+        let conv = _mm512_mul_ps(_mm512_cvtepi32_ps(self.clamped(acc, scale)), r.scale_conv);
+        let data = _mm512_sub_epi32(_mm512_cvtepi8_epi32(data), r.zero_point);
+        let data = _mm512_mul_ps(_mm512_cvtepi32_ps(data), r.scale_data);
+        let sum = _mm512_min_ps(_mm512_max_ps(_mm512_add_ps(conv, data), r.low), r.high);
+        _mm512_cvtsepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(sum), r.out_zero_point))
+    }
+
+    /// `clamp(round(acc · scale), min − zero_point, max − zero_point)`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    fn clamped(&self, acc: __m512i, scale: __m512) -> __m512i {
+        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), scale);
+        _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(scaled, self.low), self.high))
+    }
+}
