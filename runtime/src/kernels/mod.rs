@@ -9,6 +9,7 @@ pub mod conv_f32;
 pub mod conv_i8;
 pub mod depthwise_f32;
 pub mod depthwise_i8;
+pub mod matmul_f32;
 pub mod requantize;
 
 /// Output channels per weight panel. 16 i32 or f32 accumulators fill one AVX-512 register.

@@ -4,7 +4,7 @@
 //! table of them; firmware names the ones it needs in a table of its own, and the linker drops the
 //! rest. See CONTRIBUTING.md for how to add one.
 
-//mod conv;
+mod conv;
 mod quantize;
 
 use crate::dtype::DType;
@@ -14,7 +14,8 @@ use crate::isa::Isa;
 use crate::memory::{Context, Slot};
 use crate::model::Model;
 
-
+pub use conv::{CONV_F32, CONV_I8, DEPTHWISE_F32, DEPTHWISE_I8, FULLY_CONNECTED_F32, FULLY_CONNECTED_I8};
+pub(crate) use quantize::quantize_value;
 pub(crate) use quantize::quantize_value;
 pub use quantize::{DEQUANTIZE_I8, LUT_I8, QUANTIZE_I8};
 
@@ -43,6 +44,12 @@ fn no_scratch(_: &Step<'_>, _: Isa) -> usize {
 
 /// Every operator of this build.
 pub static ALL: &[&Operator] = &[
+    &CONV_I8,
+    &CONV_F32,
+    &DEPTHWISE_I8,
+    &DEPTHWISE_F32,
+    &FULLY_CONNECTED_I8,
+    &FULLY_CONNECTED_F32,
     &QUANTIZE_I8,
     &DEQUANTIZE_I8,
     &LUT_I8,

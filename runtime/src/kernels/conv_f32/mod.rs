@@ -1,1 +1,169 @@
-//! conv_f32
+//! Float convolution, and with it fully connected layers: an implicit matrix product.
+//!
+//! Every kernel computes, for output pixel `p` and channel `n` of a group,
+//! `clamp(sum over k of x[p, k] * w[k, n] + bias[n] + residual[p, n], min, max)` with
+//! `k = (kernel row, kernel column, channel)`; padding reads as 0. A NaN passes through the clamp.
+//!
+//! # Tolerance
+//!
+//! Kernels differ in the order of the sum and in the use of fused multiply-adds. Any of them is
+//! within `γ(K + 3) * (sum |x * w| + |bias| + |residual|)` of the exact value, where
+//! `γ(n) = n * u / (1 - n * u)` and `u = 2⁻²⁴`: K + 3 roundings at most touch a term, in whatever
+//! order (Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., §3.1 and §4.2).
+//! The clamp doesn't enlarge an error.
+
+#[cfg(any(target_arch = "x86_64", test))]
+mod blocked;
+mod blocking;
+#[cfg(any(target_arch = "x86_64", test))]
+pub(crate) mod lanes;
+pub(crate) mod scalar;
+#[cfg(test)]
+pub(crate) mod tests;
+#[cfg(any(target_arch = "x86_64", test))]
+pub(crate) mod tile;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86_64;
+
+use super::{ConvGeometry, EpilogueF32, FloatWeights, PANEL_N};
+use crate::Isa;
+
+/// The arguments of a float convolution.
+pub struct ConvF32<'a> {
+    /// The shape. Grouped and dilated convolutions are covered.
+    pub geometry: ConvGeometry,
+    /// NHWC, dense.
+    pub input: &'a [f32],
+    /// Panels `[groups][N/16][K][16]`, zero-padded: what [`pack_weights`] writes.
+    pub weights: FloatWeights<'a>,
+    /// Bias ([`ConvGeometry::padded_out_c`] long), residual, clamp.
+    pub epilogue: EpilogueF32<'a>,
+    /// Pixel `p` of the output is the `out_c` elements from `p * output_stride` on. Elements
+    /// between the rows aren't touched.
+    pub output: &'a mut [f32],
+    /// Elements from one output pixel to the next, at least `out_c`.
+    pub output_stride: usize,
+    /// At least [`scratch_len`] elements; contents don't matter before or after.
+    pub scratch: &'a mut [f32],
+}
+
+/// A float convolution kernel.
+///
+/// # Panics
+///
+/// When a slice is shorter than the geometry needs, or a size overflows.
+pub type ConvF32Fn = fn(&mut ConvF32<'_>);
+
+/// The kernel for `isa`, or for the next lower instruction set that this CPU and build have.
+pub fn select(isa: Isa) -> ConvF32Fn {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if isa >= Isa::Avx512
+            && let Some(kernel) = x86_64::conv_f32_avx512()
+        {
+            return kernel;
+        }
+        if isa >= Isa::Avx2
+            && let Some(kernel) = x86_64::conv_f32_avx2()
+        {
+            return kernel;
+        }
+    }
+    let _ = isa;
+    scalar::conv_f32_scalar
+}
+
+/// Elements of scratch that the kernel selected for `isa` needs, whichever CPU it runs on.
+pub fn scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
+    match isa {
+        Isa::Scalar => 0,
+        _ => blocking::scratch_len(geometry),
+    }
+}
+
+/// [`scratch_len`] in bytes.
+pub fn scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
+    scratch_len(geometry, isa) * size_of::<f32>()
+}
+
+/// Writes the weights `[out_c][kernel_h][kernel_w][in_c / groups]` as zero-padded panels
+/// `[groups][N/16][K][16]`.
+///
+/// # Panics
+///
+/// When `ohwi` isn't `out_c * k` long or `out` isn't [`ConvGeometry::packed_float_len`] long.
+pub fn pack_weights(geometry: &ConvGeometry, ohwi: &[f32], out: &mut [f32]) {
+    let (k, group_out_c) = (geometry.k(), geometry.group_out_c());
+    assert_eq!(ohwi.len(), geometry.out_c * k);
+    assert_eq!(out.len(), geometry.packed_float_len());
+    out.fill(0.0);
+    for channel in 0..geometry.out_c {
+        let padded_channel = channel / group_out_c * geometry.padded_group_out_c() + channel % group_out_c;
+        let panel = padded_channel / PANEL_N * PANEL_N * k;
+        for row in 0..k {
+            out[panel + row * PANEL_N + padded_channel % PANEL_N] = ohwi[channel * k + row];
+        }
+    }
+}
+
+impl ConvF32<'_> {
+    /// Panics unless every slice is as long as the geometry says, with no size overflowing. What
+    /// the unsafe kernels rely on is proved here, not assumed of the caller.
+    fn check(&self) {
+        let g = &self.geometry;
+        check_geometry(g);
+        let weights = product(&[self.geometry.padded_out_c(), g.k()]);
+        match self.weights {
+            FloatWeights::F32(w) => assert!(w.len() >= weights, "weights"),
+            FloatWeights::F16(w) => assert!(w.len() >= weights, "weights"),
+        }
+        assert!(self.input.len() >= g.input_len(), "input");
+        assert!(self.epilogue.bias.len() >= g.padded_out_c(), "bias");
+        check_output(g, self.output.len(), self.output_stride, self.epilogue.residual);
+    }
+}
+
+/// Panics if a size of the geometry overflows or is zero where it must not be. Afterwards
+/// [`ConvGeometry`]'s methods, and the coordinates of every tap of every output pixel, can be
+/// computed in `isize` without overflow.
+pub(crate) fn check_geometry(g: &ConvGeometry) {
+    assert!(g.groups > 0 && g.in_c.is_multiple_of(g.groups) && g.out_c.is_multiple_of(g.groups), "groups");
+    assert!(g.kernel_h > 0 && g.kernel_w > 0, "kernel");
+    assert!(g.stride_h > 0 && g.stride_w > 0 && g.dilation_h > 0 && g.dilation_w > 0, "stride, dilation");
+    product(&[g.batch, g.in_h, g.in_w, g.in_c]);
+    product(&[g.batch, g.out_h, g.out_w, g.out_c]);
+    product(&[g.batch, g.out_h, g.out_w]);
+    product(&[g.kernel_h, g.kernel_w, g.in_c, 2]);
+    // Each group pads by less than PANEL_N.
+    product(&[g.out_c.checked_add(product(&[g.groups, PANEL_N])).expect("size overflows")]);
+    let last_tap = |out: usize, stride: usize, kernel: usize, dilation: usize, pad: usize, len: usize| {
+        let last = product(&[out, stride]).checked_add(product(&[kernel, dilation]));
+        let limit = last.and_then(|x| x.checked_add(pad)).and_then(|x| x.checked_add(len));
+        assert!(limit.is_some_and(|x| isize::try_from(x).is_ok()), "size overflows");
+    };
+    last_tap(g.out_h, g.stride_h, g.kernel_h, g.dilation_h, g.pad_top, g.in_h);
+    last_tap(g.out_w, g.stride_w, g.kernel_w, g.dilation_w, g.pad_left, g.in_w);
+}
+
+/// Panics unless `output_len` elements hold every output row, and the residual has the output's
+/// shape.
+pub(crate) fn check_output(g: &ConvGeometry, output_len: usize, output_stride: usize, residual: Option<&[f32]>) {
+    assert!(output_stride >= g.out_c, "output stride");
+    if let Some(rows_before) = g.out_pixels().checked_sub(1) {
+        let end = product(&[rows_before, output_stride]).checked_add(g.out_c);
+        assert!(end.is_some_and(|end| end <= output_len), "output");
+    }
+    if let Some(residual) = residual {
+        assert!(residual.len() >= g.out_pixels() * g.out_c, "residual");
+    }
+}
+
+/// The product of sizes; panics above `isize::MAX`.
+pub(crate) fn product(sizes: &[usize]) -> usize {
+    let mut product: usize = 1;
+    for &size in sizes {
+        product = product.checked_mul(size).expect("size overflows");
+    }
+    assert!(isize::try_from(product).is_ok(), "size overflows");
+    product
+}

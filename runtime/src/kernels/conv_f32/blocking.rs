@@ -1,0 +1,125 @@
+//! How the implicit matrix product is cut into blocks that fit the caches.
+//!
+//! The input of an output pixel is a few *runs* of contiguous elements, one *step* apart: a 3×3
+//! convolution has three runs of `3 * in_c` elements, one input row apart. Where all runs of a
+//! pixel lie inside the input, kernels read them in place; other pixels, and geometries without
+//! such runs, are gathered into scratch first, padding as zeros.
+//!
+//! K is cut into blocks of whole runs or of parts of one, M into blocks of [`BLOCK_ROWS`]. Within
+//! a block, a panel's slice of weights stays in L1 while it meets every row.
+
+use super::super::ConvGeometry;
+
+/// Elements of K in a block: 16 × 384 f32 weights are 24 KiB, which leaves room in a 32 KiB L1 for
+/// a tile of rows.
+pub(super) const BLOCK_K: usize = 384;
+
+/// Output pixels in a block: 48 × 384 f32 inputs are 72 KiB, a part of any L2. A multiple of the
+/// rows of a tile, 6 and 12.
+pub(super) const BLOCK_ROWS: usize = 48;
+
+/// Up to this many output pixels meet each weight only once: blocks of K would gain nothing.
+const SINGLE_TILE_ROWS: usize = 6;
+
+/// The contiguous runs that make up the input of a pixel inside the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Runs {
+    pub(super) count: usize,
+    /// Elements in a run.
+    pub(super) len: usize,
+    /// Elements from the start of a run to the start of the next.
+    pub(super) step: usize,
+}
+
+/// The runs of a pixel, or `None` if K isn't made of runs one step apart.
+pub(super) fn runs(g: &ConvGeometry) -> Option<Runs> {
+    // The steps can only overflow where there is no second run, so where they aren't used.
+    let row_step = g.dilation_h.wrapping_mul(g.in_w).wrapping_mul(g.in_c);
+    let column_step = g.dilation_w.wrapping_mul(g.in_c);
+    if g.kernel_w == 1 || (g.dilation_w == 1 && g.groups == 1) {
+        Some(Runs { count: g.kernel_h, len: g.kernel_w * g.group_in_c(), step: row_step })
+    } else if g.kernel_h == 1 {
+        Some(Runs { count: g.kernel_w, len: g.group_in_c(), step: column_step })
+    } else {
+        None
+    }
+}
+
+/// A block of K, in terms of the runs: `runs` whole ones, or a part of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KBlock {
+    /// First element of K.
+    pub(super) k: usize,
+    /// Number of runs in the block.
+    pub(super) runs: usize,
+    /// Elements of each run in the block.
+    pub(super) len: usize,
+    /// Run in which the block starts.
+    pub(super) first_run: usize,
+    /// Where in that run it starts.
+    pub(super) offset: usize,
+}
+
+/// Cuts K; `runs.count * runs.len` is K. There is always at least one block.
+#[derive(Clone, Copy)]
+pub(super) struct KBlocks {
+    runs: Runs,
+    /// Whole runs a block (the last may have fewer).
+    runs_per_block: usize,
+    /// Elements of a run in a block (the last may have fewer); the run's length unless
+    /// `runs_per_block` is 1.
+    part_len: usize,
+}
+
+impl KBlocks {
+    pub(super) fn new(g: &ConvGeometry) -> KBlocks {
+        let runs = runs(g).unwrap_or(Runs { count: 1, len: g.k(), step: 0 });
+        let limit = if g.out_pixels() <= SINGLE_TILE_ROWS { usize::MAX } else { BLOCK_K };
+        if runs.len >= limit {
+            let parts = runs.len.div_ceil(limit);
+            KBlocks { runs, runs_per_block: 1, part_len: runs.len.div_ceil(parts) }
+        } else {
+            let most = (limit / runs.len.max(1)).clamp(1, runs.count);
+            let blocks = runs.count.div_ceil(most);
+            KBlocks { runs, runs_per_block: runs.count.div_ceil(blocks), part_len: runs.len }
+        }
+    }
+
+    /// Elements of the largest block.
+    fn largest(&self) -> usize {
+        self.runs_per_block * self.part_len
+    }
+
+    /// The block that starts at element `k` of K; blocks follow one another from 0.
+    pub(super) fn at(&self, k: usize) -> KBlock {
+        // K = 0 has one empty block.
+        let (first_run, offset) = (k / self.runs.len.max(1), k % self.runs.len.max(1));
+        let runs = self.runs_per_block.min(self.runs.count - first_run);
+        let len = self.part_len.min(self.runs.len - offset);
+        KBlock { k, runs, len, first_run, offset }
+    }
+}
+
+impl KBlock {
+    /// Elements of K in the block.
+    pub(super) fn size(&self) -> usize {
+        self.runs * self.len
+    }
+}
+
+/// True when some output pixel isn't a set of runs inside the input.
+fn gathers(g: &ConvGeometry) -> bool {
+    let ends_inside = |out: usize, stride: usize, kernel: usize, dilation: usize, len: usize| {
+        out == 0 || (out - 1) * stride + (kernel - 1) * dilation < len
+    };
+    runs(g).is_none()
+        || g.pad_top > 0
+        || g.pad_left > 0
+        || !ends_inside(g.out_h, g.stride_h, g.kernel_h, g.dilation_h, g.in_h)
+        || !ends_inside(g.out_w, g.stride_w, g.kernel_w, g.dilation_w, g.in_w)
+}
+
+/// Elements of scratch: one block of gathered rows.
+pub(super) fn scratch_len(g: &ConvGeometry) -> usize {
+    if gathers(g) { BLOCK_ROWS.min(g.out_pixels()) * KBlocks::new(g).largest() } else { 0 }
+}

@@ -1,0 +1,323 @@
+//! One register of f32 lanes: the few operations that the float kernels are written in.
+//!
+//! A kernel generic over [`Lanes`] is compiled once per instruction set, by inlining it into a
+//! function that enables the set's features. `Array` is the same register in plain Rust, so that
+//! tests run the kernels' index arithmetic at every width on every machine.
+
+use half::f16;
+
+/// A register of [`Lanes::LEN`] f32.
+///
+/// # Safety
+///
+/// Every function may be called only on a CPU with the implementation's instruction set. Those
+/// that take a pointer need it valid for the number of elements that they name; no alignment is
+/// needed beyond that of the element.
+pub(crate) trait Lanes: Copy {
+    /// Lanes in the register: 8 or 16, a divisor of [`PANEL_N`](super::super::PANEL_N).
+    const LEN: usize;
+
+    /// All lanes +0.
+    unsafe fn zero() -> Self;
+    /// All lanes `x`.
+    unsafe fn splat(x: f32) -> Self;
+    /// Reads `LEN` elements.
+    unsafe fn load(from: *const f32) -> Self;
+    /// Reads and widens `LEN` elements.
+    unsafe fn load_f16(from: *const f16) -> Self;
+    /// Reads `n < LEN` elements; the other lanes are 0 and their memory isn't touched.
+    unsafe fn load_part(from: *const f32, n: usize) -> Self;
+    /// Writes `LEN` elements.
+    unsafe fn store(self, to: *mut f32);
+    /// Writes the first `n < LEN` elements only.
+    unsafe fn store_part(self, to: *mut f32, n: usize);
+    /// `self + x`.
+    unsafe fn add(self, x: Self) -> Self;
+    /// `a * b + self`, rounded once.
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// `max(min, min(self, max))` of two bounds; a NaN in `self` stays.
+    unsafe fn clamp(self, min: Self, max: Self) -> Self;
+    /// The sum of the lanes, in any order.
+    unsafe fn sum(self) -> f32;
+}
+
+/// An element that weights are stored in.
+///
+/// # Safety
+///
+/// As for [`Lanes::load`].
+pub(crate) trait Weight: Copy {
+    /// Reads `L::LEN` elements as f32, exactly.
+    unsafe fn load<L: Lanes>(from: *const Self) -> L;
+}
+
+impl Weight for f32 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: the contract is the same.
+        unsafe { L::load(from) }
+    }
+}
+
+impl Weight for f16 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: the contract is the same.
+        unsafe { L::load_f16(from) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86_64::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64 {
+    use super::{Lanes, f16};
+    use core::arch::x86_64::*;
+
+    /// Eight lanes; needs AVX2, FMA and F16C.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx2(__m256);
+
+    /// `MASKS[8 - n..]` starts with n set lanes.
+    static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    impl Lanes for Avx2 {
+        const LEN: usize = 8;
+
+        #[inline(always)]
+        unsafe fn zero() -> Self {
+            // SAFETY: the caller has AVX2.
+            Avx2(unsafe { _mm256_setzero_ps() })
+        }
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: the caller has AVX2.
+            Avx2(unsafe { _mm256_set1_ps(x) })
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: the caller has AVX2 and promises 8 elements.
+            Avx2(unsafe { _mm256_loadu_ps(from) })
+        }
+
+        #[inline(always)]
+        unsafe fn load_f16(from: *const f16) -> Self {
+            // SAFETY: the caller has F16C and promises 8 elements of 2 bytes, one __m128i.
+            Avx2(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) })
+        }
+
+        #[inline(always)]
+        unsafe fn load_part(from: *const f32, n: usize) -> Self {
+            debug_assert!(n < 8);
+            // SAFETY: n < 8, so the mask is read inside MASKS; masked-off lanes aren't accessed.
+            Avx2(unsafe {
+                let mask = _mm256_loadu_si256(MASKS.as_ptr().add(8 - n).cast());
+                _mm256_maskload_ps(from, mask)
+            })
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: the caller has AVX2 and promises 8 elements.
+            unsafe { _mm256_storeu_ps(to, self.0) }
+        }
+
+        // Pieces of 4, 2 and 1: a masked store is microcoded on AMD before Zen 4.
+        #[inline(always)]
+        unsafe fn store_part(self, to: *mut f32, n: usize) {
+            debug_assert!(n < 8);
+            // SAFETY: the pieces are the binary digits of n, so they cover to..to + n exactly.
+            unsafe {
+                let mut to = to;
+                let mut rest = _mm256_castps256_ps128(self.0);
+                if n & 4 != 0 {
+                    _mm_storeu_ps(to, rest);
+                    to = to.add(4);
+                    rest = _mm256_extractf128_ps::<1>(self.0);
+                }
+                if n & 2 != 0 {
+                    _mm_storel_epi64(to.cast(), _mm_castps_si128(rest));
+                    to = to.add(2);
+                    rest = _mm_movehl_ps(rest, rest);
+                }
+                if n & 1 != 0 {
+                    _mm_store_ss(to, rest);
+                }
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, x: Self) -> Self {
+            // SAFETY: the caller has AVX2.
+            Avx2(unsafe { _mm256_add_ps(self.0, x.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn fma(self, a: Self, b: Self) -> Self {
+            // SAFETY: the caller has FMA.
+            Avx2(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })
+        }
+
+        // minps and maxps return their second operand when either is NaN.
+        #[inline(always)]
+        unsafe fn clamp(self, min: Self, max: Self) -> Self {
+            // SAFETY: the caller has AVX2.
+            Avx2(unsafe { _mm256_max_ps(min.0, _mm256_min_ps(max.0, self.0)) })
+        }
+
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            // SAFETY: the caller has AVX2.
+            unsafe {
+                let x = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+                let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+                _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+            }
+        }
+    }
+
+    /// Sixteen lanes; needs AVX-512 F.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512(__m512);
+
+    impl Lanes for Avx512 {
+        const LEN: usize = 16;
+
+        #[inline(always)]
+        unsafe fn zero() -> Self {
+            // SAFETY: the caller has AVX-512 F.
+            Avx512(unsafe { _mm512_setzero_ps() })
+        }
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: the caller has AVX-512 F.
+            Avx512(unsafe { _mm512_set1_ps(x) })
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: the caller has AVX-512 F and promises 16 elements.
+            Avx512(unsafe { _mm512_loadu_ps(from) })
+        }
+
+        #[inline(always)]
+        unsafe fn load_f16(from: *const f16) -> Self {
+            // SAFETY: the caller has AVX-512 F and promises 16 elements of 2 bytes, one __m256i.
+            Avx512(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) })
+        }
+
+        #[inline(always)]
+        unsafe fn load_part(from: *const f32, n: usize) -> Self {
+            debug_assert!(n < 16);
+            // SAFETY: the mask has the first n lanes; masked-off lanes aren't accessed.
+            Avx512(unsafe { _mm512_maskz_loadu_ps((1u16 << n) - 1, from) })
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: the caller has AVX-512 F and promises 16 elements.
+            unsafe { _mm512_storeu_ps(to, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_part(self, to: *mut f32, n: usize) {
+            debug_assert!(n < 16);
+            // SAFETY: the mask has the first n lanes; masked-off lanes aren't accessed.
+            unsafe { _mm512_mask_storeu_ps(to, (1u16 << n) - 1, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, x: Self) -> Self {
+            // SAFETY: the caller has AVX-512 F.
+            Avx512(unsafe { _mm512_add_ps(self.0, x.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn fma(self, a: Self, b: Self) -> Self {
+            // SAFETY: the caller has AVX-512 F.
+            Avx512(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
+        }
+
+        // minps and maxps return their second operand when either is NaN.
+        #[inline(always)]
+        unsafe fn clamp(self, min: Self, max: Self) -> Self {
+            // SAFETY: the caller has AVX-512 F.
+            Avx512(unsafe { _mm512_max_ps(min.0, _mm512_min_ps(max.0, self.0)) })
+        }
+
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            // SAFETY: the caller has AVX-512 F.
+            unsafe { _mm512_reduce_add_ps(self.0) }
+        }
+    }
+}
+
+/// `N` lanes in plain Rust, for tests.
+#[cfg(test)]
+#[derive(Clone, Copy)]
+pub(crate) struct Array<const N: usize>([f32; N]);
+
+#[cfg(test)]
+impl<const N: usize> Lanes for Array<N> {
+    const LEN: usize = N;
+
+    unsafe fn zero() -> Self {
+        Array([0.0; N])
+    }
+
+    unsafe fn splat(x: f32) -> Self {
+        Array([x; N])
+    }
+
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller promises N elements.
+        Array(core::array::from_fn(|i| unsafe { *from.add(i) }))
+    }
+
+    unsafe fn load_f16(from: *const f16) -> Self {
+        // SAFETY: the caller promises N elements.
+        Array(core::array::from_fn(|i| unsafe { *from.add(i) }.to_f32()))
+    }
+
+    unsafe fn load_part(from: *const f32, n: usize) -> Self {
+        assert!(n < N);
+        // SAFETY: the caller promises n elements.
+        Array(core::array::from_fn(|i| if i < n { unsafe { *from.add(i) } } else { 0.0 }))
+    }
+
+    unsafe fn store(self, to: *mut f32) {
+        for i in 0..N {
+            // SAFETY: the caller promises N elements.
+            unsafe { *to.add(i) = self.0[i] }
+        }
+    }
+
+    unsafe fn store_part(self, to: *mut f32, n: usize) {
+        assert!(n < N);
+        for i in 0..n {
+            // SAFETY: the caller promises n elements.
+            unsafe { *to.add(i) = self.0[i] }
+        }
+    }
+
+    unsafe fn add(self, x: Self) -> Self {
+        Array(core::array::from_fn(|i| self.0[i] + x.0[i]))
+    }
+
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        Array(core::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
+    }
+
+    unsafe fn clamp(self, min: Self, max: Self) -> Self {
+        Array(core::array::from_fn(|i| super::scalar::clamp(self.0[i], min.0[i], max.0[i])))
+    }
+
+    unsafe fn sum(self) -> f32 {
+        self.0.iter().sum()
+    }
+}

@@ -1,0 +1,58 @@
+//! Float convolution in plain Rust: the formula, summed in f32 in the order of K.
+
+use super::super::FloatWeights;
+use super::{ConvF32, PANEL_N};
+
+/// See [`ConvF32`].
+pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
+    args.check();
+    let g = args.geometry;
+    let (group_in_c, group_out_c, k) = (g.group_in_c(), g.group_out_c(), g.k());
+
+    for pixel in 0..g.out_pixels() {
+        let (batch, oy, ox) = (pixel / (g.out_h * g.out_w), pixel / g.out_w % g.out_h, pixel % g.out_w);
+        for channel in 0..g.out_c {
+            let (group, n) = (channel / group_out_c, channel % group_out_c);
+            let padded_channel = group * g.padded_group_out_c() + n;
+            let panel = padded_channel / PANEL_N * PANEL_N * k;
+
+            let mut sum = 0.0;
+            for ky in 0..g.kernel_h {
+                for kx in 0..g.kernel_w {
+                    let (y, x) = (oy * g.stride_h + ky * g.dilation_h, ox * g.stride_w + kx * g.dilation_w);
+                    if y < g.pad_top || y >= g.pad_top + g.in_h || x < g.pad_left || x >= g.pad_left + g.in_w {
+                        continue;
+                    }
+                    let pixel_in = (batch * g.in_h + y - g.pad_top) * g.in_w + x - g.pad_left;
+                    for c in 0..group_in_c {
+                        let row = (ky * g.kernel_w + kx) * group_in_c + c;
+                        let weight = weight(args.weights, panel + row * PANEL_N + padded_channel % PANEL_N);
+                        sum += args.input[pixel_in * g.in_c + group * group_in_c + c] * weight;
+                    }
+                }
+            }
+
+            let mut y = sum + args.epilogue.bias[padded_channel];
+            if let Some(residual) = args.epilogue.residual {
+                y += residual[pixel * g.out_c + channel];
+            }
+            args.output[pixel * args.output_stride + channel] = clamp(y, args.epilogue.min, args.epilogue.max);
+        }
+    }
+}
+
+/// Weight `index` as f32.
+#[inline(always)]
+pub(crate) fn weight(weights: FloatWeights<'_>, index: usize) -> f32 {
+    match weights {
+        FloatWeights::F32(w) => w[index],
+        FloatWeights::F16(w) => w[index].to_f32(),
+    }
+}
+
+/// `y` limited to `min..=max`; a NaN stays.
+#[inline(always)]
+pub(crate) fn clamp(y: f32, min: f32, max: f32) -> f32 {
+    let y = if y > max { max } else { y };
+    if y < min { min } else { y }
+}

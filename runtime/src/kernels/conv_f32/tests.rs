@@ -1,0 +1,445 @@
+//! Every float convolution kernel against a naive one in f64, over one set of cases.
+
+use super::lanes::{Array, Lanes, Weight};
+use super::tile::{Tile, TileKernel, WeightPtr, tile};
+use super::*;
+use half::f16;
+
+/// Rounding unit of f32.
+const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
+
+/// `γ(n)` of the module's documentation: relative to the sum of absolute values, the largest error
+/// of a sum whose terms go through at most `n` roundings.
+pub(crate) fn gamma(n: usize) -> f64 {
+    let nu = n as f64 * UNIT;
+    nu / (1.0 - nu)
+}
+
+/// Roundings of a term besides the K of the sum: bias, residual, product.
+pub(crate) const EPILOGUE_ROUNDINGS: usize = 3;
+
+/// A generator of test data (Marsaglia, *Xorshift RNGs*, 2003).
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 >> 11
+    }
+
+    /// One of `choices`.
+    pub(crate) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.next() as usize % choices.len()]
+    }
+
+    /// Numbers in -1..1 that f16 holds exactly.
+    pub(crate) fn numbers(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| (self.next() % 2048) as f32 / 1024.0 - 1.0).collect()
+    }
+
+    /// Numbers in -1..1 that use all bits of an f32.
+    pub(crate) fn fine_numbers(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| (self.next() % (1 << 24)) as f32 / (1 << 23) as f32 - 1.0).collect()
+    }
+}
+
+/// What a case varies besides the geometry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Variant {
+    pub(crate) f16_weights: bool,
+    pub(crate) residual: bool,
+    pub(crate) min: f32,
+    pub(crate) max: f32,
+    /// Elements between output rows.
+    pub(crate) gap: usize,
+}
+
+pub(crate) const PLAIN: Variant =
+    Variant { f16_weights: false, residual: false, min: f32::NEG_INFINITY, max: f32::INFINITY, gap: 0 };
+
+impl Variant {
+    pub(crate) fn random(random: &mut Random) -> Variant {
+        let (min, max) = random.pick(&[(f32::NEG_INFINITY, f32::INFINITY), (0.0, f32::INFINITY), (0.0, 0.5)]);
+        Variant {
+            f16_weights: random.pick(&[false, true]),
+            residual: random.pick(&[false, true]),
+            min,
+            max,
+            gap: random.pick(&[0, 0, 1, 7]),
+        }
+    }
+}
+
+/// A value that no kernel computes from the tests' numbers, to see what it wrote.
+pub(crate) const UNTOUCHED: f32 = 12345.0;
+
+/// A convolution with data, the exact result and what each element may be off.
+struct Problem {
+    geometry: ConvGeometry,
+    variant: Variant,
+    input: Vec<f32>,
+    packed: Vec<f32>,
+    packed_f16: Vec<f16>,
+    bias: Vec<f32>,
+    residual: Vec<f32>,
+    expected: Vec<(f64, f64)>,
+}
+
+impl Problem {
+    fn new(geometry: ConvGeometry, variant: Variant, seed: u64) -> Problem {
+        let g = geometry;
+        let mut random = Random::new(seed);
+        let input = random.fine_numbers(g.input_len());
+        let ohwi = if variant.f16_weights {
+            random.numbers(g.out_c * g.k())
+        } else {
+            random.fine_numbers(g.out_c * g.k())
+        };
+        let channel_bias = random.fine_numbers(g.out_c);
+        let residual = random.fine_numbers(g.out_pixels() * g.out_c);
+
+        let mut packed = vec![UNTOUCHED; g.packed_float_len()];
+        pack_weights(&g, &ohwi, &mut packed);
+        let packed_f16 = packed.iter().map(|&w| f16::from_f32(w)).collect();
+        // Padding holds rubbish: it must not reach the output.
+        let mut bias = vec![UNTOUCHED; g.padded_out_c()];
+        for channel in 0..g.out_c {
+            bias[channel / g.group_out_c() * g.padded_group_out_c() + channel % g.group_out_c()] = channel_bias[channel];
+        }
+
+        // The oracle: taps outside the input are skipped, everything else is the definition.
+        let mut expected = Vec::new();
+        let gamma = gamma(g.k() + EPILOGUE_ROUNDINGS);
+        for b in 0..g.batch {
+            for oy in 0..g.out_h {
+                for ox in 0..g.out_w {
+                    for oc in 0..g.out_c {
+                        let (mut sum, mut size) = (0.0, 0.0);
+                        let first_c = oc / (g.out_c / g.groups) * (g.in_c / g.groups);
+                        for ky in 0..g.kernel_h as isize {
+                            for kx in 0..g.kernel_w as isize {
+                                let y = oy as isize * g.stride_h as isize + ky * g.dilation_h as isize
+                                    - g.pad_top as isize;
+                                let x = ox as isize * g.stride_w as isize + kx * g.dilation_w as isize
+                                    - g.pad_left as isize;
+                                if !(0..g.in_h as isize).contains(&y) || !(0..g.in_w as isize).contains(&x) {
+                                    continue;
+                                }
+                                for c in 0..g.in_c / g.groups {
+                                    let at = ((b * g.in_h + y as usize) * g.in_w + x as usize) * g.in_c + first_c + c;
+                                    let tap = (oc * g.kernel_h + ky as usize) * g.kernel_w + kx as usize;
+                                    let term = input[at] as f64 * ohwi[tap * (g.in_c / g.groups) + c] as f64;
+                                    sum += term;
+                                    size += term.abs();
+                                }
+                            }
+                        }
+                        let mut terms = vec![channel_bias[oc] as f64];
+                        if variant.residual {
+                            terms.push(residual[expected.len()] as f64);
+                        }
+                        for term in terms {
+                            sum += term;
+                            size += term.abs();
+                        }
+                        let y = sum.max(variant.min as f64).min(variant.max as f64);
+                        expected.push((y, gamma * size));
+                    }
+                }
+            }
+        }
+        Problem { geometry, variant, input, packed, packed_f16, bias, residual, expected }
+    }
+
+    fn run(&self, scratch_len: usize, kernel: impl Fn(&mut ConvF32<'_>)) -> Vec<f32> {
+        let g = self.geometry;
+        let output_stride = g.out_c + self.variant.gap;
+        let mut output = vec![UNTOUCHED; (g.out_pixels() * output_stride).saturating_sub(self.variant.gap)];
+        let mut scratch = vec![f32::NAN; scratch_len];
+        kernel(&mut ConvF32 {
+            geometry: g,
+            input: &self.input,
+            weights: match self.variant.f16_weights {
+                true => FloatWeights::F16(&self.packed_f16),
+                false => FloatWeights::F32(&self.packed),
+            },
+            epilogue: EpilogueF32 {
+                bias: &self.bias,
+                residual: self.variant.residual.then_some(&self.residual),
+                min: self.variant.min,
+                max: self.variant.max,
+            },
+            output: &mut output,
+            output_stride,
+            scratch: &mut scratch,
+        });
+        output
+    }
+
+    fn check(&self, name: &str, output: &[f32]) {
+        let g = self.geometry;
+        for (i, &y) in output.iter().enumerate() {
+            let (pixel, channel) = (i / (g.out_c + self.variant.gap), i % (g.out_c + self.variant.gap));
+            if channel >= g.out_c {
+                assert_eq!(y, UNTOUCHED, "{name} wrote between rows: {g:?} {:?}", self.variant);
+                continue;
+            }
+            let (expected, tolerance) = self.expected[pixel * g.out_c + channel];
+            assert!(
+                (y as f64 - expected).abs() <= tolerance,
+                "{name}, pixel {pixel}, channel {channel}: {y}, expected {expected} ± {tolerance}: {g:?} {:?}",
+                self.variant
+            );
+        }
+    }
+}
+
+/// The tile of an instruction set with `L::LEN` lanes, in plain Rust.
+unsafe fn array_tile<L: Lanes, const MR: usize, const NV: usize, const KU: usize>(t: &Tile<'_>) {
+    unsafe fn by_width<L: Lanes, W: Weight, const MR: usize, const NV: usize, const KU: usize>(
+        t: &Tile<'_>,
+        w: *const W,
+    ) {
+        // SAFETY: the contract is the same.
+        unsafe {
+            match t.cols <= L::LEN {
+                true => tile::<L, W, MR, 1, KU>(t, w),
+                false => tile::<L, W, MR, NV, KU>(t, w),
+            }
+        }
+    }
+    // SAFETY: the contract is the same.
+    unsafe {
+        match t.weights {
+            WeightPtr::F32(w) => by_width::<L, f32, MR, NV, KU>(t, w),
+            WeightPtr::F16(w) => by_width::<L, f16, MR, NV, KU>(t, w),
+        }
+    }
+}
+
+/// The tiles of [`x86_64`](super::x86_64), in plain Rust: shapes that this CPU can't run are covered.
+pub(crate) const ARRAY_TILES: [(&str, TileKernel); 2] = [
+    ("8 lanes", TileKernel { rows: 6, panels: 1, run: array_tile::<Array<8>, 6, 2, 2> }),
+    ("16 lanes", TileKernel { rows: 12, panels: 2, run: array_tile::<Array<16>, 12, 2, 1> }),
+];
+
+/// Runs a problem on every kernel that can run here.
+fn check_all(geometry: ConvGeometry, variant: Variant, seed: u64) {
+    let problem = Problem::new(geometry, variant, seed);
+    for isa in Isa::available() {
+        let output = problem.run(scratch_len(&geometry, isa), select(isa));
+        problem.check(isa.name(), &output);
+    }
+    for (name, tile) in ARRAY_TILES {
+        // SAFETY: plain Rust needs no instruction set.
+        let output = problem.run(scratch_len(&geometry, Isa::Avx2), |args| unsafe {
+            blocked::conv_f32_blocked(args, tile)
+        });
+        problem.check(name, &output);
+    }
+}
+
+/// A square "same" convolution to start a case from.
+const BASE: ConvGeometry = ConvGeometry {
+    batch: 1,
+    in_h: 7,
+    in_w: 6,
+    in_c: 5,
+    out_h: 7,
+    out_w: 6,
+    out_c: 18,
+    kernel_h: 3,
+    kernel_w: 3,
+    stride_h: 1,
+    stride_w: 1,
+    pad_top: 1,
+    pad_left: 1,
+    dilation_h: 1,
+    dilation_w: 1,
+    groups: 1,
+};
+
+/// The output size of a convolution with padding on both sides.
+pub(crate) fn with_output(mut g: ConvGeometry, pad_bottom: usize, pad_right: usize) -> ConvGeometry {
+    let out = |len: usize, kernel: usize, dilation: usize, stride: usize| {
+        len.checked_sub((kernel - 1) * dilation + 1).map_or(0, |room| room / stride + 1)
+    };
+    g.out_h = out(g.in_h + g.pad_top + pad_bottom, g.kernel_h, g.dilation_h, g.stride_h);
+    g.out_w = out(g.in_w + g.pad_left + pad_right, g.kernel_w, g.dilation_w, g.stride_w);
+    g
+}
+
+#[test]
+fn shapes() {
+    struct Case {
+        name: &'static str,
+        geometry: ConvGeometry,
+    }
+    let case = |name, geometry| Case { name, geometry };
+    let cases = [
+        case("same", BASE),
+        case("one pixel", ConvGeometry { in_h: 1, in_w: 1, out_h: 1, out_w: 1, ..BASE }),
+        case("valid", with_output(ConvGeometry { pad_top: 0, pad_left: 0, ..BASE }, 0, 0)),
+        case("padding below and right only", with_output(ConvGeometry { pad_top: 0, pad_left: 0, ..BASE }, 2, 1)),
+        case("padding wider than the kernel", with_output(ConvGeometry { pad_top: 5, pad_left: 4, ..BASE }, 5, 4)),
+        case("stride 2", with_output(ConvGeometry { stride_h: 2, stride_w: 2, ..BASE }, 1, 1)),
+        case("stride 3 × 1", with_output(ConvGeometry { stride_h: 3, ..BASE }, 1, 1)),
+        case("pointwise with stride", with_output(ConvGeometry {
+            kernel_h: 1, kernel_w: 1, pad_top: 0, pad_left: 0, stride_h: 2, stride_w: 2, ..BASE
+        }, 0, 0)),
+        case("dilation 2", with_output(ConvGeometry { dilation_h: 2, dilation_w: 2, ..BASE }, 1, 1)),
+        case("dilation of rows", with_output(ConvGeometry { dilation_h: 2, ..BASE }, 1, 1)),
+        case("1-D, dilated", with_output(ConvGeometry {
+            in_h: 1, in_w: 31, kernel_h: 1, pad_top: 0, dilation_w: 4, ..BASE
+        }, 0, 7)),
+        case("grouped", ConvGeometry { in_c: 8, out_c: 12, groups: 4, ..BASE }),
+        case("grouped pointwise", ConvGeometry {
+            in_c: 8, out_c: 36, groups: 2, kernel_h: 1, kernel_w: 1, pad_top: 0, pad_left: 0, ..BASE
+        }),
+        case("grouped, valid 1-D", with_output(ConvGeometry {
+            in_c: 6, out_c: 4, groups: 2, in_h: 1, kernel_h: 1, pad_top: 0, pad_left: 0, ..BASE
+        }, 0, 0)),
+        case("batch", ConvGeometry { batch: 3, ..BASE }),
+        case("blocks of whole runs", ConvGeometry { in_c: 50, ..BASE }),
+        case("blocks of parts of runs", ConvGeometry { in_c: 131, in_w: 8, out_w: 8, ..BASE }),
+        case("blocks of gathered rows", with_output(ConvGeometry {
+            in_c: 52, dilation_w: 2, groups: 1, ..BASE
+        }, 1, 1)),
+        case("blocks, grouped", ConvGeometry { in_c: 180, out_c: 36, groups: 2, ..BASE }),
+        case("a long K for one row", ConvGeometry::matmul(1, 1001, 33)),
+        case("a long K for seven rows", ConvGeometry::matmul(7, 1001, 33)),
+        case("no pixels", ConvGeometry { batch: 0, ..BASE }),
+        case("no outputs", ConvGeometry { out_c: 0, ..BASE }),
+        case("no inputs", ConvGeometry { in_c: 0, ..BASE }),
+    ];
+    for (i, Case { name, geometry }) in cases.into_iter().enumerate() {
+        println!("{name}");
+        check_all(geometry, PLAIN, i as u64);
+        let everything = Variant { f16_weights: true, residual: true, min: 0.0, max: 0.75, gap: 3 };
+        check_all(geometry, everything, i as u64);
+    }
+}
+
+#[test]
+fn every_number_of_rows_and_columns() {
+    for rows in (0..=26).chain([47, 48, 49, 97]) {
+        for cols in [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 25, 31, 32, 33, 40, 48, 64] {
+            let f16_weights = (rows + cols) % 2 == 0;
+            let residual = rows % 2 == 0;
+            check_all(ConvGeometry::matmul(rows, 9, cols), Variant { f16_weights, residual, ..PLAIN }, 1);
+        }
+    }
+}
+
+#[test]
+fn random_convolutions() {
+    let mut random = Random::new(7);
+    let cases = if cfg!(miri) { 3 } else { 400 };
+    for seed in 0..cases {
+        let groups = random.pick(&[1, 1, 1, 2, 4]);
+        let channels = [1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 64];
+        let geometry = with_output(
+            ConvGeometry {
+                batch: random.pick(&[1, 1, 2]),
+                in_h: random.pick(&[1, 4, 5, 9]),
+                in_w: random.pick(&[1, 3, 6, 11]),
+                in_c: groups * random.pick(&channels),
+                out_h: 0,
+                out_w: 0,
+                out_c: groups * random.pick(&channels),
+                kernel_h: random.pick(&[1, 3, 5]),
+                kernel_w: random.pick(&[1, 3, 5]),
+                stride_h: random.pick(&[1, 2, 3]),
+                stride_w: random.pick(&[1, 2, 3]),
+                pad_top: random.pick(&[0, 1, 2]),
+                pad_left: random.pick(&[0, 1, 2]),
+                dilation_h: random.pick(&[1, 1, 2]),
+                dilation_w: random.pick(&[1, 1, 2]),
+                groups,
+            },
+            random.pick(&[0, 1, 3]),
+            random.pick(&[0, 1, 3]),
+        );
+        check_all(geometry, Variant::random(&mut random), seed);
+    }
+    println!("instruction sets covered: {:?}", Isa::available().collect::<Vec<_>>());
+}
+
+#[test]
+fn nan_and_infinity_pass_the_clamp_as_documented() {
+    for isa in Isa::available() {
+        for (min, max) in [(f32::NEG_INFINITY, f32::INFINITY), (0.0, 6.0)] {
+            let geometry = ConvGeometry::matmul(3, 1, 17);
+            let mut weights = [0.0; 32];
+            pack_weights(&geometry, &[1.0; 17], &mut weights);
+            let mut output = [0.0; 51];
+            select(isa)(&mut ConvF32 {
+                geometry,
+                input: &[f32::NAN, f32::INFINITY, f32::NEG_INFINITY],
+                weights: FloatWeights::F32(&weights),
+                epilogue: EpilogueF32 { bias: &[0.0; 32], residual: None, min, max },
+                output: &mut output,
+                output_stride: 17,
+                scratch: &mut [],
+            });
+            assert!(output[..17].iter().all(|y| y.is_nan()), "{isa}: {output:?}");
+            assert!(output[17..34].iter().all(|&y| y == max), "{isa}: {output:?}");
+            assert!(output[34..].iter().all(|&y| y == min), "{isa}: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn short_slices_panic() {
+    // What is cut from: input, weights, bias, residual, output, scratch.
+    for cut in 0..6 {
+        for isa in Isa::available().filter(|&isa| cut < 5 || isa != Isa::Scalar) {
+            let refused = std::panic::catch_unwind(|| {
+                let g = BASE;
+                let cut = |i: usize| usize::from(cut == i);
+                let scratch_len = scratch_len(&g, isa);
+                select(isa)(&mut ConvF32 {
+                    geometry: g,
+                    input: &vec![0.0; g.input_len() - cut(0)],
+                    weights: FloatWeights::F32(&vec![0.0; g.packed_float_len() - cut(1)]),
+                    epilogue: EpilogueF32 {
+                        bias: &vec![0.0; g.padded_out_c() - cut(2)],
+                        residual: Some(&vec![0.0; g.out_pixels() * g.out_c - cut(3)]),
+                        min: 0.0,
+                        max: 1.0,
+                    },
+                    output: &mut vec![0.0; g.out_pixels() * g.out_c - cut(4)],
+                    output_stride: g.out_c,
+                    scratch: &mut vec![0.0; scratch_len - cut(5)],
+                });
+            });
+            assert!(refused.is_err(), "{isa} accepted a short slice, number {cut}");
+        }
+    }
+}
+
+#[test]
+fn overflowing_geometries_panic() {
+    let huge = usize::MAX / 2;
+    for geometry in [
+        ConvGeometry { in_h: huge, ..BASE },
+        ConvGeometry { out_h: huge, ..BASE },
+        ConvGeometry { out_c: usize::MAX - 1, ..BASE },
+        ConvGeometry { kernel_h: huge, ..BASE },
+        ConvGeometry { stride_h: huge, ..BASE },
+        ConvGeometry { dilation_w: huge, ..BASE },
+        ConvGeometry { pad_left: huge, ..BASE },
+        ConvGeometry { groups: 0, ..BASE },
+        ConvGeometry { groups: 3, ..BASE },
+        ConvGeometry { stride_w: 0, ..BASE },
+        ConvGeometry { dilation_h: 0, ..BASE },
+    ] {
+        assert!(std::panic::catch_unwind(|| check_geometry(&geometry)).is_err(), "{geometry:?}");
+    }
+}

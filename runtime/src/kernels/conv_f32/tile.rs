@@ -1,0 +1,225 @@
+//! The microkernel: a tile of rows × columns of a matrix product, held in registers over K.
+
+use super::lanes::{Lanes, Weight};
+use crate::kernels::{FloatWeights, PANEL_N};
+use core::cmp::Ordering;
+
+/// What a tile kernel needs. The pointers are raw because rows overlap and may lie in different
+/// slices.
+///
+/// # Safety
+///
+/// A call is sound when the CPU has the kernel's instruction set, and, with `w(k, j)` short for
+/// element `k * weight_step + j / PANEL_N * panel_stride + j % PANEL_N`:
+///
+/// - every row points to `runs` runs of `run_len` readable elements, `a_step` apart, each run
+///   the row's `step` elements after the last;
+/// - `w(k, j)` is readable for `k < runs * run_len` and `j` up to `cols` rounded up to whole panels;
+/// - `output` is writable for `rows.len()` rows of `cols` elements, `output_stride` apart;
+/// - in `finish`, `bias` is readable for `cols` rounded up to whole panels, and `residual`, unless
+///   null, for `rows.len()` rows of `cols` elements, `residual_stride` apart.
+pub(crate) struct Tile<'a> {
+    /// 1 to the kernel's number of rows.
+    pub(crate) rows: &'a [Row],
+    pub(crate) runs: usize,
+    pub(crate) run_len: usize,
+    /// Elements from one element of a run to the next: 1 unless A is transposed.
+    pub(crate) a_step: usize,
+    pub(crate) weights: WeightPtr,
+    /// Elements from one row of weights to the next.
+    pub(crate) weight_step: usize,
+    /// Elements from a panel to the next.
+    pub(crate) panel_stride: usize,
+    /// 1 to the kernel's number of columns.
+    pub(crate) cols: usize,
+    pub(crate) output: *mut f32,
+    pub(crate) output_stride: usize,
+    /// Whether the output holds the sum of earlier blocks of K, to add to.
+    pub(crate) accumulate: bool,
+    /// What to do with the sum, after the last block of K.
+    pub(crate) finish: Option<Finish>,
+}
+
+/// One row of A.
+#[derive(Clone, Copy)]
+pub(crate) struct Row {
+    pub(crate) start: *const f32,
+    /// Elements from a run to the next.
+    pub(crate) step: usize,
+}
+
+/// Where a tile's weights start.
+#[derive(Clone, Copy)]
+pub(crate) enum WeightPtr {
+    F32(*const f32),
+    F16(*const half::f16),
+}
+
+impl WeightPtr {
+    /// The weights from element `offset` on.
+    ///
+    /// # Panics
+    ///
+    /// When `offset` is past the end.
+    pub(crate) fn new(weights: FloatWeights<'_>, offset: usize) -> WeightPtr {
+        match weights {
+            FloatWeights::F32(w) => WeightPtr::F32(w[offset..].as_ptr()),
+            FloatWeights::F16(w) => WeightPtr::F16(w[offset..].as_ptr()),
+        }
+    }
+}
+
+/// The epilogue of a tile.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish {
+    pub(crate) bias: *const f32,
+    /// Null for none.
+    pub(crate) residual: *const f32,
+    pub(crate) residual_stride: usize,
+    pub(crate) min: f32,
+    pub(crate) max: f32,
+}
+
+/// A tile kernel of one instruction set.
+#[derive(Clone, Copy)]
+pub(crate) struct TileKernel {
+    /// Most rows and panels of one call.
+    pub(crate) rows: usize,
+    pub(crate) panels: usize,
+    /// Unsafe as [`Tile`] says.
+    pub(crate) run: unsafe fn(&Tile<'_>),
+}
+
+/// Computes a tile of up to `MR` rows and exactly `NV` registers of columns (of which `tile.cols`
+/// count), with `KU` independent sums to hide the latency of the fused multiply-add where rows
+/// are few.
+///
+/// # Safety
+///
+/// As [`Tile`] says, for `L`; `tile.weights` points to `W`s at `weights`.
+#[inline(always)]
+pub(crate) unsafe fn tile<L: Lanes, W: Weight, const MR: usize, const NV: usize, const KU: usize>(
+    tile: &Tile<'_>,
+    weights: *const W,
+) {
+    let rows = tile.rows.len();
+    debug_assert!(rows >= 1 && rows <= MR && tile.cols >= 1 && tile.cols <= NV * L::LEN);
+    let per_panel = PANEL_N / L::LEN;
+
+    // SAFETY: all reads are of elements that Tile promises. Rows past the last repeat it; their
+    // sums are dropped. Pointers are advanced with wrapping_add where they may leave their slice.
+    unsafe {
+        let mut a = [tile.rows[0].start; MR];
+        for i in 1..MR {
+            a[i] = tile.rows.get_unchecked(i.min(rows - 1)).start;
+        }
+        let mut w = weights;
+        let mut sums = [[[L::zero(); NV]; MR]; KU];
+
+        for _ in 0..tile.runs {
+            let mut k = 0;
+            let mut at = 0;
+            while k + KU <= tile.run_len {
+                for u in 0..KU {
+                    let mut b = [L::zero(); NV];
+                    for v in 0..NV {
+                        b[v] = W::load::<L>(w.add(v / per_panel * tile.panel_stride + v % per_panel * L::LEN));
+                    }
+                    for i in 0..MR {
+                        let x = L::splat(*a[i].add(at));
+                        for v in 0..NV {
+                            sums[u][i][v] = sums[u][i][v].fma(x, b[v]);
+                        }
+                    }
+                    w = w.wrapping_add(tile.weight_step);
+                    at += tile.a_step;
+                }
+                k += KU;
+            }
+            if KU > 1 {
+                while k < tile.run_len {
+                    for v in 0..NV {
+                        let b: L = W::load(w.add(v / per_panel * tile.panel_stride + v % per_panel * L::LEN));
+                        for i in 0..MR {
+                            sums[0][i][v] = sums[0][i][v].fma(L::splat(*a[i].add(at)), b);
+                        }
+                    }
+                    w = w.wrapping_add(tile.weight_step);
+                    at += tile.a_step;
+                    k += 1;
+                }
+            }
+            for i in 0..MR {
+                a[i] = a[i].wrapping_add(tile.rows.get_unchecked(i.min(rows - 1)).step);
+            }
+        }
+
+        let mut sum = sums[0];
+        for u in 1..KU {
+            for i in 0..MR {
+                for v in 0..NV {
+                    sum[i][v] = sum[i][v].add(sums[u][i][v]);
+                }
+            }
+        }
+        write::<L, MR, NV>(tile, sum);
+    }
+}
+
+/// Adds what is already there, the bias and the residual; clamps; stores.
+///
+/// # Safety
+///
+/// As [`Tile`] says, for `L`.
+#[inline(always)]
+unsafe fn write<L: Lanes, const MR: usize, const NV: usize>(tile: &Tile<'_>, mut sum: [[L; NV]; MR]) {
+    let rows = tile.rows.len();
+    // SAFETY: rows i < tile.rows.len() and columns below tile.cols are promised by Tile.
+    unsafe {
+        if let Some(finish) = tile.finish {
+            for v in 0..NV {
+                let bias = L::load(finish.bias.add(v * L::LEN));
+                for i in 0..MR {
+                    sum[i][v] = sum[i][v].add(bias);
+                }
+            }
+        }
+        for i in 0..MR {
+            if i >= rows {
+                break;
+            }
+            let output = tile.output.add(i * tile.output_stride);
+            for v in 0..NV {
+                let n = tile.cols.saturating_sub(v * L::LEN);
+                write_lanes(tile, i, v * L::LEN, n, output.wrapping_add(v * L::LEN), sum[i][v]);
+            }
+        }
+    }
+}
+
+/// Finishes the first `n` lanes of one register: row `i` of the tile, column `col` on.
+///
+/// # Safety
+///
+/// As [`Tile`] says, for `L`; `output` is writable for `n` elements, at most `L::LEN`.
+#[inline(always)]
+unsafe fn write_lanes<L: Lanes>(tile: &Tile<'_>, i: usize, col: usize, n: usize, output: *mut f32, sum: L) {
+    // SAFETY: only the first n lanes of row i are accessed, which Tile promises.
+    unsafe {
+        let read = |from: *const f32| if n >= L::LEN { L::load(from) } else { L::load_part(from, n) };
+        let mut y = sum;
+        if tile.accumulate {
+            y = y.add(read(output));
+        }
+        if let Some(finish) = tile.finish {
+            if !finish.residual.is_null() {
+                y = y.add(read(finish.residual.wrapping_add(i * finish.residual_stride + col)));
+            }
+            y = y.clamp(L::splat(finish.min), L::splat(finish.max));
+        }
+        match n.cmp(&L::LEN) {
+            Ordering::Less => y.store_part(output, n),
+            _ => y.store(output),
+        }
+    }
+}

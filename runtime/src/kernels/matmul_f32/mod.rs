@@ -1,0 +1,76 @@
+//! Float product of two activations, as in attention: neither factor is packed ahead of time.
+//!
+//! Every kernel computes `output[i, j] = sum over l of a[i, l] * b[l, j]`, row-major, where either
+//! factor may be stored transposed.
+//!
+//! # Tolerance
+//!
+//! Any kernel is within `γ(k) * sum |a * b|` of the exact value; see
+//! [`conv_f32`](super::conv_f32#tolerance).
+
+#[cfg(any(target_arch = "x86_64", test))]
+mod blocked;
+mod scalar;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+use super::conv_f32::product;
+use crate::Isa;
+
+/// The arguments of a float matrix product. All matrices are row-major and dense.
+pub struct MatMulF32<'a> {
+    /// Rows of the output.
+    pub m: usize,
+    /// Products in a sum.
+    pub k: usize,
+    /// Columns of the output.
+    pub n: usize,
+    /// `m × k`, or `k × m` with `trans_a`.
+    pub a: &'a [f32],
+    /// `k × n`, or `n × k` with `trans_b`.
+    pub b: &'a [f32],
+    /// `m × n`.
+    pub output: &'a mut [f32],
+    /// Whether `a` is stored transposed.
+    pub trans_a: bool,
+    /// Whether `b` is stored transposed.
+    pub trans_b: bool,
+}
+
+/// A float matrix product kernel.
+///
+/// # Panics
+///
+/// When a slice is shorter than its matrix, or a size overflows.
+pub type MatMulF32Fn = fn(&mut MatMulF32<'_>);
+
+/// The kernel for `isa`, or for the next lower instruction set that this CPU and build have.
+pub fn select(isa: Isa) -> MatMulF32Fn {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if isa >= Isa::Avx512
+            && let Some(kernel) = x86_64::matmul_f32_avx512()
+        {
+            return kernel;
+        }
+        if isa >= Isa::Avx2
+            && let Some(kernel) = x86_64::matmul_f32_avx2()
+        {
+            return kernel;
+        }
+    }
+    let _ = isa;
+    scalar::matmul_f32_scalar
+}
+
+impl MatMulF32<'_> {
+    /// Panics unless every slice holds its matrix, with no size overflowing. What the unsafe
+    /// kernels rely on is proved here, not assumed of the caller.
+    fn check(&self) {
+        assert!(self.a.len() >= product(&[self.m, self.k]), "a");
+        assert!(self.b.len() >= product(&[self.k, self.n]), "b");
+        assert!(self.output.len() >= product(&[self.m, self.n]), "output");
+    }
+}
