@@ -96,6 +96,8 @@ pub struct Conv {
     pub pad_after: Vec<usize>,
     pub groups: usize,
     pub clamp: Clamp,
+    /// Quantization of the convolution's own result, before a residual is added (integers only).
+    pub inner_quant: Option<Quant>,
 }
 
 /// A matrix product `[…, m, k] × […, k, n]` with broadcasting of leading axes as in NumPy.
@@ -108,6 +110,8 @@ pub struct MatMul {
     pub transpose_a: bool,
     pub transpose_b: bool,
     pub clamp: Clamp,
+    /// Quantization of the product's own result, before a residual is added (integers only).
+    pub inner_quant: Option<Quant>,
 }
 
 /// Which pooling.

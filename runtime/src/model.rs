@@ -270,8 +270,12 @@ impl<'a> Model<'a> {
             if usize::from(tensor.rank) > MAX_RANK || !(tensor.scale.is_finite() && tensor.scale >= 0.0) {
                 return Err(bad);
             }
-            // Zero points beyond 24 bits would not be exact as f32.
-            if tensor.zero_point.unsigned_abs() > 1 << 16 {
+            let zero_point_fits = match dtype {
+                DType::I8 => i8::try_from(tensor.zero_point).is_ok(),
+                DType::U8 => u8::try_from(tensor.zero_point).is_ok(),
+                _ => tensor.zero_point == 0,
+            };
+            if !zero_point_fits {
                 return Err(bad);
             }
             let mut elements = 1u64;

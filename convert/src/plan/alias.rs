@@ -32,21 +32,10 @@ impl Aliases {
         (at, offset)
     }
 
-    /// Makes `view`, which is a root without a group of its own, part of `of` at an offset.
+    /// Makes the group of the root `view` part of `of`'s, at an offset from `of`.
     pub fn join(&mut self, view: usize, of: usize, offset: usize) {
         self.parent[view] = of;
         self.offset[view] = offset;
-    }
-
-    /// Puts the group of `part` inside `whole`, if `part` is the start of its own group and not
-    /// already in `whole`'s.
-    pub fn try_place(&mut self, part: usize, whole: usize, offset: usize) -> bool {
-        let (root, at) = self.root(part);
-        if at != 0 || root == self.root(whole).0 {
-            return false;
-        }
-        self.join(root, whole, offset);
-        true
     }
 }
 

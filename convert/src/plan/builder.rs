@@ -188,11 +188,24 @@ impl<'g> Builder<'g> {
         Ok(())
     }
 
-    /// Makes `part` lie inside `whole` at an offset, if nothing ties its memory yet.
-    pub fn place_inside(&mut self, part: usize, whole: usize, offset: usize) -> bool {
+    /// Whether `part` may lie inside `whole`: it is made by a step, is no result of the model, and
+    /// nothing ties its memory yet.
+    pub fn can_place(&self, part: usize, whole: usize) -> bool {
+        let (root, offset) = self.aliases.root(part);
         self.plan.tensors[part].storage == Storage::Arena
-            && !self.plan.inputs.contains(&part)
-            && self.aliases.try_place(part, whole, offset)
+            && offset == 0
+            && root != self.aliases.root(whole).0
+            && self.plan.tensors[root].bytes == self.plan.tensors[part].bytes
+            && !self.plan.inputs.iter().any(|input| self.aliases.root(*input).0 == root)
+            && !self.graph.outputs.iter().any(|output| {
+                self.plan.tensor_of_value.get(output).is_some_and(|t| self.aliases.root(*t).0 == root)
+            })
+    }
+
+    /// Makes the group of `part` lie inside `whole`; [`Builder::can_place`] has said yes.
+    pub fn place_inside(&mut self, part: usize, whole: usize, offset: usize) {
+        let root = self.aliases.root(part).0;
+        self.aliases.join(root, whole, offset);
     }
 
     /// True when the tensor is a constant.

@@ -10,7 +10,7 @@ use crate::kernels::depthwise_f32::{self, DepthwiseF32};
 use crate::kernels::depthwise_i8::{self, DepthwiseI8};
 use crate::kernels::{ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, ResidualI8};
 use crate::memory::{Context, Slot, typed, typed_mut};
-use crate::ops::{Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector};
+use crate::ops::{Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector, no_scratch};
 
 /// Products per output at most, so that `K × 2¹⁴` plus a bias of 30 bits stays within an i32.
 const MAX_K_I8: usize = 1 << 16;
@@ -71,9 +71,7 @@ pub static DEPTHWISE_F32: Operator = Operator {
     dtype: Some(DType::F32),
     check: |step| check_f32(step, conv_geometry(step)?, Layout::Depthwise),
     select: select_isa!(run_depthwise_f32),
-    scratch_bytes: |step, isa| {
-        conv_geometry(step).map_or(0, |g| depthwise_f32::scratch_len(&g, isa) * 4)
-    },
+    scratch_bytes: no_scratch,
 };
 
 /// i8 fully connected layer over the last axis.
@@ -162,6 +160,9 @@ fn matrix_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKind> {
 
 /// Per-channel vectors and weights that a geometry needs: (vector length, weight elements).
 fn packed_sizes(geometry: &ConvGeometry, layout: Layout) -> Result<(usize, usize), StepErrorKind> {
+    if !geometry.is_bounded() {
+        return Err(StepErrorKind::TooLarge);
+    }
     let fits = |a: usize, b: usize| a.checked_mul(b).ok_or(StepErrorKind::TooLarge);
     let taps = fits(geometry.kernel_h, geometry.kernel_w)?;
     let k = fits(taps, geometry.group_in_c())?;
@@ -205,12 +206,12 @@ fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(
         expect_vector(&sums, DType::I32, channels, 4)?;
     }
     let attributes: ConvAttributes = step.attributes();
-    for bound in attributes.clamp_q.into_iter().chain(attributes.residual_clamp_q) {
-        if i8::try_from(bound).is_err() {
+    for [min, max] in [attributes.clamp_q, attributes.residual_clamp_q] {
+        if i8::try_from(min).is_err() || i8::try_from(max).is_err() || min > max {
             return Err(StepErrorKind::Attribute("clamp"));
         }
     }
-    if attributes.zero_point.unsigned_abs() > 1 << 16 {
+    if i8::try_from(attributes.zero_point).is_err() {
         return Err(StepErrorKind::Attribute("zero point"));
     }
     check_residual(step, RESIDUAL_I8, DType::I8)
@@ -416,7 +417,6 @@ fn run_depthwise_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), 
         epilogue: parts.epilogue,
         output: parts.output,
         output_stride: geometry.out_c,
-        scratch: parts.scratch,
     };
     depthwise_f32::select(isa)(&mut depthwise);
     Ok(())

@@ -1,0 +1,386 @@
+//! Convolutions and matrix products: packed weights, folded zero points, requantization scales.
+
+use whit::DType;
+use whit::format::{ConvAttributes, Layout, MatMulAttributes, Op as StepOp};
+use whit::kernels::{ConvGeometry, PANEL_N, conv_f32, conv_i8, depthwise_f32, depthwise_i8};
+
+use crate::dim::Dim;
+use crate::graph::{Clamp, Conv, MatMul, Node, Quant};
+use crate::plan::builder::unsupported;
+use crate::plan::{Builder, PlanError};
+use crate::tensor::Tensor;
+
+use super::{clamp_q, is_i8, quant_of, ratio};
+
+/// Bias magnitudes at most: leaves the accumulator room for the products.
+const MAX_BIAS: f64 = (1u32 << 30) as f64;
+
+/// A convolution or fully connected layer with its weights in OHWI order.
+struct Layer<'n> {
+    node: &'n Node,
+    op: StepOp,
+    geometry: ConvGeometry,
+    weights: &'n Tensor,
+    clamp: Clamp,
+    attributes: ConvAttributes,
+    macs: u64,
+    inner_quant: Option<&'n Quant>,
+    // Tensors with the shapes that the step wants.
+    input: usize,
+    output: usize,
+    residual: Option<usize>,
+}
+
+fn small(node: &Node, values: [usize; 2], what: &str) -> Result<[u16; 2], PlanError> {
+    let too_large = |_| unsupported(node, format!("{what} {values:?} is larger than 65535"));
+    Ok([u16::try_from(values[0]).map_err(too_large)?, u16::try_from(values[1]).map_err(too_large)?])
+}
+
+/// Spatial attributes as height and width; a 1-D convolution has height 1.
+fn two(values: &[usize], fill: usize) -> Option<[usize; 2]> {
+    match values {
+        [w] => Some([fill, *w]),
+        [h, w] => Some([*h, *w]),
+        _ => None,
+    }
+}
+
+/// An NWC shape as NHWC.
+fn as_nhwc(shape: &[Dim]) -> Vec<Dim> {
+    match shape {
+        [n, w, c] => vec![n.clone(), Dim::from(1i64), w.clone(), c.clone()],
+        _ => shape.to_vec(),
+    }
+}
+
+pub(super) fn conv(builder: &mut Builder<'_>, node: &Node, conv: &Conv) -> Result<(), PlanError> {
+    let (x, w) = (builder.input(node, 0)?, builder.input(node, 1)?);
+    let graph = builder.graph;
+    let weights = graph.constant(w).ok_or_else(|| {
+        unsupported(node, "its weights are computed at run time; only constant weights are supported")
+    })?;
+    let spatial = |values: &[usize], fill| {
+        two(values, fill).ok_or_else(|| {
+            unsupported(node, format!("{} spatial axes; 1-D and 2-D are supported", values.len()))
+        })
+    };
+    let [kernel_h, kernel_w] = spatial(&conv.kernel, 1)?;
+    let [stride_h, stride_w] = spatial(&conv.stride, 1)?;
+    let [dilation_h, dilation_w] = spatial(&conv.dilation, 1)?;
+    let [pad_top, pad_left] = spatial(&conv.pad_before, 0)?;
+    let output_shape = graph.value(node.outputs[0]).shape.clone();
+    let out_c = weights.shape[0];
+    let in_c = weights.shape[weights.shape.len() - 1] * conv.groups;
+    let geometry = ConvGeometry {
+        kernel_h,
+        kernel_w,
+        stride_h,
+        stride_w,
+        dilation_h,
+        dilation_w,
+        pad_top,
+        pad_left,
+        groups: conv.groups,
+        ..ConvGeometry::matmul(1, in_c, out_c)
+    };
+    let input = builder.tensor(x)?;
+    let input = builder.view(input, &as_nhwc(&graph.value(x).shape))?;
+    let output = builder.tensor(node.outputs[0])?;
+    let output = builder.view(output, &as_nhwc(&output_shape))?;
+    let residual = node.inputs.get(3).copied().flatten();
+    let residual = match residual {
+        Some(id) => {
+            let tensor = builder.tensor(id)?;
+            Some(builder.view(tensor, &as_nhwc(&output_shape))?)
+        }
+        None => None,
+    };
+    let macs = builder.largest_elements(&output_shape)?.saturating_mul(geometry.k() as u64);
+    let op = if geometry.is_depthwise() { StepOp::DepthwiseConv2d } else { StepOp::Conv2d };
+    let attributes = ConvAttributes {
+        kernel: small(node, [kernel_h, kernel_w], "kernel")?,
+        stride: small(node, [stride_h, stride_w], "stride")?,
+        dilation: small(node, [dilation_h, dilation_w], "dilation")?,
+        pad: small(node, [pad_top, pad_left], "padding")?,
+        groups: u32::try_from(conv.groups).map_err(|_| unsupported(node, "too many groups"))?,
+        ..ConvAttributes::default()
+    };
+    let layer = Layer {
+        node,
+        op,
+        geometry,
+        weights,
+        clamp: conv.clamp,
+        attributes,
+        macs,
+        inner_quant: conv.inner_quant.as_ref(),
+        input,
+        output,
+        residual,
+    };
+    lower_layer(builder, layer)
+}
+
+pub(super) fn matmul(builder: &mut Builder<'_>, node: &Node, matmul: &MatMul) -> Result<(), PlanError> {
+    let (a, b) = (builder.input(node, 0)?, builder.input(node, 1)?);
+    let graph = builder.graph;
+    let output_shape = graph.value(node.outputs[0]).shape.clone();
+    let constant = graph.constant(b).filter(|b| b.shape.len() == 2 && !matmul.transpose_a);
+    let Some(weights) = constant else { return dynamic_matmul(builder, node, matmul) };
+
+    // OHWI of a 1×1 convolution is [n, k].
+    let rows = if matmul.transpose_b { weights.as_ref().clone() } else { weights.transposed(&[1, 0]) };
+    let geometry = ConvGeometry::matmul(1, rows.shape[1], rows.shape[0]);
+    let macs = builder.largest_elements(&output_shape)?.saturating_mul(geometry.k() as u64);
+    let residual = match node.inputs.get(3).copied().flatten() {
+        Some(id) => Some(builder.tensor(id)?),
+        None => None,
+    };
+    let attributes = ConvAttributes {
+        kernel: [1, 1],
+        stride: [1, 1],
+        dilation: [1, 1],
+        groups: 1,
+        ..ConvAttributes::default()
+    };
+    let layer = Layer {
+        node,
+        op: StepOp::FullyConnected,
+        geometry,
+        weights: &rows,
+        clamp: matmul.clamp,
+        attributes,
+        macs,
+        inner_quant: matmul.inner_quant.as_ref(),
+        input: builder.tensor(a)?,
+        output: builder.tensor(node.outputs[0])?,
+        residual,
+    };
+    lower_layer(builder, layer)
+}
+
+/// A product of two activations.
+fn dynamic_matmul(builder: &mut Builder<'_>, node: &Node, matmul: &MatMul) -> Result<(), PlanError> {
+    let (a, b) = (builder.input(node, 0)?, builder.input(node, 1)?);
+    let extra = node.inputs.iter().skip(2).any(Option::is_some);
+    if extra || matmul.clamp != Clamp::NONE || builder.value(a).dtype != DType::F32 {
+        let why = "a product of two activations takes f32 without bias; keep it float";
+        return Err(unsupported(node, why));
+    }
+    let shape = builder.value(a).shape.clone();
+    let k = shape[shape.len() - if matmul.transpose_a { 2 } else { 1 }].clone();
+    let output_shape = builder.value(node.outputs[0]).shape.clone();
+    let macs = builder.largest_elements(&output_shape)?.saturating_mul(builder.largest(&k)?);
+    let attributes = MatMulAttributes {
+        transpose_a: u32::from(matmul.transpose_a),
+        transpose_b: u32::from(matmul.transpose_b),
+        ..MatMulAttributes::default()
+    };
+    let inputs = vec![Some(builder.tensor(a)?), Some(builder.tensor(b)?)];
+    builder.step(node, StepOp::MatMul, Some(DType::F32), attributes, inputs, macs)
+}
+
+/// Spreads one number per output channel over the padded positions of the panels.
+fn padded<T: Copy>(layer: &Layer<'_>, values: &[T], fill: T) -> Vec<T> {
+    let geometry = &layer.geometry;
+    if layer.op == StepOp::DepthwiseConv2d {
+        let mut out = vec![fill; geometry.in_c.next_multiple_of(PANEL_N)];
+        out[..values.len()].copy_from_slice(values);
+        return out;
+    }
+    let mut out = vec![fill; geometry.padded_out_c()];
+    let (own, wide) = (geometry.group_out_c(), geometry.padded_group_out_c());
+    for group in 0..geometry.groups {
+        out[group * wide..group * wide + own].copy_from_slice(&values[group * own..(group + 1) * own]);
+    }
+    out
+}
+
+fn lower_layer(builder: &mut Builder<'_>, layer: Layer<'_>) -> Result<(), PlanError> {
+    let x = builder.value(builder.input(layer.node, 0)?);
+    if is_i8(x) { lower_i8(builder, layer) } else { lower_f32(builder, layer) }
+}
+
+fn weight_layout(layer: &Layer<'_>, panels: Layout) -> Layout {
+    if layer.op == StepOp::DepthwiseConv2d { Layout::Depthwise } else { panels }
+}
+
+fn lower_f32(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanError> {
+    let node = layer.node;
+    let geometry = layer.geometry;
+    if geometry.k() == 0 || geometry.out_c == 0 {
+        return Err(unsupported(node, "its weights are empty"));
+    }
+    let ohwi = layer.weights.to_f32();
+    let packed = if layer.op == StepOp::DepthwiseConv2d {
+        let mut packed = vec![0.0; depthwise_f32::packed_len(&geometry)];
+        depthwise_f32::pack_weights(&geometry, &ohwi, &mut packed);
+        packed
+    } else {
+        let mut packed = vec![0.0; geometry.packed_float_len()];
+        conv_f32::pack_weights(&geometry, &ohwi, &mut packed);
+        packed
+    };
+    let bias = match node.inputs.get(2).copied().flatten() {
+        None => vec![0.0; geometry.out_c],
+        Some(id) => {
+            let bias = builder.graph.constant(id);
+            let bias = bias.ok_or_else(|| unsupported(node, "its bias is computed at run time"))?;
+            spread(node, &bias.to_f32(), geometry.out_c)?
+        }
+    };
+    let bias = padded(&layer, &bias, 0.0);
+    let name = &node.name;
+    let layout = weight_layout(&layer, Layout::PanelFloat);
+    let half = builder.options.f16_weights && packed.iter().all(|w| w.abs() <= 65504.0);
+    let (dtype, data): (DType, Vec<u8>) = if half {
+        (DType::F16, packed.iter().flat_map(|w| half::f16::from_f32(*w).to_le_bytes()).collect())
+    } else {
+        (DType::F32, packed.iter().flat_map(|w| w.to_le_bytes()).collect())
+    };
+    let weights =
+        builder.constant(&format!("{name}/weights"), dtype, layout, &layer.weights.shape, data)?;
+    let bias = builder.constant_f32(&format!("{name}/bias"), &bias)?;
+    layer.attributes.clamp = [layer.clamp.min, layer.clamp.max];
+    let inputs = vec![Some(layer.input), Some(weights), Some(bias), layer.residual];
+    let output = layer.output;
+    builder.step_to(name, layer.op, Some(DType::F32), layer.attributes, inputs, output, layer.macs, &[]);
+    Ok(())
+}
+
+/// A per-channel vector; a single number stands for all channels.
+fn spread<T: Copy>(node: &Node, values: &[T], channels: usize) -> Result<Vec<T>, PlanError> {
+    match values {
+        [one] => Ok(vec![*one; channels]),
+        _ if values.len() == channels => Ok(values.to_vec()),
+        _ => {
+            let got = values.len();
+            Err(unsupported(node, format!("{got} per-channel values for {channels} output channels")))
+        }
+    }
+}
+
+fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanError> {
+    let node = layer.node;
+    let geometry = layer.geometry;
+    let graph = builder.graph;
+    let x = quant_of(node, graph.value(builder.input(node, 0)?))?;
+    let weight_value = graph.value(builder.input(node, 1)?);
+    let y_value = graph.value(node.outputs[0]);
+    if !is_i8(weight_value) || !is_i8(y_value) {
+        return Err(unsupported(node, "input, weights and output must all be i8"));
+    }
+    let y = quant_of(node, y_value)?;
+    let w = weight_value.quant.as_ref();
+    let w = w.ok_or_else(|| unsupported(node, "its weights have no scales"))?;
+    let channels = geometry.out_c;
+    let weight_scales = spread(node, &w.scale, channels)?;
+    if w.zero_point.iter().any(|zero_point| *zero_point != 0) {
+        let why = "its weights are asymmetric (zero points other than 0); export with symmetric weights";
+        return Err(unsupported(node, why));
+    }
+    if geometry.k() > 1 << 16 || geometry.k() == 0 || channels == 0 {
+        let why = format!("{} products per output; i8 takes 1 to 65536", geometry.k());
+        return Err(unsupported(node, why));
+    }
+
+    let ohwi = layer.weights.to_i8();
+    let k = geometry.k();
+    let sums: Vec<i32> = ohwi.chunks_exact(k).map(|row| row.iter().map(|w| i32::from(*w)).sum()).collect();
+    let depthwise = layer.op == StepOp::DepthwiseConv2d;
+    let packed = if depthwise {
+        // [channels][taps] to [taps][channels].
+        let hwc: Vec<i8> = (0..k).flat_map(|tap| ohwi.iter().skip(tap).step_by(k).copied()).collect();
+        let mut packed = vec![0; k * geometry.in_c.next_multiple_of(PANEL_N)];
+        depthwise_i8::pack_weights(&geometry, &hwc, &mut packed);
+        packed
+    } else {
+        let mut packed = vec![0; geometry.packed_i8_len()];
+        conv_i8::pack_weights(&geometry, &ohwi, &mut packed);
+        packed
+    };
+
+    // The bias counts in steps of input scale × weight scale; the input's zero point is folded in.
+    let real_bias = match node.inputs.get(2).copied().flatten() {
+        None => vec![0.0; channels],
+        Some(id) => spread(node, &real_values(builder, node, id)?, channels)?,
+    };
+    let mut bias = Vec::with_capacity(channels);
+    for (channel, real) in real_bias.iter().enumerate() {
+        let step = f64::from(x.scale[0]) * f64::from(weight_scales[channel]);
+        let q = (real / step).round_ties_even();
+        if q.is_nan() || q.abs() > MAX_BIAS {
+            let why = format!(
+                "bias {real:e} of channel {channel} doesn't fit 31 bits at its scale {step:e}; \
+                 keep it float with --keep-float {}",
+                node.name
+            );
+            return Err(unsupported(node, why));
+        }
+        bias.push((q as i32).wrapping_sub(x.zero_point[0].wrapping_mul(sums[channel])));
+    }
+
+    // With a residual, the convolution's own result has a quantization of its own.
+    let own = match (layer.residual, layer.inner_quant) {
+        (Some(_), None) => return Err(unsupported(node, "a fused residual lacks the inner scale")),
+        (Some(_), Some(inner)) => inner,
+        (None, _) => y,
+    };
+    let scales: Vec<f32> =
+        weight_scales.iter().map(|w| ratio(f64::from(x.scale[0]) * f64::from(*w), own.scale[0])).collect();
+    layer.attributes.zero_point = own.zero_point[0];
+    layer.attributes.clamp_q = if layer.residual.is_some() {
+        [-128, 127]
+    } else {
+        clamp_q(&layer.clamp, y)
+    };
+    layer.attributes.residual_clamp_q = [-128, 127];
+    if let Some(id) = node.inputs.get(3).copied().flatten() {
+        let residual = quant_of(node, graph.value(id))?;
+        layer.attributes.residual_scale = [
+            ratio(f64::from(own.scale[0]), y.scale[0]),
+            ratio(f64::from(residual.scale[0]), y.scale[0]),
+        ];
+        layer.attributes.residual_clamp_q = clamp_q(&layer.clamp, y);
+    }
+
+    let name = &node.name;
+    let layout = weight_layout(&layer, Layout::PanelI8);
+    let weights = builder.constant_i8(&format!("{name}/weights"), layout, &layer.weights.shape, &packed)?;
+    let bias = padded(&layer, &bias, 0);
+    let scales = padded(&layer, &scales, 0.0);
+    let sums = padded(&layer, &sums, 0);
+    let inputs = vec![
+        Some(layer.input),
+        Some(weights),
+        Some(builder.constant_i32(&format!("{name}/bias"), &bias)?),
+        Some(builder.constant_f32(&format!("{name}/scales"), &scales)?),
+        Some(builder.constant_i32(&format!("{name}/weight_sums"), &sums)?),
+        layer.residual,
+    ];
+    let output = layer.output;
+    builder.step_to(name, layer.op, Some(DType::I8), layer.attributes, inputs, output, layer.macs, &[]);
+    Ok(())
+}
+
+/// A constant as real numbers: floats as they are, quantized integers dequantized.
+fn real_values(builder: &Builder<'_>, node: &Node, id: crate::graph::ValueId) -> Result<Vec<f64>, PlanError> {
+    let value = builder.graph.value(id);
+    let constant = value.constant.as_ref();
+    let constant = constant.ok_or_else(|| unsupported(node, "its bias is computed at run time"))?;
+    if value.dtype.is_float() {
+        return Ok(constant.to_f32().into_iter().map(f64::from).collect());
+    }
+    let quant = value.quant.as_ref();
+    let quant = quant.ok_or_else(|| unsupported(node, "its integer bias has no scale"))?;
+    let integers = constant.to_i64();
+    let count = quant.scale.len();
+    Ok(integers
+        .into_iter()
+        .enumerate()
+        .map(|(index, q)| {
+            let at = if count == 1 { 0 } else { index % count };
+            f64::from(quant.scale[at]) * (q - i64::from(quant.zero_point[at])) as f64
+        })
+        .collect())
+}

@@ -1,0 +1,77 @@
+//! From a node to its step: attribute record, packed constants, in-place candidates.
+
+mod conv;
+mod data;
+mod elementwise;
+mod reduce;
+
+use whit::DType;
+
+use crate::graph::{Clamp, Node, Op, Quant, Value};
+use crate::plan::builder::unsupported;
+use crate::plan::{Builder, PlanError};
+
+/// Adds the steps of a node.
+pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanError> {
+    match &node.op {
+        Op::Conv(conv) => conv::conv(builder, node, conv),
+        Op::MatMul(matmul) => conv::matmul(builder, node, matmul),
+        Op::Pool(pool) => reduce::pool(builder, node, pool),
+        Op::Reduce { kind, axes, .. } => reduce::reduce(builder, node, *kind, axes),
+        Op::ArgReduce { axis, min, select_last, .. } => {
+            reduce::arg_reduce(builder, node, *axis, *min, *select_last)
+        }
+        Op::Softmax { axis, log } => reduce::softmax(builder, node, *axis, *log),
+        Op::Binary(kind) => elementwise::binary(builder, node, *kind),
+        Op::Compare(kind) => elementwise::compare(builder, node, *kind),
+        Op::Unary(kind) => elementwise::unary(builder, node, *kind),
+        Op::Where => elementwise::where_(builder, node),
+        Op::Cast => elementwise::cast(builder, node),
+        Op::Quantize => elementwise::quantize(builder, node),
+        Op::Dequantize => elementwise::dequantize(builder, node),
+        Op::Concat { axis } => data::concat(builder, node, *axis),
+        Op::Slice { starts, steps } => data::slice(builder, node, starts, steps),
+        Op::Transpose { perm } => data::transpose(builder, node, perm),
+        Op::Reshape => data::reshape(builder, node),
+        Op::Expand => data::expand(builder, node),
+        Op::Pad { before, mode, .. } => data::pad(builder, node, before, *mode),
+        Op::Resize { mode, coordinates, scales } => data::resize(builder, node, *mode, *coordinates, scales),
+        Op::Gather { axis } => data::gather(builder, node, *axis),
+        Op::BatchNorm { .. } => Err(unsupported(
+            node,
+            "its statistics aren't constants, so it could not be folded; export the model for inference",
+        )),
+    }
+}
+
+/// The per-tensor quantization of an i8 value.
+fn quant_of<'g>(node: &Node, value: &'g Value) -> Result<&'g Quant, PlanError> {
+    value
+        .quant
+        .as_ref()
+        .filter(|quant| quant.axis.is_none())
+        .ok_or_else(|| unsupported(node, format!("`{}` has no per-tensor scale", value.name)))
+}
+
+/// A clamp in real numbers as bounds on quantized values.
+fn clamp_q(clamp: &Clamp, quant: &Quant) -> [i32; 2] {
+    let of = |real: f32, limit: i32| {
+        if real.is_infinite() {
+            return limit;
+        }
+        let q = (f64::from(real) / f64::from(quant.scale[0])).round_ties_even()
+            + f64::from(quant.zero_point[0]);
+        q.clamp(-128.0, 127.0) as i32
+    };
+    [of(clamp.min, -128), of(clamp.max, 127)]
+}
+
+/// The ratio of two scales, rounded once.
+fn ratio(numerator: f64, denominator: f32) -> f32 {
+    (numerator / f64::from(denominator)) as f32
+}
+
+/// Whether a value is a quantized i8 tensor.
+fn is_i8(value: &Value) -> bool {
+    value.dtype == DType::I8
+}

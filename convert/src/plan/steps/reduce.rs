@@ -1,0 +1,137 @@
+//! Nodes that fold many elements into one: pools, reductions, softmax.
+
+use whit::DType;
+use whit::format::{
+    ArgReduceAttributes, Op as StepOp, PoolAttributes, ReduceAttributes, ReduceOp, SoftmaxAttributes,
+};
+
+use crate::dim::Dim;
+use crate::graph::{Node, Pool, PoolKind, ReduceKind};
+use crate::plan::builder::unsupported;
+use crate::plan::{Builder, PlanError};
+use crate::quantize::lut;
+
+use super::{is_i8, quant_of, ratio};
+
+pub(super) fn pool(builder: &mut Builder<'_>, node: &Node, pool: &Pool) -> Result<(), PlanError> {
+    let id = builder.input(node, 0)?;
+    let (x, y) = (builder.value(id), builder.value(node.outputs[0]));
+    let spatial = |values: &[usize], fill: usize| -> Result<[u16; 2], PlanError> {
+        let two = match values {
+            [w] => [fill, *w],
+            [h, w] => [*h, *w],
+            _ => return Err(unsupported(node, "1-D and 2-D pooling are supported")),
+        };
+        let large = |_| unsupported(node, format!("{two:?} is larger than 65535"));
+        Ok([u16::try_from(two[0]).map_err(large)?, u16::try_from(two[1]).map_err(large)?])
+    };
+    let mut attributes = PoolAttributes {
+        kind: match pool.kind {
+            PoolKind::Max => 1,
+            PoolKind::Average => 2,
+        },
+        kernel: spatial(&pool.kernel, 1)?,
+        stride: spatial(&pool.stride, 1)?,
+        dilation: spatial(&pool.dilation, 1)?,
+        pad: spatial(&pool.pad_before, 0)?,
+        pad_after: spatial(&pool.pad_after, 0)?,
+        count_include_pad: u32::from(pool.count_include_pad),
+        scale: 1.0,
+        clamp_q: [-128, 127],
+    };
+    let variant = if is_i8(x) {
+        let (qx, qy) = (quant_of(node, x)?, quant_of(node, y)?);
+        attributes.scale = ratio(f64::from(qx.scale[0]), qy.scale[0]);
+        DType::I8
+    } else {
+        x.dtype
+    };
+    let nhwc = |shape: &[Dim]| match shape {
+        [n, w, c] => vec![n.clone(), Dim::from(1i64), w.clone(), c.clone()],
+        _ => shape.to_vec(),
+    };
+    let (input, output) = (builder.tensor(id)?, builder.tensor(node.outputs[0])?);
+    let input = builder.view(input, &nhwc(&x.shape))?;
+    let output = builder.view(output, &nhwc(&y.shape))?;
+    builder.step_to(&node.name, StepOp::Pool2d, Some(variant), attributes, vec![Some(input)], output, 0, &[]);
+    Ok(())
+}
+
+pub(super) fn reduce(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    kind: ReduceKind,
+    axes: &[usize],
+) -> Result<(), PlanError> {
+    let (x, y) = (builder.value(builder.input(node, 0)?), builder.value(node.outputs[0]));
+    let op = match kind {
+        ReduceKind::Sum => ReduceOp::Sum,
+        ReduceKind::Mean => ReduceOp::Mean,
+        ReduceKind::Max => ReduceOp::Max,
+        ReduceKind::Min => ReduceOp::Min,
+        ReduceKind::Prod => ReduceOp::Prod,
+        ReduceKind::L1 => ReduceOp::L1,
+        ReduceKind::L2 => ReduceOp::L2,
+        ReduceKind::SumSquare => ReduceOp::SumSquare,
+        ReduceKind::LogSum => ReduceOp::LogSum,
+        ReduceKind::LogSumExp => ReduceOp::LogSumExp,
+    };
+    let mut attributes = ReduceAttributes {
+        kind: op as u32,
+        axes: axes.iter().fold(0, |mask, axis| mask | 1 << axis),
+        scale: 1.0,
+        clamp_q: [-128, 127],
+        reserved: 0,
+    };
+    if is_i8(x) {
+        let (qx, qy) = (quant_of(node, x)?, quant_of(node, y)?);
+        attributes.scale = ratio(f64::from(qx.scale[0]), qy.scale[0]);
+    }
+    let inputs = builder.inputs(node)?;
+    builder.step(node, StepOp::Reduce, Some(x.dtype), attributes, inputs, 0)
+}
+
+pub(super) fn arg_reduce(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    axis: usize,
+    min: bool,
+    select_last: bool,
+) -> Result<(), PlanError> {
+    let x = builder.value(builder.input(node, 0)?);
+    let attributes = ArgReduceAttributes {
+        axis: axis as u32,
+        min: u32::from(min),
+        select_last: u32::from(select_last),
+        reserved: 0,
+    };
+    let inputs = builder.inputs(node)?;
+    builder.step(node, StepOp::ArgReduce, Some(x.dtype), attributes, inputs, 0)
+}
+
+pub(super) fn softmax(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    axis: usize,
+    log: bool,
+) -> Result<(), PlanError> {
+    let (x, y) = (builder.value(builder.input(node, 0)?), builder.value(node.outputs[0]));
+    let mut attributes = SoftmaxAttributes {
+        axis: axis as u32,
+        log: u32::from(log),
+        inverse_output_scale: 0.0,
+        reserved: 0,
+    };
+    let mut inputs = builder.inputs(node)?;
+    if is_i8(x) {
+        if log {
+            return Err(unsupported(node, "the logarithm of a softmax has no i8 form; keep it float"));
+        }
+        let (qx, qy) = (quant_of(node, x)?, quant_of(node, y)?);
+        let extent = builder.largest(&x.shape[axis])?;
+        let table = lut::softmax_table(qx.scale[0], extent);
+        inputs.push(Some(builder.constant_i32(&format!("{}/table", node.name), &table)?));
+        attributes.inverse_output_scale = ratio(1.0, qy.scale[0]);
+    }
+    builder.step(node, StepOp::Softmax, Some(x.dtype), attributes, inputs, 0)
+}
