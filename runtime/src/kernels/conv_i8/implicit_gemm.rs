@@ -162,7 +162,9 @@ impl Layout {
         }
         let patch_len = g.k().next_multiple_of(PANEL_K);
         let fitting = GATHER_BYTES / (patch_len * elem_bytes).max(1) / TILE_PIXELS * TILE_PIXELS;
-        let pixels = fitting.clamp(TILE_PIXELS, GATHER_PIXELS).min(g.out_pixels());
+        let pixels = fitting
+            .clamp(TILE_PIXELS, GATHER_PIXELS)
+            .min(g.out_pixels());
         Layout::Gather { pixels, patch_len }
     }
 
@@ -394,7 +396,9 @@ unsafe fn gather<S: Simd>(job: &Job<'_>, group: usize, pixel: &Cursor, dst: *mut
             if h < 0 || h as usize >= g.in_h {
                 S::fill(job.input_zero_point, dst_run, run);
             } else {
-                let row = job.input.add((pixel.image * g.in_h + h as usize) * row_stride);
+                let row = job
+                    .input
+                    .add((pixel.image * g.in_h + h as usize) * row_stride);
                 if contiguous {
                     let left = (-w0).clamp(0, g.kernel_w as isize) as usize;
                     let end = (g.in_w as isize - w0).clamp(left as isize, g.kernel_w as isize);

@@ -1,97 +1,7 @@
 //! One suite for every instruction set: a naive oracle, then each kernel against it.
 
 use super::*;
-use crate::kernels::ResidualI8;
-
-/// Shape of a case, in the order (height, width) where there are two.
-#[derive(Clone, Copy, Debug)]
-struct Case {
-    batch: usize,
-    input: (usize, usize, usize),
-    out_c: usize,
-    kernel: (usize, usize),
-    stride: (usize, usize),
-    dilation: (usize, usize),
-    /// Top, left, bottom, right.
-    pad: (usize, usize, usize, usize),
-    groups: usize,
-}
-
-const UNIT: Case = Case {
-    batch: 1,
-    input: (1, 1, 1),
-    out_c: 1,
-    kernel: (1, 1),
-    stride: (1, 1),
-    dilation: (1, 1),
-    pad: (0, 0, 0, 0),
-    groups: 1,
-};
-
-impl Case {
-    fn geometry(&self) -> ConvGeometry {
-        let out = |len: usize, pad: usize, kernel: usize, dilation: usize, stride: usize| {
-            (len + pad).checked_sub((kernel - 1) * dilation + 1).map_or(0, |last| last / stride + 1)
-        };
-        let (in_h, in_w, in_c) = self.input;
-        let (top, left, bottom, right) = self.pad;
-        ConvGeometry {
-            batch: self.batch,
-            in_h,
-            in_w,
-            in_c,
-            out_h: out(in_h, top + bottom, self.kernel.0, self.dilation.0, self.stride.0),
-            out_w: out(in_w, left + right, self.kernel.1, self.dilation.1, self.stride.1),
-            out_c: self.out_c,
-            kernel_h: self.kernel.0,
-            kernel_w: self.kernel.1,
-            stride_h: self.stride.0,
-            stride_w: self.stride.1,
-            pad_top: top,
-            pad_left: left,
-            dilation_h: self.dilation.0,
-            dilation_w: self.dilation.1,
-            groups: self.groups,
-        }
-    }
-}
-
-/// Xorshift: Marsaglia, "Xorshift RNGs", 2003.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() >> 16) as usize % bound
-    }
-
-    fn pick<T: Copy>(&mut self, values: &[T]) -> T {
-        values[self.below(values.len())]
-    }
-
-    fn i8s(&mut self, len: usize, fill: Fill) -> Vec<i8> {
-        let one = |random: &mut Random| match fill {
-            Fill::Any => random.next() as u8 as i8,
-            Fill::Extremes => random.pick(&[-128, 127]),
-            Fill::Lowest => -128,
-        };
-        (0..len).map(|_| one(self)).collect()
-    }
-}
-
-/// What activations and weights are made of. 16-bit sums that saturate show in the last two.
-#[derive(Clone, Copy, Debug)]
-enum Fill {
-    Any,
-    Extremes,
-    Lowest,
-}
+use crate::kernels::testing::{Case, Epilogue, Fill, Random, UNIT, UNTOUCHED};
 
 /// Everything a convolution reads, and what it must write.
 struct Data {
@@ -101,17 +11,10 @@ struct Data {
     weights: Vec<i8>,
     bias: Vec<i32>,
     weight_sums: Vec<i32>,
-    scale: Vec<f32>,
-    zero_point: i32,
-    min: i32,
-    max: i32,
-    residual: Option<(Vec<i8>, ResidualI8<'static>)>,
+    epilogue: Epilogue,
     output_stride: usize,
     expected: Vec<i8>,
 }
-
-/// What is in the output before: gaps between rows must keep it.
-const UNTOUCHED: i8 = 85;
 
 impl Data {
     fn new(g: ConvGeometry, fill: Fill, with_residual: bool, random: &mut Random) -> Self {
@@ -121,27 +24,18 @@ impl Data {
         pack_weights(&g, &ohwi, &mut weights);
         let mut sums = vec![1; g.padded_out_c()];
         weight_sums(&g, &ohwi, &mut sums);
-        // Accumulators of random products grow with √K, of extremes with K.
-        let spread = match fill {
-            Fill::Any => 5000.0 * (g.k() as f32).sqrt().max(1.0),
-            _ => 16384.0 * g.k().max(1) as f32,
-        };
-        let bias = (0..g.padded_out_c()).map(|_| random.next() as i32 % 20_000).collect();
-        let scale = (0..g.padded_out_c())
-            .map(|_| 60.0 / spread * (0.5 + random.below(1000) as f32 / 1000.0))
+        let bias = (0..g.padded_out_c())
+            .map(|_| random.next() as i32 % 20_000)
             .collect();
-        let residual = with_residual.then(|| {
-            let residual = ResidualI8 {
-                data: &[],
-                scale_conv: 0.3 + random.below(100) as f32 / 50.0,
-                scale_data: 0.3 + random.below(100) as f32 / 50.0,
-                zero_point: random.pick(&[-128, -3, 0, 127]),
-                out_zero_point: random.pick(&[-128, 5, 127]),
-                min: random.pick(&[-128, -20]),
-                max: random.pick(&[60, 127]),
-            };
-            (random.i8s(g.out_pixels() * g.out_c, Fill::Any), residual)
-        });
+        let outputs = g.out_pixels() * g.out_c;
+        let epilogue = Epilogue::new(
+            g.padded_out_c(),
+            g.k(),
+            outputs,
+            fill,
+            with_residual,
+            random,
+        );
         let mut data = Data {
             geometry: g,
             input,
@@ -149,11 +43,7 @@ impl Data {
             weights,
             bias,
             weight_sums: sums,
-            scale,
-            zero_point: random.pick(&[-128, -7, 0, 127]),
-            min: random.pick(&[-128, -30]),
-            max: random.pick(&[50, 127]),
-            residual,
+            epilogue,
             output_stride: g.out_c + random.pick(&[0, 0, 5]),
             expected: Vec::new(),
         };
@@ -195,26 +85,13 @@ impl Data {
                         }
                         let pixel = (n * g.out_h + oh) * g.out_w + ow;
                         output[pixel * self.output_stride + o] =
-                            self.requantize(acc as i32, padded, pixel * g.out_c + o);
+                            self.epilogue
+                                .oracle(acc as i32, padded, pixel * g.out_c + o);
                     }
                 }
             }
         }
         output
-    }
-
-    fn requantize(&self, acc: i32, channel: usize, index: usize) -> i8 {
-        let q = (acc as f32 * self.scale[channel]).round_ties_even() as i32;
-        let q = q.saturating_add(self.zero_point).clamp(self.min, self.max) - self.zero_point;
-        let y = match &self.residual {
-            None => q + self.zero_point,
-            Some((data, r)) => {
-                let x = (i32::from(data[index]) - r.zero_point) as f32 * r.scale_data;
-                let sum = (q as f32 * r.scale_conv + x).round_ties_even() as i32;
-                (sum + r.out_zero_point).clamp(r.min, r.max)
-            }
-        };
-        y as i8
     }
 
     fn output_len(&self) -> usize {
@@ -234,14 +111,12 @@ impl Data {
             input_zero_point: self.input_zero_point,
             weights: &self.weights,
             bias: &self.bias,
-            weight_sums: if with_weight_sums { &self.weight_sums } else { &[] },
-            epilogue: EpilogueI8 {
-                scale: &self.scale,
-                zero_point: self.zero_point,
-                min: self.min,
-                max: self.max,
-                residual: self.residual.as_ref().map(|(data, r)| ResidualI8 { data, ..*r }),
+            weight_sums: if with_weight_sums {
+                &self.weight_sums
+            } else {
+                &[]
             },
+            epilogue: self.epilogue.get(),
             output: &mut output,
             output_stride: self.output_stride,
             scratch: &mut scratch[1..],
@@ -275,18 +150,61 @@ fn table() {
     let cases = [
         UNIT,
         Case { batch: 0, ..UNIT },
-        Case { input: (0, 3, 4), ..UNIT },
-        Case { input: (2, 2, 4), kernel: (3, 3), ..UNIT },
+        Case {
+            input: (0, 3, 4),
+            ..UNIT
+        },
+        Case {
+            input: (2, 2, 4),
+            kernel: (3, 3),
+            ..UNIT
+        },
         // Fully connected, one row and several.
-        Case { input: (1, 1, 640), out_c: 128, ..UNIT },
-        Case { input: (1, 1, 129), out_c: 8, ..UNIT },
-        Case { batch: 2, input: (1, 1, 67), out_c: 40, ..UNIT },
-        Case { batch: 7, input: (1, 1, 31), out_c: 33, ..UNIT },
+        Case {
+            input: (1, 1, 640),
+            out_c: 128,
+            ..UNIT
+        },
+        Case {
+            input: (1, 1, 129),
+            out_c: 8,
+            ..UNIT
+        },
+        Case {
+            batch: 2,
+            input: (1, 1, 67),
+            out_c: 40,
+            ..UNIT
+        },
+        Case {
+            batch: 7,
+            input: (1, 1, 31),
+            out_c: 33,
+            ..UNIT
+        },
         // Pointwise.
-        Case { input: (5, 25, 64), out_c: 64, ..UNIT },
-        Case { input: (3, 3, 17), out_c: 10, batch: 2, ..UNIT },
-        Case { input: (9, 7, 16), out_c: 32, stride: (2, 2), ..UNIT },
-        Case { input: (2, 2, 3000), out_c: 3, ..UNIT },
+        Case {
+            input: (5, 25, 64),
+            out_c: 64,
+            ..UNIT
+        },
+        Case {
+            input: (3, 3, 17),
+            out_c: 10,
+            batch: 2,
+            ..UNIT
+        },
+        Case {
+            input: (9, 7, 16),
+            out_c: 32,
+            stride: (2, 2),
+            ..UNIT
+        },
+        Case {
+            input: (2, 2, 3000),
+            out_c: 3,
+            ..UNIT
+        },
         // First layers: keyword spotting, image classification, visual wake words.
         Case {
             input: (49, 10, 1),
@@ -296,7 +214,13 @@ fn table() {
             pad: (4, 1, 5, 1),
             ..UNIT
         },
-        Case { input: (12, 12, 3), out_c: 16, kernel: (3, 3), pad: (1, 1, 1, 1), ..UNIT },
+        Case {
+            input: (12, 12, 3),
+            out_c: 16,
+            kernel: (3, 3),
+            pad: (1, 1, 1, 1),
+            ..UNIT
+        },
         Case {
             input: (16, 16, 3),
             out_c: 8,
@@ -305,10 +229,27 @@ fn table() {
             pad: (0, 0, 1, 1),
             ..UNIT
         },
-        Case { input: (28, 28, 1), out_c: 12, kernel: (5, 5), ..UNIT },
-        Case { input: (15, 14, 3), out_c: 5, kernel: (7, 7), pad: (3, 3, 3, 3), ..UNIT },
+        Case {
+            input: (28, 28, 1),
+            out_c: 12,
+            kernel: (5, 5),
+            ..UNIT
+        },
+        Case {
+            input: (15, 14, 3),
+            out_c: 5,
+            kernel: (7, 7),
+            pad: (3, 3, 3, 3),
+            ..UNIT
+        },
         // Body.
-        Case { input: (8, 8, 64), out_c: 64, kernel: (3, 3), pad: (1, 1, 1, 1), ..UNIT },
+        Case {
+            input: (8, 8, 64),
+            out_c: 64,
+            kernel: (3, 3),
+            pad: (1, 1, 1, 1),
+            ..UNIT
+        },
         Case {
             batch: 2,
             input: (9, 9, 16),
@@ -342,14 +283,50 @@ fn table() {
             pad: (1, 1, 1, 1),
             ..UNIT
         },
-        Case { input: (6, 5, 4), out_c: 8, kernel: (3, 3), groups: 4, ..UNIT },
+        Case {
+            input: (6, 5, 4),
+            out_c: 8,
+            kernel: (3, 3),
+            groups: 4,
+            ..UNIT
+        },
         // More padding than input, and strides beyond the kernel.
-        Case { input: (2, 2, 4), out_c: 4, kernel: (3, 3), pad: (7, 6, 5, 8), ..UNIT },
-        Case { input: (2, 2, 3), out_c: 4, kernel: (3, 3), pad: (7, 6, 5, 8), ..UNIT },
-        Case { input: (11, 13, 4), out_c: 9, kernel: (2, 2), stride: (3, 3), ..UNIT },
+        Case {
+            input: (2, 2, 4),
+            out_c: 4,
+            kernel: (3, 3),
+            pad: (7, 6, 5, 8),
+            ..UNIT
+        },
+        Case {
+            input: (2, 2, 3),
+            out_c: 4,
+            kernel: (3, 3),
+            pad: (7, 6, 5, 8),
+            ..UNIT
+        },
+        Case {
+            input: (11, 13, 4),
+            out_c: 9,
+            kernel: (2, 2),
+            stride: (3, 3),
+            ..UNIT
+        },
         // One-dimensional, along rows and along columns.
-        Case { input: (1, 50, 8), out_c: 16, kernel: (1, 3), pad: (0, 1, 0, 1), ..UNIT },
-        Case { input: (50, 1, 8), out_c: 16, kernel: (3, 1), pad: (1, 0, 1, 0), ..UNIT },
+        Case {
+            input: (1, 50, 8),
+            out_c: 16,
+            kernel: (1, 3),
+            pad: (0, 1, 0, 1),
+            ..UNIT
+        },
+        Case {
+            input: (50, 1, 8),
+            out_c: 16,
+            kernel: (3, 1),
+            pad: (1, 0, 1, 0),
+            ..UNIT
+        },
         Case {
             input: (50, 1, 6),
             out_c: 17,
@@ -359,9 +336,21 @@ fn table() {
             pad: (3, 0, 2, 0),
             ..UNIT
         },
-        Case { input: (1, 9000, 1), out_c: 8, kernel: (1, 8), stride: (1, 4), ..UNIT },
+        Case {
+            input: (1, 9000, 1),
+            out_c: 8,
+            kernel: (1, 8),
+            stride: (1, 4),
+            ..UNIT
+        },
         // Rows too long for the ring.
-        Case { input: (4, 700, 16), out_c: 4, kernel: (3, 3), pad: (1, 1, 1, 1), ..UNIT },
+        Case {
+            input: (4, 700, 16),
+            out_c: 4,
+            kernel: (3, 3),
+            pad: (1, 1, 1, 1),
+            ..UNIT
+        },
     ];
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for case in cases {
@@ -377,11 +366,29 @@ fn channels() {
     for in_c in CHANNELS {
         for out_c in CHANNELS {
             let pixels = 1 + random.below(15);
-            check(Case { input: (1, pixels, in_c), out_c, ..UNIT }, &mut random);
+            check(
+                Case {
+                    input: (1, pixels, in_c),
+                    out_c,
+                    ..UNIT
+                },
+                &mut random,
+            );
         }
         let out_c = random.pick(&CHANNELS);
-        let square = Case { input: (5, 6, in_c), out_c, kernel: (3, 3), ..UNIT };
-        check(Case { pad: (1, 1, 1, 1), ..square }, &mut random);
+        let square = Case {
+            input: (5, 6, in_c),
+            out_c,
+            kernel: (3, 3),
+            ..UNIT
+        };
+        check(
+            Case {
+                pad: (1, 1, 1, 1),
+                ..square
+            },
+            &mut random,
+        );
     }
 }
 
@@ -402,7 +409,12 @@ fn random_shapes() {
             kernel: (random.pick(&[1, 2, 3, 5]), random.pick(&[1, 2, 3, 4, 5])),
             stride: (random.pick(&[1, 2, 3]), random.pick(&[1, 2, 3])),
             dilation: (random.pick(&[1, 1, 2]), random.pick(&[1, 1, 1, 2])),
-            pad: (pad(&mut random), pad(&mut random), pad(&mut random), pad(&mut random)),
+            pad: (
+                pad(&mut random),
+                pad(&mut random),
+                pad(&mut random),
+                pad(&mut random),
+            ),
             groups,
         };
         check(case, &mut random);
@@ -413,17 +425,36 @@ fn random_shapes() {
 #[test]
 fn strange_scales() {
     let mut random = Random(0xfeed_beef_0bad_cafe);
-    let geometry = Case { input: (3, 3, 8), out_c: 24, ..UNIT }.geometry();
+    let geometry = Case {
+        input: (3, 3, 8),
+        out_c: 24,
+        ..UNIT
+    }
+    .geometry();
     for with_residual in [false, true] {
         let mut data = Data::new(geometry, Fill::Any, with_residual, &mut random);
-        let scales = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e30, -1e30];
-        for (scale, value) in data.scale.iter_mut().zip(scales.into_iter().cycle()) {
+        let scales = [
+            f32::NAN,
+            -f32::NAN,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            0.0,
+            -0.0,
+            1e30,
+            -1e30,
+        ];
+        for (scale, value) in data
+            .epilogue
+            .scale
+            .iter_mut()
+            .zip(scales.into_iter().cycle())
+        {
             *scale = value;
         }
         data.bias[0] = i32::MIN;
         data.bias[1] = i32::MAX;
         for scale_conv in [1.0, f32::INFINITY, f32::NAN] {
-            if let Some((_, residual)) = &mut data.residual {
+            if let Some((_, residual)) = &mut data.epilogue.residual {
                 residual.scale_conv = scale_conv;
             }
             let expected = data.run(Isa::Scalar, true);

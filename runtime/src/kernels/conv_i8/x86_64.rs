@@ -188,7 +188,9 @@ unsafe fn convert_avx2(src: *const i8, dst: *mut u8, len: usize) {
             }
         } else {
             for i in 0..len {
-                dst.add(2 * i).cast::<i16>().write_unaligned(i16::from(*src.add(i)));
+                dst.add(2 * i)
+                    .cast::<i16>()
+                    .write_unaligned(i16::from(*src.add(i)));
             }
         }
     }
@@ -208,7 +210,11 @@ unsafe fn fill_avx2(value: i8, dst: *mut u8, len: usize) {
     }
     for i in whole..len {
         // SAFETY: `i < len`.
-        unsafe { dst.add(2 * i).cast::<i16>().write_unaligned(i16::from(value)) };
+        unsafe {
+            dst.add(2 * i)
+                .cast::<i16>()
+                .write_unaligned(i16::from(value))
+        };
     }
 }
 
@@ -229,7 +235,11 @@ unsafe fn strip_avx2(job: &Job<'_>, group: usize, strip: &Strip) {
             // whole panels start at multiples of their size, so their padded channels exist.
             unsafe {
                 let tile = Tile::new(job, group, strip, pixel, channel);
-                let halves = if step == PANEL_N && tile.channels > HALF { 2 } else { 1 };
+                let halves = if step == PANEL_N && tile.channels > HALF {
+                    2
+                } else {
+                    1
+                };
                 match (pixels, halves) {
                     (1, 1) => tile_avx2::<1, 1>(&tile, &requantize),
                     (2, 1) => tile_avx2::<2, 1>(&tile, &requantize),
@@ -277,7 +287,10 @@ unsafe fn tile_avx2<const PIXELS: usize, const HALVES: usize>(
                     }
                 }
                 for pixel in 0..PIXELS {
-                    let x = patch.add(pixel * strip.pixel_bytes).cast::<i64>().read_unaligned();
+                    let x = patch
+                        .add(pixel * strip.pixel_bytes)
+                        .cast::<i64>()
+                        .read_unaligned();
                     let x = _mm256_set1_epi64x(x);
                     for half in 0..HALVES {
                         for i in 0..2 {
@@ -311,7 +324,9 @@ unsafe fn tile_avx2<const PIXELS: usize, const HALVES: usize>(
                 rows[pixel] = if tile.residual.is_null() {
                     requantize.round(sum, scale)
                 } else {
-                    let at = tile.residual.add(pixel * tile.residual_stride + half * HALF);
+                    let at = tile
+                        .residual
+                        .add(pixel * tile.residual_stride + half * HALF);
                     let data = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(load_partial(at, channels)));
                     requantize.round_sum(sum, scale, swap_middle(data))
                 };
@@ -322,7 +337,10 @@ unsafe fn tile_avx2<const PIXELS: usize, const HALVES: usize>(
                 let high = requantize.pack_i16(row(2), row(3));
                 let bytes = requantize.pack_i8(low, high);
                 // Per lane, four bytes for each of four rows; pairs of them alternate.
-                let lanes = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
+                let lanes = (
+                    _mm256_castsi256_si128(bytes),
+                    _mm256_extracti128_si256::<1>(bytes),
+                );
                 let low = _mm_unpacklo_epi16(lanes.0, lanes.1);
                 let high = _mm_unpackhi_epi16(lanes.0, lanes.1);
                 let eights = [
@@ -332,7 +350,9 @@ unsafe fn tile_avx2<const PIXELS: usize, const HALVES: usize>(
                     _mm_extract_epi64::<1>(high),
                 ];
                 for i in 0..4.min(PIXELS - first) {
-                    let at = tile.output.add((first + i) * tile.output_stride + half * HALF);
+                    let at = tile
+                        .output
+                        .add((first + i) * tile.output_stride + half * HALF);
                     store_partial(at, eights[i], channels);
                 }
             }
@@ -558,7 +578,10 @@ unsafe fn multiply_avx512vnni<const PIXELS: usize, const PANELS: usize>(
     for pixel in 0..PIXELS {
         // SAFETY: a quad is four bytes, and patches are `pixel_bytes` apart.
         let x = unsafe {
-            patch.add(pixel * tile.strip.pixel_bytes).cast::<i32>().read_unaligned()
+            patch
+                .add(pixel * tile.strip.pixel_bytes)
+                .cast::<i32>()
+                .read_unaligned()
         };
         let x = _mm512_set1_epi32(x);
         for panel in 0..PANELS {
@@ -634,10 +657,14 @@ unsafe fn tile_avx512vnni_of<const PIXELS: usize, const PANELS: usize, const SUM
                 let bytes = if tile.residual.is_null() {
                     requantize.apply(sum, scale)
                 } else {
-                    let at = tile.residual.add(pixel * tile.residual_stride + panel * PANEL_N);
+                    let at = tile
+                        .residual
+                        .add(pixel * tile.residual_stride + panel * PANEL_N);
                     requantize.apply_sum(sum, scale, _mm_maskz_loadu_epi8(mask, at))
                 };
-                let at = tile.output.add(pixel * tile.output_stride + panel * PANEL_N);
+                let at = tile
+                    .output
+                    .add(pixel * tile.output_stride + panel * PANEL_N);
                 _mm_mask_storeu_epi8(at, mask, bytes);
             }
         }

@@ -1,0 +1,302 @@
+//! One suite for every instruction set: a naive oracle, then each kernel against it.
+
+use super::*;
+use crate::kernels::testing::{Case, Epilogue, Fill, Random, UNIT, UNTOUCHED};
+
+/// Everything a depthwise convolution reads, and what it must write.
+struct Data {
+    geometry: ConvGeometry,
+    input: Vec<i8>,
+    input_zero_point: i8,
+    weights: Vec<i8>,
+    bias: Vec<i32>,
+    weight_sums: Vec<i32>,
+    epilogue: Epilogue,
+    output_stride: usize,
+    expected: Vec<i8>,
+}
+
+impl Data {
+    fn new(g: ConvGeometry, fill: Fill, with_residual: bool, random: &mut Random) -> Self {
+        let (taps, channels) = (g.kernel_h * g.kernel_w, padded_c(g.in_c));
+        let hwc = random.i8s(taps * g.in_c, fill);
+        let mut weights = vec![1; taps * channels];
+        pack_weights(&g, &hwc, &mut weights);
+        let mut sums = vec![1; channels];
+        weight_sums(&g, &hwc, &mut sums);
+        let outputs = g.out_pixels() * g.out_c;
+        let mut data = Data {
+            geometry: g,
+            input: random.i8s(g.input_len(), fill),
+            input_zero_point: random.pick(&[-128, -1, 0, 3, 127]),
+            weights,
+            bias: (0..channels)
+                .map(|_| random.next() as i32 % 20_000)
+                .collect(),
+            weight_sums: sums,
+            epilogue: Epilogue::new(channels, taps, outputs, fill, with_residual, random),
+            output_stride: g.out_c + random.pick(&[0, 0, 5]),
+            expected: Vec::new(),
+        };
+        data.expected = data.oracle(&hwc);
+        data
+    }
+
+    /// Straight from the formulas of [`DepthwiseI8`] and [`EpilogueI8`], over unpacked weights.
+    fn oracle(&self, hwc: &[i8]) -> Vec<i8> {
+        let g = &self.geometry;
+        let mut output = vec![UNTOUCHED; self.output_len()];
+        for n in 0..g.batch {
+            for oh in 0..g.out_h {
+                for ow in 0..g.out_w {
+                    for c in 0..g.in_c {
+                        let mut acc = i64::from(self.bias[c]);
+                        for kh in 0..g.kernel_h {
+                            for kw in 0..g.kernel_w {
+                                let h =
+                                    (oh * g.stride_h + kh * g.dilation_h) as i64 - g.pad_top as i64;
+                                let w = (ow * g.stride_w + kw * g.dilation_w) as i64
+                                    - g.pad_left as i64;
+                                let inside = (0..g.in_h as i64).contains(&h)
+                                    && (0..g.in_w as i64).contains(&w);
+                                let x = if inside {
+                                    let row = (n * g.in_h + h as usize) * g.in_w + w as usize;
+                                    self.input[row * g.in_c + c]
+                                } else {
+                                    self.input_zero_point
+                                };
+                                let weight = hwc[(kh * g.kernel_w + kw) * g.in_c + c];
+                                acc += i64::from(x) * i64::from(weight);
+                            }
+                        }
+                        let pixel = (n * g.out_h + oh) * g.out_w + ow;
+                        output[pixel * self.output_stride + c] =
+                            self.epilogue.oracle(acc as i32, c, pixel * g.out_c + c);
+                    }
+                }
+            }
+        }
+        output
+    }
+
+    fn output_len(&self) -> usize {
+        match self.geometry.out_pixels() {
+            0 => 0,
+            pixels => (pixels - 1) * self.output_stride + self.geometry.out_c,
+        }
+    }
+
+    fn run(&self, isa: Isa) -> Vec<i8> {
+        let mut output = vec![UNTOUCHED; self.output_len()];
+        // One byte off, so that nothing in it is aligned.
+        let mut scratch = vec![0xa5; scratch_bytes(&self.geometry, isa) + 1];
+        select(isa)(&mut DepthwiseI8 {
+            geometry: self.geometry,
+            input: &self.input,
+            input_zero_point: self.input_zero_point,
+            weights: &self.weights,
+            bias: &self.bias,
+            weight_sums: &self.weight_sums,
+            epilogue: self.epilogue.get(),
+            output: &mut output,
+            output_stride: self.output_stride,
+            scratch: &mut scratch[1..],
+        });
+        output
+    }
+}
+
+/// Runs the case on every instruction set with every kind of data. Channels are `input.2`.
+fn check(case: Case, random: &mut Random) {
+    let channels = case.input.2;
+    let case = Case {
+        out_c: channels,
+        groups: channels,
+        ..case
+    };
+    for fill in [Fill::Any, Fill::Extremes, Fill::Lowest] {
+        for with_residual in [false, true] {
+            let data = Data::new(case.geometry(), fill, with_residual, random);
+            for isa in Isa::available() {
+                assert!(
+                    data.run(isa) == data.expected,
+                    "{isa} differs for {case:?}, {fill:?}, residual {with_residual}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn table() {
+    let covered: Vec<_> = Isa::available().map(Isa::name).collect();
+    println!("covered: {}", covered.join(", "));
+    let square = Case {
+        kernel: (3, 3),
+        pad: (1, 1, 1, 1),
+        ..UNIT
+    };
+    let cases = [
+        UNIT,
+        Case { batch: 0, ..square },
+        Case {
+            input: (2, 2, 4),
+            kernel: (3, 3),
+            ..UNIT
+        },
+        // Keyword spotting, visual wake words.
+        Case {
+            input: (25, 5, 64),
+            ..square
+        },
+        Case {
+            input: (13, 12, 8),
+            ..square
+        },
+        Case {
+            input: (12, 12, 16),
+            stride: (2, 2),
+            pad: (0, 0, 1, 1),
+            ..square
+        },
+        Case {
+            input: (3, 3, 256),
+            ..square
+        },
+        Case {
+            input: (6, 6, 128),
+            stride: (2, 2),
+            ..square
+        },
+        // Smaller than the kernel, more padding than input.
+        Case {
+            input: (1, 1, 20),
+            ..square
+        },
+        Case {
+            input: (2, 1, 17),
+            batch: 2,
+            ..square
+        },
+        Case {
+            input: (2, 2, 33),
+            pad: (5, 4, 3, 6),
+            ..square
+        },
+        Case {
+            input: (2, 2, 33),
+            pad: (4, 5, 6, 3),
+            stride: (2, 2),
+            ..square
+        },
+        Case {
+            input: (9, 9, 24),
+            stride: (3, 3),
+            ..square
+        },
+        Case {
+            input: (9, 9, 24),
+            stride: (2, 1),
+            ..square
+        },
+        Case {
+            input: (9, 9, 24),
+            stride: (1, 2),
+            ..square
+        },
+        // Other kernels.
+        Case {
+            input: (9, 8, 40),
+            kernel: (5, 5),
+            pad: (2, 2, 2, 2),
+            ..UNIT
+        },
+        Case {
+            input: (9, 8, 40),
+            kernel: (5, 5),
+            pad: (1, 2, 2, 1),
+            stride: (2, 2),
+            ..UNIT
+        },
+        Case {
+            input: (9, 8, 19),
+            dilation: (2, 2),
+            pad: (2, 2, 2, 2),
+            ..square
+        },
+        Case {
+            input: (1, 50, 30),
+            kernel: (1, 5),
+            pad: (0, 2, 0, 2),
+            ..UNIT
+        },
+        Case {
+            input: (50, 1, 7),
+            kernel: (4, 1),
+            pad: (1, 0, 2, 0),
+            ..UNIT
+        },
+        Case {
+            input: (25, 5, 64),
+            kernel: (25, 5),
+            ..UNIT
+        },
+    ];
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for case in cases {
+        check(case, &mut random);
+    }
+}
+
+#[test]
+fn channels() {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    for channels in (1..=35).chain([47, 48, 49, 63, 64, 65]) {
+        for kernel in [(3, 3), (2, 2)] {
+            let stride = random.pick(&[(1, 1), (2, 2)]);
+            let input = (4, 5, channels);
+            check(
+                Case {
+                    input,
+                    kernel,
+                    stride,
+                    pad: (1, 1, 1, 1),
+                    ..UNIT
+                },
+                &mut random,
+            );
+        }
+    }
+}
+
+#[test]
+fn random_shapes() {
+    let mut random = Random(0x0123_4567_89ab_cdef);
+    for _ in 0..300 {
+        let pad = |random: &mut Random| random.below(4);
+        let square = random.below(2) == 0;
+        let case = Case {
+            batch: random.pick(&[1, 1, 2, 3]),
+            input: (
+                1 + random.below(12),
+                1 + random.below(12),
+                1 + random.below(50),
+            ),
+            kernel: if square {
+                (3, 3)
+            } else {
+                (random.pick(&[1, 2, 3, 5]), random.pick(&[1, 2, 3, 4, 5]))
+            },
+            stride: (random.pick(&[1, 2, 3]), random.pick(&[1, 2, 3])),
+            dilation: (random.pick(&[1, 1, 2]), random.pick(&[1, 1, 1, 2])),
+            pad: (
+                pad(&mut random),
+                pad(&mut random),
+                pad(&mut random),
+                pad(&mut random),
+            ),
+            ..UNIT
+        };
+        check(case, &mut random);
+    }
+}

@@ -1,0 +1,187 @@
+//! What the suites of the integer kernels share: shapes, random data, and the epilogue's oracle.
+
+use super::{ConvGeometry, EpilogueI8, ResidualI8};
+
+/// Shape of a case, in the order (height, width) where there are two.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Case {
+    pub(super) batch: usize,
+    pub(super) input: (usize, usize, usize),
+    pub(super) out_c: usize,
+    pub(super) kernel: (usize, usize),
+    pub(super) stride: (usize, usize),
+    pub(super) dilation: (usize, usize),
+    /// Top, left, bottom, right.
+    pub(super) pad: (usize, usize, usize, usize),
+    pub(super) groups: usize,
+}
+
+pub(super) const UNIT: Case = Case {
+    batch: 1,
+    input: (1, 1, 1),
+    out_c: 1,
+    kernel: (1, 1),
+    stride: (1, 1),
+    dilation: (1, 1),
+    pad: (0, 0, 0, 0),
+    groups: 1,
+};
+
+impl Case {
+    pub(super) fn geometry(&self) -> ConvGeometry {
+        let out = |len: usize, pad: usize, kernel: usize, dilation: usize, stride: usize| {
+            (len + pad)
+                .checked_sub((kernel - 1) * dilation + 1)
+                .map_or(0, |last| last / stride + 1)
+        };
+        let (in_h, in_w, in_c) = self.input;
+        let (top, left, bottom, right) = self.pad;
+        ConvGeometry {
+            batch: self.batch,
+            in_h,
+            in_w,
+            in_c,
+            out_h: out(
+                in_h,
+                top + bottom,
+                self.kernel.0,
+                self.dilation.0,
+                self.stride.0,
+            ),
+            out_w: out(
+                in_w,
+                left + right,
+                self.kernel.1,
+                self.dilation.1,
+                self.stride.1,
+            ),
+            out_c: self.out_c,
+            kernel_h: self.kernel.0,
+            kernel_w: self.kernel.1,
+            stride_h: self.stride.0,
+            stride_w: self.stride.1,
+            pad_top: top,
+            pad_left: left,
+            dilation_h: self.dilation.0,
+            dilation_w: self.dilation.1,
+            groups: self.groups,
+        }
+    }
+}
+
+/// Xorshift: Marsaglia, "Xorshift RNGs", 2003.
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        (self.next() >> 16) as usize % bound
+    }
+
+    pub(super) fn pick<T: Copy>(&mut self, values: &[T]) -> T {
+        values[self.below(values.len())]
+    }
+
+    pub(super) fn i8s(&mut self, len: usize, fill: Fill) -> Vec<i8> {
+        let one = |random: &mut Random| match fill {
+            Fill::Any => random.next() as u8 as i8,
+            Fill::Extremes => random.pick(&[-128, 127]),
+            Fill::Lowest => -128,
+        };
+        (0..len).map(|_| one(self)).collect()
+    }
+}
+
+/// What activations and weights are made of. 16-bit sums that saturate show in the last two.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fill {
+    Any,
+    Extremes,
+    Lowest,
+}
+
+/// What is in an output before: gaps between rows must keep it.
+pub(super) const UNTOUCHED: i8 = 85;
+
+/// The owner of an [`EpilogueI8`].
+pub(super) struct Epilogue {
+    pub(super) scale: Vec<f32>,
+    zero_point: i32,
+    min: i32,
+    max: i32,
+    pub(super) residual: Option<(Vec<i8>, ResidualI8<'static>)>,
+}
+
+impl Epilogue {
+    /// For `channels` channels of accumulators that are sums of `k` products.
+    pub(super) fn new(
+        channels: usize,
+        k: usize,
+        outputs: usize,
+        fill: Fill,
+        with_residual: bool,
+        random: &mut Random,
+    ) -> Self {
+        // Accumulators of random products grow with √K, of extremes with K.
+        let spread = match fill {
+            Fill::Any => 5000.0 * (k as f32).sqrt().max(1.0),
+            _ => 16384.0 * k.max(1) as f32,
+        };
+        let factor = |random: &mut Random| 0.5 + random.below(1000) as f32 / 1000.0;
+        let residual = with_residual.then(|| {
+            let residual = ResidualI8 {
+                data: &[],
+                scale_conv: factor(random),
+                scale_data: factor(random),
+                zero_point: random.pick(&[-128, -3, 0, 127]),
+                out_zero_point: random.pick(&[-128, 5, 127]),
+                min: random.pick(&[-128, -20]),
+                max: random.pick(&[60, 127]),
+            };
+            (random.i8s(outputs, Fill::Any), residual)
+        });
+        Epilogue {
+            scale: (0..channels)
+                .map(|_| 60.0 / spread * factor(random))
+                .collect(),
+            zero_point: random.pick(&[-128, -7, 0, 127]),
+            min: random.pick(&[-128, -30]),
+            max: random.pick(&[50, 127]),
+            residual,
+        }
+    }
+
+    pub(super) fn get(&self) -> EpilogueI8<'_> {
+        EpilogueI8 {
+            scale: &self.scale,
+            zero_point: self.zero_point,
+            min: self.min,
+            max: self.max,
+            residual: self
+                .residual
+                .as_ref()
+                .map(|(data, r)| ResidualI8 { data, ..*r }),
+        }
+    }
+
+    /// Straight from the formula of [`EpilogueI8`], clamping integers.
+    pub(super) fn oracle(&self, acc: i32, channel: usize, index: usize) -> i8 {
+        let q = (acc as f32 * self.scale[channel]).round_ties_even() as i32;
+        let q = q.clamp(self.min - self.zero_point, self.max - self.zero_point);
+        let y = match &self.residual {
+            None => q + self.zero_point,
+            Some((data, r)) => {
+                let x = (i32::from(data[index]) - r.zero_point) as f32 * r.scale_data;
+                let sum = (q as f32 * r.scale_conv + x).round_ties_even() as i32;
+                (sum + r.out_zero_point).clamp(r.min, r.max)
+            }
+        };
+        y as i8
+    }
+}
