@@ -3,18 +3,8 @@
 use super::blocking::{BLOCK_ROWS, KBlock, KBlocks, Runs, runs};
 use super::tile::{Finish, Row, Tile, TileKernel, WeightPtr};
 use super::{ConvF32, ConvGeometry, PANEL_N};
-use core::ptr;
-
-/// An output pixel in the terms of the input.
-#[derive(Clone, Copy)]
-struct Pixel {
-    batch: usize,
-    /// Input coordinates of the first tap; negative in the padding.
-    y: isize,
-    x: isize,
-    /// The element of the first tap, if all taps are inside the input and made of runs.
-    inside: Option<usize>,
-}
+use core::ops::Range;
+use core::{ptr, slice};
 
 /// Convolution by tiles of `kernel`.
 ///
@@ -31,21 +21,18 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
     }
 
     let (k, group_out_c, padded_group_out_c) = (g.k(), g.group_out_c(), g.padded_group_out_c());
-    let (runs, k_blocks) = (runs(g), KBlocks::new(g));
-    let mut pixels = [Pixel { batch: 0, y: 0, x: 0, inside: None }; BLOCK_ROWS];
+    let (k_blocks, inner) = (KBlocks::new(g), Inner::new(g));
     let mut rows = [Row { start: ptr::null(), step: 0 }; BLOCK_ROWS];
 
     for first_pixel in (0..g.out_pixels()).step_by(BLOCK_ROWS) {
-        let pixels = &mut pixels[..BLOCK_ROWS.min(g.out_pixels() - first_pixel)];
-        locate(g, runs.is_some(), first_pixel, pixels);
-        let rows = &mut rows[..pixels.len()];
+        let rows = &mut rows[..BLOCK_ROWS.min(g.out_pixels() - first_pixel)];
         for group in 0..g.groups {
             let mut block_k = 0;
             loop {
                 let block = k_blocks.at(block_k);
                 block_k += block.size();
                 let last = block_k >= k;
-                point(args.input, g, group, runs, &block, pixels, args.scratch, rows);
+                point(args.input, g, &inner, group, &block, first_pixel, args.scratch, rows);
 
                 for col in (0..group_out_c).step_by(kernel.panels * PANEL_N) {
                     let cols = (kernel.panels * PANEL_N).min(group_out_c - col);
@@ -53,10 +40,11 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                     let channel = group * group_out_c + col;
                     let weights = WeightPtr::new(args.weights, padded_channel * k + block.k * PANEL_N);
                     let bias = args.epilogue.bias[padded_channel..].as_ptr();
+                    let most_rows = if cols <= PANEL_N / 2 { kernel.narrow_rows } else { kernel.rows };
                     let mut row = 0;
                     while row < rows.len() {
                         // Tiles of even height: a last one of few rows would be slow.
-                        let tiles_left = (rows.len() - row).div_ceil(kernel.rows);
+                        let tiles_left = (rows.len() - row).div_ceil(most_rows);
                         let height = (rows.len() - row).div_ceil(tiles_left);
                         let pixel = first_pixel + row;
                         let residual = args.epilogue.residual.map(|r| r[pixel * g.out_c + channel..].as_ptr());
@@ -99,80 +87,114 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
     }
 }
 
-/// Finds the input of the output pixels from `first` on.
-fn locate(g: &ConvGeometry, has_runs: bool, first: usize, pixels: &mut [Pixel]) {
-    let mut batch = first / (g.out_h * g.out_w);
-    let mut oy = first / g.out_w % g.out_h;
-    let mut ox = first % g.out_w;
-    for pixel in pixels {
-        // `check` proved that these don't overflow isize.
-        let y = (oy * g.stride_h) as isize - g.pad_top as isize;
-        let x = (ox * g.stride_w) as isize - g.pad_left as isize;
-        let inside = has_runs
-            && y >= 0
-            && x >= 0
-            && y as usize + (g.kernel_h - 1) * g.dilation_h < g.in_h
-            && x as usize + (g.kernel_w - 1) * g.dilation_w < g.in_w;
-        let inside = inside.then(|| ((batch * g.in_h + y as usize) * g.in_w + x as usize) * g.in_c);
-        *pixel = Pixel { batch, y, x, inside };
-        ox += 1;
-        if ox == g.out_w {
-            (ox, oy) = (0, oy + 1);
+/// The output pixels that are read in place: all their taps are inside the input, in runs.
+struct Inner {
+    runs: Runs,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl Inner {
+    fn new(g: &ConvGeometry) -> Inner {
+        let range = |pad: usize, stride: usize, kernel: usize, dilation: usize, len: usize| {
+            let reach = (kernel - 1) * dilation;
+            pad.div_ceil(stride)..(len + pad).saturating_sub(reach).div_ceil(stride)
+        };
+        let Some(runs) = runs(g) else {
+            return Inner { runs: Runs { count: 0, len: 0, step: 0 }, rows: 0..0, columns: 0..0 };
+        };
+        Inner {
+            runs,
+            rows: range(g.pad_top, g.stride_h, g.kernel_h, g.dilation_h, g.in_h),
+            columns: range(g.pad_left, g.stride_w, g.kernel_w, g.dilation_w, g.in_w),
         }
+    }
+}
+
+/// Points each row to an output pixel's elements of a block of K, from pixel `first_pixel` on: in
+/// place, or gathered into `scratch`.
+fn point(
+    input: &[f32],
+    g: &ConvGeometry,
+    inner: &Inner,
+    group: usize,
+    block: &KBlock,
+    first_pixel: usize,
+    scratch: &mut [f32],
+    rows: &mut [Row],
+) {
+    let group_offset = group * g.group_in_c();
+    let block_offset = group_offset + block.first_run * inner.runs.step + block.offset;
+    // One pointer for all rows, so that a later row's doesn't invalidate an earlier one's.
+    let scratch_start = scratch.as_mut_ptr();
+    let (image, mut ox) = (first_pixel / g.out_w, first_pixel % g.out_w);
+    let (mut batch, mut oy) = (image / g.out_h, image % g.out_h);
+    let mut i = 0;
+    while i < rows.len() {
+        // What is left of an output row, or of the block.
+        let end = i + (g.out_w - ox).min(rows.len() - i);
+        // `check` proved that coordinates don't overflow isize.
+        let y = (oy * g.stride_h) as isize - g.pad_top as isize;
+        let columns = if inner.rows.contains(&oy) { inner.columns.clone() } else { 0..0 };
+        while i < end {
+            if columns.contains(&ox) {
+                let in_place = (end - i).min(columns.end - ox);
+                let pixel = (batch * g.in_h + y as usize) * g.in_w + ox * g.stride_w - g.pad_left;
+                let start = pixel * g.in_c + block_offset;
+                // The last row to point at; rows before it start before it.
+                assert!(start + (in_place - 1) * g.stride_w * g.in_c <= input.len());
+                for (j, row) in rows[i..i + in_place].iter_mut().enumerate() {
+                    let start = input.as_ptr().wrapping_add(start + j * g.stride_w * g.in_c);
+                    *row = Row { start, step: inner.runs.step };
+                }
+                (i, ox) = (i + in_place, ox + in_place);
+            } else {
+                let x = (ox * g.stride_w) as isize - g.pad_left as isize;
+                let range = i * block.size()..(i + 1) * block.size();
+                assert!(range.end <= scratch.len());
+                // SAFETY: the range was checked against the slice that scratch_start came from, and
+                // rows of one block don't overlap.
+                let patch = unsafe { slice::from_raw_parts_mut(scratch_start.add(range.start), range.len()) };
+                gather(input, g, group_offset, (batch, y, x), block.k, patch);
+                rows[i] = Row { start: patch.as_ptr(), step: block.len };
+                (i, ox) = (i + 1, ox + 1);
+            }
+        }
+        (ox, oy) = (0, oy + 1);
         if oy == g.out_h {
             (oy, batch) = (0, batch + 1);
         }
     }
 }
 
-/// Points each row to a pixel's elements of a block of K: in place, or gathered into `scratch`.
-fn point(
+/// Copies elements `first_k..first_k + patch.len()` of a pixel's K into `patch`; `first_tap` are the
+/// image and the row and column, negative in the padding, of its first tap.
+fn gather(
     input: &[f32],
     g: &ConvGeometry,
-    group: usize,
-    runs: Option<Runs>,
-    block: &KBlock,
-    pixels: &[Pixel],
-    scratch: &mut [f32],
-    rows: &mut [Row],
+    group_offset: usize,
+    first_tap: (usize, isize, isize),
+    first_k: usize,
+    patch: &mut [f32],
 ) {
-    let group_offset = group * g.group_in_c();
-    // One pointer for all rows, so that a later row's doesn't invalidate an earlier one's.
-    let scratch_start = scratch.as_mut_ptr();
-    for (i, (pixel, row)) in pixels.iter().zip(rows).enumerate() {
-        *row = match (pixel.inside, runs) {
-            (Some(start), Some(runs)) => {
-                let start = start + group_offset + block.first_run * runs.step + block.offset;
-                Row { start: input[start..].as_ptr(), step: runs.step }
-            }
-            _ => {
-                let range = i * block.size()..(i + 1) * block.size();
-                assert!(range.end <= scratch.len());
-                // SAFETY: the range was checked against the slice that scratch_start came from, and
-                // rows of one block don't overlap.
-                let patch = unsafe { core::slice::from_raw_parts_mut(scratch_start.add(range.start), range.len()) };
-                gather(input, g, group_offset, pixel, block.k, patch);
-                Row { start: patch.as_ptr(), step: block.len }
-            }
-        };
-    }
-}
-
-/// Copies elements `first_k..first_k + patch.len()` of a pixel's K into `patch`.
-fn gather(input: &[f32], g: &ConvGeometry, group_offset: usize, pixel: &Pixel, first_k: usize, patch: &mut [f32]) {
+    let (batch, first_y, first_x) = first_tap;
     let group_in_c = g.group_in_c();
-    patch.fill(0.0);
+    let last_y = first_y + ((g.kernel_h - 1) * g.dilation_h) as isize;
+    let last_x = first_x + ((g.kernel_w - 1) * g.dilation_w) as isize;
+    if first_y < 0 || first_x < 0 || last_y >= g.in_h as isize || last_x >= g.in_w as isize {
+        patch.fill(0.0);
+    }
     // Taps that are neighbours in the input as well as in K are copied as one.
     let whole_rows = g.groups == 1 && g.dilation_w == 1;
     let copy_w = if whole_rows { g.kernel_w } else { 1 };
     for ky in 0..g.kernel_h {
-        let y = pixel.y + (ky * g.dilation_h) as isize;
+        let y = first_y + (ky * g.dilation_h) as isize;
         if y < 0 || y as usize >= g.in_h {
             continue;
         }
-        let row = (pixel.batch * g.in_h + y as usize) * g.in_w;
+        let row = (batch * g.in_h + y as usize) * g.in_w;
         for kx in (0..g.kernel_w).step_by(copy_w) {
-            let x = pixel.x + (kx * g.dilation_w) as isize;
+            let x = first_x + (kx * g.dilation_w) as isize;
             // Taps x..x + copy_w that are inside the input.
             let skip = x.min(0).unsigned_abs().min(copy_w);
             let end = (g.in_w as isize - x).clamp(0, copy_w as isize) as usize;

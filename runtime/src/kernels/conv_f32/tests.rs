@@ -225,8 +225,8 @@ unsafe fn array_tile<L: Lanes, const MR: usize, const NV: usize, const KU: usize
 
 /// The tiles of [`x86_64`](super::x86_64), in plain Rust: shapes that this CPU can't run are covered.
 pub(crate) const ARRAY_TILES: [(&str, TileKernel); 2] = [
-    ("8 lanes", TileKernel { rows: 6, panels: 1, run: array_tile::<Array<8>, 6, 2, 2> }),
-    ("16 lanes", TileKernel { rows: 12, panels: 2, run: array_tile::<Array<16>, 12, 2, 1> }),
+    ("8 lanes", TileKernel { rows: 6, narrow_rows: 5, panels: 1, run: array_tile::<Array<8>, 6, 2, 2> }),
+    ("16 lanes", TileKernel { rows: 12, narrow_rows: 12, panels: 2, run: array_tile::<Array<16>, 12, 2, 1> }),
 ];
 
 /// Runs a problem on every kernel that can run here.

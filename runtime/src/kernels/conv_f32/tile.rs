@@ -85,6 +85,8 @@ pub(crate) struct Finish {
 pub(crate) struct TileKernel {
     /// Most rows and panels of one call.
     pub(crate) rows: usize,
+    /// Most rows of a call with at most half a panel of columns.
+    pub(crate) narrow_rows: usize,
     pub(crate) panels: usize,
     /// Unsafe as [`Tile`] says.
     pub(crate) run: unsafe fn(&Tile<'_>),

@@ -127,26 +127,27 @@ unsafe fn row<L: Lanes, W: Weight, const FULL: bool>(block: &RowBlock<'_, W>, in
     let g = block.g;
     // SAFETY: the contract is the same; border columns get their own taps.
     unsafe {
+        let inner = if g.kernel_w == 3 && g.dilation_w == 1 && block.ky.len() == 3 {
+            row_3x3::<L, W, FULL>(block, inner.clone())
+        } else {
+            let mut ox = inner.start;
+            while ox + 8 <= inner.end {
+                pixels::<L, W, FULL, 8, 1>(block, ox, 0..g.kernel_w);
+                ox += 8;
+            }
+            if ox + 4 <= inner.end {
+                pixels::<L, W, FULL, 4, 2>(block, ox, 0..g.kernel_w);
+                ox += 4;
+            }
+            if ox + 2 <= inner.end {
+                pixels::<L, W, FULL, 2, 3>(block, ox, 0..g.kernel_w);
+                ox += 2;
+            }
+            inner.start..ox
+        };
         for ox in (0..inner.start).chain(inner.end..g.out_w) {
             let x = (ox * g.stride_w) as isize - g.pad_left as isize;
-            pixels::<L, W, FULL, 1>(block, ox, taps_inside(x, g.kernel_w, g.dilation_w, g.in_w));
-        }
-        let all = 0..g.kernel_w;
-        let mut ox = inner.start;
-        if g.kernel_w == 3 && g.dilation_w == 1 && block.ky.len() == 3 {
-            pixels_3x3::<L, W, FULL>(block, inner.clone());
-            ox = inner.end;
-        }
-        while ox + 4 <= inner.end {
-            pixels::<L, W, FULL, 4>(block, ox, all.clone());
-            ox += 4;
-        }
-        if ox + 2 <= inner.end {
-            pixels::<L, W, FULL, 2>(block, ox, all.clone());
-            ox += 2;
-        }
-        if ox < inner.end {
-            pixels::<L, W, FULL, 1>(block, ox, all);
+            pixels::<L, W, FULL, 1, 3>(block, ox, taps_inside(x, g.kernel_w, g.dilation_w, g.in_w));
         }
     }
 }
@@ -162,71 +163,102 @@ unsafe fn load<L: Lanes, const FULL: bool>(from: *const f32, n: usize) -> L {
     unsafe { if FULL { L::load(from) } else { L::load_part(from, n) } }
 }
 
-/// Bias, residual, clamp and store of output column `ox`.
+/// Residual, clamp and store of the output columns from `ox` on.
 ///
 /// # Safety
 ///
-/// As for [`row`].
+/// As for [`row`]; all `P` columns are inside the output.
 #[inline(always)]
-unsafe fn finish<L: Lanes, W, const FULL: bool>(block: &RowBlock<'_, W>, ox: usize, sum: L) {
-    // SAFETY: column ox of the row is inside output and residual.
+unsafe fn finish<L: Lanes, W, const FULL: bool, const P: usize>(
+    block: &RowBlock<'_, W>,
+    ox: usize,
+    mut sums: [L; P],
+) {
+    // SAFETY: the columns are inside output and residual.
     unsafe {
-        let mut y = sum.add(L::load(block.bias));
         if !block.residual.is_null() {
-            y = y.add(load::<L, FULL>(block.residual.add(ox * block.g.in_c), block.n));
+            let residual = block.residual.add(ox * block.g.in_c);
+            for p in 0..P {
+                sums[p] = sums[p].add(load::<L, FULL>(residual.add(p * block.g.in_c), block.n));
+            }
         }
-        let y = y.clamp(L::splat(block.min), L::splat(block.max));
         let output = block.output.add(ox * block.output_stride);
-        if FULL { y.store(output) } else { y.store_part(output, block.n) }
+        for p in 0..P {
+            let y = sums[p].clamp(L::splat(block.min), L::splat(block.max));
+            let output = output.add(p * block.output_stride);
+            if FULL { y.store(output) } else { y.store_part(output, block.n) }
+        }
     }
 }
 
-/// `P` neighbouring columns from `ox` on, with the taps `kx` of every kernel row.
+/// `P` neighbouring columns from `ox` on, with the taps `kx` of every kernel row, in `S` partial
+/// sums a column, to hide the latency of the fused multiply-add.
 ///
 /// # Safety
 ///
 /// As for [`row`]; the taps `kx` of all `P` columns are inside the input's width.
 #[inline(always)]
-unsafe fn pixels<L: Lanes, W: Weight, const FULL: bool, const P: usize>(
+unsafe fn pixels<L: Lanes, W: Weight, const FULL: bool, const P: usize, const S: usize>(
     block: &RowBlock<'_, W>,
     ox: usize,
     kx: Range<usize>,
 ) {
     let g = block.g;
     let (channels, padded) = (g.in_c, padded_channels(g));
+    let pixel_step = g.stride_w * channels;
+    let row_step = (g.dilation_h * g.in_w).wrapping_mul(channels);
+    let tap_step = g.dilation_w * channels;
+    let mut row = block.input.wrapping_add(ox * pixel_step + kx.start * tap_step);
     // SAFETY: taps (ky, kx) of the columns are inside the input.
     unsafe {
-        let mut sums = [L::zero(); P];
+        let mut sums = [[L::zero(); P]; S];
+        sums[0] = [L::load(block.bias); P];
         for ky in block.ky.clone() {
-            let row = block.input.wrapping_add((ky - block.ky.start).wrapping_mul(g.dilation_h * g.in_w * channels));
-            let row = row.wrapping_add(ox * g.stride_w * channels);
-            for kx in kx.clone() {
-                let w: L = W::load(block.weights.add((ky * g.kernel_w + kx) * padded));
-                let tap = row.wrapping_add(kx * g.dilation_w * channels);
-                for p in 0..P {
-                    let x = load::<L, FULL>(tap.wrapping_add(p * g.stride_w * channels), block.n);
-                    sums[p] = sums[p].fma(x, w);
+            let mut tap = row;
+            let mut w = block.weights.wrapping_add((ky * g.kernel_w + kx.start) * padded);
+            let mut left = kx.len();
+            while left > 0 {
+                for s in 0..S {
+                    if s < left {
+                        let weight: L = W::load(w);
+                        for p in 0..P {
+                            let x = load::<L, FULL>(tap.wrapping_add(p * pixel_step), block.n);
+                            sums[s][p] = sums[s][p].fma(x, weight);
+                        }
+                        tap = tap.wrapping_add(tap_step);
+                        w = w.wrapping_add(padded);
+                    }
                 }
+                left = left.saturating_sub(S);
+            }
+            row = row.wrapping_add(row_step);
+        }
+        for s in 1..S {
+            for p in 0..P {
+                sums[0][p] = sums[0][p].add(sums[s][p]);
             }
         }
-        for p in 0..P {
-            finish::<L, W, FULL>(block, ox + p, sums[p]);
-        }
+        finish::<L, W, FULL, P>(block, ox, sums[0]);
     }
 }
 
-/// The columns `inner` with a 3×3 kernel, all of whose rows are inside.
+/// The columns `inner` with a 3×3 kernel, all of whose rows are inside, and the columns next to
+/// them if they lack one column of taps. Returns the columns done.
 ///
 /// # Safety
 ///
 /// As for [`row`]; the kernel is three columns wide, undilated, and three rows are inside.
 #[inline(always)]
-unsafe fn pixels_3x3<L: Lanes, W: Weight, const FULL: bool>(block: &RowBlock<'_, W>, inner: Range<usize>) {
+unsafe fn row_3x3<L: Lanes, W: Weight, const FULL: bool>(
+    block: &RowBlock<'_, W>,
+    inner: Range<usize>,
+) -> Range<usize> {
     let g = block.g;
-    let (channels, padded) = (g.in_c, padded_channels(g));
-    let row_step = g.dilation_h * g.in_w * channels;
+    let padded = padded_channels(g);
     let first = block.ky.start * 3;
-    // SAFETY: all nine taps of the inner columns are inside the input.
+    let (mut start, mut end) = (inner.start, inner.end);
+    // SAFETY: all nine taps of the inner columns are inside the input, and those of the columns
+    // beside them that are named; weights are padded to whole registers.
     unsafe {
         let mut w = [[L::zero(); 3]; 3];
         for ky in 0..3 {
@@ -234,15 +266,56 @@ unsafe fn pixels_3x3<L: Lanes, W: Weight, const FULL: bool>(block: &RowBlock<'_,
                 w[ky][kx] = W::load(block.weights.add((first + ky * 3 + kx) * padded));
             }
         }
-        for ox in inner {
-            let mut sum = L::zero();
-            for ky in 0..3 {
-                let row = block.input.wrapping_add(ox * g.stride_w * channels + ky * row_step);
-                for kx in 0..3 {
-                    sum = sum.fma(load::<L, FULL>(row.wrapping_add(kx * channels), block.n), w[ky][kx]);
+        if start == 1 && g.pad_left == 1 && g.in_w >= 2 {
+            pixels_3x3::<L, W, FULL, 1, 1, 3>(block, 0, &w);
+            start = 0;
+        }
+        let mut ox = inner.start;
+        while ox + 4 <= inner.end {
+            pixels_3x3::<L, W, FULL, 4, 0, 3>(block, ox, &w);
+            ox += 4;
+        }
+        match inner.end.saturating_sub(ox) {
+            1 => pixels_3x3::<L, W, FULL, 1, 0, 3>(block, ox, &w),
+            2 => pixels_3x3::<L, W, FULL, 2, 0, 3>(block, ox, &w),
+            3 => pixels_3x3::<L, W, FULL, 3, 0, 3>(block, ox, &w),
+            _ => {}
+        }
+        // The first tap of column `end` is inside if the one before it had a tap left of it.
+        if end < g.out_w && end * g.stride_w >= g.pad_left && end * g.stride_w + 2 == g.pad_left + g.in_w {
+            pixels_3x3::<L, W, FULL, 1, 0, 2>(block, end, &w);
+            end += 1;
+        }
+    }
+    start..end
+}
+
+/// `P` neighbouring columns from `ox` on, with three kernel rows and the kernel columns `X0..X1`.
+///
+/// # Safety
+///
+/// As for [`row_3x3`]; these taps of all `P` columns are inside the input.
+#[inline(always)]
+unsafe fn pixels_3x3<L: Lanes, W: Weight, const FULL: bool, const P: usize, const X0: usize, const X1: usize>(
+    block: &RowBlock<'_, W>,
+    ox: usize,
+    w: &[[L; 3]; 3],
+) {
+    let g = block.g;
+    let channels = g.in_c;
+    let (row_step, pixel_step) = (g.dilation_h * g.in_w * channels, g.stride_w * channels);
+    let input = block.input.wrapping_add(ox * pixel_step);
+    // SAFETY: the caller vouches for the taps.
+    unsafe {
+        let mut sums = [L::load(block.bias); P];
+        for ky in 0..3 {
+            for kx in X0..X1 {
+                let tap = input.wrapping_add(ky * row_step + kx * channels);
+                for p in 0..P {
+                    sums[p] = sums[p].fma(load::<L, FULL>(tap.wrapping_add(p * pixel_step), block.n), w[ky][kx]);
                 }
             }
-            finish::<L, W, FULL>(block, ox, sum);
         }
+        finish::<L, W, FULL, P>(block, ox, sums);
     }
 }

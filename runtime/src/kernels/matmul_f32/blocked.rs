@@ -2,13 +2,15 @@
 //! panels of `b` packed on the stack, tiles.
 //!
 //! A panel of `b` is packed when several tiles of rows read it, when it is stored transposed, or
-//! when its columns don't fill it; otherwise it is read in place. A product of few rows with a
-//! transposed `b` is a set of dot products, and reads both factors in place.
+//! when its columns don't fill it; otherwise it is read in place. A product of few rows reads both
+//! factors in place throughout: a row of the output is a weighted sum of rows of `b`, or dot
+//! products with the rows of a transposed `b`.
 
 use super::super::PANEL_N;
 use super::super::conv_f32::lanes::Lanes;
 use super::super::conv_f32::tile::{Row, Tile, TileKernel, WeightPtr};
 use super::MatMulF32;
+use core::mem::MaybeUninit;
 use core::ptr;
 
 /// Elements of k in a block: 16 × 256 f32 of `b` are 16 KiB, half of an L1.
@@ -24,8 +26,8 @@ const MAX_PANELS: usize = 2;
 /// Most rows of a tile, over all instruction sets.
 const MAX_TILE_ROWS: usize = 12;
 
-/// Up to this many rows, a transposed `b` isn't worth packing.
-const DOT_ROWS: usize = 3;
+/// Up to this many rows, `b` isn't worth packing.
+const VECTOR_ROWS: usize = 3;
 
 /// The microkernels of an instruction set.
 #[derive(Clone, Copy)]
@@ -33,11 +35,13 @@ pub(super) struct Kernels {
     pub(super) tile: TileKernel,
     /// Unsafe as [`dots`] says.
     pub(super) dots: unsafe fn(&[f32], &[f32], &mut [f32]),
+    /// Unsafe as [`weighted_rows`] says.
+    pub(super) weighted_rows: unsafe fn(&[f32], &[f32], &mut [f32]),
 }
 
 /// Panels of `b`: aligned to a cache line.
 #[repr(align(64))]
-struct Panels([f32; MAX_PANELS * PANEL_N * BLOCK_K]);
+struct Panels([MaybeUninit<f32>; MAX_PANELS * PANEL_N * BLOCK_K]);
 
 /// Matrix product by tiles of `kernels`.
 ///
@@ -54,17 +58,17 @@ pub(super) unsafe fn matmul_f32_blocked(args: &mut MatMulF32<'_>, kernels: Kerne
     let tile = kernels.tile;
     assert!(tile.panels <= MAX_PANELS && tile.rows <= MAX_TILE_ROWS);
 
-    if args.trans_b && m <= DOT_ROWS && (!args.trans_a || m == 1) {
+    if m <= VECTOR_ROWS && (!args.trans_a || m == 1) {
+        let vector = if args.trans_b { kernels.dots } else { kernels.weighted_rows };
         for i in 0..m {
-            let a = &args.a[i * k..(i + 1) * k];
             // SAFETY: the caller vouches for the instruction set.
-            unsafe { (kernels.dots)(a, &args.b[..n * k], &mut args.output[i * n..(i + 1) * n]) };
+            unsafe { vector(&args.a[i * k..(i + 1) * k], args.b, &mut args.output[i * n..(i + 1) * n]) };
         }
         return;
     }
 
     let (a_row, a_step) = if args.trans_a { (1, m) } else { (k, 1) };
-    let mut panels = Panels([0.0; MAX_PANELS * PANEL_N * BLOCK_K]);
+    let mut panels = Panels([MaybeUninit::uninit(); MAX_PANELS * PANEL_N * BLOCK_K]);
     for first_k in (0..k).step_by(BLOCK_K) {
         let len = BLOCK_K.min(k - first_k);
         for first_row in (0..m).step_by(BLOCK_ROWS) {
@@ -73,10 +77,10 @@ pub(super) unsafe fn matmul_f32_blocked(args: &mut MatMulF32<'_>, kernels: Kerne
                 let cols = (tile.panels * PANEL_N).min(n - col);
                 let in_place = !args.trans_b && cols % PANEL_N == 0 && last_row - first_row <= tile.rows;
                 let (weights, weight_step, panel_stride) = if in_place {
-                    (&args.b[first_k * n + col..], n, PANEL_N)
+                    (args.b[first_k * n + col..].as_ptr(), n, PANEL_N)
                 } else {
                     pack(args, first_k, len, col, cols, &mut panels.0);
-                    (&panels.0[..], PANEL_N, PANEL_N * BLOCK_K)
+                    (panels.0.as_ptr().cast(), PANEL_N, PANEL_N * BLOCK_K)
                 };
                 let mut row = first_row;
                 while row < last_row {
@@ -92,7 +96,7 @@ pub(super) unsafe fn matmul_f32_blocked(args: &mut MatMulF32<'_>, kernels: Kerne
                         runs: 1,
                         run_len: len,
                         a_step,
-                        weights: WeightPtr::F32(weights.as_ptr()),
+                        weights: WeightPtr::F32(weights),
                         weight_step,
                         panel_stride,
                         cols,
@@ -116,7 +120,7 @@ pub(super) unsafe fn matmul_f32_blocked(args: &mut MatMulF32<'_>, kernels: Kerne
 
 /// Writes rows `first_k..first_k + len` and columns `col..col + cols` of `b` as panels
 /// `[cols/16][BLOCK_K][16]`, padded with zeros.
-fn pack(args: &MatMulF32<'_>, first_k: usize, len: usize, col: usize, cols: usize, panels: &mut [f32]) {
+fn pack(args: &MatMulF32<'_>, first_k: usize, len: usize, col: usize, cols: usize, panels: &mut [MaybeUninit<f32>]) {
     for (panel, first) in panels.chunks_exact_mut(PANEL_N * BLOCK_K).zip((0..cols).step_by(PANEL_N)) {
         let width = PANEL_N.min(cols - first);
         let rows = panel.as_chunks_mut::<PANEL_N>().0[..len].iter_mut();
@@ -127,17 +131,17 @@ fn pack(args: &MatMulF32<'_>, first_k: usize, len: usize, col: usize, cols: usiz
             }
             for (l, row) in rows.enumerate() {
                 for (x, column) in row.iter_mut().zip(columns) {
-                    *x = column.get(l).copied().unwrap_or(0.0);
+                    x.write(column.get(l).copied().unwrap_or(0.0));
                 }
             }
         } else {
             for (l, row) in rows.enumerate() {
                 let from = &args.b[(first_k + l) * args.n + col + first..][..width];
                 if let Ok(from) = <&[f32; PANEL_N]>::try_from(from) {
-                    *row = *from;
+                    *row = from.map(MaybeUninit::new);
                 } else {
-                    *row = [0.0; PANEL_N];
-                    row[..width].copy_from_slice(from);
+                    *row = [MaybeUninit::new(0.0); PANEL_N];
+                    row[..width].write_copy_of_slice(from);
                 }
             }
         }
@@ -185,6 +189,53 @@ pub(super) unsafe fn dots<L: Lanes>(a: &[f32], b: &[f32], output: &mut [f32]) {
                     output[i] = sum;
                 }
             }
+        }
+    }
+}
+
+/// `output[j] = sum over l of a[l] * b[l * output.len() + j]`.
+///
+/// # Safety
+///
+/// The CPU has the instruction set of `L`.
+///
+/// # Panics
+///
+/// When `b` is shorter than `a.len()` rows of `output.len()`.
+#[inline(always)]
+pub(super) unsafe fn weighted_rows<L: Lanes>(a: &[f32], b: &[f32], output: &mut [f32]) {
+    /// Registers of columns at once: as many sums as hide the latency of the fused multiply-add.
+    const WIDE: usize = 8;
+    let n = output.len();
+    assert!(b.len() >= super::product(&[a.len(), n]), "b");
+    let mut col = 0;
+    // SAFETY: columns col..col + WIDE * L::LEN, or col..n, of a.len() rows are inside b by the
+    // assertion, and inside the output.
+    unsafe {
+        while col + WIDE * L::LEN <= n {
+            let mut sums = [L::zero(); WIDE];
+            for (l, &x) in a.iter().enumerate() {
+                let row = b.as_ptr().add(l * n + col);
+                for v in 0..WIDE {
+                    sums[v] = sums[v].fma(L::splat(x), L::load(row.add(v * L::LEN)));
+                }
+            }
+            for v in 0..WIDE {
+                sums[v].store(output.as_mut_ptr().add(col + v * L::LEN));
+            }
+            col += WIDE * L::LEN;
+        }
+        while col < n {
+            let lanes = L::LEN.min(n - col);
+            let mut sum = L::zero();
+            for (l, &x) in a.iter().enumerate() {
+                let row = b.as_ptr().add(l * n + col);
+                let row = if lanes == L::LEN { L::load(row) } else { L::load_part(row, lanes) };
+                sum = sum.fma(L::splat(x), row);
+            }
+            let output = output.as_mut_ptr().add(col);
+            if lanes == L::LEN { sum.store(output) } else { sum.store_part(output, lanes) }
+            col += lanes;
         }
     }
 }

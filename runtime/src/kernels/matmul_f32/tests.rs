@@ -1,14 +1,19 @@
 //! Every float matrix product kernel against a naive one in f64, over one set of cases.
 
-use super::super::conv_f32::lanes::Array;
+use super::super::conv_f32::lanes::{Array, Lanes};
 use super::super::conv_f32::tests::{ARRAY_TILES, Random, UNTOUCHED, gamma};
+use super::super::conv_f32::tile::TileKernel;
 use super::*;
 
 /// The kernels of the instruction sets' widths in plain Rust, so that all are covered on any CPU.
 const ARRAY_KERNELS: [(&str, blocked::Kernels); 2] = [
-    ("8 lanes", blocked::Kernels { tile: ARRAY_TILES[0].1, dots: blocked::dots::<Array<8>> }),
-    ("16 lanes", blocked::Kernels { tile: ARRAY_TILES[1].1, dots: blocked::dots::<Array<16>> }),
+    ("8 lanes", array_kernels::<Array<8>>(ARRAY_TILES[0].1)),
+    ("16 lanes", array_kernels::<Array<16>>(ARRAY_TILES[1].1)),
 ];
+
+const fn array_kernels<L: Lanes>(tile: TileKernel) -> blocked::Kernels {
+    blocked::Kernels { tile, dots: blocked::dots::<L>, weighted_rows: blocked::weighted_rows::<L> }
+}
 
 /// Runs one product, with every transposition, on every kernel that can run here.
 fn check_all(m: usize, k: usize, n: usize, seed: u64) {
@@ -70,7 +75,7 @@ fn small_sizes() {
 
 #[test]
 fn blocks() {
-    for (m, k, n) in [(5, 255, 20), (13, 256, 32), (7, 257, 33), (3, 600, 64), (1, 513, 100), (241, 258, 17), (490, 3, 5)] {
+    for (m, k, n) in [(5, 255, 20), (13, 256, 32), (7, 257, 33), (3, 600, 64), (1, 513, 100), (241, 258, 17), (490, 3, 5), (2, 5, 300)] {
         check_all(m, k, n, k as u64);
     }
 }
