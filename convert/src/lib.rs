@@ -3,4 +3,5 @@
 
 pub mod dim;
 pub mod graph;
+pub mod passes;
 pub mod tensor;

@@ -1,0 +1,34 @@
+//! ReLU and clip behind a convolution or matrix product become its clamp, also several in a row.
+
+use crate::graph::{Clamp, Graph, Op};
+
+use super::edit::Editor;
+use super::identity::{clip_behind, clip_bounds};
+
+/// Runs the pass.
+pub(super) fn run(graph: &mut Graph) -> bool {
+    let mut edit = Editor::new(graph);
+    for index in 0..edit.len() {
+        if edit.is_alive(index) {
+            absorb(&mut edit, index);
+        }
+    }
+    edit.finish()
+}
+
+fn absorb(edit: &mut Editor<'_>, index: usize) -> Option<()> {
+    let bounds = clip_bounds(&edit.node(index).op).filter(|(min, max)| min <= max)?;
+    let at = edit.sole_source(index, 0)?;
+    let mut layer = edit.node(at).clone();
+    let clamp = match &mut layer.op {
+        Op::Conv(conv) => &mut conv.clamp,
+        Op::MatMul(matmul) => &mut matmul.clamp,
+        _ => return None,
+    };
+    let (min, max) = clip_behind((clamp.min, clamp.max), bounds);
+    *clamp = Clamp { min, max };
+    layer.outputs = edit.node(index).outputs.clone();
+    edit.remove(at);
+    edit.replace(index, layer);
+    Some(())
+}

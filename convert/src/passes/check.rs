@@ -1,0 +1,196 @@
+//! Validates a graph: order, arity, and the shapes that follow from the operators.
+
+use crate::dim::Dim;
+use crate::graph::{Graph, Node, Op, ValueId};
+
+use super::edit::product;
+
+/// Checks that the graph is well-formed; the error names the node.
+pub fn check(graph: &Graph) -> Result<(), String> {
+    let in_range = |id: &ValueId| (id.0 as usize) < graph.values.len();
+    let mut defined: Vec<bool> = graph.values.iter().map(|v| v.constant.is_some()).collect();
+    for value in &graph.values {
+        if let Some(tensor) = &value.constant
+            && (value.const_shape().as_ref() != Some(&tensor.shape) || value.dtype != tensor.dtype)
+        {
+            return Err(format!("constant `{}` differs from its declaration", value.name));
+        }
+    }
+    for id in &graph.inputs {
+        if !in_range(id) {
+            return Err("an input is out of range".to_owned());
+        }
+        defined[id.0 as usize] = true;
+    }
+    for node in &graph.nodes {
+        let at = |what: &str| Err(format!("{:?} `{}`: {what}", node.op, node.name));
+        let (least, most) = arity(&node.op);
+        if node.inputs.len() < least || node.inputs.len() > most {
+            return at(&format!("{} inputs", node.inputs.len()));
+        }
+        if node.inputs.iter().take(least).any(Option::is_none) {
+            return at("a required input is absent");
+        }
+        if node.outputs.len() != 1 {
+            return at("one output expected");
+        }
+        if !node.inputs.iter().flatten().chain(&node.outputs).all(in_range) {
+            return at("a value is out of range");
+        }
+        if let Some(id) = node.inputs.iter().flatten().find(|id| !defined[id.0 as usize]) {
+            return at(&format!("reads `{}` before it is made", graph.value(*id).name));
+        }
+        if std::mem::replace(&mut defined[node.outputs[0].0 as usize], true) {
+            return at("makes a value that exists already");
+        }
+        if let Err(what) = shapes(graph, node) {
+            return at(&what);
+        }
+    }
+    match graph.outputs.iter().find(|id| !in_range(id) || !defined[id.0 as usize]) {
+        Some(id) => Err(format!("output {} is never made", id.0)),
+        None => Ok(()),
+    }
+}
+
+/// Fewest and most inputs.
+fn arity(op: &Op) -> (usize, usize) {
+    match op {
+        Op::Conv(_) | Op::MatMul(_) => (2, 4),
+        Op::BatchNorm { .. } => (5, 5),
+        Op::Binary(_) | Op::Compare(_) | Op::Gather { .. } => (2, 2),
+        Op::Where => (3, 3),
+        Op::Concat { .. } => (1, usize::MAX),
+        _ => (1, 1),
+    }
+}
+
+fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
+    let shape = |id: ValueId| graph.value(id).shape.as_slice();
+    let inputs: Vec<&[Dim]> = node.inputs.iter().flatten().map(|id| shape(*id)).collect();
+    let (x, y) = (inputs[0], shape(node.outputs[0]));
+    let found = || -> Vec<String> { inputs.iter().map(|s| graph.shape_text(s)).collect() };
+    let expect = |ok: bool| {
+        let text = || format!("shapes {} -> {}", found().join(", "), graph.shape_text(y));
+        if ok { Ok(()) } else { Err(text()) }
+    };
+    let axis_ok = |axis: usize| expect(axis < x.len());
+    match &node.op {
+        Op::Unary(_) | Op::Cast | Op::BatchNorm { .. } => expect(x == y),
+        Op::Quantize => {
+            let described = graph.value(node.outputs[0]).quant.is_some();
+            expect(x == y && described)
+        }
+        Op::Dequantize => {
+            let read = node.inputs[0].is_some_and(|id| graph.value(id).quant.is_some());
+            expect(x == y && read)
+        }
+        Op::Softmax { axis, .. } => axis_ok(*axis).and(expect(x == y)),
+        Op::Transpose { perm } => {
+            let mut sorted = perm.clone();
+            sorted.sort_unstable();
+            expect(sorted.iter().copied().eq(0..x.len()))?;
+            expect(perm.iter().map(|p| &x[*p]).eq(y))
+        }
+        Op::Reshape => expect(compatible(&product(x), &product(y))),
+        Op::Binary(_) | Op::Compare(_) | Op::Where => {
+            let mut all = Vec::new();
+            for input in &inputs {
+                all = broadcast(&all, input).ok_or_else(|| format!("broadcast {:?}", found()))?;
+            }
+            expect(all.len() == y.len() && all.iter().zip(y).all(|(a, b)| compatible(a, b)))
+        }
+        Op::Expand => {
+            let all = broadcast(x, y).ok_or_else(|| "cannot expand".to_owned())?;
+            expect(all.iter().zip(y).all(|(a, b)| compatible(a, b)))
+        }
+        Op::Concat { axis } => {
+            axis_ok(*axis)?;
+            expect(inputs.iter().all(|s| s.len() == y.len()) && x.len() == y.len())?;
+            let sum = inputs.iter().fold(Dim::default(), |sum, s| sum.add(&s[*axis]));
+            expect(compatible(&sum, &y[*axis]))
+        }
+        Op::Slice { starts, steps } => {
+            expect(starts.len() == x.len() && steps.len() == x.len() && y.len() == x.len())
+        }
+        Op::Pad { before, after, .. } => {
+            expect(before.len() == x.len() && after.len() == x.len() && y.len() == x.len())?;
+            let grown = |i: usize| x[i].add(&Dim::from(before[i])).add(&Dim::from(after[i]));
+            expect((0..x.len()).all(|i| compatible(&grown(i), &y[i])))
+        }
+        Op::Resize { scales, .. } => expect(scales.len() == x.len() && y.len() == x.len()),
+        Op::Gather { axis } => axis_ok(*axis).and(expect(y.len() + 1 == x.len() + inputs[1].len())),
+        Op::Reduce { axes, keep_dims, .. } => {
+            expect(axes.iter().all(|a| *a < x.len()) && axes.is_sorted())?;
+            expect(y == reduced(x, axes, *keep_dims))
+        }
+        Op::ArgReduce { axis, keep_dims, .. } => {
+            axis_ok(*axis)?;
+            expect(y == reduced(x, &[*axis], *keep_dims))
+        }
+        Op::Pool(p) => expect(x.len() == p.kernel.len() + 2 && y.len() == x.len()),
+        Op::Conv(conv) => {
+            let w = inputs[1];
+            expect(w.len() == conv.kernel.len() + 2 && x.len() == w.len() && y.len() == w.len())?;
+            let in_channels = w[w.len() - 1].mul(&Dim::from(conv.groups));
+            expect(compatible(&in_channels, &x[x.len() - 1]) && w[0] == y[y.len() - 1])?;
+            extras(graph, node, y).and_then(expect)
+        }
+        Op::MatMul(matmul) => {
+            let b = inputs[1];
+            if x.len() >= 2 && b.len() >= 2 {
+                let (xr, br) = (x.len(), b.len());
+                let k = if matmul.transpose_a { &x[xr - 2] } else { &x[xr - 1] };
+                let (bk, n) = if matmul.transpose_b {
+                    (&b[br - 1], &b[br - 2])
+                } else {
+                    (&b[br - 2], &b[br - 1])
+                };
+                expect(compatible(k, bk) && y.last().is_some_and(|y| compatible(n, y)))?;
+            }
+            extras(graph, node, y).and_then(expect)
+        }
+    }
+}
+
+/// Bias and residual of a layer fit its output.
+fn extras(graph: &Graph, node: &Node, y: &[Dim]) -> Result<bool, String> {
+    let shape = |k: usize| node.inputs.get(k).copied().flatten().map(|id| &graph.value(id).shape);
+    let bias = shape(2).is_none_or(|bias| bias.len() == 1 && Some(&bias[0]) == y.last());
+    Ok(bias && shape(3).is_none_or(|residual| residual == y))
+}
+
+/// The shape of a reduction's result.
+pub(super) fn reduced(x: &[Dim], axes: &[usize], keep_dims: bool) -> Vec<Dim> {
+    let one = Dim::from(1i64);
+    let kept = |i: usize, dim: &Dim| match (axes.contains(&i), keep_dims) {
+        (false, _) => Some(dim.clone()),
+        (true, true) => Some(one.clone()),
+        (true, false) => None,
+    };
+    x.iter().enumerate().filter_map(|(i, dim)| kept(i, dim)).collect()
+}
+
+/// False only when both are known and differ.
+fn compatible(a: &Dim, b: &Dim) -> bool {
+    match (a.as_const(), b.as_const()) {
+        (Some(a), Some(b)) => a == b,
+        _ => true,
+    }
+}
+
+/// The common shape of two operands, as in NumPy; `None` when they are known not to fit.
+pub(super) fn broadcast(a: &[Dim], b: &[Dim]) -> Option<Vec<Dim>> {
+    let rank = a.len().max(b.len());
+    let one = Dim::from(1i64);
+    let at = |s: &[Dim], i: usize| (i + s.len()).checked_sub(rank).map_or(one.clone(), |i| s[i].clone());
+    (0..rank)
+        .map(|i| match (at(a, i), at(b, i)) {
+            (a, b) if a == b || b.is(1) => Some(a),
+            (a, b) if a.is(1) => Some(b),
+            (a, b) if a.as_const().is_some() && b.as_const().is_some() => None,
+            // One of them is symbolic and must turn out to be 1 or the other.
+            (a, b) => Some(if a.as_const().is_some() { a } else { b }),
+        })
+        .collect()
+}

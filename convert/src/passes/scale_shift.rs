@@ -1,0 +1,117 @@
+//! Folds `y * scale + shift` per output channel into the weights and the bias of a layer.
+//!
+//! Batch normalisation is exported this way by tf2onnx: Conv, Mul, Add or MatMul, Add, Mul, Add.
+//! The arithmetic is done in f64 and rounded to f32 once. Layers with integer weights are left
+//! alone: their scales are the quantize stage's business.
+
+use crate::graph::{BinaryKind, Clamp, Graph, Node, Op};
+
+use super::edit::{Editor, channel_vector, f32_constant, input, output, rounded, same_kind};
+
+/// Runs the pass.
+pub(super) fn run(graph: &mut Graph) -> bool {
+    let mut edit = Editor::new(graph);
+    for index in 0..edit.len() {
+        if let Some((operand, scale, shift)) = affine(&edit, index) {
+            fold_after(&mut edit, index, operand, &scale, &shift);
+        }
+    }
+    edit.finish()
+}
+
+/// Reads a node as `operand * scale + shift` per channel of the last axis.
+fn affine(edit: &Editor<'_>, index: usize) -> Option<(usize, Vec<f64>, Vec<f64>)> {
+    let node = edit.node(index);
+    let Op::Binary(kind) = node.op else { return None };
+    let y = output(node)?;
+    let channels = channels(edit.graph, node)?;
+    let [a, b] = [input(node, 0)?, input(node, 1)?];
+    let (ones, zeros) = (vec![1.0; channels], vec![0.0; channels]);
+    for (operand, x, other) in [(0, a, b), (1, b, a)] {
+        let Some(c) = channel_vector(edit.graph, other, channels) else { continue };
+        if !same_kind(edit.graph, x, y) {
+            continue;
+        }
+        let negated = |c: Vec<f64>| -> Vec<f64> { c.into_iter().map(|v| -v).collect() };
+        return Some(match (kind, operand) {
+            (BinaryKind::Mul, _) => (operand, c, zeros),
+            (BinaryKind::Add, _) => (operand, ones, c),
+            (BinaryKind::Sub, 0) => (operand, ones, negated(c)),
+            (BinaryKind::Sub, _) => (operand, negated(ones), c),
+            (BinaryKind::Div, 0) if c.iter().all(|v| *v != 0.0) => {
+                (operand, c.into_iter().map(|v| 1.0 / v).collect(), zeros)
+            }
+            _ => return None,
+        });
+    }
+    None
+}
+
+/// Size of the result's last axis.
+fn channels(graph: &Graph, node: &Node) -> Option<usize> {
+    graph.value(output(node)?).shape.last()?.as_const().and_then(|c| usize::try_from(c).ok())
+}
+
+/// Folds `scale` and `shift` behind the layer that makes an operand of node `index`; the layer takes
+/// the node's place.
+pub(super) fn fold_after(
+    edit: &mut Editor<'_>,
+    index: usize,
+    operand: usize,
+    scale: &[f64],
+    shift: &[f64],
+) -> bool {
+    let Some(at) = edit.sole_source(index, operand) else { return false };
+    let Some(mut layer) = scaled(edit, at, scale, shift) else { return false };
+    edit.remove(at);
+    layer.outputs = edit.node(index).outputs.clone();
+    edit.replace(index, layer);
+    true
+}
+
+/// The layer with scaled weights and bias, when it is one whose weights are float constants.
+fn scaled(edit: &mut Editor<'_>, at: usize, scale: &[f64], shift: &[f64]) -> Option<Node> {
+    let node = edit.node(at);
+    if input(node, 3).is_some() {
+        return None;
+    }
+    let weights = input(node, 1)?;
+    let w = f32_constant(edit.graph, weights)?;
+    // Channel of each weight: `[channel, rest]` or `[rest, channel]`.
+    let channel_first = match &node.op {
+        Op::Conv(conv) if conv.clamp == Clamp::NONE => true,
+        Op::MatMul(m) if m.clamp == Clamp::NONE && w.shape.len() == 2 => m.transpose_b,
+        _ => return None,
+    };
+    let n = scale.len();
+    let channel_axis = if channel_first { w.shape.first() } else { w.shape.last() };
+    if channel_axis != Some(&n) || n == 0 {
+        return None;
+    }
+    let rest = w.len() / n;
+    let channel = |i: usize| if channel_first { i / rest } else { i % n };
+    let unscaled = scale.iter().all(|s| *s == 1.0);
+    let values: Vec<f64> = if unscaled {
+        Vec::new()
+    } else {
+        w.to_f32().iter().enumerate().map(|(i, w)| f64::from(*w) * scale[channel(i)]).collect()
+    };
+    let shape = w.shape.clone();
+    let old_bias = match input(node, 2) {
+        Some(id) => channel_vector(edit.graph, id, n)?,
+        None => vec![0.0; n],
+    };
+    let needs_bias = input(node, 2).is_some() || shift.iter().any(|s| *s != 0.0);
+    let bias: Vec<f64> = (0..n).map(|c| old_bias[c] * scale[c] + shift[c]).collect();
+    let mut layer = node.clone();
+    layer.inputs.resize(layer.inputs.len().max(3), None);
+    if !unscaled {
+        let name = edit.graph.value(weights).name.clone();
+        layer.inputs[1] = Some(edit.graph.add_constant(name, rounded(&shape, &values)));
+    }
+    if needs_bias {
+        let name = format!("{}.bias", layer.name);
+        layer.inputs[2] = Some(edit.graph.add_constant(name, rounded(&[n], &bias)));
+    }
+    Some(layer)
+}
