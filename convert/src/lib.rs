@@ -2,6 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod dim;
+pub mod emit;
+pub mod evaluate;
 pub mod graph;
 pub mod passes;
+pub mod plan;
+pub mod quantize;
 pub mod tensor;

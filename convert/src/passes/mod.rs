@@ -69,12 +69,15 @@ const MAX_ROUNDS: usize = 16;
 /// Runs every pass until none changes the graph, or [`MAX_ROUNDS`] is reached.
 ///
 /// The graph must satisfy [`check`], which importers run on what they made of untrusted bytes.
-pub fn run_all(graph: &mut Graph) {
+///
+/// Passes named in `skip` are left out: a graph that will be quantized keeps its residual adds
+/// until they are integers.
+pub fn run_all(graph: &mut Graph, skip: &[&str]) {
     debug_check(graph, "import");
     for _ in 0..MAX_ROUNDS {
         let mut changed = false;
         for pass in PASSES {
-            if (pass.run)(graph) {
+            if !skip.contains(&pass.name) && (pass.run)(graph) {
                 changed = true;
                 debug_check(graph, pass.name);
             }
@@ -83,6 +86,11 @@ pub fn run_all(graph: &mut Graph) {
             break;
         }
     }
+    dead_code::run(graph);
+}
+
+/// Drops the nodes that no output needs.
+pub fn remove_dead_code(graph: &mut Graph) {
     dead_code::run(graph);
 }
 

@@ -173,6 +173,7 @@ impl<'g> Builder<'g> {
         let view = PlannedTensor { dims, ..self.plan.tensors[tensor].clone() };
         let index = self.add_tensor(view);
         self.aliases.join(index, tensor, 0);
+        self.plan.view_of.insert(index, tensor);
         Ok(index)
     }
 
@@ -200,6 +201,11 @@ impl<'g> Builder<'g> {
             && !self.graph.outputs.iter().any(|output| {
                 self.plan.tensor_of_value.get(output).is_some_and(|t| self.aliases.root(*t).0 == root)
             })
+    }
+
+    /// Whether two tensors belong to one group.
+    pub fn shares_memory(&self, a: usize, b: usize) -> bool {
+        self.aliases.root(a).0 == self.aliases.root(b).0
     }
 
     /// Makes the group of `part` lie inside `whole`; [`Builder::can_place`] has said yes.

@@ -123,6 +123,8 @@ pub struct Plan {
     pub liveness_bound_bytes: usize,
     /// Tensor of each value that has one, for calibration and for naming things.
     pub tensor_of_value: HashMap<ValueId, usize>,
+    /// Tensors that are another one under another shape.
+    pub view_of: HashMap<usize, usize>,
     /// Metadata that travels into the file.
     pub metadata: Vec<(String, String)>,
 }

@@ -16,7 +16,6 @@ use crate::model::Model;
 
 pub use conv::{CONV_F32, CONV_I8, DEPTHWISE_F32, DEPTHWISE_I8, FULLY_CONNECTED_F32, FULLY_CONNECTED_I8};
 pub(crate) use quantize::quantize_value;
-pub(crate) use quantize::quantize_value;
 pub use quantize::{DEQUANTIZE_I8, LUT_I8, QUANTIZE_I8};
 
 /// Runs one step.

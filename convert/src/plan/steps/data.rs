@@ -46,13 +46,15 @@ pub(super) fn concat(builder: &mut Builder<'_>, node: &Node, axis: usize) -> Res
             placeable.push((*id, offset));
             offset += extent as usize * unit;
         }
-        let distinct = placeable.iter().all(|(id, _)| placeable.iter().filter(|(o, _)| o == id).count() == 1);
-        if placeable.len() == node.inputs.len() && distinct {
+        if placeable.len() == node.inputs.len() {
             let mut tensors = Vec::new();
             for (id, offset) in &placeable {
                 tensors.push((builder.tensor(*id)?, *offset));
             }
-            if tensors.iter().all(|(tensor, _)| builder.can_place(*tensor, whole)) {
+            let apart = tensors.iter().enumerate().all(|(at, (tensor, _))| {
+                tensors[..at].iter().all(|(other, _)| !builder.shares_memory(*tensor, *other))
+            });
+            if apart && tensors.iter().all(|(tensor, _)| builder.can_place(*tensor, whole)) {
                 for (tensor, offset) in tensors {
                     builder.place_inside(tensor, whole, offset);
                 }

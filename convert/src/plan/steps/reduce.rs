@@ -128,8 +128,7 @@ pub(super) fn softmax(
             return Err(unsupported(node, "the logarithm of a softmax has no i8 form; keep it float"));
         }
         let (qx, qy) = (quant_of(node, x)?, quant_of(node, y)?);
-        let extent = builder.largest(&x.shape[axis])?;
-        let table = lut::softmax_table(qx.scale[0], extent);
+        let table = lut::softmax_table(qx.scale[0]);
         inputs.push(Some(builder.constant_i32(&format!("{}/table", node.name), &table)?));
         attributes.inverse_output_scale = ratio(1.0, qy.scale[0]);
     }

@@ -1,0 +1,262 @@
+//! Runs graphs on the host, through the same plan, file and kernels that a device runs.
+
+use bytes::Bytes;
+use whit::{DType, Isa, Model, Options, Session};
+
+use crate::emit::{Golden, emit};
+use crate::graph::Graph;
+use crate::plan::{self, Plan, PlanError, PlanOptions};
+use crate::tensor::Tensor;
+
+/// Why a graph could not be run at conversion.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvaluateError {
+    /// A node has no step.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The emitted program was refused: a defect of the converter.
+    #[error("the converted program is not valid ({0}); this is a defect of the converter, please report it")]
+    Invalid(String),
+    /// A sample doesn't fit the model's inputs.
+    #[error("{0}")]
+    Sample(String),
+    /// A run failed on a sample.
+    #[error("running the model on sample {sample}: {why}")]
+    Run {
+        /// Index of the sample.
+        sample: usize,
+        /// What the runtime said.
+        why: String,
+    },
+}
+
+/// Data to run a model on, for calibration and golden vectors. Samples can be read more than once.
+pub trait Samples {
+    /// Number of samples.
+    fn len(&self) -> usize;
+
+    /// True when there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One input of one sample, by the input's index, name and type: its shape, batch axis
+    /// included, and its elements as little-endian bytes of that type.
+    ///
+    /// # Errors
+    /// A message that names the array and what is wrong with it.
+    fn input(&self, sample: usize, input: usize, name: &str, dtype: DType) -> Result<(Vec<usize>, Vec<u8>), String>;
+}
+
+/// Bytes at a multiple of 64 in memory, as a memory map would give them.
+pub struct AlignedBytes {
+    bytes: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl AlignedBytes {
+    /// Copies bytes to aligned memory.
+    pub fn new(from: &[u8]) -> AlignedBytes {
+        let mut bytes = vec![0; from.len() + 63];
+        let start = bytes.as_ptr().align_offset(64);
+        bytes[start..start + from.len()].copy_from_slice(from);
+        AlignedBytes { bytes, start, len: from.len() }
+    }
+
+    /// The bytes, at a multiple of 64.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.start..self.start + self.len]
+    }
+}
+
+/// A planned graph with its file.
+pub struct Program {
+    /// The plan that the file was made from.
+    pub plan: Plan,
+    file: AlignedBytes,
+}
+
+impl Program {
+    /// Plans and emits a graph.
+    ///
+    /// # Errors
+    /// When a node has no step.
+    pub fn new(graph: &Graph, options: &PlanOptions) -> Result<Program, EvaluateError> {
+        let plan = plan::plan(graph, options)?;
+        let file = AlignedBytes::new(&emit(&plan, &[]));
+        Ok(Program { plan, file })
+    }
+
+    /// A session of the program.
+    ///
+    /// # Errors
+    /// When the runtime refuses the program.
+    pub fn session(&self, isa: Option<Isa>) -> Result<Session<'_>, EvaluateError> {
+        let invalid = |why: &dyn std::fmt::Display| EvaluateError::Invalid(why.to_string());
+        let model = Model::open(self.file.as_slice()).map_err(|e| invalid(&e))?;
+        Session::new(model, Options { isa, ..Options::default() }).map_err(|error| match error {
+            whit::SessionError::Step { step, kind } => {
+                let name = model.step(step as usize).map_or("", |step| model.text(step.name));
+                invalid(&format_args!("step {step} `{name}`: {kind}"))
+            }
+            error => invalid(&error),
+        })
+    }
+}
+
+/// Gives the symbolic dimensions of an input the values that `shape` has.
+///
+/// # Errors
+/// A message when the shape doesn't fit the input.
+pub fn bind_shape(session: &mut Session<'_>, input: usize, shape: &[usize]) -> Result<(), String> {
+    let model = *session.model();
+    let record = model.input(input).and_then(|tensor| model.tensor(tensor)).ok_or("no such input")?;
+    let name = model.text(record.name);
+    let rank = usize::from(record.rank);
+    if shape.len() != rank {
+        return Err(format!("input `{name}` has {rank} axes, the data has {}", shape.len()));
+    }
+    for (axis, reference) in record.dims[..rank].iter().enumerate() {
+        let symbol = (*reference < 0).then(|| model.symbols().nth(!*reference as usize)).flatten();
+        let Some(symbol) = symbol else { continue };
+        let dim = model.text(symbol.name);
+        let value = u32::try_from(shape[axis]).unwrap_or(u32::MAX);
+        session.set_dimension(dim, value).map_err(|_| {
+            format!(
+                "dimension `{dim}` of input `{name}` is {value} in the data; the model takes {} to {}",
+                symbol.min, symbol.max
+            )
+        })?;
+    }
+    let slot = session.input_slot(input).map_err(|e| e.to_string())?;
+    let fits = slot.dims().iter().map(|dim| *dim as usize).eq(shape.iter().copied());
+    if fits { Ok(()) } else { Err(format!("input `{name}` takes {:?}, the data has {shape:?}", slot.dims())) }
+}
+
+/// Fills the inputs of a session from a sample; real numbers are quantized for i8 inputs.
+///
+/// # Errors
+/// When an array is missing or doesn't fit.
+pub fn feed(session: &mut Session<'_>, samples: &dyn Samples, sample: usize) -> Result<(), EvaluateError> {
+    let model = *session.model();
+    for (input, tensor) in model.inputs().enumerate() {
+        let slot = session.input_slot(input).map_err(|e| EvaluateError::Sample(e.to_string()))?;
+        let name = model.tensor(tensor).map_or("", |record| model.text(record.name));
+        let quantized = slot.dtype() == DType::I8 && slot.scale() > 0.0;
+        let dtype = if quantized { DType::F32 } else { slot.dtype() };
+        let (shape, bytes) = samples.input(sample, input, name, dtype).map_err(EvaluateError::Sample)?;
+        bind_shape(session, input, &shape).map_err(EvaluateError::Sample)?;
+        let result = if quantized {
+            let reals: Vec<f32> =
+                bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            session.set_input_f32(input, &reals)
+        } else {
+            session.set_input_bytes(input, &bytes)
+        };
+        result.map_err(|e| EvaluateError::Sample(e.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Runs a graph that has no inputs; `None` when it can't be run.
+pub fn constants(graph: &Graph) -> Option<Vec<Tensor>> {
+    let program = Program::new(graph, &PlanOptions::default()).ok()?;
+    let mut session = program.session(None).ok()?;
+    session.run().ok()?;
+    (0..graph.outputs.len())
+        .map(|output| {
+            let slot = session.output_slot(output).ok()?;
+            let data = Bytes::copy_from_slice(session.output_bytes(output).ok()?);
+            let shape = slot.dims().iter().map(|dim| *dim as usize).collect();
+            Some(Tensor { dtype: slot.dtype(), shape, data })
+        })
+        .collect()
+}
+
+/// Difference from the expected float outputs that golden vectors allow, relative to the largest
+/// expected magnitude: other instruction sets sum in other orders; 1e-4 is what the tests of whole
+/// models hold float outputs to.
+pub const GOLDEN_TOLERANCE: f32 = 1e-4;
+
+/// Runs the program with the scalar kernels, the definition, on the first samples, or on
+/// pseudo-random inputs when there are none.
+///
+/// # Errors
+/// When a sample doesn't fit or a run fails.
+pub fn golden(program: &Program, samples: Option<&dyn Samples>, cases: usize) -> Result<Vec<Golden>, EvaluateError> {
+    let mut session = program.session(Some(Isa::Scalar))?;
+    let model = *session.model();
+    let mut vectors = Vec::new();
+    let mut random = 0x2545_F491_4F6C_DD1Du64;
+    for case in 0..cases {
+        session.reset_state();
+        match samples {
+            Some(samples) if case >= samples.len() => break,
+            Some(samples) => feed(&mut session, samples, case)?,
+            None => {
+                for input in 0..model.inputs().len() {
+                    pseudo_random(&mut session, input, &mut random)?;
+                }
+            }
+        }
+        let mut vector = Golden::default();
+        for input in 0..model.inputs().len() {
+            vector.inputs.push(input_bytes(&mut session, input)?);
+        }
+        if let Err(error) = session.run() {
+            // Random indices may be out of range; a program that needs real data has no vector.
+            if samples.is_none() {
+                break;
+            }
+            return Err(EvaluateError::Run { sample: case, why: error.to_string() });
+        }
+        for output in 0..model.outputs().len() {
+            let failed = |e: whit::SessionError| EvaluateError::Invalid(e.to_string());
+            let slot = session.output_slot(output).map_err(failed)?;
+            let tolerance = if slot.dtype().is_float() { GOLDEN_TOLERANCE } else { 0.0 };
+            vector.outputs.push((session.output_bytes(output).map_err(failed)?.to_vec(), tolerance));
+        }
+        vectors.push(vector);
+    }
+    Ok(vectors)
+}
+
+fn input_bytes(session: &mut Session<'_>, input: usize) -> Result<Vec<u8>, EvaluateError> {
+    let failed = |e: whit::SessionError| EvaluateError::Invalid(e.to_string());
+    let slot = session.input_slot(input).map_err(failed)?;
+    Ok(match slot.dtype().size() {
+        1 => session.input_mut::<u8>(input).map_err(failed)?.to_vec(),
+        2 => session.input_mut::<u16>(input).map_err(failed)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        4 => session.input_mut::<u32>(input).map_err(failed)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        _ => session.input_mut::<u64>(input).map_err(failed)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    })
+}
+
+/// Fills an input with numbers that any model can take: small reals, any i8, 0 or 1 otherwise.
+fn pseudo_random(session: &mut Session<'_>, input: usize, state: &mut u64) -> Result<(), EvaluateError> {
+    let failed = |e: whit::SessionError| EvaluateError::Invalid(e.to_string());
+    let mut next = || {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state
+    };
+    let slot = session.input_slot(input).map_err(failed)?;
+    let count = slot.elements();
+    let bytes: Vec<u8> = match slot.dtype() {
+        DType::F32 => {
+            (0..count).flat_map(|_| ((next() % 2001) as f32 / 1000.0 - 1.0).to_le_bytes()).collect()
+        }
+        DType::I8 => (0..count).map(|_| next() as u8).collect(),
+        dtype => (0..count)
+            .flat_map(|_| {
+                let mut element = vec![0u8; dtype.size()];
+                element[0] = (next() % 2) as u8;
+                element
+            })
+            .collect(),
+    };
+    session.set_input_bytes(input, &bytes).map_err(failed)
+}

@@ -1,0 +1,355 @@
+//! Turns nodes between dequantize and quantize into nodes on integers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use whit::DType;
+
+use crate::graph::{BinaryKind, Clamp, Graph, Node, Op, PadMode, Quant, ValueId};
+use crate::quantize::{clamp_of, integer_inputs, moves_elements, representable};
+use crate::tensor::Tensor;
+
+/// Rewrites the graph: u8 becomes i8, clamps become saturation, nodes become integer nodes, real
+/// inputs and outputs that are only quantized become integers, residual adds are fused.
+pub fn lower(graph: &mut Graph) {
+    unsigned_to_signed(graph);
+    quantize_before_moving(graph);
+    absorb_clamps(graph);
+    integer_nodes(graph);
+    requantize(graph);
+    integer_interface(graph);
+    crate::passes::remove_dead_code(graph);
+    fuse_residuals(graph);
+    crate::passes::remove_dead_code(graph);
+}
+
+/// Shifts u8 tensors by 128: the same reals, the same steps, in i8.
+fn unsigned_to_signed(graph: &mut Graph) {
+    let mut only_converted = vec![true; graph.values.len()];
+    for node in &graph.nodes {
+        let converts = matches!(node.op, Op::Quantize | Op::Dequantize) || moves_elements(&node.op);
+        for id in node.inputs.iter().flatten().chain(&node.outputs) {
+            only_converted[id.0 as usize] &= converts;
+        }
+    }
+    for (value, converted) in graph.values.iter_mut().zip(only_converted) {
+        let Some(quant) = value.quant.as_mut().filter(|_| value.dtype == DType::U8 && converted) else { continue };
+        for zero_point in &mut quant.zero_point {
+            *zero_point -= 128;
+        }
+        value.dtype = DType::I8;
+        if let Some(constant) = value.constant.take() {
+            let data: Vec<u8> = constant.data.iter().map(|byte| byte ^ 0x80).collect();
+            let shape = constant.shape.clone();
+            value.constant = Some(Arc::new(Tensor { dtype: DType::I8, shape, data: Bytes::from(data) }));
+        }
+    }
+}
+
+/// The node that makes a value, if it is of this kind.
+fn source<'g>(graph: &'g Graph, producers: &[Option<usize>], id: ValueId, op: &Op) -> Option<&'g Node> {
+    let node = &graph.nodes[producers[id.0 as usize]?];
+    (node.op == *op).then_some(node)
+}
+
+/// The i8 value behind a dequantize node, if it has one scale.
+fn integers_behind(graph: &Graph, producers: &[Option<usize>], id: ValueId) -> Option<ValueId> {
+    let integer = source(graph, producers, id, &Op::Dequantize)?.inputs[0]?;
+    let value = graph.value(integer);
+    let per_tensor = value.quant.as_ref().is_some_and(|quant| quant.axis.is_none());
+    (value.dtype == DType::I8 && per_tensor).then_some(integer)
+}
+
+/// Input → move → quantize becomes input → quantize → move, so that the input itself can be i8.
+fn quantize_before_moving(graph: &mut Graph) {
+    for _ in 0..graph.nodes.len() {
+        let producers = graph.producers();
+        let consumers = graph.consumers();
+        let swap = graph.nodes.iter().enumerate().find_map(|(at, node)| {
+            if node.op != Op::Quantize || graph.value(node.outputs[0]).dtype != DType::I8 {
+                return None;
+            }
+            let moved = node.inputs[0]?;
+            let mover_at = producers[moved.0 as usize]?;
+            let mover = &graph.nodes[mover_at];
+            let plain = matches!(mover.op, Op::Reshape | Op::Transpose { .. } | Op::Slice { .. });
+            let from = mover.inputs[0]?;
+            let sole = consumers[moved.0 as usize].len() == 1 && !graph.outputs.contains(&moved);
+            let per_tensor = graph.value(node.outputs[0]).quant.as_ref()?.axis.is_none();
+            (plain && sole && per_tensor && graph.inputs.contains(&from)).then_some((at, mover_at, from))
+        });
+        let Some((at, mover_at, from)) = swap else { return };
+        let result = graph.nodes[at].outputs[0];
+        let (name, shape) = (graph.value(from).name.clone(), graph.value(from).shape.clone());
+        let integer = graph.add_value(format!("{name}/q"), DType::I8, shape);
+        graph.value_mut(integer).quant = graph.value(result).quant.clone();
+        graph.nodes[mover_at].inputs[0] = Some(integer);
+        graph.nodes[mover_at].outputs[0] = result;
+        let mut quantize = graph.nodes.remove(at);
+        quantize.inputs[0] = Some(from);
+        quantize.outputs[0] = integer;
+        graph.nodes.insert(mover_at, quantize);
+    }
+}
+
+/// A Relu or Clip between a node and its quantize node is dropped where saturation does the same,
+/// and gets a quantization of its own on both sides where it doesn't.
+fn absorb_clamps(graph: &mut Graph) {
+    let producers = graph.producers();
+    let consumers = graph.consumers();
+    let mut inserted: Vec<(usize, Vec<Node>)> = Vec::new();
+    for at in 0..graph.nodes.len() {
+        let node = &graph.nodes[at];
+        let Some((min, max)) = clamp_of(&node.op) else { continue };
+        let (Some(x), y) = (node.inputs[0], node.outputs[0]) else { continue };
+        let Some(quant) = only_quantized(graph, &consumers, y) else { continue };
+        let made_by = producers[x.0 as usize].map(|maker| &graph.nodes[maker]);
+        let computes = made_by
+            .is_some_and(|maker| maker.op != Op::Dequantize && integer_inputs(graph, maker).is_some());
+        if !computes || consumers[x.0 as usize].len() != 1 || graph.outputs.contains(&x) {
+            continue;
+        }
+        let (low, high) = representable(&quant);
+        let half_step = f64::from(quant.scale[0]) / 2.0;
+        if min <= low + half_step && max >= high - half_step {
+            graph.replace_uses(y, x);
+            continue;
+        }
+        // Rounding first and clamping then gives the same, as both bounds or their saturation are
+        // whole steps.
+        let (name, shape) = (node.name.clone(), graph.value(x).shape.clone());
+        let integer = graph.add_value(format!("{name}/q"), DType::I8, shape.clone());
+        graph.value_mut(integer).quant = Some(quant);
+        let real = graph.add_value(format!("{name}/dq"), DType::F32, shape);
+        graph.nodes[at].inputs[0] = Some(real);
+        let make = |name: String, op: Op, from: ValueId, to: ValueId| Node {
+            name,
+            op,
+            inputs: vec![Some(from)],
+            outputs: vec![to],
+        };
+        inserted.push((
+            at,
+            vec![
+                make(format!("{name}/quantize"), Op::Quantize, x, integer),
+                make(format!("{name}/dequantize"), Op::Dequantize, integer, real),
+            ],
+        ));
+    }
+    for (at, nodes) in inserted.into_iter().rev() {
+        graph.nodes.splice(at..at, nodes);
+    }
+}
+
+/// The quantization of a value whose readers are all quantize nodes to the same i8, if that is so.
+fn only_quantized(graph: &Graph, consumers: &[Vec<usize>], id: ValueId) -> Option<Quant> {
+    if graph.outputs.contains(&id) {
+        return None;
+    }
+    let mut common: Option<&Quant> = None;
+    for reader in &consumers[id.0 as usize] {
+        let node = &graph.nodes[*reader];
+        let result = graph.value(*node.outputs.first()?);
+        if node.op != Op::Quantize || result.dtype != DType::I8 {
+            return None;
+        }
+        let quant = result.quant.as_ref().filter(|quant| quant.axis.is_none())?;
+        if common.is_some_and(|common| common != quant) {
+            return None;
+        }
+        common = Some(quant);
+    }
+    common.cloned()
+}
+
+/// Gives every node between dequantize and quantize its integer form.
+fn integer_nodes(graph: &mut Graph) {
+    let mut at = 0;
+    while at < graph.nodes.len() {
+        let producers = graph.producers();
+        let consumers = graph.consumers();
+        if let Some((node, extra)) = integer_form(graph, &producers, &consumers, at) {
+            let count = extra.len();
+            graph.nodes[at] = node;
+            graph.nodes.splice(at..at, extra);
+            at += count;
+        }
+        at += 1;
+    }
+}
+
+/// The integer form of a node, and the nodes that must come before it.
+fn integer_form(
+    graph: &mut Graph,
+    producers: &[Option<usize>],
+    consumers: &[Vec<usize>],
+    at: usize,
+) -> Option<(Node, Vec<Node>)> {
+    let node = graph.nodes[at].clone();
+    let operands = integer_inputs(graph, &node)?;
+    let y = node.outputs[0];
+    let y_quant = only_quantized(graph, consumers, y)?;
+    let mut result = node.clone();
+    let mut extra = Vec::new();
+    for operand in &operands {
+        result.inputs[*operand] = Some(integers_behind(graph, producers, node.inputs[*operand]?)?);
+    }
+    if let Op::Conv(_) | Op::MatMul(_) = node.op {
+        // Weights per channel or per tensor, i8; the bias stays as it is, the planner reads both
+        // integers with scales and reals.
+        let weights = source(graph, producers, node.inputs[1]?, &Op::Dequantize)?.inputs[0]?;
+        let value = graph.value(weights);
+        if value.dtype != DType::I8 || value.constant.is_none() {
+            return None;
+        }
+        result.inputs[1] = Some(weights);
+        if let Some(bias) = node.inputs.get(2).copied().flatten()
+            && let Some(dequantize) = source(graph, producers, bias, &Op::Dequantize)
+        {
+            result.inputs[2] = dequantize.inputs[0];
+        }
+    }
+    // What is only moved keeps its own scale; the quantize node behind then rescales, if need be.
+    let own_quant = match node.op {
+        Op::Concat { .. } => {
+            for operand in &operands {
+                let part = result.inputs[*operand]?;
+                if graph.value(part).quant.as_ref() != Some(&y_quant) {
+                    let (name, shape) = (graph.value(part).name.clone(), graph.value(part).shape.clone());
+                    let rescaled = graph.add_value(format!("{name}/rescaled"), DType::I8, shape);
+                    graph.value_mut(rescaled).quant = Some(y_quant.clone());
+                    extra.push(Node {
+                        name: format!("{name}/rescale"),
+                        op: Op::Quantize,
+                        inputs: vec![Some(part)],
+                        outputs: vec![rescaled],
+                    });
+                    result.inputs[*operand] = Some(rescaled);
+                }
+            }
+            y_quant
+        }
+        ref op if moves_elements(op) => graph.value(result.inputs[0]?).quant.clone()?,
+        _ => y_quant,
+    };
+    if let Op::Pad { mode: PadMode::Constant(real), .. } = &mut result.op {
+        let q = (f64::from(*real) / f64::from(own_quant.scale[0])).round_ties_even()
+            + f64::from(own_quant.zero_point[0]);
+        *real = q.clamp(-128.0, 127.0) as f32;
+    }
+    let (name, shape) = (graph.value(y).name.clone(), graph.value(y).shape.clone());
+    let integer = graph.add_value(name, DType::I8, shape);
+    graph.value_mut(integer).quant = Some(own_quant);
+    result.outputs[0] = integer;
+    // The quantize nodes behind read integers from now on, and are resolved by `requantize`.
+    for reader in &consumers[y.0 as usize] {
+        graph.nodes[*reader].inputs[0] = Some(integer);
+    }
+    Some((result, extra))
+}
+
+/// Resolves quantize nodes that read integers: the same scale is the same value, another scale
+/// stays as a table.
+fn requantize(graph: &mut Graph) {
+    let producers = graph.producers();
+    for at in 0..graph.nodes.len() {
+        if graph.nodes[at].op != Op::Quantize {
+            continue;
+        }
+        let (Some(x), y) = (graph.nodes[at].inputs[0], graph.nodes[at].outputs[0]) else { continue };
+        let from = if graph.value(x).dtype == DType::I8 { Some(x) } else { integers_behind(graph, &producers, x) };
+        let Some(from) = from else { continue };
+        if graph.value(from).quant == graph.value(y).quant && graph.value(y).dtype == DType::I8 {
+            graph.replace_uses(y, from);
+        } else if graph.value(y).dtype == DType::I8 {
+            graph.nodes[at].inputs[0] = Some(from);
+        }
+    }
+}
+
+/// Inputs that are only quantized and outputs that are only dequantized become i8.
+fn integer_interface(graph: &mut Graph) {
+    crate::passes::remove_dead_code(graph);
+    let consumers = graph.consumers();
+    for index in 0..graph.inputs.len() {
+        let input = graph.inputs[index];
+        let Some(quant) = only_quantized(graph, &consumers, input) else { continue };
+        let readers = consumers[input.0 as usize].clone();
+        if readers.is_empty() {
+            continue;
+        }
+        let value = graph.value_mut(input);
+        value.dtype = DType::I8;
+        value.quant = Some(quant);
+        for reader in readers {
+            let result = graph.nodes[reader].outputs[0];
+            graph.replace_uses(result, input);
+        }
+    }
+    let producers = graph.producers();
+    for index in 0..graph.outputs.len() {
+        let output = graph.outputs[index];
+        let Some(integer) = integers_behind(graph, &producers, output) else { continue };
+        // A constant or an input as a result keeps its own name and stays as it is.
+        if graph.value(integer).constant.is_some() || graph.inputs.contains(&integer) {
+            continue;
+        }
+        if !graph.outputs.contains(&integer) {
+            graph.value_mut(integer).name = graph.value(output).name.trim_end_matches("/dq").to_owned();
+        }
+        graph.outputs[index] = integer;
+    }
+}
+
+/// Fuses `layer → add` into the layer, keeping the rounding of the layer's own result.
+fn fuse_residuals(graph: &mut Graph) {
+    let mut fused: HashMap<usize, Node> = HashMap::new();
+    let producers = graph.producers();
+    let consumers = graph.consumers();
+    let mut taken = vec![false; graph.nodes.len()];
+    for (at, node) in graph.nodes.iter().enumerate() {
+        if node.op != Op::Binary(BinaryKind::Add) || graph.value(node.outputs[0]).dtype != DType::I8 {
+            continue;
+        }
+        let (Some(a), Some(b)) = (node.inputs[0], node.inputs[1]) else { continue };
+        if a == b || graph.value(a).shape != graph.value(b).shape {
+            continue;
+        }
+        // The later of two layers takes the other as its residual.
+        let candidates = [(a, b), (b, a)];
+        let best = candidates
+            .into_iter()
+            .filter_map(|(layer, residual)| {
+                let maker = producers[layer.0 as usize]?;
+                let fits = match &graph.nodes[maker].op {
+                    Op::Conv(conv) => conv.clamp == Clamp::NONE,
+                    Op::MatMul(matmul) => matmul.clamp == Clamp::NONE,
+                    _ => false,
+                };
+                let free = !taken[maker]
+                    && graph.nodes[maker].inputs.get(3).copied().flatten().is_none()
+                    && consumers[layer.0 as usize].len() == 1
+                    && !graph.outputs.contains(&layer)
+                    && graph.constant(residual).is_none();
+                (fits && free).then_some((maker, layer, residual))
+            })
+            .max_by_key(|(maker, ..)| *maker);
+        let Some((maker, layer, residual)) = best else { continue };
+        let mut result = graph.nodes[maker].clone();
+        result.inputs.resize(4, None);
+        result.inputs[3] = Some(residual);
+        result.outputs = node.outputs.clone();
+        let inner = graph.value(layer).quant.clone();
+        match &mut result.op {
+            Op::Conv(conv) => conv.inner_quant = inner,
+            Op::MatMul(matmul) => matmul.inner_quant = inner,
+            _ => continue,
+        }
+        taken[maker] = true;
+        fused.insert(at, result);
+    }
+    for (at, node) in fused {
+        graph.nodes[at] = node;
+    }
+}
