@@ -1,0 +1,227 @@
+//! Opens DATA: an .npz, a .npy, a folder of .npy files, or a folder of images by class.
+
+mod array;
+mod bind;
+mod images;
+mod npy;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+pub(crate) use array::{Array, ArrayData};
+pub(crate) use bind::{Binding, Extent, InputSpec, array, bind};
+pub(crate) use images::{IMAGES, ImageSpec, Preprocess};
+pub(crate) use npy::{NpyError, read_npy_file, write_npy, write_npy_file, write_npz};
+
+/// The array that holds the expected answers.
+pub(crate) const LABELS: &str = "labels";
+
+/// Samples, by input name, and what the model should answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Dataset {
+    /// Where it came from, for messages.
+    pub(crate) path: PathBuf,
+    /// Arrays other than `labels`; all have the same number of samples, at least one.
+    pub(crate) arrays: BTreeMap<String, Array>,
+    /// One entry per sample: class indices, or targets.
+    pub(crate) labels: Option<Array>,
+    /// Names of the classes, when the data comes from a folder per class.
+    pub(crate) class_names: Option<Vec<String>>,
+}
+
+/// A NaN or infinity in the data.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct NonFinite {
+    /// Name of the array.
+    pub(crate) array: String,
+    /// Index of the first sample that holds one.
+    pub(crate) sample: usize,
+    /// The value.
+    pub(crate) value: f32,
+}
+
+/// Why data cannot be used, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum DataError {
+    #[error("{}: no such file or folder", .0.display())]
+    Missing(PathBuf),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: {source}", path.display())]
+    Npy { path: PathBuf, source: NpyError },
+    #[error("{}: neither an .npz, a .npy, a folder of .npy files nor a folder of images by class", .0.display())]
+    Kind(PathBuf),
+    #[error("{}: images need an image input; this model's input has another shape", .0.display())]
+    NotAnImageModel(PathBuf),
+    #[error("{}: {reason}", path.display())]
+    Image { path: PathBuf, reason: String },
+    #[error("images have 1 or 3 channels; the model takes {channels}")]
+    ImageChannels { channels: usize },
+    #[error("mean and std must hold 1 or {channels} values, and no std may be 0")]
+    Preprocess { channels: usize },
+    #[error("{}: no samples", path.display())]
+    Empty { path: PathBuf },
+    #[error("array `{array}` has {samples} samples, `{other}` has {other_samples}")]
+    Samples { array: String, samples: usize, other: String, other_samples: usize },
+    #[error("no array named `{name}`; the data has {have}")]
+    NoArray { name: String, have: String },
+    #[error("input `{input}` takes samples of shape {wants}, array `{array}` has {has}{hint}")]
+    Shape { input: String, wants: String, array: String, has: String, hint: String },
+    #[error("{}: no labels; add an array `labels` with one entry per sample", .0.display())]
+    NoLabels(PathBuf),
+    #[error("labels have shape {shape:?}; {samples} class indices are wanted")]
+    LabelShape { shape: Vec<usize>, samples: usize },
+    #[error("label {label} of sample {sample} is no class index; the model has {classes} classes, 0 to {}", classes.saturating_sub(1))]
+    LabelRange { sample: usize, label: String, classes: usize },
+}
+
+impl Dataset {
+    /// Opens `path`. `image_spec` says what images become; without it a folder of images is refused.
+    pub(crate) fn open(path: &Path, image_spec: Option<&ImageSpec>) -> Result<Dataset, DataError> {
+        let io = |source| DataError::Io { path: path.to_owned(), source };
+        let npy = |source| DataError::Npy { path: path.to_owned(), source };
+        let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => DataError::Missing(path.to_owned()),
+            _ => io(e),
+        })?;
+        if metadata.is_dir() {
+            return Dataset::open_folder(path, image_spec);
+        }
+        let mut magic = Vec::new();
+        File::open(path).and_then(|f| f.take(6).read_to_end(&mut magic)).map_err(io)?;
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        if magic == b"\x93NUMPY" || extension.eq_ignore_ascii_case("npy") {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            Dataset::new(path, [(name, read_npy_file(path).map_err(npy)?)].into())
+        } else if magic.starts_with(b"PK") || extension.eq_ignore_ascii_case("npz") {
+            let file = BufReader::new(File::open(path).map_err(io)?);
+            Dataset::new(path, npy::read_npz(file).map_err(npy)?)
+        } else {
+            Err(DataError::Kind(path.to_owned()))
+        }
+    }
+
+    fn open_folder(path: &Path, image_spec: Option<&ImageSpec>) -> Result<Dataset, DataError> {
+        let entries = sorted_entries(path)?;
+        let mut arrays = BTreeMap::new();
+        for file in
+            entries.iter().filter(|p| p.is_file() && p.extension().is_some_and(|e| e == "npy"))
+        {
+            let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let array = read_npy_file(file)
+                .map_err(|source| DataError::Npy { path: file.clone(), source })?;
+            arrays.insert(name, array);
+        }
+        if !arrays.is_empty() {
+            return Dataset::new(path, arrays);
+        }
+        let mut has_images = false;
+        for class in entries.iter().filter(|p| p.is_dir()) {
+            has_images |= sorted_entries(class)?.iter().any(|p| images::is_image(p));
+        }
+        match (has_images, image_spec) {
+            (true, Some(spec)) => images::read_folder(path, spec),
+            (true, None) => Err(DataError::NotAnImageModel(path.to_owned())),
+            (false, _) if entries.is_empty() => Err(DataError::Empty { path: path.to_owned() }),
+            (false, _) => Err(DataError::Kind(path.to_owned())),
+        }
+    }
+
+    /// Checks that every array counts the same samples and takes `labels` out.
+    pub(crate) fn new(
+        path: &Path,
+        mut arrays: BTreeMap<String, Array>,
+    ) -> Result<Dataset, DataError> {
+        let first =
+            arrays.iter().find(|(name, _)| *name != LABELS).map(|(n, a)| (n.clone(), a.samples()));
+        let Some((first_name, samples)) = first else {
+            return Err(DataError::Empty { path: path.to_owned() });
+        };
+        if arrays.values().any(|a| a.shape.contains(&0)) {
+            return Err(DataError::Empty { path: path.to_owned() });
+        }
+        for (name, array) in &arrays {
+            if array.samples() != samples {
+                return Err(DataError::Samples {
+                    array: name.clone(),
+                    samples: array.samples(),
+                    other: first_name,
+                    other_samples: samples,
+                });
+            }
+        }
+        let labels = arrays.remove(LABELS);
+        Ok(Dataset { path: path.to_owned(), arrays, labels, class_names: None })
+    }
+
+    /// Number of samples, at least 1.
+    pub(crate) fn samples(&self) -> usize {
+        self.arrays.values().next().map_or(0, Array::samples)
+    }
+
+    /// One class index per sample, each below `classes`.
+    pub(crate) fn class_labels(&self, classes: usize) -> Result<Vec<usize>, DataError> {
+        let labels = self.labels.as_ref().ok_or_else(|| DataError::NoLabels(self.path.clone()))?;
+        let samples = self.samples();
+        if labels.samples() != samples || labels.data.len() != samples {
+            return Err(DataError::LabelShape { shape: labels.shape.clone(), samples });
+        }
+        (0..samples)
+            .map(|sample| {
+                let label = labels.sample_i64(sample).map(|l| l[0]);
+                label.and_then(|l| usize::try_from(l).ok()).filter(|l| *l < classes).ok_or_else(
+                    || {
+                        let label = label.map_or_else(
+                            || labels.sample_f32(sample)[0].to_string(),
+                            |l| l.to_string(),
+                        );
+                        DataError::LabelRange { sample, label, classes }
+                    },
+                )
+            })
+            .collect()
+    }
+
+    /// The labels as regression targets: one row per sample, in order.
+    pub(crate) fn targets(&self) -> Result<Vec<f32>, DataError> {
+        let labels = self.labels.as_ref().ok_or_else(|| DataError::NoLabels(self.path.clone()))?;
+        Ok((0..labels.samples()).flat_map(|sample| labels.sample_f32(sample)).collect())
+    }
+
+    /// The first NaN or infinity, looking through the arrays in order of their names.
+    pub(crate) fn first_non_finite(&self) -> Option<NonFinite> {
+        let named = self.arrays.iter().map(|(n, a)| (n.as_str(), a));
+        named.chain(self.labels.as_ref().map(|a| (LABELS, a))).find_map(|(name, array)| {
+            let (sample, value) = array.first_non_finite()?;
+            Some(NonFinite { array: name.to_owned(), sample, value })
+        })
+    }
+
+    /// Names, types and shapes, for messages.
+    pub(crate) fn listing(&self) -> String {
+        let named = self.arrays.iter().map(|(n, a)| (n.as_str(), a));
+        let all = named.chain(self.labels.as_ref().map(|a| (LABELS, a)));
+        let entries: Vec<String> =
+            all.map(|(name, a)| format!("`{name}` {} {:?}", a.data.type_name(), a.shape)).collect();
+        entries.join(", ")
+    }
+}
+
+/// The folder's entries, sorted by name, without hidden ones.
+fn sorted_entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let io = |source| DataError::Io { path: folder.to_owned(), source };
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        if !entry.file_name().to_string_lossy().starts_with('.') {
+            entries.push(entry.path());
+        }
+    }
+    entries.sort();
+    Ok(entries)
+}
