@@ -6,6 +6,7 @@ pub mod emit;
 pub mod evaluate;
 pub mod graph;
 pub mod passes;
+pub mod pipeline;
 pub mod plan;
 pub mod quantize;
 pub mod tensor;

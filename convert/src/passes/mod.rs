@@ -95,7 +95,7 @@ pub fn remove_dead_code(graph: &mut Graph) {
 }
 
 /// In debug builds, a pass that breaks the graph is named at once.
-fn debug_check(graph: &Graph, pass: &str) {
+pub(crate) fn debug_check(graph: &Graph, pass: &str) {
     if cfg!(debug_assertions)
         && let Err(error) = check(graph)
     {

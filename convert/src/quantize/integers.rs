@@ -200,7 +200,8 @@ fn integer_form(
         // integers with scales and reals.
         let weights = source(graph, producers, node.inputs[1]?, &Op::Dequantize)?.inputs[0]?;
         let value = graph.value(weights);
-        if value.dtype != DType::I8 || value.constant.is_none() {
+        let symmetric = value.quant.as_ref().is_some_and(|quant| quant.zero_point.iter().all(|z| *z == 0));
+        if value.dtype != DType::I8 || value.constant.is_none() || !symmetric {
             return None;
         }
         result.inputs[1] = Some(weights);
@@ -352,4 +353,34 @@ fn fuse_residuals(graph: &mut Graph) {
     for (at, node) in fused {
         graph.nodes[at] = node;
     }
+}
+
+/// Dequantized constants that float nodes read become float constants.
+pub fn fold_dequantized(graph: &mut Graph) {
+    for at in 0..graph.nodes.len() {
+        let node = &graph.nodes[at];
+        if node.op != Op::Dequantize {
+            continue;
+        }
+        let (Some(x), y) = (node.inputs[0], node.outputs[0]) else { continue };
+        let value = graph.value(x);
+        let (Some(constant), Some(quant)) = (&value.constant, &value.quant) else { continue };
+        let inner: usize = quant.axis.map_or(1, |axis| constant.shape[axis + 1..].iter().product());
+        let count = quant.scale.len().max(1);
+        let reals: Vec<f32> = constant
+            .to_i64()
+            .into_iter()
+            .enumerate()
+            .map(|(index, q)| {
+                let channel = index / inner.max(1) % count;
+                // As ONNX defines it: one subtraction of integers, one product in f32.
+                (q - i64::from(quant.zero_point[channel])) as f32 * quant.scale[channel]
+            })
+            .collect();
+        let tensor = Tensor::from_f32(constant.shape.clone(), &reals);
+        let name = graph.value(y).name.clone();
+        let real = graph.add_constant(name, tensor);
+        graph.replace_uses(y, real);
+    }
+    crate::passes::remove_dead_code(graph);
 }

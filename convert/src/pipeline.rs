@@ -1,0 +1,221 @@
+//! The whole way from an imported graph to the bytes of a `.whit` file.
+
+use std::collections::HashSet;
+
+use whit::DType;
+
+use crate::emit::emit;
+use crate::evaluate::{self, EvaluateError, Program, Samples};
+use crate::graph::{Graph, Op};
+use crate::passes;
+use crate::plan::PlanOptions;
+use crate::quantize::calibrate::{Method, calibrate};
+use crate::quantize::{insert, integers};
+
+/// Rounds of passes and folding at most; models settle in two or three.
+const MAX_ROUNDS: usize = 8;
+
+/// The numbers that a model is converted to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// As the model has them: float stays float, a quantized model keeps its integers and scales.
+    None,
+    /// Float arithmetic, weights stored as f16.
+    F16,
+    /// i8 weights per channel and i8 activations, from calibration data.
+    Int8,
+}
+
+impl Scheme {
+    /// The name that `--quantize` takes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Scheme::None => "none",
+            Scheme::F16 => "f16",
+            Scheme::Int8 => "int8",
+        }
+    }
+}
+
+/// How to convert.
+#[derive(Clone, Debug)]
+pub struct ConvertOptions {
+    /// Target numbers.
+    pub scheme: Scheme,
+    /// How activation ranges are chosen.
+    pub method: Method,
+    /// Nodes that stay float, by name.
+    pub keep_float: Vec<String>,
+    /// Golden vectors to store.
+    pub golden_cases: usize,
+}
+
+impl Default for ConvertOptions {
+    fn default() -> Self {
+        ConvertOptions { scheme: Scheme::None, method: Method::MinMax, keep_float: Vec::new(), golden_cases: 2 }
+    }
+}
+
+/// Why a graph could not be converted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConvertError {
+    /// Int8 needs ranges, and ranges need data.
+    #[error("int8 needs calibration data, a hundred or so typical inputs: --calibrate DATA.npz")]
+    NoCalibration,
+    /// The calibration data has no samples.
+    #[error("the calibration data has no samples")]
+    EmptyCalibration,
+    /// The model is quantized already, and not the way that was asked for.
+    #[error("the model is already quantized (it has quantize and dequantize nodes); f16 would store \
+             its integers less exactly. Convert it with --quantize none, or the float model with f16")]
+    AlreadyQuantized,
+    /// `keep_float` names a node that isn't there.
+    #[error("--keep-float {name}: there is no such node after fusion; nodes are: {nodes}")]
+    UnknownNode {
+        /// The name given.
+        name: String,
+        /// Names of nodes, as far as they fit a message.
+        nodes: String,
+    },
+    /// Planning or running the model failed.
+    #[error(transparent)]
+    Evaluate(#[from] EvaluateError),
+}
+
+/// What conversion did, besides the file.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Nodes after import.
+    pub nodes_imported: usize,
+    /// Steps of the program.
+    pub steps: usize,
+    /// Nodes that compute on float numbers in a quantized program.
+    pub float_nodes: Vec<String>,
+    /// Remarks for the user.
+    pub notes: Vec<String>,
+}
+
+/// A converted model.
+pub struct Converted {
+    /// Bytes of the `.whit` file.
+    pub file: Vec<u8>,
+    /// What was done.
+    pub report: Report,
+}
+
+/// Converts a graph. `progress` hears what is going on: the stage, runs done, runs in all.
+///
+/// # Errors
+/// [`ConvertError`] names the node, sample or option and what to do.
+pub fn convert(
+    mut graph: Graph,
+    samples: Option<&dyn Samples>,
+    options: &ConvertOptions,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<Converted, ConvertError> {
+    let mut report = Report { nodes_imported: graph.nodes.len(), ..Report::default() };
+    let already_quantized =
+        graph.nodes.iter().any(|node| matches!(node.op, Op::Quantize | Op::Dequantize));
+    let will_be_integer = already_quantized || options.scheme == Scheme::Int8;
+    rewrite(&mut graph, if will_be_integer { &["residual"] } else { &[] });
+
+    let mut calibration = "none".to_owned();
+    match (options.scheme, already_quantized) {
+        (Scheme::F16, true) => return Err(ConvertError::AlreadyQuantized),
+        (Scheme::Int8, false) => {
+            let samples = samples.ok_or(ConvertError::NoCalibration)?;
+            if samples.is_empty() {
+                return Err(ConvertError::EmptyCalibration);
+            }
+            let keep = check_names(&graph, &options.keep_float)?;
+            let ranges = calibrate(&graph, samples, options.method, &mut |done, total| {
+                progress("calibrating", done, total);
+            })?;
+            calibration = match options.method {
+                Method::MinMax => format!("min-max over {} samples", samples.len()),
+                Method::Percentile(p) => format!("percentile {p} over {} samples", samples.len()),
+            };
+            insert::insert(&mut graph, &ranges, &keep);
+        }
+        (Scheme::Int8, true) => {
+            report.notes.push("the model is already quantized; its own scales were kept".to_owned());
+            calibration = "scales of the source model".to_owned();
+        }
+        (Scheme::None, true) => calibration = "scales of the source model".to_owned(),
+        (Scheme::None | Scheme::F16, false) => {}
+    }
+    if will_be_integer {
+        integers::lower(&mut graph);
+        integers::fold_dequantized(&mut graph);
+        // What stayed float between integers can still be fused.
+        rewrite(&mut graph, &[]);
+        report.float_nodes = graph
+            .nodes
+            .iter()
+            .filter(|node| computes_on_floats(&graph, node))
+            .map(|node| node.name.clone())
+            .collect();
+    }
+    passes::debug_check(&graph, "quantize");
+
+    graph.metadata.retain(|(key, value)| {
+        let note = key == "note";
+        if note {
+            report.notes.push(value.clone());
+        }
+        !note
+    });
+    graph.metadata.push(("quantization.scheme".to_owned(), options.scheme.name().to_owned()));
+    graph.metadata.push(("quantization.calibration".to_owned(), calibration));
+    if !report.float_nodes.is_empty() {
+        graph.metadata.push(("quantization.float_nodes".to_owned(), report.float_nodes.join("\n")));
+    }
+
+    let plan_options = PlanOptions { f16_weights: options.scheme == Scheme::F16 };
+    let program = Program::new(&graph, &plan_options)?;
+    progress("recording golden vectors", 0, options.golden_cases);
+    let golden = evaluate::golden(&program, samples, options.golden_cases)?;
+    report.steps = program.plan.steps.len();
+    Ok(Converted { file: emit(&program.plan, &golden), report })
+}
+
+/// Passes and constant folding until nothing changes.
+fn rewrite(graph: &mut Graph, skip: &[&str]) {
+    for _ in 0..MAX_ROUNDS {
+        passes::run_all(graph, skip);
+        if !passes::fold_with(graph, &evaluate::constants) {
+            break;
+        }
+    }
+}
+
+/// The nodes that stay float.
+fn check_names(graph: &Graph, names: &[String]) -> Result<HashSet<String>, ConvertError> {
+    for name in names {
+        if !graph.nodes.iter().any(|node| node.name == *name) {
+            let mut nodes: Vec<&str> = graph.nodes.iter().map(|node| node.name.as_str()).collect();
+            nodes.truncate(40);
+            return Err(ConvertError::UnknownNode { name: name.clone(), nodes: nodes.join(", ") });
+        }
+    }
+    Ok(names.iter().cloned().collect())
+}
+
+/// A node that does float arithmetic (moving, quantizing and dequantizing isn't arithmetic).
+fn computes_on_floats(graph: &Graph, node: &crate::graph::Node) -> bool {
+    let is_f32 = |id: &crate::graph::ValueId| graph.value(*id).dtype == DType::F32;
+    let moves = matches!(
+        node.op,
+        Op::Quantize
+            | Op::Dequantize
+            | Op::Reshape
+            | Op::Transpose { .. }
+            | Op::Slice { .. }
+            | Op::Concat { .. }
+            | Op::Gather { .. }
+            | Op::Expand
+            | Op::Cast
+    );
+    !moves && node.outputs.iter().any(is_f32)
+}
