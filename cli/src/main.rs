@@ -1,11 +1,28 @@
-//! `whit`, the command-line tool: convert, inspect, run, evaluate, compare, measure, monitor.
+//! `whit`, the command-line tool: convert, inspect, run, evaluate, measure, verify.
 #![forbid(unsafe_code)]
 
-#[allow(dead_code, unused_imports, reason = "the commands that use it are being written")]
+mod commands;
 mod data;
-#[allow(dead_code, unused_imports, reason = "the commands that use it are being written")]
 mod metrics;
-#[allow(dead_code, unused_imports, reason = "the commands that use it are being written")]
 mod report;
+mod samples;
+mod whit_file;
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Counts allocations, for `bench`'s `allocations_per_run`.
+#[global_allocator]
+static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;
+
+fn main() -> ExitCode {
+    let cli = commands::Cli::parse();
+    match cli.command.run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}

@@ -10,6 +10,8 @@ use crate::plan::Plan;
 /// One golden vector: the inputs' bytes and the outputs' expected bytes, each in the tensor's type.
 #[derive(Clone, Debug, Default)]
 pub struct Golden {
+    /// The value of every symbol.
+    pub dims: Vec<u32>,
     /// One per input of the model.
     pub inputs: Vec<Vec<u8>>,
     /// One per output of the model, with the tolerance that its comparison allows (0: equal).
@@ -137,10 +139,11 @@ pub fn emit(plan: &Plan, golden: &[Golden]) -> Vec<u8> {
 fn golden_sections(golden: &[Golden]) -> (Vec<GoldenRecord>, Vec<u8>) {
     let (mut records, mut data) = (Vec::new(), Vec::<u8>::new());
     for (case, vector) in golden.iter().enumerate() {
-        let inputs = vector.inputs.iter().map(|bytes| (0, bytes, 0.0));
-        let outputs = vector.outputs.iter().map(|(bytes, tolerance)| (1, bytes, *tolerance));
-        let mut index = [0u32; 2];
-        for (role, bytes, tolerance) in inputs.chain(outputs) {
+        let dims = vector.dims.iter().map(|dim| (2, dim.to_le_bytes().to_vec(), 0.0));
+        let inputs = vector.inputs.iter().map(|bytes| (0, bytes.clone(), 0.0));
+        let outputs = vector.outputs.iter().map(|(bytes, tolerance)| (1, bytes.clone(), *tolerance));
+        let mut index = [0u32; 3];
+        for (role, bytes, tolerance) in dims.chain(inputs).chain(outputs) {
             data.resize(data.len().next_multiple_of(SECTION_ALIGN), 0);
             records.push(GoldenRecord {
                 case: case as u32,
@@ -151,7 +154,7 @@ fn golden_sections(golden: &[Golden]) -> (Vec<GoldenRecord>, Vec<u8>) {
                 bytes: bytes.len() as u64,
             });
             index[role] += 1;
-            data.extend_from_slice(bytes);
+            data.extend_from_slice(&bytes);
         }
     }
     (records, data)

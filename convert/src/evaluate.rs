@@ -201,7 +201,8 @@ pub fn golden(program: &Program, samples: Option<&dyn Samples>, cases: usize) ->
                 }
             }
         }
-        let mut vector = Golden::default();
+        let dims = (0..model.symbols().len()).filter_map(|index| session.dimension(index)).collect();
+        let mut vector = Golden { dims, ..Golden::default() };
         for input in 0..model.inputs().len() {
             vector.inputs.push(input_bytes(&mut session, input)?);
         }

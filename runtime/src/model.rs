@@ -402,6 +402,7 @@ impl<'a> Model<'a> {
             let count = match golden.role {
                 0 => self.header.input_count,
                 1 => self.header.output_count,
+                2 => self.symbols().len() as u32,
                 _ => return Err(FormatError::BadValue { section: Section::Golden, index }),
             };
             if golden.index >= count || !golden.offset.is_multiple_of(8) {

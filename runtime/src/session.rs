@@ -194,6 +194,11 @@ impl<'m> Session<'m> {
         })
     }
 
+    /// The present value of symbol number `index`.
+    pub fn dimension(&self, index: usize) -> Option<u32> {
+        (index < self.model.symbols().len()).then(|| self.block.dims().get(index).copied()).flatten()
+    }
+
     /// Sets every state tensor to its initial value.
     pub fn reset_state(&mut self) {
         self.block.state_mut().fill(0);

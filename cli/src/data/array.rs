@@ -114,6 +114,26 @@ impl Array {
         })
     }
 
+    /// Keeps the first `limit` samples.
+    pub(crate) fn truncate(&mut self, limit: usize) {
+        if limit >= self.samples() {
+            return;
+        }
+        let len = limit * self.sample_len();
+        match &mut self.data {
+            ArrayData::F32(v) => v.truncate(len),
+            ArrayData::I8(v) => v.truncate(len),
+            ArrayData::U8(v) => v.truncate(len),
+            ArrayData::I16(v) => v.truncate(len),
+            ArrayData::I32(v) => v.truncate(len),
+            ArrayData::I64(v) => v.truncate(len),
+            ArrayData::Bool(v) => v.truncate(len),
+        }
+        if let Some(samples) = self.shape.first_mut() {
+            *samples = limit;
+        }
+    }
+
     /// The first sample that holds a NaN or an infinity, and that value.
     pub(crate) fn first_non_finite(&self) -> Option<(usize, f32)> {
         let ArrayData::F32(values) = &self.data else { return None };

@@ -164,6 +164,13 @@ impl Dataset {
         self.arrays.values().next().map_or(0, Array::samples)
     }
 
+    /// Keeps the first `limit` samples.
+    pub(crate) fn truncate(&mut self, limit: usize) {
+        for array in self.arrays.values_mut().chain(&mut self.labels) {
+            array.truncate(limit);
+        }
+    }
+
     /// One class index per sample, each below `classes`.
     pub(crate) fn class_labels(&self, classes: usize) -> Result<Vec<usize>, DataError> {
         let labels = self.labels.as_ref().ok_or_else(|| DataError::NoLabels(self.path.clone()))?;

@@ -218,11 +218,11 @@ record! {
 record! {
     /// One tensor of one golden vector.
     pub struct GoldenRecord: 32 {
-        /// Which vector; its records are adjacent, inputs first.
+        /// Which vector; its records are adjacent: dimensions, inputs, outputs.
         pub case: u32,
-        /// Index among the model's inputs (role 0) or outputs (role 1).
+        /// Index among the model's inputs (role 0), outputs (role 1) or symbols (role 2).
         pub index: u32,
-        /// 0: feed it. 1: expect it.
+        /// 0: feed it. 1: expect it. 2: give the dimension this value, a u32.
         pub role: u32,
         /// For float outputs the largest accepted |difference| relative to the range of the
         /// expected values; 0 for integers, which must be equal.

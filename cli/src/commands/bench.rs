@@ -1,0 +1,325 @@
+//! `whit bench`: latency, memory and work of a model, as JSON or for people.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::{Value, json};
+use stats_alloc::Region;
+use whit::format::Op;
+use whit::{DType, Model, Session, SessionError};
+
+use super::{ModelPath, Target, print_json, print_text};
+use crate::report::{self, Align};
+use crate::whit_file;
+
+/// Runs before measuring: caches and the branch predictor settle.
+const WARM_UP: Duration = Duration::from_millis(100);
+
+/// Latencies kept at most; a longer measurement overwrites the oldest.
+const MAX_LATENCIES: usize = 1 << 20;
+
+#[derive(Args)]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    path: ModelPath,
+    #[command(flatten)]
+    target: Target,
+    /// How long to measure
+    #[arg(long, default_value_t = 1.0, value_parser = parse_seconds)]
+    seconds: f64,
+    /// Show the time of every step
+    #[arg(long)]
+    profile: bool,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    if (0.01..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("between 0.01 and 3600".to_owned()) }
+}
+
+/// Time spent in each step over some runs.
+#[derive(Default)]
+pub(crate) struct Profile {
+    step_ns: Vec<u64>,
+    runs: u64,
+}
+
+impl Profile {
+    /// Runs the session once, timing every step.
+    pub(crate) fn run(&mut self, session: &mut Session<'_>) -> Result<(), SessionError> {
+        self.step_ns.resize(session.model().header().step_count as usize, 0);
+        let steps = &mut self.step_ns;
+        let mut before = Instant::now();
+        session.run_observed(|step, _| {
+            let now = Instant::now();
+            steps[step] += (now - before).as_nanos() as u64;
+            before = now;
+        })?;
+        self.runs += 1;
+        Ok(())
+    }
+
+    /// Mean microseconds of a step.
+    fn mean_us(&self, step: usize) -> f64 {
+        self.step_ns.get(step).map_or(0.0, |ns| *ns as f64 / 1e3 / self.runs.max(1) as f64)
+    }
+
+    pub(crate) fn json(&self, model: &Model<'_>) -> Value {
+        model
+            .steps()
+            .enumerate()
+            .map(|(index, step)| {
+                let mean_us = self.mean_us(index);
+                json!({
+                    "step": index,
+                    "op": Op::from_number(step.op).map_or("unknown", |op| op.name()),
+                    "variant": DType::from_number(step.variant).map(DType::name),
+                    "name": model.text(step.name),
+                    "mean_us": mean_us,
+                    "macs": step.macs,
+                    "gmacs_per_s": step.macs as f64 / mean_us / 1e3,
+                })
+            })
+            .collect()
+    }
+}
+
+/// The steps of a profile, the model's order.
+pub(crate) fn profile_table(profile: &Profile, model: &Model<'_>) -> String {
+    let total: f64 = (0..profile.step_ns.len()).map(|step| profile.mean_us(step)).sum();
+    let rows: Vec<Vec<String>> = model
+        .steps()
+        .enumerate()
+        .map(|(index, step)| {
+            let mean_us = profile.mean_us(index);
+            let op = Op::from_number(step.op).map_or("unknown", |op| op.name());
+            vec![
+                index.to_string(),
+                format!("{op} {}", DType::from_number(step.variant).map_or("", DType::name)),
+                model.text(step.name).to_owned(),
+                report::micros(mean_us),
+                report::percent(mean_us / total),
+                if step.macs > 0 { format!("{:.1}", step.macs as f64 / mean_us / 1e3) } else { String::new() },
+            ]
+        })
+        .collect();
+    let (left, right) = (Align::Left, Align::Right);
+    report::table(
+        &[("step", right), ("operator", left), ("node", left), ("mean", right), ("share", right), ("GMAC/s", right)],
+        &rows,
+    )
+}
+
+/// What was measured.
+pub(crate) struct Measured {
+    pub(crate) runs: u64,
+    /// Sorted, in microseconds.
+    pub(crate) latencies_us: Vec<f64>,
+    pub(crate) open_us: f64,
+    pub(crate) prepare_us: f64,
+    pub(crate) first_run_us: f64,
+    pub(crate) allocations_per_run: f64,
+    pub(crate) session_bytes: usize,
+    pub(crate) isa: whit::Isa,
+}
+
+impl Measured {
+    /// The latency below which this share of runs stays.
+    pub(crate) fn percentile(&self, share: f64) -> f64 {
+        let last = self.latencies_us.len().saturating_sub(1);
+        self.latencies_us.get((last as f64 * share).round() as usize).copied().unwrap_or(0.0)
+    }
+
+    fn mean(&self) -> f64 {
+        self.latencies_us.iter().sum::<f64>() / self.latencies_us.len().max(1) as f64
+    }
+}
+
+fn micros_since(start: Instant) -> f64 {
+    start.elapsed().as_nanos() as f64 / 1e3
+}
+
+/// Opens, prepares and runs a model for about `seconds`. Inputs are pseudo-random: small reals, any
+/// i8, 0 or 1 for other integers.
+pub(crate) fn measure(bytes: &[u8], isa: Option<whit::Isa>, seconds: f64) -> Result<Measured> {
+    let start = Instant::now();
+    let model = Model::open(bytes)?;
+    let open_us = micros_since(start);
+    let start = Instant::now();
+    let mut session = whit_file::session(model, isa)?;
+    let prepare_us = micros_since(start);
+    fill_inputs(&mut session)?;
+    let start = Instant::now();
+    session.run().map_err(|e| whit_file::named(&model, e))?;
+    let first_run_us = micros_since(start);
+
+    let warm = Instant::now();
+    while warm.elapsed() < WARM_UP.min(Duration::from_secs_f64(seconds)) {
+        session.run()?;
+    }
+    let mut latencies_us = Vec::with_capacity(MAX_LATENCIES);
+    let mut runs = 0u64;
+    let region = Region::new(crate::ALLOCATOR);
+    let begin = Instant::now();
+    while begin.elapsed().as_secs_f64() < seconds || runs == 0 {
+        let start = Instant::now();
+        session.run()?;
+        let us = start.elapsed().as_nanos() as f64 / 1e3;
+        if latencies_us.len() < MAX_LATENCIES {
+            latencies_us.push(us);
+        } else {
+            latencies_us[(runs % MAX_LATENCIES as u64) as usize] = us;
+        }
+        runs += 1;
+    }
+    let allocations = region.change().allocations + region.change().reallocations;
+    latencies_us.sort_by(f64::total_cmp);
+    Ok(Measured {
+        runs,
+        latencies_us,
+        open_us,
+        prepare_us,
+        first_run_us,
+        allocations_per_run: allocations as f64 / runs as f64,
+        session_bytes: session.needed_bytes(),
+        isa: session.isa(),
+    })
+}
+
+fn fill_inputs(session: &mut Session<'_>) -> Result<()> {
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for input in 0..session.model().inputs().len() {
+        let slot = session.input_slot(input)?;
+        let bytes: Vec<u8> = match slot.dtype() {
+            DType::I8 => (0..slot.elements()).map(|_| next() as u8).collect(),
+            DType::F32 => (0..slot.elements())
+                .flat_map(|_| ((next() % 2001) as f32 / 1000.0 - 1.0).to_le_bytes())
+                .collect(),
+            dtype => (0..slot.elements())
+                .flat_map(|_| {
+                    let mut element = vec![0u8; dtype.size()];
+                    element[0] = (next() % 2) as u8;
+                    element
+                })
+                .collect(),
+        };
+        session.set_input_bytes(input, &bytes)?;
+    }
+    Ok(())
+}
+
+/// Largest resident memory of this process so far, where the system tells.
+pub(crate) fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+impl Bench {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let map = Instant::now();
+        let file = whit_file::open(&self.path.model)?;
+        let map_us = micros_since(map);
+        let model = whit_file::model(&file, &self.path.model)?;
+        let isa = self.target.isa()?;
+        let mut measured = measure(file.bytes(), isa, self.seconds)?;
+        measured.open_us += map_us;
+        let mut profile = Profile::default();
+        if self.profile {
+            let mut session = whit_file::session(model, isa)?;
+            fill_inputs(&mut session)?;
+            let begin = Instant::now();
+            while begin.elapsed().as_secs_f64() < self.seconds.min(2.0) {
+                profile.run(&mut session)?;
+            }
+        }
+        let header = model.header();
+        let p50 = measured.percentile(0.5);
+        let gmacs_per_s = header.macs as f64 / p50 / 1e3;
+        if self.json {
+            let mut object = json!({
+                "model": self.path.model.display().to_string(),
+                "backend": self.target.backend,
+                "isa": measured.isa.name(),
+                "threads": self.target.threads,
+                "runs": measured.runs,
+                "latency_us": {
+                    "min": measured.percentile(0.0),
+                    "p50": p50,
+                    "p90": measured.percentile(0.9),
+                    "p99": measured.percentile(0.99),
+                    "max": measured.percentile(1.0),
+                    "mean": measured.mean(),
+                },
+                "open_us": measured.open_us,
+                "prepare_us": measured.prepare_us,
+                "first_run_us": measured.first_run_us,
+                "arena_bytes": header.arena_bytes,
+                "state_bytes": header.state_bytes,
+                "weight_bytes": header.weight_bytes,
+                "file_bytes": header.file_bytes,
+                "session_bytes": measured.session_bytes,
+                "macs": header.macs,
+                "gmacs_per_s": gmacs_per_s,
+                "peak_rss_bytes": peak_rss_bytes(),
+                "allocations_per_run": measured.allocations_per_run,
+            });
+            if self.profile {
+                object["profile"] = profile.json(&model);
+            }
+            print_json(&object)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let us = report::micros;
+        print_text(&report::fields(&[
+            ("runs", format!("{} on {}, {} thread", measured.runs, measured.isa, self.target.threads)),
+            (
+                "latency",
+                format!(
+                    "p50 {}   min {}   p90 {}   p99 {}   max {}",
+                    us(p50),
+                    us(measured.percentile(0.0)),
+                    us(measured.percentile(0.9)),
+                    us(measured.percentile(0.99)),
+                    us(measured.percentile(1.0))
+                ),
+            ),
+            (
+                "cold start",
+                format!(
+                    "open {}   prepare {}   first run {}",
+                    us(measured.open_us),
+                    us(measured.prepare_us),
+                    us(measured.first_run_us)
+                ),
+            ),
+            (
+                "memory",
+                format!(
+                    "arena {}   session {}   weights {}   file {}",
+                    report::bytes(header.arena_bytes),
+                    report::bytes(measured.session_bytes as u64),
+                    report::bytes(header.weight_bytes),
+                    report::bytes(header.file_bytes)
+                ),
+            ),
+            ("work", format!("{}   {gmacs_per_s:.1} GMAC/s", report::macs(header.macs))),
+            ("allocations", format!("{} per run", measured.allocations_per_run)),
+        ]))?;
+        if self.profile {
+            print_text(&format!("\n{}", profile_table(&profile, &model)))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,300 @@
+//! `whit convert`: a trained model in, a .whit file out.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use whit_convert::graph::Graph;
+use whit_convert::import::{DimChoice, ImportOptions, InputLayout, import_file};
+use whit_convert::pipeline::{ConvertOptions, Converted, Scheme, convert};
+use whit_convert::quantize::calibrate::Method;
+
+use super::{Images, print_json, print_text};
+use crate::data::{Dataset, Extent, InputSpec};
+use crate::report;
+use crate::samples::{Bound, progress_bar};
+
+#[derive(Args)]
+pub(crate) struct Convert {
+    /// The trained model (.onnx)
+    model: PathBuf,
+    /// The .whit file to write
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Numbers to convert to. A model that is quantized already keeps its own scales with `none`
+    #[arg(long, value_enum, default_value_t = SchemeArg::None)]
+    quantize: SchemeArg,
+    /// Typical inputs, for int8: .npz, folder of .npy, or folder of images by class
+    #[arg(long, value_name = "DATA")]
+    calibrate: Option<PathBuf>,
+    /// How activation ranges are chosen from the calibration data
+    #[arg(long, value_enum, default_value_t = MethodArg::Minmax)]
+    method: MethodArg,
+    /// For --method percentile: the share of values that the range holds, in percent
+    #[arg(long, default_value_t = 99.99, value_parser = parse_percentile)]
+    percentile: f64,
+    /// Use at most this many calibration samples
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    samples: Option<u32>,
+    /// Kind of machine that the weights are packed for
+    #[arg(long, default_value = "any", value_parser = ["any", "x86-64"])]
+    target: String,
+    /// Size of a dynamic dimension: NAME=N, or NAME=MIN..MAX to choose at run time
+    #[arg(long, value_name = "NAME=N|MIN..MAX", value_parser = parse_dim)]
+    dim: Vec<(String, DimChoice)>,
+    /// Layout in which an image input is provided: NAME=nhwc drops the transpose of an NCHW model
+    #[arg(long, value_name = "NAME=nhwc", value_parser = parse_layout)]
+    input_layout: Vec<(String, InputLayout)>,
+    /// A node that stays float in an int8 model; may be given more than once
+    #[arg(long, value_name = "NODE")]
+    keep_float: Vec<String>,
+    /// Names of the classes, one a line, stored in the file
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// Inputs with expected outputs to store, for `whit verify`
+    #[arg(long, default_value_t = 2)]
+    golden: usize,
+    #[command(flatten)]
+    images: Images,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchemeArg {
+    /// As the model has them
+    None,
+    /// Weights stored as f16, float arithmetic
+    F16,
+    /// i8 weights per channel and i8 activations; needs --calibrate
+    Int8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MethodArg {
+    /// Smallest and largest value seen
+    Minmax,
+    /// The range that holds most values
+    Percentile,
+}
+
+fn parse_percentile(text: &str) -> Result<f64, String> {
+    let percent: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    if (50.0..=100.0).contains(&percent) { Ok(percent) } else { Err("between 50 and 100".to_owned()) }
+}
+
+fn parse_dim(text: &str) -> Result<(String, DimChoice), String> {
+    // Symbols may contain '=', sizes don't.
+    let (name, size) = text.rsplit_once('=').ok_or("write NAME=N or NAME=MIN..MAX")?;
+    let number = |text: &str| {
+        text.parse::<i64>()
+            .ok()
+            .filter(|n| (1..=i64::from(i32::MAX)).contains(n))
+            .ok_or_else(|| format!("`{text}` is not a size of at least 1"))
+    };
+    let choice = match size.split_once("..") {
+        None => DimChoice::Fixed(number(size)?),
+        Some((min, max)) => {
+            let (min, max) = (number(min)?, number(max.trim_start_matches('='))?);
+            if min > max {
+                return Err(format!("{min} is larger than {max}"));
+            }
+            DimChoice::Range(min, max)
+        }
+    };
+    Ok((name.to_owned(), choice))
+}
+
+fn parse_layout(text: &str) -> Result<(String, InputLayout), String> {
+    match text.rsplit_once('=') {
+        Some((name, "nhwc")) => Ok((name.to_owned(), InputLayout::Nhwc)),
+        _ => Err("write NAME=nhwc".to_owned()),
+    }
+}
+
+/// The inputs of a graph as data has to fit them.
+fn graph_specs(graph: &Graph) -> (Vec<InputSpec>, Vec<usize>) {
+    let bounds = |dim: &whit_convert::dim::Dim| {
+        let low: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.min).collect();
+        let high: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.max).collect();
+        let of = |values: &[i64]| dim.eval(values).and_then(|v| usize::try_from(v).ok()).unwrap_or(0);
+        (of(&low), of(&high))
+    };
+    let mut specs = Vec::new();
+    let mut ranks = Vec::new();
+    for input in &graph.inputs {
+        let value = graph.value(*input);
+        let dims: Vec<(usize, usize)> = value.shape.iter().map(bounds).collect();
+        let skip = usize::from(dims.first().is_some_and(|(min, _)| *min == 1));
+        let sample_shape = dims[skip..]
+            .iter()
+            .map(|(min, max)| if min == max { Extent::Fixed(*min) } else { Extent::Between(*min, *max) })
+            .collect();
+        specs.push(InputSpec { name: value.name.clone(), sample_shape });
+        ranks.push(dims.len());
+    }
+    (specs, ranks)
+}
+
+/// What to convert, and how: shared by the command and the demo.
+pub(crate) struct Request<'r> {
+    pub(crate) graph: Graph,
+    pub(crate) data: Option<&'r Dataset>,
+    pub(crate) options: ConvertOptions,
+    pub(crate) quiet: bool,
+}
+
+/// Converts a graph with a data set.
+pub(crate) fn convert_graph(request: Request<'_>) -> Result<Converted> {
+    let (specs, ranks) = graph_specs(&request.graph);
+    let bound = match request.data {
+        Some(data) => {
+            let bound = Bound::new(data, specs, &ranks)?;
+            bound.check_finite(data)?;
+            Some(bound)
+        }
+        None => None,
+    };
+    let bar = (!request.quiet).then(|| progress_bar("calibrating", 1));
+    let converted = convert(
+        request.graph,
+        bound.as_ref().map(|bound| bound as &dyn whit_convert::evaluate::Samples),
+        &request.options,
+        &mut |stage, done, total| {
+            if let Some(bar) = &bar {
+                bar.set_prefix(stage.to_owned());
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+            }
+        },
+    )?;
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    Ok(converted)
+}
+
+/// Metadata that says where a model came from.
+pub(crate) fn provenance(source: &str, bytes: &[u8]) -> Vec<(String, String)> {
+    let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    vec![
+        ("source.file".to_owned(), source.to_owned()),
+        ("source.sha256".to_owned(), hash),
+        ("converter".to_owned(), concat!("whit ", env!("CARGO_PKG_VERSION")).to_owned()),
+    ]
+}
+
+/// Writes a file whole or not at all: into a neighbour first, then renamed.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(format!(".{}.part", std::process::id()));
+    let part = PathBuf::from(part);
+    std::fs::write(&part, bytes)
+        .and_then(|()| std::fs::rename(&part, path))
+        .inspect_err(|_| drop(std::fs::remove_file(&part)))
+        .with_context(|| format!("writing {}", path.display()))
+}
+
+impl Convert {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let source = std::fs::read(&self.model).with_context(|| self.model.display().to_string())?;
+        let import = ImportOptions { dims: self.dim.clone(), input_layouts: self.input_layout.clone() };
+        let mut graph =
+            import_file(&self.model, &import).with_context(|| self.model.display().to_string())?;
+        let file_name = self.model.file_name().unwrap_or_default().to_string_lossy();
+        graph.metadata.extend(provenance(&file_name, &source));
+        drop(source);
+        if let Some(path) = &self.labels {
+            let labels = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            graph.metadata.push(("labels".to_owned(), labels.trim_end().to_owned()));
+        }
+
+        let (specs, _) = graph_specs(&graph);
+        let image_spec = crate::whit_file::image_spec(&specs, &self.images);
+        let mut data = match &self.calibrate {
+            Some(path) => Some(Dataset::open(path, image_spec.as_ref())?),
+            None => None,
+        };
+        if let (Some(data), Some(limit)) = (&mut data, self.samples) {
+            data.truncate(limit as usize);
+        }
+        if let Some(names) = data.as_ref().and_then(|data| data.class_names.as_ref())
+            && self.labels.is_none()
+        {
+            graph.metadata.push(("labels".to_owned(), names.join("\n")));
+        }
+        if data.is_some() && self.quantize != SchemeArg::Int8 {
+            eprintln!("note: --calibrate chooses ranges for int8; here it only feeds the golden vectors");
+        }
+        let options = ConvertOptions {
+            scheme: match self.quantize {
+                SchemeArg::None => Scheme::None,
+                SchemeArg::F16 => Scheme::F16,
+                SchemeArg::Int8 => Scheme::Int8,
+            },
+            method: match self.method {
+                MethodArg::Minmax => Method::MinMax,
+                MethodArg::Percentile => Method::Percentile(self.percentile),
+            },
+            keep_float: self.keep_float.clone(),
+            golden_cases: self.golden,
+        };
+        if self.output.is_dir() {
+            bail!("{} is a folder; name the .whit file to write", self.output.display());
+        }
+        let converted = convert_graph(Request { graph, data: data.as_ref(), options, quiet: self.json })
+            .with_context(|| self.model.display().to_string())?;
+        write_whole(&self.output, &converted.file)?;
+        self.report(&converted)
+    }
+
+    fn report(&self, converted: &Converted) -> Result<ExitCode> {
+        let aligned = whit_convert::evaluate::AlignedBytes::new(&converted.file);
+        let model = whit::Model::open(aligned.as_slice())?;
+        let header = model.header();
+        let report = &converted.report;
+        if self.json {
+            print_json(&json!({
+                "output": self.output.display().to_string(),
+                "scheme": format!("{:?}", self.quantize).to_lowercase(),
+                "file_bytes": header.file_bytes,
+                "weight_bytes": header.weight_bytes,
+                "arena_bytes": header.arena_bytes,
+                "liveness_bound_bytes": header.liveness_bound_bytes,
+                "state_bytes": header.state_bytes,
+                "macs": header.macs,
+                "nodes_imported": report.nodes_imported,
+                "steps": header.step_count,
+                "float_nodes": report.float_nodes,
+                "notes": report.notes,
+            }))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        for note in &report.notes {
+            eprintln!("note: {note}");
+        }
+        if !report.float_nodes.is_empty() {
+            eprintln!(
+                "note: {} of {} nodes compute on float numbers: {}",
+                report.float_nodes.len(),
+                header.step_count,
+                report.float_nodes.join(", ")
+            );
+        }
+        print_text(&format!(
+            "{}: {} nodes became {} steps, {} · file {} · arena {} · {}",
+            self.output.display(),
+            report.nodes_imported,
+            header.step_count,
+            model.op_set(),
+            report::bytes(header.file_bytes),
+            report::bytes(header.arena_bytes),
+            report::macs(header.macs),
+        ))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,182 @@
+//! `whit inspect`: what is in a file, and what running it will take.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::{Value, json};
+use whit::format::{Op, StepRecord};
+use whit::{DType, Model};
+
+use super::{ModelPath, print_json, print_text};
+use crate::report::{self, Align};
+use crate::whit_file::{self, TensorInfo, tensor_info};
+
+#[derive(Args)]
+pub(crate) struct Inspect {
+    #[command(flatten)]
+    path: ModelPath,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+fn interface_json(info: &TensorInfo<'_>) -> Value {
+    let quantized = info.is_quantized();
+    json!({
+        "name": info.name,
+        "type": info.dtype.name(),
+        "shape": info.shape_json(),
+        "scale": if quantized { Value::from(f64::from(info.scale)) } else { Value::Null },
+        "zero_point": if quantized { Value::from(info.zero_point) } else { Value::Null },
+    })
+}
+
+/// Operator name with its variant: `conv_2d i8`.
+fn op_text(step: &StepRecord) -> (&'static str, Option<DType>) {
+    (Op::from_number(step.op).map_or("unknown", |op| op.name()), DType::from_number(step.variant))
+}
+
+/// The tensor that a step makes.
+fn output_of(model: &Model<'_>, step: &StepRecord) -> Option<usize> {
+    model.operands(step).nth(usize::from(step.input_count)).map(|tensor| tensor as usize)
+}
+
+impl Inspect {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let file = whit_file::open(&self.path.model)?;
+        let model = whit_file::model(&file, &self.path.model)?;
+        if self.json { print_json(&json(&model))? } else { print_text(&text(&model))? }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn json(model: &Model<'_>) -> Value {
+    let header = model.header();
+    let interface = |tensors: &mut dyn Iterator<Item = usize>| -> Vec<Value> {
+        tensors.filter_map(|tensor| tensor_info(model, tensor)).map(|info| interface_json(&info)).collect()
+    };
+    let steps: Vec<Value> = model
+        .steps()
+        .map(|step| {
+            let (op, variant) = op_text(&step);
+            let output = output_of(model, &step).and_then(|tensor| tensor_info(model, tensor));
+            json!({
+                "op": op,
+                "variant": variant.map(DType::name),
+                "name": model.text(step.name),
+                "macs": step.macs,
+                "output": output.map(|info| json!({
+                    "name": info.name,
+                    "type": info.dtype.name(),
+                    "shape": info.shape_json(),
+                    "bytes": info.bytes,
+                })),
+            })
+        })
+        .collect();
+    let symbols: Vec<Value> = model
+        .symbols()
+        .map(|symbol| json!({ "name": model.text(symbol.name), "min": symbol.min, "max": symbol.max }))
+        .collect();
+    let metadata: serde_json::Map<String, Value> =
+        model.metadata().map(|(key, value)| (key.to_owned(), Value::from(value))).collect();
+    json!({
+        "format": format!("{}.{}", header.version_major, header.version_minor),
+        "file_bytes": header.file_bytes,
+        "weight_bytes": header.weight_bytes,
+        "arena_bytes": header.arena_bytes,
+        "liveness_bound_bytes": header.liveness_bound_bytes,
+        "state_bytes": header.state_bytes,
+        "macs": header.macs,
+        "step_count": header.step_count,
+        "tensor_count": header.tensor_count,
+        "golden_vectors": golden_cases(model),
+        "inputs": interface(&mut model.inputs()),
+        "outputs": interface(&mut model.outputs()),
+        "symbols": symbols,
+        "op_set": model.op_set().iter().map(Op::name).collect::<Vec<_>>(),
+        "steps": steps,
+        "metadata": metadata,
+    })
+}
+
+fn golden_cases(model: &Model<'_>) -> u32 {
+    model.golden().map(|record| record.case + 1).max().unwrap_or(0)
+}
+
+fn text(model: &Model<'_>) -> String {
+    let header = model.header();
+    let over = header.arena_bytes as f64 / header.liveness_bound_bytes.max(1) as f64;
+    let mut parts = vec![report::fields(&[
+        ("file", report::bytes(header.file_bytes)),
+        ("weights", report::bytes(header.weight_bytes)),
+        (
+            "arena",
+            format!(
+                "{} bytes, {over:.3} × the liveness bound of {} bytes",
+                header.arena_bytes, header.liveness_bound_bytes
+            ),
+        ),
+        ("state", format!("{} bytes", header.state_bytes)),
+        ("work", format!("{} in {} steps", report::macs(header.macs), header.step_count)),
+        ("operators", model.op_set().to_string()),
+        ("golden", format!("{} vectors", golden_cases(model))),
+    ])];
+
+    let quantization = |info: &TensorInfo<'_>| match info.is_quantized() {
+        true => format!("{} × (q − {})", info.scale, info.zero_point),
+        false => String::new(),
+    };
+    let mut rows = Vec::new();
+    for (kind, tensors) in
+        [("input", model.inputs().collect::<Vec<_>>()), ("output", model.outputs().collect())]
+    {
+        for info in tensors.into_iter().filter_map(|tensor| tensor_info(model, tensor)) {
+            rows.push(vec![
+                kind.to_owned(),
+                info.name.to_owned(),
+                info.dtype.name().to_owned(),
+                info.shape_text(),
+                quantization(&info),
+            ]);
+        }
+    }
+    let left = Align::Left;
+    parts.push(report::table(
+        &[("", left), ("name", left), ("type", left), ("shape", left), ("real value", left)],
+        &rows,
+    ));
+    if model.symbols().len() > 0 {
+        let rows: Vec<Vec<String>> = model
+            .symbols()
+            .map(|symbol| vec![model.text(symbol.name).to_owned(), format!("{}..={}", symbol.min, symbol.max)])
+            .collect();
+        parts.push(report::table(&[("dimension", left), ("sizes", left)], &rows));
+    }
+    let rows: Vec<Vec<String>> = model
+        .steps()
+        .enumerate()
+        .map(|(index, step)| {
+            let (op, variant) = op_text(&step);
+            let output = output_of(model, &step).and_then(|tensor| tensor_info(model, tensor));
+            vec![
+                index.to_string(),
+                format!("{op}{}", variant.map_or(String::new(), |dtype| format!(" {dtype}"))),
+                model.text(step.name).to_owned(),
+                output.as_ref().map_or(String::new(), TensorInfo::shape_text),
+                if step.macs > 0 { report::macs(step.macs) } else { String::new() },
+            ]
+        })
+        .collect();
+    parts.push(report::table(
+        &[("step", Align::Right), ("operator", left), ("node", left), ("output", left), ("work", Align::Right)],
+        &rows,
+    ));
+    let metadata: Vec<(&str, String)> =
+        model.metadata().map(|(key, value)| (key, value.replace('\n', ", "))).collect();
+    if !metadata.is_empty() {
+        parts.push(report::fields(&metadata));
+    }
+    parts.join("\n\n")
+}

@@ -1,0 +1,140 @@
+//! The commands, one file each.
+
+mod bench;
+mod convert;
+mod demo;
+mod eval;
+mod inspect;
+mod run;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
+use whit::Isa;
+
+/// Converts trained models to compact .whit files, runs them, and measures them.
+#[derive(Parser)]
+#[command(name = "whit", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Convert a trained model into a .whit file
+    Convert(convert::Convert),
+    /// Show a .whit file's totals, tensors, steps, operators and provenance
+    Inspect(inspect::Inspect),
+    /// Run a model on .npy inputs
+    Run(run::Run),
+    /// Measure a model's quality on labelled data
+    Eval(eval::Eval),
+    /// Measure a model's speed and memory
+    Bench(bench::Bench),
+    /// Check a file: structure, checksums, golden vectors on every instruction set present
+    Verify(verify::Verify),
+    /// The whole story on an embedded example, in under a minute
+    Demo(demo::Demo),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        match self {
+            Command::Convert(command) => command.run(),
+            Command::Inspect(command) => command.run(),
+            Command::Run(command) => command.run(),
+            Command::Eval(command) => command.run(),
+            Command::Bench(command) => command.run(),
+            Command::Verify(command) => command.run(),
+            Command::Demo(command) => command.run(),
+        }
+    }
+}
+
+/// Where a model runs.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Target {
+    /// Instruction set: scalar, avx2 or avx512 (default: the fastest that this CPU has; also read
+    /// from the environment variable WHIT_ISA)
+    #[arg(long, value_parser = parse_isa)]
+    pub(crate) isa: Option<Isa>,
+    /// Backend
+    #[arg(long, default_value = "cpu", value_parser = ["cpu"])]
+    pub(crate) backend: String,
+    /// Threads; this version runs on one
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1))]
+    pub(crate) threads: u32,
+}
+
+impl Target {
+    /// The instruction set asked for by option or environment.
+    pub(crate) fn isa(&self) -> Result<Option<Isa>> {
+        if self.isa.is_some() {
+            return Ok(self.isa);
+        }
+        match std::env::var("WHIT_ISA") {
+            Ok(name) if !name.is_empty() => match parse_isa(&name) {
+                Ok(isa) => Ok(Some(isa)),
+                Err(error) => bail!("environment variable WHIT_ISA: {error}"),
+            },
+            _ => Ok(None),
+        }
+    }
+}
+
+fn parse_isa(name: &str) -> Result<Isa, String> {
+    let isa = Isa::from_name(name).ok_or_else(|| {
+        let names: Vec<&str> = Isa::ALL.iter().map(|isa| isa.name()).collect();
+        format!("there is no instruction set `{name}`; there are {}", names.join(", "))
+    })?;
+    if !isa.is_available() {
+        let available: Vec<&str> = Isa::available().map(Isa::name).collect();
+        return Err(format!("this CPU has no {isa}; it has {}", available.join(", ")));
+    }
+    Ok(isa)
+}
+
+/// How a folder of images becomes arrays.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Images {
+    /// For image folders: factor applied to pixels of 0..255
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) image_scale: f32,
+    /// For image folders: subtracted after scaling; one value or one per channel
+    #[arg(long, value_delimiter = ',', default_value = "0")]
+    pub(crate) image_mean: Vec<f32>,
+    /// For image folders: divides last; one value or one per channel
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    pub(crate) image_std: Vec<f32>,
+}
+
+/// A .whit file to work on.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ModelPath {
+    /// The .whit file
+    pub(crate) model: PathBuf,
+}
+
+/// Prints one JSON object on stdout.
+pub(crate) fn print_json(value: &serde_json::Value) -> Result<()> {
+    use std::io::Write;
+    let text = serde_json::to_string_pretty(value)?;
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        // A reader such as `head` may have seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// Prints text on stdout.
+pub(crate) fn print_text(text: &str) -> Result<()> {
+    use std::io::Write;
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}

@@ -1,0 +1,160 @@
+//! `whit verify`: structure, checksums, and golden vectors on every instruction set present.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+use whit::format::{Field, Section};
+use whit::{DType, Isa, Model};
+
+use super::{ModelPath, print_json, print_text};
+use crate::report::{self, Align};
+use crate::whit_file;
+
+#[derive(Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    path: ModelPath,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// What replaying the golden vectors on one instruction set gave.
+struct Replay {
+    isa: Isa,
+    cases: u32,
+    outputs: u32,
+    /// Elements of integer outputs that differ at all.
+    differing: u64,
+    /// Largest difference of float outputs, relative to the largest expected magnitude.
+    largest_relative: f32,
+    failed: u32,
+}
+
+impl Verify {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let file = whit_file::open(&self.path.model)?;
+        let model = whit_file::model(&file, &self.path.model)?;
+        let checksums = model.verify_checksums();
+        let signed = !model.section(Section::Signature).is_empty();
+        let mut replays = Vec::new();
+        if checksums.is_ok() {
+            for isa in Isa::available() {
+                replays.push(replay(&model, isa)?);
+            }
+        }
+        let ok = checksums.is_ok() && replays.iter().all(|replay| replay.failed == 0);
+        if self.json {
+            let golden: Vec<_> = replays
+                .iter()
+                .map(|r| {
+                    json!({
+                        "isa": r.isa.name(), "cases": r.cases, "outputs": r.outputs,
+                        "differing_integers": r.differing,
+                        "largest_relative_difference": f64::from(r.largest_relative),
+                        "failed": r.failed,
+                    })
+                })
+                .collect();
+            print_json(&json!({
+                "ok": ok,
+                "structure": "ok",
+                "checksums": checksums.map_or_else(|e| e.to_string(), |()| "ok".to_owned()),
+                "signature": if signed { "present, not checked by this version" } else { "none" },
+                "golden": golden,
+            }))?;
+        } else {
+            let checksum_text = checksums.map_or_else(|e| e.to_string(), |()| "ok".to_owned());
+            let signature = if signed { "present, not checked by this version" } else { "none" };
+            let fields = [
+                ("structure", "ok".to_owned()),
+                ("checksums", checksum_text),
+                ("signature", signature.to_owned()),
+            ];
+            print_text(&report::fields(&fields))?;
+            let rows: Vec<Vec<String>> = replays
+                .iter()
+                .map(|r| {
+                    vec![
+                        r.isa.name().to_owned(),
+                        r.cases.to_string(),
+                        r.differing.to_string(),
+                        format!("{:.1e}", r.largest_relative),
+                        if r.failed == 0 { "ok".to_owned() } else { format!("{} outputs differ", r.failed) },
+                    ]
+                })
+                .collect();
+            if replays.iter().any(|r| r.cases > 0) {
+                let right = Align::Right;
+                let header = [
+                    ("golden vectors on", Align::Left),
+                    ("vectors", right),
+                    ("integers off", right),
+                    ("float error", right),
+                    ("", Align::Left),
+                ];
+                print_text(&format!("\n{}", report::table(&header, &rows)))?;
+            } else if !replays.is_empty() {
+                print_text("\nthe file has no golden vectors")?;
+            }
+        }
+        if !ok {
+            eprintln!("error: {} does not verify", self.path.model.display());
+        }
+        Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    }
+}
+
+/// Feeds every golden input and compares every golden output.
+fn replay(model: &Model<'_>, isa: Isa) -> Result<Replay> {
+    let mut session = whit_file::session(*model, Some(isa))?;
+    let mut result =
+        Replay { isa, cases: 0, outputs: 0, differing: 0, largest_relative: 0.0, failed: 0 };
+    let cases = model.golden().map(|record| record.case + 1).max().unwrap_or(0).min(model.golden().len() as u32);
+    for case in 0..cases {
+        session.reset_state();
+        let of_role = |role: u32| {
+            model.golden().filter(move |record| record.case == case && record.role == role)
+        };
+        for record in of_role(2) {
+            let symbol = model.symbols().nth(record.index as usize);
+            let name = symbol.map_or("", |symbol| model.text(symbol.name));
+            session.set_dimension(name, u32::read(model.golden_bytes(&record)))?;
+        }
+        for record in of_role(0) {
+            session.set_input_bytes(record.index as usize, model.golden_bytes(&record))?;
+        }
+        session.run().map_err(|e| whit_file::named(model, e))?;
+        result.cases += 1;
+        for record in of_role(1) {
+            let slot = session.output_slot(record.index as usize)?;
+            let (got, expected) = (session.output_bytes(record.index as usize)?, model.golden_bytes(&record));
+            result.outputs += 1;
+            let matches = got.len() == expected.len()
+                && if slot.dtype() == DType::F32 {
+                    let reals = |bytes: &[u8]| -> Vec<f32> {
+                        bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+                    };
+                    let (got, expected) = (reals(got), reals(expected));
+                    let range = expected.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
+                    let worst = got
+                        .iter()
+                        .zip(&expected)
+                        .map(|(a, b)| if a == b || (a.is_nan() && b.is_nan()) { 0.0 } else { (a - b).abs() / range })
+                        .fold(0.0f32, |m, v| if v > m || v.is_nan() { v } else { m });
+                    result.largest_relative = result.largest_relative.max(worst);
+                    worst <= record.tolerance
+                } else {
+                    let size = slot.dtype().size();
+                    let differing =
+                        got.chunks(size).zip(expected.chunks(size)).filter(|(a, b)| a != b).count() as u64;
+                    result.differing += differing;
+                    differing == 0
+                };
+            result.failed += u32::from(!matches);
+        }
+    }
+    Ok(result)
+}

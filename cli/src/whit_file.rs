@@ -1,0 +1,144 @@
+//! Opens .whit files and describes their inputs, with errors that say what to do.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use whit::format::Layout;
+use whit::{DType, Isa, Model, ModelFile, Options, Session};
+
+use crate::data::{Extent, ImageSpec, InputSpec, Preprocess};
+
+/// Maps a file.
+pub(crate) fn open(path: &Path) -> Result<ModelFile> {
+    ModelFile::open(path).with_context(|| path.display().to_string())
+}
+
+/// The validated model of a mapped file.
+pub(crate) fn model<'f>(file: &'f ModelFile, path: &Path) -> Result<Model<'f>> {
+    file.model().with_context(|| path.display().to_string())
+}
+
+/// A session, whose errors name the step.
+pub(crate) fn session<'m>(model: Model<'m>, isa: Option<Isa>) -> Result<Session<'m>> {
+    Session::new(model, Options { isa, ..Options::default() }).map_err(|error| named(&model, error))
+}
+
+/// A runtime error with the name of its step.
+pub(crate) fn named(model: &Model<'_>, error: whit::SessionError) -> anyhow::Error {
+    if let whit::SessionError::Step { step, kind } = error
+        && let Some(record) = model.step(step as usize)
+    {
+        let op = whit::format::Op::from_number(record.op).map_or("?", |op| op.name());
+        return anyhow::anyhow!("step {step}, {op} `{}`: {kind}", model.text(record.name));
+    }
+    anyhow::Error::new(error)
+}
+
+/// What a user wants to know of a tensor.
+pub(crate) struct TensorInfo<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) dtype: DType,
+    /// Each axis as its smallest and largest size, and its text.
+    pub(crate) dims: Vec<(u32, u32, String)>,
+    pub(crate) scale: f32,
+    pub(crate) zero_point: i32,
+    pub(crate) layout: Layout,
+    pub(crate) bytes: u64,
+}
+
+impl TensorInfo<'_> {
+    /// `[1, 49, 10]`, with names for symbolic axes.
+    pub(crate) fn shape_text(&self) -> String {
+        let dims: Vec<&str> = self.dims.iter().map(|(_, _, text)| text.as_str()).collect();
+        format!("[{}]", dims.join(", "))
+    }
+
+    /// Numbers for fixed axes, text for symbolic ones.
+    pub(crate) fn shape_json(&self) -> serde_json::Value {
+        self.dims
+            .iter()
+            .map(|(min, max, text)| {
+                if min == max { serde_json::Value::from(*max) } else { serde_json::Value::from(text.clone()) }
+            })
+            .collect()
+    }
+
+    /// `scale` and `zero_point` when the tensor is quantized.
+    pub(crate) fn is_quantized(&self) -> bool {
+        self.scale > 0.0
+    }
+}
+
+/// Describes a tensor of the model.
+pub(crate) fn tensor_info<'a>(model: &Model<'a>, tensor: usize) -> Option<TensorInfo<'a>> {
+    let record = model.tensor(tensor)?;
+    let dims = record.dims[..usize::from(record.rank)]
+        .iter()
+        .map(|reference| {
+            let (min, max) = model.dim_bounds(*reference).unwrap_or((0, 0));
+            let symbol = (*reference < 0).then(|| model.symbols().nth(!*reference as usize)).flatten();
+            let text = match symbol {
+                Some(symbol) => model.text(symbol.name).to_owned(),
+                None if min == max => max.to_string(),
+                None => format!("{min}..={max}"),
+            };
+            (min, max, text)
+        })
+        .collect();
+    Some(TensorInfo {
+        name: model.text(record.name),
+        dtype: DType::from_number(record.dtype)?,
+        dims,
+        scale: record.scale,
+        zero_point: record.zero_point,
+        layout: Layout::from_number(record.layout)?,
+        bytes: record.bytes,
+    })
+}
+
+/// The inputs as the data has to fit them: a first axis that can be 1 is the batch.
+pub(crate) fn input_specs(model: &Model<'_>) -> Vec<InputSpec> {
+    model
+        .inputs()
+        .filter_map(|tensor| {
+            let info = tensor_info(model, tensor)?;
+            let skip = usize::from(info.dims.first().is_some_and(|(min, _, _)| *min == 1));
+            let sample_shape = info.dims[skip..]
+                .iter()
+                .map(|(min, max, _)| {
+                    if min == max {
+                        Extent::Fixed(*max as usize)
+                    } else {
+                        Extent::Between(*min as usize, *max as usize)
+                    }
+                })
+                .collect();
+            Some(InputSpec { name: info.name.to_owned(), sample_shape })
+        })
+        .collect()
+}
+
+/// How images feed the model's only input: one of shape [H, W, C] or [C, H, W], C being 1 or 3.
+pub(crate) fn image_spec(specs: &[InputSpec], images: &crate::commands::Images) -> Option<ImageSpec> {
+    let [spec] = specs else { return None };
+    let fixed: Vec<usize> = spec
+        .sample_shape
+        .iter()
+        .map(|extent| match extent {
+            Extent::Fixed(size) => Some(*size),
+            Extent::Between(..) => None,
+        })
+        .collect::<Option<_>>()?;
+    let (height, width, channels) = match fixed[..] {
+        [height, width, channels @ (1 | 3)] => (height, width, channels),
+        [channels @ (1 | 3), height, width] => (height, width, channels),
+        [height, width] => (height, width, 1),
+        _ => return None,
+    };
+    let preprocess = Preprocess {
+        scale: images.image_scale,
+        mean: images.image_mean.clone(),
+        std: images.image_std.clone(),
+    };
+    Some(ImageSpec { height, width, channels, preprocess: Some(preprocess) })
+}
