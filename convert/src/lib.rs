@@ -3,8 +3,10 @@
 
 pub mod dim;
 pub mod emit;
+pub mod error;
 pub mod evaluate;
 pub mod graph;
+pub mod import;
 pub mod passes;
 pub mod pipeline;
 pub mod plan;
