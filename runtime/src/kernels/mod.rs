@@ -9,7 +9,9 @@ pub mod conv_f32;
 pub mod conv_i8;
 pub mod depthwise_f32;
 pub mod depthwise_i8;
+pub mod pool;
 pub mod requantize;
+pub mod softmax;
 
 /// Output channels per weight panel. 16 i32 or f32 accumulators fill one AVX-512 register.
 pub const PANEL_N: usize = 16;
