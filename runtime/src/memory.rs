@@ -357,7 +357,7 @@ impl Regions<'_> {
 }
 
 /// Whether two tensors share bytes.
-fn overlap(a: &Slot, b: &Slot) -> bool {
+pub(crate) fn overlap(a: &Slot, b: &Slot) -> bool {
     a.storage == b.storage && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
 }
 
@@ -465,6 +465,17 @@ impl<T: Element> Source<'_, T> {
         // `start`; plain reads through a raw pointer may alias the sink, on one thread.
         unsafe { self.start.add(index).read() }
     }
+
+    /// Copies the elements from `start` on; leaves alone what lies beyond the end.
+    #[inline(always)]
+    pub fn read(&self, start: usize, into: &mut [T]) {
+        let count = into.len().min(self.len.saturating_sub(start));
+        if count > 0 {
+            // SAFETY: start + count <= len, of which `Context::elementwise` checked that they lie
+            // there; `into` is borrowed exclusively, so it is other memory.
+            unsafe { self.start.add(start).copy_to_nonoverlapping(NonNull::from(into).cast(), count) };
+        }
+    }
 }
 
 /// Elements to write, which may be those of a [`Source`].
@@ -492,6 +503,18 @@ impl<T: Element> Sink<'_, T> {
             // SAFETY: index < len, and `Context::elementwise` checked that len aligned elements
             // lie at `start` in memory that is not a constant; see `Source::get` for aliasing.
             unsafe { self.start.add(index).write(value) };
+        }
+    }
+
+    /// Sets the elements from `start` on; drops what lies beyond the end.
+    #[inline(always)]
+    pub fn write(&mut self, start: usize, from: &[T]) {
+        let count = from.len().min(self.len.saturating_sub(start));
+        if count > 0 {
+            // SAFETY: start + count <= len, of which `Context::elementwise` checked that they lie
+            // there, writable; `from` is borrowed, and no reference to an operand's memory exists
+            // while a sink does, so it is other memory.
+            unsafe { self.start.add(start).copy_from_nonoverlapping(NonNull::from(from).cast(), count) };
         }
     }
 }

@@ -10,7 +10,9 @@ pub mod conv_i8;
 pub mod depthwise_f32;
 pub mod depthwise_i8;
 pub mod matmul_f32;
+pub mod pool;
 pub mod requantize;
+pub mod softmax;
 
 #[cfg(all(test, feature = "std"))]
 mod testing;

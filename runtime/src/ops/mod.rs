@@ -4,8 +4,21 @@
 //! table of them; firmware names the ones it needs in a table of its own, and the linker drops the
 //! rest. See CONTRIBUTING.md for how to add one.
 
+mod binary;
+mod compare;
+mod concat;
 mod conv;
+mod elementwise;
+mod pad;
+mod pool;
 mod quantize;
+mod reduce;
+mod shape;
+mod softmax;
+mod strided;
+#[cfg(test)]
+pub(crate) mod testing;
+mod unary;
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
@@ -15,8 +28,19 @@ use crate::memory::{Context, Slot};
 use crate::model::Model;
 
 pub use conv::{CONV_F32, CONV_I8, DEPTHWISE_F32, DEPTHWISE_I8, FULLY_CONNECTED_F32, FULLY_CONNECTED_I8};
+pub use binary::{BINARY_BOOL, BINARY_F32, BINARY_I8, BINARY_I32, BINARY_I64};
+pub use compare::{COMPARE_BOOL, COMPARE_F32, COMPARE_I8, COMPARE_I32, COMPARE_I64, COMPARE_U8};
+pub use concat::CONCAT;
+pub use pad::PAD;
+pub use pool::{POOL_F32, POOL_I8};
 pub(crate) use quantize::quantize_value;
 pub use quantize::{DEQUANTIZE_I8, LUT_I8, QUANTIZE_I8};
+pub use reduce::{
+    ARG_REDUCE_F32, ARG_REDUCE_I8, ARG_REDUCE_I32, ARG_REDUCE_I64, REDUCE_F32, REDUCE_I8, REDUCE_I32, REDUCE_I64,
+};
+pub use softmax::{SOFTMAX_F32, SOFTMAX_I8};
+pub use strided::{COPY, EXPAND, SLICE, TRANSPOSE};
+pub use unary::{UNARY_BOOL, UNARY_F32, UNARY_I32, UNARY_I64};
 
 /// Runs one step.
 pub type RunFn = fn(&mut Context<'_>) -> Result<(), StepErrorKind>;
@@ -52,6 +76,39 @@ pub static ALL: &[&Operator] = &[
     &QUANTIZE_I8,
     &DEQUANTIZE_I8,
     &LUT_I8,
+    &POOL_F32,
+    &POOL_I8,
+    &BINARY_F32,
+    &BINARY_I8,
+    &BINARY_I32,
+    &BINARY_I64,
+    &BINARY_BOOL,
+    &COMPARE_F32,
+    &COMPARE_I8,
+    &COMPARE_U8,
+    &COMPARE_I32,
+    &COMPARE_I64,
+    &COMPARE_BOOL,
+    &SOFTMAX_F32,
+    &SOFTMAX_I8,
+    &REDUCE_F32,
+    &REDUCE_I8,
+    &REDUCE_I32,
+    &REDUCE_I64,
+    &ARG_REDUCE_F32,
+    &ARG_REDUCE_I8,
+    &ARG_REDUCE_I32,
+    &ARG_REDUCE_I64,
+    &UNARY_F32,
+    &UNARY_I32,
+    &UNARY_I64,
+    &UNARY_BOOL,
+    &CONCAT,
+    &SLICE,
+    &TRANSPOSE,
+    &COPY,
+    &EXPAND,
+    &PAD,
 ];
 
 /// A step, bound to its operator.
@@ -236,6 +293,12 @@ pub(crate) fn expect_type(slot: &Slot, dtype: DType, operand: u8) -> Result<(), 
 /// Checks an operand's exact shape.
 pub(crate) fn expect_same_shape(slot: &Slot, like: &Slot, operand: u8) -> Result<(), StepErrorKind> {
     if slot.dims() == like.dims() { Ok(()) } else { Err(StepErrorKind::OperandShape(operand)) }
+}
+
+/// Checks that the bounds of a quantized clamp are i8s.
+pub(crate) fn expect_clamp_q(clamp_q: [i32; 2]) -> Result<(), StepErrorKind> {
+    let fits = clamp_q.into_iter().all(|bound| i8::try_from(bound).is_ok());
+    if fits { Ok(()) } else { Err(StepErrorKind::Attribute("clamp")) }
 }
 
 /// Checks that an operand is dense and holds at least `elements` elements of `dtype`.

@@ -1,0 +1,83 @@
+//! Pooling in plain Rust, vectorised over channels by the compiler.
+
+use super::{PoolGeometry, PoolI8};
+use crate::kernels::requantize::round_clamp;
+
+/// Channels summed at a time.
+const BLOCK: usize = 32;
+
+/// Maximum.
+pub fn max_f32(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]) {
+    geometry.for_each_window(|at, _, window| {
+        let y = &mut output[at..at + geometry.channels];
+        y.fill(f32::NEG_INFINITY);
+        window(&mut |from| {
+            for (y, x) in y.iter_mut().zip(&input[from..from + geometry.channels]) {
+                // A NaN stays.
+                *y = if *x > *y || x.is_nan() { *x } else { *y };
+            }
+        });
+    });
+}
+
+/// Average.
+pub fn average_f32(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]) {
+    geometry.for_each_window(|at, count, window| {
+        let y = &mut output[at..at + geometry.channels];
+        y.fill(0.0);
+        window(&mut |from| {
+            for (y, x) in y.iter_mut().zip(&input[from..from + geometry.channels]) {
+                *y += x;
+            }
+        });
+        let count = count.max(1) as f32;
+        for y in y {
+            *y /= count;
+        }
+    });
+}
+
+/// Quantized maximum.
+pub fn max_i8(geometry: &PoolGeometry, to: &PoolI8, input: &[i8], output: &mut [i8]) {
+    let plain = to.scale == 1.0 && to.zero_point == to.input_zero_point;
+    geometry.for_each_window(|at, _, window| {
+        let y = &mut output[at..at + geometry.channels];
+        y.fill(i8::MIN);
+        window(&mut |from| {
+            for (y, x) in y.iter_mut().zip(&input[from..from + geometry.channels]) {
+                *y = (*y).max(*x);
+            }
+        });
+        for y in y {
+            *y = if plain {
+                // The formula's result when nothing is rescaled.
+                i32::from(*y).max(to.min).min(to.max) as i8
+            } else {
+                requantize((i32::from(*y) - to.input_zero_point) as f32 * to.scale, to)
+            };
+        }
+    });
+}
+
+/// Quantized average.
+pub fn average_i8(geometry: &PoolGeometry, to: &PoolI8, input: &[i8], output: &mut [i8]) {
+    geometry.for_each_window(|at, count, window| {
+        let scale = to.scale / count.max(1) as f32;
+        for start in (0..geometry.channels).step_by(BLOCK) {
+            let len = BLOCK.min(geometry.channels - start);
+            let mut acc = [0i32; BLOCK];
+            window(&mut |from| {
+                for (acc, x) in acc.iter_mut().zip(&input[from + start..from + start + len]) {
+                    *acc = acc.wrapping_add(i32::from(*x) - to.input_zero_point);
+                }
+            });
+            for (y, acc) in output[at + start..at + start + len].iter_mut().zip(acc) {
+                *y = requantize(acc as f32 * scale, to);
+            }
+        }
+    });
+}
+
+fn requantize(real: f32, to: &PoolI8) -> i8 {
+    (round_clamp(real, to.min - to.zero_point, to.max - to.zero_point) + to.zero_point) as i8
+}

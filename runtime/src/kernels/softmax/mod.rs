@@ -1,0 +1,69 @@
+//! Softmax over one axis of a tensor seen as `[outer, extent, inner]`.
+//!
+//! f32: `y = exp(x - m) / s` with `m` the largest element along the axis and `s` the sum of the
+//! exponentials; its logarithm is `(x - m) - ln(s)`.
+//!
+//! i8: with `table[d]` the fixed-point exponential of `-d` input steps and `m` as above,
+//!
+//! ```text
+//! s = sum of table[m - x]                                        (i64)
+//! y = clamp(round_ties_even(table[m - x] as f32 * (inverse_scale / s as f32)), -128 - zero_point, 127 - zero_point)
+//!         + zero_point
+//! ```
+//!
+//! with one IEEE division and one IEEE multiplication in f32, so the order of the sum is of no
+//! consequence and every backend gets the same bits.
+
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+pub use scalar::{log_softmax_f32, softmax_f32, softmax_i8};
+
+/// Entries of the table of exponentials: one per difference of two i8.
+pub const TABLE_LEN: usize = 256;
+
+/// Shape around the axis; input and output have `outer * extent * inner` elements, at least one.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub struct SoftmaxShape {
+    pub outer: usize,
+    /// Size of the axis that sums to one.
+    pub extent: usize,
+    /// Elements between one index of the axis and the next.
+    pub inner: usize,
+}
+
+impl SoftmaxShape {
+    /// The positions of every row along the axis.
+    fn rows(self) -> impl Iterator<Item = Row> {
+        let SoftmaxShape { outer, extent, inner } = self;
+        (0..outer).flat_map(move |o| {
+            (0..inner).map(move |i| Row { start: o * extent * inner + i, extent, step: inner })
+        })
+    }
+}
+
+/// Positions of the elements of one row.
+#[derive(Clone, Copy)]
+struct Row {
+    start: usize,
+    extent: usize,
+    step: usize,
+}
+
+impl Row {
+    fn positions(self) -> impl Iterator<Item = usize> {
+        (0..self.extent).map(move |index| self.start + index * self.step)
+    }
+}
+
+/// How the i8 softmax is scaled.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "named in the formula above")]
+pub struct SoftmaxI8<'a> {
+    pub table: &'a [i32; TABLE_LEN],
+    /// One over the output's scale.
+    pub inverse_scale: f32,
+    pub zero_point: i32,
+}

@@ -1,0 +1,71 @@
+use super::{SoftmaxI8, SoftmaxShape, TABLE_LEN, log_softmax_f32, softmax_f32, softmax_i8};
+use crate::ops::testing::Random;
+
+/// f32 softmax against f64: a few units in the last place of a number up to 1.
+const MAX_ERROR_F32: f64 = 1e-6;
+
+const SHAPES: [(usize, usize, usize); 6] =
+    [(1, 1, 1), (3, 10, 1), (1, 12, 1), (2, 5, 7), (1, 1000, 1), (4, 1, 3)];
+
+/// Softmax in f64, straight from the definition.
+fn exact(shape: SoftmaxShape, x: &[f32]) -> Vec<f64> {
+    let exp: Vec<f64> = x.iter().map(|x| f64::from(*x).exp()).collect();
+    let row = |at: usize| (at / (shape.extent * shape.inner), at % shape.inner);
+    let sum = |at: usize| -> f64 { (0..x.len()).filter(|o| row(*o) == row(at)).map(|o| exp[o]).sum() };
+    (0..x.len()).map(|at| exp[at] / sum(at)).collect()
+}
+
+#[test]
+fn f32_agrees_with_the_definition() {
+    let mut random = Random(5);
+    for (outer, extent, inner) in SHAPES {
+        let shape = SoftmaxShape { outer, extent, inner };
+        let x: Vec<f32> = random.f32s(outer * extent * inner).iter().map(|x| x * 10.0).collect();
+        let (mut y, mut log_y) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        softmax_f32(shape, &x, &mut y);
+        log_softmax_f32(shape, &x, &mut log_y);
+        for (at, want) in exact(shape, &x).into_iter().enumerate() {
+            assert!((f64::from(y[at]) - want).abs() < MAX_ERROR_F32, "{shape:?}");
+            assert!((f64::from(log_y[at]) - want.ln()).abs() < 40.0 * MAX_ERROR_F32, "{shape:?}");
+        }
+    }
+}
+
+#[test]
+fn f32_is_stable() {
+    let shape = SoftmaxShape { outer: 1, extent: 3, inner: 1 };
+    let mut y = [0.0; 3];
+    softmax_f32(shape, &[1e30, 1e30, -1e30], &mut y);
+    assert_eq!(y, [0.5, 0.5, 0.0]);
+    log_softmax_f32(shape, &[f32::NEG_INFINITY, 80.0, -1e4], &mut y);
+    assert_eq!(y, [f32::NEG_INFINITY, 0.0, -10080.0]);
+}
+
+#[test]
+fn i8_is_within_one_step_of_the_real_function() {
+    let scale = 0.1f32;
+    let table: [i32; TABLE_LEN] =
+        std::array::from_fn(|d| ((-(d as f64) * f64::from(scale)).exp() * f64::from(1 << 22)).round() as i32);
+    let to = SoftmaxI8 { table: &table, inverse_scale: 256.0, zero_point: -128 };
+    let mut random = Random(9);
+    for (outer, extent, inner) in SHAPES {
+        let shape = SoftmaxShape { outer, extent, inner };
+        let x = random.i8s(outer * extent * inner);
+        let mut y = vec![0; x.len()];
+        softmax_i8(shape, &to, &x, &mut y);
+        let real: Vec<f32> = x.iter().map(|x| f32::from(*x) * scale).collect();
+        for (got, want) in y.iter().zip(exact(shape, &real)) {
+            let want = (want * 256.0 - 128.0).min(127.0);
+            assert!((f64::from(*got) - want).abs() <= 0.5001, "{got} {want}");
+        }
+    }
+}
+
+#[test]
+fn strange_tables_run() {
+    for (entry, inverse_scale) in [(0, 256.0), (i32::MIN, f32::NAN), (i32::MAX, f32::INFINITY)] {
+        let to = SoftmaxI8 { table: &[entry; TABLE_LEN], inverse_scale, zero_point: 65536 };
+        let mut y = [0; 3];
+        softmax_i8(SoftmaxShape { outer: 1, extent: 3, inner: 1 }, &to, &[-128, 0, 127], &mut y);
+    }
+}

@@ -1,0 +1,216 @@
+//! Pooling: maximum and average over windows of NHWC activations, f32 and i8.
+
+use crate::dtype::DType;
+use crate::error::StepErrorKind;
+use crate::format::{Op, PoolAttributes};
+use crate::kernels::pool::{self, PoolGeometry, PoolI8};
+use crate::memory::{Context, typed, typed_mut};
+use crate::ops::shape::{expect_apart, expect_types};
+use crate::ops::{Operator, Step, expect_clamp_q, no_scratch};
+
+const MAX: u32 = 1;
+const AVERAGE: u32 = 2;
+
+/// How far windows may reach beyond the input: u16 padding on either side, doubled for slack.
+const MAX_REACH: u64 = 4 << 16;
+
+/// f32 pooling.
+pub static POOL_F32: Operator = Operator {
+    op: Op::Pool2d,
+    dtype: Some(DType::F32),
+    check: |step| check(step, DType::F32).map(|_| ()),
+    select: |_| run_f32,
+    scratch_bytes: no_scratch,
+};
+
+/// i8 pooling.
+pub static POOL_I8: Operator = Operator {
+    op: Op::Pool2d,
+    dtype: Some(DType::I8),
+    check: check_i8,
+    select: |_| run_i8,
+    scratch_bytes: no_scratch,
+};
+
+fn check(step: &Step<'_>, dtype: DType) -> Result<PoolGeometry, StepErrorKind> {
+    step.expect_counts(1, 1)?;
+    expect_types(step, &[dtype], dtype)?;
+    expect_apart(step)?;
+    let attributes: PoolAttributes = step.expect_attributes()?;
+    if !matches!(attributes.kind, MAX | AVERAGE) {
+        return Err(StepErrorKind::Attribute("kind"));
+    }
+    geometry(step)
+}
+
+fn geometry(step: &Step<'_>) -> Result<PoolGeometry, StepErrorKind> {
+    let attributes: PoolAttributes = step.attributes();
+    let (x, y) = (step.input(0)?, step.output(0)?);
+    if x.rank() != 4 || x.elements() == 0 {
+        return Err(StepErrorKind::OperandShape(0));
+    }
+    if y.rank() != 4 || y.elements() == 0 || x.dim(0) != y.dim(0) || x.dim(3) != y.dim(3) {
+        return Err(StepErrorKind::OperandShape(1));
+    }
+    let windows = [attributes.kernel, attributes.stride, attributes.dilation];
+    if windows.into_iter().flatten().any(|size| size == 0) {
+        return Err(StepErrorKind::Attribute("kernel, stride or dilation"));
+    }
+    for axis in 0..2 {
+        let reach = (y.dim(axis + 1) as u64 - 1) * u64::from(attributes.stride[axis]);
+        if reach > x.dim(axis + 1) as u64 + MAX_REACH {
+            return Err(StepErrorKind::OperandShape(1));
+        }
+    }
+    Ok(PoolGeometry {
+        batch: x.dim(0),
+        input: [x.dim(1), x.dim(2)],
+        output: [y.dim(1), y.dim(2)],
+        channels: x.dim(3),
+        kernel: attributes.kernel.map(usize::from),
+        stride: attributes.stride.map(usize::from),
+        dilation: attributes.dilation.map(usize::from),
+        pad: attributes.pad.map(usize::from),
+        pad_after: attributes.pad_after.map(usize::from),
+        count_include_pad: attributes.count_include_pad == 1,
+    })
+}
+
+fn check_i8(step: &Step<'_>) -> Result<(), StepErrorKind> {
+    let geometry = check(step, DType::I8)?;
+    expect_clamp_q(step.attributes::<PoolAttributes>().clamp_q)?;
+    // Largest sum of a window.
+    let taps = (0..2).map(|axis| geometry.kernel[axis].min(geometry.input[axis]) as u64);
+    let step_size = u64::from(step.input(0)?.zero_point.unsigned_abs()) + 128;
+    if taps.product::<u64>().checked_mul(step_size).is_none_or(|sum| sum > i32::MAX as u64) {
+        return Err(StepErrorKind::TooLarge);
+    }
+    Ok(())
+}
+
+fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let geometry = geometry(&context.step)?;
+    let kind = context.step.attributes::<PoolAttributes>().kind;
+    let operands = context.operands([0])?;
+    let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
+    match kind {
+        MAX => pool::max_f32(&geometry, x, y),
+        _ => pool::average_f32(&geometry, x, y),
+    }
+    Ok(())
+}
+
+fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let step = context.step;
+    let geometry = geometry(&step)?;
+    let attributes: PoolAttributes = step.attributes();
+    let to = PoolI8 {
+        input_zero_point: step.input(0)?.zero_point,
+        zero_point: step.output(0)?.zero_point,
+        scale: attributes.scale,
+        min: attributes.clamp_q[0],
+        max: attributes.clamp_q[1],
+    };
+    let operands = context.operands([0])?;
+    let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
+    match attributes.kind {
+        MAX => pool::max_i8(&geometry, &to, x, y),
+        _ => pool::average_i8(&geometry, &to, x, y),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SessionError;
+    use crate::ops::testing::{Case, Tensor, assert_close, shape, tensor};
+
+    fn average_2x2() -> PoolAttributes {
+        PoolAttributes {
+            kind: AVERAGE,
+            kernel: [2, 2],
+            stride: [1, 1],
+            dilation: [1, 1],
+            scale: 1.0,
+            clamp_q: [-128, 127],
+            ..PoolAttributes::default()
+        }
+    }
+
+    fn case(dtype: DType, attributes: PoolAttributes, x: Tensor, y: &[u32]) -> Case {
+        let y = shape(dtype, y).quantized(1.0, x.zero_point);
+        Case::new(Op::Pool2d, Some(dtype), attributes, &[x], y)
+    }
+
+    #[test]
+    fn average_and_maximum() {
+        let x = tensor(&[1, 2, 3, 1], &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let y = case(DType::F32, average_2x2(), x.clone(), &[1, 1, 2, 1]).run::<f32>();
+        assert_close(&y, &[3.0, 4.0], 0.0);
+        let max = PoolAttributes { kind: MAX, pad: [1, 1], ..average_2x2() };
+        let y = case(DType::F32, max, x, &[1, 1, 3, 1]).run::<f32>();
+        assert_close(&y, &[1.0, 2.0, 3.0], 0.0);
+    }
+
+    #[test]
+    fn quantized_average_ties_to_even() {
+        // Sums from the zero point: 10 and 18; over 4: 2.5 -> 2, 4.5 -> 4.
+        let x = tensor(&[1, 2, 2, 2], &[11i8, 11, 11, 11, 14, 16, 14, 20]).quantized(0.5, 10);
+        let y = case(DType::I8, average_2x2(), x, &[1, 1, 1, 2]).run::<i8>();
+        assert_eq!(y, [12, 14]);
+    }
+
+    #[test]
+    fn hostile_attributes_are_refused() {
+        let good = average_2x2();
+        let hostile = [
+            PoolAttributes { kind: 3, ..good },
+            PoolAttributes { kernel: [0, 2], ..good },
+            PoolAttributes { stride: [1, 0], ..good },
+            PoolAttributes { dilation: [0, 1], ..good },
+            PoolAttributes { clamp_q: [-129, 127], ..good },
+            PoolAttributes { clamp_q: [-128, i32::MAX], ..good },
+        ];
+        for attributes in hostile {
+            let x = tensor(&[1, 2, 2, 1], &[1i8, 2, 3, 4]).quantized(0.5, 10);
+            let result = case(DType::I8, attributes, x, &[1, 1, 1, 1]).run_bytes();
+            assert!(matches!(result, Err(SessionError::Step { .. })), "{attributes:?}: {result:?}");
+        }
+        for (input, output) in [
+            (&[1, 2, 2, 1], &[1, 1, 1, 2]),
+            (&[1, 2, 2, 1], &[2, 1, 1, 1]),
+            (&[1, 2, 2, 1], &[1, 0, 1, 1]),
+            (&[1, 2, 2, 1], &[1, 1, 1 << 20, 1]),
+        ] {
+            let x = tensor(input, &[1i8, 2, 3, 4]).quantized(0.5, 10);
+            assert!(case(DType::I8, good, x, output).run_bytes().is_err(), "{output:?}");
+        }
+        let x = tensor(&[2, 2, 1], &[1i8, 2, 3, 4]);
+        assert!(case(DType::I8, good, x, &[1, 1, 1]).run_bytes().is_err());
+    }
+
+    #[test]
+    fn huge_windows_and_strange_numbers_run() {
+        let huge = u16::MAX;
+        for scale in [f32::NAN, f32::INFINITY, -1.0, 0.0] {
+            for kind in [MAX, AVERAGE] {
+                let attributes = PoolAttributes {
+                    kind,
+                    kernel: [huge; 2],
+                    stride: [huge; 2],
+                    dilation: [huge; 2],
+                    pad: [huge; 2],
+                    pad_after: [huge; 2],
+                    count_include_pad: 1,
+                    scale,
+                    clamp_q: [127, -128],
+                };
+                let x = tensor(&[1, 2, 2, 1], &[1i8, 2, 3, 4]).quantized(0.5, -65536);
+                case(DType::I8, attributes, x, &[1, 2, 2, 1]).run_bytes().unwrap();
+                let x = tensor(&[1, 2, 2, 1], &[1f32, 2.0, 3.0, 4.0]);
+                case(DType::F32, attributes, x, &[1, 2, 2, 1]).run_bytes().unwrap();
+            }
+        }
+    }
+}
