@@ -233,6 +233,7 @@ fn conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         pad_after: window.pad_after,
         groups,
         clamp: Clamp::NONE,
+        inner_quant: None,
     });
     let mut inputs = vec![Some(x), Some(w)];
     inputs.extend(bias.map(Some));

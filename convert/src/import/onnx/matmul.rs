@@ -12,7 +12,7 @@ use crate::tensor::Tensor;
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[("MatMul", matmul), ("Gemm", gemm)];
 
 fn product(transpose_a: bool, transpose_b: bool) -> Op {
-    Op::MatMul(MatMul { transpose_a, transpose_b, clamp: Clamp::NONE })
+    Op::MatMul(MatMul { transpose_a, transpose_b, clamp: Clamp::NONE, inner_quant: None })
 }
 
 fn check_types(b: &Builder, x: ValueId, y: ValueId) -> Result<(), Failure> {
