@@ -2,13 +2,45 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 use whit::Isa;
 use whit::kernels::{ConvGeometry, EpilogueF32, FloatWeights, conv_f32, depthwise_f32, matmul_f32};
 
+/// Elements at a multiple of 64 bytes, as in a session's arena and in a file.
+struct Aligned<T> {
+    data: Vec<T>,
+    start: usize,
+}
+
+impl<T: Copy + Default> Aligned<T> {
+    fn new(len: usize, value: impl Fn(usize) -> T) -> Aligned<T> {
+        let mut data = vec![T::default(); len + 64 / size_of::<T>()];
+        let start = data.as_ptr().align_offset(64);
+        for i in 0..len {
+            data[start + i] = value(i);
+        }
+        data.truncate(start + len);
+        Aligned { data, start }
+    }
+}
+
+impl<T> Deref for Aligned<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.data[self.start..]
+    }
+}
+
+impl<T> DerefMut for Aligned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.data[self.start..]
+    }
+}
+
 /// Small numbers without a pattern; no subnormals.
-fn numbers(len: usize) -> Vec<f32> {
-    (0..len as u32).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 20) as f32 / 4096.0 - 0.5).collect()
+fn numbers(len: usize) -> Aligned<f32> {
+    Aligned::new(len, |i| ((i as u32).wrapping_mul(0x9e37_79b9) >> 20) as f32 / 4096.0 - 0.5)
 }
 
 /// A convolution with a square kernel, padded to an output of `in / stride`.
@@ -49,13 +81,15 @@ fn convolutions(c: &mut Criterion) {
         let g = geometry;
         let (input, weights, bias) =
             (numbers(g.input_len()), numbers(g.packed_float_len()), numbers(g.padded_out_c()));
-        let halves: Vec<half::f16> = weights.iter().map(|&w| half::f16::from_f32(w)).collect();
-        let mut output = vec![0.0; g.out_pixels() * g.out_c];
+        let halves = Aligned::new(weights.len(), |i| half::f16::from_f32(weights[i]));
+        let mut output = numbers(g.out_pixels() * g.out_c);
         group.throughput(Throughput::Elements((g.out_pixels() * g.out_c * g.k()) as u64));
         for isa in Isa::available() {
-            let mut scratch = vec![0.0; conv_f32::scratch_len(&g, isa)];
+            let mut scratch = numbers(conv_f32::scratch_len(&g, isa));
             let kernel = conv_f32::select(isa);
-            for (weights_name, weights) in [("f32", FloatWeights::F32(&weights)), ("f16", FloatWeights::F16(&halves))] {
+            for (weights_name, weights) in
+                [("f32", FloatWeights::F32(&weights)), ("f16", FloatWeights::F16(&halves))]
+            {
                 group.bench_function(BenchmarkId::new(format!("{isa}/{weights_name}"), name), |b| {
                     b.iter(|| {
                         kernel(black_box(&mut conv_f32::ConvF32 {
@@ -90,7 +124,7 @@ fn depthwise(c: &mut Criterion) {
         let g = geometry;
         let (input, weights) = (numbers(g.input_len()), numbers(depthwise_f32::packed_len(&g)));
         let bias = numbers(depthwise_f32::padded_channels(&g));
-        let mut output = vec![0.0; g.out_pixels() * g.out_c];
+        let mut output = numbers(g.out_pixels() * g.out_c);
         group.throughput(Throughput::Elements((g.out_pixels() * g.out_c * g.k()) as u64));
         for isa in Isa::available() {
             let kernel = depthwise_f32::select(isa);
@@ -114,11 +148,13 @@ fn products(c: &mut Criterion) {
     let mut group = c.benchmark_group("matmul_f32");
     for (m, k, n) in [(128, 64, 128), (1, 64, 128), (384, 384, 384)] {
         let (a, b) = (numbers(m * k), numbers(k * n));
-        let mut output = vec![0.0; m * n];
+        let mut output = numbers(m * n);
         group.throughput(Throughput::Elements((m * k * n) as u64));
         for isa in Isa::available() {
             let kernel = matmul_f32::select(isa);
-            for (trans_name, trans_a, trans_b) in [("ab", false, false), ("abT", false, true), ("aTb", true, false)] {
+            for (trans_name, trans_a, trans_b) in
+                [("ab", false, false), ("abT", false, true), ("aTb", true, false)]
+            {
                 let id = BenchmarkId::new(format!("{isa}/{trans_name}"), format!("{m}x{k}x{n}"));
                 group.bench_function(id, |bencher| {
                     bencher.iter(|| {

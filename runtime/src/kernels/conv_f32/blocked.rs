@@ -41,13 +41,13 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                     let weights = WeightPtr::new(args.weights, padded_channel * k + block.k * PANEL_N);
                     let bias = args.epilogue.bias[padded_channel..].as_ptr();
                     let most_rows = if cols <= PANEL_N / 2 { kernel.narrow_rows } else { kernel.rows };
-                    let mut row = 0;
-                    while row < rows.len() {
-                        // Tiles of even height: a last one of few rows would be slow.
-                        let tiles_left = (rows.len() - row).div_ceil(most_rows);
-                        let height = (rows.len() - row).div_ceil(tiles_left);
+                    // Tiles of even height: a last one of few rows would be slow.
+                    let height = rows.len().div_ceil(rows.len().div_ceil(most_rows));
+                    for row in (0..rows.len()).step_by(height) {
+                        let height = height.min(rows.len() - row);
                         let pixel = first_pixel + row;
-                        let residual = args.epilogue.residual.map(|r| r[pixel * g.out_c + channel..].as_ptr());
+                        let residual =
+                            args.epilogue.residual.map(|r| r[pixel * g.out_c + channel..].as_ptr());
                         let finish = Finish {
                             bias,
                             residual: residual.unwrap_or(ptr::null()),
@@ -76,7 +76,6 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                         // likewise the bias; output and residual have rows up to
                         // pixel + height <= out_pixels, of out_c elements.
                         unsafe { (kernel.run)(&tile) };
-                        row += height;
                     }
                 }
                 if last {
@@ -208,7 +207,8 @@ fn gather(
             let start = k.max(first_k);
             let stop = (k + len).min(first_k + patch.len());
             if start < stop {
-                patch[start - first_k..stop - first_k].copy_from_slice(&input[from + start - k..from + stop - k]);
+                patch[start - first_k..stop - first_k]
+                    .copy_from_slice(&input[from + start - k..from + stop - k]);
             }
         }
     }

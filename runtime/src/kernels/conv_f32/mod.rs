@@ -14,6 +14,8 @@
 
 #[cfg(any(target_arch = "x86_64", test))]
 mod blocked;
+// Without a blocked kernel, only the size of its scratch is asked for.
+#[cfg_attr(not(any(target_arch = "x86_64", test)), allow(dead_code))]
 mod blocking;
 #[cfg(any(target_arch = "x86_64", test))]
 pub(crate) mod lanes;
@@ -147,7 +149,12 @@ pub(crate) fn check_geometry(g: &ConvGeometry) {
 
 /// Panics unless `output_len` elements hold every output row, and the residual has the output's
 /// shape.
-pub(crate) fn check_output(g: &ConvGeometry, output_len: usize, output_stride: usize, residual: Option<&[f32]>) {
+pub(crate) fn check_output(
+    g: &ConvGeometry,
+    output_len: usize,
+    output_stride: usize,
+    residual: Option<&[f32]>,
+) {
     assert!(output_stride >= g.out_c, "output stride");
     if let Some(rows_before) = g.out_pixels().checked_sub(1) {
         let end = product(&[rows_before, output_stride]).checked_add(g.out_c);

@@ -20,7 +20,8 @@ pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
             for ky in 0..g.kernel_h {
                 for kx in 0..g.kernel_w {
                     let (y, x) = (oy * g.stride_h + ky * g.dilation_h, ox * g.stride_w + kx * g.dilation_w);
-                    if y < g.pad_top || y >= g.pad_top + g.in_h || x < g.pad_left || x >= g.pad_left + g.in_w {
+                    if y < g.pad_top || y >= g.pad_top + g.in_h || x < g.pad_left || x >= g.pad_left + g.in_w
+                    {
                         continue;
                     }
                     let pixel_in = (batch * g.in_h + y - g.pad_top) * g.in_w + x - g.pad_left;
@@ -36,7 +37,8 @@ pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
             if let Some(residual) = args.epilogue.residual {
                 y += residual[pixel * g.out_c + channel];
             }
-            args.output[pixel * args.output_stride + channel] = clamp(y, args.epilogue.min, args.epilogue.max);
+            args.output[pixel * args.output_stride + channel] =
+                clamp(y, args.epilogue.min, args.epilogue.max);
         }
     }
 }

@@ -110,7 +110,8 @@ impl Problem {
         // Padding holds rubbish: it must not reach the output.
         let mut bias = vec![UNTOUCHED; g.padded_out_c()];
         for channel in 0..g.out_c {
-            bias[channel / g.group_out_c() * g.padded_group_out_c() + channel % g.group_out_c()] = channel_bias[channel];
+            bias[channel / g.group_out_c() * g.padded_group_out_c() + channel % g.group_out_c()] =
+                channel_bias[channel];
         }
 
         // The oracle: taps outside the input are skipped, everything else is the definition.
@@ -132,7 +133,9 @@ impl Problem {
                                     continue;
                                 }
                                 for c in 0..g.in_c / g.groups {
-                                    let at = ((b * g.in_h + y as usize) * g.in_w + x as usize) * g.in_c + first_c + c;
+                                    let at = ((b * g.in_h + y as usize) * g.in_w + x as usize) * g.in_c
+                                        + first_c
+                                        + c;
                                     let tap = (oc * g.kernel_h + ky as usize) * g.kernel_w + kx as usize;
                                     let term = input[at] as f64 * ohwi[tap * (g.in_c / g.groups) + c] as f64;
                                     sum += term;
@@ -238,9 +241,8 @@ fn check_all(geometry: ConvGeometry, variant: Variant, seed: u64) {
     }
     for (name, tile) in ARRAY_TILES {
         // SAFETY: plain Rust needs no instruction set.
-        let output = problem.run(scratch_len(&geometry, Isa::Avx2), |args| unsafe {
-            blocked::conv_f32_blocked(args, tile)
-        });
+        let output = problem
+            .run(scratch_len(&geometry, Isa::Avx2), |args| unsafe { blocked::conv_f32_blocked(args, tile) });
         problem.check(name, &output);
     }
 }
@@ -286,31 +288,80 @@ fn shapes() {
         case("same", BASE),
         case("one pixel", ConvGeometry { in_h: 1, in_w: 1, out_h: 1, out_w: 1, ..BASE }),
         case("valid", with_output(ConvGeometry { pad_top: 0, pad_left: 0, ..BASE }, 0, 0)),
-        case("padding below and right only", with_output(ConvGeometry { pad_top: 0, pad_left: 0, ..BASE }, 2, 1)),
-        case("padding wider than the kernel", with_output(ConvGeometry { pad_top: 5, pad_left: 4, ..BASE }, 5, 4)),
+        case(
+            "padding below and right only",
+            with_output(ConvGeometry { pad_top: 0, pad_left: 0, ..BASE }, 2, 1),
+        ),
+        case(
+            "padding wider than the kernel",
+            with_output(ConvGeometry { pad_top: 5, pad_left: 4, ..BASE }, 5, 4),
+        ),
         case("stride 2", with_output(ConvGeometry { stride_h: 2, stride_w: 2, ..BASE }, 1, 1)),
         case("stride 3 × 1", with_output(ConvGeometry { stride_h: 3, ..BASE }, 1, 1)),
-        case("pointwise with stride", with_output(ConvGeometry {
-            kernel_h: 1, kernel_w: 1, pad_top: 0, pad_left: 0, stride_h: 2, stride_w: 2, ..BASE
-        }, 0, 0)),
+        case(
+            "pointwise with stride",
+            with_output(
+                ConvGeometry {
+                    kernel_h: 1,
+                    kernel_w: 1,
+                    pad_top: 0,
+                    pad_left: 0,
+                    stride_h: 2,
+                    stride_w: 2,
+                    ..BASE
+                },
+                0,
+                0,
+            ),
+        ),
         case("dilation 2", with_output(ConvGeometry { dilation_h: 2, dilation_w: 2, ..BASE }, 1, 1)),
         case("dilation of rows", with_output(ConvGeometry { dilation_h: 2, ..BASE }, 1, 1)),
-        case("1-D, dilated", with_output(ConvGeometry {
-            in_h: 1, in_w: 31, kernel_h: 1, pad_top: 0, dilation_w: 4, ..BASE
-        }, 0, 7)),
+        case(
+            "1-D, dilated",
+            with_output(
+                ConvGeometry { in_h: 1, in_w: 31, kernel_h: 1, pad_top: 0, dilation_w: 4, ..BASE },
+                0,
+                7,
+            ),
+        ),
         case("grouped", ConvGeometry { in_c: 8, out_c: 12, groups: 4, ..BASE }),
-        case("grouped pointwise", ConvGeometry {
-            in_c: 8, out_c: 36, groups: 2, kernel_h: 1, kernel_w: 1, pad_top: 0, pad_left: 0, ..BASE
-        }),
-        case("grouped, valid 1-D", with_output(ConvGeometry {
-            in_c: 6, out_c: 4, groups: 2, in_h: 1, kernel_h: 1, pad_top: 0, pad_left: 0, ..BASE
-        }, 0, 0)),
+        case(
+            "grouped pointwise",
+            ConvGeometry {
+                in_c: 8,
+                out_c: 36,
+                groups: 2,
+                kernel_h: 1,
+                kernel_w: 1,
+                pad_top: 0,
+                pad_left: 0,
+                ..BASE
+            },
+        ),
+        case(
+            "grouped, valid 1-D",
+            with_output(
+                ConvGeometry {
+                    in_c: 6,
+                    out_c: 4,
+                    groups: 2,
+                    in_h: 1,
+                    kernel_h: 1,
+                    pad_top: 0,
+                    pad_left: 0,
+                    ..BASE
+                },
+                0,
+                0,
+            ),
+        ),
         case("batch", ConvGeometry { batch: 3, ..BASE }),
         case("blocks of whole runs", ConvGeometry { in_c: 50, ..BASE }),
         case("blocks of parts of runs", ConvGeometry { in_c: 131, in_w: 8, out_w: 8, ..BASE }),
-        case("blocks of gathered rows", with_output(ConvGeometry {
-            in_c: 52, dilation_w: 2, groups: 1, ..BASE
-        }, 1, 1)),
+        case(
+            "blocks of gathered rows",
+            with_output(ConvGeometry { in_c: 52, dilation_w: 2, groups: 1, ..BASE }, 1, 1),
+        ),
         case("blocks, grouped", ConvGeometry { in_c: 180, out_c: 36, groups: 2, ..BASE }),
         case("a long K for one row", ConvGeometry::matmul(1, 1001, 33)),
         case("a long K for seven rows", ConvGeometry::matmul(7, 1001, 33)),

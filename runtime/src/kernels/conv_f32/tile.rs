@@ -125,7 +125,8 @@ pub(crate) unsafe fn tile<L: Lanes, W: Weight, const MR: usize, const NV: usize,
                 for u in 0..KU {
                     let mut b = [L::zero(); NV];
                     for v in 0..NV {
-                        b[v] = W::load::<L>(w.add(v / per_panel * tile.panel_stride + v % per_panel * L::LEN));
+                        b[v] =
+                            W::load::<L>(w.add(v / per_panel * tile.panel_stride + v % per_panel * L::LEN));
                     }
                     for i in 0..MR {
                         let x = L::splat(*a[i].add(at));
@@ -185,6 +186,22 @@ unsafe fn write<L: Lanes, const MR: usize, const NV: usize>(tile: &Tile<'_>, mut
                     sum[i][v] = sum[i][v].add(bias);
                 }
             }
+        }
+        if let Some(finish) = tile.finish
+            && !tile.accumulate
+            && finish.residual.is_null()
+            && rows == MR
+            && tile.cols == NV * L::LEN
+        {
+            // The usual case, without a branch per register.
+            let (min, max) = (L::splat(finish.min), L::splat(finish.max));
+            for i in 0..MR {
+                let output = tile.output.add(i * tile.output_stride);
+                for v in 0..NV {
+                    sum[i][v].clamp(min, max).store(output.add(v * L::LEN));
+                }
+            }
+            return;
         }
         for i in 0..MR {
             if i >= rows {

@@ -7,10 +7,12 @@ use super::{ConvF32, ConvF32Fn, PANEL_N};
 use crate::Isa;
 
 /// The AVX2 tile: 12 sums, 2 registers of weights and one of input fill 15 of 16 registers.
-pub(crate) const TILE_AVX2: TileKernel = TileKernel { rows: 6, narrow_rows: 8, panels: 1, run: tile_f32_avx2 };
+pub(crate) const TILE_AVX2: TileKernel =
+    TileKernel { rows: 6, narrow_rows: 8, panels: 1, run: tile_f32_avx2 };
 
 /// The AVX-512 tile: 24 sums, 2 registers of weights and inputs broadcast into the rest.
-pub(crate) const TILE_AVX512: TileKernel = TileKernel { rows: 12, narrow_rows: 12, panels: 2, run: tile_f32_avx512 };
+pub(crate) const TILE_AVX512: TileKernel =
+    TileKernel { rows: 12, narrow_rows: 12, panels: 2, run: tile_f32_avx512 };
 
 /// The AVX2 kernel, if this CPU runs it.
 pub(super) fn conv_f32_avx2() -> Option<ConvF32Fn> {

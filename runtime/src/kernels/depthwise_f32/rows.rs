@@ -68,7 +68,11 @@ unsafe fn all_rows<L: Lanes, W: Weight>(args: &mut DepthwiseF32<'_>, weights: &[
                 let block = RowBlock {
                     g,
                     ky: ky.clone(),
-                    input: args.input.as_ptr().wrapping_add(input_row + c).wrapping_sub(g.pad_left * channels),
+                    input: args
+                        .input
+                        .as_ptr()
+                        .wrapping_add(input_row + c)
+                        .wrapping_sub(g.pad_left * channels),
                     weights: weights[c..].as_ptr(),
                     bias: args.epilogue.bias[c..].as_ptr(),
                     residual: match args.epilogue.residual {
@@ -296,7 +300,14 @@ unsafe fn row_3x3<L: Lanes, W: Weight, const FULL: bool>(
 ///
 /// As for [`row_3x3`]; these taps of all `P` columns are inside the input.
 #[inline(always)]
-unsafe fn pixels_3x3<L: Lanes, W: Weight, const FULL: bool, const P: usize, const X0: usize, const X1: usize>(
+unsafe fn pixels_3x3<
+    L: Lanes,
+    W: Weight,
+    const FULL: bool,
+    const P: usize,
+    const X0: usize,
+    const X1: usize,
+>(
     block: &RowBlock<'_, W>,
     ox: usize,
     w: &[[L; 3]; 3],
@@ -312,7 +323,8 @@ unsafe fn pixels_3x3<L: Lanes, W: Weight, const FULL: bool, const P: usize, cons
             for kx in X0..X1 {
                 let tap = input.wrapping_add(ky * row_step + kx * channels);
                 for p in 0..P {
-                    sums[p] = sums[p].fma(load::<L, FULL>(tap.wrapping_add(p * pixel_step), block.n), w[ky][kx]);
+                    sums[p] =
+                        sums[p].fma(load::<L, FULL>(tap.wrapping_add(p * pixel_step), block.n), w[ky][kx]);
                 }
             }
         }

@@ -15,12 +15,14 @@ pub(super) fn depthwise_f32_scalar(args: &mut DepthwiseF32<'_>) {
             for ky in 0..g.kernel_h {
                 for kx in 0..g.kernel_w {
                     let (y, x) = (oy * g.stride_h + ky * g.dilation_h, ox * g.stride_w + kx * g.dilation_w);
-                    if y < g.pad_top || y >= g.pad_top + g.in_h || x < g.pad_left || x >= g.pad_left + g.in_w {
+                    if y < g.pad_top || y >= g.pad_top + g.in_h || x < g.pad_left || x >= g.pad_left + g.in_w
+                    {
                         continue;
                     }
                     let pixel_in = (batch * g.in_h + y - g.pad_top) * g.in_w + x - g.pad_left;
                     let tap = ky * g.kernel_w + kx;
-                    sum += args.input[pixel_in * g.in_c + c] * weight(args.weights, tap * padded_channels(&g) + c);
+                    sum += args.input[pixel_in * g.in_c + c]
+                        * weight(args.weights, tap * padded_channels(&g) + c);
                 }
             }
 

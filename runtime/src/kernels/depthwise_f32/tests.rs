@@ -1,7 +1,9 @@
 //! Every float depthwise kernel against a naive one in f64, over one set of cases.
 
 use super::super::conv_f32::lanes::Array;
-use super::super::conv_f32::tests::{EPILOGUE_ROUNDINGS, PLAIN, Random, UNTOUCHED, Variant, gamma, with_output};
+use super::super::conv_f32::tests::{
+    EPILOGUE_ROUNDINGS, PLAIN, Random, UNTOUCHED, Variant, gamma, with_output,
+};
 use super::*;
 use half::f16;
 
@@ -10,11 +12,8 @@ fn check_all(g: ConvGeometry, variant: Variant, seed: u64) {
     let mut random = Random::new(seed);
     let taps = g.kernel_h * g.kernel_w;
     let input = random.fine_numbers(g.input_len());
-    let weights = if variant.f16_weights {
-        random.numbers(g.in_c * taps)
-    } else {
-        random.fine_numbers(g.in_c * taps)
-    };
+    let weights =
+        if variant.f16_weights { random.numbers(g.in_c * taps) } else { random.fine_numbers(g.in_c * taps) };
     let mut bias = random.fine_numbers(g.in_c);
     let residual = random.fine_numbers(g.out_pixels() * g.in_c);
     let mut packed = vec![UNTOUCHED; packed_len(&g)];
@@ -31,8 +30,10 @@ fn check_all(g: ConvGeometry, variant: Variant, seed: u64) {
                     let (mut sum, mut size) = (bias[c] as f64, bias[c].abs() as f64);
                     for ky in 0..g.kernel_h as isize {
                         for kx in 0..g.kernel_w as isize {
-                            let y = oy * g.stride_h as isize + ky * g.dilation_h as isize - g.pad_top as isize;
-                            let x = ox * g.stride_w as isize + kx * g.dilation_w as isize - g.pad_left as isize;
+                            let y =
+                                oy * g.stride_h as isize + ky * g.dilation_h as isize - g.pad_top as isize;
+                            let x =
+                                ox * g.stride_w as isize + kx * g.dilation_w as isize - g.pad_left as isize;
                             if (0..g.in_h as isize).contains(&y) && (0..g.in_w as isize).contains(&x) {
                                 let at = ((b * g.in_h + y as usize) * g.in_w + x as usize) * g.in_c + c;
                                 let tap = c * taps + ky as usize * g.kernel_w + kx as usize;
@@ -133,9 +134,18 @@ fn shapes() {
         ("one pixel", ConvGeometry { in_h: 1, in_w: 1, out_h: 1, out_w: 1, ..base(8) }),
         ("one column", ConvGeometry { in_w: 1, out_w: 1, ..base(8) }),
         ("two columns", ConvGeometry { in_w: 2, out_w: 2, ..base(8) }),
-        ("padding wider than the kernel", with_output(ConvGeometry { pad_top: 5, pad_left: 4, ..base(17) }, 5, 4)),
-        ("padding below and right only", with_output(ConvGeometry { pad_top: 0, pad_left: 0, ..base(17) }, 2, 1)),
-        ("3 × 1 of a width of 1", with_output(ConvGeometry { in_w: 1, kernel_w: 1, pad_left: 0, ..base(17) }, 1, 0)),
+        (
+            "padding wider than the kernel",
+            with_output(ConvGeometry { pad_top: 5, pad_left: 4, ..base(17) }, 5, 4),
+        ),
+        (
+            "padding below and right only",
+            with_output(ConvGeometry { pad_top: 0, pad_left: 0, ..base(17) }, 2, 1),
+        ),
+        (
+            "3 × 1 of a width of 1",
+            with_output(ConvGeometry { in_w: 1, kernel_w: 1, pad_left: 0, ..base(17) }, 1, 0),
+        ),
         ("5 × 3", with_output(ConvGeometry { kernel_h: 5, ..base(17) }, 1, 1)),
         ("dilated rows", with_output(ConvGeometry { dilation_h: 2, ..base(17) }, 1, 1)),
         ("dilated columns", with_output(ConvGeometry { dilation_w: 3, ..base(17) }, 1, 1)),

@@ -82,11 +82,11 @@ pub(super) unsafe fn matmul_f32_blocked(args: &mut MatMulF32<'_>, kernels: Kerne
                     pack(args, first_k, len, col, cols, &mut panels.0);
                     (panels.0.as_ptr().cast(), PANEL_N, PANEL_N * BLOCK_K)
                 };
-                let mut row = first_row;
-                while row < last_row {
-                    // Tiles of even height: a last one of few rows would be slow.
-                    let tiles_left = (last_row - row).div_ceil(tile.rows);
-                    let height = (last_row - row).div_ceil(tiles_left);
+                // Tiles of even height: a last one of few rows would be slow.
+                let tiles = (last_row - first_row).div_ceil(tile.rows);
+                let height = (last_row - first_row).div_ceil(tiles);
+                for row in (first_row..last_row).step_by(height) {
+                    let height = height.min(last_row - row);
                     let mut rows = [Row { start: ptr::null(), step: 0 }; MAX_TILE_ROWS];
                     for (i, to) in rows[..height].iter_mut().enumerate() {
                         to.start = args.a[(row + i) * a_row + first_k * a_step..].as_ptr();
@@ -111,7 +111,6 @@ pub(super) unsafe fn matmul_f32_blocked(args: &mut MatMulF32<'_>, kernels: Kerne
                     // has len rows from first_k on with whole panels of columns; otherwise `pack`
                     // wrote len <= BLOCK_K rows of whole panels.
                     unsafe { (tile.run)(&t) };
-                    row += height;
                 }
             }
         }
@@ -120,7 +119,14 @@ pub(super) unsafe fn matmul_f32_blocked(args: &mut MatMulF32<'_>, kernels: Kerne
 
 /// Writes rows `first_k..first_k + len` and columns `col..col + cols` of `b` as panels
 /// `[cols/16][BLOCK_K][16]`, padded with zeros.
-fn pack(args: &MatMulF32<'_>, first_k: usize, len: usize, col: usize, cols: usize, panels: &mut [MaybeUninit<f32>]) {
+fn pack(
+    args: &MatMulF32<'_>,
+    first_k: usize,
+    len: usize,
+    col: usize,
+    cols: usize,
+    panels: &mut [MaybeUninit<f32>],
+) {
     for (panel, first) in panels.chunks_exact_mut(PANEL_N * BLOCK_K).zip((0..cols).step_by(PANEL_N)) {
         let width = PANEL_N.min(cols - first);
         let rows = panel.as_chunks_mut::<PANEL_N>().0[..len].iter_mut();
@@ -234,7 +240,11 @@ pub(super) unsafe fn weighted_rows<L: Lanes>(a: &[f32], b: &[f32], output: &mut 
                 sum = sum.fma(L::splat(x), row);
             }
             let output = output.as_mut_ptr().add(col);
-            if lanes == L::LEN { sum.store(output) } else { sum.store_part(output, lanes) }
+            if lanes == L::LEN {
+                sum.store(output)
+            } else {
+                sum.store_part(output, lanes)
+            }
             col += lanes;
         }
     }
