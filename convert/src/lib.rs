@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod dim;
+pub mod error;
 pub mod graph;
+pub mod import;
 pub mod passes;
 pub mod tensor;
