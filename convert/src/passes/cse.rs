@@ -1,15 +1,36 @@
 //! Common sub-expressions: equal constants become one value, equal nodes one node.
+//!
+//! Before that, constants become the second operand of operators that don't care, so that equal
+//! nodes look equal and later passes find constants in one place.
 
 use std::collections::HashMap;
 
-use crate::graph::{Graph, ValueId};
+use crate::graph::{BinaryKind, Graph, Op, ValueId};
 
 use super::edit::{Editor, output};
 
 /// Runs the pass.
 pub(super) fn run(graph: &mut Graph) -> bool {
+    let ordered = order_operands(graph);
     let constants = merge_constants(graph);
-    merge_nodes(graph) || constants
+    merge_nodes(graph) || constants || ordered
+}
+
+fn order_operands(graph: &mut Graph) -> bool {
+    use BinaryKind::{Add, Max, Min, Mul};
+    let mut changed = false;
+    for node in &mut graph.nodes {
+        if matches!(node.op, Op::Binary(Add | Mul | Min | Max))
+            && let [Some(a), Some(b)] = node.inputs[..]
+        {
+            let is_constant = |id: ValueId| graph.values[id.0 as usize].constant.is_some();
+            if is_constant(a) && !is_constant(b) {
+                node.inputs.swap(0, 1);
+                changed = true;
+            }
+        }
+    }
+    changed
 }
 
 /// Bytes at either end that tell most constants apart, so that large ones are rarely compared whole.

@@ -238,13 +238,16 @@ pub(super) fn permuted<T: Clone>(items: &[T], perm: &[usize]) -> Vec<T> {
     perm.iter().map(|p| items[*p].clone()).collect()
 }
 
-/// True for nodes that map one tensor element by element and know nothing of its shape.
+/// True for nodes that map their first operand element by element and know nothing of its shape.
 pub(super) fn is_pointwise(graph: &Graph, node: &Node) -> bool {
     let per_tensor = |id: Option<ValueId>| {
         id.is_some_and(|id| graph.value(id).quant.as_ref().is_none_or(|q| q.axis.is_none()))
     };
     match node.op {
         Op::Unary(_) | Op::Cast => true,
+        Op::Binary(_) => input(node, 1)
+            .and_then(|id| graph.constant(id))
+            .is_some_and(|number| number.shape.is_empty()),
         Op::Quantize | Op::Dequantize => per_tensor(input(node, 0)) && per_tensor(output(node)),
         _ => false,
     }

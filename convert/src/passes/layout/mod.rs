@@ -94,16 +94,18 @@ fn local(graph: &Graph, links: &Links, transpose: usize) -> Option<Region> {
         // Summing to one along the last axis is what kernels are best at: leave it only for a gain.
         let at_equal_cost = !matches!(graph.nodes[reader].op, Op::Softmax { .. });
         if let Some(region) = region.filter(|region| !region.is_empty()) {
-            let (before, after) = region.cost(graph, links);
-            if after < before || (after == before && at_equal_cost) {
+            let cost = region.cost(graph, links);
+            // At equal cost only downwards: nothing new above, or two moves could undo each other.
+            let sinks = cost.after == cost.before && cost.above == 0.0;
+            if cost.after < cost.before || (sinks && at_equal_cost) {
                 return Some(region);
             }
         }
     }
     let maker = links.producer(x)?;
     let region = Region::grow(graph, links, x, inverse(perm), Extent::Node(maker))?;
-    let (before, after) = region.cost(graph, links);
-    (after < before && !region.is_empty()).then_some(region)
+    let cost = region.cost(graph, links);
+    (cost.after < cost.before && !region.is_empty()).then_some(region)
 }
 
 /// Everything connected to one side of a transpose by nodes that can work on permuted axes.
@@ -113,8 +115,8 @@ fn connected(graph: &Graph, links: &Links, transpose: usize) -> Option<Region> {
     let Op::Transpose { perm } = &node.op else { return None };
     [(y, perm.clone()), (x, inverse(perm))].into_iter().find_map(|(value, perm)| {
         let region = Region::grow(graph, links, value, perm, Extent::Connected)?;
-        let (before, after) = region.cost(graph, links);
-        (after < before && !region.is_empty()).then_some(region)
+        let cost = region.cost(graph, links);
+        (cost.after < cost.before && !region.is_empty()).then_some(region)
     })
 }
 

@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use whit::DType;
+
+use crate::dim::Dim;
 use crate::graph::{Graph, Node, Op, Quant, ValueId};
 use crate::tensor::Tensor;
 
@@ -51,6 +54,17 @@ pub(super) enum Extent {
 pub(super) struct Region {
     nodes: BTreeMap<usize, Remapped>,
     stored: BTreeMap<ValueId, Vec<usize>>,
+}
+
+/// Bytes transposed in and around a region.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cost {
+    /// As it is.
+    pub(super) before: f64,
+    /// When the region is applied.
+    pub(super) after: f64,
+    /// The part of `after` that is new above the region.
+    pub(super) above: f64,
 }
 
 impl Region {
@@ -141,24 +155,25 @@ impl Region {
         (id, to_stored)
     }
 
-    /// Bytes transposed in and around the region: as it is, and after [`Region::apply`].
-    pub(super) fn cost(&self, graph: &Graph, links: &Links) -> (f64, f64) {
+    /// What it costs to leave the region as it is, and to apply it.
+    pub(super) fn cost(&self, graph: &Graph, links: &Links) -> Cost {
+        let mut cost = Cost::default();
         let mut before: BTreeMap<usize, f64> = BTreeMap::new();
-        let mut after = 0.0;
         for (id, stored) in &self.stored {
             let read_outside = self.is_read_outside(graph, links, *id);
             if self.makes(links, *id) {
                 if read_outside {
-                    after += transpose_bytes(graph, *id, stored);
+                    cost.after += transpose_bytes(graph, *id, stored);
                 }
                 for at in links.consumers(*id) {
                     let Op::Transpose { perm } = &graph.nodes[*at].op else { continue };
                     let Some(y) = output(&graph.nodes[*at]) else { continue };
-                    before.insert(*at, transpose_bytes(graph, y, perm));
-                    if !self.stored.contains_key(&y)
+                    let known = before.insert(*at, transpose_bytes(graph, y, perm)).is_some();
+                    if !known
+                        && !self.stored.contains_key(&y)
                         && let Some((_, merged)) = self.merged(graph, links, *at)
                     {
-                        after += transpose_bytes(graph, y, &merged);
+                        cost.after += transpose_bytes(graph, y, &merged);
                     }
                 }
             } else if graph.constant(*id).is_none() {
@@ -167,13 +182,17 @@ impl Region {
                 {
                     let bytes = transpose_bytes(graph, *id, perm);
                     before.insert(at, bytes);
-                    after += if read_outside { bytes } else { 0.0 };
+                    cost.after += if read_outside { bytes } else { 0.0 };
                 }
                 let (_, perm) = self.origin(graph, links, *id);
-                after += transpose_bytes(graph, *id, &perm);
+                let value = graph.value(*id);
+                let shape = permuted(&value.shape, &inverse(stored));
+                cost.above += bytes_moved(graph, &shape, value.dtype, &perm);
             }
         }
-        (before.values().sum(), after)
+        cost.before = before.values().sum();
+        cost.after += cost.above;
+        cost
     }
 
     /// Rewrites the graph: the region's nodes work on stored values, and transposes at its borders
@@ -251,17 +270,21 @@ impl Region {
     }
 }
 
-/// Bytes that a transpose to this value moves: none when it only moves axes of size 1. Symbolic
-/// dimensions count as their largest value.
+/// Bytes that a transpose to this value moves.
 fn transpose_bytes(graph: &Graph, y: ValueId, perm: &[usize]) -> f64 {
     let value = graph.value(y);
-    // Sizes of the operand: axis i of the result is axis perm[i] of it.
-    if moves_nothing(&permuted(&value.shape, &inverse(perm)), perm) {
+    bytes_moved(graph, &value.shape, value.dtype, perm)
+}
+
+/// Bytes that a transpose to this shape moves: none when it only moves axes of size 1. Symbolic
+/// dimensions count as their largest value.
+fn bytes_moved(graph: &Graph, shape: &[Dim], dtype: DType, perm: &[usize]) -> f64 {
+    if moves_nothing(&permuted(shape, &inverse(perm)), perm) {
         return 0.0;
     }
     let largest: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.max).collect();
-    let size = |dim: &crate::dim::Dim| dim.eval(&largest).unwrap_or(i64::MAX).max(1) as f64;
-    value.shape.iter().map(size).product::<f64>() * value.dtype.size() as f64
+    let size = |dim: &Dim| dim.eval(&largest).unwrap_or(i64::MAX).max(1) as f64;
+    shape.iter().map(size).product::<f64>() * dtype.size() as f64
 }
 
 fn transpose(graph: &Graph, x: ValueId, y: ValueId, perm: Vec<usize>) -> Node {

@@ -1,0 +1,244 @@
+//! The naive evaluator that says what a graph means: f64 throughout, one loop per operator.
+
+use crate::dim::Dim;
+use crate::graph::*;
+
+/// A dense tensor.
+#[derive(Clone, Debug)]
+pub(super) struct Array {
+    pub(super) shape: Vec<usize>,
+    pub(super) data: Vec<f64>,
+}
+
+impl Array {
+    fn build(shape: Vec<usize>, f: impl Fn(&[usize]) -> f64) -> Array {
+        let data = indices(&shape).iter().map(|index| f(index)).collect();
+        Array { shape, data }
+    }
+
+    fn at(&self, index: &[usize]) -> f64 {
+        self.data[index.iter().zip(&self.shape).fold(0, |at, (i, size)| at * size + i)]
+    }
+
+    /// The element that broadcasting to a larger shape puts at `index`.
+    fn broadcast_at(&self, index: &[usize]) -> f64 {
+        let index = &index[index.len() - self.shape.len()..];
+        let own: Vec<usize> =
+            index.iter().zip(&self.shape).map(|(i, size)| if *size == 1 { 0 } else { *i }).collect();
+        self.at(&own)
+    }
+}
+
+/// Every index of a shape, in row-major order.
+fn indices(shape: &[usize]) -> Vec<Vec<usize>> {
+    let mut all = vec![vec![]];
+    for size in shape {
+        all = all
+            .iter()
+            .flat_map(|head| (0..*size).map(move |i| [head.as_slice(), &[i]].concat()))
+            .collect();
+    }
+    all
+}
+
+/// The outputs of a graph for these inputs and values of the symbols.
+pub(super) fn run(graph: &Graph, inputs: &[Array], symbols: &[i64]) -> Vec<Array> {
+    let mut values: Vec<Option<Array>> = vec![None; graph.values.len()];
+    for (value, slot) in graph.values.iter().zip(&mut values) {
+        *slot = value.constant.as_ref().map(|tensor| Array {
+            shape: tensor.shape.clone(),
+            data: if tensor.dtype.is_float() {
+                tensor.to_f32().into_iter().map(f64::from).collect()
+            } else {
+                tensor.to_i64().into_iter().map(|v| v as f64).collect()
+            },
+        });
+    }
+    for (id, array) in graph.inputs.iter().zip(inputs) {
+        values[id.0 as usize] = Some(array.clone());
+    }
+    for node in &graph.nodes {
+        let y = node.outputs[0];
+        let shape = evaluated(&graph.value(y).shape, symbols);
+        let operands: Vec<Option<Array>> = node
+            .inputs
+            .iter()
+            .map(|id| id.map(|id| values[id.0 as usize].clone().expect("made before")))
+            .collect();
+        let result = eval(graph, node, &operands, shape.clone(), symbols);
+        assert_eq!(result.shape, shape, "{:?} {}", node.op, node.name);
+        values[y.0 as usize] = Some(result);
+    }
+    graph.outputs.iter().map(|id| values[id.0 as usize].clone().expect("made")).collect()
+}
+
+pub(super) fn evaluated(dims: &[Dim], symbols: &[i64]) -> Vec<usize> {
+    dims.iter().map(|d| d.eval(symbols).expect("known") as usize).collect()
+}
+
+fn eval(graph: &Graph, node: &Node, x: &[Option<Array>], shape: Vec<usize>, symbols: &[i64]) -> Array {
+    let operand = |k: usize| x.get(k).and_then(Option::as_ref);
+    let a = operand(0).expect("first operand");
+    let b = || operand(1).expect("second operand");
+    let quant = |id: ValueId| graph.value(id).quant.clone().expect("quantized");
+    let scale_at = |q: &Quant, index: &[usize]| {
+        let k = q.axis.map_or(0, |axis| index[axis]);
+        (f64::from(q.scale[k]), f64::from(q.zero_point[k]))
+    };
+    match &node.op {
+        Op::Conv(conv) => {
+            let (w, bias, residual) = (b(), operand(2), operand(3));
+            let per_group = w.shape[w.shape.len() - 1];
+            Array::build(shape.clone(), |at| {
+                let o = at[at.len() - 1];
+                let group = o / (shape[shape.len() - 1] / conv.groups);
+                let mut sum = bias.map_or(0.0, |b| b.data[o]);
+                for k in indices(&w.shape[1..]) {
+                    let Some(place) = window(conv, a, at, &k) else { continue };
+                    let channel = group * per_group + k[k.len() - 1];
+                    let from = [&[at[0]], place.as_slice(), &[channel]].concat();
+                    sum += a.at(&from) * w.at(&[&[o], k.as_slice()].concat());
+                }
+                sum += residual.map_or(0.0, |r| r.at(at));
+                clamped(sum, conv.clamp)
+            })
+        }
+        Op::MatMul(m) => Array::build(shape, |at| {
+            let (row, column) = (at[at.len() - 2], at[at.len() - 1]);
+            let inner = a.shape[a.shape.len() - if m.transpose_a { 2 } else { 1 }];
+            let mut sum = operand(2).map_or(0.0, |b| b.data[column]);
+            for k in 0..inner {
+                let swap = |flip: bool, i, j| if flip { [j, i] } else { [i, j] };
+                let head = &at[..at.len() - 2];
+                let left = a.broadcast_at(&[head, &swap(m.transpose_a, row, k)].concat());
+                sum += left * b().broadcast_at(&[head, &swap(m.transpose_b, k, column)].concat());
+            }
+            sum += operand(3).map_or(0.0, |r| r.at(at));
+            clamped(sum, m.clamp)
+        }),
+        Op::Pool(p) => Array::build(shape, |at| {
+            assert_eq!(p.kind, PoolKind::Max);
+            indices(&p.kernel).iter().fold(f64::NEG_INFINITY, |max, k| {
+                let place = [at[0], at[1] * p.stride[0] + k[0], at[2] * p.stride[1] + k[1], at[3]];
+                max.max(a.at(&place))
+            })
+        }),
+        Op::BatchNorm { epsilon } => Array::build(shape, |at| {
+            let c = at[at.len() - 1];
+            let vector = |k: usize| operand(k).expect("statistics").data[c];
+            let (scale, bias, mean, var) = (vector(1), vector(2), vector(3), vector(4));
+            (a.at(at) - mean) / (var + f64::from(*epsilon)).sqrt() * scale + bias
+        }),
+        Op::Binary(kind) => Array::build(shape, |at| {
+            let (a, b) = (a.broadcast_at(at), b().broadcast_at(at));
+            match kind {
+                BinaryKind::Add => a + b,
+                BinaryKind::Sub => a - b,
+                BinaryKind::Mul => a * b,
+                BinaryKind::Div => a / b,
+                BinaryKind::Pow => a.powf(b),
+                BinaryKind::Min => a.min(b),
+                BinaryKind::Max => a.max(b),
+                other => unimplemented!("{other:?}"),
+            }
+        }),
+        Op::Compare(CompareKind::Equal) => {
+            Array::build(shape, |at| f64::from(a.broadcast_at(at) == b().broadcast_at(at)))
+        }
+        Op::Unary(kind) => Array::build(shape, |at| {
+            super::super::functions::eval_unary(*kind, a.at(at)).expect("known function")
+        }),
+        Op::Cast => a.clone(),
+        Op::Softmax { axis, .. } => Array::build(shape.clone(), |at| {
+            let along = |i: usize| [&at[..*axis], &[i], &at[axis + 1..]].concat();
+            let sum: f64 = (0..shape[*axis]).map(|i| a.at(&along(i)).exp()).sum();
+            a.at(at).exp() / sum
+        }),
+        Op::Concat { axis } => Array::build(shape, |at| {
+            let mut i = at[*axis];
+            for part in x.iter().flatten() {
+                if i < part.shape[*axis] {
+                    return part.at(&[&at[..*axis], &[i], &at[axis + 1..]].concat());
+                }
+                i -= part.shape[*axis];
+            }
+            unreachable!("the sizes add up")
+        }),
+        Op::Slice { starts, steps } => Array::build(shape, |at| {
+            let from = |i: usize| {
+                let start = starts[i].eval(symbols).expect("known");
+                (start + steps[i] * at[i] as i64) as usize
+            };
+            a.at(&(0..at.len()).map(from).collect::<Vec<_>>())
+        }),
+        Op::Transpose { perm } => Array::build(shape, |at| {
+            let mut from = vec![0; at.len()];
+            for (i, p) in perm.iter().enumerate() {
+                from[*p] = at[i];
+            }
+            a.at(&from)
+        }),
+        Op::Reshape => Array { shape, data: a.data.clone() },
+        Op::Expand => Array::build(shape, |at| a.broadcast_at(at)),
+        Op::Pad { before, mode: PadMode::Constant(value), .. } => Array::build(shape, |at| {
+            let from: Option<Vec<usize>> = (0..at.len())
+                .map(|i| at[i].checked_sub(before[i]).filter(|from| *from < a.shape[i]))
+                .collect();
+            from.map_or(f64::from(*value), |from| a.at(&from))
+        }),
+        Op::Gather { axis } => Array::build(shape, |at| {
+            let (head, rest) = at.split_at(*axis);
+            let (index, tail) = rest.split_at(b().shape.len());
+            let i = b().at(index);
+            let i = if i < 0.0 { i + a.shape[*axis] as f64 } else { i };
+            a.at(&[head, &[i as usize], tail].concat())
+        }),
+        Op::Quantize => {
+            let q = quant(node.outputs[0]);
+            Array::build(shape, |at| {
+                let (scale, zero) = scale_at(&q, at);
+                ((a.at(at) / scale).round_ties_even() + zero).clamp(-128.0, 127.0)
+            })
+        }
+        Op::Dequantize => {
+            let q = quant(node.inputs[0].expect("input"));
+            Array::build(shape, |at| {
+                let (scale, zero) = scale_at(&q, at);
+                scale * (a.at(at) - zero)
+            })
+        }
+        Op::Reduce { kind: ReduceKind::Mean, axes, keep_dims } => {
+            let sizes: Vec<usize> = axes.iter().map(|axis| a.shape[*axis]).collect();
+            Array::build(shape, |at| {
+                let mut full = at.to_vec();
+                if !keep_dims {
+                    axes.iter().for_each(|axis| full.insert(*axis, 0));
+                }
+                let all = indices(&sizes);
+                let sum: f64 = all
+                    .iter()
+                    .map(|index| {
+                        axes.iter().zip(index).for_each(|(axis, i)| full[*axis] = *i);
+                        a.at(&full)
+                    })
+                    .sum();
+                sum / all.len() as f64
+            })
+        }
+        other => unimplemented!("{other:?}"),
+    }
+}
+
+/// Where a kernel position reads, when that is inside the input.
+fn window(conv: &Conv, x: &Array, at: &[usize], k: &[usize]) -> Option<Vec<usize>> {
+    (0..conv.kernel.len())
+        .map(|i| {
+            let place = at[i + 1] * conv.stride[i] + k[i] * conv.dilation[i];
+            place.checked_sub(conv.pad_before[i]).filter(|place| *place < x.shape[i + 1])
+        })
+        .collect()
+}
+
+fn clamped(value: f64, clamp: Clamp) -> f64 {
+    value.max(f64::from(clamp.min)).min(f64::from(clamp.max))
+}
