@@ -25,13 +25,7 @@ pub(crate) fn session<'m>(model: Model<'m>, isa: Option<Isa>) -> Result<Session<
 
 /// A runtime error with the name of its step.
 pub(crate) fn named(model: &Model<'_>, error: whit::SessionError) -> anyhow::Error {
-    if let whit::SessionError::Step { step, kind } = error
-        && let Some(record) = model.step(step as usize)
-    {
-        let op = whit::format::Op::from_number(record.op).map_or("?", |op| op.name());
-        return anyhow::anyhow!("step {step}, {op} `{}`: {kind}", model.text(record.name));
-    }
-    anyhow::Error::new(error)
+    anyhow::Error::msg(whit_convert::evaluate::describe(model, error))
 }
 
 /// What a user wants to know of a tensor.

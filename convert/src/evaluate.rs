@@ -96,14 +96,20 @@ impl Program {
     pub fn session(&self, isa: Option<Isa>) -> Result<Session<'_>, EvaluateError> {
         let invalid = |why: &dyn std::fmt::Display| EvaluateError::Invalid(why.to_string());
         let model = Model::open(self.file.as_slice()).map_err(|e| invalid(&e))?;
-        Session::new(model, Options { isa, ..Options::default() }).map_err(|error| match error {
-            whit::SessionError::Step { step, kind } => {
-                let name = model.step(step as usize).map_or("", |step| model.text(step.name));
-                invalid(&format_args!("step {step} `{name}`: {kind}"))
-            }
-            error => invalid(&error),
-        })
+        Session::new(model, Options { isa, ..Options::default() })
+            .map_err(|error| invalid(&describe(&model, error)))
     }
+}
+
+/// A runtime error as text, with the operator and name of its step.
+pub fn describe(model: &Model<'_>, error: whit::SessionError) -> String {
+    if let whit::SessionError::Step { step, kind } = error
+        && let Some(record) = model.step(step as usize)
+    {
+        let op = whit::format::Op::from_number(record.op).map_or("?", |op| op.name());
+        return format!("step {step}, {op} `{}`: {kind}", model.text(record.name));
+    }
+    error.to_string()
 }
 
 /// Gives the symbolic dimensions of an input the values that `shape` has.
@@ -211,7 +217,7 @@ pub fn golden(program: &Program, samples: Option<&dyn Samples>, cases: usize) ->
             if samples.is_none() {
                 break;
             }
-            return Err(EvaluateError::Run { sample: case, why: error.to_string() });
+            return Err(EvaluateError::Run { sample: case, why: describe(&model, error) });
         }
         for output in 0..model.outputs().len() {
             let failed = |e: whit::SessionError| EvaluateError::Invalid(e.to_string());

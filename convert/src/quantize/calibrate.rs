@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use whit::DType;
 
-use crate::evaluate::{EvaluateError, Program, Samples, feed};
+use crate::evaluate::{EvaluateError, Program, Samples, describe, feed};
 use crate::graph::{Graph, ValueId};
 use crate::plan::PlanOptions;
 
@@ -135,7 +135,7 @@ fn run_all(
                 let output = steps[step].output;
                 see(program.plan.view_of.get(&output).copied().unwrap_or(output), &scratch);
             })
-            .map_err(|e| EvaluateError::Run { sample, why: e.to_string() })?;
+            .map_err(|e| EvaluateError::Run { sample, why: describe(&model, e) })?;
         if let Some(error) = bad {
             return Err(error);
         }

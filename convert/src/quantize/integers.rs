@@ -16,6 +16,7 @@ pub fn lower(graph: &mut Graph) {
     unsigned_to_signed(graph);
     quantize_before_moving(graph);
     absorb_clamps(graph);
+    crate::passes::remove_dead_code(graph);
     integer_nodes(graph);
     requantize(graph);
     integer_interface(graph);

@@ -23,6 +23,9 @@ element!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f16, bf16);
 /// The bytes as elements; `None` when they are misaligned or not a whole number of elements.
 #[inline]
 pub fn cast<T: Element>(bytes: &[u8]) -> Option<&[T]> {
+    if bytes.is_empty() {
+        return Some(&[]);
+    }
     if !bytes.as_ptr().cast::<T>().is_aligned() || !bytes.len().is_multiple_of(size_of::<T>()) {
         return None;
     }
@@ -34,6 +37,9 @@ pub fn cast<T: Element>(bytes: &[u8]) -> Option<&[T]> {
 /// The bytes as elements, writable; `None` when they are misaligned or not a whole number of elements.
 #[inline]
 pub fn cast_mut<T: Element>(bytes: &mut [u8]) -> Option<&mut [T]> {
+    if bytes.is_empty() {
+        return Some(&mut []);
+    }
     if !bytes.as_ptr().cast::<T>().is_aligned() || !bytes.len().is_multiple_of(size_of::<T>()) {
         return None;
     }
