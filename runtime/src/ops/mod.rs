@@ -5,20 +5,25 @@
 //! rest. See CONTRIBUTING.md for how to add one.
 
 mod binary;
+mod cast;
 mod compare;
 mod concat;
 mod conv;
 mod elementwise;
+mod gather;
+mod matmul;
 mod pad;
 mod pool;
 mod quantize;
 mod reduce;
+mod resize;
 mod shape;
 mod softmax;
 mod strided;
 #[cfg(test)]
 pub(crate) mod testing;
 mod unary;
+mod where_;
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
@@ -30,7 +35,10 @@ use crate::model::Model;
 pub use conv::{CONV_F32, CONV_I8, DEPTHWISE_F32, DEPTHWISE_I8, FULLY_CONNECTED_F32, FULLY_CONNECTED_I8};
 pub use binary::{BINARY_BOOL, BINARY_F32, BINARY_I8, BINARY_I32, BINARY_I64};
 pub use compare::{COMPARE_BOOL, COMPARE_F32, COMPARE_I8, COMPARE_I32, COMPARE_I64, COMPARE_U8};
+pub use cast::CAST;
 pub use concat::CONCAT;
+pub use gather::GATHER;
+pub use matmul::MATMUL_F32;
 pub use pad::PAD;
 pub use pool::{POOL_F32, POOL_I8};
 pub(crate) use quantize::quantize_value;
@@ -38,9 +46,11 @@ pub use quantize::{DEQUANTIZE_I8, LUT_I8, QUANTIZE_I8};
 pub use reduce::{
     ARG_REDUCE_F32, ARG_REDUCE_I8, ARG_REDUCE_I32, ARG_REDUCE_I64, REDUCE_F32, REDUCE_I8, REDUCE_I32, REDUCE_I64,
 };
+pub use resize::{RESIZE_F32, RESIZE_I8};
 pub use softmax::{SOFTMAX_F32, SOFTMAX_I8};
 pub use strided::{COPY, EXPAND, SLICE, TRANSPOSE};
 pub use unary::{UNARY_BOOL, UNARY_F32, UNARY_I32, UNARY_I64};
+pub use where_::WHERE;
 
 /// Runs one step.
 pub type RunFn = fn(&mut Context<'_>) -> Result<(), StepErrorKind>;
@@ -109,6 +119,12 @@ pub static ALL: &[&Operator] = &[
     &COPY,
     &EXPAND,
     &PAD,
+    &MATMUL_F32,
+    &WHERE,
+    &GATHER,
+    &CAST,
+    &RESIZE_F32,
+    &RESIZE_I8,
 ];
 
 /// A step, bound to its operator.

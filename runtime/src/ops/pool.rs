@@ -206,7 +206,7 @@ mod tests {
                     scale,
                     clamp_q: [127, -128],
                 };
-                let x = tensor(&[1, 2, 2, 1], &[1i8, 2, 3, 4]).quantized(0.5, -65536);
+                let x = tensor(&[1, 2, 2, 1], &[1i8, 2, 3, 4]).quantized(0.5, -128);
                 case(DType::I8, attributes, x, &[1, 2, 2, 1]).run_bytes().unwrap();
                 let x = tensor(&[1, 2, 2, 1], &[1f32, 2.0, 3.0, 4.0]);
                 case(DType::F32, attributes, x, &[1, 2, 2, 1]).run_bytes().unwrap();

@@ -1,0 +1,204 @@
+//! Product of two activations, f32: `[…, m, k] × […, k, n]`, leading axes broadcast as in NumPy.
+
+use crate::dtype::DType;
+use crate::error::StepErrorKind;
+use crate::format::{MAX_RANK, MatMulAttributes, Op};
+use crate::isa::Isa;
+use crate::kernels::matmul_f32::{self, MatMulF32};
+use crate::memory::{Context, Slot, typed, typed_mut};
+use crate::ops::shape::{Walk, broadcast_strides, expect_apart, expect_types};
+use crate::ops::{Operator, RunFn, Step, no_scratch};
+
+/// f32. Either factor may be stored transposed.
+pub static MATMUL_F32: Operator = Operator {
+    op: Op::MatMul,
+    dtype: Some(DType::F32),
+    check,
+    select: |isa: Isa| -> RunFn {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => run::<{ Isa::Avx2 as usize }>,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => run::<{ Isa::Avx512 as usize }>,
+            _ => run::<{ Isa::Scalar as usize }>,
+        }
+    },
+    scratch_bytes: no_scratch,
+};
+
+/// Rows and columns of a matrix, as it is used.
+fn matrix(slot: &Slot, transposed: bool) -> [usize; 2] {
+    let [rows, columns] = [slot.dim(slot.rank() - 2), slot.dim(slot.rank() - 1)];
+    if transposed { [columns, rows] } else { [rows, columns] }
+}
+
+fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
+    step.expect_counts(2, 2)?;
+    expect_types(step, &[DType::F32, DType::F32], DType::F32)?;
+    expect_apart(step)?;
+    let attributes: MatMulAttributes = step.expect_attributes()?;
+    if attributes.transpose_a > 1 || attributes.transpose_b > 1 {
+        return Err(StepErrorKind::Attribute("transpose"));
+    }
+    let (a, b, y) = (step.input(0)?, step.input(1)?, step.output(0)?);
+    for (operand, slot) in [(0, &a), (1, &b), (2, &y)] {
+        if slot.rank() < 2 {
+            return Err(StepErrorKind::OperandShape(operand));
+        }
+    }
+    let [m, k] = matrix(&a, attributes.transpose_a == 1);
+    let [b_k, n] = matrix(&b, attributes.transpose_b == 1);
+    if b_k != k {
+        return Err(StepErrorKind::OperandShape(1));
+    }
+    if matrix(&y, false) != [m, n] {
+        return Err(StepErrorKind::OperandShape(2));
+    }
+    let batch = |slot: &Slot| slot.rank() - 2;
+    for (operand, slot) in [(0, &a), (1, &b)] {
+        let own = slot.dims()[..batch(slot)].iter().rev();
+        let to = y.dims()[..batch(&y)].iter().rev();
+        let fits = batch(slot) <= batch(&y) && own.zip(to).all(|(own, to)| *own == 1 || own == to);
+        if !fits {
+            return Err(StepErrorKind::OperandShape(operand));
+        }
+    }
+    Ok(())
+}
+
+/// Strides of a factor along the output's leading axes.
+fn batch_strides(slot: &Slot, rank: usize) -> [usize; MAX_RANK] {
+    let mut strides = broadcast_strides(slot, rank);
+    strides[rank - 2..].fill(0);
+    strides
+}
+
+fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let step = context.step;
+    let attributes: MatMulAttributes = step.attributes();
+    let (trans_a, trans_b) = (attributes.transpose_a == 1, attributes.transpose_b == 1);
+    let (a, b, y) = (step.input(0)?, step.input(1)?, step.output(0)?);
+    let [m, k] = matrix(&a, trans_a);
+    let [_, n] = matrix(&b, trans_b);
+    if y.elements() == 0 {
+        return Ok(());
+    }
+    let rank = y.rank();
+    let walk = Walk::new(&y.dims()[..rank - 2], &[batch_strides(&a, rank), batch_strides(&b, rank)]);
+    let operands = context.operands([0, 1])?;
+    let [a, b] = operands.inputs;
+    let (a, b): (&[f32], &[f32]) = (typed(a, 0)?, typed(b, 1)?);
+    let y: &mut [f32] = typed_mut(operands.output, 2)?;
+    if k == 0 {
+        // Sums of nothing.
+        y.fill(0.0);
+        return Ok(());
+    }
+    let kernel = matmul_f32::select(Isa::ALL[ISA]);
+    let mut outputs = y.chunks_exact_mut(m * n);
+    walk.for_each_without(&[], [0, 0], |[a_at, b_at]| {
+        let Some(output) = outputs.next() else { return };
+        let (a, b) = (&a[a_at..a_at + m * k], &b[b_at..b_at + k * n]);
+        kernel(&mut MatMulF32 { m, k, n, a, b, output, trans_a, trans_b });
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{Case, Random, assert_close, shape, tensor};
+
+    /// Sums of up to 40 products below 4.
+    const TOLERANCE: f32 = 1e-5;
+
+    fn case(transpose: [u32; 2], a: (&[u32], &[f32]), b: (&[u32], &[f32]), y: &[u32]) -> Case {
+        let [transpose_a, transpose_b] = transpose;
+        let attributes = MatMulAttributes { transpose_a, transpose_b, reserved: [0; 2] };
+        let inputs = [tensor(a.0, a.1), tensor(b.0, b.1)];
+        Case::new(Op::MatMul, Some(DType::F32), attributes, &inputs, shape(DType::F32, y))
+    }
+
+    #[test]
+    fn batches_broadcast_and_factors_transpose() {
+        // Leading axes of a, b and the product.
+        let batches: [(&[u32], &[u32], &[u32]); 6] = [
+            (&[], &[], &[]),
+            (&[3], &[3], &[3]),
+            (&[2, 3], &[], &[2, 3]),
+            (&[2, 1], &[3], &[2, 3]),
+            (&[1, 2, 1, 2], &[3, 1, 2, 1], &[3, 2, 2, 2]),
+            (&[1], &[2], &[2]),
+        ];
+        let mut random = Random(21);
+        for (a_batch, b_batch, y_batch) in batches {
+            for transpose in [[0, 0], [0, 1], [1, 0], [1, 1]] {
+                let (m, k, n) = (5u32, 40u32, 7u32);
+                let a_matrix = if transpose[0] == 1 { [k, m] } else { [m, k] };
+                let b_matrix = if transpose[1] == 1 { [n, k] } else { [k, n] };
+                let (a, b) = ([a_batch, &a_matrix].concat(), [b_batch, &b_matrix].concat());
+                let y = [y_batch, &[m, n]].concat();
+                let values = |random: &mut Random, dims: &[u32]| random.f32s(dims.iter().product::<u32>() as usize);
+                let (va, vb) = (values(&mut random, &a), values(&mut random, &b));
+                // Start of a factor's matrix for batch number `at` of the product.
+                let start = |own: &[u32], size: u32, mut at: u32| {
+                    let (mut start, mut stride) = (0, size);
+                    for (axis, extent) in y_batch.iter().enumerate().rev() {
+                        let coordinate = at % extent;
+                        at /= extent;
+                        let Some(axis) = (axis + own.len()).checked_sub(y_batch.len()) else { continue };
+                        start += if own[axis] == 1 { 0 } else { coordinate * stride };
+                        stride *= own[axis];
+                    }
+                    start
+                };
+                let mut want = vec![];
+                for batch in 0..y_batch.iter().product::<u32>() {
+                    let (a_at, b_at) = (start(a_batch, m * k, batch), start(b_batch, k * n, batch));
+                    for i in 0..m {
+                        for j in 0..n {
+                            let product = |l: u32| {
+                                let a = if transpose[0] == 1 { l * m + i } else { i * k + l };
+                                let b = if transpose[1] == 1 { j * k + l } else { l * n + j };
+                                f64::from(va[(a_at + a) as usize]) * f64::from(vb[(b_at + b) as usize])
+                            };
+                            want.push((0..k).map(product).sum::<f64>() as f32);
+                        }
+                    }
+                }
+                let case = case(transpose, (&a, &va), (&b, &vb), &y);
+                for isa in Isa::available() {
+                    let bytes = case.run_on(Some(isa)).unwrap();
+                    let got: Vec<f32> =
+                        bytes.chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect();
+                    assert_close(&got, &want, TOLERANCE);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn empty_sums_are_zero() {
+        assert_eq!(case([0, 0], (&[2, 0], &[]), (&[0, 2], &[]), &[2, 2]).run::<f32>(), [0.0; 4]);
+        assert_eq!(case([0, 0], (&[0, 2], &[]), (&[2, 1], &[1.0; 2]), &[0, 1]).run::<f32>(), []);
+    }
+
+    #[test]
+    fn hostile_steps_are_refused() {
+        let ones = [1.0f32; 12];
+        let refused = [
+            case([0, 0], (&[2, 3], &ones[..6]), (&[2, 3], &ones[..6]), &[2, 3]),
+            case([2, 0], (&[2, 2], &ones[..4]), (&[2, 2], &ones[..4]), &[2, 2]),
+            case([0, 0], (&[2, 2], &ones[..4]), (&[2, 2], &ones[..4]), &[2, 3]),
+            case([0, 0], (&[2], &ones[..2]), (&[2, 2], &ones[..4]), &[1, 2]),
+            case([0, 0], (&[2, 2], &ones[..4]), (&[2], &ones[..2]), &[2, 1]),
+            case([0, 0], (&[3, 2, 2], &ones), (&[2, 2], &ones[..4]), &[2, 2, 2]),
+            case([0, 0], (&[3, 2, 2], &ones), (&[2, 2], &ones[..4]), &[2, 2]),
+            case([0, 0], (&[1, 2, 2], &ones[..4]), (&[2, 2], &ones[..4]), &[2, 2]),
+            case([0, 0], (&[2, 2], &ones[..4]), (&[2, 2], &ones[..4]), &[2, 2]).sharing(0, 0),
+        ];
+        for (index, case) in refused.iter().enumerate() {
+            assert!(case.run_bytes().is_err(), "{index}");
+        }
+    }
+}
