@@ -2,5 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod dim;
+pub mod error;
 pub mod graph;
+pub mod import;
 pub mod tensor;

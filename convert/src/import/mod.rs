@@ -1,0 +1,92 @@
+//! Reads models of other frameworks into a [`Graph`](crate::graph::Graph).
+
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::error::ImportError;
+use crate::graph::Graph;
+
+pub mod onnx;
+
+/// What the caller decides about a model.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// Sizes or bounds of dynamic dimensions, by symbol name or `INPUT:AXIS`.
+    pub dims: Vec<(String, DimChoice)>,
+    /// Inputs that the caller provides in another layout than the model's, by name.
+    pub input_layouts: Vec<(String, InputLayout)>,
+}
+
+/// What becomes of a dynamic dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DimChoice {
+    /// Always this size.
+    Fixed(i64),
+    /// From the first to the second, both included; the arena is planned for the second.
+    Range(i64, i64),
+}
+
+/// Order of the axes of an input, as the caller of the converted model provides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputLayout {
+    /// As in the model.
+    AsModel,
+    /// The model reads NCHW (NCW); the caller provides NHWC (NWC).
+    Nhwc,
+}
+
+/// Imports the model in a file; what it is follows from its contents, then from its extension.
+///
+/// # Errors
+///
+/// [`ImportError::Format`] for a file that isn't ONNX, and whatever [`onnx::import_onnx`] returns.
+pub fn import_file(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Graph, ImportError> {
+    let path = path.as_ref();
+    let bytes = std::fs::read(path)
+        .map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
+    if let Some((what, remedy)) = other_format(&bytes, path) {
+        return Err(ImportError::Format {
+            file: path.display().to_string(),
+            what: what.to_owned(),
+            remedy: remedy.to_owned(),
+        });
+    }
+    // A bare file name has the empty path as its parent, which is not a directory to look in.
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    onnx::import_onnx(Bytes::from(bytes), Some(parent), options)
+}
+
+/// What a file is and what to do with it, when it isn't ONNX.
+fn other_format(bytes: &[u8], path: &Path) -> Option<(&'static str, &'static str)> {
+    const TFLITE: (&str, &str) = ("a TensorFlow Lite model", ": export it with `python -m tf2onnx.convert --tflite`");
+    const GGUF: (&str, &str) = ("a GGUF model", "");
+    const ORT: (&str, &str) = ("an ONNX Runtime (.ort) model", ": use the .onnx file that it was made from");
+    const SAFETENSORS: (&str, &str) = ("a safetensors file (weights without a graph)", ": export the model with torch.onnx.export");
+    const TORCH: (&str, &str) = ("a PyTorch file or another zip archive", ": export the model with torch.onnx.export");
+    const HDF5: (&str, &str) = ("a Keras or HDF5 file", ": export it with tf2onnx");
+    match bytes {
+        [] => return Some(("empty", "")),
+        [_, _, _, _, b'T', b'F', b'L', b'3', ..] => return Some(TFLITE),
+        [_, _, _, _, b'O', b'R', b'T', b'M', ..] => return Some(ORT),
+        [b'G', b'G', b'U', b'F', ..] => return Some(GGUF),
+        [b'P', b'K', 3, 4, ..] => return Some(TORCH),
+        [0x89, b'H', b'D', b'F', ..] => return Some(HDF5),
+        // The length of the JSON header, below 2^48, then the header.
+        [_, _, _, _, _, _, 0, 0, b'{', ..] => return Some(SAFETENSORS),
+        _ => {}
+    }
+    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+    match extension.as_str() {
+        "tflite" => Some(TFLITE),
+        "gguf" => Some(GGUF),
+        "ort" => Some(ORT),
+        "safetensors" => Some(SAFETENSORS),
+        "pt" | "pth" | "ckpt" => Some(TORCH),
+        "h5" | "hdf5" | "keras" => Some(HDF5),
+        "onnx" => None,
+        // Every ONNX file starts with its IR version, field 1.
+        _ if bytes.first() == Some(&0x08) => None,
+        _ => Some(("in a format that isn't recognised", "")),
+    }
+}

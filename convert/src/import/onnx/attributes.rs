@@ -1,0 +1,135 @@
+//! Typed access to a node's attributes. What an importer didn't ask for is refused at the end,
+//! so that no attribute is ever silently ignored.
+
+use std::cell::RefCell;
+
+use super::failure::{Failure, invalid, unsupported};
+use super::proto::{AttributeProto, TensorProto, attribute_type};
+
+/// The attributes of one node and which of them have been read.
+pub(crate) struct Attributes<'a> {
+    list: &'a [AttributeProto],
+    used: RefCell<Vec<bool>>,
+}
+
+impl<'a> Attributes<'a> {
+    pub(crate) fn new(list: &'a [AttributeProto]) -> Attributes<'a> {
+        Attributes { list, used: RefCell::new(vec![false; list.len()]) }
+    }
+
+    /// Refuses an attribute that occurs twice.
+    pub(crate) fn check_names(&self) -> Result<(), Failure> {
+        let mut names: Vec<&str> = self.list.iter().map(|a| a.name()).collect();
+        names.sort_unstable();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(invalid(format!("attribute `{}` occurs twice", pair[0]))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what hasn't been read.
+    pub(crate) fn check_all_read(&self) -> Result<(), Failure> {
+        let used = self.used.borrow();
+        let unread = self.list.iter().zip(used.iter()).find(|(a, used)| !**used && a.name() != "doc_string");
+        match unread {
+            Some((attribute, _)) => Err(unsupported(
+                format!("attribute `{}` is not known", attribute.name()),
+                "remove it if the model doesn't need it",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn find(&self, name: &str, r#type: i32) -> Result<Option<&'a AttributeProto>, Failure> {
+        let Some(index) = self.list.iter().position(|a| a.name() == name) else {
+            return Ok(None);
+        };
+        self.used.borrow_mut()[index] = true;
+        let attribute = &self.list[index];
+        if !attribute.ref_attr_name().is_empty() {
+            return Err(invalid(format!("attribute `{name}` refers to an attribute of a function")));
+        }
+        let actual = attribute.r#type();
+        // The first IR versions had no type field.
+        if actual != r#type && actual != attribute_type::UNDEFINED {
+            return Err(invalid(format!(
+                "attribute `{name}` has type {}, not {}",
+                type_name(actual),
+                type_name(r#type)
+            )));
+        }
+        Ok(Some(attribute))
+    }
+
+    /// True when the attribute is given.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.list.iter().any(|a| a.name() == name)
+    }
+
+    /// Marks an attribute that has no influence on what is imported.
+    pub(crate) fn ignore(&self, name: &str) {
+        if let Some(index) = self.list.iter().position(|a| a.name() == name) {
+            self.used.borrow_mut()[index] = true;
+        }
+    }
+
+    pub(crate) fn optional_int(&self, name: &str) -> Result<Option<i64>, Failure> {
+        let Some(attribute) = self.find(name, attribute_type::INT)? else {
+            return Ok(None);
+        };
+        // proto2 writers may leave out a value that is zero.
+        Ok(Some(attribute.i()))
+    }
+
+    pub(crate) fn int(&self, name: &str, default: i64) -> Result<i64, Failure> {
+        Ok(self.optional_int(name)?.unwrap_or(default))
+    }
+
+    /// An INT that is 0 or 1.
+    pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool, Failure> {
+        match self.int(name, i64::from(default))? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(invalid(format!("attribute `{name}` is {other}, not 0 or 1"))),
+        }
+    }
+
+    pub(crate) fn ints(&self, name: &str) -> Result<Option<&'a [i64]>, Failure> {
+        Ok(self.find(name, attribute_type::INTS)?.map(|a| a.ints.as_slice()))
+    }
+
+    pub(crate) fn float(&self, name: &str, default: f32) -> Result<f32, Failure> {
+        Ok(self.find(name, attribute_type::FLOAT)?.map_or(default, |a| a.f()))
+    }
+
+    pub(crate) fn floats(&self, name: &str) -> Result<Option<&'a [f32]>, Failure> {
+        Ok(self.find(name, attribute_type::FLOATS)?.map(|a| a.floats.as_slice()))
+    }
+
+    pub(crate) fn string(&self, name: &str, default: &'static str) -> Result<&'a str, Failure> {
+        let Some(attribute) = self.find(name, attribute_type::STRING)? else {
+            return Ok(default);
+        };
+        let bytes = attribute.s.as_deref().unwrap_or_default();
+        std::str::from_utf8(bytes).map_err(|_| invalid(format!("attribute `{name}` is not UTF-8")))
+    }
+
+    pub(crate) fn tensor(&self, name: &str) -> Result<Option<&'a TensorProto>, Failure> {
+        let Some(attribute) = self.find(name, attribute_type::TENSOR)? else {
+            return Ok(None);
+        };
+        match attribute.t.as_deref() {
+            Some(tensor) => Ok(Some(tensor)),
+            None => Err(invalid(format!("attribute `{name}` holds no tensor"))),
+        }
+    }
+}
+
+fn type_name(number: i32) -> String {
+    const NAMES: [&str; 9] =
+        ["UNDEFINED", "FLOAT", "INT", "STRING", "TENSOR", "GRAPH", "FLOATS", "INTS", "STRINGS"];
+    usize::try_from(number)
+        .ok()
+        .and_then(|n| NAMES.get(n))
+        .map_or_else(|| format!("#{number}"), |name| (*name).to_owned())
+}

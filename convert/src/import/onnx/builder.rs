@@ -1,0 +1,445 @@
+//! The graph under construction: values, nodes, and what is known of integer tensors' elements.
+//!
+//! Operators are emitted through [`Builder::emit`], which is where folding happens: an operator
+//! over constants that is only data movement becomes a constant, and one over small tensors with
+//! known (possibly symbolic) elements becomes another such tensor, without a node. That way shape
+//! arithmetic vanishes, and every importer below gets its shapes as [`Dim`]s.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use whit::DType;
+
+use super::attributes::Attributes;
+use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use super::shapes::{self, Elem, Known};
+use super::tensor::{MAX_ELEMENTS, MAX_RANK};
+use super::{dims, fold};
+use crate::dim::Dim;
+use crate::graph::{Graph, Node, Op, PoolKind, Quant, ResizeMode, ValueId};
+use crate::tensor::Tensor;
+
+/// What an operator's importer returns: one value per output that it makes.
+pub(crate) type Outcome = Result<Vec<ValueId>, Failure>;
+
+/// One node of the model, with its operands resolved.
+pub(crate) struct OnnxNode<'a> {
+    /// Its name, or operator and index when it has none.
+    pub name: String,
+    pub inputs: Vec<Option<ValueId>>,
+    /// Names of the outputs; empty for one that nobody wants.
+    pub outputs: &'a [String],
+    pub attributes: Attributes<'a>,
+    /// Version of the default operator set.
+    pub opset: i64,
+}
+
+impl OnnxNode<'_> {
+    pub(crate) fn input(&self, index: usize) -> Option<ValueId> {
+        self.inputs.get(index).copied().flatten()
+    }
+
+    pub(crate) fn required(&self, index: usize, what: &str) -> Result<ValueId, Failure> {
+        self.input(index).ok_or_else(|| invalid(format!("input #{index} ({what}) is missing")))
+    }
+
+    /// Refuses more inputs than the operator has.
+    pub(crate) fn at_most(&self, inputs: usize) -> Result<(), Failure> {
+        match self.inputs.len() > inputs {
+            true => Err(invalid(format!("{} inputs; at most {inputs} are defined", self.inputs.len()))),
+            false => Ok(()),
+        }
+    }
+
+    /// True when output `index` is read by somebody.
+    pub(crate) fn wants(&self, index: usize) -> bool {
+        self.outputs.get(index).is_some_and(|name| !name.is_empty())
+    }
+}
+
+/// Elements tracked in all: bounds the memory that a hostile model can make the importer use.
+const MAX_TRACKED_ELEMS: usize = 1 << 20;
+
+pub(crate) struct Builder {
+    pub graph: Graph,
+    /// Elements of values that have neither a producer nor (yet) a constant.
+    known: HashMap<ValueId, Known>,
+    producers: HashMap<ValueId, usize>,
+    tracked_elems: usize,
+    /// Bytes that folding and generated constants may still take.
+    budget_bytes: usize,
+}
+
+impl Builder {
+    /// `file_bytes`: generated constants are limited to a small multiple of it.
+    pub(crate) fn new(graph: Graph, file_bytes: usize) -> Builder {
+        Builder {
+            graph,
+            known: HashMap::new(),
+            producers: HashMap::new(),
+            tracked_elems: 0,
+            budget_bytes: file_bytes.saturating_mul(8).saturating_add(64 << 20),
+        }
+    }
+
+    pub(crate) fn dtype(&self, id: ValueId) -> DType {
+        self.graph.value(id).dtype
+    }
+
+    pub(crate) fn shape(&self, id: ValueId) -> Vec<Dim> {
+        self.graph.value(id).shape.clone()
+    }
+
+    pub(crate) fn rank(&self, id: ValueId) -> usize {
+        self.graph.value(id).shape.len()
+    }
+
+    pub(crate) fn text(&self, shape: &[Dim]) -> String {
+        self.graph.shape_text(shape)
+    }
+
+    /// Takes `bytes` from the budget for generated data.
+    pub(crate) fn charge(&mut self, bytes: usize) -> Result<(), Failure> {
+        match self.budget_bytes.checked_sub(bytes) {
+            Some(rest) => {
+                self.budget_bytes = rest;
+                Ok(())
+            }
+            None => Err(unsupported(
+                "the constants made while importing outgrow the model many times over",
+                "simplify the model first, for example with onnxsim",
+            )),
+        }
+    }
+
+    /// Checks a shape and adds a value.
+    pub(crate) fn value(
+        &mut self,
+        name: String,
+        dtype: DType,
+        shape: Vec<Dim>,
+    ) -> Result<ValueId, Failure> {
+        if shape.len() > MAX_RANK {
+            return Err(unsupported(
+                format!("{} axes; at most {MAX_RANK} are supported", shape.len()),
+                "",
+            ));
+        }
+        let mut elements = 1usize;
+        for dim in &shape {
+            dims::check_size(dim)?;
+            let largest = match dim.as_const() {
+                Some(size) => size,
+                None => dims::bounds(dim, &self.graph.symbols).map_or(1, |(_, max)| max),
+            };
+            if largest < 0 {
+                return Err(invalid(format!("the result would have shape {}", self.text(&shape))));
+            }
+            // Zeros don't make the others any smaller: partial products must not overflow either.
+            let largest = usize::try_from(largest).unwrap_or(usize::MAX).max(1);
+            elements = elements
+                .checked_mul(largest)
+                .filter(|elements| *elements <= MAX_ELEMENTS)
+                .ok_or_else(|| invalid(format!("the result would have shape {}", self.text(&shape))))?;
+        }
+        Ok(self.graph.add_value(name, dtype, shape))
+    }
+
+    pub(crate) fn constant(&mut self, name: String, tensor: Tensor) -> ValueId {
+        self.graph.add_constant(name, tensor)
+    }
+
+    /// A constant of one element, of the given type.
+    pub(crate) fn scalar(&mut self, name: String, dtype: DType, value: f64) -> Result<ValueId, Failure> {
+        let elem = match dtype.is_float() {
+            true => Elem::Real(value),
+            false => Elem::Int(Dim::from(value as i64)),
+        };
+        let tensor = shapes::to_tensor(dtype, Vec::new(), &[elem])
+            .ok_or_else(|| invalid(format!("{value} is out of the range of {dtype}")))?;
+        Ok(self.constant(name, tensor))
+    }
+
+    /// A value whose elements are known, without a node.
+    pub(crate) fn virtual_value(&mut self, name: String, dtype: DType, known: Known) -> Result<ValueId, Failure> {
+        let shape = known.shape.iter().map(|d| Dim::from(*d)).collect();
+        let id = self.value(name, dtype, shape)?;
+        self.tracked_elems += known.elems.len();
+        if self.tracked_elems > MAX_TRACKED_ELEMS {
+            return Err(unsupported("too much shape arithmetic", "simplify the model first, for example with onnxsim"));
+        }
+        self.known.insert(id, known);
+        Ok(id)
+    }
+
+    /// The elements of a small tensor, when they are known.
+    pub(crate) fn known(&self, id: ValueId) -> Option<Known> {
+        if let Some(known) = self.known.get(&id) {
+            return Some(known.clone());
+        }
+        shapes::from_tensor(self.graph.constant(id)?)
+    }
+
+    /// The elements of an integer tensor of rank 0 or 1, as sizes.
+    pub(crate) fn dims(&self, id: ValueId, what: &str) -> Result<Vec<Dim>, Failure> {
+        let known = self.known(id).ok_or_else(|| {
+            unsupported(format!("{what} is computed from data at run time"), "make it a constant or simplify the model, for example with onnxsim")
+        })?;
+        if known.shape.len() > 1 {
+            return Err(invalid(format!("{what} has {} axes instead of one", known.shape.len())));
+        }
+        let elems = known.elems.into_iter().map(|elem| match elem {
+            Elem::Int(dim) => Ok(dim),
+            Elem::Real(_) => Err(invalid(format!("{what} is not a tensor of integers"))),
+        });
+        elems.collect()
+    }
+
+    /// The same, without symbols.
+    pub(crate) fn ints(&self, id: ValueId, what: &str) -> Result<Vec<i64>, Failure> {
+        let dims = self.dims(id, what)?;
+        let ints: Option<Vec<i64>> = dims.iter().map(Dim::as_const).collect();
+        ints.ok_or_else(|| unsupported(format!("{what} ({}) depends on a dynamic dimension", self.text(&dims)), FIX_THE_DIM))
+    }
+
+    /// The tensor of a constant, also of one that stands for known elements.
+    pub(crate) fn tensor(&mut self, id: ValueId) -> Option<Arc<Tensor>> {
+        if let Some(tensor) = self.graph.constant(id) {
+            return Some(tensor.clone());
+        }
+        self.materialise(id).ok()?;
+        self.graph.constant(id).cloned()
+    }
+
+    /// The f32 values of a constant, also of a quantized one.
+    pub(crate) fn floats(&mut self, id: ValueId) -> Option<Vec<f32>> {
+        if let Some(tensor) = self.tensor(id) {
+            return Some(tensor.to_f32());
+        }
+        let source = self.dequantized(id)?;
+        let value = self.graph.value(source);
+        let (tensor, quant) = (value.constant.as_ref()?, value.quant.as_ref()?);
+        if quant.axis.is_some() {
+            return None;
+        }
+        let real = |q: i64| (q - i64::from(quant.zero_point[0])) as f32 * quant.scale[0];
+        Some(tensor.to_i64().into_iter().map(real).collect())
+    }
+
+    /// The one element of a constant.
+    pub(crate) fn scalar_float(&mut self, id: ValueId, what: &str) -> Result<Option<f32>, Failure> {
+        match self.floats(id) {
+            None => Ok(None),
+            Some(values) if values.len() == 1 => Ok(Some(values[0])),
+            Some(values) => Err(invalid(format!("{what} has {} elements, not 1", values.len()))),
+        }
+    }
+
+    /// The node that makes a value.
+    pub(crate) fn producer(&self, id: ValueId) -> Option<&Node> {
+        self.producers.get(&id).map(|index| &self.graph.nodes[*index])
+    }
+
+    /// The integer constant behind a value that is a dequantized constant.
+    pub(crate) fn dequantized(&self, id: ValueId) -> Option<ValueId> {
+        let node = self.producer(id)?;
+        let source = node.inputs.first().copied().flatten()?;
+        (node.op == Op::Dequantize && self.graph.constant(source).is_some()).then_some(source)
+    }
+
+    /// True for what can be a weight: a constant or a dequantized constant.
+    pub(crate) fn is_weight(&mut self, id: ValueId) -> bool {
+        self.tensor(id).is_some() || self.dequantized(id).is_some()
+    }
+
+    /// Turns known elements into a constant, because a node reads them as data.
+    fn materialise(&mut self, id: ValueId) -> Result<(), Failure> {
+        let Some(known) = self.known.get(&id) else {
+            return Ok(());
+        };
+        let dtype = self.graph.value(id).dtype;
+        match shapes::to_tensor(dtype, known.shape.clone(), &known.elems) {
+            Some(tensor) => {
+                self.known.remove(&id);
+                self.graph.value_mut(id).constant = Some(Arc::new(tensor));
+                Ok(())
+            }
+            None => {
+                let dynamic = known.elems.iter().find_map(|e| match e {
+                    Elem::Int(dim) if dim.as_const().is_none() => Some(dim.display(&self.graph.symbols)),
+                    _ => None,
+                });
+                let dynamic = dynamic.unwrap_or_default();
+                Err(unsupported(format!("the size {dynamic} is read as data at run time"), FIX_THE_DIM))
+            }
+        }
+    }
+
+    /// What an operator that only moves elements keeps of its operand's quantization.
+    fn carried_quant(&self, op: &Op, inputs: &[Option<ValueId>]) -> Option<Quant> {
+        let first = self.graph.value(inputs.first().copied().flatten()?);
+        let quant = first.quant.as_ref()?;
+        match op {
+            Op::Transpose { perm } => {
+                let axis = match quant.axis {
+                    Some(axis) => Some(perm.iter().position(|p| *p == axis)?),
+                    None => None,
+                };
+                Some(Quant { axis, ..quant.clone() })
+            }
+            _ if quant.axis.is_some() => None,
+            Op::Concat { .. } => {
+                let same = |id: &ValueId| self.graph.value(*id).quant.as_ref() == Some(quant);
+                inputs.iter().flatten().all(same).then(|| quant.clone())
+            }
+            Op::Pool(pool) if pool.kind == PoolKind::Max => Some(quant.clone()),
+            Op::Resize { mode: ResizeMode::Nearest(_), .. } => Some(quant.clone()),
+            Op::Slice { .. } | Op::Reshape | Op::Expand | Op::Gather { .. } | Op::Pad { .. } => Some(quant.clone()),
+            _ => None,
+        }
+    }
+
+    /// Adds an operator, or what it comes to when its operands are known. `part` tells the nodes
+    /// apart that one ONNX node becomes; it is empty for the main one.
+    pub(crate) fn emit(
+        &mut self,
+        node: &OnnxNode<'_>,
+        part: &str,
+        op: Op,
+        inputs: &[Option<ValueId>],
+        dtype: DType,
+        shape: Vec<Dim>,
+    ) -> Result<ValueId, Failure> {
+        let name = match part {
+            "" => node.name.clone(),
+            _ => format!("{}/{part}", node.name),
+        };
+        let quant = self.carried_quant(&op, inputs).filter(|_| !dtype.is_float());
+        let id = self.value(name.clone(), dtype, shape)?;
+
+        let operands: Vec<ValueId> = inputs.iter().copied().flatten().collect();
+        if operands.len() == inputs.len() && !operands.is_empty() {
+            if let Some(tensor) = self.folded(&op, &operands, id) {
+                let value = self.graph.value_mut(id);
+                value.constant = Some(Arc::new(tensor));
+                value.quant = quant;
+                return Ok(id);
+            }
+            if let Some(known) = self.evaluated(&op, &operands, id) {
+                self.tracked_elems += known.elems.len();
+                if self.tracked_elems <= MAX_TRACKED_ELEMS {
+                    self.known.insert(id, known);
+                    self.graph.value_mut(id).quant = quant;
+                    return Ok(id);
+                }
+            }
+        }
+        for operand in &operands {
+            self.materialise(*operand)?;
+        }
+        self.graph.value_mut(id).quant = quant;
+        self.producers.insert(id, self.graph.nodes.len());
+        self.graph.nodes.push(Node { name, op, inputs: inputs.to_vec(), outputs: vec![id] });
+        Ok(id)
+    }
+
+    /// Adds a node that makes a value of its own from `x`, whatever is known of it.
+    pub(crate) fn emit_unfolded(&mut self, node: &OnnxNode<'_>, op: Op, x: ValueId) -> Result<ValueId, Failure> {
+        self.materialise(x)?;
+        let id = self.value(node.name.clone(), self.dtype(x), self.shape(x))?;
+        self.graph.value_mut(id).quant = self.graph.value(x).quant.clone();
+        self.producers.insert(id, self.graph.nodes.len());
+        self.graph.nodes.push(Node { name: node.name.clone(), op, inputs: vec![Some(x)], outputs: vec![id] });
+        Ok(id)
+    }
+
+    fn folded(&mut self, op: &Op, operands: &[ValueId], result: ValueId) -> Option<Tensor> {
+        let tensors: Option<Vec<Arc<Tensor>>> =
+            operands.iter().map(|id| self.graph.constant(*id).cloned()).collect();
+        let tensors = tensors?;
+        let value = self.graph.value(result);
+        let (dtype, shape) = (value.dtype, value.const_shape()?);
+        let cost = fold::cost_bytes(op, &tensors, dtype, &shape)?;
+        self.charge(cost).ok()?;
+        fold::fold(op, &tensors, dtype, &shape)
+    }
+
+    fn evaluated(&self, op: &Op, operands: &[ValueId], result: ValueId) -> Option<Known> {
+        if !shapes::can_evaluate(op) {
+            return None;
+        }
+        let value = self.graph.value(result);
+        let shape = value.const_shape()?;
+        let known: Option<Vec<Known>> = operands.iter().map(|id| self.known(*id)).collect();
+        let from = self.dtype(operands[0]);
+        shapes::evaluate(op, &known?, from, value.dtype, shape, &self.graph.symbols)
+    }
+
+    // Movement, which also passes through the dequantization of a constant: weights stay constants.
+
+    /// Permutes axes.
+    pub(crate) fn transpose(
+        &mut self,
+        node: &OnnxNode<'_>,
+        part: &str,
+        x: ValueId,
+        perm: &[usize],
+    ) -> Result<ValueId, Failure> {
+        let op = Op::Transpose { perm: perm.to_vec() };
+        let from = self.shape(x);
+        let shape: Vec<Dim> = perm.iter().map(|p| from[*p].clone()).collect();
+        match self.dequantized(x) {
+            Some(source) => {
+                let moved = self.emit(node, &join(part, "q"), op, &[Some(source)], self.dtype(source), shape.clone())?;
+                self.emit(node, part, Op::Dequantize, &[Some(moved)], self.dtype(x), shape)
+            }
+            None => self.emit(node, part, op, &[Some(x)], self.dtype(x), shape),
+        }
+    }
+
+    /// The same elements in another shape; the caller has checked the count.
+    pub(crate) fn reshape(
+        &mut self,
+        node: &OnnxNode<'_>,
+        part: &str,
+        x: ValueId,
+        shape: Vec<Dim>,
+    ) -> Result<ValueId, Failure> {
+        let source = self.dequantized(x);
+        if let Some(source) = source
+            && let Some(quant) = self.graph.value(source).quant.clone()
+            && let Some(axis) = self.reshaped_axis(&quant, source, &shape)
+        {
+            let moved = self.emit(node, &join(part, "q"), Op::Reshape, &[Some(source)], self.dtype(source), shape.clone())?;
+            if self.graph.constant(moved).is_some() {
+                self.graph.value_mut(moved).quant = Some(Quant { axis, ..quant });
+                return self.emit(node, part, Op::Dequantize, &[Some(moved)], self.dtype(x), shape);
+            }
+        }
+        self.emit(node, part, Op::Reshape, &[Some(x)], self.dtype(x), shape)
+    }
+
+    /// The axis of `shape` that the quantized axis becomes; `Some(None)` when there is none.
+    fn reshaped_axis(&self, quant: &Quant, source: ValueId, shape: &[Dim]) -> Option<Option<usize>> {
+        let Some(axis) = quant.axis else {
+            return Some(None);
+        };
+        let from = self.graph.value(source).const_shape()?;
+        let to: Option<Vec<usize>> =
+            shape.iter().map(|d| d.as_const().and_then(|d| usize::try_from(d).ok())).collect();
+        let to = to?;
+        let outer: usize = from[..axis].iter().product();
+        let mut before = 1usize;
+        for (index, size) in to.iter().enumerate() {
+            if before == outer && *size == from[axis] {
+                return Some(Some(index));
+            }
+            before = before.checked_mul(*size)?;
+        }
+        None
+    }
+}
+
+fn join(part: &str, more: &str) -> String {
+    if part.is_empty() { more.to_owned() } else { format!("{part}/{more}") }
+}
