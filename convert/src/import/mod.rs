@@ -43,8 +43,8 @@ pub enum InputLayout {
 /// [`ImportError::Format`] for a file that isn't ONNX, and whatever [`onnx::import_onnx`] returns.
 pub fn import_file(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Graph, ImportError> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path)
-        .map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
+    let bytes =
+        std::fs::read(path).map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
     if let Some((what, remedy)) = other_format(&bytes, path) {
         return Err(ImportError::Format {
             file: path.display().to_string(),
@@ -59,11 +59,17 @@ pub fn import_file(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Gr
 
 /// What a file is and what to do with it, when it isn't ONNX.
 fn other_format(bytes: &[u8], path: &Path) -> Option<(&'static str, &'static str)> {
-    const TFLITE: (&str, &str) = ("a TensorFlow Lite model", ": export it with `python -m tf2onnx.convert --tflite`");
+    const TFLITE: (&str, &str) =
+        ("a TensorFlow Lite model", ": export it with `python -m tf2onnx.convert --tflite`");
     const GGUF: (&str, &str) = ("a GGUF model", "");
-    const ORT: (&str, &str) = ("an ONNX Runtime (.ort) model", ": use the .onnx file that it was made from");
-    const SAFETENSORS: (&str, &str) = ("a safetensors file (weights without a graph)", ": export the model with torch.onnx.export");
-    const TORCH: (&str, &str) = ("a PyTorch file or another zip archive", ": export the model with torch.onnx.export");
+    const ORT: (&str, &str) =
+        ("an ONNX Runtime (.ort) model", ": use the .onnx file that it was made from");
+    const SAFETENSORS: (&str, &str) = (
+        "a safetensors file (weights without a graph)",
+        ": export the model with torch.onnx.export",
+    );
+    const TORCH: (&str, &str) =
+        ("a PyTorch file or another zip archive", ": export the model with torch.onnx.export");
     const HDF5: (&str, &str) = ("a Keras or HDF5 file", ": export it with tf2onnx");
     match bytes {
         [] => return Some(("empty", "")),

@@ -30,7 +30,8 @@ impl<'a> Attributes<'a> {
     /// Refuses what hasn't been read.
     pub(crate) fn check_all_read(&self) -> Result<(), Failure> {
         let used = self.used.borrow();
-        let unread = self.list.iter().zip(used.iter()).find(|(a, used)| !**used && a.name() != "doc_string");
+        let unread =
+            self.list.iter().zip(used.iter()).find(|(a, used)| !**used && a.name() != "doc_string");
         match unread {
             Some((attribute, _)) => Err(unsupported(
                 format!("attribute `{}` is not known", attribute.name()),
@@ -47,7 +48,9 @@ impl<'a> Attributes<'a> {
         self.used.borrow_mut()[index] = true;
         let attribute = &self.list[index];
         if !attribute.ref_attr_name().is_empty() {
-            return Err(invalid(format!("attribute `{name}` refers to an attribute of a function")));
+            return Err(invalid(format!(
+                "attribute `{name}` refers to an attribute of a function"
+            )));
         }
         let actual = attribute.r#type();
         // The first IR versions had no type field.

@@ -46,7 +46,9 @@ impl OnnxNode<'_> {
     /// Refuses more inputs than the operator has.
     pub(crate) fn at_most(&self, inputs: usize) -> Result<(), Failure> {
         match self.inputs.len() > inputs {
-            true => Err(invalid(format!("{} inputs; at most {inputs} are defined", self.inputs.len()))),
+            true => {
+                Err(invalid(format!("{} inputs; at most {inputs} are defined", self.inputs.len())))
+            }
             false => Ok(()),
         }
     }
@@ -140,7 +142,9 @@ impl Builder {
             elements = elements
                 .checked_mul(largest)
                 .filter(|elements| *elements <= MAX_ELEMENTS)
-                .ok_or_else(|| invalid(format!("the result would have shape {}", self.text(&shape))))?;
+                .ok_or_else(|| {
+                invalid(format!("the result would have shape {}", self.text(&shape)))
+            })?;
         }
         Ok(self.graph.add_value(name, dtype, shape))
     }
@@ -150,7 +154,12 @@ impl Builder {
     }
 
     /// A constant of one element, of the given type.
-    pub(crate) fn scalar(&mut self, name: String, dtype: DType, value: f64) -> Result<ValueId, Failure> {
+    pub(crate) fn scalar(
+        &mut self,
+        name: String,
+        dtype: DType,
+        value: f64,
+    ) -> Result<ValueId, Failure> {
         let elem = match dtype.is_float() {
             true => Elem::Real(value),
             false => Elem::Int(Dim::from(value as i64)),
@@ -161,12 +170,20 @@ impl Builder {
     }
 
     /// A value whose elements are known, without a node.
-    pub(crate) fn virtual_value(&mut self, name: String, dtype: DType, known: Known) -> Result<ValueId, Failure> {
+    pub(crate) fn virtual_value(
+        &mut self,
+        name: String,
+        dtype: DType,
+        known: Known,
+    ) -> Result<ValueId, Failure> {
         let shape = known.shape.iter().map(|d| Dim::from(*d)).collect();
         let id = self.value(name, dtype, shape)?;
         self.tracked_elems += known.elems.len();
         if self.tracked_elems > MAX_TRACKED_ELEMS {
-            return Err(unsupported("too much shape arithmetic", "simplify the model first, for example with onnxsim"));
+            return Err(unsupported(
+                "too much shape arithmetic",
+                "simplify the model first, for example with onnxsim",
+            ));
         }
         self.known.insert(id, known);
         Ok(id)
@@ -183,7 +200,10 @@ impl Builder {
     /// The elements of an integer tensor of rank 0 or 1, as sizes.
     pub(crate) fn dims(&self, id: ValueId, what: &str) -> Result<Vec<Dim>, Failure> {
         let known = self.known(id).ok_or_else(|| {
-            unsupported(format!("{what} is computed from data at run time"), "make it a constant or simplify the model, for example with onnxsim")
+            unsupported(
+                format!("{what} is computed from data at run time"),
+                "make it a constant or simplify the model, for example with onnxsim",
+            )
         })?;
         if known.shape.len() > 1 {
             return Err(invalid(format!("{what} has {} axes instead of one", known.shape.len())));
@@ -199,7 +219,12 @@ impl Builder {
     pub(crate) fn ints(&self, id: ValueId, what: &str) -> Result<Vec<i64>, Failure> {
         let dims = self.dims(id, what)?;
         let ints: Option<Vec<i64>> = dims.iter().map(Dim::as_const).collect();
-        ints.ok_or_else(|| unsupported(format!("{what} ({}) depends on a dynamic dimension", self.text(&dims)), FIX_THE_DIM))
+        ints.ok_or_else(|| {
+            unsupported(
+                format!("{what} ({}) depends on a dynamic dimension", self.text(&dims)),
+                FIX_THE_DIM,
+            )
+        })
     }
 
     /// The tensor of a constant, also of one that stands for known elements.
@@ -266,11 +291,16 @@ impl Builder {
             }
             None => {
                 let dynamic = known.elems.iter().find_map(|e| match e {
-                    Elem::Int(dim) if dim.as_const().is_none() => Some(dim.display(&self.graph.symbols)),
+                    Elem::Int(dim) if dim.as_const().is_none() => {
+                        Some(dim.display(&self.graph.symbols))
+                    }
                     _ => None,
                 });
                 let dynamic = dynamic.unwrap_or_default();
-                Err(unsupported(format!("the size {dynamic} is read as data at run time"), FIX_THE_DIM))
+                Err(unsupported(
+                    format!("the size {dynamic} is read as data at run time"),
+                    FIX_THE_DIM,
+                ))
             }
         }
     }
@@ -294,7 +324,9 @@ impl Builder {
             }
             Op::Pool(pool) if pool.kind == PoolKind::Max => Some(quant.clone()),
             Op::Resize { mode: ResizeMode::Nearest(_), .. } => Some(quant.clone()),
-            Op::Slice { .. } | Op::Reshape | Op::Expand | Op::Gather { .. } | Op::Pad { .. } => Some(quant.clone()),
+            Op::Slice { .. } | Op::Reshape | Op::Expand | Op::Gather { .. } | Op::Pad { .. } => {
+                Some(quant.clone())
+            }
             _ => None,
         }
     }
@@ -344,12 +376,22 @@ impl Builder {
     }
 
     /// Adds a node that makes a value of its own from `x`, whatever is known of it.
-    pub(crate) fn emit_unfolded(&mut self, node: &OnnxNode<'_>, op: Op, x: ValueId) -> Result<ValueId, Failure> {
+    pub(crate) fn emit_unfolded(
+        &mut self,
+        node: &OnnxNode<'_>,
+        op: Op,
+        x: ValueId,
+    ) -> Result<ValueId, Failure> {
         self.materialise(x)?;
         let id = self.value(node.name.clone(), self.dtype(x), self.shape(x))?;
         self.graph.value_mut(id).quant = self.graph.value(x).quant.clone();
         self.producers.insert(id, self.graph.nodes.len());
-        self.graph.nodes.push(Node { name: node.name.clone(), op, inputs: vec![Some(x)], outputs: vec![id] });
+        self.graph.nodes.push(Node {
+            name: node.name.clone(),
+            op,
+            inputs: vec![Some(x)],
+            outputs: vec![id],
+        });
         Ok(id)
     }
 
@@ -371,8 +413,7 @@ impl Builder {
         let value = self.graph.value(result);
         let shape = value.const_shape()?;
         let known: Option<Vec<Known>> = operands.iter().map(|id| self.known(*id)).collect();
-        let from = self.dtype(operands[0]);
-        shapes::evaluate(op, &known?, from, value.dtype, shape, &self.graph.symbols)
+        shapes::evaluate(op, &known?, value.dtype, shape, &self.graph.symbols)
     }
 
     // Movement, which also passes through the dequantization of a constant: weights stay constants.
@@ -390,7 +431,14 @@ impl Builder {
         let shape: Vec<Dim> = perm.iter().map(|p| from[*p].clone()).collect();
         match self.dequantized(x) {
             Some(source) => {
-                let moved = self.emit(node, &join(part, "q"), op, &[Some(source)], self.dtype(source), shape.clone())?;
+                let moved = self.emit(
+                    node,
+                    &join(part, "q"),
+                    op,
+                    &[Some(source)],
+                    self.dtype(source),
+                    shape.clone(),
+                )?;
                 self.emit(node, part, Op::Dequantize, &[Some(moved)], self.dtype(x), shape)
             }
             None => self.emit(node, part, op, &[Some(x)], self.dtype(x), shape),
@@ -410,7 +458,14 @@ impl Builder {
             && let Some(quant) = self.graph.value(source).quant.clone()
             && let Some(axis) = self.reshaped_axis(&quant, source, &shape)
         {
-            let moved = self.emit(node, &join(part, "q"), Op::Reshape, &[Some(source)], self.dtype(source), shape.clone())?;
+            let moved = self.emit(
+                node,
+                &join(part, "q"),
+                Op::Reshape,
+                &[Some(source)],
+                self.dtype(source),
+                shape.clone(),
+            )?;
             if self.graph.constant(moved).is_some() {
                 self.graph.value_mut(moved).quant = Some(Quant { axis, ..quant });
                 return self.emit(node, part, Op::Dequantize, &[Some(moved)], self.dtype(x), shape);
@@ -420,7 +475,12 @@ impl Builder {
     }
 
     /// The axis of `shape` that the quantized axis becomes; `Some(None)` when there is none.
-    fn reshaped_axis(&self, quant: &Quant, source: ValueId, shape: &[Dim]) -> Option<Option<usize>> {
+    fn reshaped_axis(
+        &self,
+        quant: &Quant,
+        source: ValueId,
+        shape: &[Dim],
+    ) -> Option<Option<usize>> {
         let Some(axis) = quant.axis else {
             return Some(None);
         };

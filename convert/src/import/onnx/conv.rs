@@ -50,7 +50,10 @@ pub(super) fn window(
         return Err(invalid(format!("pads {pads:?} for {rank} spatial axes")));
     }
     if pads.iter().any(|p| *p < 0 || *p > MAX_WINDOW) {
-        return Err(unsupported(format!("pads {pads:?}: negative or huge padding"), "crop with a Slice instead"));
+        return Err(unsupported(
+            format!("pads {pads:?}: negative or huge padding"),
+            "crop with a Slice instead",
+        ));
     }
     let auto_pad = node.attributes.string("auto_pad", "NOTSET")?;
 
@@ -78,7 +81,10 @@ pub(super) fn window(
                     Some((low, high)) if low == high || high <= 0 => low.max(0),
                     _ => {
                         return Err(unsupported(
-                            format!("auto_pad {auto_pad} over the dynamic size {}", size.display(symbols)),
+                            format!(
+                                "auto_pad {auto_pad} over the dynamic size {}",
+                                size.display(symbols)
+                            ),
                             FIX_THE_DIM,
                         ));
                     }
@@ -111,7 +117,9 @@ pub(super) fn window(
         window.output.push(match ceil_mode {
             false => floor,
             true => {
-                if auto_pad == "VALID" && !dims::same(&dims::ceil_div_by(&span, step).add(&one), &floor, symbols) {
+                if auto_pad == "VALID"
+                    && !dims::same(&dims::ceil_div_by(&span, step).add(&one), &floor, symbols)
+                {
                     return Err(unsupported(
                         "ceil_mode with auto_pad VALID is defined in two ways",
                         "state the padding in pads",
@@ -181,7 +189,10 @@ fn conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let bias = node.input(2);
     let (batch, channels, sizes) = spatial(b, x)?;
     if !b.is_weight(w) {
-        return Err(unsupported("its weights are computed at run time", "make them an initializer"));
+        return Err(unsupported(
+            "its weights are computed at run time",
+            "make them an initializer",
+        ));
     }
     if !b.dtype(x).is_float() || b.dtype(x) != b.dtype(w) {
         return Err(invalid("X and W are not of one floating-point type"));
@@ -205,7 +216,8 @@ fn conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     if shape.contains(&0) || shape[0] % groups != 0 {
         return Err(invalid(format!("{} output channels in {groups} groups", shape[0])));
     }
-    let kernel: Vec<i64> = shape[2..].iter().map(|k| i64::try_from(*k).unwrap_or(i64::MAX)).collect();
+    let kernel: Vec<i64> =
+        shape[2..].iter().map(|k| i64::try_from(*k).unwrap_or(i64::MAX)).collect();
     if let Some(stated) = node.attributes.ints("kernel_shape")?
         && stated != kernel
     {
@@ -213,15 +225,18 @@ fn conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     }
     let window = window(b, node, &kernel, &sizes, false)?;
 
-    if let Some(bias) = bias {
-        if b.shape(bias) != [Dim::from(shape[0])] || b.dtype(bias) != b.dtype(x) {
-            return Err(invalid("the bias is not one number per output channel"));
-        }
+    if let Some(bias) = bias
+        && (b.shape(bias) != [Dim::from(shape[0])] || b.dtype(bias) != b.dtype(x))
+    {
+        return Err(invalid("the bias is not one number per output channel"));
     }
     // OIHW to OHWI.
     let w = b.transpose(node, "weights", w, &to_last(shape.len()))?;
     if !b.is_weight(w) {
-        return Err(unsupported("its weights can't be transposed while importing", "simplify the model first, for example with onnxsim"));
+        return Err(unsupported(
+            "its weights can't be transposed while importing",
+            "simplify the model first, for example with onnxsim",
+        ));
     }
     let mut output = vec![batch, Dim::from(shape[0])];
     output.extend(window.output);
@@ -245,8 +260,13 @@ fn batch_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let x = node.required(0, "X")?;
     let epsilon = node.attributes.float("epsilon", 1e-5)?;
     node.attributes.float("momentum", 0.9)?; // of training
-    if node.attributes.flag("training_mode", false)? || (1..node.outputs.len()).any(|i| node.wants(i)) {
-        return Err(unsupported("batch normalisation in training mode", "export the model in evaluation mode"));
+    if node.attributes.flag("training_mode", false)?
+        || (1..node.outputs.len()).any(|i| node.wants(i))
+    {
+        return Err(unsupported(
+            "batch normalisation in training mode",
+            "export the model in evaluation mode",
+        ));
     }
     if !node.attributes.flag("spatial", true)? {
         return Err(unsupported("spatial = 0", ""));
@@ -262,9 +282,15 @@ fn batch_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     for (index, what) in ["scale", "B", "mean", "var"].into_iter().enumerate() {
         let id = node.required(index + 1, what)?;
         if b.tensor(id).is_none() {
-            return Err(unsupported(format!("{what} is not a constant"), "export the model in evaluation mode"));
+            return Err(unsupported(
+                format!("{what} is not a constant"),
+                "export the model in evaluation mode",
+            ));
         }
-        if !b.dtype(id).is_float() || b.rank(id) != 1 || !dims::same(&b.shape(id)[0], &shape[1], &b.graph.symbols) {
+        if !b.dtype(id).is_float()
+            || b.rank(id) != 1
+            || !dims::same(&b.shape(id)[0], &shape[1], &b.graph.symbols)
+        {
             return Err(invalid(format!("{what} is not one number per channel")));
         }
         inputs.push(Some(id));

@@ -54,7 +54,11 @@ pub(super) fn axes_of(axes: &[i64], rank: usize) -> Result<Vec<usize>, Failure> 
 }
 
 /// The operand's axes, which were an attribute before they became an input.
-fn axes_input(b: &Builder, node: &OnnxNode<'_>, input_since: i64) -> Result<Option<Vec<i64>>, Failure> {
+fn axes_input(
+    b: &Builder,
+    node: &OnnxNode<'_>,
+    input_since: i64,
+) -> Result<Option<Vec<i64>>, Failure> {
     if node.opset < input_since {
         node.at_most(1)?;
         return Ok(node.attributes.ints("axes")?.map(<[i64]>::to_vec));
@@ -75,13 +79,24 @@ fn dropout(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     if training {
         return Err(unsupported("dropout in training mode", "export the model in evaluation mode"));
     }
-    Ok(vec![node.required(0, "data")?])
+    let x = node.required(0, "data")?;
+    let mut outputs = vec![x];
+    // The mask of what is kept, which is everything. Before opset 10 it wasn't bool.
+    if node.wants(1) && node.opset >= 10 {
+        let kept = b.scalar(format!("{}/kept", node.name), DType::Bool, 1.0)?;
+        let shape = b.shape(x);
+        outputs.push(b.emit(node, "mask", Op::Expand, &[Some(kept)], DType::Bool, shape)?);
+    }
+    Ok(outputs)
 }
 
 fn concat(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let first = node.required(0, "inputs")?;
     let (dtype, mut shape) = (b.dtype(first), b.shape(first));
-    let axis = node.attributes.optional_int("axis")?.ok_or_else(|| invalid("attribute `axis` is missing"))?;
+    let axis = node
+        .attributes
+        .optional_int("axis")?
+        .ok_or_else(|| invalid("attribute `axis` is missing"))?;
     let axis = axis_of(axis, shape.len())?;
     for index in 1..node.inputs.len() {
         let id = node.required(index, "inputs")?;
@@ -91,10 +106,13 @@ fn concat(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         }
         for (at, (ours, theirs)) in shape.iter().zip(&other).enumerate() {
             if at != axis && !dims::same(ours, theirs, &b.graph.symbols) {
-                return Err(invalid(format!("inputs differ along axis {at}, not only along {axis}")));
+                return Err(invalid(format!(
+                    "inputs differ along axis {at}, not only along {axis}"
+                )));
             }
         }
-        shape[axis] = dims::sum(&shape[axis], &other[axis]).ok_or_else(|| invalid("the size overflows"))?;
+        shape[axis] =
+            dims::sum(&shape[axis], &other[axis]).ok_or_else(|| invalid("the size overflows"))?;
     }
     if node.inputs.len() == 1 {
         return Ok(vec![first]);
@@ -110,7 +128,9 @@ fn split(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let total = shape[axis].clone();
     let sizes = if node.opset < 13 {
         node.at_most(1)?;
-        node.attributes.ints("split")?.map(|s| s.iter().map(|v| Dim::from(*v)).collect::<Vec<Dim>>())
+        node.attributes
+            .ints("split")?
+            .map(|s| s.iter().map(|v| Dim::from(*v)).collect::<Vec<Dim>>())
     } else {
         node.at_most(2)?;
         node.input(1).map(|id| b.dims(id, "split")).transpose()?
@@ -131,7 +151,10 @@ fn split(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
             let even = dims::same(&last, &each, &symbols);
             if !even && (node.opset < 18 || total.as_const().is_none()) {
                 let total = total.display(&symbols);
-                return Err(unsupported(format!("{total} elements don't split evenly into {parts}"), ""));
+                return Err(unsupported(
+                    format!("{total} elements don't split evenly into {parts}"),
+                    "",
+                ));
             }
             let mut sizes = vec![each; node.outputs.len()];
             if let Some(size) = sizes.last_mut().filter(|_| !even) {
@@ -175,7 +198,8 @@ fn slice(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
             Ok(node.attributes.ints(name)?.map(<[i64]>::to_vec))
         };
         let dims = |name: &str| -> Result<Vec<Dim>, Failure> {
-            let values = list(name)?.ok_or_else(|| invalid(format!("attribute `{name}` is missing")))?;
+            let values =
+                list(name)?.ok_or_else(|| invalid(format!("attribute `{name}` is missing")))?;
             Ok(values.into_iter().map(Dim::from).collect())
         };
         (starts, ends) = (dims("starts")?, dims("ends")?);
@@ -192,7 +216,11 @@ fn slice(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         None => (0..starts.len()).collect(),
     };
     let steps = steps.unwrap_or_else(|| vec![1; starts.len()]);
-    if axes.len() != starts.len() || ends.len() != starts.len() || steps.len() != starts.len() || axes.len() > rank {
+    if axes.len() != starts.len()
+        || ends.len() != starts.len()
+        || steps.len() != starts.len()
+        || axes.len() > rank
+    {
         return Err(invalid("starts, ends, axes and steps differ in length"));
     }
 
@@ -218,7 +246,10 @@ fn slice(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
             match dims::bounds(&value, &symbols) {
                 Some((low, _)) if low >= 0 => Ok(value),
                 Some((_, high)) if high < 0 => Ok(value.add(size)),
-                _ => Err(unsupported(format!("the index {} may count from either end", value.display(&symbols)), FIX_THE_DIM)),
+                _ => Err(unsupported(
+                    format!("the index {} may count from either end", value.display(&symbols)),
+                    FIX_THE_DIM,
+                )),
             }
         };
         let clamped = |value: &Dim, low: &Dim, high: &Dim| {
@@ -239,7 +270,10 @@ fn slice(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         let length = dims::max(&length, &zero, &symbols);
         // Shape arithmetic does take nothing of a list; data wouldn't.
         if length.is(0) && b.known(x).is_none() {
-            return Err(unsupported(format!("an empty slice of axis {axis}"), "remove the branch that reads it"));
+            return Err(unsupported(
+                format!("an empty slice of axis {axis}"),
+                "remove the branch that reads it",
+            ));
         }
         first[*axis] = start;
         walk[*axis] = step;
@@ -260,14 +294,18 @@ fn reshape(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     for (axis, dim) in target.into_iter().enumerate() {
         match dim.as_const() {
             Some(0) if !keeps_zero => {
-                let kept = from.get(axis).ok_or_else(|| invalid(format!("axis {axis} of the new shape copies an axis that isn't there")))?;
+                let kept = from.get(axis).ok_or_else(|| {
+                    invalid(format!("axis {axis} of the new shape copies an axis that isn't there"))
+                })?;
                 shape.push(kept.clone());
             }
             Some(-1) if inferred.is_none() => {
                 inferred = Some(axis);
                 shape.push(Dim::from(1i64));
             }
-            Some(size) if size < 0 => return Err(invalid(format!("axis {axis} of the new shape is {size}"))),
+            Some(size) if size < 0 => {
+                return Err(invalid(format!("axis {axis} of the new shape is {size}")));
+            }
             _ => shape.push(dim),
         }
     }
@@ -276,10 +314,19 @@ fn reshape(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let text = |shape: &[Dim]| b.text(shape);
     if let Some(axis) = inferred {
         let missing = dims::floor_div(&before, &after, &symbols);
-        let whole = missing.as_ref().and_then(|m| dims::multiply(m, &after)).is_some_and(|p| dims::same(&p, &before, &symbols));
+        let whole = missing
+            .as_ref()
+            .and_then(|m| dims::multiply(m, &after))
+            .is_some_and(|p| dims::same(&p, &before, &symbols));
         match missing {
             Some(size) if whole => shape[axis] = size,
-            _ => return Err(invalid(format!("{} doesn't divide into {} and the inferred axis", text(&from), text(&shape)))),
+            _ => {
+                return Err(invalid(format!(
+                    "{} doesn't divide into {} and the inferred axis",
+                    text(&from),
+                    text(&shape)
+                )));
+            }
         }
     } else if !dims::same(&before, &after, &symbols) {
         let problem = format!("{} doesn't hold as many elements as {}", text(&from), text(&shape));
@@ -309,7 +356,9 @@ fn transpose(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let x = node.required(0, "data")?;
     let rank = b.rank(x);
     let perm = match node.attributes.ints("perm")? {
-        Some(perm) if perm.len() != rank => return Err(invalid(format!("perm {perm:?} for {rank} axes"))),
+        Some(perm) if perm.len() != rank => {
+            return Err(invalid(format!("perm {perm:?} for {rank} axes")));
+        }
         Some(perm) => axes_of(perm, rank)?,
         None => (0..rank).rev().collect(),
     };
@@ -324,7 +373,10 @@ fn squeeze(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         None => {
             if let Some(dim) = shape.iter().find(|d| d.as_const().is_none()) {
                 let dim = dim.display(&b.graph.symbols);
-                return Err(unsupported(format!("whether {dim} is 1 is only known at run time"), FIX_THE_DIM));
+                return Err(unsupported(
+                    format!("whether {dim} is 1 is only known at run time"),
+                    FIX_THE_DIM,
+                ));
             }
             (0..shape.len()).filter(|axis| shape[*axis].is(1)).collect()
         }
@@ -332,7 +384,8 @@ fn squeeze(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     if let Some(axis) = axes.iter().find(|axis| !shape[**axis].is(1)) {
         return Err(invalid(format!("axis {axis} doesn't have size 1")));
     }
-    let kept = shape.into_iter().enumerate().filter(|(axis, _)| !axes.contains(axis)).map(|(_, d)| d);
+    let kept =
+        shape.into_iter().enumerate().filter(|(axis, _)| !axes.contains(axis)).map(|(_, d)| d);
     Ok(vec![b.reshape(node, "", x, kept.collect())?])
 }
 
@@ -342,8 +395,9 @@ fn unsqueeze(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let rank = b.rank(x) + axes.len();
     let axes = axes_of(&axes, rank)?;
     let mut old = b.shape(x).into_iter();
-    let shape: Option<Vec<Dim>> =
-        (0..rank).map(|axis| if axes.contains(&axis) { Some(Dim::from(1i64)) } else { old.next() }).collect();
+    let shape: Option<Vec<Dim>> = (0..rank)
+        .map(|axis| if axes.contains(&axis) { Some(Dim::from(1i64)) } else { old.next() })
+        .collect();
     let shape = shape.ok_or_else(|| invalid("the axes don't fit the input"))?;
     Ok(vec![b.reshape(node, "", x, shape)?])
 }
@@ -390,7 +444,8 @@ fn pad(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let (pads, fill, axes);
     if node.opset < 11 {
         node.at_most(1)?;
-        let given = node.attributes.ints("pads")?.ok_or_else(|| invalid("attribute `pads` is missing"))?;
+        let given =
+            node.attributes.ints("pads")?.ok_or_else(|| invalid("attribute `pads` is missing"))?;
         pads = given.to_vec();
         fill = node.attributes.float("value", 0.0)?;
         axes = (0..rank).collect::<Vec<usize>>();
@@ -469,7 +524,9 @@ fn pad(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 
 fn fill_value(b: &mut Builder, id: ValueId) -> Result<f32, Failure> {
     let fill = b.scalar_float(id, "constant_value")?;
-    let fill = fill.ok_or_else(|| unsupported("constant_value is computed at run time", "make it a constant"))?;
+    let fill = fill.ok_or_else(|| {
+        unsupported("constant_value is computed at run time", "make it a constant")
+    })?;
     if !b.dtype(id).is_float() {
         let exact = b.tensor(id).is_some_and(|t| t.to_i64().iter().all(|v| fill as i64 == *v));
         if !exact {
@@ -521,7 +578,10 @@ fn tile(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 fn blocks(b: &Builder, node: &OnnxNode<'_>) -> Result<(ValueId, i64, Vec<Dim>), Failure> {
     node.at_most(1)?;
     let x = node.required(0, "input")?;
-    let size = node.attributes.optional_int("blocksize")?.ok_or_else(|| invalid("attribute `blocksize` is missing"))?;
+    let size = node
+        .attributes
+        .optional_int("blocksize")?
+        .ok_or_else(|| invalid("attribute `blocksize` is missing"))?;
     let shape = b.shape(x);
     if shape.len() != 4 || !(1..=1 << 20).contains(&size) {
         return Err(invalid(format!("blocks of {size} in {} axes", shape.len())));
@@ -543,8 +603,14 @@ fn depth_to_space(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let depth = divided(b, &shape[1], block * block)?;
     let (n, h, w, k) = (shape[0].clone(), shape[2].clone(), shape[3].clone(), Dim::from(block));
     let (apart, perm) = match node.attributes.string("mode", "DCR")? {
-        "DCR" => ([n.clone(), k.clone(), k.clone(), depth.clone(), h.clone(), w.clone()], [0, 3, 4, 1, 5, 2]),
-        "CRD" => ([n.clone(), depth.clone(), k.clone(), k.clone(), h.clone(), w.clone()], [0, 1, 4, 2, 5, 3]),
+        "DCR" => (
+            [n.clone(), k.clone(), k.clone(), depth.clone(), h.clone(), w.clone()],
+            [0, 3, 4, 1, 5, 2],
+        ),
+        "CRD" => (
+            [n.clone(), depth.clone(), k.clone(), k.clone(), h.clone(), w.clone()],
+            [0, 1, 4, 2, 5, 3],
+        ),
         other => return Err(invalid(format!("mode `{other}` is not defined"))),
     };
     let y = b.reshape(node, "apart", x, apart.to_vec())?;

@@ -63,7 +63,12 @@ fn interval(dim: &Dim, symbols: &[Symbol]) -> Option<(i64, i64)> {
                     if d1 < 1 {
                         return None;
                     }
-                    let corners = [n1.div_euclid(d1), n1.div_euclid(d2), n2.div_euclid(d1), n2.div_euclid(d2)];
+                    let corners = [
+                        n1.div_euclid(d1),
+                        n1.div_euclid(d2),
+                        n2.div_euclid(d1),
+                        n2.div_euclid(d2),
+                    ];
                     (*corners.iter().min()?, *corners.iter().max()?)
                 }
                 Atom::Max(x, y) => {
@@ -75,7 +80,8 @@ fn interval(dim: &Dim, symbols: &[Symbol]) -> Option<(i64, i64)> {
                     (x1.min(y1), x2.min(y2))
                 }
             };
-            let corners = [l.checked_mul(a)?, l.checked_mul(b)?, h.checked_mul(a)?, h.checked_mul(b)?];
+            let corners =
+                [l.checked_mul(a)?, l.checked_mul(b)?, h.checked_mul(a)?, h.checked_mul(b)?];
             (l, h) = (*corners.iter().min()?, *corners.iter().max()?);
         }
         (low, high) = (low.checked_add(l)?, high.checked_add(h)?);
@@ -135,7 +141,9 @@ pub(crate) fn ceil_div_by(a: &Dim, divisor: i64) -> Dim {
 pub(crate) fn check_size(dim: &Dim) -> Result<(), Failure> {
     match size_of(dim) {
         Some(size) if size <= MAX_EXPRESSION => Ok(()),
-        _ => Err(unsupported("the expression for a dynamic dimension grows too large", FIX_THE_DIM)),
+        _ => {
+            Err(unsupported("the expression for a dynamic dimension grows too large", FIX_THE_DIM))
+        }
     }
 }
 
@@ -153,7 +161,9 @@ fn size_of(dim: &Dim) -> Option<usize> {
         for atom in atoms {
             size += match atom {
                 Atom::Symbol(_) => 1,
-                Atom::FloorDiv(a, b) | Atom::Max(a, b) | Atom::Min(a, b) => size_of(a)? + size_of(b)?,
+                Atom::FloorDiv(a, b) | Atom::Max(a, b) | Atom::Min(a, b) => {
+                    size_of(a)? + size_of(b)?
+                }
             };
         }
     }
@@ -209,7 +219,10 @@ pub(crate) fn broadcast(a: &[Dim], b: &[Dim], symbols: &[Symbol]) -> Result<Vec<
             return Err(invalid(format!("sizes {x:?} and {y:?} don't broadcast")));
         } else {
             let (x, y) = (x.display(symbols), y.display(symbols));
-            return Err(unsupported(format!("sizes {x} and {y} may differ at run time"), FIX_THE_DIM));
+            return Err(unsupported(
+                format!("sizes {x} and {y} may differ at run time"),
+                FIX_THE_DIM,
+            ));
         });
     }
     Ok(shape)

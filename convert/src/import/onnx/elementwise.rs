@@ -101,7 +101,8 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("Atanh", |b, n| unary(b, n, UnaryKind::Atanh)),
     ("Cast", |b, n| {
         n.at_most(1)?;
-        let to = n.attributes.optional_int("to")?.ok_or_else(|| invalid("attribute `to` is missing"))?;
+        let to =
+            n.attributes.optional_int("to")?.ok_or_else(|| invalid("attribute `to` is missing"))?;
         let to = i32::try_from(to).map_err(|_| invalid(format!("type #{to} is not defined")))?;
         // They only speak of 8-bit floats.
         n.attributes.ignore("saturate");
@@ -114,7 +115,10 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
             && matches!(b.dtype(x), DType::I8 | DType::I16 | DType::I32 | DType::I64)
             && b.known(x).is_none();
         if wraps {
-            return Err(unsupported(format!("a cast from {} to {}", b.dtype(x), data_type::name(to)), "cast to int64 instead"));
+            return Err(unsupported(
+                format!("a cast from {} to {}", b.dtype(x), data_type::name(to)),
+                "cast to int64 instead",
+            ));
         }
         Ok(vec![cast(b, n, "", x, dtype)?])
     }),
@@ -130,7 +134,13 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
 ];
 
 /// A cast, or the value itself when it has the type already.
-pub(super) fn cast(b: &mut Builder, node: &OnnxNode<'_>, part: &str, x: ValueId, to: DType) -> Result<ValueId, Failure> {
+pub(super) fn cast(
+    b: &mut Builder,
+    node: &OnnxNode<'_>,
+    part: &str,
+    x: ValueId,
+    to: DType,
+) -> Result<ValueId, Failure> {
     match b.dtype(x) == to {
         true => Ok(x),
         false => b.emit(node, part, Op::Cast, &[Some(x)], to, b.shape(x)),
@@ -165,9 +175,10 @@ fn logical(b: &mut Builder, node: &OnnxNode<'_>, kind: BinaryKind) -> Outcome {
 }
 
 fn modulo(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
-    let kind = if node.attributes.flag("fmod", false)? { BinaryKind::Fmod } else { BinaryKind::Mod };
+    let kind =
+        if node.attributes.flag("fmod", false)? { BinaryKind::Fmod } else { BinaryKind::Mod };
     let (x, ..) = pair(b, node)?;
-    if kind == BinaryKind::Mod && b.dtype(x).is_float() {
+    if kind == BinaryKind::Mod && b.dtype(x).is_float() && node.opset < 28 {
         return Err(invalid("Mod of floats needs fmod = 1"));
     }
     numeric(b, node, kind)
@@ -182,7 +193,10 @@ fn pow(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         // A float exponent of an integer base would be truncated.
         let exact = dtype.is_float() || !b.dtype(y).is_float();
         if !exact || dtype == DType::Bool || b.dtype(y) == DType::Bool {
-            return Err(unsupported(format!("a power of {dtype} to {}", b.dtype(y)), "cast both to float"));
+            return Err(unsupported(
+                format!("a power of {dtype} to {}", b.dtype(y)),
+                "cast both to float",
+            ));
         }
     }
     let y = cast(b, node, "exponent", y, dtype)?;
@@ -193,7 +207,9 @@ fn pow(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 fn prelu(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let (x, _, _, shape) = pair(b, node)?;
     let of_x = b.shape(x);
-    if shape.len() != of_x.len() || !shape.iter().zip(&of_x).all(|(a, c)| dims::same(a, c, &b.graph.symbols)) {
+    if shape.len() != of_x.len()
+        || !shape.iter().zip(&of_x).all(|(a, c)| dims::same(a, c, &b.graph.symbols))
+    {
         return Err(invalid("the slope doesn't broadcast to the input"));
     }
     numeric(b, node, BinaryKind::PRelu)
@@ -214,12 +230,20 @@ fn variadic(b: &mut Builder, node: &OnnxNode<'_>, kind: BinaryKind, mean: bool) 
         }
         let shape = dims::broadcast(&b.shape(result), &b.shape(operand), &b.graph.symbols)?;
         let part = if index + 1 == count && !mean { String::new() } else { index.to_string() };
-        result = b.emit(node, &part, Op::Binary(kind), &[Some(result), Some(operand)], dtype, shape)?;
+        result =
+            b.emit(node, &part, Op::Binary(kind), &[Some(result), Some(operand)], dtype, shape)?;
     }
     if mean && count > 1 {
         let divisor = b.scalar(format!("{}/count", node.name), dtype, count as f64)?;
         let shape = b.shape(result);
-        result = b.emit(node, "", Op::Binary(BinaryKind::Div), &[Some(result), Some(divisor)], dtype, shape)?;
+        result = b.emit(
+            node,
+            "",
+            Op::Binary(BinaryKind::Div),
+            &[Some(result), Some(divisor)],
+            dtype,
+            shape,
+        )?;
     }
     Ok(vec![result])
 }
@@ -234,7 +258,8 @@ fn compare(b: &mut Builder, node: &OnnxNode<'_>, kind: CompareKind) -> Outcome {
 
 fn select(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(3)?;
-    let (c, x, y) = (node.required(0, "condition")?, node.required(1, "X")?, node.required(2, "Y")?);
+    let (c, x, y) =
+        (node.required(0, "condition")?, node.required(1, "X")?, node.required(2, "Y")?);
     if b.dtype(c) != DType::Bool || b.dtype(x) != b.dtype(y) {
         return Err(invalid("operands are not bool and two of one type"));
     }
@@ -252,7 +277,9 @@ fn emit_unary(b: &mut Builder, node: &OnnxNode<'_>, kind: UnaryKind) -> Outcome 
 /// Of floats.
 fn unary(b: &mut Builder, node: &OnnxNode<'_>, kind: UnaryKind) -> Outcome {
     match node.input(0) {
-        Some(x) if !b.dtype(x).is_float() => Err(invalid(format!("an operand of type {}", b.dtype(x)))),
+        Some(x) if !b.dtype(x).is_float() => {
+            Err(invalid(format!("an operand of type {}", b.dtype(x))))
+        }
         _ => emit_unary(b, node, kind),
     }
 }
@@ -267,7 +294,9 @@ fn numeric_unary(b: &mut Builder, node: &OnnxNode<'_>, kind: UnaryKind) -> Outco
 
 fn not(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     match node.input(0) {
-        Some(x) if b.dtype(x) != DType::Bool => Err(invalid(format!("an operand of type {}", b.dtype(x)))),
+        Some(x) if b.dtype(x) != DType::Bool => {
+            Err(invalid(format!("an operand of type {}", b.dtype(x))))
+        }
         _ => emit_unary(b, node, UnaryKind::Not),
     }
 }

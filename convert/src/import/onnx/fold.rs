@@ -9,7 +9,12 @@ use crate::graph::{BinaryKind, Op};
 use crate::tensor::Tensor;
 
 /// Bytes that folding `op` would allocate; `None` when it isn't folded here.
-pub(crate) fn cost_bytes(op: &Op, inputs: &[Arc<Tensor>], dtype: DType, shape: &[usize]) -> Option<usize> {
+pub(crate) fn cost_bytes(
+    op: &Op,
+    inputs: &[Arc<Tensor>],
+    dtype: DType,
+    shape: &[usize],
+) -> Option<usize> {
     let bytes = || shape.iter().try_fold(dtype.size(), |n, d| n.checked_mul(*d));
     match op {
         Op::Reshape => Some(0),
@@ -27,7 +32,12 @@ pub(crate) fn cost_bytes(op: &Op, inputs: &[Arc<Tensor>], dtype: DType, shape: &
 }
 
 /// The result of `op`; the caller has checked shapes and types.
-pub(crate) fn fold(op: &Op, inputs: &[Arc<Tensor>], dtype: DType, shape: &[usize]) -> Option<Tensor> {
+pub(crate) fn fold(
+    op: &Op,
+    inputs: &[Arc<Tensor>],
+    dtype: DType,
+    shape: &[usize],
+) -> Option<Tensor> {
     let x = inputs.first()?;
     match op {
         Op::Reshape => (shape.iter().product::<usize>() == x.len()).then(|| x.reshaped(shape)),

@@ -77,7 +77,10 @@ fn axes(input: &ValueInfoProto, dynamics: &mut Vec<Dynamic>) -> Result<Vec<Axis>
         return Err(wrong("its rank is not declared; export the model with shapes".to_owned()));
     };
     if shape.dim.len() > MAX_RANK {
-        return Err(wrong(format!("it has {} axes; at most {MAX_RANK} are supported", shape.dim.len())));
+        return Err(wrong(format!(
+            "it has {} axes; at most {MAX_RANK} are supported",
+            shape.dim.len()
+        )));
     }
     let mut axes = Vec::new();
     for (axis, dim) in shape.dim.iter().enumerate() {
@@ -87,7 +90,12 @@ fn axes(input: &ValueInfoProto, dynamics: &mut Vec<Dynamic>) -> Result<Vec<Axis>
             (Some(size), _) => return Err(wrong(format!("axis {axis} has size {size}"))),
             // A size of 0 or -1 is how some exporters say that they don't know.
             (None, "") => {
-                dynamics.push(Dynamic { name: String::new(), named: false, places: vec![place], choice: None });
+                dynamics.push(Dynamic {
+                    name: String::new(),
+                    named: false,
+                    places: vec![place],
+                    choice: None,
+                });
                 Axis::Dynamic(dynamics.len() - 1)
             }
             (None, symbol) => match dynamics.iter().position(|d| d.named && d.name == symbol) {
@@ -96,7 +104,12 @@ fn axes(input: &ValueInfoProto, dynamics: &mut Vec<Dynamic>) -> Result<Vec<Axis>
                     Axis::Dynamic(index)
                 }
                 None => {
-                    dynamics.push(Dynamic { name: symbol.to_owned(), named: true, places: vec![place], choice: None });
+                    dynamics.push(Dynamic {
+                        name: symbol.to_owned(),
+                        named: true,
+                        places: vec![place],
+                        choice: None,
+                    });
                     Axis::Dynamic(dynamics.len() - 1)
                 }
             },
@@ -133,7 +146,9 @@ fn apply_choices(
             DimChoice::Range(low, high) => (low, high),
         };
         if low < 1 || high < low || high > MAX_DIM {
-            return Err(wrong(format!("{low}..{high} is not a range of sizes from 1 to {MAX_DIM}")));
+            return Err(wrong(format!(
+                "{low}..{high} is not a range of sizes from 1 to {MAX_DIM}"
+            )));
         }
         let index = match dynamics.iter().position(|d| d.name == *name) {
             Some(index) => index,
@@ -176,7 +191,8 @@ fn decide(import: &mut Import<'_>, dynamics: &[Dynamic]) -> Result<Vec<Dim>, Imp
             Some(DimChoice::Fixed(size)) => Dim::from(*size),
             Some(DimChoice::Range(min, max)) => {
                 let symbols = &mut import.builder.graph.symbols;
-                let index = u32::try_from(symbols.len()).expect("fewer symbols than bytes in the file");
+                let index =
+                    u32::try_from(symbols.len()).expect("fewer symbols than bytes in the file");
                 symbols.push(Symbol { name: name.clone(), min: *min, max: *max });
                 Dim::symbol(index)
             }
@@ -206,7 +222,8 @@ fn add_input<'a>(
 ) -> Result<(), ImportError> {
     let name = input.name();
     let wrong = |problem: String| ImportError::Input { input: name.to_owned(), problem };
-    let elem_type = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).map_or(0, |t| t.elem_type());
+    let elem_type =
+        input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).map_or(0, |t| t.elem_type());
     let Some(dtype) = dtype_of(elem_type) else {
         return Err(wrong(format!("element type {} is not supported", data_type::name(elem_type))));
     };

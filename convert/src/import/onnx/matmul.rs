@@ -44,11 +44,16 @@ fn matmul(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let (outer_x, inner_x) = of_x.split_at(of_x.len() - 2);
     let (outer_y, inner_y) = of_y.split_at(of_y.len() - 2);
     if !dims::same(&inner_x[1], &inner_y[0], &b.graph.symbols) {
-        return Err(invalid(format!("{} columns meet {} rows", b.text(&inner_x[1..]), b.text(&inner_y[..1]))));
+        return Err(invalid(format!(
+            "{} columns meet {} rows",
+            b.text(&inner_x[1..]),
+            b.text(&inner_y[..1])
+        )));
     }
     let mut shape = dims::broadcast(outer_x, outer_y, &b.graph.symbols)?;
     shape.extend([inner_x[0].clone(), inner_y[1].clone()]);
-    let z = b.emit(node, "", product(false, false), &[Some(x), Some(y)], b.dtype(x), shape.clone())?;
+    let z =
+        b.emit(node, "", product(false, false), &[Some(x), Some(y)], b.dtype(x), shape.clone())?;
     if rank_x > 1 && rank_y > 1 {
         return Ok(vec![z]);
     }
@@ -86,7 +91,11 @@ fn gemm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let (m, k) = if transpose_a { (&of_x[1], &of_x[0]) } else { (&of_x[0], &of_x[1]) };
     let (k2, n) = if transpose_b { (&of_y[1], &of_y[0]) } else { (&of_y[0], &of_y[1]) };
     if !dims::same(k, k2, &b.graph.symbols) {
-        return Err(invalid(format!("{} columns meet {} rows", b.text(std::slice::from_ref(k)), b.text(std::slice::from_ref(k2)))));
+        return Err(invalid(format!(
+            "{} columns meet {} rows",
+            b.text(std::slice::from_ref(k)),
+            b.text(std::slice::from_ref(k2))
+        )));
     }
     let shape = vec![m.clone(), n.clone()];
 
@@ -98,7 +107,10 @@ fn gemm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     {
         b.charge(tensor.data.len())?;
         let scaled: Vec<f32> = tensor.to_f32().into_iter().map(|v| v * alpha).collect();
-        y = b.constant(format!("{}/weights", node.name), Tensor::from_f32(tensor.shape.clone(), &scaled));
+        y = b.constant(
+            format!("{}/weights", node.name),
+            Tensor::from_f32(tensor.shape.clone(), &scaled),
+        );
         alpha_left = 1.0;
     }
     let bias = match c {
@@ -128,13 +140,32 @@ fn gemm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     Ok(vec![z])
 }
 
-fn scaled(b: &mut Builder, node: &OnnxNode<'_>, part: &str, x: ValueId, factor: f32) -> Result<ValueId, Failure> {
+fn scaled(
+    b: &mut Builder,
+    node: &OnnxNode<'_>,
+    part: &str,
+    x: ValueId,
+    factor: f32,
+) -> Result<ValueId, Failure> {
     let factor = b.scalar(format!("{}/{part}", node.name), b.dtype(x), f64::from(factor))?;
-    b.emit(node, part, Op::Binary(BinaryKind::Mul), &[Some(x), Some(factor)], b.dtype(x), b.shape(x))
+    b.emit(
+        node,
+        part,
+        Op::Binary(BinaryKind::Mul),
+        &[Some(x), Some(factor)],
+        b.dtype(x),
+        b.shape(x),
+    )
 }
 
 /// C as a vector of `n` numbers that the product adds by itself, when it is one.
-fn bias(b: &mut Builder, node: &OnnxNode<'_>, c: ValueId, beta: f32, n: &Dim) -> Result<Option<ValueId>, Failure> {
+fn bias(
+    b: &mut Builder,
+    node: &OnnxNode<'_>,
+    c: ValueId,
+    beta: f32,
+    n: &Dim,
+) -> Result<Option<ValueId>, Failure> {
     let shape = b.shape(c);
     let vector = match shape.as_slice() {
         [size] => Some(size),
@@ -153,7 +184,8 @@ fn bias(b: &mut Builder, node: &OnnxNode<'_>, c: ValueId, beta: f32, n: &Dim) ->
         }
         b.charge(n.saturating_mul(4))?;
         let values = tensor.to_f32();
-        let values: Vec<f32> = (0..n).map(|i| beta * values[if is_whole { i } else { 0 }]).collect();
+        let values: Vec<f32> =
+            (0..n).map(|i| beta * values[if is_whole { i } else { 0 }]).collect();
         return Ok(Some(b.constant(format!("{}/bias", node.name), Tensor::from_f32([n], &values))));
     }
     if is_whole && beta == 1.0 && b.is_weight(c) {

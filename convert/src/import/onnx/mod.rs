@@ -62,7 +62,12 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
 ];
 
 fn importer(op_type: &str) -> Option<Importer> {
-    OPERATORS.iter().copied().flatten().find(|(name, _)| *name == op_type).map(|(_, import)| *import)
+    OPERATORS
+        .iter()
+        .copied()
+        .flatten()
+        .find(|(name, _)| *name == op_type)
+        .map(|(_, import)| *import)
 }
 
 /// Imports an ONNX model. `base_dir` is the folder where external tensor data may lie.
@@ -165,7 +170,10 @@ impl<'a> Import<'a> {
     fn find_initializers(&mut self) -> Result<(), ImportError> {
         for tensor in &self.graph.initializer {
             if self.initializers.insert(tensor.name(), tensor).is_some() {
-                return Err(ImportError::Model(format!("initializer `{}` occurs twice", tensor.name())));
+                return Err(ImportError::Model(format!(
+                    "initializer `{}` occurs twice",
+                    tensor.name()
+                )));
             }
         }
         if let Some(sparse) = self.graph.sparse_initializer.first() {
@@ -322,9 +330,11 @@ impl<'a> Import<'a> {
     /// The importer, or the reason and the remedy why there is none.
     fn find_importer(&self, proto: &NodeProto) -> Result<Importer, (String, String)> {
         let domain = own_domain(proto);
-        let is_function = self.model.functions.iter().any(|f| {
-            f.name() == proto.op_type() && f.domain() == proto.domain()
-        });
+        let is_function = self
+            .model
+            .functions
+            .iter()
+            .any(|f| f.name() == proto.op_type() && f.domain() == proto.domain());
         if is_function {
             return Err((
                 "functions of the model are not supported".to_owned(),
@@ -337,8 +347,9 @@ impl<'a> Import<'a> {
                 "export the model with ONNX's own operators".to_owned(),
             ));
         }
-        importer(proto.op_type())
-            .ok_or_else(|| ("the operator is not supported".to_owned(), remedy_for(proto.op_type())))
+        importer(proto.op_type()).ok_or_else(|| {
+            ("the operator is not supported".to_owned(), remedy_for(proto.op_type()))
+        })
     }
 
     fn note_types(&mut self, proto: &NodeProto) {
@@ -474,12 +485,16 @@ fn own_domain(proto: &NodeProto) -> &str {
 /// Advice for operators that models use often.
 fn remedy_for(op_type: &str) -> String {
     let advice = match op_type {
-        "If" | "Loop" | "Scan" => "fold control flow away, for example with onnxsim and fixed shapes",
+        "If" | "Loop" | "Scan" => {
+            "fold control flow away, for example with onnxsim and fixed shapes"
+        }
         "QLinearConv" | "QLinearMatMul" | "QLinearAdd" | "ConvInteger" | "MatMulInteger" => {
             "export the quantized model in QDQ form"
         }
         "DynamicQuantizeLinear" => "quantize statically instead, or import the float model",
-        "NonMaxSuppression" | "TopK" | "NonZero" => "end the model before it and do this step in the application",
+        "NonMaxSuppression" | "TopK" | "NonZero" => {
+            "end the model before it and do this step in the application"
+        }
         "LpPool" => "replace it by powers and an average pooling",
         _ => "",
     };

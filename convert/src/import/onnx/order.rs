@@ -15,7 +15,8 @@ pub(super) fn sorted(
     let mut producers: HashMap<&str, usize> = HashMap::new();
     for (index, node) in graph.node.iter().enumerate() {
         for output in node.output.iter().filter(|o| !o.is_empty()) {
-            let taken = inputs.contains_key(output.as_str()) || initializers.contains_key(output.as_str());
+            let taken =
+                inputs.contains_key(output.as_str()) || initializers.contains_key(output.as_str());
             if taken || producers.insert(output, index).is_some() {
                 return Err(ImportError::Model(format!("tensor `{output}` is made twice")));
             }

@@ -29,7 +29,8 @@ fn pool(b: &mut Builder, node: &OnnxNode<'_>, kind: PoolKind) -> Outcome {
         node.attributes.flag("storage_order", false)?;
     }
     let ceil_mode = node.attributes.flag("ceil_mode", false)?;
-    let count_include_pad = kind == PoolKind::Average && node.attributes.flag("count_include_pad", false)?;
+    let count_include_pad =
+        kind == PoolKind::Average && node.attributes.flag("count_include_pad", false)?;
     let Some(kernel) = node.attributes.ints("kernel_shape")? else {
         return Err(invalid("attribute `kernel_shape` is missing"));
     };
@@ -37,7 +38,10 @@ fn pool(b: &mut Builder, node: &OnnxNode<'_>, kind: PoolKind) -> Outcome {
     for axis in 0..sizes.len() {
         let extent = (window.kernel[axis] - 1) * window.dilation[axis] + 1;
         if window.pad_before[axis] >= extent || window.pad_after[axis] >= extent {
-            return Err(unsupported("padding as wide as the window, so that a window may hold no element", ""));
+            return Err(unsupported(
+                "padding as wide as the window, so that a window may hold no element",
+                "",
+            ));
         }
     }
     let mut output: Vec<Dim> = vec![batch, channels];

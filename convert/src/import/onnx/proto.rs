@@ -32,10 +32,35 @@ pub mod data_type {
     /// The name in onnx.proto.
     pub fn name(number: i32) -> String {
         const NAMES: [&str; 29] = [
-            "UNDEFINED", "FLOAT", "UINT8", "INT8", "UINT16", "INT16", "INT32", "INT64", "STRING",
-            "BOOL", "FLOAT16", "DOUBLE", "UINT32", "UINT64", "COMPLEX64", "COMPLEX128", "BFLOAT16",
-            "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "UINT4", "INT4",
-            "FLOAT4E2M1", "FLOAT8E8M0", "UINT2", "INT2", "FLOAT6E2M3", "FLOAT6E3M2",
+            "UNDEFINED",
+            "FLOAT",
+            "UINT8",
+            "INT8",
+            "UINT16",
+            "INT16",
+            "INT32",
+            "INT64",
+            "STRING",
+            "BOOL",
+            "FLOAT16",
+            "DOUBLE",
+            "UINT32",
+            "UINT64",
+            "COMPLEX64",
+            "COMPLEX128",
+            "BFLOAT16",
+            "FLOAT8E4M3FN",
+            "FLOAT8E4M3FNUZ",
+            "FLOAT8E5M2",
+            "FLOAT8E5M2FNUZ",
+            "UINT4",
+            "INT4",
+            "FLOAT4E2M1",
+            "FLOAT8E8M0",
+            "UINT2",
+            "INT2",
+            "FLOAT6E2M3",
+            "FLOAT6E3M2",
         ];
         usize::try_from(number)
             .ok()
@@ -321,7 +346,11 @@ impl NodeProto {
 
 impl AttributeProto {
     fn of(name: &str, r#type: i32) -> AttributeProto {
-        AttributeProto { name: Some(name.to_owned()), r#type: Some(r#type), ..AttributeProto::default() }
+        AttributeProto {
+            name: Some(name.to_owned()),
+            r#type: Some(r#type),
+            ..AttributeProto::default()
+        }
     }
 
     /// An INT attribute.
@@ -341,7 +370,10 @@ impl AttributeProto {
 
     /// A FLOATS attribute.
     pub fn floats(name: &str, values: &[f32]) -> AttributeProto {
-        AttributeProto { floats: values.to_vec(), ..AttributeProto::of(name, attribute_type::FLOATS) }
+        AttributeProto {
+            floats: values.to_vec(),
+            ..AttributeProto::of(name, attribute_type::FLOATS)
+        }
     }
 
     /// A STRING attribute.
@@ -352,12 +384,18 @@ impl AttributeProto {
 
     /// A TENSOR attribute.
     pub fn tensor(name: &str, value: TensorProto) -> AttributeProto {
-        AttributeProto { t: Some(Box::new(value)), ..AttributeProto::of(name, attribute_type::TENSOR) }
+        AttributeProto {
+            t: Some(Box::new(value)),
+            ..AttributeProto::of(name, attribute_type::TENSOR)
+        }
     }
 
     /// A GRAPH attribute.
     pub fn graph(name: &str, value: GraphProto) -> AttributeProto {
-        AttributeProto { g: Some(Box::new(value)), ..AttributeProto::of(name, attribute_type::GRAPH) }
+        AttributeProto {
+            g: Some(Box::new(value)),
+            ..AttributeProto::of(name, attribute_type::GRAPH)
+        }
     }
 }
 

@@ -22,7 +22,8 @@ pub(super) fn pruned(graph: Graph) -> Graph {
     let mut values = Vec::new();
     for (index, value) in graph.values.into_iter().enumerate() {
         if needed[index] {
-            renumbered[index] = ValueId(u32::try_from(values.len()).expect("no more values than before"));
+            renumbered[index] =
+                ValueId(u32::try_from(values.len()).expect("no more values than before"));
             values.push(value);
         }
     }

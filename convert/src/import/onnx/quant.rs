@@ -20,13 +20,19 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] =
     &[("QuantizeLinear", quantize), ("DequantizeLinear", dequantize)];
 
 /// Scale and zero point, for a tensor of this shape; and the zero point's type.
-fn parameters(b: &mut Builder, node: &OnnxNode<'_>, shape: &[Dim]) -> Result<(Quant, Option<DType>), Failure> {
+fn parameters(
+    b: &mut Builder,
+    node: &OnnxNode<'_>,
+    shape: &[Dim],
+) -> Result<(Quant, Option<DType>), Failure> {
     const REMEDY: &str = "quantize statically, with constant scales";
     if node.attributes.int("block_size", 0)? != 0 {
         return Err(unsupported("blocked quantization", "quantize per tensor or per axis"));
     }
     let axis = node.attributes.int("axis", 1)?;
-    let scale = b.tensor(node.required(1, "scale")?).ok_or_else(|| unsupported("its scale is computed at run time", REMEDY))?;
+    let scale = b
+        .tensor(node.required(1, "scale")?)
+        .ok_or_else(|| unsupported("its scale is computed at run time", REMEDY))?;
     if !scale.dtype.is_float() {
         return Err(invalid(format!("a scale of type {}", scale.dtype)));
     }
@@ -36,7 +42,10 @@ fn parameters(b: &mut Builder, node: &OnnxNode<'_>, shape: &[Dim]) -> Result<(Qu
         [count] => {
             let axis = axis_of(axis, shape.len())?;
             if !dims::same(&Dim::from(*count), &shape[axis], &b.graph.symbols) {
-                return Err(invalid(format!("{count} scales along axis {axis} of size {}", b.text(&shape[axis..=axis]))));
+                return Err(invalid(format!(
+                    "{count} scales along axis {axis} of size {}",
+                    b.text(&shape[axis..=axis])
+                )));
             }
             Some(axis)
         }
@@ -50,11 +59,18 @@ fn parameters(b: &mut Builder, node: &OnnxNode<'_>, shape: &[Dim]) -> Result<(Qu
         None => (vec![0; values.len()], None),
         Some(id) => {
             let dtype = b.dtype(id);
-            let tensor = b.tensor(id).ok_or_else(|| unsupported("its zero point is computed at run time", REMEDY))?;
+            let tensor = b
+                .tensor(id)
+                .ok_or_else(|| unsupported("its zero point is computed at run time", REMEDY))?;
             if tensor.len() != values.len() {
-                return Err(invalid(format!("{} zero points for {} scales", tensor.len(), values.len())));
+                return Err(invalid(format!(
+                    "{} zero points for {} scales",
+                    tensor.len(),
+                    values.len()
+                )));
             }
-            let points: Result<Vec<i32>, _> = tensor.to_i64().into_iter().map(i32::try_from).collect();
+            let points: Result<Vec<i32>, _> =
+                tensor.to_i64().into_iter().map(i32::try_from).collect();
             (points.map_err(|_| invalid("a zero point is out of range"))?, Some(dtype))
         }
     };
@@ -74,7 +90,9 @@ fn quantize(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         0 => None,
         number => {
             let onnx = i32::try_from(number).unwrap_or(0);
-            let known = dtype_of(onnx).ok_or_else(|| unsupported(format!("quantization to {}", data_type::name(onnx)), ""))?;
+            let known = dtype_of(onnx).ok_or_else(|| {
+                unsupported(format!("quantization to {}", data_type::name(onnx)), "")
+            })?;
             Some(known)
         }
     };
@@ -113,7 +131,9 @@ fn quantized(tensor: &Tensor, quant: &Quant, dtype: DType) -> Tensor {
     };
     // Elements between two neighbours along the axis, and how many there are.
     let (inner, count) = match quant.axis {
-        Some(axis) => (tensor.shape[axis + 1..].iter().product::<usize>().max(1), tensor.shape[axis].max(1)),
+        Some(axis) => {
+            (tensor.shape[axis + 1..].iter().product::<usize>().max(1), tensor.shape[axis].max(1))
+        }
         None => (1, 1),
     };
     let mut data = Vec::with_capacity(tensor.len() * dtype.size());
@@ -146,7 +166,9 @@ fn dequantize(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         0 => scale_type,
         number => match dtype_of(i32::try_from(number).unwrap_or(0)) {
             Some(dtype) if dtype.is_float() => dtype,
-            _ => return Err(invalid(format!("output_dtype {number} is not a floating-point type"))),
+            _ => {
+                return Err(invalid(format!("output_dtype {number} is not a floating-point type")));
+            }
         },
     };
     let x = with_quant(b, x, quant)?;

@@ -27,7 +27,10 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
 fn reduce(b: &mut Builder, node: &OnnxNode<'_>, kind: ReduceKind, input_since: i64) -> Outcome {
     let x = node.required(0, "data")?;
     let (dtype, mut shape) = (b.dtype(x), b.shape(x));
-    let needs_reals = matches!(kind, ReduceKind::Mean | ReduceKind::L2 | ReduceKind::LogSum | ReduceKind::LogSumExp);
+    let needs_reals = matches!(
+        kind,
+        ReduceKind::Mean | ReduceKind::L2 | ReduceKind::LogSum | ReduceKind::LogSumExp
+    );
     if dtype == DType::Bool || (needs_reals && !dtype.is_float()) {
         return Err(unsupported(format!("over {dtype}"), "cast to float before it"));
     }
@@ -45,7 +48,11 @@ fn reduce(b: &mut Builder, node: &OnnxNode<'_>, kind: ReduceKind, input_since: i
         _ if no_op => {
             let identity = matches!(
                 kind,
-                ReduceKind::Sum | ReduceKind::Mean | ReduceKind::Max | ReduceKind::Min | ReduceKind::Prod
+                ReduceKind::Sum
+                    | ReduceKind::Mean
+                    | ReduceKind::Max
+                    | ReduceKind::Min
+                    | ReduceKind::Prod
             );
             return match identity {
                 true => Ok(vec![x]),

@@ -46,7 +46,10 @@ fn scales_input(b: &mut Builder, id: ValueId) -> Result<Vec<f32>, Failure> {
 fn before_11(b: &mut Builder, node: &OnnxNode<'_>, x: ValueId, scales: Vec<f32>) -> Outcome {
     let mode = match node.attributes.string("mode", "nearest")? {
         "nearest" if scales.iter().any(|s| *s < 1.0) => {
-            return Err(unsupported("which neighbour is nearest when shrinking isn't defined before opset 11", "export with opset 11 or newer"));
+            return Err(unsupported(
+                "which neighbour is nearest when shrinking isn't defined before opset 11",
+                "export with opset 11 or newer",
+            ));
         }
         "nearest" => ResizeMode::Nearest(NearestRounding::Floor),
         "linear" | "bilinear" => ResizeMode::Linear,
@@ -99,7 +102,10 @@ fn since_11(b: &mut Builder, node: &OnnxNode<'_>, x: ValueId) -> Outcome {
         }
         (None, Some(id)) => {
             if policy != "stretch" {
-                return Err(unsupported(format!("keep_aspect_ratio_policy {policy}"), "state the final sizes"));
+                return Err(unsupported(
+                    format!("keep_aspect_ratio_policy {policy}"),
+                    "state the final sizes",
+                ));
             }
             let sizes = b.dims(id, "sizes")?;
             let mut shape = from.clone();
@@ -121,6 +127,13 @@ fn since_11(b: &mut Builder, node: &OnnxNode<'_>, x: ValueId) -> Outcome {
     let coordinates = match coordinates {
         "half_pixel" => CoordinateMode::HalfPixel,
         "pytorch_half_pixel" => CoordinateMode::PytorchHalfPixel,
+        // The specification divides by the unrounded size, ONNX Runtime by the rounded one.
+        "align_corners" if !by_sizes && !whole(&from, &scales) => {
+            return Err(unsupported(
+                "align_corners with scales that don't give whole sizes",
+                "state the sizes instead of the scales",
+            ));
+        }
         "align_corners" => CoordinateMode::AlignCorners,
         "asymmetric" => CoordinateMode::Asymmetric,
         // They differ only where a scaled size is not whole.
@@ -128,7 +141,11 @@ fn since_11(b: &mut Builder, node: &OnnxNode<'_>, x: ValueId) -> Outcome {
         other @ ("half_pixel_symmetric" | "tf_crop_and_resize" | "tf_half_pixel_for_nn") => {
             return Err(unsupported(format!("coordinate_transformation_mode {other}"), ""));
         }
-        other => return Err(invalid(format!("coordinate_transformation_mode `{other}` is not defined"))),
+        other => {
+            return Err(invalid(format!(
+                "coordinate_transformation_mode `{other}` is not defined"
+            )));
+        }
     };
     emit(b, node, x, mode, coordinates, scales, shape)
 }
@@ -141,7 +158,13 @@ fn whole(from: &[Dim], scales: &[f32]) -> bool {
 }
 
 /// Values given for some axes, and a default for the others.
-fn spread<T: Clone>(axes: &[usize], rank: usize, given: &[T], default: &T, what: &str) -> Result<Vec<T>, Failure> {
+fn spread<T: Clone>(
+    axes: &[usize],
+    rank: usize,
+    given: &[T],
+    default: &T,
+    what: &str,
+) -> Result<Vec<T>, Failure> {
     if given.len() != axes.len() {
         return Err(invalid(format!("{} {what} for {} axes", given.len(), axes.len())));
     }
@@ -174,7 +197,10 @@ fn scaled_shape(b: &Builder, from: &[Dim], scales: &[f32]) -> Result<Vec<Dim>, F
         let numerator = scale * DENOMINATOR;
         if numerator.fract() != 0.0 || numerator >= 1.0e9 {
             let size = size.display(&b.graph.symbols);
-            return Err(unsupported(format!("the dynamic size {size} scaled by {scale}"), FIX_THE_DIM));
+            return Err(unsupported(
+                format!("the dynamic size {size} scaled by {scale}"),
+                FIX_THE_DIM,
+            ));
         }
         let common = gcd(numerator as i64, DENOMINATOR as i64);
         let product = size.mul(&Dim::from(numerator as i64 / common));
@@ -201,7 +227,8 @@ fn ratio(b: &Builder, from: &Dim, to: &Dim) -> Result<f32, Failure> {
     }
     // A multiple or a whole part, whatever the symbols are.
     for (large, small, up) in [(to, from, true), (from, to, false)] {
-        let factor = dims::floor_div(large, small, symbols).and_then(|d| d.as_const()).filter(|f| *f > 0);
+        let factor =
+            dims::floor_div(large, small, symbols).and_then(|d| d.as_const()).filter(|f| *f > 0);
         if let Some(factor) = factor
             && dims::same(&small.mul(&Dim::from(factor)), large, symbols)
         {
@@ -223,10 +250,16 @@ fn emit(
 ) -> Outcome {
     let rank = shape.len();
     if !(3..=4).contains(&rank) {
-        return Err(unsupported(format!("a resize of {rank} axes"), "only one or two spatial axes are supported"));
+        return Err(unsupported(
+            format!("a resize of {rank} axes"),
+            "only one or two spatial axes are supported",
+        ));
     }
     if !b.dtype(x).is_float() && !matches!(mode, ResizeMode::Nearest(_)) {
-        return Err(unsupported(format!("interpolation of {}", b.dtype(x)), "cast to float before it"));
+        return Err(unsupported(
+            format!("interpolation of {}", b.dtype(x)),
+            "cast to float before it",
+        ));
     }
     let mut last = scales;
     last[1..].rotate_left(1);

@@ -82,21 +82,31 @@ pub(crate) fn can_evaluate(op: &Op) -> bool {
         Op::Binary(kind) => !matches!(kind, BinaryKind::PRelu | BinaryKind::Pow | BinaryKind::Fmod),
         Op::Unary(kind) => matches!(
             kind,
-            UnaryKind::Neg | UnaryKind::Abs | UnaryKind::Floor | UnaryKind::Ceil | UnaryKind::Round | UnaryKind::Sqrt | UnaryKind::Not
+            UnaryKind::Neg
+                | UnaryKind::Abs
+                | UnaryKind::Floor
+                | UnaryKind::Ceil
+                | UnaryKind::Round
+                | UnaryKind::Sqrt
+                | UnaryKind::Not
         ),
-        Op::Reduce { kind, .. } => matches!(kind, ReduceKind::Sum | ReduceKind::Prod | ReduceKind::Max | ReduceKind::Min),
-        Op::Compare(_) | Op::Where | Op::Concat { .. } | Op::Slice { .. } | Op::Transpose { .. } => true,
+        Op::Reduce { kind, .. } => {
+            matches!(kind, ReduceKind::Sum | ReduceKind::Prod | ReduceKind::Max | ReduceKind::Min)
+        }
+        Op::Compare(_)
+        | Op::Where
+        | Op::Concat { .. }
+        | Op::Slice { .. }
+        | Op::Transpose { .. } => true,
         Op::Reshape | Op::Expand | Op::Gather { .. } | Op::Cast => true,
         _ => false,
     }
 }
 
-/// The elements of `op`'s result, whose type and shape the caller knows; `from` is the type of the
-/// first operand. `None` when an element can't be told.
+/// The elements of `op`'s result, whose type and shape the caller knows. `None` when an element can't be told.
 pub(crate) fn evaluate(
     op: &Op,
     inputs: &[Known],
-    from: DType,
     dtype: DType,
     shape: Vec<usize>,
     symbols: &[Symbol],
@@ -134,7 +144,7 @@ pub(crate) fn evaluate(
             Some(elems)
         }
         Op::Gather { axis } => gathered(first, inputs.get(1)?, *axis, count),
-        Op::Cast => first.elems.iter().map(|e| cast(e, from, dtype)).collect(),
+        Op::Cast => first.elems.iter().map(|e| cast(e, dtype)).collect(),
         Op::Unary(kind) => first.elems.iter().map(|e| unary(*kind, e, symbols)).collect(),
         Op::Binary(kind) => {
             let (a, b) = (expanded(first, &shape)?, expanded(inputs.get(1)?, &shape)?);
@@ -168,7 +178,8 @@ fn count(shape: &[usize]) -> Option<usize> {
 fn strides(shape: &[usize]) -> Vec<isize> {
     let mut strides = vec![1isize; shape.len()];
     for axis in (0..shape.len().saturating_sub(1)).rev() {
-        strides[axis] = strides[axis + 1].saturating_mul(isize::try_from(shape[axis + 1]).unwrap_or(isize::MAX));
+        strides[axis] = strides[axis + 1]
+            .saturating_mul(isize::try_from(shape[axis + 1]).unwrap_or(isize::MAX));
     }
     strides
 }
@@ -214,7 +225,8 @@ fn gathered(data: &Known, indices: &Known, axis: usize, count: usize) -> Option<
         for index in &indices.elems {
             let Elem::Int(index) = index else { return None };
             let index = index.as_const()?;
-            let index = if index < 0 { index.checked_add(i64::try_from(size).ok()?)? } else { index };
+            let index =
+                if index < 0 { index.checked_add(i64::try_from(size).ok()?)? } else { index };
             let index = usize::try_from(index).ok().filter(|i| *i < size)?;
             let at = (block * size + index) * inner;
             out.extend_from_slice(data.elems.get(at..at + inner)?);
@@ -223,7 +235,14 @@ fn gathered(data: &Known, indices: &Known, axis: usize, count: usize) -> Option<
     (out.len() == count).then_some(out)
 }
 
-fn reduced(kind: ReduceKind, axes: &[usize], x: &Known, count: usize, dtype: DType, symbols: &[Symbol]) -> Option<Vec<Elem>> {
+fn reduced(
+    kind: ReduceKind,
+    axes: &[usize],
+    x: &Known,
+    count: usize,
+    dtype: DType,
+    symbols: &[Symbol],
+) -> Option<Vec<Elem>> {
     let mut out: Vec<Option<Elem>> = vec![None; count];
     for (flat, elem) in x.elems.iter().enumerate() {
         let (mut rest, mut at, mut step) = (flat, 0usize, 1usize);
@@ -281,7 +300,7 @@ fn rounded(elem: Elem, dtype: DType) -> Option<Elem> {
     })
 }
 
-fn cast(elem: &Elem, from: DType, to: DType) -> Option<Elem> {
+fn cast(elem: &Elem, to: DType) -> Option<Elem> {
     Some(match elem {
         Elem::Real(v) if to == DType::Bool => Elem::Int(Dim::from(i64::from(*v != 0.0))),
         Elem::Real(v) if to.is_float() => Elem::Real(*v),
@@ -294,7 +313,6 @@ fn cast(elem: &Elem, from: DType, to: DType) -> Option<Elem> {
         },
         // A symbolic size stays exact below 2^24, far beyond any dimension; f16 isn't that precise.
         Elem::Int(dim) if dim.as_const().is_none() && to.is_float() && to != DType::F32 => {
-            let _ = (dim, from);
             return None;
         }
         Elem::Int(dim) => Elem::Int(dim.clone()),
@@ -304,9 +322,7 @@ fn cast(elem: &Elem, from: DType, to: DType) -> Option<Elem> {
 fn unary(kind: UnaryKind, elem: &Elem, symbols: &[Symbol]) -> Option<Elem> {
     Some(match (kind, elem) {
         (UnaryKind::Neg, Elem::Int(dim)) => Elem::Int(dims::negate(dim)?),
-        (UnaryKind::Abs, Elem::Int(dim)) => {
-            Elem::Int(dims::max(dim, &dims::negate(dim)?, symbols))
-        }
+        (UnaryKind::Abs, Elem::Int(dim)) => Elem::Int(dims::max(dim, &dims::negate(dim)?, symbols)),
         (UnaryKind::Not, Elem::Int(dim)) => Elem::Int(Dim::from(i64::from(dim.as_const()? == 0))),
         (UnaryKind::Floor | UnaryKind::Ceil | UnaryKind::Round, Elem::Int(_)) => elem.clone(),
         (UnaryKind::Neg, Elem::Real(v)) => Elem::Real(-v),
@@ -366,14 +382,17 @@ fn binary_int(kind: BinaryKind, a: &Dim, b: &Dim, dtype: DType, symbols: &[Symbo
         BinaryKind::Sub => dims::sum(a, &dims::negate(b)?)?,
         BinaryKind::Mul => dims::multiply(a, b)?,
         BinaryKind::Div => match constants {
-            Some((a, b)) if dtype.is_float() => Dim::from(a.checked_rem(b).filter(|r| *r == 0).and(a.checked_div(b))?),
+            Some((a, b)) if dtype.is_float() => {
+                Dim::from(a.checked_rem(b).filter(|r| *r == 0).and(a.checked_div(b))?)
+            }
             // Integer division truncates.
             Some((a, b)) => Dim::from(a.checked_div(b)?),
             None => {
                 // Truncation is floor where nothing is negative; a real quotient must be whole.
                 let low = dims::bounds(a, symbols)?.0;
                 let quotient = dims::floor_div(a, b, symbols).filter(|_| low >= 0)?;
-                let exact = || dims::multiply(&quotient, b).is_some_and(|p| dims::same(&p, a, symbols));
+                let exact =
+                    || dims::multiply(&quotient, b).is_some_and(|p| dims::same(&p, a, symbols));
                 if dtype.is_float() && !exact() {
                     return None;
                 }
@@ -404,7 +423,15 @@ fn compare(kind: CompareKind, a: &Elem, b: &Elem, symbols: &[Symbol]) -> Option<
     let truth = match (a, b) {
         (Elem::Int(a), Elem::Int(b)) => {
             let (low, high) = dims::bounds(&dims::sum(a, &dims::negate(b)?)?, symbols)?;
-            let decided = |yes: bool, no: bool| if yes { Some(true) } else if no { Some(false) } else { None };
+            let decided = |yes: bool, no: bool| {
+                if yes {
+                    Some(true)
+                } else if no {
+                    Some(false)
+                } else {
+                    None
+                }
+            };
             match kind {
                 CompareKind::Equal => decided(low == 0 && high == 0, low > 0 || high < 0)?,
                 CompareKind::Less => decided(high < 0, low >= 0)?,

@@ -112,7 +112,8 @@ fn range(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
             // ceil(span / delta), at least 0.
             let (span, step) = if delta > 0 { (span, delta) } else { (-span, -delta) };
             let length = (span + step - 1).div_euclid(step).max(0);
-            let length = i64::try_from(length).ok().filter(|n| *n <= MAX_LENGTH).ok_or_else(too_long)?;
+            let length =
+                i64::try_from(length).ok().filter(|n| *n <= MAX_LENGTH).ok_or_else(too_long)?;
             let elems: Vec<Elem> = (0..length)
                 .map(|i| Elem::Int(Dim::from((i128::from(start) + i128::from(i) * delta) as i64)))
                 .collect();

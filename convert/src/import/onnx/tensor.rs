@@ -78,7 +78,8 @@ fn shape_of(proto: &TensorProto) -> Result<(Vec<usize>, usize), TensorProblem> {
     let mut count = 1usize;
     let mut shape = Vec::with_capacity(proto.dims.len());
     for dim in &proto.dims {
-        let size = usize::try_from(*dim).map_err(|_| wrong(format!("dimension {dim} is negative")))?;
+        let size =
+            usize::try_from(*dim).map_err(|_| wrong(format!("dimension {dim} is negative")))?;
         shape.push(size);
     }
     // Zeros are left out, so that no partial product overflows whatever the order.
@@ -114,7 +115,8 @@ fn from_raw(onnx: i32, count: usize, raw: Bytes) -> Result<Bytes, TensorProblem>
         return Err(wrong(format!("dims say {expected} bytes, data has {}", raw.len())));
     }
     fn each<const N: usize, const M: usize>(raw: &[u8], f: impl Fn([u8; N]) -> [u8; M]) -> Bytes {
-        let elements = raw.chunks_exact(N).map(|c| c.try_into().expect("chunks_exact gives N bytes"));
+        let elements =
+            raw.chunks_exact(N).map(|c| c.try_into().expect("chunks_exact gives N bytes"));
         Bytes::from(elements.flat_map(f).collect::<Vec<u8>>())
     }
     Ok(match onnx {
@@ -142,7 +144,8 @@ fn from_fields(proto: &TensorProto, onnx: i32, count: usize) -> Result<Bytes, Te
     ) -> Result<Vec<u8>, TensorProblem> {
         let mut out = Vec::with_capacity(values.len() * N);
         for value in values {
-            let narrow = T::try_from(*value).map_err(|_| wrong(format!("element {value} is out of range")))?;
+            let narrow = T::try_from(*value)
+                .map_err(|_| wrong(format!("element {value} is out of range")))?;
             out.extend_from_slice(&bytes(narrow));
         }
         Ok(out)
@@ -218,7 +221,8 @@ fn external(
     if !inside {
         return Err(wrong(format!("external data `{location}` is not below the model's folder")));
     }
-    let unreadable = |e: std::io::Error| wrong(format!("cannot read external data `{location}`: {e}"));
+    let unreadable =
+        |e: std::io::Error| wrong(format!("cannot read external data `{location}`: {e}"));
     let base = base_dir.canonicalize().map_err(unreadable)?;
     let path = base.join(relative).canonicalize().map_err(unreadable)?;
     // A symbolic link could lead out.

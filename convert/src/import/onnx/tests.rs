@@ -36,7 +36,10 @@ fn dim(text: &str) -> DimensionProto {
 /// A model whose output is `y`.
 fn model(opset: i64, inputs: Vec<ValueInfoProto>, initializer: Vec<T>, node: Vec<N>) -> ModelProto {
     let output = vec![ValueInfoProto { name: Some("y".to_owned()), ..Default::default() }];
-    ModelProto::new(opset, GraphProto { node, input: inputs, initializer, output, ..Default::default() })
+    ModelProto::new(
+        opset,
+        GraphProto { node, input: inputs, initializer, output, ..Default::default() },
+    )
 }
 
 fn import(model: &ModelProto, options: &ImportOptions) -> Result<Graph, ImportError> {

@@ -11,9 +11,18 @@ fn broken_graphs() {
     let x = || vec![input("x", &["1", "3"])];
     let n = |op: &str, i: &[&str], o: &[&str]| N::new(op, i, o);
     let with = |nodes: Vec<N>| model(13, x(), vec![], nodes);
-    let shaped = |dims: &[i64], node: N| model(13, x(), vec![T::i64("s", &[dims.len() as i64], dims)], vec![node]);
+    let shaped = |dims: &[i64], node: N| {
+        model(13, x(), vec![T::i64("s", &[dims.len() as i64], dims)], vec![node])
+    };
     let cases: Vec<(ModelProto, &str)> = vec![
-        (with(vec![n("Add", &["x", "b"], &["a"]), n("Relu", &["a"], &["b"]), n("Relu", &["b"], &["y"])]), "depends on its own output"),
+        (
+            with(vec![
+                n("Add", &["x", "b"], &["a"]),
+                n("Relu", &["a"], &["b"]),
+                n("Relu", &["b"], &["y"]),
+            ]),
+            "depends on its own output",
+        ),
         (with(vec![n("Relu", &["y"], &["y"])]), "depends on its own output"),
         (with(vec![n("Relu", &["x"], &["y"]), n("Relu", &["x"], &["y"])]), "made twice"),
         (with(vec![n("Relu", &["x"], &["x"])]), "made twice"),
@@ -24,18 +33,75 @@ fn broken_graphs() {
         (with(vec![n("Relu", &["x", "x"], &["y"])]), "at most 1"),
         (with(vec![n("", &["x"], &["y"])]), "not supported"),
         (with(vec![n("Relu", &["x"], &["z", "y"])]), "output #1"),
-        (with(vec![n("Transpose", &["x"], &["y"]).with(A::ints("perm", &[i64::MIN, 0]))]), "axis -9223372036854775808"),
-        (with(vec![n("Softmax", &["x"], &["y"]).with(A::int("axis", i64::MAX))]), "axis 9223372036854775807"),
+        (
+            with(vec![n("Transpose", &["x"], &["y"]).with(A::ints("perm", &[i64::MIN, 0]))]),
+            "axis -9223372036854775808",
+        ),
+        (
+            with(vec![n("Softmax", &["x"], &["y"]).with(A::int("axis", i64::MAX))]),
+            "axis 9223372036854775807",
+        ),
         (with(vec![n("Flatten", &["x"], &["y"]).with(A::int("axis", -9))]), "axis -9"),
-        (with(vec![n("Clip", &["x"], &["y"]).with(A::int("a", 1)).with(A::int("a", 1))]), "occurs twice"),
-        (model(13, vec![input("x", &["1"]), input("x", &["1"])], vec![], vec![n("Relu", &["x"], &["y"])]), "occurs twice"),
-        (model(13, x(), vec![T::f32("w", &[1], &[0.0]), T::f32("w", &[1], &[0.0])], vec![n("Relu", &["x"], &["y"])]), "occurs twice"),
+        (
+            with(vec![n("Clip", &["x"], &["y"]).with(A::int("a", 1)).with(A::int("a", 1))]),
+            "occurs twice",
+        ),
+        (
+            model(
+                13,
+                vec![input("x", &["1"]), input("x", &["1"])],
+                vec![],
+                vec![n("Relu", &["x"], &["y"])],
+            ),
+            "occurs twice",
+        ),
+        (
+            model(
+                13,
+                x(),
+                vec![T::f32("w", &[1], &[0.0]), T::f32("w", &[1], &[0.0])],
+                vec![n("Relu", &["x"], &["y"])],
+            ),
+            "occurs twice",
+        ),
         (model(6, x(), vec![], vec![n("Relu", &["x"], &["y"])]), "operator set 6 is not supported"),
         (model(999, x(), vec![], vec![n("Relu", &["x"], &["y"])]), "operator set 999"),
-        (model(13, vec![ValueInfoProto::tensor("x", t::STRING, [1i64])], vec![], vec![n("Relu", &["x"], &["y"])]), "STRING"),
-        (model(13, vec![ValueInfoProto::tensor("x", t::FLOAT, [1i64; 9])], vec![], vec![n("Relu", &["x"], &["y"])]), "9 axes"),
-        (model(13, vec![ValueInfoProto::tensor("x", t::FLOAT, [i64::MAX])], vec![], vec![n("Relu", &["x"], &["y"])]), "size"),
-        (model(13, vec![ValueInfoProto::tensor("x", t::FLOAT, [1i64 << 39; 3])], vec![], vec![n("Relu", &["x"], &["y"])]), "would have shape"),
+        (
+            model(
+                13,
+                vec![ValueInfoProto::tensor("x", t::STRING, [1i64])],
+                vec![],
+                vec![n("Relu", &["x"], &["y"])],
+            ),
+            "STRING",
+        ),
+        (
+            model(
+                13,
+                vec![ValueInfoProto::tensor("x", t::FLOAT, [1i64; 9])],
+                vec![],
+                vec![n("Relu", &["x"], &["y"])],
+            ),
+            "9 axes",
+        ),
+        (
+            model(
+                13,
+                vec![ValueInfoProto::tensor("x", t::FLOAT, [i64::MAX])],
+                vec![],
+                vec![n("Relu", &["x"], &["y"])],
+            ),
+            "size",
+        ),
+        (
+            model(
+                13,
+                vec![ValueInfoProto::tensor("x", t::FLOAT, [1i64 << 39; 3])],
+                vec![],
+                vec![n("Relu", &["x"], &["y"])],
+            ),
+            "would have shape",
+        ),
         (shaped(&[i64::MAX, i64::MAX], n("Expand", &["x", "s"], &["y"])), "don't broadcast"),
         (shaped(&[i64::MAX, 1, 1], n("Expand", &["x", "s"], &["y"])), "would have shape"),
         (shaped(&[1 << 40, 1 << 40, 1, 3], n("Expand", &["x", "s"], &["y"])), "would have shape"),
@@ -77,14 +143,21 @@ fn amplification() {
         nodes.push(N::new("Transpose", &[&format!("w{i}")], &[&format!("w{}", i + 1)]));
     }
     nodes.push(N::new("MatMul", &["x", "w100"], &["y"]));
-    let graph = import(&model(13, vec![input("x", &["1", "1024"])], vec![weights], nodes), &Default::default()).unwrap();
+    let graph = import(
+        &model(13, vec![input("x", &["1", "1024"])], vec![weights], nodes),
+        &Default::default(),
+    )
+    .unwrap();
     assert!(graph.nodes.len() > 10, "{}", ops(&graph));
 
     // A long chain of nodes, in reverse.
-    let mut nodes: Vec<N> = (0..20_000).map(|i| N::new("Relu", &[&format!("v{i}")], &[&format!("v{}", i + 1)])).collect();
+    let mut nodes: Vec<N> = (0..20_000)
+        .map(|i| N::new("Relu", &[&format!("v{i}")], &[&format!("v{}", i + 1)]))
+        .collect();
     nodes.push(N::new("Relu", &["v20000"], &["y"]));
     nodes.reverse();
-    let graph = import(&model(13, vec![input("v0", &["1"])], vec![], nodes), &Default::default()).unwrap();
+    let graph =
+        import(&model(13, vec![input("v0", &["1"])], vec![], nodes), &Default::default()).unwrap();
     assert_eq!(graph.nodes.len(), 20_001);
 
     // Subgraphs in subgraphs in subgraphs.
@@ -117,9 +190,13 @@ fn mutations_never_panic() {
     ];
     let nodes = vec![
         n("Pad", &["x", "pads"], &["p"]).with(A::string("mode", "edge")),
-        n("Conv", &["p", "w"], &["c"]).with(A::ints("strides", &[2, 2])).with(A::string("auto_pad", "SAME_UPPER")),
+        n("Conv", &["p", "w"], &["c"])
+            .with(A::ints("strides", &[2, 2]))
+            .with(A::string("auto_pad", "SAME_UPPER")),
         n("Resize", &["c", "", "scales"], &["r"]).with(A::string("mode", "linear")),
-        n("MaxPool", &["r"], &["m"]).with(A::ints("kernel_shape", &[2, 2])).with(A::int("ceil_mode", 1)),
+        n("MaxPool", &["r"], &["m"])
+            .with(A::ints("kernel_shape", &[2, 2]))
+            .with(A::int("ceil_mode", 1)),
         n("Split", &["m"], &["a", "b"]).with(A::int("axis", 1)),
         n("Concat", &["a", "b"], &["cc"]).with(A::int("axis", 1)),
         n("ReduceMean", &["cc"], &["g"]).with(A::ints("axes", &[2, 3])),
@@ -135,7 +212,10 @@ fn mutations_never_panic() {
     ];
     let model = model(13, vec![input("x", &["b", "3", "8", "8"])], constants, nodes);
     let bytes = model.to_bytes();
-    let options = ImportOptions { dims: vec![("b".to_owned(), DimChoice::Range(1, 16))], ..Default::default() };
+    let options = ImportOptions {
+        dims: vec![("b".to_owned(), DimChoice::Range(1, 16))],
+        ..Default::default()
+    };
     import(&model, &options).unwrap();
 
     const ROUNDS: usize = 4000;
@@ -159,7 +239,8 @@ fn mutations_never_panic() {
             _ => {
                 for _ in 0..=random(4) {
                     let at = random(damaged.len());
-                    damaged[at] = [random(256) as u8, damaged[at] ^ (1 << random(8)), 0xff, 0x7f][random(4)];
+                    damaged[at] =
+                        [random(256) as u8, damaged[at] ^ (1 << random(8)), 0xff, 0x7f][random(4)];
                 }
             }
         }

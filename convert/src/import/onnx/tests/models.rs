@@ -23,14 +23,54 @@ fn mlperf_tiny() {
     }
     const CASES: &[Case] = &[
         Case { path: "ad/float.onnx", input: "1×640", output: "1×640", ops: &[("MatMul", 10)] },
-        Case { path: "ad/qdq.onnx", input: "1×640", output: "1×640", ops: &[("MatMul", 10), ("Quantize", 11)] },
-        Case { path: "ic/float.onnx", input: "1×32×32×3", output: "1×10", ops: &[("Conv", 9), ("Pool", 1)] },
-        Case { path: "ic/qdq.onnx", input: "1×32×32×3", output: "1×10", ops: &[("Conv", 9), ("Quantize", 15)] },
-        Case { path: "kws/float.onnx", input: "1×49×10×1", output: "1×12", ops: &[("Conv", 9), ("Pool", 1)] },
-        Case { path: "kws/qdq.onnx", input: "1×490", output: "1×12", ops: &[("Conv", 9), ("Quantize", 12)] },
-        Case { path: "vww/float.onnx", input: "1×96×96×3", output: "1×2", ops: &[("Conv", 27), ("Pool", 1)] },
-        Case { path: "vww/qdq.onnx", input: "1×3×96×96", output: "1×2", ops: &[("Conv", 27), ("Quantize", 30)] },
-        Case { path: "sww/float.onnx", input: "1×30×1×40", output: "1×3", ops: &[("Conv", 8), ("BatchNorm", 4)] },
+        Case {
+            path: "ad/qdq.onnx",
+            input: "1×640",
+            output: "1×640",
+            ops: &[("MatMul", 10), ("Quantize", 11)],
+        },
+        Case {
+            path: "ic/float.onnx",
+            input: "1×32×32×3",
+            output: "1×10",
+            ops: &[("Conv", 9), ("Pool", 1)],
+        },
+        Case {
+            path: "ic/qdq.onnx",
+            input: "1×32×32×3",
+            output: "1×10",
+            ops: &[("Conv", 9), ("Quantize", 15)],
+        },
+        Case {
+            path: "kws/float.onnx",
+            input: "1×49×10×1",
+            output: "1×12",
+            ops: &[("Conv", 9), ("Pool", 1)],
+        },
+        Case {
+            path: "kws/qdq.onnx",
+            input: "1×490",
+            output: "1×12",
+            ops: &[("Conv", 9), ("Quantize", 12)],
+        },
+        Case {
+            path: "vww/float.onnx",
+            input: "1×96×96×3",
+            output: "1×2",
+            ops: &[("Conv", 27), ("Pool", 1)],
+        },
+        Case {
+            path: "vww/qdq.onnx",
+            input: "1×3×96×96",
+            output: "1×2",
+            ops: &[("Conv", 27), ("Quantize", 30)],
+        },
+        Case {
+            path: "sww/float.onnx",
+            input: "1×30×1×40",
+            output: "1×3",
+            ops: &[("Conv", 8), ("BatchNorm", 4)],
+        },
     ];
     let Some(models) = shared_models() else { return };
     for case in CASES {
@@ -39,12 +79,23 @@ fn mlperf_tiny() {
             println!("skipped: no {}", path.display());
             continue;
         }
-        let graph = import_file(&path, &ImportOptions::default()).unwrap_or_else(|e| panic!("{}: {e}", case.path));
+        let graph = import_file(&path, &ImportOptions::default())
+            .unwrap_or_else(|e| panic!("{}: {e}", case.path));
         let names = ops(&graph);
         for (op, count) in case.ops {
-            assert_eq!(names.split(' ').filter(|n| n == op).count(), *count, "{}: {op} in {names}", case.path);
+            assert_eq!(
+                names.split(' ').filter(|n| n == op).count(),
+                *count,
+                "{}: {op} in {names}",
+                case.path
+            );
         }
-        assert_eq!(graph.shape_text(&graph.value(graph.inputs[0]).shape), case.input, "{}", case.path);
+        assert_eq!(
+            graph.shape_text(&graph.value(graph.inputs[0]).shape),
+            case.input,
+            "{}",
+            case.path
+        );
         assert_eq!(shape(&graph), case.output, "{}", case.path);
         // Weights and biases are constants, possibly behind a dequantization.
         let producers = graph.producers();

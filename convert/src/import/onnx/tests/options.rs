@@ -25,16 +25,32 @@ fn dimensions() {
         Case { x: &["", "4"], dims: &[("x:0", Range(1, 8))], expected: Ok("x_0×4") },
         Case { x: &["-1", "4"], dims: &[], expected: Ok("1×4") },
         Case { x: &["n", "n"], dims: &[("x:1", Range(2, 8))], expected: Ok("n×n") },
-        Case { x: &["n", "n"], dims: &[], expected: Err("--dim n=N or --dim n=1..N   (axis 0 of input `x`)") },
-        Case { x: &["b", "seq", "w"], dims: &[], expected: Err("2 dimensions of the model:\n  --dim seq=N") },
+        Case {
+            x: &["n", "n"],
+            dims: &[],
+            expected: Err("--dim n=N or --dim n=1..N   (axis 0 of input `x`)"),
+        },
+        Case {
+            x: &["b", "seq", "w"],
+            dims: &[],
+            expected: Err("2 dimensions of the model:\n  --dim seq=N"),
+        },
         Case { x: &["a=b, c:1", "4"], dims: &[("a=b, c:1", Fixed(2))], expected: Ok("2×4") },
-        Case { x: &["b", "4"], dims: &[("batch", Fixed(2))], expected: Err("no such dimension; the model has b") },
+        Case {
+            x: &["b", "4"],
+            dims: &[("batch", Fixed(2))],
+            expected: Err("no such dimension; the model has b"),
+        },
         Case { x: &["b", "4"], dims: &[("b", Range(4, 2))], expected: Err("not a range") },
         Case { x: &["b", "4"], dims: &[("b", Fixed(0))], expected: Err("not a range") },
         Case { x: &["b", "4"], dims: &[("x:1", Fixed(5))], expected: Err("fixes this axis to 4") },
         Case { x: &["b", "4"], dims: &[("x:1", Fixed(4))], expected: Ok("1×4") },
         Case { x: &["b", "4"], dims: &[("x:2", Fixed(4))], expected: Err("no such dimension") },
-        Case { x: &["b", "4"], dims: &[("b", Fixed(4)), ("x:0", Fixed(5))], expected: Err("given twice") },
+        Case {
+            x: &["b", "4"],
+            dims: &[("b", Fixed(4)), ("x:0", Fixed(5))],
+            expected: Err("given twice"),
+        },
     ];
     for case in cases {
         let dims = case.dims.iter().map(|(n, c)| ((*n).to_owned(), *c)).collect();
@@ -42,7 +58,9 @@ fn dimensions() {
         match (result, case.expected) {
             (Ok(graph), Ok(expected)) => assert_eq!(shape(&graph), expected, "{:?}", case.x),
             (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
-            (result, expected) => panic!("{:?}: {:?} instead of {expected:?}", case.x, result.map(|g| shape(&g))),
+            (result, expected) => {
+                panic!("{:?}: {:?} instead of {expected:?}", case.x, result.map(|g| shape(&g)))
+            }
         }
     }
     let graph = import(&relu(&["unk__6", "4"]), &ImportOptions::default()).unwrap();
@@ -53,19 +71,30 @@ fn dimensions() {
 #[test]
 fn channels_last_input() {
     let model = relu(&["1", "3", "8", "6"]);
-    let with = |name: &str| ImportOptions { input_layouts: vec![(name.to_owned(), InputLayout::Nhwc)], ..Default::default() };
+    let with = |name: &str| ImportOptions {
+        input_layouts: vec![(name.to_owned(), InputLayout::Nhwc)],
+        ..Default::default()
+    };
     let graph = import(&model, &with("x")).unwrap();
     assert_eq!(ops(&graph), "Transpose Relu");
     let x = graph.value(graph.inputs[0]);
     assert_eq!((x.name.as_str(), graph.shape_text(&x.shape).as_str()), ("x", "1×8×6×3"));
     assert_eq!(shape(&graph), "1×3×8×6");
-    assert!(import(&model, &with("z")).unwrap_err().to_string().contains("no such input; the model has x"));
+    assert!(
+        import(&model, &with("z"))
+            .unwrap_err()
+            .to_string()
+            .contains("no such input; the model has x")
+    );
     assert!(import(&relu(&["1", "3"]), &with("x")).unwrap_err().to_string().contains("2 axes"));
 }
 
 #[test]
 fn everything_unsupported_is_reported_at_once() {
-    let foreign = |i: &str, o: &str| N { domain: Some("com.microsoft".to_owned()), ..N::new("FusedConv", &[i], &[o]) };
+    let foreign = |i: &str, o: &str| N {
+        domain: Some("com.microsoft".to_owned()),
+        ..N::new("FusedConv", &[i], &[o])
+    };
     let nodes = vec![
         N::new("LSTM", &["x"], &["a"]).named("cell"),
         N::new("LSTM", &["x"], &["b"]),
@@ -77,7 +106,9 @@ fn everything_unsupported_is_reported_at_once() {
         N::new("Dead", &["x"], &["unused"]),
         N::new("Sum", &["e", "f"], &["y"]),
     ];
-    let error = import(&model(13, vec![input("x", &["1", "3"])], vec![], nodes), &Default::default()).unwrap_err();
+    let error =
+        import(&model(13, vec![input("x", &["1", "3"])], vec![], nodes), &Default::default())
+            .unwrap_err();
     let ImportError::Unsupported(list) = &error else { panic!("{error}") };
     let found: Vec<(&str, &str, usize, &str)> = list
         .iter()
@@ -91,15 +122,24 @@ fn everything_unsupported_is_reported_at_once() {
     ];
     assert_eq!(found, expected);
     let text = error.to_string();
-    assert!(text.starts_with("5 nodes are not supported:\n  LSTM `cell` and 1 more (inputs f32 1×3): the operator"), "{text}");
+    assert!(
+        text.starts_with(
+            "5 nodes are not supported:\n  LSTM `cell` and 1 more (inputs f32 1×3): the operator"
+        ),
+        "{text}"
+    );
 }
 
 #[test]
 fn errors_name_node_operator_shapes() {
     let nodes = vec![N::new("MatMul", &["x", "w"], &["y"]).named("head/dense")];
     let w = vec![T::f32("w", &[4, 2], &[0.0; 8])];
-    let error = import(&model(13, vec![input("x", &["1", "3"])], w, nodes), &Default::default()).unwrap_err();
-    assert_eq!(error.to_string(), "MatMul `head/dense` with inputs f32 1×3, f32 4×2: 3 columns meet 4 rows");
+    let error = import(&model(13, vec![input("x", &["1", "3"])], w, nodes), &Default::default())
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "MatMul `head/dense` with inputs f32 1×3, f32 4×2: 3 columns meet 4 rows"
+    );
 }
 
 #[test]
@@ -112,7 +152,12 @@ fn outputs_have_their_names() {
         N::new("Identity", &["r"], &["r2"]),
     ];
     let output = ["same", "c", "r", "r2"].map(|n| input(n, &[])).to_vec();
-    let graph = GraphProto { node: nodes, input: vec![input("x", &["1", "3"])], output, ..Default::default() };
+    let graph = GraphProto {
+        node: nodes,
+        input: vec![input("x", &["1", "3"])],
+        output,
+        ..Default::default()
+    };
     let graph = import(&ModelProto::new(13, graph), &Default::default()).unwrap();
     let names: Vec<&str> = graph.outputs.iter().map(|id| graph.value(*id).name.as_str()).collect();
     assert_eq!(names, ["same", "c", "r", "r2"]);
@@ -140,7 +185,11 @@ fn quantized_weights() {
         N::new("DequantizeLinear", &["c", "cs"], &["cd"]).with(A::int("axis", 0)),
         N::new("Conv", &["d", "wd", "cd"], &["y"]),
     ];
-    let graph = import(&model(13, vec![input("x", &["1", "3", "4", "4"])], constants.clone(), nodes), &Default::default()).unwrap();
+    let graph = import(
+        &model(13, vec![input("x", &["1", "3", "4", "4"])], constants.clone(), nodes),
+        &Default::default(),
+    )
+    .unwrap();
     assert_eq!(ops(&graph), "Quantize Dequantize Dequantize Dequantize Transpose Conv Transpose");
     let q = graph.value(graph.nodes[0].outputs[0]);
     assert_eq!((q.dtype, q.quant.as_ref()), (DType::U8, Some(&Quant::per_tensor(0.5, 7))));
@@ -149,36 +198,56 @@ fn quantized_weights() {
     let weights = graph.value(graph.nodes[weights].inputs[0].unwrap());
     assert_eq!(weights.quant, Some(Quant::per_channel(vec![0.1, 0.2], 0)));
     let tensor = weights.constant.as_ref().unwrap();
-    assert_eq!((tensor.shape.as_slice(), tensor.to_i8()), (&[2, 1, 2, 3][..], vec![0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]));
+    assert_eq!(
+        (tensor.shape.as_slice(), tensor.to_i8()),
+        (&[2, 1, 2, 3][..], vec![0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11])
+    );
 
     // Gemm transposes the constant, and the axis of its scales with it.
-    let constants = vec![T::i8("w", &[2, 3], &[0, 1, 2, 3, 4, 5]), scale("ws", &[0.1, 0.2]), T::f32("c", &[2], &[1.0, 2.0])];
+    let constants = vec![
+        T::i8("w", &[2, 3], &[0, 1, 2, 3, 4, 5]),
+        scale("ws", &[0.1, 0.2]),
+        T::f32("c", &[2], &[1.0, 2.0]),
+    ];
     let nodes = vec![
         N::new("DequantizeLinear", &["w", "ws"], &["wd"]).with(A::int("axis", 0)),
         N::new("Gemm", &["x", "wd", "c"], &["y"]).with(A::int("transB", 1)),
     ];
-    let graph = import(&model(13, vec![input("x", &["1", "3"])], constants, nodes), &Default::default()).unwrap();
+    let graph =
+        import(&model(13, vec![input("x", &["1", "3"])], constants, nodes), &Default::default())
+            .unwrap();
     assert_eq!(ops(&graph), "Dequantize MatMul");
     let weights = graph.value(graph.nodes[0].inputs[0].unwrap());
     assert_eq!(weights.quant, Some(Quant::per_channel(vec![0.1, 0.2], 1)));
     assert_eq!(weights.constant.as_ref().unwrap().to_i8(), [0, 3, 1, 4, 2, 5]);
 
     // Weights quantized in the model are quantized here: 0.25 / 0.1 is 2.5, ties to even.
-    let constants = vec![T::f32("w", &[2, 2], &[0.25, -0.35, 9.0, 100.0]), scale("ws", &[0.1, 0.2]), T::i8("wz", &[2], &[0, 0])];
+    let constants = vec![
+        T::f32("w", &[2, 2], &[0.25, -0.35, 9.0, 100.0]),
+        scale("ws", &[0.1, 0.2]),
+        T::i8("wz", &[2], &[0, 0]),
+    ];
     let nodes = vec![
         N::new("QuantizeLinear", &["w", "ws", "wz"], &["q"]).with(A::int("axis", 1)),
         N::new("DequantizeLinear", &["q", "ws", "wz"], &["wd"]).with(A::int("axis", 1)),
         N::new("MatMul", &["x", "wd"], &["y"]),
     ];
-    let graph = import(&model(13, vec![input("x", &["1", "2"])], constants, nodes), &Default::default()).unwrap();
+    let graph =
+        import(&model(13, vec![input("x", &["1", "2"])], constants, nodes), &Default::default())
+            .unwrap();
     assert_eq!(ops(&graph), "Dequantize MatMul");
     let weights = graph.value(graph.nodes[0].inputs[0].unwrap());
     assert_eq!(weights.constant.as_ref().unwrap().to_i8(), [2, -2, 90, 127]);
 
     // Different parameters on both sides of one activation.
     let constants = vec![T::f32("s", &[], &[0.5]), T::f32("s2", &[], &[0.25])];
-    let nodes = vec![N::new("QuantizeLinear", &["x", "s"], &["q"]), N::new("DequantizeLinear", &["q", "s2"], &["y"])];
-    let error = import(&model(13, vec![input("x", &["1", "2"])], constants, nodes), &Default::default()).unwrap_err();
+    let nodes = vec![
+        N::new("QuantizeLinear", &["x", "s"], &["q"]),
+        N::new("DequantizeLinear", &["q", "s2"], &["y"]),
+    ];
+    let error =
+        import(&model(13, vec![input("x", &["1", "2"])], constants, nodes), &Default::default())
+            .unwrap_err();
     assert!(error.to_string().contains("differs from those"), "{error}");
 }
 
@@ -191,10 +260,19 @@ fn quantization_survives_movement() {
         N::new("Flatten", &["p"], &["f"]),
         N::new("DequantizeLinear", &["f", "s", "z"], &["y"]),
     ];
-    let graph = import(&model(13, vec![input("x", &["1", "3", "4", "4"])], constants, nodes), &Default::default()).unwrap();
+    let graph = import(
+        &model(13, vec![input("x", &["1", "3", "4", "4"])], constants, nodes),
+        &Default::default(),
+    )
+    .unwrap();
     assert_eq!(ops(&graph), "Quantize Transpose Pool Transpose Reshape Dequantize");
     for node in &graph.nodes[..5] {
-        assert_eq!(graph.value(node.outputs[0]).quant, Some(Quant::per_tensor(0.5, 3)), "{}", node.name);
+        assert_eq!(
+            graph.value(node.outputs[0]).quant,
+            Some(Quant::per_tensor(0.5, 3)),
+            "{}",
+            node.name
+        );
     }
 }
 
@@ -205,35 +283,108 @@ fn tensor_types() {
         /// Type and elements, or a part of the error.
         expected: Result<(DType, &'static [i64]), &'static str>,
     }
-    let empty = |data_type: i32, dims: &[i64]| T { data_type: Some(data_type), dims: dims.to_vec(), ..T::default() };
+    let empty = |data_type: i32, dims: &[i64]| T {
+        data_type: Some(data_type),
+        dims: dims.to_vec(),
+        ..T::default()
+    };
     let cases = [
-        Case { tensor: T { float_data: vec![1.0, 2.0], ..empty(t::FLOAT, &[2]) }, expected: Ok((DType::F32, &[1, 2])) },
-        Case { tensor: T { double_data: vec![1.0, 2.0], ..empty(t::DOUBLE, &[2]) }, expected: Ok((DType::F32, &[1, 2])) },
-        Case { tensor: T::raw("", t::DOUBLE, &[1], 3f64.to_le_bytes().to_vec()), expected: Ok((DType::F32, &[3])) },
-        Case { tensor: T { int64_data: vec![-1, 2], ..empty(t::INT64, &[2]) }, expected: Ok((DType::I64, &[-1, 2])) },
-        Case { tensor: T { uint64_data: vec![1, 2], ..empty(t::UINT64, &[2]) }, expected: Ok((DType::I64, &[1, 2])) },
-        Case { tensor: T { uint64_data: vec![u64::MAX], ..empty(t::UINT64, &[1]) }, expected: Err("beyond the range") },
-        Case { tensor: T::raw("", t::UINT64, &[1], vec![255; 8]), expected: Err("beyond the range") },
-        Case { tensor: T { uint64_data: vec![7], ..empty(t::UINT32, &[1]) }, expected: Ok((DType::I64, &[7])) },
-        Case { tensor: T::raw("", t::UINT32, &[1], vec![255; 4]), expected: Ok((DType::I64, &[0xffff_ffff])) },
-        Case { tensor: T { int32_data: vec![-3], ..empty(t::INT8, &[1]) }, expected: Ok((DType::I8, &[-3])) },
-        Case { tensor: T { int32_data: vec![300], ..empty(t::INT8, &[1]) }, expected: Err("300 is out of range") },
-        Case { tensor: T { int32_data: vec![300], ..empty(t::INT16, &[1]) }, expected: Ok((DType::I16, &[300])) },
-        Case { tensor: T { int32_data: vec![300], ..empty(t::UINT16, &[1]) }, expected: Ok((DType::I64, &[300])) },
-        Case { tensor: T { int32_data: vec![5, 0], ..empty(t::BOOL, &[2]) }, expected: Ok((DType::Bool, &[1, 0])) },
-        Case { tensor: T::raw("", t::BOOL, &[2], vec![0, 9]), expected: Ok((DType::Bool, &[0, 1])) },
-        Case { tensor: T { int32_data: vec![0x3c00], ..empty(t::FLOAT16, &[1]) }, expected: Ok((DType::F16, &[1])) },
-        Case { tensor: T { int32_data: vec![0x3f80], ..empty(t::BFLOAT16, &[1]) }, expected: Ok((DType::BF16, &[1])) },
+        Case {
+            tensor: T { float_data: vec![1.0, 2.0], ..empty(t::FLOAT, &[2]) },
+            expected: Ok((DType::F32, &[1, 2])),
+        },
+        Case {
+            tensor: T { double_data: vec![1.0, 2.0], ..empty(t::DOUBLE, &[2]) },
+            expected: Ok((DType::F32, &[1, 2])),
+        },
+        Case {
+            tensor: T::raw("", t::DOUBLE, &[1], 3f64.to_le_bytes().to_vec()),
+            expected: Ok((DType::F32, &[3])),
+        },
+        Case {
+            tensor: T { int64_data: vec![-1, 2], ..empty(t::INT64, &[2]) },
+            expected: Ok((DType::I64, &[-1, 2])),
+        },
+        Case {
+            tensor: T { uint64_data: vec![1, 2], ..empty(t::UINT64, &[2]) },
+            expected: Ok((DType::I64, &[1, 2])),
+        },
+        Case {
+            tensor: T { uint64_data: vec![u64::MAX], ..empty(t::UINT64, &[1]) },
+            expected: Err("beyond the range"),
+        },
+        Case {
+            tensor: T::raw("", t::UINT64, &[1], vec![255; 8]),
+            expected: Err("beyond the range"),
+        },
+        Case {
+            tensor: T { uint64_data: vec![7], ..empty(t::UINT32, &[1]) },
+            expected: Ok((DType::I64, &[7])),
+        },
+        Case {
+            tensor: T::raw("", t::UINT32, &[1], vec![255; 4]),
+            expected: Ok((DType::I64, &[0xffff_ffff])),
+        },
+        Case {
+            tensor: T { int32_data: vec![-3], ..empty(t::INT8, &[1]) },
+            expected: Ok((DType::I8, &[-3])),
+        },
+        Case {
+            tensor: T { int32_data: vec![300], ..empty(t::INT8, &[1]) },
+            expected: Err("300 is out of range"),
+        },
+        Case {
+            tensor: T { int32_data: vec![300], ..empty(t::INT16, &[1]) },
+            expected: Ok((DType::I16, &[300])),
+        },
+        Case {
+            tensor: T { int32_data: vec![300], ..empty(t::UINT16, &[1]) },
+            expected: Ok((DType::I64, &[300])),
+        },
+        Case {
+            tensor: T { int32_data: vec![5, 0], ..empty(t::BOOL, &[2]) },
+            expected: Ok((DType::Bool, &[1, 0])),
+        },
+        Case {
+            tensor: T::raw("", t::BOOL, &[2], vec![0, 9]),
+            expected: Ok((DType::Bool, &[0, 1])),
+        },
+        Case {
+            tensor: T { int32_data: vec![0x3c00], ..empty(t::FLOAT16, &[1]) },
+            expected: Ok((DType::F16, &[1])),
+        },
+        Case {
+            tensor: T { int32_data: vec![0x3f80], ..empty(t::BFLOAT16, &[1]) },
+            expected: Ok((DType::BF16, &[1])),
+        },
         Case { tensor: T::raw("", t::INT4, &[2], vec![0]), expected: Err("INT4 is not supported") },
-        Case { tensor: T { string_data: vec![Bytes::new()], ..empty(t::STRING, &[1]) }, expected: Err("STRING") },
-        Case { tensor: T::raw("", t::FLOAT, &[2], vec![0; 7]), expected: Err("dims say 8 bytes, data has 7") },
-        Case { tensor: T::raw("", t::FLOAT, &[1 << 40, 1 << 40], vec![]), expected: Err("overflow") },
-        Case { tensor: T::raw("", t::FLOAT, &[0, 1 << 40, 1 << 40], vec![]), expected: Err("overflow") },
+        Case {
+            tensor: T { string_data: vec![Bytes::new()], ..empty(t::STRING, &[1]) },
+            expected: Err("STRING"),
+        },
+        Case {
+            tensor: T::raw("", t::FLOAT, &[2], vec![0; 7]),
+            expected: Err("dims say 8 bytes, data has 7"),
+        },
+        Case {
+            tensor: T::raw("", t::FLOAT, &[1 << 40, 1 << 40], vec![]),
+            expected: Err("overflow"),
+        },
+        Case {
+            tensor: T::raw("", t::FLOAT, &[0, 1 << 40, 1 << 40], vec![]),
+            expected: Err("overflow"),
+        },
         Case { tensor: T::raw("", t::FLOAT, &[1 << 40], vec![0; 4]), expected: Err("data has 4") },
-        Case { tensor: T { float_data: vec![0.0], ..empty(t::FLOAT, &[1 << 40]) }, expected: Err("data has 1") },
+        Case {
+            tensor: T { float_data: vec![0.0], ..empty(t::FLOAT, &[1 << 40]) },
+            expected: Err("data has 1"),
+        },
         Case { tensor: T::raw("", t::FLOAT, &[-1], vec![]), expected: Err("negative") },
         Case { tensor: T::raw("", t::FLOAT, &[1; 9], vec![0; 4]), expected: Err("9 axes") },
-        Case { tensor: T { data_location: Some(1), ..empty(t::FLOAT, &[1]) }, expected: Err("another file") },
+        Case {
+            tensor: T { data_location: Some(1), ..empty(t::FLOAT, &[1]) },
+            expected: Err("another file"),
+        },
     ];
     for case in cases {
         let tensor = T { name: Some("c".to_owned()), ..case.tensor };
@@ -256,15 +407,23 @@ fn external_data() {
     let data: Vec<u8> = [9f32, 1.0, 2.0].iter().flat_map(|v| v.to_le_bytes()).collect();
     std::fs::write(folder.join("sub/weights.bin"), data).unwrap();
     let tensor = |location: &str, offset: &str, length: &str| {
-        let entry = |k: &str, v: &str| StringStringEntryProto { key: Some(k.to_owned()), value: Some(v.to_owned()) };
+        let entry = |k: &str, v: &str| StringStringEntryProto {
+            key: Some(k.to_owned()),
+            value: Some(v.to_owned()),
+        };
         T {
             raw_data: None,
             data_location: Some(1),
-            external_data: vec![entry("location", location), entry("offset", offset), entry("length", length)],
+            external_data: vec![
+                entry("location", location),
+                entry("offset", offset),
+                entry("length", length),
+            ],
             ..T::f32("c", &[2], &[0.0; 2])
         }
     };
-    let cases: [(&str, &str, &str, Result<&[f32], &str>); 8] = [
+    type Expected = Result<&'static [f32], &'static str>;
+    let cases: [(&str, &str, &str, Expected); 8] = [
         ("sub/weights.bin", "4", "8", Ok(&[1.0, 2.0])),
         ("./sub/weights.bin", "0", "8", Ok(&[9.0, 1.0])),
         ("sub/weights.bin", "8", "8", Err("has 4")),
@@ -275,12 +434,20 @@ fn external_data() {
         ("missing.bin", "0", "8", Err("cannot read")),
     ];
     for (location, offset, length, expected) in cases {
-        let model = model(13, vec![], vec![tensor(location, offset, length)], vec![N::new("Identity", &["c"], &["y"])]);
+        let model = model(
+            13,
+            vec![],
+            vec![tensor(location, offset, length)],
+            vec![N::new("Identity", &["c"], &["y"])],
+        );
         let path = folder.join("model.onnx");
         std::fs::write(&path, model.to_bytes()).unwrap();
         match (import_file(&path, &ImportOptions::default()), expected) {
             (Ok(graph), Ok(values)) => {
-                assert_eq!(graph.values.iter().find_map(|v| v.constant.as_ref()).unwrap().to_f32(), values);
+                assert_eq!(
+                    graph.values.iter().find_map(|v| v.constant.as_ref()).unwrap().to_f32(),
+                    values
+                );
             }
             (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
             (result, expected) => panic!("{location}: {result:?} instead of {expected:?}"),
@@ -303,7 +470,8 @@ fn other_formats_are_named() {
     ];
     for (name, bytes, part) in cases {
         std::fs::write(folder.join(name), bytes).unwrap();
-        let text = import_file(folder.join(name), &ImportOptions::default()).unwrap_err().to_string();
+        let text =
+            import_file(folder.join(name), &ImportOptions::default()).unwrap_err().to_string();
         assert!(text.contains(part) && text.contains("supported formats: ONNX (.onnx)"), "{text}");
     }
     std::fs::remove_dir_all(folder).unwrap();
