@@ -102,7 +102,12 @@ fn reordered(
     let y = edit.graph.add_value(name, DType::F32, shape);
     edit.insert_before(
         index,
-        Node { name: dequantize.name, op: Op::Dequantize, inputs: vec![Some(integers)], outputs: vec![y] },
+        Node {
+            name: dequantize.name,
+            op: Op::Dequantize,
+            inputs: vec![Some(integers)],
+            outputs: vec![y],
+        },
     );
     Some(y)
 }

@@ -36,9 +36,8 @@ fn scale_and_shift(edit: &Editor<'_>, index: usize) -> Option<(Vec<f64>, Vec<f64
     let channels = usize::try_from(channels).ok()?;
     let vector = |k: usize| channel_vector(edit.graph, input(node, k)?, channels);
     let (scale, bias, mean, var) = (vector(1)?, vector(2)?, vector(3)?, vector(4)?);
-    let scale: Vec<f64> = (0..channels)
-        .map(|c| scale[c] / (var[c] + f64::from(epsilon)).sqrt())
-        .collect();
+    let scale: Vec<f64> =
+        (0..channels).map(|c| scale[c] / (var[c] + f64::from(epsilon)).sqrt()).collect();
     let shift = (0..channels).map(|c| bias[c] - mean[c] * scale[c]).collect();
     Some((scale, shift))
 }
@@ -119,8 +118,10 @@ fn split(edit: &mut Editor<'_>, index: usize, scale: &[f64], shift: &[f64]) {
     }
     let shape = edit.graph.value(y).shape.clone();
     let channels = scale.len();
-    let scale = edit.graph.add_constant(format!("{}.scale", node.name), rounded(&[channels], scale));
-    let shift = edit.graph.add_constant(format!("{}.shift", node.name), rounded(&[channels], shift));
+    let scale =
+        edit.graph.add_constant(format!("{}.scale", node.name), rounded(&[channels], scale));
+    let shift =
+        edit.graph.add_constant(format!("{}.shift", node.name), rounded(&[channels], shift));
     let product = edit.graph.add_value(format!("{}.scaled", node.name), DType::F32, shape);
     edit.insert_before(
         index,

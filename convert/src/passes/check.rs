@@ -183,7 +183,8 @@ fn compatible(a: &Dim, b: &Dim) -> bool {
 pub(super) fn broadcast(a: &[Dim], b: &[Dim]) -> Option<Vec<Dim>> {
     let rank = a.len().max(b.len());
     let one = Dim::from(1i64);
-    let at = |s: &[Dim], i: usize| (i + s.len()).checked_sub(rank).map_or(one.clone(), |i| s[i].clone());
+    let at =
+        |s: &[Dim], i: usize| (i + s.len()).checked_sub(rank).map_or(one.clone(), |i| s[i].clone());
     (0..rank)
         .map(|i| match (at(a, i), at(b, i)) {
             (a, b) if a == b || b.is(1) => Some(a),

@@ -153,9 +153,7 @@ impl<'g> Editor<'g> {
 /// a graph input, a constant or another output, whose own name the caller knows.
 pub(super) fn forward_name(graph: &mut Graph, from: ValueId, to: ValueId) -> bool {
     if graph.outputs.contains(&from) {
-        if graph.outputs.contains(&to)
-            || graph.inputs.contains(&to)
-            || graph.constant(to).is_some()
+        if graph.outputs.contains(&to) || graph.inputs.contains(&to) || graph.constant(to).is_some()
         {
             return false;
         }

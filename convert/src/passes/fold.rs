@@ -43,9 +43,12 @@ pub fn fold_with(graph: &mut Graph, evaluate: &dyn Fn(&Graph) -> Option<Vec<Tens
             continue;
         }
         let single = one_node(edit.graph, node);
-        let Some(tensor) = evaluate(&single).and_then(|mut results| results.pop()) else { continue };
+        let Some(tensor) = evaluate(&single).and_then(|mut results| results.pop()) else {
+            continue;
+        };
         let declared = edit.graph.value(y);
-        if declared.const_shape().as_ref() == Some(&tensor.shape) && declared.dtype == tensor.dtype {
+        if declared.const_shape().as_ref() == Some(&tensor.shape) && declared.dtype == tensor.dtype
+        {
             edit.graph.value_mut(y).constant = Some(Arc::new(tensor));
             edit.remove(index);
         }
@@ -96,9 +99,7 @@ fn moved(graph: &Graph, node: &Node) -> Option<Tensor> {
     let x = graph.constant(input(node, 0)?)?;
     let shape = graph.value(output(node)?).const_shape()?;
     match &node.op {
-        Op::Reshape => {
-            (shape.iter().product::<usize>() == x.len()).then(|| x.reshaped(shape))
-        }
+        Op::Reshape => (shape.iter().product::<usize>() == x.len()).then(|| x.reshaped(shape)),
         Op::Transpose { perm } => Some(x.transposed(perm)),
         Op::Slice { starts, steps } => {
             let starts: Vec<i64> = starts.iter().map(|s| s.as_const()).collect::<Option<_>>()?;

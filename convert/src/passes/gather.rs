@@ -63,7 +63,8 @@ fn one_hot(edit: &mut Editor<'_>, index: usize) -> Option<()> {
     let mut extended = values;
     extended.resize((rows + 1) * columns, 0.0);
     let table_name = edit.graph.value(table_id).name.clone();
-    let table = edit.graph.add_constant(table_name, Tensor::from_f32([rows + 1, columns], &extended));
+    let table =
+        edit.graph.add_constant(table_name, Tensor::from_f32([rows + 1, columns], &extended));
     let bound = |edit: &mut Editor<'_>, x, kind, bound: i64| {
         let tensor = match dtype {
             DType::I32 => Tensor::from_i32([], &[bound as i32]),
@@ -141,8 +142,12 @@ fn single(edit: &mut Editor<'_>, index: usize) -> Option<()> {
     if quant.as_ref().is_some_and(|q| q.axis.is_some()) {
         return None;
     }
-    let sliced = insert(edit, index, &name, Op::Slice { starts, steps }, vec![Some(x)], dtype, shape);
+    let sliced =
+        insert(edit, index, &name, Op::Slice { starts, steps }, vec![Some(x)], dtype, shape);
     edit.graph.value_mut(sliced).quant = quant;
-    edit.replace(index, Node { name, op: Op::Reshape, inputs: vec![Some(sliced)], outputs: vec![y] });
+    edit.replace(
+        index,
+        Node { name, op: Op::Reshape, inputs: vec![Some(sliced)], outputs: vec![y] },
+    );
     Some(())
 }

@@ -55,8 +55,16 @@ pub const PASSES: &[Pass] = &[
     Pass { name: "layout", about: "moves transposes together and cancels them", run: layout::run },
     Pass { name: "absorb", about: "flattening order into weight rows", run: absorb::run },
     Pass { name: "functions", about: "recognises activation formulas", run: functions::run },
-    Pass { name: "batch-norm", about: "into the layer beside it, else multiply-add", run: batch_norm::run },
-    Pass { name: "scale-shift", about: "per-channel arithmetic into weights", run: scale_shift::run },
+    Pass {
+        name: "batch-norm",
+        about: "into the layer beside it, else multiply-add",
+        run: batch_norm::run,
+    },
+    Pass {
+        name: "scale-shift",
+        about: "per-channel arithmetic into weights",
+        run: scale_shift::run,
+    },
     Pass { name: "bias", about: "an added vector becomes the bias", run: bias::run },
     Pass { name: "residual", about: "an added tensor becomes the residual", run: residual::run },
     Pass { name: "activation", about: "clamps into the layer before", run: activation::run },

@@ -124,9 +124,10 @@ impl Region {
     /// Someone outside reads the value as the model means it.
     fn is_read_outside(&self, graph: &Graph, links: &Links, id: ValueId) -> bool {
         links.is_output(id)
-            || links.consumers(id).iter().any(|at| {
-                !self.nodes.contains_key(at) && self.merged(graph, links, *at).is_none()
-            })
+            || links
+                .consumers(id)
+                .iter()
+                .any(|at| !self.nodes.contains_key(at) && self.merged(graph, links, *at).is_none())
     }
 
     /// For a transpose that reads a result of the region: the value it reads, and the
@@ -199,11 +200,8 @@ impl Region {
     /// serve everyone else. Transposes that nobody reads any more are left to dead code removal.
     pub(super) fn apply(self, graph: &mut Graph, links: &Links) {
         let old = graph.nodes.clone();
-        let reads: BTreeMap<ValueId, bool> = self
-            .stored
-            .keys()
-            .map(|id| (*id, self.is_read_outside(graph, links, *id)))
-            .collect();
+        let reads: BTreeMap<ValueId, bool> =
+            self.stored.keys().map(|id| (*id, self.is_read_outside(graph, links, *id))).collect();
         let origins: BTreeMap<ValueId, (ValueId, Vec<usize>)> = self
             .stored
             .keys()

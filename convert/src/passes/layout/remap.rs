@@ -35,8 +35,12 @@ pub(super) fn remap(graph: &Graph, node: &Node, perm: &[usize]) -> Option<Remapp
     let (x, y) = (graph.value(input(node, 0)?), graph.value(output(node)?));
     let unary = |op: Op| {
         let operands = vec![Operand::Stored];
-        (x.shape.len() == perm.len() && y.shape.len() == perm.len())
-            .then(|| Remapped { op, perm: perm.to_vec(), operands, reversible: true })
+        (x.shape.len() == perm.len() && y.shape.len() == perm.len()).then(|| Remapped {
+            op,
+            perm: perm.to_vec(),
+            operands,
+            reversible: true,
+        })
     };
     let moved = inverse(perm);
     match &node.op {
@@ -46,8 +50,12 @@ pub(super) fn remap(graph: &Graph, node: &Node, perm: &[usize]) -> Option<Remapp
         Op::Binary(_) | Op::Compare(_) | Op::Where => {
             let operands = operands(graph, node, perm.len(), true)?;
             let op = node.op.clone();
-            (y.shape.len() == perm.len())
-                .then(|| Remapped { op, perm: perm.to_vec(), operands, reversible: true })
+            (y.shape.len() == perm.len()).then(|| Remapped {
+                op,
+                perm: perm.to_vec(),
+                operands,
+                reversible: true,
+            })
         }
         Op::Concat { axis } => {
             let operands = operands(graph, node, perm.len(), false)?;

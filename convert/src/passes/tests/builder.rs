@@ -17,7 +17,8 @@ impl Build {
     /// Pseudo-random numbers in −1..1 (the constants of Knuth's MMIX generator).
     pub(super) fn numbers(&mut self, len: usize) -> Vec<f32> {
         let mut next = || {
-            self.seed = self.seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            self.seed =
+                self.seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             ((self.seed >> 40) as f32) / (1u32 << 23) as f32 - 1.0
         };
         (0..len).map(|_| next()).collect()
@@ -123,7 +124,13 @@ impl Build {
     }
 
     /// A convolution over NCHW as importers write it: transposes around.
-    pub(super) fn conv_nchw(&mut self, x: ValueId, out: usize, kernel: usize, pad: usize) -> ValueId {
+    pub(super) fn conv_nchw(
+        &mut self,
+        x: ValueId,
+        out: usize,
+        kernel: usize,
+        pad: usize,
+    ) -> ValueId {
         let x = self.transpose(x, &[0, 2, 3, 1]);
         let y = self.conv(x, out, kernel, pad);
         self.transpose(y, &[0, 3, 1, 2])
@@ -185,7 +192,14 @@ impl Build {
     }
 
     /// From `start`, as many as `size`, with this step along one axis.
-    pub(super) fn slice(&mut self, x: ValueId, axis: usize, start: i64, step: i64, size: usize) -> ValueId {
+    pub(super) fn slice(
+        &mut self,
+        x: ValueId,
+        axis: usize,
+        start: i64,
+        step: i64,
+        size: usize,
+    ) -> ValueId {
         let mut shape = self.shape(x);
         let mut starts = vec![Dim::default(); shape.len()];
         let mut steps = vec![1; shape.len()];

@@ -112,6 +112,7 @@ fn nodes_that_change_nothing() {
 }
 
 #[test]
+#[allow(clippy::approx_constant, reason = "the digits that exporters write")]
 fn activation_formulas() {
     use BinaryKind::{Add, Div, Mul, Pow};
     check_cases(&[
@@ -228,39 +229,46 @@ fn activation_formulas() {
 
 #[test]
 fn look_ups() {
-    check_cases(&[Case {
-        name: "a one-hot product, indices outside included",
-        build: |g| {
-            let n = g.batch();
-            let x = g.graph.add_value("x", DType::I32, vec![n.clone(), Dim::from(9i64)]);
-            g.graph.inputs.push(x);
-            let (nine, five) = (Dim::from(9i64), Dim::from(5i64));
-            let i = g.reshape(x, vec![n.clone(), nine.clone(), Dim::from(1i64)]);
-            let i = g.node(Op::Expand, &[i], vec![n.clone(), nine.clone(), five.clone()]);
-            let counted = Tensor::from_i32([1, 1, 5], &[0, 1, 2, 3, 4]);
-            let counted = g.graph.add_constant("iota", counted);
-            let hot = g.node(Op::Compare(CompareKind::Equal), &[i, counted], vec![n.clone(), nine.clone(), five.clone()]);
-            let shape = g.shape(hot);
-            let float = g.node(Op::Cast, &[hot], shape);
-            g.graph.value_mut(hot).dtype = DType::Bool;
-            for id in [1, 2] {
-                g.graph.values[id].dtype = DType::I32;
-            }
-            let y = g.dense(float, 3);
-            g.finish(&[y])
+    check_cases(&[
+        Case {
+            name: "a one-hot product, indices outside included",
+            build: |g| {
+                let n = g.batch();
+                let x = g.graph.add_value("x", DType::I32, vec![n.clone(), Dim::from(9i64)]);
+                g.graph.inputs.push(x);
+                let (nine, five) = (Dim::from(9i64), Dim::from(5i64));
+                let i = g.reshape(x, vec![n.clone(), nine.clone(), Dim::from(1i64)]);
+                let i = g.node(Op::Expand, &[i], vec![n.clone(), nine.clone(), five.clone()]);
+                let counted = Tensor::from_i32([1, 1, 5], &[0, 1, 2, 3, 4]);
+                let counted = g.graph.add_constant("iota", counted);
+                let hot = g.node(
+                    Op::Compare(CompareKind::Equal),
+                    &[i, counted],
+                    vec![n.clone(), nine.clone(), five.clone()],
+                );
+                let shape = g.shape(hot);
+                let float = g.node(Op::Cast, &[hot], shape);
+                g.graph.value_mut(hot).dtype = DType::Bool;
+                for id in [1, 2] {
+                    g.graph.values[id].dtype = DType::I32;
+                }
+                let y = g.dense(float, 3);
+                g.finish(&[y])
+            },
+            left: "Max Min Gather",
         },
-        left: "Max Min Gather",
-    }, Case {
-        name: "a gather of the last index",
-        build: |g| {
-            let n = g.batch();
-            let x = g.input_dims(vec![n.clone(), Dim::from(4i64), Dim::from(2i64)]);
-            let last = g.graph.add_constant("i", Tensor::from_i64([], &[-1]));
-            let y = g.node(Op::Gather { axis: 1 }, &[x, last], vec![n, Dim::from(2i64)]);
-            g.finish(&[y])
+        Case {
+            name: "a gather of the last index",
+            build: |g| {
+                let n = g.batch();
+                let x = g.input_dims(vec![n.clone(), Dim::from(4i64), Dim::from(2i64)]);
+                let last = g.graph.add_constant("i", Tensor::from_i64([], &[-1]));
+                let y = g.node(Op::Gather { axis: 1 }, &[x, last], vec![n, Dim::from(2i64)]);
+                g.finish(&[y])
+            },
+            left: "Slice Reshape",
         },
-        left: "Slice Reshape",
-    }]);
+    ]);
 }
 
 #[test]

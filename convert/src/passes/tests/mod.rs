@@ -40,7 +40,12 @@ fn check_cases(cases: &[Case]) {
         assert_same(case.name, &before, &after);
         for (a, b) in before.outputs.iter().zip(&after.outputs) {
             assert_eq!(before.value(*a).name, after.value(*b).name, "{}: output name", case.name);
-            assert_eq!(before.value(*a).shape, after.value(*b).shape, "{}: output shape", case.name);
+            assert_eq!(
+                before.value(*a).shape,
+                after.value(*b).shape,
+                "{}: output shape",
+                case.name
+            );
         }
     }
     assert!(wrong.is_empty(), "{wrong}");

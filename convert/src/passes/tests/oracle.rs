@@ -23,8 +23,11 @@ impl Array {
     /// The element that broadcasting to a larger shape puts at `index`.
     fn broadcast_at(&self, index: &[usize]) -> f64 {
         let index = &index[index.len() - self.shape.len()..];
-        let own: Vec<usize> =
-            index.iter().zip(&self.shape).map(|(i, size)| if *size == 1 { 0 } else { *i }).collect();
+        let own: Vec<usize> = index
+            .iter()
+            .zip(&self.shape)
+            .map(|(i, size)| if *size == 1 { 0 } else { *i })
+            .collect();
         self.at(&own)
     }
 }
@@ -76,7 +79,13 @@ pub(super) fn evaluated(dims: &[Dim], symbols: &[i64]) -> Vec<usize> {
     dims.iter().map(|d| d.eval(symbols).expect("known") as usize).collect()
 }
 
-fn eval(graph: &Graph, node: &Node, x: &[Option<Array>], shape: Vec<usize>, symbols: &[i64]) -> Array {
+fn eval(
+    graph: &Graph,
+    node: &Node,
+    x: &[Option<Array>],
+    shape: Vec<usize>,
+    symbols: &[i64],
+) -> Array {
     let operand = |k: usize| x.get(k).and_then(Option::as_ref);
     let a = operand(0).expect("first operand");
     let b = || operand(1).expect("second operand");

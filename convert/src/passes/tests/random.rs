@@ -95,7 +95,9 @@ fn random_node(g: &mut Build, x: ValueId, values: &[ValueId]) -> ValueId {
             if keep { g.binary(BinaryKind::Sub, x, mean) } else { mean }
         }
         10 => match size {
-            Some(size) if size > 1 && below(g, 2) == 0 => g.slice(x, axis, size - 1, -1, size as usize),
+            Some(size) if size > 1 && below(g, 2) == 0 => {
+                g.slice(x, axis, size - 1, -1, size as usize)
+            }
             Some(_) => g.concat(&[x, x], axis),
             None => g.qdq(x),
         },
