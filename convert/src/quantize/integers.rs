@@ -17,6 +17,7 @@ pub fn lower(graph: &mut Graph) {
     quantize_before_moving(graph);
     absorb_clamps(graph);
     crate::passes::remove_dead_code(graph);
+    move_integers(graph);
     integer_nodes(graph);
     requantize(graph);
     integer_interface(graph);
@@ -164,6 +165,42 @@ fn only_quantized(graph: &Graph, consumers: &[Vec<usize>], id: ValueId) -> Optio
     common.cloned()
 }
 
+/// Dequantize → move becomes move → dequantize: what is only moved is moved as integers, and what
+/// comes behind still finds its dequantize node. A concatenation needs one scale for all its parts,
+/// so [`integer_form`] has it.
+fn move_integers(graph: &mut Graph) {
+    let mut at = 0;
+    while at < graph.nodes.len() {
+        let producers = graph.producers();
+        let node = &graph.nodes[at];
+        let movable = moves_elements(&node.op) && !matches!(node.op, Op::Concat { .. });
+        let from = node.inputs.first().copied().flatten().filter(|_| movable);
+        if let Some(integer) = from.and_then(|id| integers_behind(graph, &producers, id)) {
+            let y = node.outputs[0];
+            let (name, shape) = (graph.value(y).name.clone(), graph.value(y).shape.clone());
+            let moved = graph.add_value(name.clone(), DType::I8, shape);
+            let quant = graph.value(integer).quant.clone();
+            let node = &mut graph.nodes[at];
+            if let (Op::Pad { mode: PadMode::Constant(real), .. }, Some(quant)) = (&mut node.op, &quant) {
+                let q = (f64::from(*real) / f64::from(quant.scale[0])).round_ties_even()
+                    + f64::from(quant.zero_point[0]);
+                *real = q.clamp(-128.0, 127.0) as f32;
+            }
+            node.inputs[0] = Some(integer);
+            node.outputs[0] = moved;
+            let dequantize = Node {
+                name: format!("{name}/dequantize"),
+                op: Op::Dequantize,
+                inputs: vec![Some(moved)],
+                outputs: vec![y],
+            };
+            graph.value_mut(moved).quant = quant;
+            graph.nodes.insert(at + 1, dequantize);
+        }
+        at += 1;
+    }
+}
+
 /// Gives every node between dequantize and quantize its integer form.
 fn integer_nodes(graph: &mut Graph) {
     let mut at = 0;
@@ -212,7 +249,6 @@ fn integer_form(
             result.inputs[2] = dequantize.inputs[0];
         }
     }
-    // What is only moved keeps its own scale; the quantize node behind then rescales, if need be.
     let own_quant = match node.op {
         Op::Concat { .. } => {
             for operand in &operands {
@@ -232,14 +268,8 @@ fn integer_form(
             }
             y_quant
         }
-        ref op if moves_elements(op) => graph.value(result.inputs[0]?).quant.clone()?,
         _ => y_quant,
     };
-    if let Op::Pad { mode: PadMode::Constant(real), .. } = &mut result.op {
-        let q = (f64::from(*real) / f64::from(own_quant.scale[0])).round_ties_even()
-            + f64::from(own_quant.zero_point[0]);
-        *real = q.clamp(-128.0, 127.0) as f32;
-    }
     let (name, shape) = (graph.value(y).name.clone(), graph.value(y).shape.clone());
     let integer = graph.add_value(name, DType::I8, shape);
     graph.value_mut(integer).quant = Some(own_quant);
