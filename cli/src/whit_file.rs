@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use whit::format::Layout;
 use whit::{DType, Isa, Model, ModelFile, Options, Session};
 
 use crate::data::{Extent, ImageSpec, InputSpec, Preprocess};
@@ -36,7 +35,6 @@ pub(crate) struct TensorInfo<'a> {
     pub(crate) dims: Vec<(u32, u32, String)>,
     pub(crate) scale: f32,
     pub(crate) zero_point: i32,
-    pub(crate) layout: Layout,
     pub(crate) bytes: u64,
 }
 
@@ -85,7 +83,6 @@ pub(crate) fn tensor_info<'a>(model: &Model<'a>, tensor: usize) -> Option<Tensor
         dims,
         scale: record.scale,
         zero_point: record.zero_point,
-        layout: Layout::from_number(record.layout)?,
         bytes: record.bytes,
     })
 }
