@@ -10,6 +10,8 @@ mod compare;
 mod concat;
 mod conv;
 mod elementwise;
+#[cfg(test)]
+mod fuzz;
 mod gather;
 mod matmul;
 mod pad;

@@ -5,6 +5,7 @@ use crate::error::StepErrorKind;
 use crate::format::{Layout, Op, QuantizeAttributes};
 use crate::kernels::requantize::round_clamp;
 use crate::memory::{Context, Slot, typed};
+use crate::ops::shape::{expect_elementwise, product};
 use crate::ops::{Operator, Step, expect_same_shape, expect_type, expect_vector, no_scratch};
 
 /// Entries of a table over i8.
@@ -89,7 +90,7 @@ impl Channels<'_> {
 
 /// Elements between one index of `axis` and the next, and the axis' extent.
 fn axis_layout(x: &Slot, axis: usize) -> (usize, usize) {
-    let inner: usize = x.dims().iter().skip(axis + 1).map(|dim| *dim as usize).product();
+    let inner = product(x.dims().get(axis + 1..).unwrap_or(&[]));
     (inner.max(1), x.dim(axis))
 }
 
@@ -139,6 +140,7 @@ fn run_dequantize(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
 
 fn check_lut(step: &Step<'_>) -> Result<(), StepErrorKind> {
     step.expect_counts(2, 2)?;
+    expect_elementwise(step)?;
     let (x, table, y) = (step.input(0)?, step.input(1)?, step.output(0)?);
     expect_type(&x, DType::I8, 0)?;
     expect_vector(&table, DType::I8, LUT_LEN, 1)?;

@@ -98,10 +98,14 @@ fn is_resized(attributes: &ResizeAttributes, x: &Slot, y: &Slot, axis: usize) ->
     x.dim(axis) != y.dim(axis) || attributes.scales[axis] != 1.0
 }
 
-/// The taps of every axis.
+/// The taps of every axis: at most so many for each element of the output.
 fn scratch_bytes(step: &Step<'_>, _: Isa) -> usize {
     let taps = taps_per_axis(step.attributes::<ResizeAttributes>().mode);
     step.output(0).map_or(0, |y| {
+        if y.elements() == 0 {
+            // Beside a size of 0, the others can be anything.
+            return 0;
+        }
         let indices = y.dims().iter().fold(0usize, |sum, dim| sum.saturating_add(*dim as usize));
         indices.saturating_mul(taps * TAP_WORDS * size_of::<u32>())
     })
