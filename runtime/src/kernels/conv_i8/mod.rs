@@ -64,9 +64,13 @@ pub fn select(isa: Isa) -> fn(&mut ConvI8<'_>) {
 pub fn scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
         Isa::Scalar => 0,
-        // The AVX-512 kernel needs less, but may leave its work to the AVX2 kernel.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512 => x86_64::scratch_bytes_avx2(geometry),
+        Isa::Avx2 => x86_64::scratch_bytes_avx2(geometry),
+        // The AVX-512 kernel may leave its work to the AVX2 kernel.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => {
+            x86_64::scratch_bytes_avx2(geometry).max(x86_64::scratch_bytes_avx512(geometry))
+        }
         #[cfg(not(target_arch = "x86_64"))]
         _ => 0,
     }

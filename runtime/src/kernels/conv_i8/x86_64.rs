@@ -21,6 +21,10 @@ pub(super) fn scratch_bytes_avx2(geometry: &ConvGeometry) -> usize {
     implicit_gemm::scratch_bytes::<Avx2>(geometry)
 }
 
+pub(super) fn scratch_bytes_avx512(geometry: &ConvGeometry) -> usize {
+    implicit_gemm::scratch_bytes::<Avx512>(geometry)
+}
+
 /// Only for CPUs with AVX2: `select` hands it out after asking.
 pub(super) fn conv_i8_avx2(conv: &mut ConvI8<'_>) {
     #[target_feature(enable = "avx2")]
@@ -72,26 +76,20 @@ struct Tile<'a> {
 impl<'a> Tile<'a> {
     /// # Safety
     ///
-    /// As [`Simd::strip`]; `pixel` is one of the strip, `channel` is one of the group.
+    /// As [`Simd::strip`]; the strip has a pixel, and `channel` is one of the group.
     #[inline(always)]
-    unsafe fn new(
-        job: &Job<'_>,
-        group: usize,
-        strip: &'a Strip,
-        pixel: usize,
-        channel: usize,
-    ) -> Self {
+    unsafe fn first(job: &Job<'_>, group: usize, strip: &'a Strip, channel: usize) -> Self {
         let g = &job.geometry;
         let panel_bytes = g.k().next_multiple_of(PANEL_K) * PANEL_N;
         let padded_channel = group * g.padded_group_out_c() + channel;
-        let row = strip.first_pixel + pixel;
+        let row = strip.first_pixel;
         let column = group * g.group_out_c() + channel;
         // SAFETY: all are elements of their slices by `ConvI8::check`: the pixel and the channel
         // exist, and so do the padded channels of the group.
         unsafe {
             Tile {
                 strip,
-                patches: strip.patches.add(pixel * strip.pixel_bytes),
+                patches: strip.patches,
                 weights: job.weights.add(
                     padded_channel / PANEL_N * panel_bytes + padded_channel % PANEL_N * PANEL_K,
                 ),
@@ -108,6 +106,16 @@ impl<'a> Tile<'a> {
                 },
                 residual_stride: g.out_c,
             }
+        }
+    }
+
+    /// Moves on by `pixels`; the tile may come to the end of the strip, and is of no use then.
+    #[inline(always)]
+    fn advance(&mut self, pixels: usize) {
+        self.patches = self.patches.wrapping_add(pixels * self.strip.pixel_bytes);
+        self.output = self.output.wrapping_add(pixels * self.output_stride);
+        if !self.residual.is_null() {
+            self.residual = self.residual.wrapping_add(pixels * self.residual_stride);
         }
     }
 }
@@ -228,18 +236,19 @@ unsafe fn strip_avx2(job: &Job<'_>, group: usize, strip: &Strip) {
     // One or two pixels leave registers for a whole panel.
     let step = if strip.pixels <= 2 { PANEL_N } else { HALF };
     for channel in (0..channels).step_by(step) {
-        let mut pixel = 0;
-        while pixel < strip.pixels {
-            let pixels = next_tile(strip.pixels - pixel);
-            // SAFETY: `pixel..pixel + pixels` are in the strip, `channel` in the group; half and
-            // whole panels start at multiples of their size, so their padded channels exist.
-            unsafe {
-                let tile = Tile::new(job, group, strip, pixel, channel);
-                let halves = if step == PANEL_N && tile.channels > HALF {
-                    2
-                } else {
-                    1
-                };
+        let mut left = strip.pixels;
+        // SAFETY: `channel` is in the group; half and whole panels start at multiples of their
+        // size, so their padded channels exist. The strip has `left` pixels from the tile's first
+        // on, and `next_tile` is no more.
+        unsafe {
+            let mut tile = Tile::first(job, group, strip, channel);
+            let halves = if step == PANEL_N && tile.channels > HALF {
+                2
+            } else {
+                1
+            };
+            while left > 0 {
+                let pixels = next_tile(left);
                 match (pixels, halves) {
                     (1, 1) => tile_avx2::<1, 1>(&tile, &requantize),
                     (2, 1) => tile_avx2::<2, 1>(&tile, &requantize),
@@ -250,8 +259,9 @@ unsafe fn strip_avx2(job: &Job<'_>, group: usize, strip: &Strip) {
                     (5, _) => tile_avx2::<5, 1>(&tile, &requantize),
                     _ => tile_avx2::<6, 1>(&tile, &requantize),
                 }
+                tile.advance(pixels);
+                left -= pixels;
             }
-            pixel += pixels;
         }
     }
 }
@@ -309,55 +319,149 @@ unsafe fn tile_avx2<const PIXELS: usize, const HALVES: usize>(
     }
     for half in 0..HALVES {
         let channels = (tile.channels - half * HALF).min(HALF);
+        let mut sums = [_mm256_setzero_si256(); PIXELS];
+        for pixel in 0..PIXELS {
+            let [a, b] = acc[pixel][half];
+            sums[pixel] = add_pairs(a, b);
+        }
         // SAFETY: the per-channel arrays are padded to whole panels; output and residual have
         // `channels` elements at this place in each of the rows of the tile.
         unsafe {
-            let bias = _mm256_loadu_si256(tile.bias.add(half * HALF).cast());
-            let scale = _mm256_loadu_ps(tile.scale.add(half * HALF));
-            // Horizontal addition leaves the channels in the order 0, 1, 4, 5, 2, 3, 6, 7.
-            let bias = swap_middle(bias);
-            let scale = _mm256_castsi256_ps(swap_middle(_mm256_castps_si256(scale)));
-            let mut rows = [_mm256_setzero_si256(); PIXELS];
-            for pixel in 0..PIXELS {
-                let [a, b] = acc[pixel][half];
-                let sum = _mm256_add_epi32(_mm256_hadd_epi32(a, b), bias);
-                rows[pixel] = if tile.residual.is_null() {
-                    requantize.round(sum, scale)
-                } else {
-                    let at = tile
-                        .residual
-                        .add(pixel * tile.residual_stride + half * HALF);
-                    let data = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(load_partial(at, channels)));
-                    requantize.round_sum(sum, scale, swap_middle(data))
-                };
+            let at = half * HALF;
+            if channels == HALF && tile.residual.is_null() {
+                let rows = requantize_avx2(tile, requantize, sums, at);
+                store_avx2::<PIXELS, true>(tile, requantize, rows, at, HALF);
+            } else if tile.residual.is_null() {
+                let rows = requantize_avx2(tile, requantize, sums, at);
+                store_avx2::<PIXELS, false>(tile, requantize, rows, at, channels);
+            } else {
+                let rows = requantize_sum_avx2(tile, requantize, sums, at, channels);
+                store_avx2::<PIXELS, false>(tile, requantize, rows, at, channels);
             }
-            for first in (0..PIXELS).step_by(4) {
-                let row = |i: usize| rows[(first + i).min(PIXELS - 1)];
-                let low = requantize.pack_i16(row(0), row(1));
-                let high = requantize.pack_i16(row(2), row(3));
-                let bytes = requantize.pack_i8(low, high);
-                // Per lane, four bytes for each of four rows; pairs of them alternate.
-                let lanes = (
-                    _mm256_castsi256_si128(bytes),
-                    _mm256_extracti128_si256::<1>(bytes),
-                );
-                let low = _mm_unpacklo_epi16(lanes.0, lanes.1);
-                let high = _mm_unpackhi_epi16(lanes.0, lanes.1);
-                let eights = [
-                    _mm_cvtsi128_si64(low),
-                    _mm_extract_epi64::<1>(low),
-                    _mm_cvtsi128_si64(high),
-                    _mm_extract_epi64::<1>(high),
-                ];
-                for i in 0..4.min(PIXELS - first) {
-                    let at = tile
-                        .output
-                        .add((first + i) * tile.output_stride + half * HALF);
-                    store_partial(at, eights[i], channels);
+        }
+    }
+}
+
+/// Adds the bias to the sums of [`add_pairs`] and scales them; the order of channels stays.
+///
+/// # Safety
+///
+/// Channels `at..at + HALF` of the tile exist, or are padding.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn requantize_avx2<const PIXELS: usize>(
+    tile: &Tile<'_>,
+    requantize: &RequantizeAvx2,
+    mut rows: [__m256i; PIXELS],
+    at: usize,
+) -> [__m256i; PIXELS] {
+    // SAFETY: per-channel arrays are padded to whole panels.
+    let (bias, scale) = unsafe {
+        (
+            load_swapped(tile.bias.add(at)),
+            load_swapped(tile.scale.add(at).cast()),
+        )
+    };
+    for pixel in 0..PIXELS {
+        let acc = _mm256_add_epi32(rows[pixel], bias);
+        rows[pixel] = requantize.round(acc, _mm256_castsi256_ps(scale));
+    }
+    rows
+}
+
+/// As [`requantize_avx2`], with the residual.
+///
+/// # Safety
+///
+/// As [`requantize_avx2`]; of the channels, `channels` exist, and so does the residual.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn requantize_sum_avx2<const PIXELS: usize>(
+    tile: &Tile<'_>,
+    requantize: &RequantizeAvx2,
+    mut rows: [__m256i; PIXELS],
+    at: usize,
+    channels: usize,
+) -> [__m256i; PIXELS] {
+    // SAFETY: per-channel arrays are padded to whole panels; the residual has the rows of the tile.
+    unsafe {
+        let bias = load_swapped(tile.bias.add(at));
+        let scale = _mm256_castsi256_ps(load_swapped(tile.scale.add(at).cast()));
+        for pixel in 0..PIXELS {
+            let data = load_partial(
+                tile.residual.add(pixel * tile.residual_stride + at),
+                channels,
+            );
+            let data = swap_middle(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(data)));
+            rows[pixel] = requantize.round_sum(_mm256_add_epi32(rows[pixel], bias), scale, data);
+        }
+    }
+    rows
+}
+
+/// Narrows to i8, restores the order of channels and writes the first `channels`; `FULL` if all.
+///
+/// # Safety
+///
+/// Channels `at..at + channels` exist in the output rows of the tile.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn store_avx2<const PIXELS: usize, const FULL: bool>(
+    tile: &Tile<'_>,
+    requantize: &RequantizeAvx2,
+    rows: [__m256i; PIXELS],
+    at: usize,
+    channels: usize,
+) {
+    for first in (0..PIXELS).step_by(4) {
+        let row = |i: usize| rows[(first + i).min(PIXELS - 1)];
+        let low = requantize.pack_i16(row(0), row(1));
+        let high = requantize.pack_i16(row(2), row(3));
+        let bytes = requantize.pack_i8(low, high);
+        // Per lane, four bytes for each of four rows; pairs of them alternate.
+        let lanes = (
+            _mm256_castsi256_si128(bytes),
+            _mm256_extracti128_si256::<1>(bytes),
+        );
+        let low = _mm_unpacklo_epi16(lanes.0, lanes.1);
+        let high = _mm_unpackhi_epi16(lanes.0, lanes.1);
+        for i in 0..4.min(PIXELS - first) {
+            let pair = if i < 2 { low } else { high };
+            // SAFETY: as the caller's.
+            unsafe {
+                let dst = tile.output.add((first + i) * tile.output_stride + at);
+                match (FULL, i % 2) {
+                    (true, 0) => _mm_storel_epi64(dst.cast(), pair),
+                    (true, _) => _mm_storeh_pd(dst.cast(), _mm_castsi128_pd(pair)),
+                    (false, 0) => store_partial(dst, _mm_cvtsi128_si64(pair), channels),
+                    (false, _) => store_partial(dst, _mm_extract_epi64::<1>(pair), channels),
                 }
             }
         }
     }
+}
+
+/// Eight 32-bit elements in the order that [`add_pairs`] leaves channels in: 0, 1, 4, 5, 2, 3, 6, 7.
+///
+/// # Safety
+///
+/// `src` is valid for eight reads.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn load_swapped(src: *const i32) -> __m256i {
+    // SAFETY: as the caller's.
+    swap_middle(unsafe { _mm256_loadu_si256(src.cast()) })
+}
+
+/// Sums of neighbours: per 128-bit lane, two of `a`, then two of `b`. `vphaddd` does the same in
+/// twice the time.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn add_pairs(a: __m256i, b: __m256i) -> __m256i {
+    let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
+    let even = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
+    let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, b));
+    _mm256_add_epi32(even, odd)
 }
 
 /// Exchanges the second and the third quarter.
@@ -500,16 +604,17 @@ unsafe fn strip_avx512vnni(job: &Job<'_>, group: usize, strip: &Strip) {
             2 | 3 => 2,
             _ => 4,
         };
-        let mut pixel = 0;
-        while pixel < strip.pixels {
-            let pixels = next_tile(strip.pixels - pixel);
-            // SAFETY: `pixel..pixel + pixels` are in the strip, and `panels` panels of the group
-            // start at `channel`.
-            unsafe {
-                let tile = Tile::new(job, group, strip, pixel, channel);
+        let mut left = strip.pixels;
+        // SAFETY: `panels` panels of the group start at `channel`. The strip has `left` pixels from
+        // the tile's first on, and `next_tile` is no more.
+        unsafe {
+            let mut tile = Tile::first(job, group, strip, channel);
+            while left > 0 {
+                let pixels = next_tile(left);
                 tile_avx512vnni(&tile, &requantize, pixels, panels);
+                tile.advance(pixels);
+                left -= pixels;
             }
-            pixel += pixels;
         }
         channel += panels * PANEL_N;
     }

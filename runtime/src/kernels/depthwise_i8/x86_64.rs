@@ -114,15 +114,6 @@ impl<'a> Job<'a> {
         (block * BLOCK).min(self.geometry.in_c.saturating_sub(BLOCK))
     }
 
-    /// The residual at an element of the dense output, or null.
-    #[inline(always)]
-    fn residual(&self, index: usize) -> *const i8 {
-        match &self.epilogue.residual {
-            Some(residual) => residual.data.as_ptr().wrapping_add(index),
-            None => core::ptr::null(),
-        }
-    }
-
     /// Writes the pixel of padding.
     ///
     /// # Safety
@@ -155,9 +146,6 @@ struct Row3x3 {
     scale: *const f32,
     output: *mut i8,
     output_stride: usize,
-    /// Same place in the residual, or null.
-    residual: *const i8,
-    residual_stride: usize,
     /// Channels to read and write, no more than a block.
     channels: usize,
 }
@@ -207,8 +195,6 @@ unsafe fn for_each_row_3x3(
                         scale: job.epilogue.scale.as_ptr().add(channel),
                         output: job.output.add(pixel * job.output_stride + channel),
                         output_stride: job.output_stride,
-                        residual: job.residual(pixel * g.out_c + channel),
-                        residual_stride: g.out_c,
                         channels: (g.in_c - channel).min(BLOCK),
                     }
                 });
@@ -276,7 +262,7 @@ unsafe fn run_avx2(job: &Job<'_>) {
     // SAFETY: scratch has this layout.
     let padding = unsafe { job.fill_padding(&layout) };
     let requantize = RequantizeAvx2::new(&job.epilogue);
-    let columns = is_3x3(g);
+    let columns = is_3x3(job);
     for block in 0..g.in_c.div_ceil(BLOCK) {
         for pair in 0..pairs {
             let taps = if columns {
@@ -303,11 +289,13 @@ unsafe fn run_avx2(job: &Job<'_>) {
         }
     }
     if columns {
-        let row = match (g.stride_w, g.in_c < BLOCK) {
-            (1, false) => row_3x3_avx2::<1, false>,
-            (1, true) => row_3x3_avx2::<1, true>,
-            (_, false) => row_3x3_avx2::<2, false>,
-            (_, true) => row_3x3_avx2::<2, true>,
+        let row = match (g.stride_w, g.in_c) {
+            (1, BLOCK..) => row_3x3_avx2::<1, BLOCK>,
+            (1, 8) => row_3x3_avx2::<1, 8>,
+            (1, _) => row_3x3_avx2::<1, 0>,
+            (_, BLOCK..) => row_3x3_avx2::<2, BLOCK>,
+            (_, 8) => row_3x3_avx2::<2, 8>,
+            (_, _) => row_3x3_avx2::<2, 0>,
         };
         // SAFETY: `is_3x3`; scratch starts with the weights just written.
         unsafe {
@@ -318,44 +306,86 @@ unsafe fn run_avx2(job: &Job<'_>) {
         }
         return;
     }
-    // SAFETY: the layout reserves a pointer per tap; blocks, channels and pixels exist.
+    let pixel = match g.in_c {
+        BLOCK.. => pixel_avx2::<BLOCK>,
+        8 => pixel_avx2::<8>,
+        _ => pixel_avx2::<0>,
+    };
+    // SAFETY: the layout reserves a pointer per tap; the pixels exist.
     unsafe {
         let pointers = job.scratch.add(layout.pointers).cast::<*const i8>();
-        for_each_pixel(job, padding, pointers, |pixel| {
-            for block in 0..g.in_c.div_ceil(BLOCK) {
-                let channel = job.overlapping_block(block);
-                let channels = g.in_c.min(BLOCK);
-                let mut acc = load_channels(job.bias.add(channel));
-                for pair in 0..pairs {
-                    let input = |tap: usize| {
-                        // The partner of an odd last tap has weight zero.
-                        let input = pointers
-                            .add(tap.min(taps - 1))
-                            .read_unaligned()
-                            .add(channel);
-                        _mm256_cvtepi8_epi16(load_partial(input, channels))
-                    };
-                    let x = interleave(input(2 * pair), input(2 * pair + 1));
-                    let weights = job.scratch.add((block * pairs + pair) * WEIGHT_BYTES);
-                    acc = multiply_add(acc, x, weights);
-                }
-                let scale = load_scales(job.epilogue.scale.as_ptr().add(channel));
-                let residual = job.residual(pixel * g.out_c + channel);
-                let bytes = finish(acc, scale, &requantize, residual, channels);
-                store_partial(
-                    job.output.add(pixel * job.output_stride + channel),
-                    bytes,
-                    channels,
-                );
-            }
+        for_each_pixel(job, padding, pointers, |index| {
+            pixel(job, &requantize, pointers, index);
         });
     }
 }
 
-/// Whether there is a path by columns.
-fn is_3x3(g: &ConvGeometry) -> bool {
+/// All channels of one pixel, whose taps are at `pointers`.
+///
+/// # Safety
+///
+/// As [`for_each_pixel`] calls it, with scratch that starts with the weights. `CHANNELS` is how
+/// many channels a block has, or 0.
+#[target_feature(enable = "avx2")]
+unsafe fn pixel_avx2<const CHANNELS: usize>(
+    job: &Job<'_>,
+    requantize: &RequantizeAvx2,
+    pointers: *const *const i8,
+    index: usize,
+) {
+    let g = &job.geometry;
+    let taps = g.kernel_h * g.kernel_w;
+    let channels = if CHANNELS == 0 { g.in_c } else { CHANNELS };
+    let mut weights = job.scratch.cast_const();
+    for block in 0..g.in_c.div_ceil(BLOCK) {
+        let channel = job.overlapping_block(block);
+        // SAFETY: the block has `channels` channels from `channel` on, in the input of every tap
+        // and in the output; per-channel arrays are padded; the weights of its pairs come next.
+        unsafe {
+            let input = |tap: usize| {
+                let input = pointers.add(tap).read_unaligned().add(channel);
+                _mm256_cvtepi8_epi16(load_partial(input, channels))
+            };
+            let mut acc = load_channels(job.bias.add(channel));
+            for pair in 0..taps / 2 {
+                acc = multiply_add(
+                    acc,
+                    interleave(input(2 * pair), input(2 * pair + 1)),
+                    weights,
+                );
+                weights = weights.add(WEIGHT_BYTES);
+            }
+            if !taps.is_multiple_of(2) {
+                // The partner of an odd last tap has weight zero.
+                let x = input(taps - 1);
+                acc = multiply_add(acc, interleave(x, x), weights);
+                weights = weights.add(WEIGHT_BYTES);
+            }
+            let scale = load_scales(job.epilogue.scale.as_ptr().add(channel));
+            let bytes = match &job.epilogue.residual {
+                None => finish(acc, scale, requantize),
+                Some(r) => {
+                    let data =
+                        load_partial(r.data.as_ptr().add(index * g.out_c + channel), channels);
+                    finish_sum(acc, scale, requantize, data)
+                }
+            };
+            store_partial(
+                job.output.add(index * job.output_stride + channel),
+                bytes,
+                channels,
+            );
+        }
+    }
+}
+
+/// Whether to go by columns. Not with a residual, which no known network adds here and which would
+/// take registers.
+fn is_3x3(job: &Job<'_>) -> bool {
+    let g = &job.geometry;
     (g.kernel_h, g.kernel_w, g.dilation_h, g.dilation_w) == (3, 3, 1, 1)
         && (g.stride_w == 1 || g.stride_w == 2)
+        && job.epilogue.residual.is_none()
 }
 
 /// With `x[r][c]` the input of row `r` and column `c`, sums
@@ -370,40 +400,51 @@ fn is_3x3(g: &ConvGeometry) -> bool {
 ///
 /// # Safety
 ///
-/// As [`for_each_row_3x3`] calls it; `PARTIAL` if a block has less than sixteen channels.
+/// As [`for_each_row_3x3`] calls it; `CHANNELS` is how many channels a block has, or 0.
 #[target_feature(enable = "avx2")]
-unsafe fn row_3x3_avx2<const STRIDE: usize, const PARTIAL: bool>(
+unsafe fn row_3x3_avx2<const STRIDE: usize, const CHANNELS: usize>(
     row: &Row3x3,
     requantize: &RequantizeAvx2,
 ) {
-    let channels = if PARTIAL { row.channels } else { BLOCK };
-    let zero_points = _mm256_set1_epi16(i16::from(row.zero_point));
-    // The interleaved upper rows, and the lower row, of a column of the padded input.
-    let column = |w: usize| {
-        let w = w.wrapping_sub(row.pad_left);
-        // Columns of the left padding wrap to huge values.
-        let x = if w < row.in_w {
-            row.rows.map(|(row, step)| {
-                // SAFETY: column `w` of the row exists; a row of padding has step zero.
-                let bytes = unsafe { load_partial(row.add(w * step), channels) };
-                _mm256_cvtepi8_epi16(bytes)
-            })
-        } else {
-            [zero_points; 3]
-        };
-        (interleave(x[0], x[1]), x[2])
+    let channels = if CHANNELS == 0 {
+        row.channels
+    } else {
+        CHANNELS
     };
+    let zero_points = _mm256_set1_epi16(i16::from(row.zero_point));
+    // The interleaved upper rows, and the lower row, of a column of the padded input. A macro,
+    // because registers that live across a call to a function would go to memory.
+    macro_rules! column {
+        ($w:expr) => {{
+            // Columns of the left padding wrap to huge values.
+            let w = ($w).wrapping_sub(row.pad_left);
+            let x = if w < row.in_w {
+                // SAFETY: column `w` of the rows exists; a row of padding has step zero.
+                unsafe {
+                    let [(row0, step0), (row1, step1), (row2, step2)] = row.rows;
+                    [
+                        _mm256_cvtepi8_epi16(load_partial(row0.add(w * step0), channels)),
+                        _mm256_cvtepi8_epi16(load_partial(row1.add(w * step1), channels)),
+                        _mm256_cvtepi8_epi16(load_partial(row2.add(w * step2), channels)),
+                    ]
+                }
+            } else {
+                [zero_points; 3]
+            };
+            (interleave(x[0], x[1]), x[2])
+        }};
+    }
     // SAFETY: the caller vouches for the per-channel arrays.
     let (bias, scale) = unsafe { (load_channels(row.bias), load_scales(row.scale)) };
-    let (mut upper0, x) = column(0);
+    let (mut upper0, x) = column!(0usize);
     let mut lower0 = interleave(x, x);
-    let (mut upper1, mut x1) = column(1);
+    let (mut upper1, mut x1) = column!(1usize);
     let mut lower1 = interleave(x, x1);
     for ow in 0..row.out_w {
         if STRIDE == 2 && ow > 0 {
-            (upper1, x1) = column(2 * ow + 1);
+            (upper1, x1) = column!(2 * ow + 1);
         }
-        let (upper2, x2) = column(STRIDE * ow + 2);
+        let (upper2, x2) = column!(STRIDE * ow + 2);
         let lower2 = interleave(x1, x2);
         // SAFETY: there are five pairs of weights; the pixel exists.
         unsafe {
@@ -413,13 +454,7 @@ unsafe fn row_3x3_avx2<const STRIDE: usize, const PARTIAL: bool>(
             let acc = multiply_add(acc, upper2, weights(2));
             let acc = multiply_add(acc, lower0, weights(3));
             let acc = multiply_add(acc, lower2, weights(4));
-            let residual = row.residual.wrapping_add(ow * row.residual_stride);
-            let residual = if row.residual.is_null() {
-                row.residual
-            } else {
-                residual
-            };
-            let bytes = finish(acc, scale, requantize, residual, channels);
+            let bytes = finish(acc, scale, requantize);
             store_partial(row.output.add(ow * row.output_stride), bytes, channels);
         }
         if STRIDE == 1 {
@@ -464,7 +499,8 @@ unsafe fn load_channels(src: *const i32) -> [__m256i; 2] {
 #[inline]
 unsafe fn load_scales(src: *const f32) -> [__m256; 2] {
     // SAFETY: as the caller's.
-    unsafe { load_channels(src.cast()) }.map(|x| _mm256_castsi256_ps(x))
+    let [a, b] = unsafe { load_channels(src.cast()) };
+    [_mm256_castsi256_ps(a), _mm256_castsi256_ps(b)]
 }
 
 #[target_feature(enable = "avx2")]
@@ -497,35 +533,34 @@ unsafe fn multiply_add(acc: [__m256i; 2], x: [__m256i; 2], weights: *const u8) -
 }
 
 /// The epilogue of a pixel: sixteen outputs in their natural order.
-///
-/// # Safety
-///
-/// `residual` is null or valid for `channels` reads.
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn finish(
+fn finish(acc: [__m256i; 2], scale: [__m256; 2], requantize: &RequantizeAvx2) -> __m128i {
+    let a = requantize.round(acc[0], scale[0]);
+    let b = requantize.round(acc[1], scale[1]);
+    pack(a, b, requantize)
+}
+
+/// The epilogue of a pixel with sixteen elements of the residual.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn finish_sum(
     acc: [__m256i; 2],
     scale: [__m256; 2],
     requantize: &RequantizeAvx2,
-    residual: *const i8,
-    channels: usize,
+    data: __m128i,
 ) -> __m128i {
-    let [a, b] = if residual.is_null() {
-        [
-            requantize.round(acc[0], scale[0]),
-            requantize.round(acc[1], scale[1]),
-        ]
-    } else {
-        // SAFETY: as the caller's.
-        let data = unsafe { load_partial(residual, channels) };
-        let low = _mm256_cvtepi8_epi32(data);
-        let high = _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(data, data));
-        let data = in_order_of_interleave(low, high);
-        [
-            requantize.round_sum(acc[0], scale[0], data[0]),
-            requantize.round_sum(acc[1], scale[1], data[1]),
-        ]
-    };
+    let low = _mm256_cvtepi8_epi32(data);
+    let high = _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(data, data));
+    let data = in_order_of_interleave(low, high);
+    let a = requantize.round_sum(acc[0], scale[0], data[0]);
+    let b = requantize.round_sum(acc[1], scale[1], data[1]);
+    pack(a, b, requantize)
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn pack(a: __m256i, b: __m256i, requantize: &RequantizeAvx2) -> __m128i {
     let words = requantize.pack_i16(a, b);
     let bytes = requantize.pack_i8(words, words);
     _mm_unpacklo_epi64(
@@ -611,7 +646,7 @@ unsafe fn run_avx512vnni(job: &Job<'_>) {
             }
         }
     }
-    if is_3x3(g) {
+    if is_3x3(job) {
         let row = if g.stride_w == 1 {
             row_3x3_avx512vnni::<1>
         } else {
@@ -648,8 +683,13 @@ unsafe fn run_avx512vnni(job: &Job<'_>) {
                 }
                 let acc = _mm512_add_epi32(acc[0], acc[1]);
                 let scale = _mm512_loadu_ps(job.epilogue.scale.as_ptr().add(channel));
-                let residual = job.residual(pixel * g.out_c + channel);
-                let bytes = finish_avx512(acc, scale, &requantize, residual, mask);
+                let bytes = match &job.epilogue.residual {
+                    None => requantize.apply(acc, scale),
+                    Some(r) => {
+                        let data = r.data.as_ptr().add(pixel * g.out_c + channel);
+                        requantize.apply_sum(acc, scale, _mm_maskz_loadu_epi8(mask, data))
+                    }
+                };
                 let output = job.output.add(pixel * job.output_stride + channel);
                 _mm_mask_storeu_epi8(output, mask, bytes);
             }
@@ -664,20 +704,26 @@ unsafe fn run_avx512vnni(job: &Job<'_>) {
 unsafe fn row_3x3_avx512vnni<const STRIDE: usize>(row: &Row3x3, requantize: &RequantizeAvx512) {
     let mask = mask_of(row.channels);
     let zero_points = _mm512_set1_epi32(i32::from(row.zero_point));
-    // The three rows of a column of the padded input.
-    let column = |w: usize| {
-        let w = w.wrapping_sub(row.pad_left);
-        // Columns of the left padding wrap to huge values.
-        if w < row.in_w {
-            row.rows.map(|(row, step)| {
-                // SAFETY: column `w` of the row exists; a row of padding has step zero.
-                let bytes = unsafe { _mm_maskz_loadu_epi8(mask, row.add(w * step)) };
-                _mm512_cvtepi8_epi32(bytes)
-            })
-        } else {
-            [zero_points; 3]
-        }
-    };
+    // The three rows of a column of the padded input. A macro as in AVX2.
+    macro_rules! column {
+        ($w:expr) => {{
+            // Columns of the left padding wrap to huge values.
+            let w = ($w).wrapping_sub(row.pad_left);
+            if w < row.in_w {
+                // SAFETY: column `w` of the rows exists; a row of padding has step zero.
+                unsafe {
+                    let [(row0, step0), (row1, step1), (row2, step2)] = row.rows;
+                    [
+                        _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, row0.add(w * step0))),
+                        _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, row1.add(w * step1))),
+                        _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, row2.add(w * step2))),
+                    ]
+                }
+            } else {
+                [zero_points; 3]
+            }
+        }};
+    }
     // SAFETY: the caller vouches for the per-channel arrays and the weights.
     let (bias, scale) = unsafe {
         (
@@ -690,12 +736,12 @@ unsafe fn row_3x3_avx512vnni<const STRIDE: usize>(row: &Row3x3, requantize: &Req
         // SAFETY: as above.
         w[tap] = unsafe { _mm512_loadu_si512(row.weights.add(tap * WEIGHT_BYTES).cast()) };
     }
-    let (mut x0, mut x1) = (column(0), column(1));
+    let (mut x0, mut x1) = (column!(0usize), column!(1usize));
     for ow in 0..row.out_w {
         if STRIDE == 2 && ow > 0 {
-            x1 = column(2 * ow + 1);
+            x1 = column!(2 * ow + 1);
         }
-        let x2 = column(STRIDE * ow + 2);
+        let x2 = column!(STRIDE * ow + 2);
         // A sum for each row of the kernel: products wait for each other.
         let mut acc = [bias, _mm512_setzero_si512(), _mm512_setzero_si512()];
         for kh in 0..3 {
@@ -706,13 +752,7 @@ unsafe fn row_3x3_avx512vnni<const STRIDE: usize>(row: &Row3x3, requantize: &Req
         let acc = _mm512_add_epi32(_mm512_add_epi32(acc[0], acc[1]), acc[2]);
         // SAFETY: the pixel exists, and the mask leaves out channels beyond the last.
         unsafe {
-            let residual = row.residual.wrapping_add(ow * row.residual_stride);
-            let residual = if row.residual.is_null() {
-                row.residual
-            } else {
-                residual
-            };
-            let bytes = finish_avx512(acc, scale, requantize, residual, mask);
+            let bytes = requantize.apply(acc, scale);
             _mm_mask_storeu_epi8(row.output.add(ow * row.output_stride), mask, bytes);
         }
         if STRIDE == 1 {
@@ -720,27 +760,6 @@ unsafe fn row_3x3_avx512vnni<const STRIDE: usize>(row: &Row3x3, requantize: &Req
         } else {
             x0 = x2;
         }
-    }
-}
-
-/// # Safety
-///
-/// `residual` is null or valid for reads where the mask says so.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-#[inline]
-unsafe fn finish_avx512(
-    acc: __m512i,
-    scale: __m512,
-    requantize: &RequantizeAvx512,
-    residual: *const i8,
-    mask: __mmask16,
-) -> __m128i {
-    if residual.is_null() {
-        requantize.apply(acc, scale)
-    } else {
-        // SAFETY: as the caller's.
-        let data = unsafe { _mm_maskz_loadu_epi8(mask, residual) };
-        requantize.apply_sum(acc, scale, data)
     }
 }
 
