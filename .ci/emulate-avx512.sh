@@ -162,7 +162,7 @@ mkdir -p "$cache"
 # ---- each run: an initramfs and an ISO around the program ----------------------
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/whit-emu.XXXXXX")
-# shellcheck disable=SC2317  # called by the trap
+# shellcheck disable=SC2317,SC2329  # called by the trap
 clean_up() {
     [[ -z ${emulator:-} ]] || kill "$emulator" 2> /dev/null || true
     if [[ ${WHIT_EMU_KEEP:-0} = 1 ]]; then say "work folder: $work"; else rm -rf "$work"; fi
