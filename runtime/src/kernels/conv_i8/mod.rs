@@ -87,8 +87,9 @@ pub fn pack_weights(geometry: &ConvGeometry, ohwi: &[i8], out: &mut [i8]) {
     assert_eq!(out.len(), geometry.packed_i8_len());
     out.fill(0);
     for channel in 0..geometry.out_c {
+        let start = weights_start(geometry, channel);
         for i in 0..k {
-            out[weight_index(geometry, channel, i)] = ohwi[channel * k + i];
+            out[start + weight_offset(i)] = ohwi[channel * k + i];
         }
     }
 }
@@ -118,12 +119,17 @@ fn padded_channel(geometry: &ConvGeometry, channel: usize) -> usize {
     group * geometry.padded_group_out_c() + lane
 }
 
-/// Where weight `i` (in K order) of an output channel is in the panels.
-fn weight_index(geometry: &ConvGeometry, channel: usize, i: usize) -> usize {
+/// Where the weights of an output channel start in the panels.
+fn weights_start(geometry: &ConvGeometry, channel: usize) -> usize {
     let channel = padded_channel(geometry, channel);
-    let (panel, lane) = (channel / PANEL_N, channel % PANEL_N);
     let panel_len = geometry.k().next_multiple_of(PANEL_K) * PANEL_N;
-    panel * panel_len + (i / PANEL_K * PANEL_N + lane) * PANEL_K + i % PANEL_K
+    channel / PANEL_N * panel_len + channel % PANEL_N * PANEL_K
+}
+
+/// Where weight `i` (in K order) of a channel lies behind the channel's start.
+#[inline(always)]
+fn weight_offset(i: usize) -> usize {
+    i / PANEL_K * PANEL_K * PANEL_N + i % PANEL_K
 }
 
 impl ConvI8<'_> {
