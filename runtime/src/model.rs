@@ -396,8 +396,14 @@ impl<'a> Model<'a> {
                 sub_slice(self.section(Section::Constants), state.offset, tensor.bytes).ok_or(outside)?;
             }
         }
+        // Cases count from 0 and their records are adjacent, so that a reader finds every one.
+        let mut case = 0;
         for (index, golden) in self.golden().enumerate() {
             let index = index as u32;
+            if golden.case != case && (index == 0 || golden.case != case + 1) {
+                return Err(FormatError::BadValue { section: Section::Golden, index });
+            }
+            case = golden.case;
             let outside = FormatError::OutOfBounds { section: Section::Golden, index };
             let count = match golden.role {
                 0 => self.header.input_count,

@@ -98,11 +98,15 @@ impl<'m> Session<'m> {
             let operator = find_operator(options, &record, index)?;
             let count = usize::from(record.input_count) + usize::from(record.output_count);
             let attributes = model.attributes(&record);
-            for (to, from) in block.operands_mut()[operands_start..].iter_mut().zip(model.operands(&record)) {
+            // Sizes were computed from the same records; a mapped file edited meanwhile is refused.
+            let changed = SessionError::Step { step: index as u32, kind: StepErrorKind::TooLarge };
+            let operands = block.operands_mut().get_mut(operands_start..operands_start + count);
+            for (to, from) in operands.ok_or(changed)?.iter_mut().zip(model.operands(&record)) {
                 *to = from;
             }
-            block.attributes_mut()[attributes_start..attributes_start + attributes.len()]
-                .copy_from_slice(attributes);
+            let end = attributes_start + attributes.len();
+            let copy = block.attributes_mut().get_mut(attributes_start..end);
+            copy.ok_or(changed)?.copy_from_slice(attributes);
             block.bound_mut()[index] = Bound {
                 operator,
                 run: (operator.select)(prepared.isa),

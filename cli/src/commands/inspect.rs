@@ -101,8 +101,9 @@ fn json(model: &Model<'_>) -> Value {
     })
 }
 
-fn golden_cases(model: &Model<'_>) -> u32 {
-    model.golden().map(|record| record.case + 1).max().unwrap_or(0)
+/// Number of golden vectors: `Model::open` checked that cases count from 0.
+pub(super) fn golden_cases(model: &Model<'_>) -> u32 {
+    model.golden().last().map_or(0, |record| record.case.saturating_add(1))
 }
 
 fn text(model: &Model<'_>) -> String {

@@ -10,6 +10,7 @@ use crate::kernels::depthwise_f32::{self, DepthwiseF32};
 use crate::kernels::depthwise_i8::{self, DepthwiseI8};
 use crate::kernels::{ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, ResidualI8};
 use crate::memory::{Context, Slot, typed, typed_mut};
+use crate::ops::shape::expect_apart;
 use crate::ops::{Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector, no_scratch};
 
 /// Products per output at most, so that `K × 2¹⁴` plus a bias of 30 bits stays within an i32.
@@ -53,7 +54,7 @@ pub static CONV_F32: Operator = Operator {
     dtype: Some(DType::F32),
     check: |step| check_f32(step, conv_geometry(step)?, Layout::PanelFloat),
     select: select_isa!(run_conv_f32),
-    scratch_bytes: |step, isa| conv_geometry(step).map_or(0, |g| conv_f32::scratch_len(&g, isa) * 4),
+    scratch_bytes: |step, isa| conv_geometry(step).map_or(0, |g| conv_f32::scratch_bytes(&g, isa)),
 };
 
 /// i8 depthwise convolution.
@@ -89,7 +90,7 @@ pub static FULLY_CONNECTED_F32: Operator = Operator {
     dtype: Some(DType::F32),
     check: |step| check_f32(step, matrix_geometry(step)?, Layout::PanelFloat),
     select: select_isa!(run_fully_connected_f32),
-    scratch_bytes: |step, isa| matrix_geometry(step).map_or(0, |g| conv_f32::scratch_len(&g, isa) * 4),
+    scratch_bytes: |step, isa| matrix_geometry(step).map_or(0, |g| conv_f32::scratch_bytes(&g, isa)),
 };
 
 /// Geometry of a convolution step; an error when attributes and shapes contradict each other.
@@ -185,6 +186,7 @@ fn check_residual(step: &Step<'_>, index: usize, dtype: DType) -> Result<(), Ste
 }
 
 fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
+    expect_apart(step)?;
     step.expect_counts(RESIDUAL_I8, RESIDUAL_I8 + 1)?;
     expect_type(&step.input(0)?, DType::I8, 0)?;
     expect_type(&step.output(0)?, DType::I8, step.input_count() as u8)?;
@@ -218,6 +220,7 @@ fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(
 }
 
 fn check_f32(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
+    expect_apart(step)?;
     step.expect_counts(RESIDUAL_F32, RESIDUAL_F32 + 1)?;
     expect_type(&step.input(0)?, DType::F32, 0)?;
     expect_type(&step.output(0)?, DType::F32, step.input_count() as u8)?;

@@ -287,7 +287,7 @@ pub(crate) fn slot_in_file(model: &Model<'_>, tensor: u32, dims: &[u32]) -> Opti
         scale: record.scale,
         zero_point: record.zero_point,
     };
-    for (dim, reference) in slot.dims.iter_mut().zip(&record.dims[..usize::from(record.rank)]) {
+    for (dim, reference) in slot.dims.iter_mut().zip(record.dims.get(..usize::from(record.rank))?) {
         *dim = resolve_dim(dims, *reference)?;
     }
     if layout == Layout::Dense {

@@ -45,6 +45,7 @@ pub(crate) fn quantize_value(x: f32, scale: f32, zero_point: i32) -> i8 {
 }
 
 fn check(step: &Step<'_>, from: DType, to: DType) -> Result<(), StepErrorKind> {
+    crate::ops::shape::expect_apart(step)?;
     step.expect_counts(1, 3)?;
     let attributes: QuantizeAttributes = step.expect_attributes()?;
     let (x, y) = (step.input(0)?, step.output(0)?);

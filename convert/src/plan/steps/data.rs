@@ -29,7 +29,6 @@ fn contiguous_unit(shape: &[Dim], axis: usize, dtype: DType) -> Option<usize> {
 pub(super) fn reshape(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanError> {
     let x = builder.input(node, 0)?;
     let tensor = builder.tensor(x)?;
-    // The same memory, unless the result is a result of the model and the source a constant.
     builder.set_view(node.outputs[0], tensor, 0)
 }
 
