@@ -4,10 +4,11 @@
 //! i8. AVX-512 has `vpdpbusd`, which wants unsigned activations: it gets `x + 128`, and starts
 //! from `bias − 128 · Σ weights`.
 
+use core::arch::asm;
 use core::arch::x86_64::*;
 
 use super::ConvI8;
-use super::implicit_gemm::{self, BLOCK, Job, Simd, Strip, next_tile};
+use super::implicit_gemm::{self, Job, Patches, Simd, Strip, next_tile};
 use crate::kernels::requantize::x86_64::{RequantizeAvx2, RequantizeAvx512};
 use crate::kernels::{ConvGeometry, PANEL_K, PANEL_N};
 
@@ -120,6 +121,58 @@ impl<'a> Tile<'a> {
     }
 }
 
+/// Where in a patch its segments start, relative to slot 0.
+struct Segments {
+    left: usize,
+    slot: usize,
+    slots: usize,
+    slot_step: usize,
+    slot_bytes: usize,
+}
+
+impl Segments {
+    #[inline(always)]
+    fn new(strip: &Strip) -> Self {
+        let Strip { segments, first_slot, slots, slot_step, slot_bytes, .. } = *strip;
+        Segments { left: segments, slot: first_slot, slots, slot_step, slot_bytes }
+    }
+}
+
+impl Iterator for Segments {
+    type Item = usize;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        self.left = self.left.checked_sub(1)?;
+        let start = self.slot * self.slot_bytes;
+        self.slot += self.slot_step;
+        if self.slot >= self.slots {
+            self.slot -= self.slots;
+        }
+        Some(start)
+    }
+}
+
+/// The patches of a tile. The compiler may not know that they are a constant distance apart: it
+/// would go from one to the next by addition in the innermost loop, which costs an eighth of its
+/// speed on Zen 3.
+#[inline(always)]
+fn patch_pointers<const PIXELS: usize>(tile: &Tile<'_>) -> [*const u8; PIXELS] {
+    let mut patches = [tile.patches; PIXELS];
+    for pixel in 0..PIXELS {
+        patches[pixel] = tile.patches.wrapping_add(pixel * tile.strip.pixel_bytes);
+        // SAFETY: no instruction.
+        unsafe {
+            asm!(
+                "/* {0} */",
+                inout(reg) patches[pixel],
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+    }
+    patches
+}
+
 /// Activations as i16.
 struct Avx2;
 
@@ -133,11 +186,19 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn convert_blocks(src: *const i8, dst: *mut u8, blocks: usize) {
-        for i in 0..blocks {
-            // SAFETY: as the trait's, block by block.
-            unsafe { convert_16_avx2(src.add(i * BLOCK), dst.add(i * BLOCK * 2)) }
+    unsafe fn convert_block(src: *const i8, dst: *mut u8) {
+        // SAFETY: as the trait's.
+        unsafe { convert_16_avx2(src, dst) }
+    }
+
+    unsafe fn convert_patches(patches: &Patches) {
+        #[target_feature(enable = "avx2")]
+        unsafe fn run(patches: &Patches) {
+            // SAFETY: as the trait's.
+            unsafe { implicit_gemm::convert_patches::<Avx2>(patches) }
         }
+        // SAFETY: as the trait's.
+        unsafe { run(patches) }
     }
 
     #[inline(always)]
@@ -196,9 +257,7 @@ unsafe fn convert_avx2(src: *const i8, dst: *mut u8, len: usize) {
             }
         } else {
             for i in 0..len {
-                dst.add(2 * i)
-                    .cast::<i16>()
-                    .write_unaligned(i16::from(*src.add(i)));
+                dst.add(2 * i).cast::<i16>().write_unaligned(i16::from(*src.add(i)));
             }
         }
     }
@@ -218,11 +277,7 @@ unsafe fn fill_avx2(value: i8, dst: *mut u8, len: usize) {
     }
     for i in whole..len {
         // SAFETY: `i < len`.
-        unsafe {
-            dst.add(2 * i)
-                .cast::<i16>()
-                .write_unaligned(i16::from(value))
-        };
+        unsafe { dst.add(2 * i).cast::<i16>().write_unaligned(i16::from(value)) };
     }
 }
 
@@ -233,26 +288,27 @@ unsafe fn fill_avx2(value: i8, dst: *mut u8, len: usize) {
 unsafe fn strip_avx2(job: &Job<'_>, group: usize, strip: &Strip) {
     let requantize = RequantizeAvx2::new(&job.epilogue);
     let channels = job.geometry.group_out_c();
-    // One or two pixels leave registers for a whole panel.
-    let step = if strip.pixels <= 2 { PANEL_N } else { HALF };
-    for channel in (0..channels).step_by(step) {
+    let mut channel = 0;
+    while channel < channels {
+        // One or two pixels leave registers for whole panels.
+        let halves = match (strip.pixels, (channels - channel).div_ceil(HALF)) {
+            (1, 4..) => 4,
+            (1 | 2, 2..) => 2,
+            _ => 1,
+        };
         let mut left = strip.pixels;
-        // SAFETY: `channel` is in the group; half and whole panels start at multiples of their
-        // size, so their padded channels exist. The strip has `left` pixels from the tile's first
-        // on, and `next_tile` is no more.
+        // SAFETY: `channel` is in the group; tiles start at multiples of half a panel, and several
+        // halves at whole panels, so their padded channels exist. The strip has `left` pixels from
+        // the tile's first on, and `next_tile` is no more.
         unsafe {
             let mut tile = Tile::first(job, group, strip, channel);
-            let halves = if step == PANEL_N && tile.channels > HALF {
-                2
-            } else {
-                1
-            };
             while left > 0 {
                 let pixels = next_tile(left);
                 match (pixels, halves) {
                     (1, 1) => tile_avx2::<1, 1>(&tile, &requantize),
+                    (1, 2) => tile_avx2::<1, 2>(&tile, &requantize),
+                    (1, _) => tile_avx2::<1, 4>(&tile, &requantize),
                     (2, 1) => tile_avx2::<2, 1>(&tile, &requantize),
-                    (1, _) => tile_avx2::<1, 2>(&tile, &requantize),
                     (2, _) => tile_avx2::<2, 2>(&tile, &requantize),
                     (3, _) => tile_avx2::<3, 1>(&tile, &requantize),
                     (4, _) => tile_avx2::<4, 1>(&tile, &requantize),
@@ -263,6 +319,7 @@ unsafe fn strip_avx2(job: &Job<'_>, group: usize, strip: &Strip) {
                 left -= pixels;
             }
         }
+        channel += halves * HALF;
     }
 }
 
@@ -279,28 +336,39 @@ unsafe fn tile_avx2<const PIXELS: usize, const HALVES: usize>(
     requantize: &RequantizeAvx2,
 ) {
     let strip = tile.strip;
+    let patches = patch_pointers::<PIXELS>(tile);
     let mut acc = [[[_mm256_setzero_si256(); 2]; HALVES]; PIXELS];
+    for half in 0..HALVES {
+        for i in 0..2 {
+            // SAFETY: the bias is padded to whole panels. It goes to the first of two pairs.
+            let bias = unsafe { _mm_loadu_si128(tile.bias.add(half * HALF + i * 4).cast()) };
+            for pixel in 0..PIXELS {
+                acc[pixel][half][i] = _mm256_cvtepu32_epi64(bias);
+            }
+        }
+    }
     let mut weights = tile.weights;
-    let mut slot = strip.first_slot;
-    for _ in 0..strip.segments {
-        // SAFETY: `slot < slots`; every segment has `segment_quads` quads, and all segments
-        // together as many as the panel has rows.
-        unsafe {
-            let segment = tile.patches.add(slot * strip.slot_bytes);
-            for quad in 0..strip.segment_quads {
-                let patch = segment.add(quad * PANEL_K * Avx2::ELEM_BYTES);
+    for segment in Segments::new(strip) {
+        for quad in 0..strip.segment_quads {
+            // SAFETY: the segment has this quad in each of the patches; all segments together have
+            // as many quads as the panel has rows.
+            unsafe {
+                let at = segment + quad * PANEL_K * Avx2::ELEM_BYTES;
                 let mut w = [[_mm256_setzero_si256(); 2]; HALVES];
                 for half in 0..HALVES {
                     for i in 0..2 {
-                        let bytes = weights.add((2 * half + i) * 16).cast();
+                        let bytes = weights
+                            .add(
+                                half / 2 * tile.panel_bytes
+                                    + quad * PANEL_ROW
+                                    + (half % 2 * 2 + i) * 16,
+                            )
+                            .cast();
                         w[half][i] = _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes));
                     }
                 }
                 for pixel in 0..PIXELS {
-                    let x = patch
-                        .add(pixel * strip.pixel_bytes)
-                        .cast::<i64>()
-                        .read_unaligned();
+                    let x = patches[pixel].add(at).cast::<i64>().read_unaligned();
                     let x = _mm256_set1_epi64x(x);
                     for half in 0..HALVES {
                         for i in 0..2 {
@@ -309,13 +377,9 @@ unsafe fn tile_avx2<const PIXELS: usize, const HALVES: usize>(
                         }
                     }
                 }
-                weights = weights.add(PANEL_ROW);
             }
         }
-        slot += strip.slot_step;
-        if slot >= strip.slots {
-            slot -= strip.slots;
-        }
+        weights = weights.wrapping_add(strip.segment_quads * PANEL_ROW);
     }
     for half in 0..HALVES {
         let channels = (tile.channels - half * HALF).min(HALF);
@@ -342,7 +406,7 @@ unsafe fn tile_avx2<const PIXELS: usize, const HALVES: usize>(
     }
 }
 
-/// Adds the bias to the sums of [`add_pairs`] and scales them; the order of channels stays.
+/// Scales the sums of [`add_pairs`]; the order of channels stays.
 ///
 /// # Safety
 ///
@@ -356,15 +420,9 @@ unsafe fn requantize_avx2<const PIXELS: usize>(
     at: usize,
 ) -> [__m256i; PIXELS] {
     // SAFETY: per-channel arrays are padded to whole panels.
-    let (bias, scale) = unsafe {
-        (
-            load_swapped(tile.bias.add(at)),
-            load_swapped(tile.scale.add(at).cast()),
-        )
-    };
+    let scale = unsafe { load_scales(tile.scale.add(at)) };
     for pixel in 0..PIXELS {
-        let acc = _mm256_add_epi32(rows[pixel], bias);
-        rows[pixel] = requantize.round(acc, _mm256_castsi256_ps(scale));
+        rows[pixel] = requantize.round(rows[pixel], scale);
     }
     rows
 }
@@ -385,15 +443,11 @@ unsafe fn requantize_sum_avx2<const PIXELS: usize>(
 ) -> [__m256i; PIXELS] {
     // SAFETY: per-channel arrays are padded to whole panels; the residual has the rows of the tile.
     unsafe {
-        let bias = load_swapped(tile.bias.add(at));
-        let scale = _mm256_castsi256_ps(load_swapped(tile.scale.add(at).cast()));
+        let scale = load_scales(tile.scale.add(at));
         for pixel in 0..PIXELS {
-            let data = load_partial(
-                tile.residual.add(pixel * tile.residual_stride + at),
-                channels,
-            );
+            let data = load_partial(tile.residual.add(pixel * tile.residual_stride + at), channels);
             let data = swap_middle(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(data)));
-            rows[pixel] = requantize.round_sum(_mm256_add_epi32(rows[pixel], bias), scale, data);
+            rows[pixel] = requantize.round_sum(rows[pixel], scale, data);
         }
     }
     rows
@@ -419,10 +473,7 @@ unsafe fn store_avx2<const PIXELS: usize, const FULL: bool>(
         let high = requantize.pack_i16(row(2), row(3));
         let bytes = requantize.pack_i8(low, high);
         // Per lane, four bytes for each of four rows; pairs of them alternate.
-        let lanes = (
-            _mm256_castsi256_si128(bytes),
-            _mm256_extracti128_si256::<1>(bytes),
-        );
+        let lanes = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
         let low = _mm_unpacklo_epi16(lanes.0, lanes.1);
         let high = _mm_unpackhi_epi16(lanes.0, lanes.1);
         for i in 0..4.min(PIXELS - first) {
@@ -441,27 +492,31 @@ unsafe fn store_avx2<const PIXELS: usize, const FULL: bool>(
     }
 }
 
-/// Eight 32-bit elements in the order that [`add_pairs`] leaves channels in: 0, 1, 4, 5, 2, 3, 6, 7.
+/// Sums of neighbours: per 128-bit lane, two of `a`, then two of `b`.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn add_pairs(a: __m256i, b: __m256i) -> __m256i {
+    let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
+    let mut even = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
+    let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, b));
+    // The compiler would make this `vphaddd`, which takes twice the time.
+    // SAFETY: no instruction.
+    unsafe {
+        asm!("/* {0} */", inout(ymm_reg) even, options(pure, nomem, nostack, preserves_flags));
+    }
+    _mm256_add_epi32(even, odd)
+}
+
+/// Eight scales in the order that [`add_pairs`] leaves channels in: 0, 1, 4, 5, 2, 3, 6, 7.
 ///
 /// # Safety
 ///
 /// `src` is valid for eight reads.
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn load_swapped(src: *const i32) -> __m256i {
+unsafe fn load_scales(src: *const f32) -> __m256 {
     // SAFETY: as the caller's.
-    swap_middle(unsafe { _mm256_loadu_si256(src.cast()) })
-}
-
-/// Sums of neighbours: per 128-bit lane, two of `a`, then two of `b`. `vphaddd` does the same in
-/// twice the time.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn add_pairs(a: __m256i, b: __m256i) -> __m256i {
-    let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
-    let even = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
-    let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, b));
-    _mm256_add_epi32(even, odd)
+    _mm256_castsi256_ps(swap_middle(unsafe { _mm256_loadu_si256(src.cast()) }))
 }
 
 /// Exchanges the second and the third quarter.
@@ -531,11 +586,19 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn convert_blocks(src: *const i8, dst: *mut u8, blocks: usize) {
-        for i in 0..blocks {
-            // SAFETY: as the trait's, block by block.
-            unsafe { convert_16_avx512(src.add(i * BLOCK), dst.add(i * BLOCK)) }
+    unsafe fn convert_block(src: *const i8, dst: *mut u8) {
+        // SAFETY: as the trait's.
+        unsafe { convert_16_avx512(src, dst) }
+    }
+
+    unsafe fn convert_patches(patches: &Patches) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn run(patches: &Patches) {
+            // SAFETY: as the trait's.
+            unsafe { implicit_gemm::convert_patches::<Avx512>(patches) }
         }
+        // SAFETY: as the trait's.
+        unsafe { run(patches) }
     }
 
     #[inline(always)]
@@ -665,14 +728,15 @@ unsafe fn tile_avx512vnni(
 ///
 /// # Safety
 ///
-/// `patch` and `weights` are at the same quad of the tile's first patch and panel; the tile has
-/// `PIXELS` patches and `PANELS` panels.
+/// `patches` and `weights` are valid and at the same quad, that of the patches being `at`; the tile
+/// has `PANELS` panels.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
 unsafe fn multiply_avx512vnni<const PIXELS: usize, const PANELS: usize>(
     acc: &mut [[__m512i; PANELS]; PIXELS],
     tile: &Tile<'_>,
-    patch: *const u8,
+    patches: &[*const u8; PIXELS],
+    at: usize,
     weights: *const i8,
 ) {
     let mut w = [_mm512_setzero_si512(); PANELS];
@@ -681,13 +745,8 @@ unsafe fn multiply_avx512vnni<const PIXELS: usize, const PANELS: usize>(
         w[panel] = unsafe { _mm512_loadu_si512(weights.add(panel * tile.panel_bytes).cast()) };
     }
     for pixel in 0..PIXELS {
-        // SAFETY: a quad is four bytes, and patches are `pixel_bytes` apart.
-        let x = unsafe {
-            patch
-                .add(pixel * tile.strip.pixel_bytes)
-                .cast::<i32>()
-                .read_unaligned()
-        };
+        // SAFETY: a quad is four bytes.
+        let x = unsafe { patches[pixel].add(at).cast::<i32>().read_unaligned() };
         let x = _mm512_set1_epi32(x);
         for panel in 0..PANELS {
             acc[pixel][panel] = _mm512_dpbusd_epi32(acc[pixel][panel], x, w[panel]);
@@ -719,32 +778,28 @@ unsafe fn tile_avx512vnni_of<const PIXELS: usize, const PANELS: usize, const SUM
             acc[0][pixel][panel] = start;
         }
     }
+    let patches = patch_pointers::<PIXELS>(tile);
     let mut weights = tile.weights;
-    let mut slot = strip.first_slot;
-    for _ in 0..strip.segments {
-        // SAFETY: `slot < slots`; every segment has `segment_quads` quads, and all segments
-        // together as many as a panel has rows.
+    for segment in Segments::new(strip) {
+        let mut at = segment;
+        let mut quads = strip.segment_quads;
+        // SAFETY: `at` is a quad of the segment, in each of the patches; all segments together
+        // have as many quads as a panel has rows.
         unsafe {
-            let mut patch = tile.patches.add(slot * strip.slot_bytes);
-            let mut quads = strip.segment_quads;
             while quads >= SUMS {
                 for sum in 0..SUMS {
-                    multiply_avx512vnni(&mut acc[sum], tile, patch, weights);
+                    multiply_avx512vnni(&mut acc[sum], tile, &patches, at, weights);
                     weights = weights.add(PANEL_ROW);
-                    patch = patch.add(PANEL_K);
+                    at += PANEL_K;
                 }
                 quads -= SUMS;
             }
             // With two sums, an odd quad may remain.
             const { assert!(SUMS <= 2) };
             if quads > 0 {
-                multiply_avx512vnni(&mut acc[0], tile, patch, weights);
+                multiply_avx512vnni(&mut acc[0], tile, &patches, at, weights);
                 weights = weights.add(PANEL_ROW);
             }
-        }
-        slot += strip.slot_step;
-        if slot >= strip.slots {
-            slot -= strip.slots;
         }
     }
     for panel in 0..PANELS {
@@ -762,14 +817,10 @@ unsafe fn tile_avx512vnni_of<const PIXELS: usize, const PANELS: usize, const SUM
                 let bytes = if tile.residual.is_null() {
                     requantize.apply(sum, scale)
                 } else {
-                    let at = tile
-                        .residual
-                        .add(pixel * tile.residual_stride + panel * PANEL_N);
+                    let at = tile.residual.add(pixel * tile.residual_stride + panel * PANEL_N);
                     requantize.apply_sum(sum, scale, _mm_maskz_loadu_epi8(mask, at))
                 };
-                let at = tile
-                    .output
-                    .add(pixel * tile.output_stride + panel * PANEL_N);
+                let at = tile.output.add(pixel * tile.output_stride + panel * PANEL_N);
                 _mm_mask_storeu_epi8(at, mask, bytes);
             }
         }

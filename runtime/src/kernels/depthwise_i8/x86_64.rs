@@ -30,11 +30,7 @@ const PAIRS_3X3: [[Option<usize>; 2]; 5] = [
 ];
 
 pub(super) fn scratch_bytes_avx2(geometry: &ConvGeometry) -> usize {
-    Layout::new(
-        geometry,
-        (geometry.kernel_h * geometry.kernel_w).div_ceil(2),
-    )
-    .bytes
+    Layout::new(geometry, (geometry.kernel_h * geometry.kernel_w).div_ceil(2)).bytes
 }
 
 pub(super) fn scratch_bytes_avx512(geometry: &ConvGeometry) -> usize {
@@ -71,11 +67,7 @@ impl Layout {
         let taps = g.kernel_h * g.kernel_w;
         let pointers = g.in_c.div_ceil(BLOCK) * weights_per_block * WEIGHT_BYTES;
         let padding = pointers + taps * size_of::<*const i8>();
-        Layout {
-            pointers,
-            padding,
-            bytes: padding + padded_c(g.in_c),
-        }
+        Layout { pointers, padding, bytes: padding + padded_c(g.in_c) }
     }
 }
 
@@ -231,11 +223,8 @@ unsafe fn for_each_pixel(
                         let inside = h < g.in_h && w < g.in_w;
                         // SAFETY: the pixel exists; the tap is one of the table.
                         unsafe {
-                            let input = if inside {
-                                job.input.add(row + w * g.in_c)
-                            } else {
-                                padding
-                            };
+                            let input =
+                                if inside { job.input.add(row + w * g.in_c) } else { padding };
                             pointers.add(kh * g.kernel_w + kw).write_unaligned(input);
                         }
                     }
@@ -348,11 +337,7 @@ unsafe fn pixel_avx2<const CHANNELS: usize>(
             };
             let mut acc = load_channels(job.bias.add(channel));
             for pair in 0..taps / 2 {
-                acc = multiply_add(
-                    acc,
-                    interleave(input(2 * pair), input(2 * pair + 1)),
-                    weights,
-                );
+                acc = multiply_add(acc, interleave(input(2 * pair), input(2 * pair + 1)), weights);
                 weights = weights.add(WEIGHT_BYTES);
             }
             if !taps.is_multiple_of(2) {
@@ -370,11 +355,7 @@ unsafe fn pixel_avx2<const CHANNELS: usize>(
                     finish_sum(acc, scale, requantize, data)
                 }
             };
-            store_partial(
-                job.output.add(index * job.output_stride + channel),
-                bytes,
-                channels,
-            );
+            store_partial(job.output.add(index * job.output_stride + channel), bytes, channels);
         }
     }
 }
@@ -406,11 +387,7 @@ unsafe fn row_3x3_avx2<const STRIDE: usize, const CHANNELS: usize>(
     row: &Row3x3,
     requantize: &RequantizeAvx2,
 ) {
-    let channels = if CHANNELS == 0 {
-        row.channels
-    } else {
-        CHANNELS
-    };
+    let channels = if CHANNELS == 0 { row.channels } else { CHANNELS };
     let zero_points = _mm256_set1_epi16(i16::from(row.zero_point));
     // The interleaved upper rows, and the lower row, of a column of the padded input. A macro,
     // because registers that live across a call to a function would go to memory.
@@ -483,12 +460,7 @@ fn interleave(a: __m256i, b: __m256i) -> [__m256i; 2] {
 #[inline]
 unsafe fn load_channels(src: *const i32) -> [__m256i; 2] {
     // SAFETY: as the caller's.
-    let (a, b) = unsafe {
-        (
-            _mm256_loadu_si256(src.cast()),
-            _mm256_loadu_si256(src.add(8).cast()),
-        )
-    };
+    let (a, b) = unsafe { (_mm256_loadu_si256(src.cast()), _mm256_loadu_si256(src.add(8).cast())) };
     in_order_of_interleave(a, b)
 }
 
@@ -506,10 +478,7 @@ unsafe fn load_scales(src: *const f32) -> [__m256; 2] {
 #[target_feature(enable = "avx2")]
 #[inline]
 fn in_order_of_interleave(a: __m256i, b: __m256i) -> [__m256i; 2] {
-    [
-        _mm256_permute2x128_si256::<0x20>(a, b),
-        _mm256_permute2x128_si256::<0x31>(a, b),
-    ]
+    [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)]
 }
 
 /// Adds the products of a pair of taps.
@@ -563,10 +532,7 @@ fn finish_sum(
 fn pack(a: __m256i, b: __m256i, requantize: &RequantizeAvx2) -> __m128i {
     let words = requantize.pack_i16(a, b);
     let bytes = requantize.pack_i8(words, words);
-    _mm_unpacklo_epi64(
-        _mm256_castsi256_si128(bytes),
-        _mm256_extracti128_si256::<1>(bytes),
-    )
+    _mm_unpacklo_epi64(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes))
 }
 
 /// The first `len` of sixteen bytes.
@@ -647,11 +613,7 @@ unsafe fn run_avx512vnni(job: &Job<'_>) {
         }
     }
     if is_3x3(job) {
-        let row = if g.stride_w == 1 {
-            row_3x3_avx512vnni::<1>
-        } else {
-            row_3x3_avx512vnni::<2>
-        };
+        let row = if g.stride_w == 1 { row_3x3_avx512vnni::<1> } else { row_3x3_avx512vnni::<2> };
         // SAFETY: `is_3x3`; scratch starts with the weights just written.
         unsafe {
             let first_channel = |block| block * BLOCK;
@@ -670,10 +632,8 @@ unsafe fn run_avx512vnni(job: &Job<'_>) {
                 let channel = block * BLOCK;
                 let mask = mask_of(g.in_c - channel);
                 // Two sums, because one product waits for another for five cycles.
-                let mut acc = [
-                    _mm512_loadu_si512(job.bias.add(channel).cast()),
-                    _mm512_setzero_si512(),
-                ];
+                let mut acc =
+                    [_mm512_loadu_si512(job.bias.add(channel).cast()), _mm512_setzero_si512()];
                 for tap in 0..taps {
                     let input = pointers.add(tap).read_unaligned().add(channel);
                     let x = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, input));
@@ -725,12 +685,8 @@ unsafe fn row_3x3_avx512vnni<const STRIDE: usize>(row: &Row3x3, requantize: &Req
         }};
     }
     // SAFETY: the caller vouches for the per-channel arrays and the weights.
-    let (bias, scale) = unsafe {
-        (
-            _mm512_loadu_si512(row.bias.cast()),
-            _mm512_loadu_ps(row.scale),
-        )
-    };
+    let (bias, scale) =
+        unsafe { (_mm512_loadu_si512(row.bias.cast()), _mm512_loadu_ps(row.scale)) };
     let mut w = [_mm512_setzero_si512(); 9];
     for tap in 0..9 {
         // SAFETY: as above.
