@@ -112,10 +112,7 @@ pub fn weight_sums(geometry: &ConvGeometry, ohwi: &[i8], out: &mut [i32]) {
 
 /// Where an output channel is in the per-channel arrays, whose groups are padded to whole panels.
 fn padded_channel(geometry: &ConvGeometry, channel: usize) -> usize {
-    let (group, lane) = (
-        channel / geometry.group_out_c(),
-        channel % geometry.group_out_c(),
-    );
+    let (group, lane) = (channel / geometry.group_out_c(), channel % geometry.group_out_c());
     group * geometry.padded_group_out_c() + lane
 }
 
@@ -133,20 +130,14 @@ fn weight_offset(i: usize) -> usize {
 }
 
 impl ConvI8<'_> {
-    /// Panics unless every slice is as long as a kernel with this much scratch relies on.
-    fn check(&self, scratch_bytes: impl FnOnce(&ConvGeometry) -> usize) {
+    /// Panics unless every slice but scratch is as long as the kernels rely on.
+    fn check(&self) {
         let geometry = &self.geometry;
         assert!(geometry.is_bounded(), "geometry too large");
         let (channels, pixels) = (geometry.padded_out_c(), geometry.out_pixels());
-        assert!(
-            self.epilogue.is_sound(channels, pixels * geometry.out_c),
-            "epilogue unsound"
-        );
+        assert!(self.epilogue.is_sound(channels, pixels * geometry.out_c), "epilogue unsound");
         assert!(self.input.len() >= geometry.input_len(), "input too short");
-        assert!(
-            self.weights.len() >= geometry.packed_i8_len(),
-            "weights too short"
-        );
+        assert!(self.weights.len() >= geometry.packed_i8_len(), "weights too short");
         assert!(self.bias.len() >= channels, "bias too short");
         assert!(
             self.weight_sums.is_empty() || self.weight_sums.len() >= channels,
@@ -157,16 +148,9 @@ impl ConvI8<'_> {
         assert!(
             pixels == 0
                 || last_row.is_some_and(|row| {
-                    self.output
-                        .len()
-                        .checked_sub(row)
-                        .is_some_and(|left| left >= geometry.out_c)
+                    self.output.len().checked_sub(row).is_some_and(|left| left >= geometry.out_c)
                 }),
             "output too short"
-        );
-        assert!(
-            self.scratch.len() >= scratch_bytes(geometry),
-            "scratch too short"
         );
     }
 }

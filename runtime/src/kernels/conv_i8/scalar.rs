@@ -4,7 +4,7 @@ use super::{ConvI8, padded_channel, weight_offset, weights_start};
 use crate::kernels::requantize::requantize_i8;
 
 pub(super) fn conv_i8_scalar(conv: &mut ConvI8<'_>) {
-    conv.check(|_| 0);
+    conv.check();
     let g = conv.geometry;
     for pixel in 0..g.out_pixels() {
         let (oh, ow) = (pixel / g.out_w % g.out_h, pixel % g.out_w);
