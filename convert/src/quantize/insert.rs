@@ -6,7 +6,7 @@ use whit::DType;
 
 use crate::graph::{Graph, Node, Op, Quant, UnaryKind, ValueId};
 use crate::quantize::calibrate::{Range, Ranges};
-use crate::quantize::{asymmetric, clamp_of, integer_inputs, moves_elements};
+use crate::quantize::{asymmetric, clamp_of, integer_inputs, keeps_scale};
 use crate::tensor::Tensor;
 
 /// Bias magnitudes that per-channel scales are widened for: what the planner accepts, halved.
@@ -67,7 +67,7 @@ fn integer_form(graph: &Graph, node: &Node) -> Option<Vec<usize>> {
 
 /// A scale for every activation that an integer node touches.
 ///
-/// Values that a node only moves share one scale, over the union of their ranges, so that moving
+/// Values that a node only moves or blends share one scale, over the union of their ranges, so that moving
 /// stays moving. Softmax and sigmoid lie in 0..1, tanh in −1..1, whatever the data shows. A value
 /// that only a Relu or Clip reads gets none: the clamp becomes the saturation of its own result.
 fn choose(graph: &Graph, ranges: &Ranges, integer: &[Option<Vec<usize>>]) -> HashMap<ValueId, Quant> {
@@ -92,7 +92,7 @@ fn choose(graph: &Graph, ranges: &Ranges, integer: &[Option<Vec<usize>>]) -> Has
                 continue;
             }
             touched.insert(id);
-            if moves_elements(&node.op) {
+            if keeps_scale(&node.op) {
                 let (a, b) = (find(&mut group, id.0), find(&mut group, output.0));
                 group[a as usize] = b;
             }

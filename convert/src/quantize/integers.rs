@@ -7,7 +7,7 @@ use bytes::Bytes;
 use whit::DType;
 
 use crate::graph::{BinaryKind, Clamp, Graph, Node, Op, PadMode, Quant, ValueId};
-use crate::quantize::{clamp_of, integer_inputs, moves_elements, representable};
+use crate::quantize::{clamp_of, integer_inputs, keeps_scale, moves_elements, representable};
 use crate::tensor::Tensor;
 
 /// Rewrites the graph: u8 becomes i8, clamps become saturation, nodes become integer nodes, real
@@ -268,6 +268,7 @@ fn integer_form(
             }
             y_quant
         }
+        ref op if keeps_scale(op) => graph.value(result.inputs[0]?).quant.clone()?,
         _ => y_quant,
     };
     let (name, shape) = (graph.value(y).name.clone(), graph.value(y).shape.clone());

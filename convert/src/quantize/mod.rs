@@ -44,6 +44,12 @@ fn moves_elements(op: &Op) -> bool {
     }
 }
 
+/// Nodes whose integer result has the scale of their input: those that move elements, and linear
+/// interpolation, whose result lies between the elements it blends.
+fn keeps_scale(op: &Op) -> bool {
+    moves_elements(op) || matches!(op, Op::Resize { mode: crate::graph::ResizeMode::Linear, .. })
+}
+
 /// Which inputs of a node are activations that an integer form reads as i8; `None` when the node
 /// has no integer form. Weights and biases are not among them.
 pub fn integer_inputs(graph: &Graph, node: &crate::graph::Node) -> Option<Vec<usize>> {
