@@ -58,6 +58,7 @@ pub fn select(isa: Isa) -> fn(&mut DepthwiseI8<'_>) {
 }
 
 /// Bytes of scratch that the kernel which [`select`] gives for `isa` needs, or a little more.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))] // scalar needs none
 pub fn scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
         Isa::Scalar => 0,
