@@ -200,7 +200,9 @@ impl<'m> Session<'m> {
 
     /// The present value of symbol number `index`.
     pub fn dimension(&self, index: usize) -> Option<u32> {
-        (index < self.model.symbols().len()).then(|| self.block.dims().get(index).copied()).flatten()
+        (index < self.model.symbols().len())
+            .then(|| self.block.dims().get(index).copied())
+            .flatten()
     }
 
     /// Sets every state tensor to its initial value.
@@ -211,7 +213,9 @@ impl<'m> Session<'m> {
             if state.has_initial == 0 {
                 continue;
             }
-            let Some(slot) = self.block.slots().get(state.tensor as usize).copied() else { continue };
+            let Some(slot) = self.block.slots().get(state.tensor as usize).copied() else {
+                continue;
+            };
             let constants = model.section(crate::format::Section::Constants);
             let start = state.offset as usize;
             let bytes = self.block.tensor_mut(&slot);
@@ -232,7 +236,10 @@ impl<'m> Session<'m> {
 
     /// Runs every step, calling `observe(step, session memory)` after each: for profiling and for
     /// reading intermediate tensors through [`Observed::tensor`].
-    pub fn run_observed(&mut self, mut observe: impl FnMut(usize, Observed<'_>)) -> Result<(), SessionError> {
+    pub fn run_observed(
+        &mut self,
+        mut observe: impl FnMut(usize, Observed<'_>),
+    ) -> Result<(), SessionError> {
         let constants = self.model.section(crate::format::Section::Constants);
         for index in 0..self.block.bound().len() {
             let Some((bound, mut context)) = self.block.context(index, constants) else { break };

@@ -39,7 +39,11 @@ pub(crate) struct Bench {
 
 fn parse_seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
-    if (0.01..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("between 0.01 and 3600".to_owned()) }
+    if (0.01..=3600.0).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err("between 0.01 and 3600".to_owned())
+    }
 }
 
 /// Time spent in each step over some runs.
@@ -104,13 +108,24 @@ pub(crate) fn profile_table(profile: &Profile, model: &Model<'_>) -> String {
                 model.text(step.name).to_owned(),
                 report::micros(mean_us),
                 report::percent(mean_us / total),
-                if step.macs > 0 { format!("{:.1}", step.macs as f64 / mean_us / 1e3) } else { String::new() },
+                if step.macs > 0 {
+                    format!("{:.1}", step.macs as f64 / mean_us / 1e3)
+                } else {
+                    String::new()
+                },
             ]
         })
         .collect();
     let (left, right) = (Align::Left, Align::Right);
     report::table(
-        &[("step", right), ("operator", left), ("node", left), ("mean", right), ("share", right), ("GMAC/s", right)],
+        &[
+            ("step", right),
+            ("operator", left),
+            ("node", left),
+            ("mean", right),
+            ("share", right),
+            ("GMAC/s", right),
+        ],
         &rows,
     )
 }
@@ -283,7 +298,10 @@ impl Bench {
         }
         let us = report::micros;
         print_text(&report::fields(&[
-            ("runs", format!("{} on {}, {} thread", measured.runs, measured.isa, self.target.threads)),
+            (
+                "runs",
+                format!("{} on {}, {} thread", measured.runs, measured.isa, self.target.threads),
+            ),
             (
                 "latency",
                 format!(

@@ -8,8 +8,8 @@ use serde_json::json;
 use whit::format::{Field, Section};
 use whit::{DType, Isa, Model};
 
-use super::{ModelPath, print_json, print_text};
 use super::inspect::golden_cases;
+use super::{ModelPath, print_json, print_text};
 use crate::report::{self, Align};
 use crate::whit_file;
 
@@ -83,7 +83,11 @@ impl Verify {
                         r.cases.to_string(),
                         r.differing.to_string(),
                         format!("{:.1e}", r.largest_relative),
-                        if r.failed == 0 { "ok".to_owned() } else { format!("{} outputs differ", r.failed) },
+                        if r.failed == 0 {
+                            "ok".to_owned()
+                        } else {
+                            format!("{} outputs differ", r.failed)
+                        },
                     ]
                 })
                 .collect();
@@ -111,8 +115,13 @@ impl Verify {
 /// Elements of a float type as f32.
 fn reals(bytes: &[u8], dtype: DType) -> Vec<f32> {
     match dtype {
-        DType::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        DType::BF16 => bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        DType::F16 => {
+            bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        }
+        DType::BF16 => bytes
+            .chunks_exact(2)
+            .map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect(),
         _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
     }
 }
@@ -141,7 +150,8 @@ fn replay(model: &Model<'_>, isa: Isa) -> Result<Replay> {
         let compared = result.outputs;
         for record in of_role(1) {
             let slot = session.output_slot(record.index as usize)?;
-            let (got, expected) = (session.output_bytes(record.index as usize)?, model.golden_bytes(&record));
+            let (got, expected) =
+                (session.output_bytes(record.index as usize)?, model.golden_bytes(&record));
             result.outputs += 1;
             let matches = got.len() == expected.len()
                 && if slot.dtype().is_float() {
@@ -150,14 +160,21 @@ fn replay(model: &Model<'_>, isa: Isa) -> Result<Replay> {
                     let worst = got
                         .iter()
                         .zip(&expected)
-                        .map(|(a, b)| if a == b || (a.is_nan() && b.is_nan()) { 0.0 } else { (a - b).abs() / range })
+                        .map(|(a, b)| {
+                            if a == b || (a.is_nan() && b.is_nan()) {
+                                0.0
+                            } else {
+                                (a - b).abs() / range
+                            }
+                        })
                         .fold(0.0f32, |m, v| if v > m || v.is_nan() { v } else { m });
                     result.largest_relative = result.largest_relative.max(worst);
                     worst <= record.tolerance
                 } else {
                     let size = slot.dtype().size();
                     let differing =
-                        got.chunks(size).zip(expected.chunks(size)).filter(|(a, b)| a != b).count() as u64;
+                        got.chunks(size).zip(expected.chunks(size)).filter(|(a, b)| a != b).count()
+                            as u64;
                     result.differing += differing;
                     differing == 0
                 };

@@ -11,7 +11,9 @@ use crate::kernels::depthwise_i8::{self, DepthwiseI8};
 use crate::kernels::{ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, ResidualI8};
 use crate::memory::{Context, Slot, typed, typed_mut};
 use crate::ops::shape::expect_apart;
-use crate::ops::{Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector, no_scratch};
+use crate::ops::{
+    Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector, no_scratch,
+};
 
 /// Products per output at most, so that `K × 2¹⁴` plus a bias of 30 bits stays within an i32.
 const MAX_K_I8: usize = 1 << 16;
@@ -63,7 +65,9 @@ pub static DEPTHWISE_I8: Operator = Operator {
     dtype: Some(DType::I8),
     check: |step| check_i8(step, conv_geometry(step)?, Layout::Depthwise),
     select: select_isa!(run_depthwise_i8),
-    scratch_bytes: |step, isa| conv_geometry(step).map_or(0, |g| depthwise_i8::scratch_bytes(&g, isa)),
+    scratch_bytes: |step, isa| {
+        conv_geometry(step).map_or(0, |g| depthwise_i8::scratch_bytes(&g, isa))
+    },
 };
 
 /// f32 depthwise convolution, weights f32 or f16.
@@ -90,7 +94,9 @@ pub static FULLY_CONNECTED_F32: Operator = Operator {
     dtype: Some(DType::F32),
     check: |step| check_f32(step, matrix_geometry(step)?, Layout::PanelFloat),
     select: select_isa!(run_fully_connected_f32),
-    scratch_bytes: |step, isa| matrix_geometry(step).map_or(0, |g| conv_f32::scratch_bytes(&g, isa)),
+    scratch_bytes: |step, isa| {
+        matrix_geometry(step).map_or(0, |g| conv_f32::scratch_bytes(&g, isa))
+    },
 };
 
 /// Geometry of a convolution step; an error when attributes and shapes contradict each other.
@@ -319,7 +325,9 @@ fn run_conv_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepEr
     run_panels_i8::<ISA>(context, geometry)
 }
 
-fn run_fully_connected_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn run_fully_connected_i8<const ISA: usize>(
+    context: &mut Context<'_>,
+) -> Result<(), StepErrorKind> {
     let geometry = matrix_geometry(&context.step)?;
     run_panels_i8::<ISA>(context, geometry)
 }
@@ -404,7 +412,9 @@ fn run_conv_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepE
     run_panels_f32::<ISA>(context, geometry)
 }
 
-fn run_fully_connected_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn run_fully_connected_f32<const ISA: usize>(
+    context: &mut Context<'_>,
+) -> Result<(), StepErrorKind> {
     let geometry = matrix_geometry(&context.step)?;
     run_panels_f32::<ISA>(context, geometry)
 }

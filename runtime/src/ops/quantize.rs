@@ -101,7 +101,8 @@ fn channels<'a>(
     scales: &'a [u8],
     zero_points: &'a [u8],
 ) -> Result<Channels<'a>, StepErrorKind> {
-    let (inner, extent) = axis_layout(quantized, step.attributes::<QuantizeAttributes>().axis as usize);
+    let (inner, extent) =
+        axis_layout(quantized, step.attributes::<QuantizeAttributes>().axis as usize);
     let (scales, zero_points): (&[f32], &[i32]) = (typed(scales, 1)?, typed(zero_points, 2)?);
     Ok(Channels {
         scales: scales.get(..extent).unwrap_or(&[]),

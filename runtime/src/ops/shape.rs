@@ -83,7 +83,10 @@ pub(crate) fn expect_elementwise(step: &Step<'_>) -> Result<(), StepErrorKind> {
     })
 }
 
-fn expect_memory(step: &Step<'_>, may_share: fn(&Slot, &Slot) -> bool) -> Result<(), StepErrorKind> {
+fn expect_memory(
+    step: &Step<'_>,
+    may_share: fn(&Slot, &Slot) -> bool,
+) -> Result<(), StepErrorKind> {
     let y = step.output(0)?;
     expect_dense(&y, step.input_count() as u8)?;
     for index in 0..step.input_count() {

@@ -146,7 +146,12 @@ impl Build {
         let mut shape = self.shape(a);
         shape.pop();
         shape.extend(self.shape(b).pop());
-        let op = MatMul { transpose_a: false, transpose_b: false, clamp: Clamp::NONE, inner_quant: None };
+        let op = MatMul {
+            transpose_a: false,
+            transpose_b: false,
+            clamp: Clamp::NONE,
+            inner_quant: None,
+        };
         self.node(Op::MatMul(op), &[a, b], shape)
     }
 

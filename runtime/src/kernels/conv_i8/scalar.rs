@@ -19,9 +19,9 @@ pub(super) fn conv_i8_scalar(conv: &mut ConvI8<'_>) {
                     let h = (oh * g.stride_h + kh * g.dilation_h).checked_sub(g.pad_top);
                     let w = (ow * g.stride_w + kw * g.dilation_w).checked_sub(g.pad_left);
                     let inside = match (h, w) {
-                        (Some(h), Some(w)) if h < g.in_h && w < g.in_w => {
-                            Some(((image * g.in_h + h) * g.in_w + w) * g.in_c + group * g.group_in_c())
-                        }
+                        (Some(h), Some(w)) if h < g.in_h && w < g.in_w => Some(
+                            ((image * g.in_h + h) * g.in_w + w) * g.in_c + group * g.group_in_c(),
+                        ),
                         _ => None,
                     };
                     for c in 0..g.group_in_c() {
