@@ -10,7 +10,7 @@ use crate::kernels::depthwise_f32::{self, DepthwiseF32};
 use crate::kernels::depthwise_i8::{self, DepthwiseI8};
 use crate::kernels::{ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, ResidualI8};
 use crate::memory::{Context, Slot, typed, typed_mut};
-use crate::ops::shape::expect_apart;
+use crate::ops::shape::expect_apart_in_any_layout;
 use crate::ops::{
     Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector, no_scratch,
 };
@@ -192,7 +192,7 @@ fn check_residual(step: &Step<'_>, index: usize, dtype: DType) -> Result<(), Ste
 }
 
 fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
-    expect_apart(step)?;
+    expect_apart_in_any_layout(step)?;
     step.expect_counts(RESIDUAL_I8, RESIDUAL_I8 + 1)?;
     expect_type(&step.input(0)?, DType::I8, 0)?;
     expect_type(&step.output(0)?, DType::I8, step.input_count() as u8)?;
@@ -226,7 +226,7 @@ fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(
 }
 
 fn check_f32(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
-    expect_apart(step)?;
+    expect_apart_in_any_layout(step)?;
     step.expect_counts(RESIDUAL_F32, RESIDUAL_F32 + 1)?;
     expect_type(&step.input(0)?, DType::F32, 0)?;
     expect_type(&step.output(0)?, DType::F32, step.input_count() as u8)?;
