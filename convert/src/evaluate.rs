@@ -225,11 +225,7 @@ pub fn golden(
         match samples {
             Some(samples) if case >= samples.len() => break,
             Some(samples) => feed(&mut session, samples, case)?,
-            None => {
-                for input in 0..model.inputs().len() {
-                    pseudo_random(&mut session, input, &mut random)?;
-                }
-            }
+            None => fill_pseudo_random(&mut session, &mut random)?,
         }
         let dims =
             (0..model.symbols().len()).filter_map(|index| session.dimension(index)).collect();
@@ -283,7 +279,18 @@ fn input_bytes(session: &mut Session<'_>, input: usize) -> Result<Vec<u8>, Evalu
     })
 }
 
-/// Fills an input with numbers that any model can take: small reals, any i8, 0 or 1 otherwise.
+/// Fills every input with numbers that any model can take: small reals, any i8, 0 or 1 otherwise.
+/// `state` is the generator's (Marsaglia's xorshift) and must not be 0.
+///
+/// # Errors
+/// When the runtime refuses an input: a defect of the converter.
+pub fn fill_pseudo_random(session: &mut Session<'_>, state: &mut u64) -> Result<(), EvaluateError> {
+    for input in 0..session.model().inputs().len() {
+        pseudo_random(session, input, state)?;
+    }
+    Ok(())
+}
+
 fn pseudo_random(
     session: &mut Session<'_>,
     input: usize,
