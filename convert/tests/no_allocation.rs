@@ -43,10 +43,13 @@ fn runs_allocate_nothing() {
         assert_eq!(allocations(|| opened = Model::open(bytes.as_slice()).ok()), 0, "{name}: open");
         let model = opened.expect(name);
         for isa in Isa::available() {
-            let mut session = Session::new(model, Options { isa: Some(isa), ..Options::default() }).expect(name);
+            let mut session =
+                Session::new(model, Options { isa: Some(isa), ..Options::default() }).expect(name);
             let mut random = common::Random::new(5);
-            let symbols: Vec<(&str, u32, u32)> =
-                model.symbols().map(|symbol| (model.text(symbol.name), symbol.min, symbol.max)).collect();
+            let symbols: Vec<(&str, u32, u32)> = model
+                .symbols()
+                .map(|symbol| (model.text(symbol.name), symbol.min, symbol.max))
+                .collect();
             assert_eq!(symbols.len(), usize::from(name.starts_with("sequence")), "{name}");
             for round in 0..4u32 {
                 for (symbol, min, max) in &symbols {
@@ -61,7 +64,11 @@ fn runs_allocate_nothing() {
                 let count = allocations(|| result = session.run());
                 result.expect(name);
                 assert_eq!(count, 0, "{name} on {isa}: run {round}");
-                assert_eq!(allocations(|| session.reset_state()), 0, "{name} on {isa}: reset_state");
+                assert_eq!(
+                    allocations(|| session.reset_state()),
+                    0,
+                    "{name} on {isa}: reset_state"
+                );
             }
         }
     }

@@ -2,15 +2,16 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use whit::format::{
-    BinaryAttributes, BinaryOp, Field, FileBuilder, Header, Op, OpBits, Section, StateRecord, StepRecord, Storage,
-    TensorRecord,
+    BinaryAttributes, BinaryOp, Field, FileBuilder, Header, Op, OpBits, Section, StateRecord,
+    StepRecord, Storage, TensorRecord,
 };
 use whit::{DType, Session};
 use whit_convert::evaluate::Samples;
 use whit_convert::graph::Graph;
 use whit_convert::import::onnx::import_onnx;
 use whit_convert::import::onnx::proto::{
-    AttributeProto as A, GraphProto, ModelProto, NodeProto as N, TensorProto as T, ValueInfoProto, data_type as t,
+    AttributeProto as A, GraphProto, ModelProto, NodeProto as N, TensorProto as T, ValueInfoProto,
+    data_type as t,
 };
 use whit_convert::import::{DimChoice, ImportOptions};
 use whit_convert::pipeline::{ConvertOptions, Scheme, convert};
@@ -67,8 +68,14 @@ impl RandomSamples {
     /// Samples for a graph, its symbols at their largest values.
     pub(crate) fn new(graph: &Graph, count: usize) -> RandomSamples {
         let largest: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.max).collect();
-        let size = |dim: &whit_convert::dim::Dim| dim.eval(&largest).and_then(|v| usize::try_from(v).ok()).unwrap_or(0);
-        let shapes = graph.inputs.iter().map(|id| graph.value(*id).shape.iter().map(size).collect()).collect();
+        let size = |dim: &whit_convert::dim::Dim| {
+            dim.eval(&largest).and_then(|v| usize::try_from(v).ok()).unwrap_or(0)
+        };
+        let shapes = graph
+            .inputs
+            .iter()
+            .map(|id| graph.value(*id).shape.iter().map(size).collect())
+            .collect();
         RandomSamples { shapes, count }
     }
 }
@@ -78,7 +85,13 @@ impl Samples for RandomSamples {
         self.count
     }
 
-    fn input(&self, sample: usize, input: usize, _: &str, dtype: DType) -> Result<(Vec<usize>, Vec<u8>), String> {
+    fn input(
+        &self,
+        sample: usize,
+        input: usize,
+        _: &str,
+        dtype: DType,
+    ) -> Result<(Vec<usize>, Vec<u8>), String> {
         let shape = self.shapes.get(input).ok_or("no such input")?.clone();
         let mut random = Random::new((sample * 31 + input) as u64);
         Ok((shape.clone(), random_elements(&mut random, dtype, shape.iter().product())))
@@ -102,7 +115,10 @@ pub(crate) fn random_elements(random: &mut Random, dtype: DType, count: usize) -
 }
 
 /// Fills every input of a session.
-pub(crate) fn fill_inputs(session: &mut Session<'_>, random: &mut Random) -> Result<(), whit::SessionError> {
+pub(crate) fn fill_inputs(
+    session: &mut Session<'_>,
+    random: &mut Random,
+) -> Result<(), whit::SessionError> {
     for input in 0..session.model().inputs().len() {
         let slot = session.input_slot(input)?;
         let bytes = random_elements(random, slot.dtype(), slot.elements());
@@ -121,7 +137,8 @@ pub(crate) struct Source {
 impl Source {
     /// The imported graph.
     pub(crate) fn graph(&self) -> Graph {
-        import_onnx(self.onnx.to_bytes(), None, &self.options).unwrap_or_else(|e| panic!("{}: {e}", self.name))
+        import_onnx(self.onnx.to_bytes(), None, &self.options)
+            .unwrap_or_else(|e| panic!("{}: {e}", self.name))
     }
 
     /// The bytes of a `.whit` file.
@@ -142,10 +159,21 @@ fn source(
     nodes: Vec<N>,
     outputs: &[&str],
 ) -> Source {
-    let output =
-        outputs.iter().map(|name| ValueInfoProto { name: Some((*name).to_owned()), ..Default::default() }).collect();
-    let graph = GraphProto { node: nodes, input: inputs, initializer: constants, output, ..Default::default() };
-    let dims = dims.iter().map(|(name, min, max)| ((*name).to_owned(), DimChoice::Range(*min, *max))).collect();
+    let output = outputs
+        .iter()
+        .map(|name| ValueInfoProto { name: Some((*name).to_owned()), ..Default::default() })
+        .collect();
+    let graph = GraphProto {
+        node: nodes,
+        input: inputs,
+        initializer: constants,
+        output,
+        ..Default::default()
+    };
+    let dims = dims
+        .iter()
+        .map(|(name, min, max)| ((*name).to_owned(), DimChoice::Range(*min, *max)))
+        .collect();
     let options = ImportOptions { dims, ..ImportOptions::default() };
     Source { name, onnx: ModelProto::new(17, graph), options }
 }
@@ -189,7 +217,9 @@ pub(crate) fn residual() -> Source {
         n("Conv", &["dc", "wp", "bp"], &["p"]),
         n("Add", &["p", "a"], &["s"]),
         n("Relu", &["s"], &["sr"]),
-        n("MaxPool", &["sr"], &["m"]).with(A::ints("kernel_shape", &[2, 2])).with(A::ints("strides", &[2, 2])),
+        n("MaxPool", &["sr"], &["m"])
+            .with(A::ints("kernel_shape", &[2, 2]))
+            .with(A::ints("strides", &[2, 2])),
         n("Conv", &["m", "ws"], &["c2"]).with(pads()).with(A::ints("strides", &[2, 2])),
         n("HardSwish", &["c2"], &["h"]),
         n("AveragePool", &["h"], &["ap"]).with(A::ints("kernel_shape", &[2, 2])),
@@ -243,7 +273,14 @@ pub(crate) fn sequence() -> Source {
         Err(_) => whit_convert::import::onnx::proto::DimensionProto::from(d),
     });
     let x = ValueInfoProto::tensor("x", t::FLOAT, dims);
-    source("sequence", &[("seq", 4, 9)], vec![x], constants, nodes, &["chosen", "attention", "top", "best"])
+    source(
+        "sequence",
+        &[("seq", 4, 9)],
+        vec![x],
+        constants,
+        nodes,
+        &["chosen", "attention", "top", "best"],
+    )
 }
 
 /// Integers and conditions: gathers by given indices, casts, comparisons, arithmetic in i32 and i64.
@@ -288,7 +325,8 @@ pub(crate) fn integers() -> Source {
 /// A model that was quantized by another tool.
 pub(crate) fn qdq() -> Source {
     let r = &mut Random::new(4);
-    let bytes = |r: &mut Random, len: usize| -> Vec<i8> { (0..len).map(|_| r.next() as i8).collect() };
+    let bytes =
+        |r: &mut Random, len: usize| -> Vec<i8> { (0..len).map(|_| r.next() as i8).collect() };
     let constants = vec![
         T::f32("xs", &[], &[0.02]),
         T::i8("xz", &[], &[-5]),
@@ -345,7 +383,8 @@ pub(crate) fn with_state() -> Vec<u8> {
         bytes: 16,
         ..TensorRecord::default()
     };
-    let tensors = [tensor(Storage::Arena, 0), tensor(Storage::State, 0), tensor(Storage::Arena, 64)];
+    let tensors =
+        [tensor(Storage::Arena, 0), tensor(Storage::State, 0), tensor(Storage::Arena, 64)];
     let add = BinaryAttributes {
         kind: BinaryOp::Add as u32,
         clamp: [f32::NEG_INFINITY, f32::INFINITY],
