@@ -1,7 +1,7 @@
 //! Finds the array that feeds each input of a model, and refuses shapes that would need reordering.
 
 use super::array::Array;
-use super::{DataError, Dataset, LABELS};
+use super::{DataError, Dataset};
 
 /// The size of an axis: a constant, or any size within bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,12 +80,6 @@ pub(crate) fn bind<'d>(
         bindings.push(Binding { array_name, array, note });
     }
     Ok(bindings)
-}
-
-/// An array by name; `labels` included.
-pub(crate) fn array<'d>(data: &'d Dataset, name: &str) -> Result<&'d Array, DataError> {
-    let found = if name == LABELS { data.labels.as_ref() } else { data.arrays.get(name) };
-    found.ok_or_else(|| DataError::NoArray { name: name.to_owned(), have: data.listing() })
 }
 
 #[derive(Debug, PartialEq)]

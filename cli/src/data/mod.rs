@@ -13,9 +13,9 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 pub(crate) use array::{Array, ArrayData};
-pub(crate) use bind::{Binding, Extent, InputSpec, array, bind};
-pub(crate) use images::{IMAGES, ImageSpec, Preprocess};
-pub(crate) use npy::{NpyError, read_npy_file, write_npy, write_npy_file, write_npz};
+pub(crate) use bind::{Binding, Extent, InputSpec, bind};
+pub(crate) use images::{ImageSpec, Preprocess};
+pub(crate) use npy::{NpyError, read_npy_file, read_npz, write_npy_file};
 
 /// The array that holds the expected answers.
 pub(crate) const LABELS: &str = "labels";

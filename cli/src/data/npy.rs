@@ -11,10 +11,13 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
 use half::f16;
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipArchive, ZipWriter};
+use zip::ZipArchive;
+#[cfg(test)]
+use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
-use super::array::{Array, ArrayData, with_elements};
+#[cfg(test)]
+use super::array::with_elements;
+use super::array::{Array, ArrayData};
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 const MAX_HEADER_BYTES: usize = 64 * 1024; // what a version 1 header can have
@@ -366,6 +369,7 @@ pub(crate) fn write_npy_file(path: &Path, array: &Array) -> io::Result<()> {
 }
 
 /// Writes arrays as a compressed .npz, as `numpy.savez_compressed` does.
+#[cfg(test)]
 pub(crate) fn write_npz(
     writer: impl Write + Seek,
     arrays: &BTreeMap<String, Array>,

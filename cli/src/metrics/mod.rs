@@ -10,7 +10,7 @@ mod embed;
 mod ranking;
 mod regress;
 
-pub(crate) use anomaly::{Anomaly, ScoreKind, anomaly, anomaly_scores};
+pub(crate) use anomaly::{Anomaly, anomaly, anomaly_scores};
 pub(crate) use classify::{Classification, classify, expand_binary};
 pub(crate) use embed::{Embedding, embedding};
 pub(crate) use regress::{Regression, regression};

@@ -17,6 +17,7 @@ pub fn lower(graph: &mut Graph) {
     quantize_before_moving(graph);
     absorb_clamps(graph);
     crate::passes::remove_dead_code(graph);
+    move_integers(graph);
     integer_nodes(graph);
     requantize(graph);
     integer_interface(graph);
@@ -35,7 +36,10 @@ fn unsigned_to_signed(graph: &mut Graph) {
         }
     }
     for (value, converted) in graph.values.iter_mut().zip(only_converted) {
-        let Some(quant) = value.quant.as_mut().filter(|_| value.dtype == DType::U8 && converted) else { continue };
+        let Some(quant) = value.quant.as_mut().filter(|_| value.dtype == DType::U8 && converted)
+        else {
+            continue;
+        };
         for zero_point in &mut quant.zero_point {
             *zero_point -= 128;
         }
@@ -43,13 +47,19 @@ fn unsigned_to_signed(graph: &mut Graph) {
         if let Some(constant) = value.constant.take() {
             let data: Vec<u8> = constant.data.iter().map(|byte| byte ^ 0x80).collect();
             let shape = constant.shape.clone();
-            value.constant = Some(Arc::new(Tensor { dtype: DType::I8, shape, data: Bytes::from(data) }));
+            value.constant =
+                Some(Arc::new(Tensor { dtype: DType::I8, shape, data: Bytes::from(data) }));
         }
     }
 }
 
 /// The node that makes a value, if it is of this kind.
-fn source<'g>(graph: &'g Graph, producers: &[Option<usize>], id: ValueId, op: &Op) -> Option<&'g Node> {
+fn source<'g>(
+    graph: &'g Graph,
+    producers: &[Option<usize>],
+    id: ValueId,
+    op: &Op,
+) -> Option<&'g Node> {
     let node = &graph.nodes[producers[id.0 as usize]?];
     (node.op == *op).then_some(node)
 }
@@ -78,7 +88,8 @@ fn quantize_before_moving(graph: &mut Graph) {
             let from = mover.inputs[0]?;
             let sole = consumers[moved.0 as usize].len() == 1 && !graph.outputs.contains(&moved);
             let per_tensor = graph.value(node.outputs[0]).quant.as_ref()?.axis.is_none();
-            (plain && sole && per_tensor && graph.inputs.contains(&from)).then_some((at, mover_at, from))
+            (plain && sole && per_tensor && graph.inputs.contains(&from))
+                .then_some((at, mover_at, from))
         });
         let Some((at, mover_at, from)) = swap else { return };
         let result = graph.nodes[at].outputs[0];
@@ -106,8 +117,9 @@ fn absorb_clamps(graph: &mut Graph) {
         let (Some(x), y) = (node.inputs[0], node.outputs[0]) else { continue };
         let Some(quant) = only_quantized(graph, &consumers, y) else { continue };
         let made_by = producers[x.0 as usize].map(|maker| &graph.nodes[maker]);
-        let computes = made_by
-            .is_some_and(|maker| maker.op != Op::Dequantize && integer_inputs(graph, maker).is_some());
+        let computes = made_by.is_some_and(|maker| {
+            maker.op != Op::Dequantize && integer_inputs(graph, maker).is_some()
+        });
         if !computes || consumers[x.0 as usize].len() != 1 || graph.outputs.contains(&x) {
             continue;
         }
@@ -164,6 +176,44 @@ fn only_quantized(graph: &Graph, consumers: &[Vec<usize>], id: ValueId) -> Optio
     common.cloned()
 }
 
+/// Dequantize → move becomes move → dequantize: what is only moved is moved as integers, and what
+/// comes behind still finds its dequantize node. A concatenation needs one scale for all its parts,
+/// so [`integer_form`] has it.
+fn move_integers(graph: &mut Graph) {
+    let mut at = 0;
+    while at < graph.nodes.len() {
+        let producers = graph.producers();
+        let node = &graph.nodes[at];
+        let movable = moves_elements(&node.op) && !matches!(node.op, Op::Concat { .. });
+        let from = node.inputs.first().copied().flatten().filter(|_| movable);
+        if let Some(integer) = from.and_then(|id| integers_behind(graph, &producers, id)) {
+            let y = node.outputs[0];
+            let (name, shape) = (graph.value(y).name.clone(), graph.value(y).shape.clone());
+            let moved = graph.add_value(name.clone(), DType::I8, shape);
+            let quant = graph.value(integer).quant.clone();
+            let node = &mut graph.nodes[at];
+            if let (Op::Pad { mode: PadMode::Constant(real), .. }, Some(quant)) =
+                (&mut node.op, &quant)
+            {
+                let q = (f64::from(*real) / f64::from(quant.scale[0])).round_ties_even()
+                    + f64::from(quant.zero_point[0]);
+                *real = q.clamp(-128.0, 127.0) as f32;
+            }
+            node.inputs[0] = Some(integer);
+            node.outputs[0] = moved;
+            let dequantize = Node {
+                name: format!("{name}/dequantize"),
+                op: Op::Dequantize,
+                inputs: vec![Some(moved)],
+                outputs: vec![y],
+            };
+            graph.value_mut(moved).quant = quant;
+            graph.nodes.insert(at + 1, dequantize);
+        }
+        at += 1;
+    }
+}
+
 /// Gives every node between dequantize and quantize its integer form.
 fn integer_nodes(graph: &mut Graph) {
     let mut at = 0;
@@ -201,7 +251,8 @@ fn integer_form(
         // integers with scales and reals.
         let weights = source(graph, producers, node.inputs[1]?, &Op::Dequantize)?.inputs[0]?;
         let value = graph.value(weights);
-        let symmetric = value.quant.as_ref().is_some_and(|quant| quant.zero_point.iter().all(|z| *z == 0));
+        let symmetric =
+            value.quant.as_ref().is_some_and(|quant| quant.zero_point.iter().all(|z| *z == 0));
         if value.dtype != DType::I8 || value.constant.is_none() || !symmetric {
             return None;
         }
@@ -212,13 +263,13 @@ fn integer_form(
             result.inputs[2] = dequantize.inputs[0];
         }
     }
-    // What is only moved keeps its own scale; the quantize node behind then rescales, if need be.
     let own_quant = match node.op {
         Op::Concat { .. } => {
             for operand in &operands {
                 let part = result.inputs[*operand]?;
                 if graph.value(part).quant.as_ref() != Some(&y_quant) {
-                    let (name, shape) = (graph.value(part).name.clone(), graph.value(part).shape.clone());
+                    let (name, shape) =
+                        (graph.value(part).name.clone(), graph.value(part).shape.clone());
                     let rescaled = graph.add_value(format!("{name}/rescaled"), DType::I8, shape);
                     graph.value_mut(rescaled).quant = Some(y_quant.clone());
                     extra.push(Node {
@@ -235,11 +286,6 @@ fn integer_form(
         ref op if keeps_scale(op) => graph.value(result.inputs[0]?).quant.clone()?,
         _ => y_quant,
     };
-    if let Op::Pad { mode: PadMode::Constant(real), .. } = &mut result.op {
-        let q = (f64::from(*real) / f64::from(own_quant.scale[0])).round_ties_even()
-            + f64::from(own_quant.zero_point[0]);
-        *real = q.clamp(-128.0, 127.0) as f32;
-    }
     let (name, shape) = (graph.value(y).name.clone(), graph.value(y).shape.clone());
     let integer = graph.add_value(name, DType::I8, shape);
     graph.value_mut(integer).quant = Some(own_quant);
@@ -259,8 +305,14 @@ fn requantize(graph: &mut Graph) {
         if graph.nodes[at].op != Op::Quantize {
             continue;
         }
-        let (Some(x), y) = (graph.nodes[at].inputs[0], graph.nodes[at].outputs[0]) else { continue };
-        let from = if graph.value(x).dtype == DType::I8 { Some(x) } else { integers_behind(graph, &producers, x) };
+        let (Some(x), y) = (graph.nodes[at].inputs[0], graph.nodes[at].outputs[0]) else {
+            continue;
+        };
+        let from = if graph.value(x).dtype == DType::I8 {
+            Some(x)
+        } else {
+            integers_behind(graph, &producers, x)
+        };
         let Some(from) = from else { continue };
         if graph.value(from).quant == graph.value(y).quant && graph.value(y).dtype == DType::I8 {
             graph.replace_uses(y, from);
@@ -298,7 +350,8 @@ fn integer_interface(graph: &mut Graph) {
             continue;
         }
         if !graph.outputs.contains(&integer) {
-            graph.value_mut(integer).name = graph.value(output).name.trim_end_matches("/dq").to_owned();
+            graph.value_mut(integer).name =
+                graph.value(output).name.trim_end_matches("/dq").to_owned();
         }
         graph.outputs[index] = integer;
     }
@@ -311,7 +364,8 @@ fn fuse_residuals(graph: &mut Graph) {
     let consumers = graph.consumers();
     let mut taken = vec![false; graph.nodes.len()];
     for (at, node) in graph.nodes.iter().enumerate() {
-        if node.op != Op::Binary(BinaryKind::Add) || graph.value(node.outputs[0]).dtype != DType::I8 {
+        if node.op != Op::Binary(BinaryKind::Add) || graph.value(node.outputs[0]).dtype != DType::I8
+        {
             continue;
         }
         let (Some(a), Some(b)) = (node.inputs[0], node.inputs[1]) else { continue };

@@ -17,7 +17,9 @@ pub use attributes::*;
 pub use cast::{Element, cast, cast_mut};
 pub use error::FormatError;
 pub(crate) use header::directory_crc32;
-pub use header::{HEADER_BYTES, Header, MAGIC, Section, SectionEntry, VERSION_MAJOR, VERSION_MINOR};
+pub use header::{
+    HEADER_BYTES, Header, MAGIC, Section, SectionEntry, VERSION_MAJOR, VERSION_MINOR,
+};
 pub use op::{Op, OpBits};
 pub use records::*;
 #[cfg(feature = "std")]

@@ -5,7 +5,7 @@ use crate::error::StepErrorKind;
 use crate::format::{Op, QuantizeAttributes};
 use crate::kernels::requantize::round_clamp;
 use crate::memory::{Context, Slot, typed};
-use crate::ops::shape::{expect_apart, expect_elementwise};
+use crate::ops::shape::{expect_apart, expect_elementwise, product};
 use crate::ops::{Operator, Step, expect_same_shape, expect_type, expect_vector, no_scratch};
 
 /// Entries of a table over i8.
@@ -91,7 +91,7 @@ impl Channels<'_> {
 
 /// Elements between one index of `axis` and the next, and the axis' extent.
 fn axis_layout(x: &Slot, axis: usize) -> (usize, usize) {
-    let inner: usize = x.dims().iter().skip(axis + 1).map(|dim| *dim as usize).product();
+    let inner = product(x.dims().get(axis + 1..).unwrap_or(&[]));
     (inner.max(1), x.dim(axis))
 }
 
@@ -101,7 +101,8 @@ fn channels<'a>(
     scales: &'a [u8],
     zero_points: &'a [u8],
 ) -> Result<Channels<'a>, StepErrorKind> {
-    let (inner, extent) = axis_layout(quantized, step.attributes::<QuantizeAttributes>().axis as usize);
+    let (inner, extent) =
+        axis_layout(quantized, step.attributes::<QuantizeAttributes>().axis as usize);
     let (scales, zero_points): (&[f32], &[i32]) = (typed(scales, 1)?, typed(zero_points, 2)?);
     Ok(Channels {
         scales: scales.get(..extent).unwrap_or(&[]),

@@ -1,4 +1,4 @@
-//! Float convolution in plain Rust: the formula, summed in f32 in the order of K.
+//! Float convolution in plain Rust: the formula, summed in f32 in the order of K, by blocks.
 
 use super::super::FloatWeights;
 use super::{ConvF32, PANEL_N};
@@ -10,36 +10,69 @@ pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
     let (group_in_c, group_out_c, k) = (g.group_in_c(), g.group_out_c(), g.k());
 
     for pixel in 0..g.out_pixels() {
-        let (batch, oy, ox) = (pixel / (g.out_h * g.out_w), pixel / g.out_w % g.out_h, pixel % g.out_w);
+        let (batch, oy, ox) =
+            (pixel / (g.out_h * g.out_w), pixel / g.out_w % g.out_h, pixel % g.out_w);
         for channel in 0..g.out_c {
             let (group, n) = (channel / group_out_c, channel % group_out_c);
             let padded_channel = group * g.padded_group_out_c() + n;
             let panel = padded_channel / PANEL_N * PANEL_N * k;
 
-            let mut sum = 0.0;
+            let mut sum = BlockedSum::default();
             for ky in 0..g.kernel_h {
                 for kx in 0..g.kernel_w {
-                    let (y, x) = (oy * g.stride_h + ky * g.dilation_h, ox * g.stride_w + kx * g.dilation_w);
-                    if y < g.pad_top || y >= g.pad_top + g.in_h || x < g.pad_left || x >= g.pad_left + g.in_w
+                    let (y, x) =
+                        (oy * g.stride_h + ky * g.dilation_h, ox * g.stride_w + kx * g.dilation_w);
+                    if y < g.pad_top
+                        || y >= g.pad_top + g.in_h
+                        || x < g.pad_left
+                        || x >= g.pad_left + g.in_w
                     {
                         continue;
                     }
                     let pixel_in = (batch * g.in_h + y - g.pad_top) * g.in_w + x - g.pad_left;
                     for c in 0..group_in_c {
                         let row = (ky * g.kernel_w + kx) * group_in_c + c;
-                        let weight = weight(args.weights, panel + row * PANEL_N + padded_channel % PANEL_N);
-                        sum += args.input[pixel_in * g.in_c + group * group_in_c + c] * weight;
+                        let weight =
+                            weight(args.weights, panel + row * PANEL_N + padded_channel % PANEL_N);
+                        sum.add(args.input[pixel_in * g.in_c + group * group_in_c + c] * weight);
                     }
                 }
             }
 
-            let mut y = sum + args.epilogue.bias[padded_channel];
+            let mut y = sum.total() + args.epilogue.bias[padded_channel];
             if let Some(residual) = args.epilogue.residual {
                 y += residual[pixel * g.out_c + channel];
             }
             args.output[pixel * args.output_stride + channel] =
                 clamp(y, args.epilogue.min, args.epilogue.max);
         }
+    }
+}
+
+/// A sum in f32 whose rounding error grows with K / 32 + 32 instead of K: terms are summed in
+/// blocks, and the blocks' sums are summed (Higham, Accuracy and Stability of Numerical
+/// Algorithms, section 4.3).
+#[derive(Default)]
+pub(crate) struct BlockedSum {
+    done: f32,
+    block: f32,
+    terms: u32,
+}
+
+impl BlockedSum {
+    const BLOCK: u32 = 32; // near the square root of usual K
+
+    #[inline(always)]
+    pub(crate) fn add(&mut self, term: f32) {
+        self.block += term;
+        self.terms += 1;
+        if self.terms == Self::BLOCK {
+            *self = BlockedSum { done: self.done + self.block, block: 0.0, terms: 0 };
+        }
+    }
+
+    pub(crate) fn total(&self) -> f32 {
+        self.done + self.block
     }
 }
 

@@ -7,11 +7,14 @@
 //! 3×3 kernels of stride 1 or 2 have paths of their own, which widen every column of the input once
 //! and keep it in registers for all the outputs that it meets.
 
-use core::arch::x86_64::*;
-
 use super::{DepthwiseI8, padded_c};
-use crate::kernels::requantize::x86_64::{RequantizeAvx2, RequantizeAvx512};
 use crate::kernels::{ConvGeometry, EpilogueI8};
+
+mod avx2;
+mod avx512;
+
+use avx2::run_avx2;
+use avx512::run_avx512vnni;
 
 /// Channels of a block: an i16 register of AVX2, an i32 register of AVX-512.
 const BLOCK: usize = 16;
@@ -19,22 +22,8 @@ const BLOCK: usize = 16;
 /// Bytes of a block of expanded weights: of a pair of taps as i16, or of one tap as i32.
 const WEIGHT_BYTES: usize = 64;
 
-/// The pairs of taps that [`row_3x3_avx2`] multiplies: the upper two rows column by column, then
-/// the lower row, see there. `None` has weight zero.
-const PAIRS_3X3: [[Option<usize>; 2]; 5] = [
-    [Some(0), Some(3)],
-    [Some(1), Some(4)],
-    [Some(2), Some(5)],
-    [None, Some(6)],
-    [Some(7), Some(8)],
-];
-
 pub(super) fn scratch_bytes_avx2(geometry: &ConvGeometry) -> usize {
-    Layout::new(
-        geometry,
-        (geometry.kernel_h * geometry.kernel_w).div_ceil(2),
-    )
-    .bytes
+    Layout::new(geometry, (geometry.kernel_h * geometry.kernel_w).div_ceil(2)).bytes
 }
 
 pub(super) fn scratch_bytes_avx512(geometry: &ConvGeometry) -> usize {
@@ -71,11 +60,7 @@ impl Layout {
         let taps = g.kernel_h * g.kernel_w;
         let pointers = g.in_c.div_ceil(BLOCK) * weights_per_block * WEIGHT_BYTES;
         let padding = pointers + taps * size_of::<*const i8>();
-        Layout {
-            pointers,
-            padding,
-            bytes: padding + padded_c(g.in_c),
-        }
+        Layout { pointers, padding, bytes: padding + padded_c(g.in_c) }
     }
 }
 
@@ -114,15 +99,6 @@ impl<'a> Job<'a> {
         (block * BLOCK).min(self.geometry.in_c.saturating_sub(BLOCK))
     }
 
-    /// The residual at an element of the dense output, or null.
-    #[inline(always)]
-    fn residual(&self, index: usize) -> *const i8 {
-        match &self.epilogue.residual {
-            Some(residual) => residual.data.as_ptr().wrapping_add(index),
-            None => core::ptr::null(),
-        }
-    }
-
     /// Writes the pixel of padding.
     ///
     /// # Safety
@@ -155,9 +131,6 @@ struct Row3x3 {
     scale: *const f32,
     output: *mut i8,
     output_stride: usize,
-    /// Same place in the residual, or null.
-    residual: *const i8,
-    residual_stride: usize,
     /// Channels to read and write, no more than a block.
     channels: usize,
 }
@@ -207,8 +180,6 @@ unsafe fn for_each_row_3x3(
                         scale: job.epilogue.scale.as_ptr().add(channel),
                         output: job.output.add(pixel * job.output_stride + channel),
                         output_stride: job.output_stride,
-                        residual: job.residual(pixel * g.out_c + channel),
-                        residual_stride: g.out_c,
                         channels: (g.in_c - channel).min(BLOCK),
                     }
                 });
@@ -245,11 +216,8 @@ unsafe fn for_each_pixel(
                         let inside = h < g.in_h && w < g.in_w;
                         // SAFETY: the pixel exists; the tap is one of the table.
                         unsafe {
-                            let input = if inside {
-                                job.input.add(row + w * g.in_c)
-                            } else {
-                                padding
-                            };
+                            let input =
+                                if inside { job.input.add(row + w * g.in_c) } else { padding };
                             pointers.add(kh * g.kernel_w + kw).write_unaligned(input);
                         }
                     }
@@ -261,490 +229,11 @@ unsafe fn for_each_pixel(
     }
 }
 
-/// # Safety
-///
-/// The lengths of `job` are checked, with scratch for AVX2.
-#[target_feature(enable = "avx2")]
-unsafe fn run_avx2(job: &Job<'_>) {
+/// Whether to go by columns. Not with a residual, which no known network adds here and which would
+/// take registers.
+fn is_3x3(job: &Job<'_>) -> bool {
     let g = &job.geometry;
-    if g.out_pixels() == 0 || g.in_c == 0 {
-        return;
-    }
-    let taps = g.kernel_h * g.kernel_w;
-    let pairs = taps.div_ceil(2);
-    let layout = Layout::new(g, pairs);
-    // SAFETY: scratch has this layout.
-    let padding = unsafe { job.fill_padding(&layout) };
-    let requantize = RequantizeAvx2::new(&job.epilogue);
-    let columns = is_3x3(g);
-    for block in 0..g.in_c.div_ceil(BLOCK) {
-        for pair in 0..pairs {
-            let taps = if columns {
-                PAIRS_3X3[pair]
-            } else {
-                [2 * pair, 2 * pair + 1].map(|tap| (tap < taps).then_some(tap))
-            };
-            // SAFETY: weights are padded to blocks from any channel on that a block starts at; the
-            // layout reserves a place for every pair of every block.
-            unsafe {
-                let words = taps.map(|tap| match tap {
-                    Some(tap) => {
-                        let channel = job.overlapping_block(block);
-                        let weights = job.weights.add(tap * padded_c(g.in_c) + channel);
-                        _mm256_cvtepi8_epi16(_mm_loadu_si128(weights.cast()))
-                    }
-                    None => _mm256_setzero_si256(),
-                });
-                let dst = job.scratch.add((block * pairs + pair) * WEIGHT_BYTES);
-                let [low, high] = interleave(words[0], words[1]);
-                _mm256_storeu_si256(dst.cast(), low);
-                _mm256_storeu_si256(dst.add(32).cast(), high);
-            }
-        }
-    }
-    if columns {
-        let row = match (g.stride_w, g.in_c < BLOCK) {
-            (1, false) => row_3x3_avx2::<1, false>,
-            (1, true) => row_3x3_avx2::<1, true>,
-            (_, false) => row_3x3_avx2::<2, false>,
-            (_, true) => row_3x3_avx2::<2, true>,
-        };
-        // SAFETY: `is_3x3`; scratch starts with the weights just written.
-        unsafe {
-            let first_channel = |block| job.overlapping_block(block);
-            for_each_row_3x3(job, padding, pairs * WEIGHT_BYTES, first_channel, |args| {
-                row(args, &requantize);
-            });
-        }
-        return;
-    }
-    // SAFETY: the layout reserves a pointer per tap; blocks, channels and pixels exist.
-    unsafe {
-        let pointers = job.scratch.add(layout.pointers).cast::<*const i8>();
-        for_each_pixel(job, padding, pointers, |pixel| {
-            for block in 0..g.in_c.div_ceil(BLOCK) {
-                let channel = job.overlapping_block(block);
-                let channels = g.in_c.min(BLOCK);
-                let mut acc = load_channels(job.bias.add(channel));
-                for pair in 0..pairs {
-                    let input = |tap: usize| {
-                        // The partner of an odd last tap has weight zero.
-                        let input = pointers
-                            .add(tap.min(taps - 1))
-                            .read_unaligned()
-                            .add(channel);
-                        _mm256_cvtepi8_epi16(load_partial(input, channels))
-                    };
-                    let x = interleave(input(2 * pair), input(2 * pair + 1));
-                    let weights = job.scratch.add((block * pairs + pair) * WEIGHT_BYTES);
-                    acc = multiply_add(acc, x, weights);
-                }
-                let scale = load_scales(job.epilogue.scale.as_ptr().add(channel));
-                let residual = job.residual(pixel * g.out_c + channel);
-                let bytes = finish(acc, scale, &requantize, residual, channels);
-                store_partial(
-                    job.output.add(pixel * job.output_stride + channel),
-                    bytes,
-                    channels,
-                );
-            }
-        });
-    }
-}
-
-/// Whether there is a path by columns.
-fn is_3x3(g: &ConvGeometry) -> bool {
     (g.kernel_h, g.kernel_w, g.dilation_h, g.dilation_w) == (3, 3, 1, 1)
         && (g.stride_w == 1 || g.stride_w == 2)
-}
-
-/// With `x[r][c]` the input of row `r` and column `c`, sums
-///
-/// ```text
-/// (x[0][c],   x[1][c])   · (w00, w10)      (x[2][c-1], x[2][c])   · (0,   w20)
-/// (x[0][c+1], x[1][c+1]) · (w01, w11)      (x[2][c+1], x[2][c+2]) · (w21, w22)
-/// (x[0][c+2], x[1][c+2]) · (w02, w12)
-/// ```
-///
-/// so that for the next output all interleaved pairs but the new columns' are there already.
-///
-/// # Safety
-///
-/// As [`for_each_row_3x3`] calls it; `PARTIAL` if a block has less than sixteen channels.
-#[target_feature(enable = "avx2")]
-unsafe fn row_3x3_avx2<const STRIDE: usize, const PARTIAL: bool>(
-    row: &Row3x3,
-    requantize: &RequantizeAvx2,
-) {
-    let channels = if PARTIAL { row.channels } else { BLOCK };
-    let zero_points = _mm256_set1_epi16(i16::from(row.zero_point));
-    // The interleaved upper rows, and the lower row, of a column of the padded input.
-    let column = |w: usize| {
-        let w = w.wrapping_sub(row.pad_left);
-        // Columns of the left padding wrap to huge values.
-        let x = if w < row.in_w {
-            row.rows.map(|(row, step)| {
-                // SAFETY: column `w` of the row exists; a row of padding has step zero.
-                let bytes = unsafe { load_partial(row.add(w * step), channels) };
-                _mm256_cvtepi8_epi16(bytes)
-            })
-        } else {
-            [zero_points; 3]
-        };
-        (interleave(x[0], x[1]), x[2])
-    };
-    // SAFETY: the caller vouches for the per-channel arrays.
-    let (bias, scale) = unsafe { (load_channels(row.bias), load_scales(row.scale)) };
-    let (mut upper0, x) = column(0);
-    let mut lower0 = interleave(x, x);
-    let (mut upper1, mut x1) = column(1);
-    let mut lower1 = interleave(x, x1);
-    for ow in 0..row.out_w {
-        if STRIDE == 2 && ow > 0 {
-            (upper1, x1) = column(2 * ow + 1);
-        }
-        let (upper2, x2) = column(STRIDE * ow + 2);
-        let lower2 = interleave(x1, x2);
-        // SAFETY: there are five pairs of weights; the pixel exists.
-        unsafe {
-            let weights = |pair: usize| row.weights.add(pair * WEIGHT_BYTES);
-            let acc = multiply_add(bias, upper0, weights(0));
-            let acc = multiply_add(acc, upper1, weights(1));
-            let acc = multiply_add(acc, upper2, weights(2));
-            let acc = multiply_add(acc, lower0, weights(3));
-            let acc = multiply_add(acc, lower2, weights(4));
-            let residual = row.residual.wrapping_add(ow * row.residual_stride);
-            let residual = if row.residual.is_null() {
-                row.residual
-            } else {
-                residual
-            };
-            let bytes = finish(acc, scale, requantize, residual, channels);
-            store_partial(row.output.add(ow * row.output_stride), bytes, channels);
-        }
-        if STRIDE == 1 {
-            (upper0, upper1) = (upper1, upper2);
-            (lower0, lower1) = (lower1, lower2);
-            x1 = x2;
-        } else {
-            (upper0, lower0) = (upper2, lower2);
-        }
-    }
-}
-
-/// Interleaves the channels of two taps: channels 0 to 3 and 8 to 11, then 4 to 7 and 12 to 15.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn interleave(a: __m256i, b: __m256i) -> [__m256i; 2] {
-    [_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)]
-}
-
-/// Sixteen i32 in the order of [`interleave`].
-///
-/// # Safety
-///
-/// `src` is valid for 16 reads.
-#[target_feature(enable = "avx2")]
-#[inline]
-unsafe fn load_channels(src: *const i32) -> [__m256i; 2] {
-    // SAFETY: as the caller's.
-    let (a, b) = unsafe {
-        (
-            _mm256_loadu_si256(src.cast()),
-            _mm256_loadu_si256(src.add(8).cast()),
-        )
-    };
-    in_order_of_interleave(a, b)
-}
-
-/// # Safety
-///
-/// `src` is valid for 16 reads.
-#[target_feature(enable = "avx2")]
-#[inline]
-unsafe fn load_scales(src: *const f32) -> [__m256; 2] {
-    // SAFETY: as the caller's.
-    unsafe { load_channels(src.cast()) }.map(|x| _mm256_castsi256_ps(x))
-}
-
-#[target_feature(enable = "avx2")]
-#[inline]
-fn in_order_of_interleave(a: __m256i, b: __m256i) -> [__m256i; 2] {
-    [
-        _mm256_permute2x128_si256::<0x20>(a, b),
-        _mm256_permute2x128_si256::<0x31>(a, b),
-    ]
-}
-
-/// Adds the products of a pair of taps.
-///
-/// # Safety
-///
-/// `weights` is valid for [`WEIGHT_BYTES`] reads.
-#[target_feature(enable = "avx2")]
-#[inline]
-unsafe fn multiply_add(acc: [__m256i; 2], x: [__m256i; 2], weights: *const u8) -> [__m256i; 2] {
-    // SAFETY: as the caller's.
-    let (low, high) = unsafe {
-        let low = _mm256_loadu_si256(weights.cast());
-        let high = _mm256_loadu_si256(weights.add(32).cast());
-        (low, high)
-    };
-    [
-        _mm256_add_epi32(acc[0], _mm256_madd_epi16(x[0], low)),
-        _mm256_add_epi32(acc[1], _mm256_madd_epi16(x[1], high)),
-    ]
-}
-
-/// The epilogue of a pixel: sixteen outputs in their natural order.
-///
-/// # Safety
-///
-/// `residual` is null or valid for `channels` reads.
-#[target_feature(enable = "avx2")]
-#[inline]
-unsafe fn finish(
-    acc: [__m256i; 2],
-    scale: [__m256; 2],
-    requantize: &RequantizeAvx2,
-    residual: *const i8,
-    channels: usize,
-) -> __m128i {
-    let [a, b] = if residual.is_null() {
-        [
-            requantize.round(acc[0], scale[0]),
-            requantize.round(acc[1], scale[1]),
-        ]
-    } else {
-        // SAFETY: as the caller's.
-        let data = unsafe { load_partial(residual, channels) };
-        let low = _mm256_cvtepi8_epi32(data);
-        let high = _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(data, data));
-        let data = in_order_of_interleave(low, high);
-        [
-            requantize.round_sum(acc[0], scale[0], data[0]),
-            requantize.round_sum(acc[1], scale[1], data[1]),
-        ]
-    };
-    let words = requantize.pack_i16(a, b);
-    let bytes = requantize.pack_i8(words, words);
-    _mm_unpacklo_epi64(
-        _mm256_castsi256_si128(bytes),
-        _mm256_extracti128_si256::<1>(bytes),
-    )
-}
-
-/// The first `len` of sixteen bytes.
-///
-/// # Safety
-///
-/// `src` is valid for `len` reads, `len` is no more than 16.
-#[target_feature(enable = "avx2")]
-#[inline]
-unsafe fn load_partial(src: *const i8, len: usize) -> __m128i {
-    // SAFETY: as the caller's.
-    unsafe {
-        match len {
-            16 => _mm_loadu_si128(src.cast()),
-            8 => _mm_loadl_epi64(src.cast()),
-            _ => {
-                let mut bytes = [0i8; BLOCK];
-                for i in 0..len {
-                    bytes[i] = *src.add(i);
-                }
-                _mm_loadu_si128(bytes.as_ptr().cast())
-            }
-        }
-    }
-}
-
-/// Writes the first `len` of sixteen bytes.
-///
-/// # Safety
-///
-/// `dst` is valid for `len` writes, `len` is no more than 16.
-#[target_feature(enable = "avx2")]
-#[inline]
-unsafe fn store_partial(dst: *mut i8, x: __m128i, len: usize) {
-    // SAFETY: as the caller's.
-    unsafe {
-        match len {
-            16 => _mm_storeu_si128(dst.cast(), x),
-            8 => _mm_storel_epi64(dst.cast(), x),
-            _ => {
-                let mut bytes = [0i8; BLOCK];
-                _mm_storeu_si128(bytes.as_mut_ptr().cast(), x);
-                for i in 0..len {
-                    *dst.add(i) = bytes[i];
-                }
-            }
-        }
-    }
-}
-
-/// # Safety
-///
-/// The lengths of `job` are checked, with scratch for AVX-512.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn run_avx512vnni(job: &Job<'_>) {
-    let g = &job.geometry;
-    if g.out_pixels() == 0 || g.in_c == 0 {
-        return;
-    }
-    let taps = g.kernel_h * g.kernel_w;
-    let layout = Layout::new(g, taps);
-    // SAFETY: scratch has this layout.
-    let padding = unsafe { job.fill_padding(&layout) };
-    let requantize = RequantizeAvx512::new(&job.epilogue);
-    let blocks = g.in_c.div_ceil(BLOCK);
-    for block in 0..blocks {
-        for tap in 0..taps {
-            // SAFETY: weights are padded to whole blocks; the layout reserves a place for every
-            // tap of every block.
-            unsafe {
-                let weights = job.weights.add(tap * padded_c(g.in_c) + block * BLOCK);
-                let words = _mm512_cvtepi8_epi32(_mm_loadu_si128(weights.cast()));
-                // The low word is the weight, the high word meets the sign of the input.
-                let words = _mm512_and_si512(words, _mm512_set1_epi32(0xffff));
-                let dst = job.scratch.add((block * taps + tap) * WEIGHT_BYTES);
-                _mm512_storeu_si512(dst.cast(), words);
-            }
-        }
-    }
-    if is_3x3(g) {
-        let row = if g.stride_w == 1 {
-            row_3x3_avx512vnni::<1>
-        } else {
-            row_3x3_avx512vnni::<2>
-        };
-        // SAFETY: `is_3x3`; scratch starts with the weights just written.
-        unsafe {
-            let first_channel = |block| block * BLOCK;
-            for_each_row_3x3(job, padding, taps * WEIGHT_BYTES, first_channel, |args| {
-                row(args, &requantize);
-            });
-        }
-        return;
-    }
-    // SAFETY: the layout reserves a pointer per tap; blocks and pixels exist; per-channel arrays
-    // are padded to whole blocks, and the mask leaves out channels beyond the last.
-    unsafe {
-        let pointers = job.scratch.add(layout.pointers).cast::<*const i8>();
-        for_each_pixel(job, padding, pointers, |pixel| {
-            for block in 0..blocks {
-                let channel = block * BLOCK;
-                let mask = mask_of(g.in_c - channel);
-                // Two sums, because one product waits for another for five cycles.
-                let mut acc = [
-                    _mm512_loadu_si512(job.bias.add(channel).cast()),
-                    _mm512_setzero_si512(),
-                ];
-                for tap in 0..taps {
-                    let input = pointers.add(tap).read_unaligned().add(channel);
-                    let x = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, input));
-                    let weights = job.scratch.add((block * taps + tap) * WEIGHT_BYTES);
-                    let w = _mm512_loadu_si512(weights.cast());
-                    acc = [acc[1], _mm512_dpwssd_epi32(acc[0], x, w)];
-                }
-                let acc = _mm512_add_epi32(acc[0], acc[1]);
-                let scale = _mm512_loadu_ps(job.epilogue.scale.as_ptr().add(channel));
-                let residual = job.residual(pixel * g.out_c + channel);
-                let bytes = finish_avx512(acc, scale, &requantize, residual, mask);
-                let output = job.output.add(pixel * job.output_stride + channel);
-                _mm_mask_storeu_epi8(output, mask, bytes);
-            }
-        });
-    }
-}
-
-/// # Safety
-///
-/// As [`for_each_row_3x3`] calls it.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn row_3x3_avx512vnni<const STRIDE: usize>(row: &Row3x3, requantize: &RequantizeAvx512) {
-    let mask = mask_of(row.channels);
-    let zero_points = _mm512_set1_epi32(i32::from(row.zero_point));
-    // The three rows of a column of the padded input.
-    let column = |w: usize| {
-        let w = w.wrapping_sub(row.pad_left);
-        // Columns of the left padding wrap to huge values.
-        if w < row.in_w {
-            row.rows.map(|(row, step)| {
-                // SAFETY: column `w` of the row exists; a row of padding has step zero.
-                let bytes = unsafe { _mm_maskz_loadu_epi8(mask, row.add(w * step)) };
-                _mm512_cvtepi8_epi32(bytes)
-            })
-        } else {
-            [zero_points; 3]
-        }
-    };
-    // SAFETY: the caller vouches for the per-channel arrays and the weights.
-    let (bias, scale) = unsafe {
-        (
-            _mm512_loadu_si512(row.bias.cast()),
-            _mm512_loadu_ps(row.scale),
-        )
-    };
-    let mut w = [_mm512_setzero_si512(); 9];
-    for tap in 0..9 {
-        // SAFETY: as above.
-        w[tap] = unsafe { _mm512_loadu_si512(row.weights.add(tap * WEIGHT_BYTES).cast()) };
-    }
-    let (mut x0, mut x1) = (column(0), column(1));
-    for ow in 0..row.out_w {
-        if STRIDE == 2 && ow > 0 {
-            x1 = column(2 * ow + 1);
-        }
-        let x2 = column(STRIDE * ow + 2);
-        // A sum for each row of the kernel: products wait for each other.
-        let mut acc = [bias, _mm512_setzero_si512(), _mm512_setzero_si512()];
-        for kh in 0..3 {
-            acc[kh] = _mm512_dpwssd_epi32(acc[kh], x0[kh], w[3 * kh]);
-            acc[kh] = _mm512_dpwssd_epi32(acc[kh], x1[kh], w[3 * kh + 1]);
-            acc[kh] = _mm512_dpwssd_epi32(acc[kh], x2[kh], w[3 * kh + 2]);
-        }
-        let acc = _mm512_add_epi32(_mm512_add_epi32(acc[0], acc[1]), acc[2]);
-        // SAFETY: the pixel exists, and the mask leaves out channels beyond the last.
-        unsafe {
-            let residual = row.residual.wrapping_add(ow * row.residual_stride);
-            let residual = if row.residual.is_null() {
-                row.residual
-            } else {
-                residual
-            };
-            let bytes = finish_avx512(acc, scale, requantize, residual, mask);
-            _mm_mask_storeu_epi8(row.output.add(ow * row.output_stride), mask, bytes);
-        }
-        if STRIDE == 1 {
-            (x0, x1) = (x1, x2);
-        } else {
-            x0 = x2;
-        }
-    }
-}
-
-/// # Safety
-///
-/// `residual` is null or valid for reads where the mask says so.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-#[inline]
-unsafe fn finish_avx512(
-    acc: __m512i,
-    scale: __m512,
-    requantize: &RequantizeAvx512,
-    residual: *const i8,
-    mask: __mmask16,
-) -> __m128i {
-    if residual.is_null() {
-        requantize.apply(acc, scale)
-    } else {
-        // SAFETY: as the caller's.
-        let data = unsafe { _mm_maskz_loadu_epi8(mask, residual) };
-        requantize.apply_sum(acc, scale, data)
-    }
-}
-
-/// The first `channels` lanes, at most all.
-fn mask_of(channels: usize) -> __mmask16 {
-    ((1u32 << channels.min(BLOCK)) - 1) as __mmask16
+        && job.epilogue.residual.is_none()
 }

@@ -1,0 +1,241 @@
+//! Random steps for every operator: whatever its check accepts must run without a panic.
+
+use super::testing::{Case, Random, Tensor, shape};
+use super::{ALL, Operator};
+use crate::SessionError;
+use crate::dtype::DType;
+use crate::format::{
+    ArgReduceAttributes, AxisAttributes, BinaryAttributes, BinaryOp, CompareOp, ConvAttributes,
+    Field, MatMulAttributes, Op, PadAttributes, PoolAttributes, QuantizeAttributes,
+    ReduceAttributes, ResizeAttributes, SliceAttributes, SoftmaxAttributes, TransposeAttributes,
+    UnaryAttributes, UnaryOp,
+};
+
+const CASES_PER_OPERATOR: usize = 4000;
+/// Tensors of a case stay small, so that thousands of cases take a second.
+const MAX_BYTES: usize = 1 << 12;
+
+/// Bytes of the operator's attribute record, and how many inputs it takes.
+fn signature(op: Op, random: &mut Random) -> (usize, usize) {
+    match op {
+        Op::Conv2d | Op::DepthwiseConv2d | Op::FullyConnected => (ConvAttributes::SIZE, 5),
+        Op::MatMul => (MatMulAttributes::SIZE, 2),
+        Op::Pool2d => (PoolAttributes::SIZE, 1),
+        Op::Binary | Op::Compare => (BinaryAttributes::SIZE, 2),
+        Op::Unary => (UnaryAttributes::SIZE, 1),
+        Op::Lut => (0, 2),
+        Op::Where => (0, 3),
+        Op::Softmax => (SoftmaxAttributes::SIZE, 1 + random.below(2) as usize),
+        Op::Concat => (AxisAttributes::SIZE, 1 + random.below(3) as usize),
+        Op::Slice => (SliceAttributes::SIZE, 1),
+        Op::Transpose => (TransposeAttributes::SIZE, 1),
+        Op::Copy | Op::Expand | Op::Cast => (0, 1),
+        Op::Pad => (PadAttributes::SIZE, 1),
+        Op::Resize => (ResizeAttributes::SIZE, 1),
+        Op::Gather => (AxisAttributes::SIZE, 2),
+        Op::Quantize | Op::Dequantize => {
+            (QuantizeAttributes::SIZE, 1 + 2 * random.below(2) as usize)
+        }
+        Op::Reduce => (ReduceAttributes::SIZE, 1),
+        Op::ArgReduce => (ArgReduceAttributes::SIZE, 1),
+    }
+}
+
+fn dims(random: &mut Random, like: &[u32]) -> Vec<u32> {
+    let mut dims = match random.below(8) {
+        0..4 => like.to_vec(),
+        4 => vec![0, i32::MAX as u32, i32::MAX as u32, i32::MAX as u32],
+        _ => (0..random.below(5))
+            .map(|_| [0, 1, 1, 2, 2, 3, 256][random.below(7) as usize])
+            .collect(),
+    };
+    if random.below(4) == 0 && !dims.is_empty() {
+        let axis = random.below(dims.len() as u32) as usize;
+        dims[axis] = [1, 1, 2, 3, 0][random.below(5) as usize];
+    }
+    let mut bytes = 8usize;
+    for dim in &mut dims {
+        // A file refuses shapes whose product overflows before it meets its zero.
+        bytes = bytes.saturating_mul(*dim as usize);
+        if bytes > MAX_BYTES {
+            *dim = 1;
+            bytes = 8;
+        }
+    }
+    dims
+}
+
+/// Bytes of which most are plausible numbers and some are anything.
+fn attributes(random: &mut Random, len: usize) -> Vec<u8> {
+    let half_words = random.below(3) == 0;
+    let bytewise = random.below(6) == 0;
+    let mut bytes = vec![];
+    while bytes.len() < len {
+        let word = match random.below(16) {
+            0..9 => [0, 1, 2, 1, 1, 2, 3, 4][random.below(8) as usize],
+            9 => random.below(42),
+            10 => u32::MAX,
+            11 => 1f32.to_bits(),
+            12 => 2f32.to_bits(),
+            13 => 1 << 16 | 1,
+            14 => i32::MIN as u32,
+            _ => random.next(),
+        };
+        if bytewise {
+            bytes.push(word as u8);
+        } else if half_words {
+            bytes.extend((word as u16).to_le_bytes());
+        } else {
+            bytes.extend(word.to_le_bytes());
+        }
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+fn random_tensor(random: &mut Random, dtype: DType, dims: Vec<u32>) -> Tensor {
+    let elements = dims.iter().fold(1usize, |product, dim| product.wrapping_mul(*dim as usize));
+    let mask = if random.below(4) == 0 { 0 } else { 0xFF };
+    let bytes = (0..elements * dtype.size()).map(|_| random.next() as u8 & mask).collect();
+    let zero_point = if dtype == DType::I8 { i32::from(random.next() as i8) } else { 0 };
+    Tensor { bytes, ..shape(dtype, &dims) }.quantized(1.0, zero_point)
+}
+
+fn case(operator: &Operator, random: &mut Random) -> Case {
+    let (attribute_bytes, inputs) = signature(operator.op, random);
+    let shape: &[u32] = if operator.op == Op::MatMul { &[2, 3, 3] } else { &[2, 3, 3, 2] };
+    let like = dims(random, shape);
+    let mut dtype = || match operator.dtype {
+        Some(dtype) if random.below(4) > 0 => dtype,
+        None if random.below(4) > 0 => DType::I32,
+        _ => DType::ALL[random.below(9) as usize],
+    };
+    let mut dtypes = [dtype(), dtype(), dtype(), dtype(), dtype(), dtype()];
+    match operator.op {
+        Op::Quantize | Op::Dequantize if random.below(4) > 0 => {
+            let [from, to] = if operator.op == Op::Quantize {
+                [DType::F32, DType::I8]
+            } else {
+                [DType::I8, DType::F32]
+            };
+            dtypes = [from, DType::F32, DType::I32, to, to, to];
+            if inputs == 1 {
+                dtypes[1] = to;
+            }
+        }
+        Op::Softmax if inputs == 2 => dtypes[1] = DType::I32,
+        Op::Compare => dtypes[2] = DType::Bool,
+        Op::ArgReduce => dtypes[1] = DType::I64,
+        Op::Where => dtypes[0] = DType::Bool,
+        _ => {}
+    }
+    let mut tensors = vec![];
+    for dtype in &dtypes[..inputs] {
+        let dims = dims(random, &like);
+        tensors.push(random_tensor(random, *dtype, dims));
+    }
+    if matches!(operator.op, Op::Lut | Op::Softmax) && inputs == 2 {
+        tensors[1] = random_tensor(random, tensors[1].dtype, vec![256]);
+    }
+    let y = dims(random, &tensors[0].dims.clone());
+    let y = random_tensor(random, dtypes[inputs], y);
+    let mut case = Case::new(operator.op, operator.dtype, [0u8; 0], &tensors, y);
+    case.attributes = attributes(random, attribute_bytes);
+    if operator.op == Op::Pool2d {
+        let mut pair = || [0; 2].map(|_| [1, 1, 2, 3, 7, u16::MAX][random.below(6) as usize]);
+        let plausible = PoolAttributes {
+            kernel: pair(),
+            stride: pair(),
+            dilation: pair(),
+            pad: pair(),
+            pad_after: pair(),
+            ..PoolAttributes::read(&case.attributes)
+        };
+        plausible.write(&mut case.attributes);
+        if random.below(2) == 0 {
+            case.attributes[..4].copy_from_slice(&[1 + random.below(2) as u8, 0, 0, 0]);
+        }
+    }
+    if operator.op == Op::Resize && random.below(2) == 0 {
+        let plausible = ResizeAttributes {
+            mode: 1 + random.below(3),
+            coordinates: 1 + random.below(4),
+            rounding: 1 + random.below(4),
+            scales: [0; 8].map(|_| [0.5, 1.0, 2.0, 1e-40, 1e30][random.below(5) as usize]),
+            ..ResizeAttributes::read(&case.attributes)
+        };
+        plausible.write(&mut case.attributes);
+        if case.output.dtype == DType::I8 && tensors[0].dtype == DType::I8 {
+            case.output.zero_point = tensors[0].zero_point;
+        }
+    }
+    if operator.dtype == Some(DType::Bool) && random.below(2) == 0 {
+        let kind = match operator.op {
+            Op::Unary => UnaryOp::Not as u8,
+            Op::Binary => BinaryOp::And as u8 + random.below(3) as u8,
+            _ => CompareOp::Equal as u8,
+        };
+        case.attributes[..4].copy_from_slice(&[kind, 0, 0, 0]);
+    }
+    if operator.op == Op::Gather && random.below(2) == 0 {
+        // Along the first axis, if the result has a rank and a size that a tensor can have.
+        case.attributes.fill(0);
+        let [data, indices] = [0, 1].map(|input| tensors[input].dims.as_slice());
+        let dims = [indices, data.get(1..).unwrap_or(&[])].concat();
+        let bytes = dims.iter().try_fold(8usize, |bytes, dim| bytes.checked_mul(*dim as usize));
+        if dims.len() <= 8 && bytes.is_some_and(|bytes| bytes <= MAX_BYTES) {
+            case.output.dims = dims;
+        }
+    }
+    if operator.op == Op::Reduce && random.below(2) == 0 {
+        // A known kind and one axis.
+        case.attributes[..8].copy_from_slice(&[
+            1 + random.below(10) as u8,
+            0,
+            0,
+            0,
+            1 << random.below(4),
+            0,
+            0,
+            0,
+        ]);
+    }
+    if matches!(operator.op, Op::Reduce | Op::ArgReduce) && random.below(2) == 0 {
+        let axis = random.below(4) as usize;
+        case.output.dims = case.inputs[0].as_ref().unwrap().dims.clone();
+        // A 1 in the place of the 0 would leave a shape that doesn't fit.
+        let fits = case.output.dims.iter().all(|dim| *dim <= 256);
+        if let (true, Some(dim)) = (fits, case.output.dims.get_mut(axis)) {
+            *dim = 1;
+        }
+    }
+    if random.below(8) == 0 {
+        case = case.sharing(0, 8 * random.below(2) as usize);
+    }
+    case
+}
+
+#[test]
+fn whatever_is_accepted_runs() {
+    let mut random = Random(77);
+    for operator in ALL {
+        if matches!(operator.op, Op::Conv2d | Op::DepthwiseConv2d | Op::FullyConnected) {
+            continue;
+        }
+        let (mut accepted, mut with_elements) = (0, 0);
+        for _ in 0..CASES_PER_OPERATOR {
+            let case = case(operator, &mut random);
+            match case.run_bytes() {
+                Ok(bytes) => {
+                    accepted += 1;
+                    with_elements += usize::from(!bytes.is_empty());
+                }
+                Err(SessionError::Step { .. }) => {}
+                Err(error) => panic!("{} {:?}: {error}", operator.op, operator.dtype),
+            }
+        }
+        let name = (operator.op, operator.dtype);
+        println!("{name:?}: {accepted} accepted, {with_elements} with elements");
+        assert!(with_elements > 0, "{name:?}: only {accepted} accepted");
+    }
+}
