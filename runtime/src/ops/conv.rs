@@ -10,7 +10,7 @@ use crate::kernels::depthwise_f32::{self, DepthwiseF32};
 use crate::kernels::depthwise_i8::{self, DepthwiseI8};
 use crate::kernels::{ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, ResidualI8};
 use crate::memory::{Context, Slot, typed, typed_mut};
-use crate::ops::shape::expect_apart_in_any_layout;
+use crate::ops::shape::{expect_apart_in_any_layout, expect_dense};
 use crate::ops::{
     Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector, no_scratch,
 };
@@ -21,6 +21,8 @@ const MAX_K_I8: usize = 1 << 16;
 /// How far windows may reach beyond the input: u16 padding on either side, doubled for slack.
 const MAX_REACH: u64 = 4 << 16;
 
+/// The input that is packed.
+const WEIGHTS: usize = 1;
 /// Inputs of an i8 step: x, weights, bias, scales, weight sums, residual.
 const RESIDUAL_I8: usize = 5;
 /// Inputs of an f32 step: x, weights, bias, residual.
@@ -191,9 +193,20 @@ fn check_residual(step: &Step<'_>, index: usize, dtype: DType) -> Result<(), Ste
     expect_same_shape(&residual, &step.output(0)?, index as u8)
 }
 
-fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
+/// Checks that every operand but the weights is dense, and that the output lies apart from the
+/// inputs.
+fn check_memory(step: &Step<'_>) -> Result<(), StepErrorKind> {
     expect_apart_in_any_layout(step)?;
+    for index in (0..step.input_count()).filter(|index| *index != WEIGHTS) {
+        let Some(x) = step.optional_input(index) else { continue };
+        expect_dense(&x, index.min(255) as u8)?;
+    }
+    Ok(())
+}
+
+fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
     step.expect_counts(RESIDUAL_I8, RESIDUAL_I8 + 1)?;
+    check_memory(step)?;
     expect_type(&step.input(0)?, DType::I8, 0)?;
     expect_type(&step.output(0)?, DType::I8, step.input_count() as u8)?;
     if geometry.k() > MAX_K_I8 {
@@ -226,8 +239,8 @@ fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(
 }
 
 fn check_f32(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
-    expect_apart_in_any_layout(step)?;
     step.expect_counts(RESIDUAL_F32, RESIDUAL_F32 + 1)?;
+    check_memory(step)?;
     expect_type(&step.input(0)?, DType::F32, 0)?;
     expect_type(&step.output(0)?, DType::F32, step.input_count() as u8)?;
     let (channels, weight_len) = packed_sizes(&geometry, layout)?;

@@ -66,7 +66,7 @@ pub(crate) fn expect_broadcast(slot: &Slot, to: &Slot, operand: u8) -> Result<()
 }
 
 /// Checks that an operand is dense.
-fn expect_dense(slot: &Slot, operand: u8) -> Result<(), StepErrorKind> {
+pub(crate) fn expect_dense(slot: &Slot, operand: u8) -> Result<(), StepErrorKind> {
     if slot.layout == Layout::Dense { Ok(()) } else { Err(StepErrorKind::OperandLayout(operand)) }
 }
 

@@ -57,6 +57,15 @@ pub(super) fn binary(
         };
         attributes.clamp_q = clamp_q(&Clamp::NONE, qy);
     }
+    let is_logical = matches!(kind, BinaryKind::And | BinaryKind::Or | BinaryKind::Xor);
+    let fits = match a.dtype {
+        DType::Bool => is_logical,
+        DType::F32 => !is_logical,
+        _ => true,
+    };
+    if !fits {
+        return Err(unsupported(node, format!("it has no {} form", a.dtype.name())));
+    }
     // Only an operand of the result's shape can be written over.
     let in_place: Vec<usize> = [(0, a), (1, b)]
         .into_iter()

@@ -74,6 +74,10 @@ pub(super) fn reduce(
     axes: &[usize],
 ) -> Result<(), PlanError> {
     let (x, y) = (builder.value(builder.input(node, 0)?), builder.value(node.outputs[0]));
+    let is_empty = |shape: &[Dim]| shape.iter().any(|dim| dim.is(0));
+    if is_empty(&x.shape) && !is_empty(&y.shape) {
+        return Err(unsupported(node, "it reduces an axis of size 0"));
+    }
     let op = match kind {
         ReduceKind::Sum => ReduceOp::Sum,
         ReduceKind::Mean => ReduceOp::Mean,
