@@ -2,7 +2,7 @@
 
     benches/peers/setup.sh
     target/peers-venv/bin/python -m pip install --no-deps magika==1.0.3
-    target/peers-venv/bin/python benches/peers/magika.py --whit target/release/whit --golden ../shared/models/golden/magika.npz
+    target/peers-venv/bin/python benches/peers/check_magika.py --whit target/release/whit --golden ../shared/models/golden/magika.npz
 
 Prints the largest difference for every instruction set of this CPU; exits 1 above 1e-4.
 """
