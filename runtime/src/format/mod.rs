@@ -5,6 +5,7 @@
 //! module trusts a value: it only moves bytes. [`Model::open`](crate::Model::open) does the checking.
 
 mod attributes;
+#[allow(unsafe_code, reason = "bytes seen as slices of numbers")]
 mod cast;
 mod error;
 mod header;
