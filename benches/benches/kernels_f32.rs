@@ -44,7 +44,14 @@ fn numbers(len: usize) -> Aligned<f32> {
 }
 
 /// A convolution with a square kernel, padded to an output of `in / stride`.
-fn conv(in_h: usize, in_w: usize, in_c: usize, out_c: usize, kernel: usize, stride: usize) -> ConvGeometry {
+fn conv(
+    in_h: usize,
+    in_w: usize,
+    in_c: usize,
+    out_c: usize,
+    kernel: usize,
+    stride: usize,
+) -> ConvGeometry {
     ConvGeometry {
         batch: 1,
         in_h,
@@ -90,19 +97,27 @@ fn convolutions(c: &mut Criterion) {
             for (weights_name, weights) in
                 [("f32", FloatWeights::F32(&weights)), ("f16", FloatWeights::F16(&halves))]
             {
-                group.bench_function(BenchmarkId::new(format!("{isa}/{weights_name}"), name), |b| {
-                    b.iter(|| {
-                        kernel(black_box(&mut conv_f32::ConvF32 {
-                            geometry: g,
-                            input: &input,
-                            weights,
-                            epilogue: EpilogueF32 { bias: &bias, residual: None, min: 0.0, max: 6.0 },
-                            output: &mut output,
-                            output_stride: g.out_c,
-                            scratch: &mut scratch,
-                        }));
-                    });
-                });
+                group.bench_function(
+                    BenchmarkId::new(format!("{isa}/{weights_name}"), name),
+                    |b| {
+                        b.iter(|| {
+                            kernel(black_box(&mut conv_f32::ConvF32 {
+                                geometry: g,
+                                input: &input,
+                                weights,
+                                epilogue: EpilogueF32 {
+                                    bias: &bias,
+                                    residual: None,
+                                    min: 0.0,
+                                    max: 6.0,
+                                },
+                                output: &mut output,
+                                output_stride: g.out_c,
+                                scratch: &mut scratch,
+                            }));
+                        });
+                    },
+                );
             }
         }
     }
@@ -177,7 +192,9 @@ fn products(c: &mut Criterion) {
 
 /// Short runs: a kernel's time varies little, and there are many.
 fn config() -> Criterion {
-    Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1))
+    Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
 }
 
 criterion_group! { name = benches; config = config(); targets = convolutions, depthwise, products }

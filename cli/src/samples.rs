@@ -17,14 +17,19 @@ pub(crate) struct Bound<'d> {
 
 impl<'d> Bound<'d> {
     /// Matches arrays to inputs. `ranks` has the number of axes of each input, batch included.
-    pub(crate) fn new(data: &'d Dataset, specs: Vec<InputSpec>, ranks: &[usize]) -> Result<Bound<'d>> {
+    pub(crate) fn new(
+        data: &'d Dataset,
+        specs: Vec<InputSpec>,
+        ranks: &[usize],
+    ) -> Result<Bound<'d>> {
         let bindings = bind(data, &specs)?;
         for binding in &bindings {
             if let Some(note) = &binding.note {
                 eprintln!("note: {note}");
             }
         }
-        let batched = specs.iter().zip(ranks).map(|(spec, rank)| spec.sample_shape.len() < *rank).collect();
+        let batched =
+            specs.iter().zip(ranks).map(|(spec, rank)| spec.sample_shape.len() < *rank).collect();
         Ok(Bound { count: data.samples(), specs, bindings, batched })
     }
 
@@ -56,7 +61,9 @@ impl<'d> Bound<'d> {
             .collect();
         match fixed {
             Some(shape) => Ok(shape),
-            None if array.sample_shape().len() == spec.sample_shape.len() => Ok(array.sample_shape().to_vec()),
+            None if array.sample_shape().len() == spec.sample_shape.len() => {
+                Ok(array.sample_shape().to_vec())
+            }
             None => Err(format!(
                 "input `{}` has symbolic axes: give array `{}` the input's {} axes",
                 spec.name,
@@ -79,21 +86,28 @@ impl Samples for Bound<'_> {
         name: &str,
         dtype: DType,
     ) -> Result<(Vec<usize>, Vec<u8>), String> {
-        let array = self.bindings.get(input).ok_or_else(|| format!("no data for input `{name}`"))?.array;
+        let array =
+            self.bindings.get(input).ok_or_else(|| format!("no data for input `{name}`"))?.array;
         let mut shape = self.sample_shape(input)?;
         if self.batched[input] {
             shape.insert(0, 1);
         }
         let fractions = || {
-            format!("input `{name}` takes {dtype}, and sample {sample} of its array has numbers that aren't whole")
+            format!(
+                "input `{name}` takes {dtype}, and sample {sample} of its array has numbers that aren't whole"
+            )
         };
         let bytes = match dtype {
             DType::F32 => array.sample_f32(sample).iter().flat_map(|v| v.to_le_bytes()).collect(),
-            DType::F16 | DType::BF16 => return Err(format!("input `{name}` takes {dtype}, which data can't feed")),
+            DType::F16 | DType::BF16 => {
+                return Err(format!("input `{name}` takes {dtype}, which data can't feed"));
+            }
             integer => {
                 let values = array.sample_i64(sample).ok_or_else(fractions)?;
                 integer_bytes(&values, integer).map_err(|value| {
-                    format!("input `{name}` takes {dtype}, and sample {sample} of its array has {value}")
+                    format!(
+                        "input `{name}` takes {dtype}, and sample {sample} of its array has {value}"
+                    )
                 })?
             }
         };
@@ -122,16 +136,19 @@ pub(crate) fn output_f32(session: &Session<'_>, output: usize) -> Result<Vec<f32
     let slot = session.output_slot(output)?;
     let bytes = session.output_bytes(output)?;
     Ok(match slot.dtype() {
-        DType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        DType::F32 => {
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        }
         DType::I8 if slot.scale() > 0.0 => bytes
             .iter()
             .map(|b| (i32::from(*b as i8) - slot.zero_point()) as f32 * slot.scale())
             .collect(),
         DType::I8 => bytes.iter().map(|b| f32::from(*b as i8)).collect(),
         DType::U8 | DType::Bool => bytes.iter().map(|b| f32::from(*b)).collect(),
-        DType::I32 => {
-            bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as f32).collect()
-        }
+        DType::I32 => bytes
+            .chunks_exact(4)
+            .map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as f32)
+            .collect(),
         DType::I64 => bytes
             .chunks_exact(8)
             .map(|b| i64::from_le_bytes(b.try_into().expect("chunks of 8")) as f32)
@@ -158,11 +175,16 @@ pub(crate) fn run_all(
         session.reset_state();
         feed(session, samples, sample)?;
         let model = *session.model();
-        session.run().map_err(|e| crate::whit_file::named(&model, e).context(format!("sample {sample}")))?;
+        session
+            .run()
+            .map_err(|e| crate::whit_file::named(&model, e).context(format!("sample {sample}")))?;
         for (output, (len, all)) in rows.iter_mut().enumerate() {
             let row = output_f32(session, output)?;
             if sample > 0 && row.len() != *len {
-                bail!("output {output} has {} values for sample {sample} and {len} for sample 0", row.len());
+                bail!(
+                    "output {output} has {} values for sample {sample} and {len} for sample 0",
+                    row.len()
+                );
             }
             *len = row.len();
             all.extend(row);
@@ -178,7 +200,9 @@ pub(crate) fn progress_bar(what: &str, total: usize) -> indicatif::ProgressBar {
         Some(total as u64),
         indicatif::ProgressDrawTarget::stderr_with_hz(5),
     );
-    if let Ok(style) = indicatif::ProgressStyle::with_template("{prefix:>12} {wide_bar} {pos}/{len} {eta}") {
+    if let Ok(style) =
+        indicatif::ProgressStyle::with_template("{prefix:>12} {wide_bar} {pos}/{len} {eta}")
+    {
         bar.set_style(style);
     }
     bar.set_prefix(what.to_owned());

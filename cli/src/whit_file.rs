@@ -50,7 +50,11 @@ impl TensorInfo<'_> {
         self.dims
             .iter()
             .map(|(min, max, text)| {
-                if min == max { serde_json::Value::from(*max) } else { serde_json::Value::from(text.clone()) }
+                if min == max {
+                    serde_json::Value::from(*max)
+                } else {
+                    serde_json::Value::from(text.clone())
+                }
             })
             .collect()
     }
@@ -68,7 +72,8 @@ pub(crate) fn tensor_info<'a>(model: &Model<'a>, tensor: usize) -> Option<Tensor
         .iter()
         .map(|reference| {
             let (min, max) = model.dim_bounds(*reference).unwrap_or((0, 0));
-            let symbol = (*reference < 0).then(|| model.symbols().nth(!*reference as usize)).flatten();
+            let symbol =
+                (*reference < 0).then(|| model.symbols().nth(!*reference as usize)).flatten();
             let text = match symbol {
                 Some(symbol) => model.text(symbol.name).to_owned(),
                 None if min == max => max.to_string(),
@@ -110,7 +115,10 @@ pub(crate) fn input_specs(model: &Model<'_>) -> Vec<InputSpec> {
 }
 
 /// How images feed the model's only input: one of shape [H, W, C] or [C, H, W], C being 1 or 3.
-pub(crate) fn image_spec(specs: &[InputSpec], images: &crate::commands::Images) -> Option<ImageSpec> {
+pub(crate) fn image_spec(
+    specs: &[InputSpec],
+    images: &crate::commands::Images,
+) -> Option<ImageSpec> {
     let [spec] = specs else { return None };
     let fixed: Vec<usize> = spec
         .sample_shape

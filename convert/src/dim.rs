@@ -229,15 +229,21 @@ impl Dim {
             if magnitude != 1 || atoms.is_empty() {
                 factors.push(magnitude.to_string());
             }
-            factors.extend(atoms.iter().map(|atom| match atom {
-                Atom::Symbol(index) => symbols
-                    .get(*index as usize)
-                    .map_or_else(|| format!("s{index}"), |symbol| symbol.name.clone()),
-                Atom::FloorDiv(a, b) => {
-                    format!("(({})/({}))", a.display(symbols), b.display(symbols))
+            factors.extend(atoms.iter().map(|atom| {
+                match atom {
+                    Atom::Symbol(index) => symbols
+                        .get(*index as usize)
+                        .map_or_else(|| format!("s{index}"), |symbol| symbol.name.clone()),
+                    Atom::FloorDiv(a, b) => {
+                        format!("(({})/({}))", a.display(symbols), b.display(symbols))
+                    }
+                    Atom::Max(a, b) => {
+                        format!("max({}, {})", a.display(symbols), b.display(symbols))
+                    }
+                    Atom::Min(a, b) => {
+                        format!("min({}, {})", a.display(symbols), b.display(symbols))
+                    }
                 }
-                Atom::Max(a, b) => format!("max({}, {})", a.display(symbols), b.display(symbols)),
-                Atom::Min(a, b) => format!("min({}, {})", a.display(symbols), b.display(symbols)),
             }));
             text.push_str(&factors.join("*"));
         }
@@ -267,7 +273,10 @@ mod tests {
         let half = s.add(&Dim::from(1i64)).floor_div(&Dim::from(2i64)).unwrap();
         assert_eq!(half.eval(&[5]), Some(3));
         assert_eq!(half.eval(&[6]), Some(3));
-        assert_eq!(half.display(&[Symbol { name: "seq".into(), min: 1, max: 9 }]), "((seq + 1)/(2))");
+        assert_eq!(
+            half.display(&[Symbol { name: "seq".into(), min: 1, max: 9 }]),
+            "((seq + 1)/(2))"
+        );
         assert_eq!(Dim::from(-7i64).floor_div(&Dim::from(2i64)).unwrap().as_const(), Some(-4));
         assert_eq!(Dim::from(7i64).floor_div(&Dim::from(-2i64)).unwrap().as_const(), Some(-4));
         assert_eq!(Dim::from(7i64).floor_div(&Dim::from(0i64)), None);

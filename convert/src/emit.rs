@@ -1,8 +1,8 @@
 //! Writes a plan down as a `.whit` file.
 
 use whit::format::{
-    FileBuilder, GoldenRecord, Header, MAX_RANK, MetadataRecord, NO_OPERAND, Name, OpBits, SECTION_ALIGN,
-    Section, StepRecord, SymbolRecord, TensorRecord,
+    FileBuilder, GoldenRecord, Header, MAX_RANK, MetadataRecord, NO_OPERAND, Name, OpBits,
+    SECTION_ALIGN, Section, StepRecord, SymbolRecord, TensorRecord,
 };
 
 use crate::plan::Plan;
@@ -141,7 +141,8 @@ fn golden_sections(golden: &[Golden]) -> (Vec<GoldenRecord>, Vec<u8>) {
     for (case, vector) in golden.iter().enumerate() {
         let dims = vector.dims.iter().map(|dim| (2, dim.to_le_bytes().to_vec(), 0.0));
         let inputs = vector.inputs.iter().map(|bytes| (0, bytes.clone(), 0.0));
-        let outputs = vector.outputs.iter().map(|(bytes, tolerance)| (1, bytes.clone(), *tolerance));
+        let outputs =
+            vector.outputs.iter().map(|(bytes, tolerance)| (1, bytes.clone(), *tolerance));
         let mut index = [0u32; 3];
         for (role, bytes, tolerance) in dims.chain(inputs).chain(outputs) {
             data.resize(data.len().next_multiple_of(SECTION_ALIGN), 0);

@@ -16,7 +16,9 @@ pub enum EvaluateError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// The emitted program was refused: a defect of the converter.
-    #[error("the converted program is not valid ({0}); this is a defect of the converter, please report it")]
+    #[error(
+        "the converted program is not valid ({0}); this is a defect of the converter, please report it"
+    )]
     Invalid(String),
     /// A sample doesn't fit the model's inputs.
     #[error("{0}")]
@@ -46,7 +48,13 @@ pub trait Samples {
     ///
     /// # Errors
     /// A message that names the array and what is wrong with it.
-    fn input(&self, sample: usize, input: usize, name: &str, dtype: DType) -> Result<(Vec<usize>, Vec<u8>), String>;
+    fn input(
+        &self,
+        sample: usize,
+        input: usize,
+        name: &str,
+        dtype: DType,
+    ) -> Result<(Vec<usize>, Vec<u8>), String>;
 }
 
 /// Bytes at a multiple of 64 in memory, as a memory map would give them.
@@ -118,7 +126,8 @@ pub fn describe(model: &Model<'_>, error: whit::SessionError) -> String {
 /// A message when the shape doesn't fit the input.
 pub fn bind_shape(session: &mut Session<'_>, input: usize, shape: &[usize]) -> Result<(), String> {
     let model = *session.model();
-    let record = model.input(input).and_then(|tensor| model.tensor(tensor)).ok_or("no such input")?;
+    let record =
+        model.input(input).and_then(|tensor| model.tensor(tensor)).ok_or("no such input")?;
     let name = model.text(record.name);
     let rank = usize::from(record.rank);
     if shape.len() != rank {
@@ -138,25 +147,36 @@ pub fn bind_shape(session: &mut Session<'_>, input: usize, shape: &[usize]) -> R
     }
     let slot = session.input_slot(input).map_err(|e| e.to_string())?;
     let fits = slot.dims().iter().map(|dim| *dim as usize).eq(shape.iter().copied());
-    if fits { Ok(()) } else { Err(format!("input `{name}` takes {:?}, the data has {shape:?}", slot.dims())) }
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("input `{name}` takes {:?}, the data has {shape:?}", slot.dims()))
+    }
 }
 
 /// Fills the inputs of a session from a sample; real numbers are quantized for i8 inputs.
 ///
 /// # Errors
 /// When an array is missing or doesn't fit.
-pub fn feed(session: &mut Session<'_>, samples: &dyn Samples, sample: usize) -> Result<(), EvaluateError> {
+pub fn feed(
+    session: &mut Session<'_>,
+    samples: &dyn Samples,
+    sample: usize,
+) -> Result<(), EvaluateError> {
     let model = *session.model();
     for (input, tensor) in model.inputs().enumerate() {
         let slot = session.input_slot(input).map_err(|e| EvaluateError::Sample(e.to_string()))?;
         let name = model.tensor(tensor).map_or("", |record| model.text(record.name));
         let quantized = slot.dtype() == DType::I8 && slot.scale() > 0.0;
         let dtype = if quantized { DType::F32 } else { slot.dtype() };
-        let (shape, bytes) = samples.input(sample, input, name, dtype).map_err(EvaluateError::Sample)?;
+        let (shape, bytes) =
+            samples.input(sample, input, name, dtype).map_err(EvaluateError::Sample)?;
         bind_shape(session, input, &shape).map_err(EvaluateError::Sample)?;
         let result = if quantized {
-            let reals: Vec<f32> =
-                bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            let reals: Vec<f32> = bytes
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
             session.set_input_f32(input, &reals)
         } else {
             session.set_input_bytes(input, &bytes)
@@ -191,7 +211,11 @@ pub const GOLDEN_TOLERANCE: f32 = 1e-4;
 ///
 /// # Errors
 /// When a sample doesn't fit or a run fails.
-pub fn golden(program: &Program, samples: Option<&dyn Samples>, cases: usize) -> Result<Vec<Golden>, EvaluateError> {
+pub fn golden(
+    program: &Program,
+    samples: Option<&dyn Samples>,
+    cases: usize,
+) -> Result<Vec<Golden>, EvaluateError> {
     let mut session = program.session(Some(Isa::Scalar))?;
     let model = *session.model();
     let mut vectors = Vec::new();
@@ -201,13 +225,10 @@ pub fn golden(program: &Program, samples: Option<&dyn Samples>, cases: usize) ->
         match samples {
             Some(samples) if case >= samples.len() => break,
             Some(samples) => feed(&mut session, samples, case)?,
-            None => {
-                for input in 0..model.inputs().len() {
-                    pseudo_random(&mut session, input, &mut random)?;
-                }
-            }
+            None => fill_pseudo_random(&mut session, &mut random)?,
         }
-        let dims = (0..model.symbols().len()).filter_map(|index| session.dimension(index)).collect();
+        let dims =
+            (0..model.symbols().len()).filter_map(|index| session.dimension(index)).collect();
         let mut vector = Golden { dims, ..Golden::default() };
         for input in 0..model.inputs().len() {
             vector.inputs.push(input_bytes(&mut session, input)?);
@@ -223,7 +244,9 @@ pub fn golden(program: &Program, samples: Option<&dyn Samples>, cases: usize) ->
             let failed = |e: whit::SessionError| EvaluateError::Invalid(e.to_string());
             let slot = session.output_slot(output).map_err(failed)?;
             let tolerance = if slot.dtype().is_float() { GOLDEN_TOLERANCE } else { 0.0 };
-            vector.outputs.push((session.output_bytes(output).map_err(failed)?.to_vec(), tolerance));
+            vector
+                .outputs
+                .push((session.output_bytes(output).map_err(failed)?.to_vec(), tolerance));
         }
         vectors.push(vector);
     }
@@ -235,14 +258,44 @@ fn input_bytes(session: &mut Session<'_>, input: usize) -> Result<Vec<u8>, Evalu
     let slot = session.input_slot(input).map_err(failed)?;
     Ok(match slot.dtype().size() {
         1 => session.input_mut::<u8>(input).map_err(failed)?.to_vec(),
-        2 => session.input_mut::<u16>(input).map_err(failed)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        4 => session.input_mut::<u32>(input).map_err(failed)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        _ => session.input_mut::<u64>(input).map_err(failed)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        2 => session
+            .input_mut::<u16>(input)
+            .map_err(failed)?
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect(),
+        4 => session
+            .input_mut::<u32>(input)
+            .map_err(failed)?
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect(),
+        _ => session
+            .input_mut::<u64>(input)
+            .map_err(failed)?
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect(),
     })
 }
 
-/// Fills an input with numbers that any model can take: small reals, any i8, 0 or 1 otherwise.
-fn pseudo_random(session: &mut Session<'_>, input: usize, state: &mut u64) -> Result<(), EvaluateError> {
+/// Fills every input with numbers that any model can take: small reals, any i8, 0 or 1 otherwise.
+/// `state` is the generator's (Marsaglia's xorshift) and must not be 0.
+///
+/// # Errors
+/// When the runtime refuses an input: a defect of the converter.
+pub fn fill_pseudo_random(session: &mut Session<'_>, state: &mut u64) -> Result<(), EvaluateError> {
+    for input in 0..session.model().inputs().len() {
+        pseudo_random(session, input, state)?;
+    }
+    Ok(())
+}
+
+fn pseudo_random(
+    session: &mut Session<'_>,
+    input: usize,
+    state: &mut u64,
+) -> Result<(), EvaluateError> {
     let failed = |e: whit::SessionError| EvaluateError::Invalid(e.to_string());
     let mut next = || {
         *state ^= *state << 13;

@@ -52,7 +52,12 @@ pub struct ConvertOptions {
 
 impl Default for ConvertOptions {
     fn default() -> Self {
-        ConvertOptions { scheme: Scheme::None, method: Method::MinMax, keep_float: Vec::new(), golden_cases: 2 }
+        ConvertOptions {
+            scheme: Scheme::None,
+            method: Method::MinMax,
+            keep_float: Vec::new(),
+            golden_cases: 2,
+        }
     }
 }
 
@@ -67,8 +72,10 @@ pub enum ConvertError {
     #[error("the calibration data has no samples")]
     EmptyCalibration,
     /// The model is quantized already, and not the way that was asked for.
-    #[error("the model is already quantized (it has quantize and dequantize nodes); f16 would store \
-             its integers less exactly. Convert it with --quantize none, or the float model with f16")]
+    #[error(
+        "the model is already quantized (it has quantize and dequantize nodes); f16 would store \
+             its integers less exactly. Convert it with --quantize none, or the float model with f16"
+    )]
     AlreadyQuantized,
     /// `keep_float` names a node that isn't there.
     #[error("--keep-float {name}: there is no such node after fusion; nodes are: {nodes}")]
@@ -139,7 +146,9 @@ pub fn convert(
             insert::insert(&mut graph, &ranges, &keep);
         }
         (Scheme::Int8, true) => {
-            report.notes.push("the model is already quantized; its own scales were kept".to_owned());
+            report
+                .notes
+                .push("the model is already quantized; its own scales were kept".to_owned());
             calibration = "scales of the source model".to_owned();
         }
         (Scheme::None, true) => calibration = "scales of the source model".to_owned(),

@@ -32,13 +32,23 @@ impl fmt::Display for StepErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             StepErrorKind::OperandCount => f.write_str("it has the wrong number of operands"),
-            StepErrorKind::OperandType(index) => write!(f, "operand {index} has a type it doesn't take"),
-            StepErrorKind::OperandShape(index) => write!(f, "operand {index} has a shape that doesn't fit"),
-            StepErrorKind::OperandLayout(index) => write!(f, "operand {index} is in a layout it doesn't read"),
-            StepErrorKind::Attribute(name) => write!(f, "attribute {name} is missing or has no meaning"),
+            StepErrorKind::OperandType(index) => {
+                write!(f, "operand {index} has a type it doesn't take")
+            }
+            StepErrorKind::OperandShape(index) => {
+                write!(f, "operand {index} has a shape that doesn't fit")
+            }
+            StepErrorKind::OperandLayout(index) => {
+                write!(f, "operand {index} is in a layout it doesn't read")
+            }
+            StepErrorKind::Attribute(name) => {
+                write!(f, "attribute {name} is missing or has no meaning")
+            }
             StepErrorKind::Overlap => f.write_str("its output overlaps an operand"),
             StepErrorKind::TooLarge => f.write_str("a size or a sum would overflow"),
-            StepErrorKind::IndexOutOfRange => f.write_str("an index lies outside the axis that it indexes"),
+            StepErrorKind::IndexOutOfRange => {
+                f.write_str("an index lies outside the axis that it indexes")
+            }
         }
     }
 }
@@ -118,7 +128,10 @@ impl fmt::Display for SessionError {
                 write!(f, "step {step}: this build lacks operator {op} for {dtype}")
             }
             SessionError::MissingVariant { step, op, dtype: None } => {
-                write!(f, "step {step}: operator {op} needs an element type and the step states none")
+                write!(
+                    f,
+                    "step {step}: operator {op} needs an element type and the step states none"
+                )
             }
             SessionError::Step { step, kind } => write!(f, "step {step}: {kind}"),
             SessionError::Memory { needed, given } => {
@@ -135,7 +148,9 @@ impl fmt::Display for SessionError {
             SessionError::Dimension { symbol, value } => {
                 write!(f, "dimension {symbol} can't be {value}: outside its bounds")
             }
-            SessionError::InputType { input, expected } => write!(f, "input {input} takes {expected}"),
+            SessionError::InputType { input, expected } => {
+                write!(f, "input {input} takes {expected}")
+            }
             SessionError::InputLength { input, expected, given } => {
                 write!(f, "input {input} takes {expected} elements and was given {given}")
             }

@@ -59,11 +59,7 @@ impl Isa {
 
     /// The fastest instruction set that this CPU runs.
     pub fn detect() -> Isa {
-        Isa::ALL
-            .into_iter()
-            .rev()
-            .find(|isa| isa.is_available())
-            .unwrap_or(Isa::Scalar)
+        Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
     }
 
     /// Every instruction set that this CPU runs, the slowest first.

@@ -5,14 +5,19 @@
 //! allocates nothing. Without the `std` feature the crate is `no_std` and takes a session's memory
 //! from the caller.
 #![cfg_attr(not(feature = "std"), no_std)]
+// Unsafe code has four addresses, allowed one by one below and in `format`.
+#![deny(unsafe_code)]
 
 mod dtype;
 mod error;
 pub mod format;
 mod isa;
+#[allow(unsafe_code, reason = "SIMD intrinsics and their pointers")]
 pub mod kernels;
+#[allow(unsafe_code, reason = "shares one block of memory between a step's operands")]
 mod memory;
 #[cfg(feature = "std")]
+#[allow(unsafe_code, reason = "mapping a file is unsafe")]
 mod mmap;
 mod model;
 pub mod ops;

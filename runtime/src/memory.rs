@@ -215,7 +215,11 @@ unsafe impl Send for Block<'_> {}
 
 impl<'m> Block<'m> {
     /// Carves a block out of the caller's memory; `None` when it is too small.
-    pub(crate) fn borrowed(memory: &'m mut [u8], sizes: &BlockSizes, bound: Bound) -> Option<Block<'m>> {
+    pub(crate) fn borrowed(
+        memory: &'m mut [u8],
+        sizes: &BlockSizes,
+        bound: Bound,
+    ) -> Option<Block<'m>> {
         let left = memory.len();
         let next = NonNull::from(memory).cast::<u8>();
         Block::carve(Carver { next, left }, sizes, bound)
@@ -301,16 +305,27 @@ impl<'m> Block<'m> {
     /// The step that `bound` describes.
     pub(crate) fn step(&self, bound: &Bound) -> Step<'_> {
         let (inputs, outputs) = bound.operands(self.operands.get());
-        Step::bound(inputs, outputs, bound.attributes(self.attributes.get()), self.slots(), self.dims())
+        Step::bound(
+            inputs,
+            outputs,
+            bound.attributes(self.attributes.get()),
+            self.slots(),
+            self.dims(),
+        )
     }
 
     /// Everything step number `index` may touch.
-    pub(crate) fn context<'c>(&'c mut self, index: usize, constants: &'c [u8]) -> Option<(Bound, Context<'c>)> {
+    pub(crate) fn context<'c>(
+        &'c mut self,
+        index: usize,
+        constants: &'c [u8],
+    ) -> Option<(Bound, Context<'c>)> {
         let bound = *self.bound.get().get(index)?;
         let (inputs, outputs) = bound.operands(self.operands.get());
         let attributes = bound.attributes(self.attributes.get());
         let step = Step::bound(inputs, outputs, attributes, self.slots.get(), self.dims.get());
-        let memory = Regions { arena: self.arena.get_mut(), state: self.state.get_mut(), constants };
+        let memory =
+            Regions { arena: self.arena.get_mut(), state: self.state.get_mut(), constants };
         Some((bound, Context { step, regions: memory, scratch: self.scratch.get_mut() }))
     }
 
@@ -384,7 +399,10 @@ impl Context<'_> {
     ///
     /// # Errors
     /// [`StepErrorKind::Overlap`] when the output shares bytes with one of them.
-    pub fn operands<const N: usize>(&mut self, inputs: [usize; N]) -> Result<Operands<'_, N>, StepErrorKind> {
+    pub fn operands<const N: usize>(
+        &mut self,
+        inputs: [usize; N],
+    ) -> Result<Operands<'_, N>, StepErrorKind> {
         let output = self.step.output(0)?;
         if output.storage == Storage::Constant {
             return Err(StepErrorKind::Overlap);
@@ -473,7 +491,9 @@ impl<T: Element> Source<'_, T> {
         if count > 0 {
             // SAFETY: start + count <= len, of which `Context::elementwise` checked that they lie
             // there; `into` is borrowed exclusively, so it is other memory.
-            unsafe { self.start.add(start).copy_to_nonoverlapping(NonNull::from(into).cast(), count) };
+            unsafe {
+                self.start.add(start).copy_to_nonoverlapping(NonNull::from(into).cast(), count)
+            };
         }
     }
 }
@@ -514,7 +534,9 @@ impl<T: Element> Sink<'_, T> {
             // SAFETY: start + count <= len, of which `Context::elementwise` checked that they lie
             // there, writable; `from` is borrowed, and no reference to an operand's memory exists
             // while a sink does, so it is other memory.
-            unsafe { self.start.add(start).copy_from_nonoverlapping(NonNull::from(from).cast(), count) };
+            unsafe {
+                self.start.add(start).copy_from_nonoverlapping(NonNull::from(from).cast(), count)
+            };
         }
     }
 }
@@ -526,6 +548,9 @@ pub(crate) fn typed<T: Element>(bytes: &[u8], operand: u8) -> Result<&[T], StepE
 }
 
 /// See [`typed`].
-pub(crate) fn typed_mut<T: Element>(bytes: &mut [u8], operand: u8) -> Result<&mut [T], StepErrorKind> {
+pub(crate) fn typed_mut<T: Element>(
+    bytes: &mut [u8],
+    operand: u8,
+) -> Result<&mut [T], StepErrorKind> {
     cast_mut(bytes).ok_or(StepErrorKind::OperandType(operand))
 }

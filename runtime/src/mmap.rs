@@ -25,9 +25,10 @@ impl ModelFile {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty"));
         }
         // SAFETY: the map is private and read-only. Another process may change the file meanwhile:
-        // the runtime copies steps, shapes and offsets into session memory before it uses them and
-        // reads only numbers (weights, scales, tables) from the map, of which every bit pattern is
-        // valid and none is used as an address. Truncation raises SIGBUS, as for every mapped file.
+        // every bit pattern of what is read is valid, records are decoded with bounds checks each
+        // time, and what steers a step's memory (operands, shapes, offsets, attributes) is a copy in
+        // the session's memory, checked against its regions at each use. Weights are plain numbers.
+        // Truncation raises SIGBUS, as for every mapped file.
         let map = unsafe { Mmap::map(&file)? };
         Ok(ModelFile { map })
     }

@@ -84,7 +84,10 @@ impl<'a> Model<'a> {
         self.section(section).get(start..start.checked_add(T::SIZE)?).map(T::read)
     }
 
-    fn records<T: Field + 'a>(&self, section: Section) -> impl ExactSizeIterator<Item = T> + use<'a, T> {
+    fn records<T: Field + 'a>(
+        &self,
+        section: Section,
+    ) -> impl ExactSizeIterator<Item = T> + use<'a, T> {
         self.section(section).chunks_exact(T::SIZE).map(T::read)
     }
 
@@ -216,7 +219,8 @@ impl<'a> Model<'a> {
     /// Compares every section with its checksum. Reads the whole file.
     pub fn verify_checksums(&self) -> Result<(), FormatError> {
         for index in 0..self.header.section_count as usize {
-            let entry = SectionEntry::read(&self.bytes[HEADER_BYTES + index * SectionEntry::SIZE..]);
+            let entry =
+                SectionEntry::read(&self.bytes[HEADER_BYTES + index * SectionEntry::SIZE..]);
             let bytes = sub_slice(self.bytes, entry.offset, entry.bytes).unwrap_or(&[]);
             if crc32fast::hash(bytes) != entry.crc32 {
                 return Err(FormatError::Checksum { section: Section::from_number(entry.kind) });
@@ -262,12 +266,15 @@ impl<'a> Model<'a> {
         let (mut arena_end, mut state_end) = (0u64, 0u64);
         for (index, tensor) in self.tensors().enumerate() {
             let bad = FormatError::BadValue { section: Section::Tensors, index: index as u32 };
-            let outside = FormatError::OutOfBounds { section: Section::Tensors, index: index as u32 };
+            let outside =
+                FormatError::OutOfBounds { section: Section::Tensors, index: index as u32 };
             self.check_name(tensor.name).ok_or(outside)?;
             let dtype = DType::from_number(tensor.dtype).ok_or(bad)?;
             let layout = Layout::from_number(tensor.layout).ok_or(bad)?;
             let storage = Storage::from_number(tensor.storage).ok_or(bad)?;
-            if usize::from(tensor.rank) > MAX_RANK || !(tensor.scale.is_finite() && tensor.scale >= 0.0) {
+            if usize::from(tensor.rank) > MAX_RANK
+                || !(tensor.scale.is_finite() && tensor.scale >= 0.0)
+            {
                 return Err(bad);
             }
             let zero_point_fits = match dtype {
@@ -329,7 +336,9 @@ impl<'a> Model<'a> {
             // A session copies operands and attributes; without sharing, its size stays in
             // proportion to the file's.
             operands_used += count;
-            if u64::from(step.operands_start) + count > operand_count || operands_used > operand_count {
+            if u64::from(step.operands_start) + count > operand_count
+                || operands_used > operand_count
+            {
                 return Err(outside);
             }
             if step.output_count == 0 || step.attributes_bytes > MAX_ATTRIBUTES_BYTES {
@@ -364,10 +373,14 @@ impl<'a> Model<'a> {
     fn check_interface(&self) -> Result<(), FormatError> {
         let inputs = self.header.input_count as usize;
         for (index, tensor) in self.records::<u32>(Section::Interface).enumerate() {
-            let outside = FormatError::OutOfBounds { section: Section::Interface, index: index as u32 };
+            let outside =
+                FormatError::OutOfBounds { section: Section::Interface, index: index as u32 };
             let record = self.tensor(tensor as usize).ok_or(outside)?;
             if index < inputs && record.storage != Storage::Arena as u8 {
-                return Err(FormatError::BadValue { section: Section::Interface, index: index as u32 });
+                return Err(FormatError::BadValue {
+                    section: Section::Interface,
+                    index: index as u32,
+                });
             }
         }
         Ok(())
@@ -393,11 +406,18 @@ impl<'a> Model<'a> {
                 return Err(FormatError::BadValue { section: Section::State, index });
             }
             if state.has_initial == 1 {
-                sub_slice(self.section(Section::Constants), state.offset, tensor.bytes).ok_or(outside)?;
+                sub_slice(self.section(Section::Constants), state.offset, tensor.bytes)
+                    .ok_or(outside)?;
             }
         }
+        // Cases count from 0 and their records are adjacent, so that a reader finds every one.
+        let mut case = 0;
         for (index, golden) in self.golden().enumerate() {
             let index = index as u32;
+            if golden.case != case && (index == 0 || golden.case != case + 1) {
+                return Err(FormatError::BadValue { section: Section::Golden, index });
+            }
+            case = golden.case;
             let outside = FormatError::OutOfBounds { section: Section::Golden, index };
             let count = match golden.role {
                 0 => self.header.input_count,
@@ -408,7 +428,8 @@ impl<'a> Model<'a> {
             if golden.index >= count || !golden.offset.is_multiple_of(8) {
                 return Err(outside);
             }
-            sub_slice(self.section(Section::GoldenData), golden.offset, golden.bytes).ok_or(outside)?;
+            sub_slice(self.section(Section::GoldenData), golden.offset, golden.bytes)
+                .ok_or(outside)?;
         }
         Ok(())
     }

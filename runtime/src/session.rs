@@ -98,11 +98,15 @@ impl<'m> Session<'m> {
             let operator = find_operator(options, &record, index)?;
             let count = usize::from(record.input_count) + usize::from(record.output_count);
             let attributes = model.attributes(&record);
-            for (to, from) in block.operands_mut()[operands_start..].iter_mut().zip(model.operands(&record)) {
+            // Sizes were computed from the same records; a mapped file edited meanwhile is refused.
+            let changed = SessionError::Step { step: index as u32, kind: StepErrorKind::TooLarge };
+            let operands = block.operands_mut().get_mut(operands_start..operands_start + count);
+            for (to, from) in operands.ok_or(changed)?.iter_mut().zip(model.operands(&record)) {
                 *to = from;
             }
-            block.attributes_mut()[attributes_start..attributes_start + attributes.len()]
-                .copy_from_slice(attributes);
+            let end = attributes_start + attributes.len();
+            let copy = block.attributes_mut().get_mut(attributes_start..end);
+            copy.ok_or(changed)?.copy_from_slice(attributes);
             block.bound_mut()[index] = Bound {
                 operator,
                 run: (operator.select)(prepared.isa),
@@ -196,7 +200,9 @@ impl<'m> Session<'m> {
 
     /// The present value of symbol number `index`.
     pub fn dimension(&self, index: usize) -> Option<u32> {
-        (index < self.model.symbols().len()).then(|| self.block.dims().get(index).copied()).flatten()
+        (index < self.model.symbols().len())
+            .then(|| self.block.dims().get(index).copied())
+            .flatten()
     }
 
     /// Sets every state tensor to its initial value.
@@ -207,7 +213,9 @@ impl<'m> Session<'m> {
             if state.has_initial == 0 {
                 continue;
             }
-            let Some(slot) = self.block.slots().get(state.tensor as usize).copied() else { continue };
+            let Some(slot) = self.block.slots().get(state.tensor as usize).copied() else {
+                continue;
+            };
             let constants = model.section(crate::format::Section::Constants);
             let start = state.offset as usize;
             let bytes = self.block.tensor_mut(&slot);
@@ -228,7 +236,10 @@ impl<'m> Session<'m> {
 
     /// Runs every step, calling `observe(step, session memory)` after each: for profiling and for
     /// reading intermediate tensors through [`Observed::tensor`].
-    pub fn run_observed(&mut self, mut observe: impl FnMut(usize, Observed<'_>)) -> Result<(), SessionError> {
+    pub fn run_observed(
+        &mut self,
+        mut observe: impl FnMut(usize, Observed<'_>),
+    ) -> Result<(), SessionError> {
         let constants = self.model.section(crate::format::Section::Constants);
         for index in 0..self.block.bound().len() {
             let Some((bound, mut context)) = self.block.context(index, constants) else { break };

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use stats_alloc::Region;
 use whit::format::Op;
 use whit::{DType, Model, Session, SessionError};
+use whit_convert::evaluate::fill_pseudo_random;
 
 use super::{ModelPath, Target, print_json, print_text};
 use crate::report::{self, Align};
@@ -19,6 +20,9 @@ const WARM_UP: Duration = Duration::from_millis(100);
 
 /// Latencies kept at most; a longer measurement overwrites the oldest.
 const MAX_LATENCIES: usize = 1 << 20;
+
+/// Start of the pseudo-random inputs: the same in every measurement.
+const SEED: u64 = 0x9E37_79B9_7F4A_7C15;
 
 #[derive(Args)]
 pub(crate) struct Bench {
@@ -39,7 +43,11 @@ pub(crate) struct Bench {
 
 fn parse_seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
-    if (0.01..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("between 0.01 and 3600".to_owned()) }
+    if (0.01..=3600.0).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err("between 0.01 and 3600".to_owned())
+    }
 }
 
 /// Time spent in each step over some runs.
@@ -104,13 +112,24 @@ pub(crate) fn profile_table(profile: &Profile, model: &Model<'_>) -> String {
                 model.text(step.name).to_owned(),
                 report::micros(mean_us),
                 report::percent(mean_us / total),
-                if step.macs > 0 { format!("{:.1}", step.macs as f64 / mean_us / 1e3) } else { String::new() },
+                if step.macs > 0 {
+                    format!("{:.1}", step.macs as f64 / mean_us / 1e3)
+                } else {
+                    String::new()
+                },
             ]
         })
         .collect();
     let (left, right) = (Align::Left, Align::Right);
     report::table(
-        &[("step", right), ("operator", left), ("node", left), ("mean", right), ("share", right), ("GMAC/s", right)],
+        &[
+            ("step", right),
+            ("operator", left),
+            ("node", left),
+            ("mean", right),
+            ("share", right),
+            ("GMAC/s", right),
+        ],
         &rows,
     )
 }
@@ -153,7 +172,7 @@ pub(crate) fn measure(bytes: &[u8], isa: Option<whit::Isa>, seconds: f64) -> Res
     let start = Instant::now();
     let mut session = whit_file::session(model, isa)?;
     let prepare_us = micros_since(start);
-    fill_inputs(&mut session)?;
+    fill_pseudo_random(&mut session, &mut SEED.clone())?;
     let start = Instant::now();
     session.run().map_err(|e| whit_file::named(&model, e))?;
     let first_run_us = micros_since(start);
@@ -191,34 +210,6 @@ pub(crate) fn measure(bytes: &[u8], isa: Option<whit::Isa>, seconds: f64) -> Res
     })
 }
 
-fn fill_inputs(session: &mut Session<'_>) -> Result<()> {
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    for input in 0..session.model().inputs().len() {
-        let slot = session.input_slot(input)?;
-        let bytes: Vec<u8> = match slot.dtype() {
-            DType::I8 => (0..slot.elements()).map(|_| next() as u8).collect(),
-            DType::F32 => (0..slot.elements())
-                .flat_map(|_| ((next() % 2001) as f32 / 1000.0 - 1.0).to_le_bytes())
-                .collect(),
-            dtype => (0..slot.elements())
-                .flat_map(|_| {
-                    let mut element = vec![0u8; dtype.size()];
-                    element[0] = (next() % 2) as u8;
-                    element
-                })
-                .collect(),
-        };
-        session.set_input_bytes(input, &bytes)?;
-    }
-    Ok(())
-}
-
 /// Largest resident memory of this process so far, where the system tells.
 pub(crate) fn peak_rss_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -238,7 +229,7 @@ impl Bench {
         let mut profile = Profile::default();
         if self.profile {
             let mut session = whit_file::session(model, isa)?;
-            fill_inputs(&mut session)?;
+            fill_pseudo_random(&mut session, &mut SEED.clone())?;
             let begin = Instant::now();
             while begin.elapsed().as_secs_f64() < self.seconds.min(2.0) {
                 profile.run(&mut session)?;
@@ -283,7 +274,10 @@ impl Bench {
         }
         let us = report::micros;
         print_text(&report::fields(&[
-            ("runs", format!("{} on {}, {} thread", measured.runs, measured.isa, self.target.threads)),
+            (
+                "runs",
+                format!("{} on {}, {} thread", measured.runs, measured.isa, self.target.threads),
+            ),
             (
                 "latency",
                 format!(

@@ -84,7 +84,11 @@ enum MethodArg {
 
 fn parse_percentile(text: &str) -> Result<f64, String> {
     let percent: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
-    if (50.0..=100.0).contains(&percent) { Ok(percent) } else { Err("between 50 and 100".to_owned()) }
+    if (50.0..=100.0).contains(&percent) {
+        Ok(percent)
+    } else {
+        Err("between 50 and 100".to_owned())
+    }
 }
 
 fn parse_dim(text: &str) -> Result<(String, DimChoice), String> {
@@ -121,7 +125,8 @@ fn graph_specs(graph: &Graph) -> (Vec<InputSpec>, Vec<usize>) {
     let bounds = |dim: &whit_convert::dim::Dim| {
         let low: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.min).collect();
         let high: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.max).collect();
-        let of = |values: &[i64]| dim.eval(values).and_then(|v| usize::try_from(v).ok()).unwrap_or(0);
+        let of =
+            |values: &[i64]| dim.eval(values).and_then(|v| usize::try_from(v).ok()).unwrap_or(0);
         (of(&low), of(&high))
     };
     let mut specs = Vec::new();
@@ -132,7 +137,11 @@ fn graph_specs(graph: &Graph) -> (Vec<InputSpec>, Vec<usize>) {
         let skip = usize::from(dims.first().is_some_and(|(min, _)| *min == 1));
         let sample_shape = dims[skip..]
             .iter()
-            .map(|(min, max)| if min == max { Extent::Fixed(*min) } else { Extent::Between(*min, *max) })
+            .map(
+                |(min, max)| {
+                    if min == max { Extent::Fixed(*min) } else { Extent::Between(*min, *max) }
+                },
+            )
             .collect();
         specs.push(InputSpec { name: value.name.clone(), sample_shape });
         ranks.push(dims.len());
@@ -201,15 +210,18 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 
 impl Convert {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let source = std::fs::read(&self.model).with_context(|| self.model.display().to_string())?;
-        let import = ImportOptions { dims: self.dim.clone(), input_layouts: self.input_layout.clone() };
+        let source =
+            std::fs::read(&self.model).with_context(|| self.model.display().to_string())?;
+        let import =
+            ImportOptions { dims: self.dim.clone(), input_layouts: self.input_layout.clone() };
         let mut graph =
             import_file(&self.model, &import).with_context(|| self.model.display().to_string())?;
         let file_name = self.model.file_name().unwrap_or_default().to_string_lossy();
         graph.metadata.extend(provenance(&file_name, &source));
         drop(source);
         if let Some(path) = &self.labels {
-            let labels = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            let labels =
+                std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
             graph.metadata.push(("labels".to_owned(), labels.trim_end().to_owned()));
         }
 
@@ -228,7 +240,9 @@ impl Convert {
             graph.metadata.push(("labels".to_owned(), names.join("\n")));
         }
         if data.is_some() && self.quantize != SchemeArg::Int8 {
-            eprintln!("note: --calibrate chooses ranges for int8; here it only feeds the golden vectors");
+            eprintln!(
+                "note: --calibrate chooses ranges for int8; here it only feeds the golden vectors"
+            );
         }
         let options = ConvertOptions {
             scheme: match self.quantize {
@@ -246,8 +260,9 @@ impl Convert {
         if self.output.is_dir() {
             bail!("{} is a folder; name the .whit file to write", self.output.display());
         }
-        let converted = convert_graph(Request { graph, data: data.as_ref(), options, quiet: self.json })
-            .with_context(|| self.model.display().to_string())?;
+        let converted =
+            convert_graph(Request { graph, data: data.as_ref(), options, quiet: self.json })
+                .with_context(|| self.model.display().to_string())?;
         write_whole(&self.output, &converted.file)?;
         self.report(&converted)
     }

@@ -65,8 +65,7 @@ fn embedded(name: &str, bytes: &[u8]) -> Result<Dataset> {
 }
 
 fn make(scheme: Scheme, calibration: &Dataset, test: &Dataset) -> Result<Form> {
-    let mut graph =
-        import_onnx(bytes::Bytes::from_static(MODEL), None, &ImportOptions::default())?;
+    let mut graph = import_onnx(bytes::Bytes::from_static(MODEL), None, &ImportOptions::default())?;
     graph.metadata.extend(provenance("digits.onnx", MODEL));
     let options = ConvertOptions { scheme, ..ConvertOptions::default() };
     let converted =
@@ -146,7 +145,8 @@ fn gallery(test: &Dataset, labels: &[usize], forms: &[&Form]) -> String {
         let mut line = String::from("  ");
         for sample in &shown {
             let (digit, score) = answer(form, *sample);
-            let text = format!("{}: {digit}  {}", name(form.scheme), report::percent(f64::from(score)));
+            let text =
+                format!("{}: {digit}  {}", name(form.scheme), report::percent(f64::from(score)));
             line.push_str(&format!("{text:<20}"));
         }
         lines.push(line.trim_end().to_owned());
@@ -255,5 +255,7 @@ fn json(forms: &[Form], differing: usize, seconds: f64) -> Result<serde_json::Va
             "allocations_per_run": form.allocations_per_run,
         }));
     }
-    Ok(json!({ "forms": list, "int8_outputs_differing_between_isas": differing, "seconds": seconds }))
+    Ok(
+        json!({ "forms": list, "int8_outputs_differing_between_isas": differing, "seconds": seconds }),
+    )
 }

@@ -102,10 +102,13 @@ pub(crate) fn answers(
     }
     let (width, rows) = outputs.rows.swap_remove(output);
     let inputs = match (data.arrays.values().next(), data.arrays.len()) {
-        (Some(array), 1) => (0..array.samples()).flat_map(|sample| array.sample_f32(sample)).collect(),
+        (Some(array), 1) => {
+            (0..array.samples()).flat_map(|sample| array.sample_f32(sample)).collect()
+        }
         _ => Vec::new(),
     };
-    let labels = model.metadata_value("labels").map(|text| text.lines().map(str::to_owned).collect());
+    let labels =
+        model.metadata_value("labels").map(|text| text.lines().map(str::to_owned).collect());
     Ok(Answers { width, rows, inputs, samples: data.samples(), class_names: labels })
 }
 
@@ -122,18 +125,25 @@ pub(crate) fn quality(task: Task, answers: &Answers, data: &Dataset) -> Result<Q
             let labels = data.class_labels(classes)?;
             Quality::Classification(metrics::classify(&rows, &labels, classes)?)
         }
-        Task::Regress => {
-            Quality::Regression(metrics::regression(&answers.rows, &data.targets()?, answers.width)?)
-        }
+        Task::Regress => Quality::Regression(metrics::regression(
+            &answers.rows,
+            &data.targets()?,
+            answers.width,
+        )?),
         Task::Anomaly => {
-            let (kind, scores) = metrics::anomaly_scores(&answers.inputs, &answers.rows, answers.samples)?;
+            let (kind, scores) =
+                metrics::anomaly_scores(&answers.inputs, &answers.rows, answers.samples)?;
             let labels = match data.labels {
-                Some(_) => Some(data.class_labels(2)?.into_iter().map(|label| label == 1).collect::<Vec<_>>()),
+                Some(_) => Some(
+                    data.class_labels(2)?.into_iter().map(|label| label == 1).collect::<Vec<_>>(),
+                ),
                 None => None,
             };
             Quality::Anomaly(metrics::anomaly(kind, scores, labels.as_deref())?)
         }
-        Task::Embed => bail!("--task embed compares vectors with a reference: give --reference MODEL"),
+        Task::Embed => {
+            bail!("--task embed compares vectors with a reference: give --reference MODEL")
+        }
     })
 }
 
@@ -148,12 +158,18 @@ struct Agreement {
 }
 
 fn argmax(row: &[f32]) -> usize {
-    row.iter().enumerate().fold(0, |best, (index, value)| if *value > row[best] { index } else { best })
+    row.iter()
+        .enumerate()
+        .fold(0, |best, (index, value)| if *value > row[best] { index } else { best })
 }
 
 fn agreement(task: Task, answers: &Answers, reference: &Answers) -> Result<Agreement> {
     if answers.width != reference.width {
-        bail!("the model gives {} values per sample, the reference {}", answers.width, reference.width);
+        bail!(
+            "the model gives {} values per sample, the reference {}",
+            answers.width,
+            reference.width
+        );
     }
     let differences: Vec<f64> =
         answers.rows.iter().zip(&reference.rows).map(|(a, b)| f64::from((a - b).abs())).collect();
@@ -168,7 +184,8 @@ fn agreement(task: Task, answers: &Answers, reference: &Answers) -> Result<Agree
         .filter(|(a, b)| argmax(a) == argmax(b))
         .count();
     Ok(Agreement {
-        same_label: (task == Task::Classify && width > 1).then(|| same as f64 / answers.samples.max(1) as f64),
+        same_label: (task == Task::Classify && width > 1)
+            .then(|| same as f64 / answers.samples.max(1) as f64),
         max_abs_difference: max,
         mean_abs_difference: differences.iter().sum::<f64>() / differences.len().max(1) as f64,
         max_relative_to_range: max / f64::from((high - low).max(f32::MIN_POSITIVE)),
@@ -181,7 +198,8 @@ fn reference_bytes(path: &Path) -> Result<AlignedBytes> {
     if bytes.starts_with(b"WHIT") {
         return Ok(AlignedBytes::new(&bytes));
     }
-    let graph = import_file(path, &ImportOptions::default()).with_context(|| path.display().to_string())?;
+    let graph =
+        import_file(path, &ImportOptions::default()).with_context(|| path.display().to_string())?;
     let options = ConvertOptions { golden_cases: 0, ..ConvertOptions::default() };
     let converted = convert(graph, None, &options, &mut |_, _, _| ())?;
     Ok(AlignedBytes::new(&converted.file))
@@ -198,14 +216,16 @@ impl Eval {
         let reference = match &self.reference {
             Some(path) => {
                 let bytes = reference_bytes(path)?;
-                let model = Model::open(bytes.as_slice()).with_context(|| path.display().to_string())?;
+                let model =
+                    Model::open(bytes.as_slice()).with_context(|| path.display().to_string())?;
                 Some(answers(model, &data, isa, self.output, self.json)?)
             }
             None => None,
         };
         if self.task == Task::Embed {
-            let reference =
-                reference.ok_or_else(|| anyhow!("--task embed compares vectors with a reference: give --reference MODEL"))?;
+            let reference = reference.ok_or_else(|| {
+                anyhow!("--task embed compares vectors with a reference: give --reference MODEL")
+            })?;
             if own.width != reference.width {
                 bail!("vectors have {} values, the reference's {}", own.width, reference.width);
             }
@@ -214,7 +234,10 @@ impl Eval {
         }
         let result = quality(self.task, &own, &data)?;
         let beside = match &reference {
-            Some(reference) => Some((quality(self.task, reference, &data)?, agreement(self.task, &own, reference)?)),
+            Some(reference) => Some((
+                quality(self.task, reference, &data)?,
+                agreement(self.task, &own, reference)?,
+            )),
             None => None,
         };
         let names = data.class_names.as_ref().or(own.class_names.as_ref());
@@ -233,7 +256,11 @@ impl Eval {
             }
             print_json(&object)?;
         } else {
-            print_text(&quality_text(&result, beside.as_ref().map(|(quality, _)| quality), names.map(Vec::as_slice)))?;
+            print_text(&quality_text(
+                &result,
+                beside.as_ref().map(|(quality, _)| quality),
+                names.map(Vec::as_slice),
+            ))?;
             if let Some((_, agreement)) = &beside {
                 let mut fields = vec![
                     ("largest difference", format!("{:.3e}", agreement.max_abs_difference)),
@@ -278,7 +305,11 @@ fn quality_json(quality: &Quality) -> Value {
     value
 }
 
-fn quality_text(quality: &Quality, reference: Option<&Quality>, names: Option<&[String]>) -> String {
+fn quality_text(
+    quality: &Quality,
+    reference: Option<&Quality>,
+    names: Option<&[String]>,
+) -> String {
     let left = Align::Left;
     let mut header = vec![("", left), ("model", Align::Right)];
     if reference.is_some() {
@@ -290,7 +321,10 @@ fn quality_text(quality: &Quality, reference: Option<&Quality>, names: Option<&[
             .into_iter()
             .enumerate()
             .map(|(index, (name, value))| {
-                let beside = other.as_ref().and_then(|other| other.get(index)).map(|(_, value)| value.clone());
+                let beside = other
+                    .as_ref()
+                    .and_then(|other| other.get(index))
+                    .map(|(_, value)| value.clone());
                 [name.to_owned(), value].into_iter().chain(beside).collect()
             })
             .collect()
@@ -299,8 +333,14 @@ fn quality_text(quality: &Quality, reference: Option<&Quality>, names: Option<&[
     match quality {
         Quality::Classification(c) => {
             let right = Align::Right;
-            let header =
-                [("class", left), ("precision", right), ("recall", right), ("F1", right), ("ROC-AUC", right), ("samples", right)];
+            let header = [
+                ("class", left),
+                ("precision", right),
+                ("recall", right),
+                ("F1", right),
+                ("ROC-AUC", right),
+                ("samples", right),
+            ];
             let per_class: Vec<Vec<String>> = c
                 .per_class
                 .iter()
@@ -331,7 +371,8 @@ fn headline(quality: &Quality) -> Vec<(&'static str, String)> {
     let three = |value: Option<f64>| report::score(value, 3);
     match quality {
         Quality::Classification(c) => {
-            let mut fields = vec![("samples", c.samples.to_string()), ("accuracy", report::percent(c.accuracy))];
+            let mut fields =
+                vec![("samples", c.samples.to_string()), ("accuracy", report::percent(c.accuracy))];
             if c.top5_accuracy.is_some() {
                 fields.push(("top-5 accuracy", report::percent(c.top5_accuracy)));
             }

@@ -46,7 +46,11 @@ impl Inspect {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let file = whit_file::open(&self.path.model)?;
         let model = whit_file::model(&file, &self.path.model)?;
-        if self.json { print_json(&json(&model))? } else { print_text(&text(&model))? }
+        if self.json {
+            print_json(&json(&model))?
+        } else {
+            print_text(&text(&model))?
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -54,7 +58,10 @@ impl Inspect {
 fn json(model: &Model<'_>) -> Value {
     let header = model.header();
     let interface = |tensors: &mut dyn Iterator<Item = usize>| -> Vec<Value> {
-        tensors.filter_map(|tensor| tensor_info(model, tensor)).map(|info| interface_json(&info)).collect()
+        tensors
+            .filter_map(|tensor| tensor_info(model, tensor))
+            .map(|info| interface_json(&info))
+            .collect()
     };
     let steps: Vec<Value> = model
         .steps()
@@ -101,8 +108,9 @@ fn json(model: &Model<'_>) -> Value {
     })
 }
 
-fn golden_cases(model: &Model<'_>) -> u32 {
-    model.golden().map(|record| record.case + 1).max().unwrap_or(0)
+/// Number of golden vectors: `Model::open` checked that cases count from 0.
+pub(super) fn golden_cases(model: &Model<'_>) -> u32 {
+    model.golden().last().map_or(0, |record| record.case.saturating_add(1))
 }
 
 fn text(model: &Model<'_>) -> String {
@@ -150,7 +158,9 @@ fn text(model: &Model<'_>) -> String {
     if model.symbols().len() > 0 {
         let rows: Vec<Vec<String>> = model
             .symbols()
-            .map(|symbol| vec![model.text(symbol.name).to_owned(), format!("{}..={}", symbol.min, symbol.max)])
+            .map(|symbol| {
+                vec![model.text(symbol.name).to_owned(), format!("{}..={}", symbol.min, symbol.max)]
+            })
             .collect();
         parts.push(report::table(&[("dimension", left), ("sizes", left)], &rows));
     }
@@ -170,7 +180,13 @@ fn text(model: &Model<'_>) -> String {
         })
         .collect();
     parts.push(report::table(
-        &[("step", Align::Right), ("operator", left), ("node", left), ("output", left), ("work", Align::Right)],
+        &[
+            ("step", Align::Right),
+            ("operator", left),
+            ("node", left),
+            ("output", left),
+            ("work", Align::Right),
+        ],
         &rows,
     ));
     let metadata: Vec<(&str, String)> =

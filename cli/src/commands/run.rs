@@ -63,7 +63,8 @@ impl Run {
         let file = whit_file::open(&self.path.model)?;
         let model = whit_file::model(&file, &self.path.model)?;
         let isa = self.target.isa()?;
-        let infos: Vec<_> = model.inputs().filter_map(|tensor| tensor_info(&model, tensor)).collect();
+        let infos: Vec<_> =
+            model.inputs().filter_map(|tensor| tensor_info(&model, tensor)).collect();
         let mut arrays = BTreeMap::new();
         for (name, path) in &self.input {
             let Some(info) = infos.iter().find(|info| info.name == *name) else {
@@ -89,7 +90,8 @@ impl Run {
             std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
             for output in &outputs {
                 let path = folder.join(format!("{}.npy", file_stem(&output.name)));
-                write_npy_file(&path, &self.array(output)).with_context(|| path.display().to_string())?;
+                write_npy_file(&path, &self.array(output))
+                    .with_context(|| path.display().to_string())?;
             }
         }
         self.report(&session, &outputs, bound.len(), &profile)?;
@@ -113,12 +115,20 @@ impl Run {
                 let reals = output_f32(session, index)?;
                 let bytes = session.output_bytes(index)?;
                 if sample == 0 {
-                    let name = tensor_info(&model, tensor).map_or(String::new(), |info| info.name.to_owned());
-                    let mut shape: Vec<usize> = slot.dims().iter().map(|dim| *dim as usize).collect();
+                    let name = tensor_info(&model, tensor)
+                        .map_or(String::new(), |info| info.name.to_owned());
+                    let mut shape: Vec<usize> =
+                        slot.dims().iter().map(|dim| *dim as usize).collect();
                     if samples.len() > 1 && shape.first() != Some(&1) {
                         shape.insert(0, 1);
                     }
-                    outputs.push(Collected { name, dtype: slot.dtype(), shape, bytes: Vec::new(), reals: Vec::new() });
+                    outputs.push(Collected {
+                        name,
+                        dtype: slot.dtype(),
+                        shape,
+                        bytes: Vec::new(),
+                        reals: Vec::new(),
+                    });
                 }
                 outputs[index].bytes.extend_from_slice(bytes);
                 outputs[index].reals.extend(reals);
@@ -144,7 +154,9 @@ impl Run {
                 b.chunks_exact(4).map(|c| i32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect(),
             ),
             DType::I64 => ArrayData::I64(
-                b.chunks_exact(8).map(|c| i64::from_le_bytes(c.try_into().expect("chunks of 8"))).collect(),
+                b.chunks_exact(8)
+                    .map(|c| i64::from_le_bytes(c.try_into().expect("chunks of 8")))
+                    .collect(),
             ),
             _ => ArrayData::F32(output.reals.clone()),
         };
@@ -173,7 +185,8 @@ impl Run {
                     })
                 })
                 .collect();
-            let mut object = json!({ "isa": session.isa().name(), "runs": runs, "outputs": outputs });
+            let mut object =
+                json!({ "isa": session.isa().name(), "runs": runs, "outputs": outputs });
             if self.profile {
                 object["profile"] = profile.json(session.model());
             }

@@ -35,6 +35,7 @@ macro_rules! with_elements {
         }
     };
 }
+#[cfg(test)]
 pub(crate) use with_elements;
 
 impl ArrayData {

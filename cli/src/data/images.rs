@@ -10,7 +10,7 @@ use super::{DataError, Dataset, sorted_entries};
 const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "bmp"];
 
 /// The name of the array that images become.
-pub(crate) const IMAGES: &str = "images";
+pub(super) const IMAGES: &str = "images";
 
 /// What images are made into before a model sees them.
 #[derive(Clone, Debug, PartialEq)]

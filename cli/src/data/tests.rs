@@ -1,6 +1,7 @@
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
+use super::images::IMAGES;
 use super::npy::{NpyError, read_npy, read_npz, write_npy, write_npz};
 use super::*;
 
@@ -213,7 +214,7 @@ fn opens_archives_arrays_and_folders() {
         assert_eq!(data.class_labels(2).unwrap(), [1, 0]);
         assert_eq!(data.targets().unwrap(), [1.0, 0.0]);
         assert_eq!(data.arrays["x"].sample_f32(1), [3.0, 4.0, 5.0]);
-        assert_eq!(array(&data, "labels").unwrap(), &labels);
+        assert_eq!(data.labels.as_ref(), Some(&labels));
     }
     let data = Dataset::open(&folder.path("arrays/x.npy"), None).unwrap();
     assert_eq!((data.arrays["x"].clone(), data.labels.is_none()), (x, true));

@@ -50,7 +50,14 @@ impl Lifetimes {
             change[buffer.last + 1] -= buffer.bytes as i64;
         }
         let mut sum = 0;
-        change.iter().map(|c| { sum += c; sum }).max().unwrap_or(0) as usize
+        change
+            .iter()
+            .map(|c| {
+                sum += c;
+                sum
+            })
+            .max()
+            .unwrap_or(0) as usize
     }
 }
 
@@ -90,8 +97,12 @@ pub fn assign(plan: &mut Plan, aliases: &Aliases) {
     let lifetimes = lifetimes(plan, aliases);
     plan.liveness_bound_bytes = lifetimes.bound();
     let offsets = place(&lifetimes);
-    let by_root: HashMap<usize, usize> =
-        lifetimes.buffers.iter().zip(offsets).map(|(buffer, offset)| (buffer.root, offset)).collect();
+    let by_root: HashMap<usize, usize> = lifetimes
+        .buffers
+        .iter()
+        .zip(offsets)
+        .map(|(buffer, offset)| (buffer.root, offset))
+        .collect();
     let mut end = 0;
     for index in 0..plan.tensors.len() {
         if plan.tensors[index].storage != Storage::Arena {
@@ -113,7 +124,9 @@ fn place(lifetimes: &Lifetimes) -> Vec<usize> {
     let mut orders: Vec<Vec<usize>> = vec![(0..buffers.len()).collect(); 3];
     orders[0].sort_by_key(|b| std::cmp::Reverse(buffers[*b].bytes));
     orders[1].sort_by_key(|b| {
-        std::cmp::Reverse(buffers[*b].bytes.saturating_mul(buffers[*b].last - buffers[*b].first + 1))
+        std::cmp::Reverse(
+            buffers[*b].bytes.saturating_mul(buffers[*b].last - buffers[*b].first + 1),
+        )
     });
     let mut best: Option<(usize, Vec<usize>, Vec<usize>)> = None;
     let consider = |order: Vec<usize>, best: &mut Option<(usize, Vec<usize>, Vec<usize>)>| {
@@ -209,8 +222,14 @@ mod tests {
                 height = height.max(offsets[i] + a.bytes);
                 for (j, b) in lifetimes.buffers.iter().enumerate().skip(i + 1) {
                     let together = a.first <= b.last && b.first <= a.last;
-                    let apart = offsets[i] + a.bytes <= offsets[j] || offsets[j] + b.bytes <= offsets[i];
-                    assert!(!together || apart, "{a:?} at {} and {b:?} at {}", offsets[i], offsets[j]);
+                    let apart =
+                        offsets[i] + a.bytes <= offsets[j] || offsets[j] + b.bytes <= offsets[i];
+                    assert!(
+                        !together || apart,
+                        "{a:?} at {} and {b:?} at {}",
+                        offsets[i],
+                        offsets[j]
+                    );
                 }
             }
             assert!(height >= lifetimes.bound());

@@ -26,7 +26,10 @@ pub struct Builder<'g> {
 
 impl<'g> Builder<'g> {
     /// Starts with the graph's inputs.
-    pub(crate) fn new(graph: &'g Graph, options: &'g PlanOptions) -> Result<Builder<'g>, PlanError> {
+    pub(crate) fn new(
+        graph: &'g Graph,
+        options: &'g PlanOptions,
+    ) -> Result<Builder<'g>, PlanError> {
         let mut builder = Builder {
             graph,
             options,
@@ -133,7 +136,8 @@ impl<'g> Builder<'g> {
                 tensor
             }
             None => {
-                let tensor = self.describe(&value.name, value.dtype, &value.shape, value.quant.as_ref())?;
+                let tensor =
+                    self.describe(&value.name, value.dtype, &value.shape, value.quant.as_ref())?;
                 self.add_tensor(tensor)
             }
         };
@@ -178,7 +182,12 @@ impl<'g> Builder<'g> {
     }
 
     /// Makes the tensor of `value` a view of `tensor`, `offset` bytes into it.
-    pub fn set_view(&mut self, value: ValueId, tensor: usize, offset: usize) -> Result<(), PlanError> {
+    pub fn set_view(
+        &mut self,
+        value: ValueId,
+        tensor: usize,
+        offset: usize,
+    ) -> Result<(), PlanError> {
         let of = self.graph.value(value);
         let mut view = self.describe(&of.name, of.dtype, &of.shape, of.quant.as_ref())?;
         view.storage = self.plan.tensors[tensor].storage;
@@ -199,7 +208,10 @@ impl<'g> Builder<'g> {
             && self.plan.tensors[root].bytes == self.plan.tensors[part].bytes
             && !self.plan.inputs.iter().any(|input| self.aliases.root(*input).0 == root)
             && !self.graph.outputs.iter().any(|output| {
-                self.plan.tensor_of_value.get(output).is_some_and(|t| self.aliases.root(*t).0 == root)
+                self.plan
+                    .tensor_of_value
+                    .get(output)
+                    .is_some_and(|t| self.aliases.root(*t).0 == root)
             })
     }
 

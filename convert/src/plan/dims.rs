@@ -42,7 +42,8 @@ impl DimTable {
     /// The reference that stands for `dim`: `positive terms - negative terms`, each a product.
     pub(crate) fn reference(&mut self, dim: &Dim) -> Result<i32, PlanError> {
         if let Some(value) = dim.as_const() {
-            return i32::try_from(value.max(0)).map_err(|_| PlanError::TooLarge(format!("{value}")));
+            return i32::try_from(value.max(0))
+                .map_err(|_| PlanError::TooLarge(format!("{value}")));
         }
         let (mut positive, mut negative) = (0i32, 0i32);
         let terms: Vec<_> = dim.terms().map(|(atoms, c)| (atoms.to_vec(), c)).collect();
@@ -52,7 +53,8 @@ impl DimTable {
             let mut product = magnitude;
             for atom in &atoms {
                 let factor = self.atom(atom)?;
-                product = if product == 1 { factor } else { self.push(DimOp::Mul, product, factor)? };
+                product =
+                    if product == 1 { factor } else { self.push(DimOp::Mul, product, factor)? };
             }
             let sum = if coefficient > 0 { &mut positive } else { &mut negative };
             *sum = if *sum == 0 { product } else { self.push(DimOp::Add, *sum, product)? };

@@ -40,7 +40,9 @@ pub enum PlanError {
     #[error("the graph has a cycle through node `{0}`")]
     Cycle(String),
     /// More symbolic dimensions than a file holds.
-    #[error("the model has {0} symbolic dimensions and expressions, more than the format's 256; fix some with --dim NAME=N")]
+    #[error(
+        "the model has {0} symbolic dimensions and expressions, more than the format's 256; fix some with --dim NAME=N"
+    )]
     TooManyDims(usize),
     /// A size that doesn't fit.
     #[error("tensor `{0}` is too large: its size overflows")]

@@ -87,8 +87,11 @@ fn greedy_order(plan: &Plan, aliases: &Aliases) -> Vec<usize> {
         let growth = |index: usize| {
             let made = group(plan.steps[index].output);
             let born = if alive.contains(&made) { 0 } else { bytes(made) };
-            let freed: i64 =
-                groups_read(index).iter().filter(|root| readers[root] == 1).map(|root| bytes(*root)).sum();
+            let freed: i64 = groups_read(index)
+                .iter()
+                .filter(|root| readers[root] == 1)
+                .map(|root| bytes(*root))
+                .sum();
             born - freed
         };
         let (at, _) = ready

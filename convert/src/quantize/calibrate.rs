@@ -56,21 +56,27 @@ pub fn calibrate(
     let total = passes * samples.len();
     let mut ranges: HashMap<usize, Range> = HashMap::new();
     run_all(&program, samples, &mut |done| progress(done, total), &mut |tensor, values| {
-        let seen = values.iter().fold(Range { min: f32::INFINITY, max: f32::NEG_INFINITY }, |range, v| {
-            Range { min: range.min.min(*v), max: range.max.max(*v) }
-        });
+        let seen =
+            values.iter().fold(Range { min: f32::INFINITY, max: f32::NEG_INFINITY }, |range, v| {
+                Range { min: range.min.min(*v), max: range.max.max(*v) }
+            });
         ranges.entry(tensor).and_modify(|range| *range = range.union(seen)).or_insert(seen);
     })?;
     if let Method::Percentile(percent) = method {
         let mut histograms: HashMap<usize, Vec<u64>> = HashMap::new();
-        run_all(&program, samples, &mut |done| progress(samples.len() + done, total), &mut |tensor, values| {
-            let Some(range) = ranges.get(&tensor) else { return };
-            let histogram = histograms.entry(tensor).or_insert_with(|| vec![0; BINS]);
-            let width = (range.max - range.min).max(f32::MIN_POSITIVE) / BINS as f32;
-            for value in values {
-                histogram[(((value - range.min) / width) as usize).min(BINS - 1)] += 1;
-            }
-        })?;
+        run_all(
+            &program,
+            samples,
+            &mut |done| progress(samples.len() + done, total),
+            &mut |tensor, values| {
+                let Some(range) = ranges.get(&tensor) else { return };
+                let histogram = histograms.entry(tensor).or_insert_with(|| vec![0; BINS]);
+                let width = (range.max - range.min).max(f32::MIN_POSITIVE) / BINS as f32;
+                for value in values {
+                    histogram[(((value - range.min) / width) as usize).min(BINS - 1)] += 1;
+                }
+            },
+        )?;
         for (tensor, histogram) in histograms {
             if let Some(range) = ranges.get_mut(&tensor) {
                 *range = percentile(*range, &histogram, percent);
@@ -88,7 +94,12 @@ fn percentile(range: Range, histogram: &[u64], percent: f64) -> Range {
     let width = (range.max - range.min) / histogram.len() as f32;
     let edge = |counts: &mut dyn Iterator<Item = &u64>| {
         let mut sum = 0;
-        counts.take_while(|count| { sum += **count; sum <= cut }).count()
+        counts
+            .take_while(|count| {
+                sum += **count;
+                sum <= cut
+            })
+            .count()
     };
     let low = edge(&mut histogram.iter());
     let high = edge(&mut histogram.iter().rev());
@@ -115,9 +126,13 @@ fn run_all(
         for input in 0..model.inputs().len() {
             let is_float = session.input_slot(input).is_ok_and(|slot| slot.dtype() == DType::F32);
             if let (true, Some(tensor)) = (is_float, model.input(input)) {
-                let values = session.input_mut::<f32>(input).map_err(|e| EvaluateError::Invalid(e.to_string()))?;
+                let values = session
+                    .input_mut::<f32>(input)
+                    .map_err(|e| EvaluateError::Invalid(e.to_string()))?;
                 check_finite(values, sample, || {
-                    model.tensor(tensor).map_or(String::new(), |record| model.text(record.name).to_owned())
+                    model
+                        .tensor(tensor)
+                        .map_or(String::new(), |record| model.text(record.name).to_owned())
                 })?;
                 see(tensor, values);
             }
@@ -130,7 +145,9 @@ fn run_all(
                     return;
                 }
                 scratch.clear();
-                scratch.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+                scratch.extend(
+                    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+                );
                 bad = check_finite(&scratch, sample, || steps[step].name.clone()).err();
                 let output = steps[step].output;
                 see(program.plan.view_of.get(&output).copied().unwrap_or(output), &scratch);
@@ -144,7 +161,11 @@ fn run_all(
     Ok(())
 }
 
-fn check_finite(values: &[f32], sample: usize, name: impl Fn() -> String) -> Result<(), EvaluateError> {
+fn check_finite(
+    values: &[f32],
+    sample: usize,
+    name: impl Fn() -> String,
+) -> Result<(), EvaluateError> {
     match values.iter().find(|value| !value.is_finite()) {
         None => Ok(()),
         Some(value) => Err(EvaluateError::Sample(format!(
@@ -168,6 +189,9 @@ mod tests {
         histogram = vec![0; 100];
         histogram[50] = 10;
         let cut = percentile(range, &histogram, 99.0);
-        assert!(cut.min <= 50.0 && cut.max >= 51.0, "the only bin that holds values stays: {cut:?}");
+        assert!(
+            cut.min <= 50.0 && cut.max >= 51.0,
+            "the only bin that holds values stays: {cut:?}"
+        );
     }
 }

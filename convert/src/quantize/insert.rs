@@ -6,7 +6,7 @@ use whit::DType;
 
 use crate::graph::{Graph, Node, Op, Quant, UnaryKind, ValueId};
 use crate::quantize::calibrate::{Range, Ranges};
-use crate::quantize::{asymmetric, clamp_of, integer_inputs, moves_elements};
+use crate::quantize::{asymmetric, clamp_of, integer_inputs, keeps_scale};
 use crate::tensor::Tensor;
 
 /// Bias magnitudes that per-channel scales are widened for: what the planner accepts, halved.
@@ -61,16 +61,21 @@ fn integer_form(graph: &Graph, node: &Node) -> Option<Vec<usize>> {
     let f32s = |id: ValueId| graph.value(id).dtype == DType::F32;
     let all = operands.iter().all(|operand| node.inputs[*operand].is_some_and(f32s));
     // A node on constants alone is folded, not quantized.
-    let any = operands.iter().any(|o| node.inputs[*o].is_some_and(|id| graph.constant(id).is_none()));
+    let any =
+        operands.iter().any(|o| node.inputs[*o].is_some_and(|id| graph.constant(id).is_none()));
     (all && any && f32s(node.outputs[0])).then_some(operands)
 }
 
 /// A scale for every activation that an integer node touches.
 ///
-/// Values that a node only moves share one scale, over the union of their ranges, so that moving
+/// Values that a node only moves or blends share one scale, over the union of their ranges, so that moving
 /// stays moving. Softmax and sigmoid lie in 0..1, tanh in −1..1, whatever the data shows. A value
 /// that only a Relu or Clip reads gets none: the clamp becomes the saturation of its own result.
-fn choose(graph: &Graph, ranges: &Ranges, integer: &[Option<Vec<usize>>]) -> HashMap<ValueId, Quant> {
+fn choose(
+    graph: &Graph,
+    ranges: &Ranges,
+    integer: &[Option<Vec<usize>>],
+) -> HashMap<ValueId, Quant> {
     let consumers = graph.consumers();
     let mut touched: HashSet<ValueId> = HashSet::new();
     let mut group: Vec<u32> = (0..graph.values.len() as u32).collect();
@@ -92,14 +97,16 @@ fn choose(graph: &Graph, ranges: &Ranges, integer: &[Option<Vec<usize>>]) -> Has
                 continue;
             }
             touched.insert(id);
-            if moves_elements(&node.op) {
+            if keeps_scale(&node.op) {
                 let (a, b) = (find(&mut group, id.0), find(&mut group, output.0));
                 group[a as usize] = b;
             }
         }
         let natural = match node.op {
             // 1/256 with zero point -128 and 1/128 with zero point 0: the conventions of TFLite.
-            Op::Softmax { .. } | Op::Unary(UnaryKind::Sigmoid) => Some(Range { min: 0.0, max: 255.0 / 256.0 }),
+            Op::Softmax { .. } | Op::Unary(UnaryKind::Sigmoid) => {
+                Some(Range { min: 0.0, max: 255.0 / 256.0 })
+            }
             Op::Unary(UnaryKind::Tanh) => Some(Range { min: -1.0, max: 127.0 / 128.0 }),
             _ => None,
         };
@@ -118,9 +125,9 @@ fn choose(graph: &Graph, ranges: &Ranges, integer: &[Option<Vec<usize>>]) -> Has
         let clamped = consumers[at].len() == 1
             && !graph.outputs.contains(&id)
             && !graph.inputs.contains(&id)
-            && consumers[at]
-                .iter()
-                .all(|reader| clamp_of(&graph.nodes[*reader].op).is_some() && integer[*reader].is_some());
+            && consumers[at].iter().all(|reader| {
+                clamp_of(&graph.nodes[*reader].op).is_some() && integer[*reader].is_some()
+            });
         if !touched.contains(&id) || clamped {
             continue;
         }
@@ -186,7 +193,13 @@ fn quantize_operands(
             .and_then(|real| nodes.iter().find(|n| n.outputs[0] == *real))
             .and_then(|dq| graph.value(dq.inputs[0]?).quant.as_ref())
             .map_or(1.0, |quant| f64::from(quant.scale[0]));
-        let bias = node.inputs.get(2).copied().flatten().and_then(|id| graph.constant(id)).map(|b| b.to_f32());
+        let bias = node
+            .inputs
+            .get(2)
+            .copied()
+            .flatten()
+            .and_then(|id| graph.constant(id))
+            .map(|b| b.to_f32());
         let Some(id) = node.inputs[1] else { return };
         let Some(weights) = graph.constant(id).cloned() else { return };
         let (values, scales) = per_channel(&weights, axis, input_scale, bias.as_deref());
@@ -207,11 +220,13 @@ fn quantize_operands(
         let (scale, zero_point) = (f64::from(quant.scale[0]), f64::from(quant.zero_point[0]));
         let integers: Vec<i8> = values
             .iter()
-            .map(|v| ((f64::from(*v) / scale).round_ties_even() + zero_point).clamp(-128.0, 127.0) as i8)
+            .map(|v| {
+                ((f64::from(*v) / scale).round_ties_even() + zero_point).clamp(-128.0, 127.0) as i8
+            })
             .collect();
         let name = graph.value(id).name.clone();
-        let integer =
-            graph.add_constant(format!("{name}/q"), Tensor::from_i8(constant.shape.clone(), &integers));
+        let integer = graph
+            .add_constant(format!("{name}/q"), Tensor::from_i8(constant.shape.clone(), &integers));
         graph.value_mut(integer).quant = Some(quant);
         node.inputs[*operand] = Some(dequantize(graph, nodes, &name, integer));
     }
@@ -219,7 +234,12 @@ fn quantize_operands(
 
 /// Symmetric i8 weights in −127..=127, one scale per index of `axis`: the largest magnitude over
 /// 127, or more where the bias would otherwise not fit the accumulator.
-fn per_channel(weights: &Tensor, axis: usize, input_scale: f64, bias: Option<&[f32]>) -> (Vec<i8>, Vec<f32>) {
+fn per_channel(
+    weights: &Tensor,
+    axis: usize,
+    input_scale: f64,
+    bias: Option<&[f32]>,
+) -> (Vec<i8>, Vec<f32>) {
     let reals = weights.to_f32();
     let channels = weights.shape[axis];
     let inner: usize = weights.shape[axis + 1..].iter().product();

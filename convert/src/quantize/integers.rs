@@ -7,7 +7,7 @@ use bytes::Bytes;
 use whit::DType;
 
 use crate::graph::{BinaryKind, Clamp, Graph, Node, Op, PadMode, Quant, ValueId};
-use crate::quantize::{clamp_of, integer_inputs, moves_elements, representable};
+use crate::quantize::{clamp_of, integer_inputs, keeps_scale, moves_elements, representable};
 use crate::tensor::Tensor;
 
 /// Rewrites the graph: u8 becomes i8, clamps become saturation, nodes become integer nodes, real
@@ -36,7 +36,10 @@ fn unsigned_to_signed(graph: &mut Graph) {
         }
     }
     for (value, converted) in graph.values.iter_mut().zip(only_converted) {
-        let Some(quant) = value.quant.as_mut().filter(|_| value.dtype == DType::U8 && converted) else { continue };
+        let Some(quant) = value.quant.as_mut().filter(|_| value.dtype == DType::U8 && converted)
+        else {
+            continue;
+        };
         for zero_point in &mut quant.zero_point {
             *zero_point -= 128;
         }
@@ -44,13 +47,19 @@ fn unsigned_to_signed(graph: &mut Graph) {
         if let Some(constant) = value.constant.take() {
             let data: Vec<u8> = constant.data.iter().map(|byte| byte ^ 0x80).collect();
             let shape = constant.shape.clone();
-            value.constant = Some(Arc::new(Tensor { dtype: DType::I8, shape, data: Bytes::from(data) }));
+            value.constant =
+                Some(Arc::new(Tensor { dtype: DType::I8, shape, data: Bytes::from(data) }));
         }
     }
 }
 
 /// The node that makes a value, if it is of this kind.
-fn source<'g>(graph: &'g Graph, producers: &[Option<usize>], id: ValueId, op: &Op) -> Option<&'g Node> {
+fn source<'g>(
+    graph: &'g Graph,
+    producers: &[Option<usize>],
+    id: ValueId,
+    op: &Op,
+) -> Option<&'g Node> {
     let node = &graph.nodes[producers[id.0 as usize]?];
     (node.op == *op).then_some(node)
 }
@@ -79,7 +88,8 @@ fn quantize_before_moving(graph: &mut Graph) {
             let from = mover.inputs[0]?;
             let sole = consumers[moved.0 as usize].len() == 1 && !graph.outputs.contains(&moved);
             let per_tensor = graph.value(node.outputs[0]).quant.as_ref()?.axis.is_none();
-            (plain && sole && per_tensor && graph.inputs.contains(&from)).then_some((at, mover_at, from))
+            (plain && sole && per_tensor && graph.inputs.contains(&from))
+                .then_some((at, mover_at, from))
         });
         let Some((at, mover_at, from)) = swap else { return };
         let result = graph.nodes[at].outputs[0];
@@ -107,8 +117,9 @@ fn absorb_clamps(graph: &mut Graph) {
         let (Some(x), y) = (node.inputs[0], node.outputs[0]) else { continue };
         let Some(quant) = only_quantized(graph, &consumers, y) else { continue };
         let made_by = producers[x.0 as usize].map(|maker| &graph.nodes[maker]);
-        let computes = made_by
-            .is_some_and(|maker| maker.op != Op::Dequantize && integer_inputs(graph, maker).is_some());
+        let computes = made_by.is_some_and(|maker| {
+            maker.op != Op::Dequantize && integer_inputs(graph, maker).is_some()
+        });
         if !computes || consumers[x.0 as usize].len() != 1 || graph.outputs.contains(&x) {
             continue;
         }
@@ -181,7 +192,9 @@ fn move_integers(graph: &mut Graph) {
             let moved = graph.add_value(name.clone(), DType::I8, shape);
             let quant = graph.value(integer).quant.clone();
             let node = &mut graph.nodes[at];
-            if let (Op::Pad { mode: PadMode::Constant(real), .. }, Some(quant)) = (&mut node.op, &quant) {
+            if let (Op::Pad { mode: PadMode::Constant(real), .. }, Some(quant)) =
+                (&mut node.op, &quant)
+            {
                 let q = (f64::from(*real) / f64::from(quant.scale[0])).round_ties_even()
                     + f64::from(quant.zero_point[0]);
                 *real = q.clamp(-128.0, 127.0) as f32;
@@ -238,7 +251,8 @@ fn integer_form(
         // integers with scales and reals.
         let weights = source(graph, producers, node.inputs[1]?, &Op::Dequantize)?.inputs[0]?;
         let value = graph.value(weights);
-        let symmetric = value.quant.as_ref().is_some_and(|quant| quant.zero_point.iter().all(|z| *z == 0));
+        let symmetric =
+            value.quant.as_ref().is_some_and(|quant| quant.zero_point.iter().all(|z| *z == 0));
         if value.dtype != DType::I8 || value.constant.is_none() || !symmetric {
             return None;
         }
@@ -254,7 +268,8 @@ fn integer_form(
             for operand in &operands {
                 let part = result.inputs[*operand]?;
                 if graph.value(part).quant.as_ref() != Some(&y_quant) {
-                    let (name, shape) = (graph.value(part).name.clone(), graph.value(part).shape.clone());
+                    let (name, shape) =
+                        (graph.value(part).name.clone(), graph.value(part).shape.clone());
                     let rescaled = graph.add_value(format!("{name}/rescaled"), DType::I8, shape);
                     graph.value_mut(rescaled).quant = Some(y_quant.clone());
                     extra.push(Node {
@@ -268,6 +283,7 @@ fn integer_form(
             }
             y_quant
         }
+        ref op if keeps_scale(op) => graph.value(result.inputs[0]?).quant.clone()?,
         _ => y_quant,
     };
     let (name, shape) = (graph.value(y).name.clone(), graph.value(y).shape.clone());
@@ -289,8 +305,14 @@ fn requantize(graph: &mut Graph) {
         if graph.nodes[at].op != Op::Quantize {
             continue;
         }
-        let (Some(x), y) = (graph.nodes[at].inputs[0], graph.nodes[at].outputs[0]) else { continue };
-        let from = if graph.value(x).dtype == DType::I8 { Some(x) } else { integers_behind(graph, &producers, x) };
+        let (Some(x), y) = (graph.nodes[at].inputs[0], graph.nodes[at].outputs[0]) else {
+            continue;
+        };
+        let from = if graph.value(x).dtype == DType::I8 {
+            Some(x)
+        } else {
+            integers_behind(graph, &producers, x)
+        };
         let Some(from) = from else { continue };
         if graph.value(from).quant == graph.value(y).quant && graph.value(y).dtype == DType::I8 {
             graph.replace_uses(y, from);
@@ -328,7 +350,8 @@ fn integer_interface(graph: &mut Graph) {
             continue;
         }
         if !graph.outputs.contains(&integer) {
-            graph.value_mut(integer).name = graph.value(output).name.trim_end_matches("/dq").to_owned();
+            graph.value_mut(integer).name =
+                graph.value(output).name.trim_end_matches("/dq").to_owned();
         }
         graph.outputs[index] = integer;
     }
@@ -341,7 +364,8 @@ fn fuse_residuals(graph: &mut Graph) {
     let consumers = graph.consumers();
     let mut taken = vec![false; graph.nodes.len()];
     for (at, node) in graph.nodes.iter().enumerate() {
-        if node.op != Op::Binary(BinaryKind::Add) || graph.value(node.outputs[0]).dtype != DType::I8 {
+        if node.op != Op::Binary(BinaryKind::Add) || graph.value(node.outputs[0]).dtype != DType::I8
+        {
             continue;
         }
         let (Some(a), Some(b)) = (node.inputs[0], node.inputs[1]) else { continue };

@@ -36,12 +36,22 @@ pub fn representable(quant: &Quant) -> (f64, f64) {
 fn moves_elements(op: &Op) -> bool {
     use crate::graph::{PoolKind, ReduceKind, ResizeMode};
     match op {
-        Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Expand | Op::Concat { .. } => true,
-        Op::Gather { .. } | Op::Pad { .. } | Op::Resize { mode: ResizeMode::Nearest(_), .. } => true,
+        Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } | Op::Expand | Op::Concat { .. } => {
+            true
+        }
+        Op::Gather { .. } | Op::Pad { .. } | Op::Resize { mode: ResizeMode::Nearest(_), .. } => {
+            true
+        }
         Op::Pool(pool) => pool.kind == PoolKind::Max,
         Op::Reduce { kind, .. } => matches!(kind, ReduceKind::Max | ReduceKind::Min),
         _ => false,
     }
+}
+
+/// Nodes whose integer result has the scale of their input: those that move elements, and linear
+/// interpolation, whose result lies between the elements it blends.
+fn keeps_scale(op: &Op) -> bool {
+    moves_elements(op) || matches!(op, Op::Resize { mode: crate::graph::ResizeMode::Linear, .. })
 }
 
 /// Which inputs of a node are activations that an integer form reads as i8; `None` when the node
@@ -55,7 +65,12 @@ pub fn integer_inputs(graph: &Graph, node: &crate::graph::Node) -> Option<Vec<us
     match &node.op {
         Op::Conv(_) if constant(1) && (!present(2) || constant(2)) && !present(3) => Some(vec![0]),
         Op::MatMul(matmul) => {
-            let rank_2 = node.inputs.get(1).copied().flatten().is_some_and(|b| graph.value(b).shape.len() == 2);
+            let rank_2 = node
+                .inputs
+                .get(1)
+                .copied()
+                .flatten()
+                .is_some_and(|b| graph.value(b).shape.len() == 2);
             let fits = constant(1) && rank_2 && !matmul.transpose_a && (!present(2) || constant(2));
             (fits && !present(3)).then(|| vec![0])
         }
@@ -75,14 +90,10 @@ pub fn integer_inputs(graph: &Graph, node: &crate::graph::Node) -> Option<Vec<us
 /// Whether a value is a constant, or a dequantized constant.
 fn is_constant_source(graph: &Graph, id: ValueId) -> bool {
     graph.value(id).constant.is_some()
-        || graph
-            .nodes
-            .iter()
-            .find(|node| node.outputs.contains(&id))
-            .is_some_and(|node| {
-                node.op == Op::Dequantize
-                    && node.inputs[0].is_some_and(|source| graph.value(source).constant.is_some())
-            })
+        || graph.nodes.iter().find(|node| node.outputs.contains(&id)).is_some_and(|node| {
+            node.op == Op::Dequantize
+                && node.inputs[0].is_some_and(|source| graph.value(source).constant.is_some())
+        })
 }
 
 /// A Relu or Clip as bounds.
@@ -104,7 +115,10 @@ mod tests {
             let quant = asymmetric(min, max);
             let (low, high) = representable(&quant);
             let step = f64::from(quant.scale[0]);
-            assert!(low <= f64::from(min) + step / 2.0 && high >= f64::from(max) - step / 2.0, "{min} {max}");
+            assert!(
+                low <= f64::from(min) + step / 2.0 && high >= f64::from(max) - step / 2.0,
+                "{min} {max}"
+            );
             assert!((-128..=127).contains(&quant.zero_point[0]));
         }
         assert_eq!(asymmetric(0.0, 0.0).scale, [1.0]);

@@ -31,7 +31,9 @@ pub fn cast<T: Element>(bytes: &[u8]) -> Option<&[T]> {
     }
     // SAFETY: the pointer is aligned for T and the length a whole number of Ts (checked above), the
     // memory stays borrowed, and every bit pattern is a valid T (`Element` is sealed to such types).
-    Some(unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) })
+    Some(unsafe {
+        core::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>())
+    })
 }
 
 /// The bytes as elements, writable; `None` when they are misaligned or not a whole number of elements.

@@ -69,19 +69,33 @@ impl fmt::Display for FormatError {
                 super::VERSION_MAJOR
             ),
             FormatError::UnknownFeature { number } => {
-                write!(f, "the file needs feature or section {number:#x}, unknown to this build: update it")
+                write!(
+                    f,
+                    "the file needs feature or section {number:#x}, unknown to this build: update it"
+                )
             }
             FormatError::FileLength { stated, actual } => {
-                write!(f, "the header says {stated} bytes but there are {actual}: the file is damaged or cut")
+                write!(
+                    f,
+                    "the header says {stated} bytes but there are {actual}: the file is damaged or cut"
+                )
             }
-            FormatError::Checksum { section: None } => {
-                f.write_str("the checksum of the header and directory doesn't match: the file is damaged")
-            }
+            FormatError::Checksum { section: None } => f.write_str(
+                "the checksum of the header and directory doesn't match: the file is damaged",
+            ),
             FormatError::Checksum { section: Some(section) } => {
-                write!(f, "the checksum of section {} doesn't match: the file is damaged", section.name())
+                write!(
+                    f,
+                    "the checksum of section {} doesn't match: the file is damaged",
+                    section.name()
+                )
             }
-            FormatError::MissingSection(section) => write!(f, "section {} is missing", section.name()),
-            FormatError::DuplicateSection(section) => write!(f, "section {} stands twice", section.name()),
+            FormatError::MissingSection(section) => {
+                write!(f, "section {} is missing", section.name())
+            }
+            FormatError::DuplicateSection(section) => {
+                write!(f, "section {} stands twice", section.name())
+            }
             FormatError::BadSection(section) => {
                 write!(f, "section {} has a bad offset, length or record size", section.name())
             }
@@ -89,10 +103,18 @@ impl fmt::Display for FormatError {
                 write!(f, "record {index} of section {} points outside its bounds", section.name())
             }
             FormatError::BadValue { section, index } => {
-                write!(f, "record {index} of section {} has a value without meaning", section.name())
+                write!(
+                    f,
+                    "record {index} of section {} has a value without meaning",
+                    section.name()
+                )
             }
-            FormatError::WrongTotal(what) => write!(f, "the header's {what} contradicts the records"),
-            FormatError::Misaligned => f.write_str("the bytes must lie at a multiple of 8 in memory"),
+            FormatError::WrongTotal(what) => {
+                write!(f, "the header's {what} contradicts the records")
+            }
+            FormatError::Misaligned => {
+                f.write_str("the bytes must lie at a multiple of 8 in memory")
+            }
         }
     }
 }

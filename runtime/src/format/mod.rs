@@ -5,6 +5,7 @@
 //! module trusts a value: it only moves bytes. [`Model::open`](crate::Model::open) does the checking.
 
 mod attributes;
+#[allow(unsafe_code, reason = "bytes seen as slices of numbers")]
 mod cast;
 mod error;
 mod header;
@@ -17,7 +18,9 @@ pub use attributes::*;
 pub use cast::{Element, cast, cast_mut};
 pub use error::FormatError;
 pub(crate) use header::directory_crc32;
-pub use header::{HEADER_BYTES, Header, MAGIC, Section, SectionEntry, VERSION_MAJOR, VERSION_MINOR};
+pub use header::{
+    HEADER_BYTES, Header, MAGIC, Section, SectionEntry, VERSION_MAJOR, VERSION_MINOR,
+};
 pub use op::{Op, OpBits};
 pub use records::*;
 #[cfg(feature = "std")]

@@ -218,16 +218,16 @@ record! {
 record! {
     /// One tensor of one golden vector.
     pub struct GoldenRecord: 32 {
-        /// Which vector; its records are adjacent: dimensions, inputs, outputs.
+        /// Which vector, counted from 0; its records are adjacent: dimensions, inputs, outputs.
         pub case: u32,
         /// Index among the model's inputs (role 0), outputs (role 1) or symbols (role 2).
         pub index: u32,
         /// 0: feed it. 1: expect it. 2: give the dimension this value, a u32.
         pub role: u32,
-        /// For float outputs the largest accepted |difference| relative to the range of the
-        /// expected values; 0 for integers, which must be equal.
+        /// For float outputs the largest accepted |difference| relative to the largest expected
+        /// magnitude; 0 for integers, which must be equal.
         pub tolerance: f32,
-        /// Into the golden data section, a multiple of 64.
+        /// Into the golden data section, a multiple of 8 (writers use 64).
         pub offset: u64,
         /// Length; dense elements of the tensor's type.
         pub bytes: u64,

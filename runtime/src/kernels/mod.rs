@@ -149,29 +149,11 @@ impl ConvGeometry {
         const LIMIT: usize = 1 << if usize::BITS == 64 { 40 } else { 28 };
         // A factor of zero counts as one, so that it can't hide the others.
         let bounded = |factors: [usize; 4]| {
-            let product = factors
-                .into_iter()
-                .try_fold(1usize, |p, f| p.checked_mul(f.max(1)));
+            let product = factors.into_iter().try_fold(1usize, |p, f| p.checked_mul(f.max(1)));
             product.is_some_and(|product| product <= LIMIT)
         };
-        let ConvGeometry {
-            batch,
-            in_h,
-            in_w,
-            in_c,
-            out_h,
-            out_w,
-            out_c,
-            ..
-        } = *self;
-        let ConvGeometry {
-            kernel_h,
-            kernel_w,
-            pad_top,
-            pad_left,
-            groups,
-            ..
-        } = *self;
+        let ConvGeometry { batch, in_h, in_w, in_c, out_h, out_w, out_c, .. } = *self;
+        let ConvGeometry { kernel_h, kernel_w, pad_top, pad_left, groups, .. } = *self;
         groups > 0
             && in_c.is_multiple_of(groups)
             && out_c.is_multiple_of(groups)
@@ -230,14 +212,9 @@ impl EpilogueI8<'_> {
             && self.min <= self.max
             && self.residual.as_ref().is_none_or(|residual| {
                 residual.data.len() >= outputs
-                    && [
-                        residual.zero_point,
-                        residual.out_zero_point,
-                        residual.min,
-                        residual.max,
-                    ]
-                    .into_iter()
-                    .all(is_i8)
+                    && [residual.zero_point, residual.out_zero_point, residual.min, residual.max]
+                        .into_iter()
+                        .all(is_i8)
                     && residual.min <= residual.max
             })
     }

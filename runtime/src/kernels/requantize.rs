@@ -29,18 +29,8 @@ pub fn round_clamp(x: f32, lo: i32, hi: i32) -> i32 {
 /// the padded per-channel arrays) and at element `index` of the dense output.
 #[inline(always)]
 pub fn requantize_i8(acc: i32, channel: usize, index: usize, epilogue: &EpilogueI8<'_>) -> i8 {
-    let EpilogueI8 {
-        scale,
-        zero_point,
-        min,
-        max,
-        residual,
-    } = *epilogue;
-    let q = round_clamp(
-        acc as f32 * scale[channel],
-        min - zero_point,
-        max - zero_point,
-    );
+    let EpilogueI8 { scale, zero_point, min, max, residual } = *epilogue;
+    let q = round_clamp(acc as f32 * scale[channel], min - zero_point, max - zero_point);
     let y = match residual {
         None => q + zero_point,
         Some(r) => {

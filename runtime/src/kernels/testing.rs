@@ -30,9 +30,7 @@ pub(super) const UNIT: Case = Case {
 impl Case {
     pub(super) fn geometry(&self) -> ConvGeometry {
         let out = |len: usize, pad: usize, kernel: usize, dilation: usize, stride: usize| {
-            (len + pad)
-                .checked_sub((kernel - 1) * dilation + 1)
-                .map_or(0, |last| last / stride + 1)
+            (len + pad).checked_sub((kernel - 1) * dilation + 1).map_or(0, |last| last / stride + 1)
         };
         let (in_h, in_w, in_c) = self.input;
         let (top, left, bottom, right) = self.pad;
@@ -41,20 +39,8 @@ impl Case {
             in_h,
             in_w,
             in_c,
-            out_h: out(
-                in_h,
-                top + bottom,
-                self.kernel.0,
-                self.dilation.0,
-                self.stride.0,
-            ),
-            out_w: out(
-                in_w,
-                left + right,
-                self.kernel.1,
-                self.dilation.1,
-                self.stride.1,
-            ),
+            out_h: out(in_h, top + bottom, self.kernel.0, self.dilation.0, self.stride.0),
+            out_w: out(in_w, left + right, self.kernel.1, self.dilation.1, self.stride.1),
             out_c: self.out_c,
             kernel_h: self.kernel.0,
             kernel_w: self.kernel.1,
@@ -147,9 +133,7 @@ impl Epilogue {
             (random.i8s(outputs, Fill::Any), residual)
         });
         Epilogue {
-            scale: (0..channels)
-                .map(|_| 60.0 / spread * factor(random))
-                .collect(),
+            scale: (0..channels).map(|_| 60.0 / spread * factor(random)).collect(),
             zero_point: random.pick(&[-128, -7, 0, 127]),
             min: random.pick(&[-128, -30]),
             max: random.pick(&[50, 127]),
@@ -163,10 +147,7 @@ impl Epilogue {
             zero_point: self.zero_point,
             min: self.min,
             max: self.max,
-            residual: self
-                .residual
-                .as_ref()
-                .map(|(data, r)| ResidualI8 { data, ..*r }),
+            residual: self.residual.as_ref().map(|(data, r)| ResidualI8 { data, ..*r }),
         }
     }
 

@@ -30,13 +30,17 @@ const fn operator(
 }
 
 /// f32. `min` and `max` give NaN when either operand is NaN; the clamp lets NaN through.
-pub static BINARY_F32: Operator = operator(DType::F32, |step| check(step, DType::F32, &FLOAT), |_| run_f32);
+pub static BINARY_F32: Operator =
+    operator(DType::F32, |step| check(step, DType::F32, &FLOAT), |_| run_f32);
 /// i32.
-pub static BINARY_I32: Operator = operator(DType::I32, |step| check(step, DType::I32, &INTEGER), |_| run_i32);
+pub static BINARY_I32: Operator =
+    operator(DType::I32, |step| check(step, DType::I32, &INTEGER), |_| run_i32);
 /// i64.
-pub static BINARY_I64: Operator = operator(DType::I64, |step| check(step, DType::I64, &INTEGER), |_| run_i64);
+pub static BINARY_I64: Operator =
+    operator(DType::I64, |step| check(step, DType::I64, &INTEGER), |_| run_i64);
 /// bool: and, or, xor.
-pub static BINARY_BOOL: Operator = operator(DType::Bool, |step| check(step, DType::Bool, &BOOL), |_| run_bool);
+pub static BINARY_BOOL: Operator =
+    operator(DType::Bool, |step| check(step, DType::Bool, &BOOL), |_| run_bool);
 /// Quantized i8: add, sub, mul, min, max.
 pub static BINARY_I8: Operator = operator(DType::I8, check_i8, |_| run_i8);
 
@@ -181,8 +185,8 @@ fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::{Case, Random, Tensor, assert_close, bools, shape, tensor};
     use crate::SessionError;
+    use crate::ops::testing::{Case, Random, Tensor, assert_close, bools, shape, tensor};
 
     fn attributes(kind: BinaryOp) -> BinaryAttributes {
         BinaryAttributes {
@@ -231,7 +235,8 @@ mod tests {
         let a = vector(&[-1.0f32, 3.0, 9.0, f32::NAN]);
         let attributes = BinaryAttributes { clamp: [0.0, 6.0], ..attributes(Add) };
         let inputs = [a, vector(&[0.0f32; 4])];
-        let case = Case::new(Op::Binary, Some(DType::F32), attributes, &inputs, shape(DType::F32, &[4]));
+        let case =
+            Case::new(Op::Binary, Some(DType::F32), attributes, &inputs, shape(DType::F32, &[4]));
         assert_close(&case.run(), &[0.0, 3.0, 6.0, f32::NAN], 0.0);
     }
 
@@ -248,14 +253,24 @@ mod tests {
             (Min, [3, -7, -3, -7, i32::MIN, 0, 0, 2]),
             (Xor, [4, -6, -6, 4, i32::MAX, 5, 5, 29]),
         ] {
-            assert_eq!(case(kind, &vector(&a), &vector(&b), &[8]).run::<i32>(), want, "{}", kind.name());
+            assert_eq!(
+                case(kind, &vector(&a), &vector(&b), &[8]).run::<i32>(),
+                want,
+                "{}",
+                kind.name()
+            );
         }
         let a = [i64::MIN, i64::MIN, -1];
         let b = [-1i64, 0, -3];
         for (kind, want) in
             [(Div, [i64::MIN, 0, 0]), (Mod, [0, 0, -1]), (Fmod, [0, 0, -1]), (Pow, [0, 1, -1])]
         {
-            assert_eq!(case(kind, &vector(&a), &vector(&b), &[3]).run::<i64>(), want, "{}", kind.name());
+            assert_eq!(
+                case(kind, &vector(&a), &vector(&b), &[3]).run::<i64>(),
+                want,
+                "{}",
+                kind.name()
+            );
         }
     }
 
@@ -359,11 +374,17 @@ mod tests {
             BinaryAttributes { kind: 99, ..good },
             BinaryAttributes { clamp_q: [i32::MIN, 0], ..good },
         ] {
-            let case =
-                Case::new(Op::Binary, Some(DType::I8), attributes, &[a.clone(), a.clone()], shape(DType::I8, &[3]));
+            let case = Case::new(
+                Op::Binary,
+                Some(DType::I8),
+                attributes,
+                &[a.clone(), a.clone()],
+                shape(DType::I8, &[3]),
+            );
             assert!(case.run_bytes().is_err(), "{attributes:?}");
         }
-        let shapes: [(&[u32], &[u32]); 4] = [(&[2], &[3]), (&[3, 1], &[3]), (&[3, 2], &[3]), (&[0], &[3])];
+        let shapes: [(&[u32], &[u32]); 4] =
+            [(&[2], &[3]), (&[3, 1], &[3]), (&[3, 2], &[3]), (&[0], &[3])];
         for (b, y) in shapes {
             let b = tensor(b, &vec![1i8; b.iter().product::<u32>() as usize]);
             assert!(case(Add, &a, &b, y).run_bytes().is_err(), "{:?} {y:?}", b.dims);
@@ -384,7 +405,9 @@ mod tests {
                 let attributes = BinaryAttributes { scale: [scale; 2], ..attributes(kind) };
                 let a = vector(&[-128i8, 0, 127]).quantized(1.0, 127);
                 let y = shape(DType::I8, &[3]).quantized(1.0, -128);
-                Case::new(Op::Binary, Some(DType::I8), attributes, &[a.clone(), a], y).run_bytes().unwrap();
+                Case::new(Op::Binary, Some(DType::I8), attributes, &[a.clone(), a], y)
+                    .run_bytes()
+                    .unwrap();
             }
         }
     }

@@ -57,14 +57,22 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     Ok(())
 }
 
-fn load<T: Element, W>(x: &[u8], block: &mut [W], widen: impl Fn(T) -> W) -> Result<(), StepErrorKind> {
+fn load<T: Element, W>(
+    x: &[u8],
+    block: &mut [W],
+    widen: impl Fn(T) -> W,
+) -> Result<(), StepErrorKind> {
     for (to, from) in block.iter_mut().zip(typed::<T>(x, 0)?) {
         *to = widen(*from);
     }
     Ok(())
 }
 
-fn store<T: Element, W: Copy>(block: &[W], y: &mut [u8], narrow: impl Fn(W) -> T) -> Result<(), StepErrorKind> {
+fn store<T: Element, W: Copy>(
+    block: &[W],
+    y: &mut [u8],
+    narrow: impl Fn(W) -> T,
+) -> Result<(), StepErrorKind> {
     for (to, from) in typed_mut::<T>(y, 1)?.iter_mut().zip(block) {
         *to = narrow(*from);
     }
@@ -111,7 +119,8 @@ mod tests {
 
     #[test]
     fn floats() {
-        let x = || tensor(&[8], &[1.9f32, -1.9, 300.0, -300.0, f32::NAN, f32::INFINITY, -1e20, 0.1]);
+        let x =
+            || tensor(&[8], &[1.9f32, -1.9, 300.0, -300.0, f32::NAN, f32::INFINITY, -1e20, 0.1]);
         assert_eq!(cast(x(), DType::I8).run::<i8>(), [1, -1, 127, -128, 0, 127, -128, 0]);
         assert_eq!(cast(x(), DType::U8).run::<u8>(), [1, 0, 255, 0, 0, 255, 0, 0]);
         let wide = [1, -1, 300, -300, 0, i64::MAX, i64::MIN, 0];
@@ -123,7 +132,8 @@ mod tests {
         assert_eq!(halves.map_to_f32(), [2048.0, 2052.0, f32::INFINITY]);
         let brain = cast(tensor(&[2], &[257f32, 259.0]), DType::BF16).run::<bf16>();
         assert_eq!(brain.iter().map(|x| x.to_f32()).collect::<Vec<_>>(), [256.0, 260.0]);
-        let back = cast(tensor(&[2], &[f16::from_f32(0.5), f16::from_f32(-7.75)]), DType::I32).run::<i32>();
+        let back = cast(tensor(&[2], &[f16::from_f32(0.5), f16::from_f32(-7.75)]), DType::I32)
+            .run::<i32>();
         assert_eq!(back, [0, -7]);
     }
 

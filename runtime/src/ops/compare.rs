@@ -17,15 +17,18 @@ const fn operator(
 }
 
 /// f32; whatever is compared with NaN is false.
-pub static COMPARE_F32: Operator = operator(DType::F32, |step| check(step, DType::F32), |_| run::<f32>);
+pub static COMPARE_F32: Operator =
+    operator(DType::F32, |step| check(step, DType::F32), |_| run::<f32>);
 /// i8, the stored numbers: meant for operands of the same scale and zero point.
 pub static COMPARE_I8: Operator = operator(DType::I8, |step| check(step, DType::I8), |_| run::<i8>);
 /// u8, the stored numbers.
 pub static COMPARE_U8: Operator = operator(DType::U8, |step| check(step, DType::U8), |_| run::<u8>);
 /// i32.
-pub static COMPARE_I32: Operator = operator(DType::I32, |step| check(step, DType::I32), |_| run::<i32>);
+pub static COMPARE_I32: Operator =
+    operator(DType::I32, |step| check(step, DType::I32), |_| run::<i32>);
 /// i64.
-pub static COMPARE_I64: Operator = operator(DType::I64, |step| check(step, DType::I64), |_| run::<i64>);
+pub static COMPARE_I64: Operator =
+    operator(DType::I64, |step| check(step, DType::I64), |_| run::<i64>);
 /// bool: equal.
 pub static COMPARE_BOOL: Operator = operator(DType::Bool, check_bool, |_| run_bool);
 

@@ -28,7 +28,11 @@ fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
         }
         sum = sum.checked_add(x.dim(axis as usize)).ok_or(StepErrorKind::TooLarge)?;
     }
-    if sum == extent { Ok(()) } else { Err(StepErrorKind::OperandShape(step.input_count().min(255) as u8)) }
+    if sum == extent {
+        Ok(())
+    } else {
+        Err(StepErrorKind::OperandShape(step.input_count().min(255) as u8))
+    }
 }
 
 fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {

@@ -10,7 +10,10 @@ use crate::kernels::depthwise_f32::{self, DepthwiseF32};
 use crate::kernels::depthwise_i8::{self, DepthwiseI8};
 use crate::kernels::{ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, ResidualI8};
 use crate::memory::{Context, Slot, typed, typed_mut};
-use crate::ops::{Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector, no_scratch};
+use crate::ops::shape::{expect_apart_in_any_layout, expect_dense};
+use crate::ops::{
+    Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector, no_scratch,
+};
 
 /// Products per output at most, so that `K × 2¹⁴` plus a bias of 30 bits stays within an i32.
 const MAX_K_I8: usize = 1 << 16;
@@ -18,6 +21,8 @@ const MAX_K_I8: usize = 1 << 16;
 /// How far windows may reach beyond the input: u16 padding on either side, doubled for slack.
 const MAX_REACH: u64 = 4 << 16;
 
+/// The input that is packed.
+const WEIGHTS: usize = 1;
 /// Inputs of an i8 step: x, weights, bias, scales, weight sums, residual.
 const RESIDUAL_I8: usize = 5;
 /// Inputs of an f32 step: x, weights, bias, residual.
@@ -53,7 +58,7 @@ pub static CONV_F32: Operator = Operator {
     dtype: Some(DType::F32),
     check: |step| check_f32(step, conv_geometry(step)?, Layout::PanelFloat),
     select: select_isa!(run_conv_f32),
-    scratch_bytes: |step, isa| conv_geometry(step).map_or(0, |g| conv_f32::scratch_len(&g, isa) * 4),
+    scratch_bytes: |step, isa| conv_geometry(step).map_or(0, |g| conv_f32::scratch_bytes(&g, isa)),
 };
 
 /// i8 depthwise convolution.
@@ -62,7 +67,9 @@ pub static DEPTHWISE_I8: Operator = Operator {
     dtype: Some(DType::I8),
     check: |step| check_i8(step, conv_geometry(step)?, Layout::Depthwise),
     select: select_isa!(run_depthwise_i8),
-    scratch_bytes: |step, isa| conv_geometry(step).map_or(0, |g| depthwise_i8::scratch_bytes(&g, isa)),
+    scratch_bytes: |step, isa| {
+        conv_geometry(step).map_or(0, |g| depthwise_i8::scratch_bytes(&g, isa))
+    },
 };
 
 /// f32 depthwise convolution, weights f32 or f16.
@@ -89,7 +96,9 @@ pub static FULLY_CONNECTED_F32: Operator = Operator {
     dtype: Some(DType::F32),
     check: |step| check_f32(step, matrix_geometry(step)?, Layout::PanelFloat),
     select: select_isa!(run_fully_connected_f32),
-    scratch_bytes: |step, isa| matrix_geometry(step).map_or(0, |g| conv_f32::scratch_len(&g, isa) * 4),
+    scratch_bytes: |step, isa| {
+        matrix_geometry(step).map_or(0, |g| conv_f32::scratch_bytes(&g, isa))
+    },
 };
 
 /// Geometry of a convolution step; an error when attributes and shapes contradict each other.
@@ -184,8 +193,20 @@ fn check_residual(step: &Step<'_>, index: usize, dtype: DType) -> Result<(), Ste
     expect_same_shape(&residual, &step.output(0)?, index as u8)
 }
 
+/// Checks that every operand but the weights is dense, and that the output lies apart from the
+/// inputs.
+fn check_memory(step: &Step<'_>) -> Result<(), StepErrorKind> {
+    expect_apart_in_any_layout(step)?;
+    for index in (0..step.input_count()).filter(|index| *index != WEIGHTS) {
+        let Some(x) = step.optional_input(index) else { continue };
+        expect_dense(&x, index.min(255) as u8)?;
+    }
+    Ok(())
+}
+
 fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
     step.expect_counts(RESIDUAL_I8, RESIDUAL_I8 + 1)?;
+    check_memory(step)?;
     expect_type(&step.input(0)?, DType::I8, 0)?;
     expect_type(&step.output(0)?, DType::I8, step.input_count() as u8)?;
     if geometry.k() > MAX_K_I8 {
@@ -219,6 +240,7 @@ fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(
 
 fn check_f32(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
     step.expect_counts(RESIDUAL_F32, RESIDUAL_F32 + 1)?;
+    check_memory(step)?;
     expect_type(&step.input(0)?, DType::F32, 0)?;
     expect_type(&step.output(0)?, DType::F32, step.input_count() as u8)?;
     let (channels, weight_len) = packed_sizes(&geometry, layout)?;
@@ -316,7 +338,9 @@ fn run_conv_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepEr
     run_panels_i8::<ISA>(context, geometry)
 }
 
-fn run_fully_connected_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn run_fully_connected_i8<const ISA: usize>(
+    context: &mut Context<'_>,
+) -> Result<(), StepErrorKind> {
     let geometry = matrix_geometry(&context.step)?;
     run_panels_i8::<ISA>(context, geometry)
 }
@@ -401,7 +425,9 @@ fn run_conv_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepE
     run_panels_f32::<ISA>(context, geometry)
 }
 
-fn run_fully_connected_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn run_fully_connected_f32<const ISA: usize>(
+    context: &mut Context<'_>,
+) -> Result<(), StepErrorKind> {
     let geometry = matrix_geometry(&context.step)?;
     run_panels_f32::<ISA>(context, geometry)
 }

@@ -62,7 +62,13 @@ pub(crate) fn zip<T: Element, U: Element>(
 
 /// The next elements of an innermost row, whose stride is 1, or 0 when one element repeats.
 #[inline(always)]
-fn load<T: Element>(source: &Source<'_, T>, row: usize, start: usize, stride: usize, into: &mut [T]) {
+fn load<T: Element>(
+    source: &Source<'_, T>,
+    row: usize,
+    start: usize,
+    stride: usize,
+    into: &mut [T],
+) {
     if stride == 0 {
         into.fill(source.get(row));
     } else {

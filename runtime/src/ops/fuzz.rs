@@ -5,9 +5,10 @@ use super::{ALL, Operator};
 use crate::SessionError;
 use crate::dtype::DType;
 use crate::format::{
-    ArgReduceAttributes, AxisAttributes, BinaryAttributes, BinaryOp, CompareOp, ConvAttributes, Field, MatMulAttributes, Op,
-    PadAttributes, PoolAttributes, QuantizeAttributes, ReduceAttributes, ResizeAttributes, SliceAttributes,
-    SoftmaxAttributes, TransposeAttributes, UnaryAttributes, UnaryOp,
+    ArgReduceAttributes, AxisAttributes, BinaryAttributes, BinaryOp, CompareOp, ConvAttributes,
+    Field, MatMulAttributes, Op, PadAttributes, PoolAttributes, QuantizeAttributes,
+    ReduceAttributes, ResizeAttributes, SliceAttributes, SoftmaxAttributes, TransposeAttributes,
+    UnaryAttributes, UnaryOp,
 };
 
 const CASES_PER_OPERATOR: usize = 4000;
@@ -32,7 +33,9 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
         Op::Pad => (PadAttributes::SIZE, 1),
         Op::Resize => (ResizeAttributes::SIZE, 1),
         Op::Gather => (AxisAttributes::SIZE, 2),
-        Op::Quantize | Op::Dequantize => (QuantizeAttributes::SIZE, 1 + 2 * random.below(2) as usize),
+        Op::Quantize | Op::Dequantize => {
+            (QuantizeAttributes::SIZE, 1 + 2 * random.below(2) as usize)
+        }
         Op::Reduce => (ReduceAttributes::SIZE, 1),
         Op::ArgReduce => (ArgReduceAttributes::SIZE, 1),
     }
@@ -42,7 +45,9 @@ fn dims(random: &mut Random, like: &[u32]) -> Vec<u32> {
     let mut dims = match random.below(8) {
         0..4 => like.to_vec(),
         4 => vec![0, i32::MAX as u32, i32::MAX as u32, i32::MAX as u32],
-        _ => (0..random.below(5)).map(|_| [0, 1, 1, 2, 2, 3, 256][random.below(7) as usize]).collect(),
+        _ => (0..random.below(5))
+            .map(|_| [0, 1, 1, 2, 2, 3, 256][random.below(7) as usize])
+            .collect(),
     };
     if random.below(4) == 0 && !dims.is_empty() {
         let axis = random.below(dims.len() as u32) as usize;
@@ -108,7 +113,11 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
     let mut dtypes = [dtype(), dtype(), dtype(), dtype(), dtype(), dtype()];
     match operator.op {
         Op::Quantize | Op::Dequantize if random.below(4) > 0 => {
-            let [from, to] = if operator.op == Op::Quantize { [DType::F32, DType::I8] } else { [DType::I8, DType::F32] };
+            let [from, to] = if operator.op == Op::Quantize {
+                [DType::F32, DType::I8]
+            } else {
+                [DType::I8, DType::F32]
+            };
             dtypes = [from, DType::F32, DType::I32, to, to, to];
             if inputs == 1 {
                 dtypes[1] = to;
@@ -180,7 +189,16 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
     }
     if operator.op == Op::Reduce && random.below(2) == 0 {
         // A known kind and one axis.
-        case.attributes[..8].copy_from_slice(&[1 + random.below(10) as u8, 0, 0, 0, 1 << random.below(4), 0, 0, 0]);
+        case.attributes[..8].copy_from_slice(&[
+            1 + random.below(10) as u8,
+            0,
+            0,
+            0,
+            1 << random.below(4),
+            0,
+            0,
+            0,
+        ]);
     }
     if matches!(operator.op, Op::Reduce | Op::ArgReduce) && random.below(2) == 0 {
         let axis = random.below(4) as usize;

@@ -45,7 +45,8 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let count = narrow.len() + wide.len();
     for (position, to) in operands.output.chunks_exact_mut(block).enumerate() {
         let (outer, at) = (position / count, position % count);
-        let index = narrow.get(at).map(|index| i64::from(*index)).or(wide.get(at).copied()).unwrap_or(0);
+        let index =
+            narrow.get(at).map(|index| i64::from(*index)).or(wide.get(at).copied()).unwrap_or(0);
         let index = if index < 0 { index + data_split.extent as i64 } else { index };
         if !(0..data_split.extent as i64).contains(&index) {
             return Err(StepErrorKind::IndexOutOfRange);
@@ -69,7 +70,8 @@ mod tests {
 
     #[test]
     fn gathers_along_any_axis() {
-        let data = tensor(&[2, 3, 2], &[0f32, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
+        let data =
+            tensor(&[2, 3, 2], &[0f32, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
         // np.take(data, indices, axis)
         let rows = case(0, &data, tensor(&[], &[-1i64]), &[3, 2]).run::<f32>();
         assert_eq!(rows, [6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);

@@ -84,7 +84,8 @@ fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind>
         return Ok(());
     }
     let rank = y.rank();
-    let walk = Walk::new(&y.dims()[..rank - 2], &[batch_strides(&a, rank), batch_strides(&b, rank)]);
+    let walk =
+        Walk::new(&y.dims()[..rank - 2], &[batch_strides(&a, rank), batch_strides(&b, rank)]);
     let operands = context.operands([0, 1])?;
     let [a, b] = operands.inputs;
     let (a, b): (&[f32], &[f32]) = (typed(a, 0)?, typed(b, 1)?);
@@ -138,7 +139,9 @@ mod tests {
                 let b_matrix = if transpose[1] == 1 { [n, k] } else { [k, n] };
                 let (a, b) = ([a_batch, &a_matrix].concat(), [b_batch, &b_matrix].concat());
                 let y = [y_batch, &[m, n]].concat();
-                let values = |random: &mut Random, dims: &[u32]| random.f32s(dims.iter().product::<u32>() as usize);
+                let values = |random: &mut Random, dims: &[u32]| {
+                    random.f32s(dims.iter().product::<u32>() as usize)
+                };
                 let (va, vb) = (values(&mut random, &a), values(&mut random, &b));
                 // Start of a factor's matrix for batch number `at` of the product.
                 let start = |own: &[u32], size: u32, mut at: u32| {
@@ -146,7 +149,9 @@ mod tests {
                     for (axis, extent) in y_batch.iter().enumerate().rev() {
                         let coordinate = at % extent;
                         at /= extent;
-                        let Some(axis) = (axis + own.len()).checked_sub(y_batch.len()) else { continue };
+                        let Some(axis) = (axis + own.len()).checked_sub(y_batch.len()) else {
+                            continue;
+                        };
                         start += if own[axis] == 1 { 0 } else { coordinate * stride };
                         stride *= own[axis];
                     }
@@ -160,7 +165,8 @@ mod tests {
                             let product = |l: u32| {
                                 let a = if transpose[0] == 1 { l * m + i } else { i * k + l };
                                 let b = if transpose[1] == 1 { j * k + l } else { l * n + j };
-                                f64::from(va[(a_at + a) as usize]) * f64::from(vb[(b_at + b) as usize])
+                                f64::from(va[(a_at + a) as usize])
+                                    * f64::from(vb[(b_at + b) as usize])
                             };
                             want.push((0..k).map(product).sum::<f64>() as f32);
                         }
@@ -169,8 +175,10 @@ mod tests {
                 let case = case(transpose, (&a, &va), (&b, &vb), &y);
                 for isa in Isa::available() {
                     let bytes = case.run_on(Some(isa)).unwrap();
-                    let got: Vec<f32> =
-                        bytes.chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect();
+                    let got: Vec<f32> = bytes
+                        .chunks_exact(4)
+                        .map(|x| f32::from_le_bytes(x.try_into().unwrap()))
+                        .collect();
                     assert_close(&got, &want, TOLERANCE);
                 }
             }

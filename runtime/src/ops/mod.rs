@@ -34,11 +34,13 @@ use crate::isa::Isa;
 use crate::memory::{Context, Slot};
 use crate::model::Model;
 
-pub use conv::{CONV_F32, CONV_I8, DEPTHWISE_F32, DEPTHWISE_I8, FULLY_CONNECTED_F32, FULLY_CONNECTED_I8};
 pub use binary::{BINARY_BOOL, BINARY_F32, BINARY_I8, BINARY_I32, BINARY_I64};
-pub use compare::{COMPARE_BOOL, COMPARE_F32, COMPARE_I8, COMPARE_I32, COMPARE_I64, COMPARE_U8};
 pub use cast::CAST;
+pub use compare::{COMPARE_BOOL, COMPARE_F32, COMPARE_I8, COMPARE_I32, COMPARE_I64, COMPARE_U8};
 pub use concat::CONCAT;
+pub use conv::{
+    CONV_F32, CONV_I8, DEPTHWISE_F32, DEPTHWISE_I8, FULLY_CONNECTED_F32, FULLY_CONNECTED_I8,
+};
 pub use gather::GATHER;
 pub use matmul::MATMUL_F32;
 pub use pad::PAD;
@@ -46,7 +48,8 @@ pub use pool::{POOL_F32, POOL_I8};
 pub(crate) use quantize::quantize_value;
 pub use quantize::{DEQUANTIZE_I8, LUT_I8, QUANTIZE_I8};
 pub use reduce::{
-    ARG_REDUCE_F32, ARG_REDUCE_I8, ARG_REDUCE_I32, ARG_REDUCE_I64, REDUCE_F32, REDUCE_I8, REDUCE_I32, REDUCE_I64,
+    ARG_REDUCE_F32, ARG_REDUCE_I8, ARG_REDUCE_I32, ARG_REDUCE_I64, REDUCE_F32, REDUCE_I8,
+    REDUCE_I32, REDUCE_I64,
 };
 pub use resize::{RESIZE_F32, RESIZE_I8};
 pub use softmax::{SOFTMAX_F32, SOFTMAX_I8};
@@ -183,8 +186,15 @@ impl<'a> Step<'a> {
         Step { source: StepSource::Session { inputs, outputs, slots, dims }, attributes }
     }
 
-    pub(crate) fn in_file(model: &'a Model<'a>, record: &'a StepRecord, dims: &'a [u32]) -> Step<'a> {
-        Step { source: StepSource::File { model, record, dims }, attributes: model.attributes(record) }
+    pub(crate) fn in_file(
+        model: &'a Model<'a>,
+        record: &'a StepRecord,
+        dims: &'a [u32],
+    ) -> Step<'a> {
+        Step {
+            source: StepSource::File { model, record, dims },
+            attributes: model.attributes(record),
+        }
     }
 
     /// The attribute record; `check` makes sure that it is there in full.
@@ -224,7 +234,9 @@ impl<'a> Step<'a> {
     /// Input number `index`, if it is there.
     pub fn optional_input(&self, index: usize) -> Option<Slot> {
         match self.source {
-            StepSource::Session { inputs, slots, .. } => slots.get(*inputs.get(index)? as usize).copied(),
+            StepSource::Session { inputs, slots, .. } => {
+                slots.get(*inputs.get(index)? as usize).copied()
+            }
             StepSource::File { model, record, dims } => {
                 if index >= usize::from(record.input_count) {
                     return None;
@@ -253,7 +265,9 @@ impl<'a> Step<'a> {
         let dims = match self.source {
             StepSource::Session { dims, .. } | StepSource::File { dims, .. } => dims,
         };
-        resolve_dim(dims, reference).map(|dim| dim as usize).ok_or(StepErrorKind::Attribute("dimension"))
+        resolve_dim(dims, reference)
+            .map(|dim| dim as usize)
+            .ok_or(StepErrorKind::Attribute("dimension"))
     }
 
     /// Checks the number of operands: inputs between `inputs.0` and `inputs.1`, one output.
@@ -287,7 +301,7 @@ pub(crate) fn slot_in_file(model: &Model<'_>, tensor: u32, dims: &[u32]) -> Opti
         scale: record.scale,
         zero_point: record.zero_point,
     };
-    for (dim, reference) in slot.dims.iter_mut().zip(&record.dims[..usize::from(record.rank)]) {
+    for (dim, reference) in slot.dims.iter_mut().zip(record.dims.get(..usize::from(record.rank))?) {
         *dim = resolve_dim(dims, *reference)?;
     }
     if layout == Layout::Dense {
@@ -309,7 +323,11 @@ pub(crate) fn expect_type(slot: &Slot, dtype: DType, operand: u8) -> Result<(), 
 }
 
 /// Checks an operand's exact shape.
-pub(crate) fn expect_same_shape(slot: &Slot, like: &Slot, operand: u8) -> Result<(), StepErrorKind> {
+pub(crate) fn expect_same_shape(
+    slot: &Slot,
+    like: &Slot,
+    operand: u8,
+) -> Result<(), StepErrorKind> {
     if slot.dims() == like.dims() { Ok(()) } else { Err(StepErrorKind::OperandShape(operand)) }
 }
 
@@ -320,7 +338,12 @@ pub(crate) fn expect_clamp_q(clamp_q: [i32; 2]) -> Result<(), StepErrorKind> {
 }
 
 /// Checks that an operand is dense and holds at least `elements` elements of `dtype`.
-pub(crate) fn expect_vector(slot: &Slot, dtype: DType, elements: usize, operand: u8) -> Result<(), StepErrorKind> {
+pub(crate) fn expect_vector(
+    slot: &Slot,
+    dtype: DType,
+    elements: usize,
+    operand: u8,
+) -> Result<(), StepErrorKind> {
     expect_type(slot, dtype, operand)?;
     if slot.layout != Layout::Dense || slot.elements() < elements {
         return Err(StepErrorKind::OperandShape(operand));

@@ -22,7 +22,9 @@ enum Mode {
 
 impl Mode {
     fn from_number(number: u32) -> Option<Mode> {
-        [Mode::Constant, Mode::Reflect, Mode::Edge, Mode::Wrap].get(number.checked_sub(1)? as usize).copied()
+        [Mode::Constant, Mode::Reflect, Mode::Edge, Mode::Wrap]
+            .get(number.checked_sub(1)? as usize)
+            .copied()
     }
 
     /// The input index that output index `index` shows; `None` for the constant.
@@ -60,7 +62,9 @@ fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
     }
     for axis in 0..x.rank() {
         let (extent, before) = (x.dim(axis) as u64, u64::from(attributes.before[axis]));
-        let after = (y.dim(axis) as u64).checked_sub(extent + before).ok_or(StepErrorKind::OperandShape(1))?;
+        let after = (y.dim(axis) as u64)
+            .checked_sub(extent + before)
+            .ok_or(StepErrorKind::OperandShape(1))?;
         if mode == Mode::Reflect && before.max(after) >= extent && before.max(after) > 0 {
             return Err(StepErrorKind::Attribute("before"));
         }
@@ -74,7 +78,8 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let mode = Mode::from_number(attributes.mode).ok_or(StepErrorKind::Attribute("mode"))?;
     let (x, y) = (step.input(0)?, step.output(0)?);
     let size = x.dtype.size();
-    let value = (u64::from(attributes.value[1]) << 32 | u64::from(attributes.value[0])).to_le_bytes();
+    let value =
+        (u64::from(attributes.value[1]) << 32 | u64::from(attributes.value[0])).to_le_bytes();
     let operands = context.operands([0])?;
     let (input, output) = (operands.inputs[0], operands.output);
     if output.is_empty() {
@@ -105,7 +110,9 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
                 for (part, first) in [(front, 0), (back, before[last] + extent)] {
                     for (offset, to) in part.chunks_exact_mut(block).enumerate() {
                         match mode.source(first + offset, before[last], extent) {
-                            Some(at) => to.copy_from_slice(&input_row[at * block..(at + 1) * block]),
+                            Some(at) => {
+                                to.copy_from_slice(&input_row[at * block..(at + 1) * block])
+                            }
                             None => fill(to, &value[..size]),
                         }
                     }
@@ -139,9 +146,19 @@ mod tests {
     use super::*;
     use crate::ops::testing::{Case, Typed, shape, tensor};
 
-    fn pad<T: Typed>(mode: u32, x: &[u32], values: &[T], before: &[u32], y: &[u32], value: u64) -> Case {
-        let mut attributes =
-            PadAttributes { mode, value: [value as u32, (value >> 32) as u32], ..PadAttributes::default() };
+    fn pad<T: Typed>(
+        mode: u32,
+        x: &[u32],
+        values: &[T],
+        before: &[u32],
+        y: &[u32],
+        value: u64,
+    ) -> Case {
+        let mut attributes = PadAttributes {
+            mode,
+            value: [value as u32, (value >> 32) as u32],
+            ..PadAttributes::default()
+        };
         attributes.before[..before.len()].copy_from_slice(before);
         Case::new(Op::Pad, None, attributes, &[tensor(x, values)], shape(T::DTYPE, y))
     }
@@ -177,7 +194,10 @@ mod tests {
                     rest /= y[axis];
                     inside &= (0..size).contains(&position);
                     let position = match mode {
-                        2 => (size - 1) - ((position.rem_euclid(2 * (size - 1).max(1))) - (size - 1)).abs(),
+                        2 => {
+                            (size - 1)
+                                - ((position.rem_euclid(2 * (size - 1).max(1))) - (size - 1)).abs()
+                        }
                         3 => position.clamp(0, size - 1),
                         _ => position.rem_euclid(size),
                     };
@@ -196,7 +216,10 @@ mod tests {
         assert_eq!(pad::<i8>(1, &[0], &[], &[2], &[3], 7).run::<i8>(), [7, 7, 7]);
         assert_eq!(pad(1, &[], &[3i8], &[], &[], 7).run::<i8>(), [3]);
         assert_eq!(pad::<i8>(2, &[0, 2], &[], &[0, 1], &[0, 3], 7).run::<i8>(), []);
-        assert_eq!(pad(1, &[1, 2], &[1i16, 2], &[1, 0], &[2, 2], 0x1234).run::<i16>(), [0x1234, 0x1234, 1, 2]);
+        assert_eq!(
+            pad(1, &[1, 2], &[1i16, 2], &[1, 0], &[2, 2], 0x1234).run::<i16>(),
+            [0x1234, 0x1234, 1, 2]
+        );
         let refused = [
             pad(0, &[3], &[1i8, 2, 3], &[0], &[3], 0),
             pad(5, &[3], &[1i8, 2, 3], &[0], &[3], 0),

@@ -2,10 +2,10 @@
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
-use crate::format::{Layout, Op, QuantizeAttributes};
+use crate::format::{Op, QuantizeAttributes};
 use crate::kernels::requantize::round_clamp;
 use crate::memory::{Context, Slot, typed};
-use crate::ops::shape::{expect_elementwise, product};
+use crate::ops::shape::{expect_apart, expect_elementwise, product};
 use crate::ops::{Operator, Step, expect_same_shape, expect_type, expect_vector, no_scratch};
 
 /// Entries of a table over i8.
@@ -46,6 +46,7 @@ pub(crate) fn quantize_value(x: f32, scale: f32, zero_point: i32) -> i8 {
 
 fn check(step: &Step<'_>, from: DType, to: DType) -> Result<(), StepErrorKind> {
     step.expect_counts(1, 3)?;
+    expect_apart(step)?;
     let attributes: QuantizeAttributes = step.expect_attributes()?;
     let (x, y) = (step.input(0)?, step.output(0)?);
     let output_operand = step.input_count() as u8;
@@ -100,7 +101,8 @@ fn channels<'a>(
     scales: &'a [u8],
     zero_points: &'a [u8],
 ) -> Result<Channels<'a>, StepErrorKind> {
-    let (inner, extent) = axis_layout(quantized, step.attributes::<QuantizeAttributes>().axis as usize);
+    let (inner, extent) =
+        axis_layout(quantized, step.attributes::<QuantizeAttributes>().axis as usize);
     let (scales, zero_points): (&[f32], &[i32]) = (typed(scales, 1)?, typed(zero_points, 2)?);
     Ok(Channels {
         scales: scales.get(..extent).unwrap_or(&[]),
@@ -144,9 +146,6 @@ fn check_lut(step: &Step<'_>) -> Result<(), StepErrorKind> {
     let (x, table, y) = (step.input(0)?, step.input(1)?, step.output(0)?);
     expect_type(&x, DType::I8, 0)?;
     expect_vector(&table, DType::I8, LUT_LEN, 1)?;
-    if table.layout != Layout::Dense {
-        return Err(StepErrorKind::OperandLayout(1));
-    }
     expect_type(&y, DType::I8, 2)?;
     expect_same_shape(&y, &x, 2)
 }

@@ -22,16 +22,24 @@ use crate::ops::{Operator, RunFn, Step, expect_clamp_q, no_scratch};
 
 type Check = fn(&Step<'_>) -> Result<(), StepErrorKind>;
 
-const fn reduce(dtype: DType, check: Check, run: fn(Isa) -> RunFn, scratch: fn(&Step<'_>, Isa) -> usize) -> Operator {
+const fn reduce(
+    dtype: DType,
+    check: Check,
+    run: fn(Isa) -> RunFn,
+    scratch: fn(&Step<'_>, Isa) -> usize,
+) -> Operator {
     Operator { op: Op::Reduce, dtype: Some(dtype), check, select: run, scratch_bytes: scratch }
 }
 
 /// f32, every kind.
-pub static REDUCE_F32: Operator = reduce(DType::F32, |s| check(s, DType::F32, ReduceOp::ALL), |_| run_f32, scratch_f32);
+pub static REDUCE_F32: Operator =
+    reduce(DType::F32, |s| check(s, DType::F32, ReduceOp::ALL), |_| run_f32, scratch_f32);
 /// i32: sum, mean, max, min, prod, l1, l2, sum of squares.
-pub static REDUCE_I32: Operator = reduce(DType::I32, |s| check(s, DType::I32, &INTEGER), |_| run_i32, no_scratch);
+pub static REDUCE_I32: Operator =
+    reduce(DType::I32, |s| check(s, DType::I32, &INTEGER), |_| run_i32, no_scratch);
 /// i64: as i32.
-pub static REDUCE_I64: Operator = reduce(DType::I64, |s| check(s, DType::I64, &INTEGER), |_| run_i64, no_scratch);
+pub static REDUCE_I64: Operator =
+    reduce(DType::I64, |s| check(s, DType::I64, &INTEGER), |_| run_i64, no_scratch);
 /// Quantized i8: mean, max, min.
 pub static REDUCE_I8: Operator = reduce(DType::I8, check_i8, |_| run_i8, scratch_i8);
 
@@ -79,7 +87,9 @@ fn check_i8(step: &Step<'_>) -> Result<(), StepErrorKind> {
     let (x, y) = (step.input(0)?, step.output(0)?);
     let step_size = u64::from(x.zero_point.unsigned_abs()) + 128;
     let count = count(&x, &y) as u64;
-    if attributes.kind == Mean as u32 && count.checked_mul(step_size).is_none_or(|sum| sum > i32::MAX as u64) {
+    if attributes.kind == Mean as u32
+        && count.checked_mul(step_size).is_none_or(|sum| sum > i32::MAX as u64)
+    {
         return Err(StepErrorKind::TooLarge);
     }
     Ok(())
@@ -145,7 +155,8 @@ fn accumulate<T: Element, A: Copy>(
 }
 
 fn kind(step: &Step<'_>) -> Result<ReduceOp, StepErrorKind> {
-    ReduceOp::from_number(step.attributes::<ReduceAttributes>().kind).ok_or(StepErrorKind::Attribute("kind"))
+    ReduceOp::from_number(step.attributes::<ReduceAttributes>().kind)
+        .ok_or(StepErrorKind::Attribute("kind"))
 }
 
 /// The largest element of each output, for the logarithm of a sum of exponentials.
@@ -256,7 +267,8 @@ fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let step = context.step;
     let (walk, attributes) = (walk(&step)?, step.attributes::<ReduceAttributes>());
     let (from, to) = (step.input(0)?, step.output(0)?);
-    let (low, high) = (attributes.clamp_q[0] - to.zero_point, attributes.clamp_q[1] - to.zero_point);
+    let (low, high) =
+        (attributes.clamp_q[0] - to.zero_point, attributes.clamp_q[1] - to.zero_point);
     let put = |real: f32| (round_clamp(real, low, high) + to.zero_point) as i8;
     let operands = context.operands([0])?;
     let x: &[i8] = typed(operands.inputs[0], 0)?;
@@ -288,13 +300,17 @@ const fn arg_reduce(dtype: DType, check: Check, select: fn(Isa) -> RunFn) -> Ope
 }
 
 /// Index of an extreme, f32. A NaN is never an extreme, unless it comes first.
-pub static ARG_REDUCE_F32: Operator = arg_reduce(DType::F32, |s| check_arg(s, DType::F32), |_| run_arg::<f32>);
+pub static ARG_REDUCE_F32: Operator =
+    arg_reduce(DType::F32, |s| check_arg(s, DType::F32), |_| run_arg::<f32>);
 /// Index of an extreme, i8.
-pub static ARG_REDUCE_I8: Operator = arg_reduce(DType::I8, |s| check_arg(s, DType::I8), |_| run_arg::<i8>);
+pub static ARG_REDUCE_I8: Operator =
+    arg_reduce(DType::I8, |s| check_arg(s, DType::I8), |_| run_arg::<i8>);
 /// Index of an extreme, i32.
-pub static ARG_REDUCE_I32: Operator = arg_reduce(DType::I32, |s| check_arg(s, DType::I32), |_| run_arg::<i32>);
+pub static ARG_REDUCE_I32: Operator =
+    arg_reduce(DType::I32, |s| check_arg(s, DType::I32), |_| run_arg::<i32>);
 /// Index of an extreme, i64.
-pub static ARG_REDUCE_I64: Operator = arg_reduce(DType::I64, |s| check_arg(s, DType::I64), |_| run_arg::<i64>);
+pub static ARG_REDUCE_I64: Operator =
+    arg_reduce(DType::I64, |s| check_arg(s, DType::I64), |_| run_arg::<i64>);
 
 fn check_arg(step: &Step<'_>, dtype: DType) -> Result<(), StepErrorKind> {
     step.expect_counts(1, 1)?;
@@ -333,7 +349,7 @@ fn run_arg<T: Element + PartialOrd>(context: &mut Context<'_>) -> Result<(), Ste
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::{Case, Random, assert_close, shape, tensor, Typed};
+    use crate::ops::testing::{Case, Random, Typed, assert_close, shape, tensor};
 
     fn attributes(kind: ReduceOp, axes: u32) -> ReduceAttributes {
         ReduceAttributes { kind: kind as u32, axes, scale: 1.0, clamp_q: [-128, 127], reserved: 0 }
@@ -377,7 +393,8 @@ mod tests {
         let dims = [3u32, 2, 17, 5];
         let x: Vec<i32> = (0..510).map(|_| random.next() as i32).collect();
         for axes in 0..16u32 {
-            let kept: Vec<u32> = (0..4).map(|a| if axes >> a & 1 == 1 { 1 } else { dims[a] }).collect();
+            let kept: Vec<u32> =
+                (0..4).map(|a| if axes >> a & 1 == 1 { 1 } else { dims[a] }).collect();
             let mut want = vec![0i32; kept.iter().product::<u32>() as usize];
             for (index, value) in x.iter().enumerate() {
                 let (mut rest, mut at, mut stride) = (index as u32, 0, 1);
@@ -429,7 +446,9 @@ mod tests {
         ] {
             let attributes = ReduceAttributes { scale: 0.5, ..attributes(kind, 0b110) };
             let y = shape(DType::I8, &[1, 2]).quantized(0.2, 3);
-            let got = Case::new(Op::Reduce, Some(DType::I8), attributes, std::slice::from_ref(&x), y).run::<i8>();
+            let got =
+                Case::new(Op::Reduce, Some(DType::I8), attributes, std::slice::from_ref(&x), y)
+                    .run::<i8>();
             assert_eq!(got, want, "{}", kind.name());
         }
     }
@@ -440,7 +459,8 @@ mod tests {
         let run = |axis: u32, min: u32, select_last: u32, y: &[u32]| {
             let attributes = ArgReduceAttributes { axis, min, select_last, reserved: 0 };
             let y = shape(DType::I64, y);
-            Case::new(Op::ArgReduce, Some(DType::F32), attributes, &[tensor(&[2, 3], &x)], y).run::<i64>()
+            Case::new(Op::ArgReduce, Some(DType::F32), attributes, &[tensor(&[2, 3], &x)], y)
+                .run::<i64>()
         };
         assert_eq!(run(1, 0, 0, &[2]), [1, 2]);
         assert_eq!(run(1, 0, 1, &[2, 1]), [2, 2]);
@@ -466,11 +486,15 @@ mod tests {
         }
         // No elements at all is fine, whatever the other axes say.
         assert_eq!(case(Mean, 1, &[3, 0], &x[..0], &[0]).run::<i8>(), []);
-        for (axis, dims, y) in [(2, vec![2, 3], vec![2]), (32, vec![2, 3], vec![2]), (0, vec![0, 3], vec![3])] {
+        for (axis, dims, y) in
+            [(2, vec![2, 3], vec![2]), (32, vec![2, 3], vec![2]), (0, vec![0, 3], vec![3])]
+        {
             let attributes = ArgReduceAttributes { axis, ..ArgReduceAttributes::default() };
             let x = tensor(&dims, &x[..dims.iter().product::<u32>() as usize]);
             let y = shape(DType::I64, &y);
-            assert!(Case::new(Op::ArgReduce, Some(DType::I8), attributes, &[x], y).run_bytes().is_err());
+            assert!(
+                Case::new(Op::ArgReduce, Some(DType::I8), attributes, &[x], y).run_bytes().is_err()
+            );
         }
     }
 }

@@ -112,7 +112,13 @@ fn scratch_bytes(step: &Step<'_>, _: Isa) -> usize {
 }
 
 /// The coordinate in the input that an output index stands for.
-fn coordinate(attributes: &ResizeAttributes, axis: usize, index: usize, size: usize, out_size: usize) -> f32 {
+fn coordinate(
+    attributes: &ResizeAttributes,
+    axis: usize,
+    index: usize,
+    size: usize,
+    out_size: usize,
+) -> f32 {
     let (scale, position) = (attributes.scales[axis], index as f32);
     match attributes.coordinates {
         2 if out_size <= 1 => 0.0,
@@ -191,10 +197,14 @@ fn for_each_block(
     }
     let per_axis = taps_per_axis(attributes.mode);
     let words = per_axis * TAP_WORDS;
-    let used = scratch.get_mut(..scratch_bytes(step, Isa::Scalar)).ok_or(StepErrorKind::TooLarge)?;
+    let used =
+        scratch.get_mut(..scratch_bytes(step, Isa::Scalar)).ok_or(StepErrorKind::TooLarge)?;
     let table: &mut [u32] = typed_mut(used, 2)?;
     // Axes up to the last resized one, and where each one's taps start.
-    let axes = (0..x.rank()).rev().find(|axis| is_resized(&attributes, &x, &y, *axis)).map_or(0, |axis| axis + 1);
+    let axes = (0..x.rank())
+        .rev()
+        .find(|axis| is_resized(&attributes, &x, &y, *axis))
+        .map_or(0, |axis| axis + 1);
     let mut starts = [None; MAX_RANK];
     let mut next = 0;
     for axis in 0..axes {
@@ -223,7 +233,9 @@ fn for_each_block(
             };
             let own = &table[start + index[axis] * words..][..words];
             let before = taps;
-            let combined = before[..count].iter().flat_map(|tap| own.chunks_exact(TAP_WORDS).map(move |own| (tap, own)));
+            let combined = before[..count]
+                .iter()
+                .flat_map(|tap| own.chunks_exact(TAP_WORDS).map(move |own| (tap, own)));
             for (to, (tap, own)) in taps.iter_mut().zip(combined) {
                 *to = (tap.0 + own[0] as usize * x_strides[axis], tap.1 * f32::from_bits(own[1]));
             }
@@ -339,7 +351,15 @@ mod tests {
         let mut all = [1.0; MAX_RANK];
         all[..scales.len()].copy_from_slice(scales);
         let (mode, coordinates, rounding, cubic_coefficient, exclude_outside, _) = *row;
-        ResizeAttributes { mode, coordinates, rounding, cubic_coefficient, exclude_outside, scales: all, reserved: 0 }
+        ResizeAttributes {
+            mode,
+            coordinates,
+            rounding,
+            cubic_coefficient,
+            exclude_outside,
+            scales: all,
+            reserved: 0,
+        }
     }
 
     #[test]

@@ -66,29 +66,47 @@ pub(crate) fn expect_broadcast(slot: &Slot, to: &Slot, operand: u8) -> Result<()
 }
 
 /// Checks that an operand is dense.
-fn expect_dense(slot: &Slot, operand: u8) -> Result<(), StepErrorKind> {
+pub(crate) fn expect_dense(slot: &Slot, operand: u8) -> Result<(), StepErrorKind> {
     if slot.layout == Layout::Dense { Ok(()) } else { Err(StepErrorKind::OperandLayout(operand)) }
 }
 
 /// Checks that every operand is dense and that the output lies apart from the inputs.
 pub(crate) fn expect_apart(step: &Step<'_>) -> Result<(), StepErrorKind> {
-    expect_memory(step, |_, _| false)
+    expect_all_dense(step)?;
+    expect_no_overlap(step, |_, _| false)
+}
+
+/// Checks that the output lies apart from the inputs, for operators that check layouts themselves.
+pub(crate) fn expect_apart_in_any_layout(step: &Step<'_>) -> Result<(), StepErrorKind> {
+    expect_no_overlap(step, |_, _| false)
 }
 
 /// Checks that every operand is dense, and that the output lies apart from each input or, element
 /// for element, exactly over it.
 pub(crate) fn expect_elementwise(step: &Step<'_>) -> Result<(), StepErrorKind> {
-    expect_memory(step, |x, y| {
+    expect_all_dense(step)?;
+    expect_no_overlap(step, |x, y| {
         x.offset == y.offset && x.bytes == y.bytes && x.dtype.size() == y.dtype.size()
     })
 }
 
-fn expect_memory(step: &Step<'_>, may_share: fn(&Slot, &Slot) -> bool) -> Result<(), StepErrorKind> {
+fn expect_all_dense(step: &Step<'_>) -> Result<(), StepErrorKind> {
+    expect_dense(&step.output(0)?, step.input_count() as u8)?;
+    for index in 0..step.input_count() {
+        if let Some(x) = step.optional_input(index) {
+            expect_dense(&x, index.min(255) as u8)?;
+        }
+    }
+    Ok(())
+}
+
+fn expect_no_overlap(
+    step: &Step<'_>,
+    may_share: fn(&Slot, &Slot) -> bool,
+) -> Result<(), StepErrorKind> {
     let y = step.output(0)?;
-    expect_dense(&y, step.input_count() as u8)?;
     for index in 0..step.input_count() {
         let Some(x) = step.optional_input(index) else { continue };
-        expect_dense(&x, index.min(255) as u8)?;
         if overlap(&x, &y) && !may_share(&x, &y) {
             return Err(StepErrorKind::Overlap);
         }

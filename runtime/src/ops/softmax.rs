@@ -99,16 +99,19 @@ mod tests {
 
     fn run_f32(dims: &[u32], values: &[f32], axis: u32, log: u32) -> Vec<f32> {
         let y = shape(DType::F32, dims);
-        Case::new(Op::Softmax, Some(DType::F32), attributes(axis, log), &[tensor(dims, values)], y).run()
+        Case::new(Op::Softmax, Some(DType::F32), attributes(axis, log), &[tensor(dims, values)], y)
+            .run()
     }
 
     #[test]
     fn f32_along_either_axis() {
         // np.exp(x) / np.exp(x).sum(axis, keepdims=True), and its np.log.
         let x = [1.0, 2.0, 3.0, -1.0, 0.0, 5.0];
-        let last = [0.090_030_57, 0.244_728_48, 0.665_240_94, 0.002_456_11, 0.006_676_41, 0.990_867_5];
+        let last =
+            [0.090_030_57, 0.244_728_48, 0.665_240_94, 0.002_456_11, 0.006_676_41, 0.990_867_5];
         assert_close(&run_f32(&[2, 3], &x, 1, 0), &last, 1e-6);
-        let first = [0.880_797_1, 0.880_797_1, 0.119_202_92, 0.119_202_92, 0.119_202_92, 0.880_797_1];
+        let first =
+            [0.880_797_1, 0.880_797_1, 0.119_202_92, 0.119_202_92, 0.119_202_92, 0.880_797_1];
         assert_close(&run_f32(&[2, 3], &x, 0, 0), &first, 1e-6);
         let logs: Vec<f32> = last.iter().map(|y: &f32| y.ln()).collect();
         assert_close(&run_f32(&[2, 3], &x, 1, 1), &logs, 1e-5);
@@ -121,7 +124,8 @@ mod tests {
         let x = tensor(&[1, 4], &[-10i8, 0, 10, 10]);
         let table = tensor(&[256], &table).constant();
         let y = shape(DType::I8, &[1, 4]).quantized(1.0 / 256.0, -128);
-        let got = Case::new(Op::Softmax, Some(DType::I8), attributes(1, 0), &[x, table], y).run::<i8>();
+        let got =
+            Case::new(Op::Softmax, Some(DType::I8), attributes(1, 0), &[x, table], y).run::<i8>();
         // Shares 1, 2, 4, 4 of 11: 23.27, 46.55, 93.09, 93.09 of 256.
         assert_eq!(got, [-105, -81, -35, -35]);
     }

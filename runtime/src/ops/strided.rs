@@ -4,7 +4,9 @@
 use crate::error::StepErrorKind;
 use crate::format::{Element, MAX_RANK, Op, SliceAttributes, TransposeAttributes};
 use crate::memory::{Context, typed, typed_mut};
-use crate::ops::shape::{Walk, broadcast_strides, by_element_size, expect_apart, expect_broadcast, strides};
+use crate::ops::shape::{
+    Walk, broadcast_strides, by_element_size, expect_apart, expect_broadcast, strides,
+};
 use crate::ops::{Operator, Step, no_scratch};
 
 /// A strided part; steps may be negative.
@@ -185,9 +187,8 @@ fn read_strided<T: Element>(
                         let columns = TILE.min(extent - column);
                         for row in row..rows.min(row + TILE) {
                             let to = to + row * row_stride + column;
-                            let mut from = from
-                                .wrapping_add(row)
-                                .wrapping_add(column.wrapping_mul(stride));
+                            let mut from =
+                                from.wrapping_add(row).wrapping_add(column.wrapping_mul(stride));
                             for y in &mut y[to..to + columns] {
                                 *y = x[from];
                                 from = from.wrapping_add(stride);
@@ -230,7 +231,10 @@ mod tests {
     fn slices() {
         assert_eq!(slice(&[2, 5], &[1, 1], &[1, 2], &[1, 2]).run::<i32>(), [6, 8]);
         assert_eq!(slice(&[2, 3], &[1, 2], &[-1, -2], &[2, 2]).run::<i32>(), [5, 3, 2, 0]);
-        assert_eq!(slice(&[2, 2, 2], &[0, 1, 0], &[1, 1, 1], &[2, 1, 2]).run::<i32>(), [2, 3, 6, 7]);
+        assert_eq!(
+            slice(&[2, 2, 2], &[0, 1, 0], &[1, 1, 1], &[2, 1, 2]).run::<i32>(),
+            [2, 3, 6, 7]
+        );
         assert_eq!(slice(&[4], &[3], &[-3], &[2]).run::<i32>(), [3, 0]);
         assert_eq!(slice(&[4], &[3], &[i32::MIN], &[1]).run::<i32>(), [3]);
         assert_eq!(slice(&[4], &[9], &[1], &[0]).run::<i32>(), []);
@@ -281,7 +285,8 @@ mod tests {
                     index[usize::from(perm[axis])] = rest % y[axis];
                     rest /= y[axis];
                 }
-                *value = index.iter().zip(x).fold(0, |at, (index, extent)| at * extent + index) as i32;
+                *value =
+                    index.iter().zip(x).fold(0, |at, (index, extent)| at * extent + index) as i32;
             }
             assert_eq!(transpose(x, perm, &y).run::<i32>(), want, "{x:?} {perm:?}");
         }
@@ -303,14 +308,18 @@ mod tests {
             let y = shape(x.dtype, y);
             Case::new(Op::Expand, None, [0u8; 0], &[x], y)
         };
-        assert_eq!(expand(tensor(&[2, 1], &[1i8, 2]), &[2, 2, 2]).run::<i8>(), [1, 1, 2, 2, 1, 1, 2, 2]);
+        assert_eq!(
+            expand(tensor(&[2, 1], &[1i8, 2]), &[2, 2, 2]).run::<i8>(),
+            [1, 1, 2, 2, 1, 1, 2, 2]
+        );
         assert_eq!(expand(tensor(&[2], &[1i16, 2]), &[2, 2]).run::<i16>(), [1, 2, 1, 2]);
         assert_eq!(expand(tensor(&[], &[1.5f32]), &[3]).run::<f32>(), [1.5, 1.5, 1.5]);
         assert_eq!(expand(tensor(&[1], &[-7i64]), &[2, 1]).run::<i64>(), [-7, -7]);
         assert_eq!(expand(tensor(&[1], &[1i8]), &[0]).run::<i8>(), []);
         assert!(expand(tensor(&[2], &[1i8, 2]), &[3]).run_bytes().is_err());
         assert!(expand(tensor(&[1, 1], &[1i8]), &[1]).run_bytes().is_err());
-        let copy = |y: &[u32]| Case::new(Op::Copy, None, [0u8; 0], &[iota(&[2, 3])], shape(DType::I32, y));
+        let copy =
+            |y: &[u32]| Case::new(Op::Copy, None, [0u8; 0], &[iota(&[2, 3])], shape(DType::I32, y));
         assert_eq!(copy(&[3, 2]).run::<i32>(), [0, 1, 2, 3, 4, 5]);
         assert!(copy(&[7]).run_bytes().is_err());
         assert!(copy(&[6]).sharing(0, 4).run_bytes().is_err());

@@ -3,8 +3,8 @@
 use crate::dtype::DType;
 use crate::error::SessionError;
 use crate::format::{
-    Element, Field, FileBuilder, Header, NO_OPERAND, Name, Op, OpBits, Section, StepRecord, Storage,
-    SymbolRecord, TensorRecord, DimRecord,
+    DimRecord, Element, Field, FileBuilder, Header, NO_OPERAND, Name, Op, OpBits, Section,
+    StepRecord, Storage, SymbolRecord, TensorRecord,
 };
 use crate::isa::Isa;
 use crate::{Model, Options, Session};
@@ -49,7 +49,14 @@ pub(crate) fn tensor<T: Typed>(dims: &[u32], values: &[T]) -> Tensor {
     let elements: usize = dims.iter().map(|dim| *dim as usize).product();
     assert_eq!(elements, values.len(), "values of {dims:?}");
     let bytes = values.iter().flat_map(|value| value.bytes()).collect();
-    Tensor { dtype: T::DTYPE, dims: dims.to_vec(), bytes, scale: 0.0, zero_point: 0, constant: false }
+    Tensor {
+        dtype: T::DTYPE,
+        dims: dims.to_vec(),
+        bytes,
+        scale: 0.0,
+        zero_point: 0,
+        constant: false,
+    }
 }
 
 /// A bool input.
@@ -90,7 +97,13 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    pub(crate) fn new(op: Op, variant: Option<DType>, attributes: impl Field, inputs: &[Tensor], output: Tensor) -> Case {
+    pub(crate) fn new(
+        op: Op,
+        variant: Option<DType>,
+        attributes: impl Field,
+        inputs: &[Tensor],
+        output: Tensor,
+    ) -> Case {
         let inputs = inputs.iter().cloned().map(Some).collect();
         Case { op, variant, attributes: bytes_of(attributes), inputs, output, shared: None }
     }

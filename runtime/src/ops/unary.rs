@@ -329,7 +329,13 @@ mod tests {
     fn case<T: Typed>(kind: u32, alpha: f32, beta: f32, x: &[T]) -> Case {
         let attributes = UnaryAttributes { kind, alpha, beta, reserved: 0 };
         let dims = [x.len() as u32];
-        Case::new(Op::Unary, Some(T::DTYPE), attributes, &[tensor(&dims, x)], shape(T::DTYPE, &dims))
+        Case::new(
+            Op::Unary,
+            Some(T::DTYPE),
+            attributes,
+            &[tensor(&dims, x)],
+            shape(T::DTYPE, &dims),
+        )
     }
 
     #[test]
@@ -372,10 +378,14 @@ mod tests {
             let wide = case(kind as u32, -2.0, 4.0, &x.map(i64::from)).run::<i64>();
             assert_eq!(wide[1..], want.map(i64::from)[1..], "{}", kind.name());
         }
-        assert_eq!(case(U::Clip as u32, f32::NEG_INFINITY, I, &[i64::MIN, 7]).run::<i64>(), [i64::MIN, 7]);
+        assert_eq!(
+            case(U::Clip as u32, f32::NEG_INFINITY, I, &[i64::MIN, 7]).run::<i64>(),
+            [i64::MIN, 7]
+        );
         let attributes = UnaryAttributes { kind: U::Not as u32, ..UnaryAttributes::default() };
         let inputs = [bools(&[3], &[0, 1, 7])];
-        let not = Case::new(Op::Unary, Some(DType::Bool), attributes, &inputs, shape(DType::Bool, &[3]));
+        let not =
+            Case::new(Op::Unary, Some(DType::Bool), attributes, &inputs, shape(DType::Bool, &[3]));
         assert_eq!(not.run::<u8>(), [1, 0, 0]);
     }
 

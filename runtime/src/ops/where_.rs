@@ -70,12 +70,18 @@ mod tests {
         let condition = bools(&[2, 1], &[2, 0]);
         let a = tensor(&[3], &[1f32, 2.0, 3.0]);
         let b = tensor(&[], &[-1f32]);
-        assert_eq!(case(condition.clone(), a, b, &[2, 3]).run::<f32>(), [1.0, 2.0, 3.0, -1.0, -1.0, -1.0]);
+        assert_eq!(
+            case(condition.clone(), a, b, &[2, 3]).run::<f32>(),
+            [1.0, 2.0, 3.0, -1.0, -1.0, -1.0]
+        );
         let a = tensor(&[2, 2], &[1i64, 2, 3, 4]);
         let b = tensor(&[2, 2], &[5i64, 6, 7, 8]);
         assert_eq!(case(condition, a, b, &[2, 2]).run::<i64>(), [1, 2, 7, 8]);
         let scalar = || tensor(&[], &[7i16]);
-        assert_eq!(case(bools(&[3], &[0, 1, 0]), scalar(), tensor(&[1], &[9i16]), &[3]).run::<i16>(), [9, 7, 9]);
+        assert_eq!(
+            case(bools(&[3], &[0, 1, 0]), scalar(), tensor(&[1], &[9i16]), &[3]).run::<i16>(),
+            [9, 7, 9]
+        );
         assert_eq!(case(bools(&[0], &[]), scalar(), scalar(), &[0]).run::<i16>(), []);
     }
 

@@ -138,8 +138,9 @@ fn metadata(model: &ModelProto, opset: i64) -> Vec<(String, String)> {
     add("source.producer", model.producer_name());
     add("source.producer_version", model.producer_version());
     add("source.domain", model.domain());
+    // Under a prefix, so that a model can't pass for its own converter.
     for entry in &model.metadata_props {
-        add(entry.key(), entry.value());
+        add(&format!("model.{}", entry.key()), entry.value());
     }
     metadata
 }

@@ -114,6 +114,7 @@ impl Build {
             pad_after: vec![pad; 2],
             groups: 1,
             clamp: Clamp::NONE,
+            inner_quant: None,
         };
         let mut shape = self.shape(x);
         let grown = Dim::from(2 * pad as i64 + 1 - kernel as i64);
@@ -145,7 +146,12 @@ impl Build {
         let mut shape = self.shape(a);
         shape.pop();
         shape.extend(self.shape(b).pop());
-        let op = MatMul { transpose_a: false, transpose_b: false, clamp: Clamp::NONE };
+        let op = MatMul {
+            transpose_a: false,
+            transpose_b: false,
+            clamp: Clamp::NONE,
+            inner_quant: None,
+        };
         self.node(Op::MatMul(op), &[a, b], shape)
     }
 

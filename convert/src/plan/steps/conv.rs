@@ -57,7 +57,10 @@ pub(super) fn conv(builder: &mut Builder<'_>, node: &Node, conv: &Conv) -> Resul
     let (x, w) = (builder.input(node, 0)?, builder.input(node, 1)?);
     let graph = builder.graph;
     let weights = graph.constant(w).ok_or_else(|| {
-        unsupported(node, "its weights are computed at run time; only constant weights are supported")
+        unsupported(
+            node,
+            "its weights are computed at run time; only constant weights are supported",
+        )
     })?;
     let spatial = |values: &[usize], fill| {
         two(values, fill).ok_or_else(|| {
@@ -121,7 +124,11 @@ pub(super) fn conv(builder: &mut Builder<'_>, node: &Node, conv: &Conv) -> Resul
     lower_layer(builder, layer)
 }
 
-pub(super) fn matmul(builder: &mut Builder<'_>, node: &Node, matmul: &MatMul) -> Result<(), PlanError> {
+pub(super) fn matmul(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    matmul: &MatMul,
+) -> Result<(), PlanError> {
     let (a, b) = (builder.input(node, 0)?, builder.input(node, 1)?);
     let graph = builder.graph;
     let output_shape = graph.value(node.outputs[0]).shape.clone();
@@ -129,7 +136,8 @@ pub(super) fn matmul(builder: &mut Builder<'_>, node: &Node, matmul: &MatMul) ->
     let Some(weights) = constant else { return dynamic_matmul(builder, node, matmul) };
 
     // OHWI of a 1×1 convolution is [n, k].
-    let rows = if matmul.transpose_b { weights.as_ref().clone() } else { weights.transposed(&[1, 0]) };
+    let rows =
+        if matmul.transpose_b { weights.as_ref().clone() } else { weights.transposed(&[1, 0]) };
     let geometry = ConvGeometry::matmul(1, rows.shape[1], rows.shape[0]);
     let macs = builder.largest_elements(&output_shape)?.saturating_mul(geometry.k() as u64);
     let residual = match node.inputs.get(3).copied().flatten() {
@@ -160,7 +168,11 @@ pub(super) fn matmul(builder: &mut Builder<'_>, node: &Node, matmul: &MatMul) ->
 }
 
 /// A product of two activations.
-fn dynamic_matmul(builder: &mut Builder<'_>, node: &Node, matmul: &MatMul) -> Result<(), PlanError> {
+fn dynamic_matmul(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    matmul: &MatMul,
+) -> Result<(), PlanError> {
     let (a, b) = (builder.input(node, 0)?, builder.input(node, 1)?);
     let extra = node.inputs.iter().skip(2).any(Option::is_some);
     if extra || matmul.clamp != Clamp::NONE || builder.value(a).dtype != DType::F32 {
@@ -191,7 +203,8 @@ fn padded<T: Copy>(layer: &Layer<'_>, values: &[T], fill: T) -> Vec<T> {
     let mut out = vec![fill; geometry.padded_out_c()];
     let (own, wide) = (geometry.group_out_c(), geometry.padded_group_out_c());
     for group in 0..geometry.groups {
-        out[group * wide..group * wide + own].copy_from_slice(&values[group * own..(group + 1) * own]);
+        out[group * wide..group * wide + own]
+            .copy_from_slice(&values[group * own..(group + 1) * own]);
     }
     out
 }
@@ -244,7 +257,16 @@ fn lower_f32(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), Plan
     layer.attributes.clamp = [layer.clamp.min, layer.clamp.max];
     let inputs = vec![Some(layer.input), Some(weights), Some(bias), layer.residual];
     let output = layer.output;
-    builder.step_to(name, layer.op, Some(DType::F32), layer.attributes, inputs, output, layer.macs, &[]);
+    builder.step_to(
+        name,
+        layer.op,
+        Some(DType::F32),
+        layer.attributes,
+        inputs,
+        output,
+        layer.macs,
+        &[],
+    );
     Ok(())
 }
 
@@ -255,7 +277,10 @@ fn spread<T: Copy>(node: &Node, values: &[T], channels: usize) -> Result<Vec<T>,
         _ if values.len() == channels => Ok(values.to_vec()),
         _ => {
             let got = values.len();
-            Err(unsupported(node, format!("{got} per-channel values for {channels} output channels")))
+            Err(unsupported(
+                node,
+                format!("{got} per-channel values for {channels} output channels"),
+            ))
         }
     }
 }
@@ -276,7 +301,8 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
     let channels = geometry.out_c;
     let weight_scales = spread(node, &w.scale, channels)?;
     if w.zero_point.iter().any(|zero_point| *zero_point != 0) {
-        let why = "its weights are asymmetric (zero points other than 0); export with symmetric weights";
+        let why =
+            "its weights are asymmetric (zero points other than 0); export with symmetric weights";
         return Err(unsupported(node, why));
     }
     if geometry.k() > 1 << 16 || geometry.k() == 0 || channels == 0 {
@@ -286,11 +312,13 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
 
     let ohwi = layer.weights.to_i8();
     let k = geometry.k();
-    let sums: Vec<i32> = ohwi.chunks_exact(k).map(|row| row.iter().map(|w| i32::from(*w)).sum()).collect();
+    let sums: Vec<i32> =
+        ohwi.chunks_exact(k).map(|row| row.iter().map(|w| i32::from(*w)).sum()).collect();
     let depthwise = layer.op == StepOp::DepthwiseConv2d;
     let packed = if depthwise {
         // [channels][taps] to [taps][channels].
-        let hwc: Vec<i8> = (0..k).flat_map(|tap| ohwi.iter().skip(tap).step_by(k).copied()).collect();
+        let hwc: Vec<i8> =
+            (0..k).flat_map(|tap| ohwi.iter().skip(tap).step_by(k).copied()).collect();
         let mut packed = vec![0; k * geometry.in_c.next_multiple_of(PANEL_N)];
         depthwise_i8::pack_weights(&geometry, &hwc, &mut packed);
         packed
@@ -326,14 +354,13 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
         (Some(_), Some(inner)) => inner,
         (None, _) => y,
     };
-    let scales: Vec<f32> =
-        weight_scales.iter().map(|w| ratio(f64::from(x.scale[0]) * f64::from(*w), own.scale[0])).collect();
+    let scales: Vec<f32> = weight_scales
+        .iter()
+        .map(|w| ratio(f64::from(x.scale[0]) * f64::from(*w), own.scale[0]))
+        .collect();
     layer.attributes.zero_point = own.zero_point[0];
-    layer.attributes.clamp_q = if layer.residual.is_some() {
-        [-128, 127]
-    } else {
-        clamp_q(&layer.clamp, y)
-    };
+    layer.attributes.clamp_q =
+        if layer.residual.is_some() { [-128, 127] } else { clamp_q(&layer.clamp, y) };
     layer.attributes.residual_clamp_q = [-128, 127];
     if let Some(id) = node.inputs.get(3).copied().flatten() {
         let residual = quant_of(node, graph.value(id))?;
@@ -346,7 +373,8 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
 
     let name = &node.name;
     let layout = weight_layout(&layer, Layout::PanelI8);
-    let weights = builder.constant_i8(&format!("{name}/weights"), layout, &layer.weights.shape, &packed)?;
+    let weights =
+        builder.constant_i8(&format!("{name}/weights"), layout, &layer.weights.shape, &packed)?;
     let bias = padded(&layer, &bias, 0);
     let scales = padded(&layer, &scales, 0.0);
     let sums = padded(&layer, &sums, 0);
@@ -359,12 +387,25 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
         layer.residual,
     ];
     let output = layer.output;
-    builder.step_to(name, layer.op, Some(DType::I8), layer.attributes, inputs, output, layer.macs, &[]);
+    builder.step_to(
+        name,
+        layer.op,
+        Some(DType::I8),
+        layer.attributes,
+        inputs,
+        output,
+        layer.macs,
+        &[],
+    );
     Ok(())
 }
 
 /// A constant as real numbers: floats as they are, quantized integers dequantized.
-fn real_values(builder: &Builder<'_>, node: &Node, id: crate::graph::ValueId) -> Result<Vec<f64>, PlanError> {
+fn real_values(
+    builder: &Builder<'_>,
+    node: &Node,
+    id: crate::graph::ValueId,
+) -> Result<Vec<f64>, PlanError> {
     let value = builder.graph.value(id);
     let constant = value.constant.as_ref();
     let constant = constant.ok_or_else(|| unsupported(node, "its bias is computed at run time"))?;

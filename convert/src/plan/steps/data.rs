@@ -29,7 +29,6 @@ fn contiguous_unit(shape: &[Dim], axis: usize, dtype: DType) -> Option<usize> {
 pub(super) fn reshape(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanError> {
     let x = builder.input(node, 0)?;
     let tensor = builder.tensor(x)?;
-    // The same memory, unless the result is a result of the model and the source a constant.
     builder.set_view(node.outputs[0], tensor, 0)
 }
 
@@ -76,10 +75,13 @@ pub(super) fn slice(
     let x = builder.input(node, 0)?;
     let (from, to) = (builder.value(x), builder.value(node.outputs[0]));
     let tensor = builder.tensor(x)?;
-    let cut: Vec<usize> = (0..starts.len()).filter(|axis| from.shape[*axis] != to.shape[*axis]).collect();
+    let cut: Vec<usize> =
+        (0..starts.len()).filter(|axis| from.shape[*axis] != to.shape[*axis]).collect();
     if let ([axis], true) = (cut.as_slice(), steps.iter().all(|step| *step == 1)) {
         let unit = contiguous_unit(&from.shape, *axis, from.dtype);
-        if let (Some(unit), Some(start), Some(_)) = (unit, starts[*axis].as_const(), to.const_shape()) {
+        if let (Some(unit), Some(start), Some(_)) =
+            (unit, starts[*axis].as_const(), to.const_shape())
+        {
             return builder.set_view(node.outputs[0], tensor, start as usize * unit);
         }
     }
@@ -92,7 +94,11 @@ pub(super) fn slice(
     builder.step(node, StepOp::Slice, None, attributes, vec![Some(tensor)], 0)
 }
 
-pub(super) fn transpose(builder: &mut Builder<'_>, node: &Node, perm: &[usize]) -> Result<(), PlanError> {
+pub(super) fn transpose(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    perm: &[usize],
+) -> Result<(), PlanError> {
     let mut attributes = TransposeAttributes { perm: std::array::from_fn(|axis| axis as u8) };
     for (to, from) in attributes.perm.iter_mut().zip(perm) {
         *to = *from as u8;

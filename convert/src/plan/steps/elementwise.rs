@@ -2,7 +2,8 @@
 
 use whit::DType;
 use whit::format::{
-    BinaryAttributes, BinaryOp, CompareOp, Layout, Op as StepOp, QuantizeAttributes, UnaryAttributes, UnaryOp,
+    BinaryAttributes, BinaryOp, CompareOp, Layout, Op as StepOp, QuantizeAttributes,
+    UnaryAttributes, UnaryOp,
 };
 
 use crate::graph::{BinaryKind, Clamp, CompareKind, Node, Quant, UnaryKind};
@@ -30,7 +31,11 @@ fn binary_op(kind: BinaryKind) -> BinaryOp {
     }
 }
 
-pub(super) fn binary(builder: &mut Builder<'_>, node: &Node, kind: BinaryKind) -> Result<(), PlanError> {
+pub(super) fn binary(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    kind: BinaryKind,
+) -> Result<(), PlanError> {
     let (a, b) = (builder.value(builder.input(node, 0)?), builder.value(builder.input(node, 1)?));
     let y = builder.value(node.outputs[0]);
     let inputs = builder.inputs(node)?;
@@ -52,6 +57,15 @@ pub(super) fn binary(builder: &mut Builder<'_>, node: &Node, kind: BinaryKind) -
         };
         attributes.clamp_q = clamp_q(&Clamp::NONE, qy);
     }
+    let is_logical = matches!(kind, BinaryKind::And | BinaryKind::Or | BinaryKind::Xor);
+    let fits = match a.dtype {
+        DType::Bool => is_logical,
+        DType::F32 => !is_logical,
+        _ => true,
+    };
+    if !fits {
+        return Err(unsupported(node, format!("it has no {} form", a.dtype.name())));
+    }
     // Only an operand of the result's shape can be written over.
     let in_place: Vec<usize> = [(0, a), (1, b)]
         .into_iter()
@@ -61,7 +75,11 @@ pub(super) fn binary(builder: &mut Builder<'_>, node: &Node, kind: BinaryKind) -
     builder.elementwise(node, StepOp::Binary, a.dtype, attributes, inputs, &in_place)
 }
 
-pub(super) fn compare(builder: &mut Builder<'_>, node: &Node, kind: CompareKind) -> Result<(), PlanError> {
+pub(super) fn compare(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    kind: CompareKind,
+) -> Result<(), PlanError> {
     let kind = match kind {
         CompareKind::Equal => CompareOp::Equal,
         CompareKind::Less => CompareOp::Less,
@@ -123,7 +141,11 @@ pub(crate) fn unary_op(kind: UnaryKind) -> (UnaryOp, f32, f32) {
     }
 }
 
-pub(super) fn unary(builder: &mut Builder<'_>, node: &Node, kind: UnaryKind) -> Result<(), PlanError> {
+pub(super) fn unary(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    kind: UnaryKind,
+) -> Result<(), PlanError> {
     let x = builder.value(builder.input(node, 0)?);
     if is_i8(x) {
         let (qx, qy) = (quant_of(node, x)?, quant_of(node, builder.value(node.outputs[0]))?);
@@ -170,7 +192,9 @@ fn scale_inputs(
     if let Some(axis) = quant.axis {
         attributes.axis = axis as u32;
         inputs.push(Some(builder.constant_f32(&format!("{}/scales", node.name), &quant.scale)?));
-        inputs.push(Some(builder.constant_i32(&format!("{}/zero_points", node.name), &quant.zero_point)?));
+        inputs.push(Some(
+            builder.constant_i32(&format!("{}/zero_points", node.name), &quant.zero_point)?,
+        ));
     }
     Ok((attributes, inputs))
 }

@@ -35,7 +35,9 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
         Op::Reshape => data::reshape(builder, node),
         Op::Expand => data::expand(builder, node),
         Op::Pad { before, mode, .. } => data::pad(builder, node, before, *mode),
-        Op::Resize { mode, coordinates, scales } => data::resize(builder, node, *mode, *coordinates, scales),
+        Op::Resize { mode, coordinates, scales } => {
+            data::resize(builder, node, *mode, *coordinates, scales)
+        }
         Op::Gather { axis } => data::gather(builder, node, *axis),
         Op::BatchNorm { .. } => Err(unsupported(
             node,

@@ -2,7 +2,8 @@
 
 use whit::DType;
 use whit::format::{
-    ArgReduceAttributes, Op as StepOp, PoolAttributes, ReduceAttributes, ReduceOp, SoftmaxAttributes,
+    ArgReduceAttributes, Op as StepOp, PoolAttributes, ReduceAttributes, ReduceOp,
+    SoftmaxAttributes,
 };
 
 use crate::dim::Dim;
@@ -53,7 +54,16 @@ pub(super) fn pool(builder: &mut Builder<'_>, node: &Node, pool: &Pool) -> Resul
     let (input, output) = (builder.tensor(id)?, builder.tensor(node.outputs[0])?);
     let input = builder.view(input, &nhwc(&x.shape))?;
     let output = builder.view(output, &nhwc(&y.shape))?;
-    builder.step_to(&node.name, StepOp::Pool2d, Some(variant), attributes, vec![Some(input)], output, 0, &[]);
+    builder.step_to(
+        &node.name,
+        StepOp::Pool2d,
+        Some(variant),
+        attributes,
+        vec![Some(input)],
+        output,
+        0,
+        &[],
+    );
     Ok(())
 }
 
@@ -64,6 +74,10 @@ pub(super) fn reduce(
     axes: &[usize],
 ) -> Result<(), PlanError> {
     let (x, y) = (builder.value(builder.input(node, 0)?), builder.value(node.outputs[0]));
+    let is_empty = |shape: &[Dim]| shape.iter().any(|dim| dim.is(0));
+    if is_empty(&x.shape) && !is_empty(&y.shape) {
+        return Err(unsupported(node, "it reduces an axis of size 0"));
+    }
     let op = match kind {
         ReduceKind::Sum => ReduceOp::Sum,
         ReduceKind::Mean => ReduceOp::Mean,
@@ -125,7 +139,10 @@ pub(super) fn softmax(
     let mut inputs = builder.inputs(node)?;
     if is_i8(x) {
         if log {
-            return Err(unsupported(node, "the logarithm of a softmax has no i8 form; keep it float"));
+            return Err(unsupported(
+                node,
+                "the logarithm of a softmax has no i8 form; keep it float",
+            ));
         }
         let (qx, qy) = (quant_of(node, x)?, quant_of(node, y)?);
         let table = lut::softmax_table(qx.scale[0]);

@@ -38,9 +38,11 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                     let cols = (kernel.panels * PANEL_N).min(group_out_c - col);
                     let padded_channel = group * padded_group_out_c + col;
                     let channel = group * group_out_c + col;
-                    let weights = WeightPtr::new(args.weights, padded_channel * k + block.k * PANEL_N);
+                    let weights =
+                        WeightPtr::new(args.weights, padded_channel * k + block.k * PANEL_N);
                     let bias = args.epilogue.bias[padded_channel..].as_ptr();
-                    let most_rows = if cols <= PANEL_N / 2 { kernel.narrow_rows } else { kernel.rows };
+                    let most_rows =
+                        if cols <= PANEL_N / 2 { kernel.narrow_rows } else { kernel.rows };
                     // Tiles of even height: a last one of few rows would be slow.
                     let height = rows.len().div_ceil(rows.len().div_ceil(most_rows));
                     for row in (0..rows.len()).step_by(height) {
@@ -64,7 +66,8 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                             weight_step: PANEL_N,
                             panel_stride: PANEL_N * k,
                             cols,
-                            output: args.output[pixel * args.output_stride + channel..].as_mut_ptr(),
+                            output: args.output[pixel * args.output_stride + channel..]
+                                .as_mut_ptr(),
                             output_stride: args.output_stride,
                             accumulate: block.k > 0,
                             finish: last.then_some(finish),
@@ -153,7 +156,9 @@ fn point(
                 assert!(range.end <= scratch.len());
                 // SAFETY: the range was checked against the slice that scratch_start came from, and
                 // rows of one block don't overlap.
-                let patch = unsafe { slice::from_raw_parts_mut(scratch_start.add(range.start), range.len()) };
+                let patch = unsafe {
+                    slice::from_raw_parts_mut(scratch_start.add(range.start), range.len())
+                };
                 gather(input, g, group_offset, (batch, y, x), block.k, patch);
                 rows[i] = Row { start: patch.as_ptr(), step: block.len };
                 (i, ox) = (i + 1, ox + 1);

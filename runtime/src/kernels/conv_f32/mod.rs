@@ -100,7 +100,8 @@ pub fn pack_weights(geometry: &ConvGeometry, ohwi: &[f32], out: &mut [f32]) {
     assert_eq!(out.len(), geometry.packed_float_len());
     out.fill(0.0);
     for channel in 0..geometry.out_c {
-        let padded_channel = channel / group_out_c * geometry.padded_group_out_c() + channel % group_out_c;
+        let padded_channel =
+            channel / group_out_c * geometry.padded_group_out_c() + channel % group_out_c;
         let panel = padded_channel / PANEL_N * PANEL_N * k;
         for row in 0..k {
             out[panel + row * PANEL_N + padded_channel % PANEL_N] = ohwi[channel * k + row];
@@ -129,20 +130,27 @@ impl ConvF32<'_> {
 /// [`ConvGeometry`]'s methods, and the coordinates of every tap of every output pixel, can be
 /// computed in `isize` without overflow.
 pub(crate) fn check_geometry(g: &ConvGeometry) {
-    assert!(g.groups > 0 && g.in_c.is_multiple_of(g.groups) && g.out_c.is_multiple_of(g.groups), "groups");
+    assert!(
+        g.groups > 0 && g.in_c.is_multiple_of(g.groups) && g.out_c.is_multiple_of(g.groups),
+        "groups"
+    );
     assert!(g.kernel_h > 0 && g.kernel_w > 0, "kernel");
-    assert!(g.stride_h > 0 && g.stride_w > 0 && g.dilation_h > 0 && g.dilation_w > 0, "stride, dilation");
+    assert!(
+        g.stride_h > 0 && g.stride_w > 0 && g.dilation_h > 0 && g.dilation_w > 0,
+        "stride, dilation"
+    );
     product(&[g.batch, g.in_h, g.in_w, g.in_c]);
     product(&[g.batch, g.out_h, g.out_w, g.out_c]);
     product(&[g.batch, g.out_h, g.out_w]);
     product(&[g.kernel_h, g.kernel_w, g.in_c, 2]);
     // Each group pads by less than PANEL_N.
     product(&[g.out_c.checked_add(product(&[g.groups, PANEL_N])).expect("size overflows")]);
-    let last_tap = |out: usize, stride: usize, kernel: usize, dilation: usize, pad: usize, len: usize| {
-        let last = product(&[out, stride]).checked_add(product(&[kernel, dilation]));
-        let limit = last.and_then(|x| x.checked_add(pad)).and_then(|x| x.checked_add(len));
-        assert!(limit.is_some_and(|x| isize::try_from(x).is_ok()), "size overflows");
-    };
+    let last_tap =
+        |out: usize, stride: usize, kernel: usize, dilation: usize, pad: usize, len: usize| {
+            let last = product(&[out, stride]).checked_add(product(&[kernel, dilation]));
+            let limit = last.and_then(|x| x.checked_add(pad)).and_then(|x| x.checked_add(len));
+            assert!(limit.is_some_and(|x| isize::try_from(x).is_ok()), "size overflows");
+        };
     last_tap(g.out_h, g.stride_h, g.kernel_h, g.dilation_h, g.pad_top, g.in_h);
     last_tap(g.out_w, g.stride_w, g.kernel_w, g.dilation_w, g.pad_left, g.in_w);
 }

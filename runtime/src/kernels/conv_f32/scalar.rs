@@ -10,7 +10,8 @@ pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
     let (group_in_c, group_out_c, k) = (g.group_in_c(), g.group_out_c(), g.k());
 
     for pixel in 0..g.out_pixels() {
-        let (batch, oy, ox) = (pixel / (g.out_h * g.out_w), pixel / g.out_w % g.out_h, pixel % g.out_w);
+        let (batch, oy, ox) =
+            (pixel / (g.out_h * g.out_w), pixel / g.out_w % g.out_h, pixel % g.out_w);
         for channel in 0..g.out_c {
             let (group, n) = (channel / group_out_c, channel % group_out_c);
             let padded_channel = group * g.padded_group_out_c() + n;
@@ -19,15 +20,20 @@ pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
             let mut sum = BlockedSum::default();
             for ky in 0..g.kernel_h {
                 for kx in 0..g.kernel_w {
-                    let (y, x) = (oy * g.stride_h + ky * g.dilation_h, ox * g.stride_w + kx * g.dilation_w);
-                    if y < g.pad_top || y >= g.pad_top + g.in_h || x < g.pad_left || x >= g.pad_left + g.in_w
+                    let (y, x) =
+                        (oy * g.stride_h + ky * g.dilation_h, ox * g.stride_w + kx * g.dilation_w);
+                    if y < g.pad_top
+                        || y >= g.pad_top + g.in_h
+                        || x < g.pad_left
+                        || x >= g.pad_left + g.in_w
                     {
                         continue;
                     }
                     let pixel_in = (batch * g.in_h + y - g.pad_top) * g.in_w + x - g.pad_left;
                     for c in 0..group_in_c {
                         let row = (ky * g.kernel_w + kx) * group_in_c + c;
-                        let weight = weight(args.weights, panel + row * PANEL_N + padded_channel % PANEL_N);
+                        let weight =
+                            weight(args.weights, panel + row * PANEL_N + padded_channel % PANEL_N);
                         sum.add(args.input[pixel_in * g.in_c + group * group_in_c + c] * weight);
                     }
                 }

@@ -60,12 +60,18 @@ pub(crate) struct Variant {
     pub(crate) gap: usize,
 }
 
-pub(crate) const PLAIN: Variant =
-    Variant { f16_weights: false, residual: false, min: f32::NEG_INFINITY, max: f32::INFINITY, gap: 0 };
+pub(crate) const PLAIN: Variant = Variant {
+    f16_weights: false,
+    residual: false,
+    min: f32::NEG_INFINITY,
+    max: f32::INFINITY,
+    gap: 0,
+};
 
 impl Variant {
     pub(crate) fn random(random: &mut Random) -> Variant {
-        let (min, max) = random.pick(&[(f32::NEG_INFINITY, f32::INFINITY), (0.0, f32::INFINITY), (0.0, 0.5)]);
+        let (min, max) =
+            random.pick(&[(f32::NEG_INFINITY, f32::INFINITY), (0.0, f32::INFINITY), (0.0, 0.5)]);
         Variant {
             f16_weights: random.pick(&[false, true]),
             residual: random.pick(&[false, true]),
@@ -125,19 +131,26 @@ impl Problem {
                         let first_c = oc / (g.out_c / g.groups) * (g.in_c / g.groups);
                         for ky in 0..g.kernel_h as isize {
                             for kx in 0..g.kernel_w as isize {
-                                let y = oy as isize * g.stride_h as isize + ky * g.dilation_h as isize
+                                let y = oy as isize * g.stride_h as isize
+                                    + ky * g.dilation_h as isize
                                     - g.pad_top as isize;
-                                let x = ox as isize * g.stride_w as isize + kx * g.dilation_w as isize
+                                let x = ox as isize * g.stride_w as isize
+                                    + kx * g.dilation_w as isize
                                     - g.pad_left as isize;
-                                if !(0..g.in_h as isize).contains(&y) || !(0..g.in_w as isize).contains(&x) {
+                                if !(0..g.in_h as isize).contains(&y)
+                                    || !(0..g.in_w as isize).contains(&x)
+                                {
                                     continue;
                                 }
                                 for c in 0..g.in_c / g.groups {
-                                    let at = ((b * g.in_h + y as usize) * g.in_w + x as usize) * g.in_c
+                                    let at = ((b * g.in_h + y as usize) * g.in_w + x as usize)
+                                        * g.in_c
                                         + first_c
                                         + c;
-                                    let tap = (oc * g.kernel_h + ky as usize) * g.kernel_w + kx as usize;
-                                    let term = input[at] as f64 * ohwi[tap * (g.in_c / g.groups) + c] as f64;
+                                    let tap =
+                                        (oc * g.kernel_h + ky as usize) * g.kernel_w + kx as usize;
+                                    let term = input[at] as f64
+                                        * ohwi[tap * (g.in_c / g.groups) + c] as f64;
                                     sum += term;
                                     size += term.abs();
                                 }
@@ -163,7 +176,8 @@ impl Problem {
     fn run(&self, scratch_len: usize, kernel: impl Fn(&mut ConvF32<'_>)) -> Vec<f32> {
         let g = self.geometry;
         let output_stride = g.out_c + self.variant.gap;
-        let mut output = vec![UNTOUCHED; (g.out_pixels() * output_stride).saturating_sub(self.variant.gap)];
+        let mut output =
+            vec![UNTOUCHED; (g.out_pixels() * output_stride).saturating_sub(self.variant.gap)];
         let mut scratch = vec![f32::NAN; scratch_len];
         kernel(&mut ConvF32 {
             geometry: g,
@@ -188,7 +202,8 @@ impl Problem {
     fn check(&self, name: &str, output: &[f32]) {
         let g = self.geometry;
         for (i, &y) in output.iter().enumerate() {
-            let (pixel, channel) = (i / (g.out_c + self.variant.gap), i % (g.out_c + self.variant.gap));
+            let (pixel, channel) =
+                (i / (g.out_c + self.variant.gap), i % (g.out_c + self.variant.gap));
             if channel >= g.out_c {
                 assert_eq!(y, UNTOUCHED, "{name} wrote between rows: {g:?} {:?}", self.variant);
                 continue;
@@ -228,8 +243,14 @@ unsafe fn array_tile<L: Lanes, const MR: usize, const NV: usize, const KU: usize
 
 /// The tiles of [`x86_64`](super::x86_64), in plain Rust: shapes that this CPU can't run are covered.
 pub(crate) const ARRAY_TILES: [(&str, TileKernel); 2] = [
-    ("8 lanes", TileKernel { rows: 6, narrow_rows: 5, panels: 1, run: array_tile::<Array<8>, 6, 2, 2> }),
-    ("16 lanes", TileKernel { rows: 12, narrow_rows: 12, panels: 2, run: array_tile::<Array<16>, 12, 2, 1> }),
+    (
+        "8 lanes",
+        TileKernel { rows: 6, narrow_rows: 5, panels: 1, run: array_tile::<Array<8>, 6, 2, 2> },
+    ),
+    (
+        "16 lanes",
+        TileKernel { rows: 12, narrow_rows: 12, panels: 2, run: array_tile::<Array<16>, 12, 2, 1> },
+    ),
 ];
 
 /// Runs a problem on every kernel that can run here.
@@ -241,8 +262,9 @@ fn check_all(geometry: ConvGeometry, variant: Variant, seed: u64) {
     }
     for (name, tile) in ARRAY_TILES {
         // SAFETY: plain Rust needs no instruction set.
-        let output = problem
-            .run(scratch_len(&geometry, Isa::Avx2), |args| unsafe { blocked::conv_f32_blocked(args, tile) });
+        let output = problem.run(scratch_len(&geometry, Isa::Avx2), |args| unsafe {
+            blocked::conv_f32_blocked(args, tile)
+        });
         problem.check(name, &output);
     }
 }
@@ -268,7 +290,11 @@ const BASE: ConvGeometry = ConvGeometry {
 };
 
 /// The output size of a convolution with padding on both sides.
-pub(crate) fn with_output(mut g: ConvGeometry, pad_bottom: usize, pad_right: usize) -> ConvGeometry {
+pub(crate) fn with_output(
+    mut g: ConvGeometry,
+    pad_bottom: usize,
+    pad_right: usize,
+) -> ConvGeometry {
     let out = |len: usize, kernel: usize, dilation: usize, stride: usize| {
         len.checked_sub((kernel - 1) * dilation + 1).map_or(0, |room| room / stride + 1)
     };
@@ -314,7 +340,10 @@ fn shapes() {
                 0,
             ),
         ),
-        case("dilation 2", with_output(ConvGeometry { dilation_h: 2, dilation_w: 2, ..BASE }, 1, 1)),
+        case(
+            "dilation 2",
+            with_output(ConvGeometry { dilation_h: 2, dilation_w: 2, ..BASE }, 1, 1),
+        ),
         case("dilation of rows", with_output(ConvGeometry { dilation_h: 2, ..BASE }, 1, 1)),
         case(
             "1-D, dilated",
@@ -383,7 +412,11 @@ fn every_number_of_rows_and_columns() {
         for cols in [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 25, 31, 32, 33, 40, 48, 64] {
             let f16_weights = (rows + cols) % 2 == 0;
             let residual = rows % 2 == 0;
-            check_all(ConvGeometry::matmul(rows, 9, cols), Variant { f16_weights, residual, ..PLAIN }, 1);
+            check_all(
+                ConvGeometry::matmul(rows, 9, cols),
+                Variant { f16_weights, residual, ..PLAIN },
+                1,
+            );
         }
     }
 }

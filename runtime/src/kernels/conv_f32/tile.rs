@@ -100,7 +100,13 @@ pub(crate) struct TileKernel {
 ///
 /// As [`Tile`] says, for `L`; `tile.weights` points to `W`s at `weights`.
 #[inline(always)]
-pub(crate) unsafe fn tile<L: Lanes, W: Weight, const MR: usize, const NV: usize, const KU: usize>(
+pub(crate) unsafe fn tile<
+    L: Lanes,
+    W: Weight,
+    const MR: usize,
+    const NV: usize,
+    const KU: usize,
+>(
     tile: &Tile<'_>,
     weights: *const W,
 ) {
@@ -125,8 +131,9 @@ pub(crate) unsafe fn tile<L: Lanes, W: Weight, const MR: usize, const NV: usize,
                 for u in 0..KU {
                     let mut b = [L::zero(); NV];
                     for v in 0..NV {
-                        b[v] =
-                            W::load::<L>(w.add(v / per_panel * tile.panel_stride + v % per_panel * L::LEN));
+                        b[v] = W::load::<L>(
+                            w.add(v / per_panel * tile.panel_stride + v % per_panel * L::LEN),
+                        );
                     }
                     for i in 0..MR {
                         let x = L::splat(*a[i].add(at));
@@ -142,7 +149,9 @@ pub(crate) unsafe fn tile<L: Lanes, W: Weight, const MR: usize, const NV: usize,
             if KU > 1 {
                 while k < tile.run_len {
                     for v in 0..NV {
-                        let b: L = W::load(w.add(v / per_panel * tile.panel_stride + v % per_panel * L::LEN));
+                        let b: L = W::load(
+                            w.add(v / per_panel * tile.panel_stride + v % per_panel * L::LEN),
+                        );
                         for i in 0..MR {
                             sums[0][i][v] = sums[0][i][v].fma(L::splat(*a[i].add(at)), b);
                         }
@@ -175,7 +184,10 @@ pub(crate) unsafe fn tile<L: Lanes, W: Weight, const MR: usize, const NV: usize,
 ///
 /// As [`Tile`] says, for `L`.
 #[inline(always)]
-unsafe fn write<L: Lanes, const MR: usize, const NV: usize>(tile: &Tile<'_>, mut sum: [[L; NV]; MR]) {
+unsafe fn write<L: Lanes, const MR: usize, const NV: usize>(
+    tile: &Tile<'_>,
+    mut sum: [[L; NV]; MR],
+) {
     let rows = tile.rows.len();
     // SAFETY: rows i < tile.rows.len() and columns below tile.cols are promised by Tile.
     unsafe {
@@ -222,10 +234,18 @@ unsafe fn write<L: Lanes, const MR: usize, const NV: usize>(tile: &Tile<'_>, mut
 ///
 /// As [`Tile`] says, for `L`; `output` is writable for `n` elements, at most `L::LEN`.
 #[inline(always)]
-unsafe fn write_lanes<L: Lanes>(tile: &Tile<'_>, i: usize, col: usize, n: usize, output: *mut f32, sum: L) {
+unsafe fn write_lanes<L: Lanes>(
+    tile: &Tile<'_>,
+    i: usize,
+    col: usize,
+    n: usize,
+    output: *mut f32,
+    sum: L,
+) {
     // SAFETY: only the first n lanes of row i are accessed, which Tile promises.
     unsafe {
-        let read = |from: *const f32| if n >= L::LEN { L::load(from) } else { L::load_part(from, n) };
+        let read =
+            |from: *const f32| if n >= L::LEN { L::load(from) } else { L::load_part(from, n) };
         let mut y = sum;
         if tile.accumulate {
             y = y.add(read(output));

@@ -12,7 +12,7 @@
 use super::ConvI8;
 use crate::kernels::{ConvGeometry, EpilogueI8, PANEL_K};
 
-/// Activations converted at once; what [`Simd::convert_blocks`] may write beyond a patch.
+/// Activations converted at once; what [`convert_patches`] may write beyond a patch.
 pub(super) const BLOCK: usize = 16;
 
 /// Rows are converted as a ring while it takes no more than this: a fraction of the L2 cache.
@@ -40,12 +40,19 @@ pub(super) trait Simd {
     /// `len * ELEM_BYTES` bytes of writes.
     unsafe fn convert(src: *const i8, dst: *mut u8, len: usize);
 
-    /// Converts `blocks` times [`BLOCK`] activations.
+    /// Converts [`BLOCK`] activations.
     ///
     /// # Safety
     ///
-    /// As [`Self::convert`] with `len = blocks * BLOCK`.
-    unsafe fn convert_blocks(src: *const i8, dst: *mut u8, blocks: usize);
+    /// As [`Self::convert`] with `len = BLOCK`.
+    unsafe fn convert_block(src: *const i8, dst: *mut u8);
+
+    /// [`convert_patches`], compiled for the instruction set.
+    ///
+    /// # Safety
+    ///
+    /// The CPU has the instruction set; see [`convert_patches`].
+    unsafe fn convert_patches(patches: &Patches);
 
     /// Writes the element of `value` `len` times.
     ///
@@ -68,7 +75,6 @@ pub(super) struct Job<'a> {
     /// Of two equal ways to see the convolution, the one with the longer rows.
     pub(super) geometry: ConvGeometry,
     pub(super) input: *const i8,
-    pub(super) input_end: *const i8,
     pub(super) input_zero_point: i8,
     pub(super) weights: *const i8,
     pub(super) bias: *const i32,
@@ -98,13 +104,25 @@ pub(super) struct Strip {
     pub(super) slot_bytes: usize,
 }
 
+/// Patches to be copied whose taps are all in the input.
+pub(super) struct Patches {
+    pub(super) pixels: usize,
+    /// Runs in a patch, and activations from one to the next, in the input and in the patch.
+    pub(super) runs: usize,
+    pub(super) src_run_step: usize,
+    pub(super) run_len: usize,
+    /// The first run, and activations or bytes to that of the next pixel.
+    pub(super) src: *const i8,
+    pub(super) src_pixel_step: usize,
+    pub(super) dst: *mut u8,
+    pub(super) dst_pixel_bytes: usize,
+}
+
 impl<'a> Job<'a> {
-    fn new(conv: &'a mut ConvI8<'_>) -> Self {
-        let input = conv.input.as_ptr_range();
+    fn new(conv: &'a mut ConvI8<'_>, geometry: ConvGeometry) -> Self {
         Job {
-            geometry: with_long_rows(conv.geometry),
-            input: input.start,
-            input_end: input.end,
+            geometry,
+            input: conv.input.as_ptr(),
             input_zero_point: conv.input_zero_point,
             weights: conv.weights.as_ptr(),
             bias: conv.bias.as_ptr(),
@@ -162,9 +180,7 @@ impl Layout {
         }
         let patch_len = g.k().next_multiple_of(PANEL_K);
         let fitting = GATHER_BYTES / (patch_len * elem_bytes).max(1) / TILE_PIXELS * TILE_PIXELS;
-        let pixels = fitting
-            .clamp(TILE_PIXELS, GATHER_PIXELS)
-            .min(g.out_pixels());
+        let pixels = fitting.clamp(TILE_PIXELS, GATHER_PIXELS).min(g.out_pixels());
         Layout::Gather { pixels, patch_len }
     }
 
@@ -188,14 +204,17 @@ pub(super) fn scratch_bytes<S: Simd>(geometry: &ConvGeometry) -> usize {
 /// The CPU has the instruction set of `S`.
 #[inline(always)]
 pub(super) unsafe fn run<S: Simd>(conv: &mut ConvI8<'_>) {
-    conv.check(scratch_bytes::<S>);
-    let job = Job::new(conv);
-    if job.geometry.out_pixels() == 0 {
+    conv.check();
+    let geometry = with_long_rows(conv.geometry);
+    if geometry.out_pixels() == 0 {
         return;
     }
-    match Layout::new(&job.geometry, S::ELEM_BYTES) {
-        // SAFETY: the caller vouches for the CPU; `check` proved the lengths of all slices,
-        // including `scratch_bytes` for this layout.
+    let layout = Layout::new(&geometry, S::ELEM_BYTES);
+    assert!(conv.scratch.len() >= layout.bytes(S::ELEM_BYTES), "scratch too short");
+    let job = Job::new(conv, geometry);
+    match layout {
+        // SAFETY: the caller vouches for the CPU; `check` proved the lengths of all slices, and
+        // scratch has this layout.
         Layout::Rows { slots, row_len } => unsafe { run_rows::<S>(&job, slots, row_len) },
         // SAFETY: as above.
         Layout::Gather { pixels, patch_len } => unsafe {
@@ -295,13 +314,31 @@ unsafe fn run_gather<S: Simd>(job: &Job<'_>, pixels: usize, patch_len: usize) {
                 // SAFETY: the patches are rows `first_pixel..` of the input, as long as K.
                 unsafe { S::convert(job.input.add(first_pixel * k), job.scratch, pixels * k) };
             } else {
-                for i in 0..pixels {
-                    // SAFETY: the cursor is at pixel `first_pixel + i`; patch `i` is followed by
-                    // another patch, not yet written, or by the extra block.
+                let mut i = 0;
+                while i < pixels {
+                    let inside = inside_run::<S>(job, &cursor).min(pixels - i);
+                    // SAFETY: the cursor is at pixel `first_pixel + i`, `inside` pixels from there
+                    // on are a run; the patches are followed by another one, not yet written, or by
+                    // the extra block.
                     unsafe {
-                        gather::<S>(job, group, &cursor, job.scratch.add(i * patch_bytes));
+                        let dst = job.scratch.add(i * patch_bytes);
+                        if inside > 0 {
+                            S::convert_patches(&Patches {
+                                pixels: inside,
+                                runs: g.kernel_h,
+                                src_run_step: g.dilation_h * g.in_w * g.in_c,
+                                run_len: g.kernel_w * g.in_c,
+                                src: job.input.add(first_tap(g, &cursor)),
+                                src_pixel_step: g.stride_w * g.in_c,
+                                dst,
+                                dst_pixel_bytes: patch_bytes,
+                            });
+                        } else {
+                            gather::<S>(job, group, &cursor, dst);
+                        }
                     }
-                    cursor.advance(g);
+                    cursor.advance(g, inside.max(1));
+                    i += inside.max(1);
                 }
             }
             let strip = Strip {
@@ -331,9 +368,10 @@ struct Cursor {
 }
 
 impl Cursor {
+    /// Moves on by `pixels` of the same row, or to the start of the next.
     #[inline(always)]
-    fn advance(&mut self, g: &ConvGeometry) {
-        self.ow += 1;
+    fn advance(&mut self, g: &ConvGeometry, pixels: usize) {
+        self.ow += pixels;
         if self.ow == g.out_w {
             self.ow = 0;
             self.oh += 1;
@@ -342,6 +380,72 @@ impl Cursor {
                 self.image += 1;
             }
         }
+    }
+}
+
+/// How many pixels from this one on, in its row, have all their taps inside the input, in one
+/// contiguous run for each row of the kernel, such that whole blocks can be read from there.
+#[inline(always)]
+fn inside_run<S: Simd>(job: &Job<'_>, pixel: &Cursor) -> usize {
+    let g = &job.geometry;
+    let contiguous = g.groups == 1 && (g.dilation_w == 1 || g.kernel_w == 1);
+    let run = g.kernel_w * g.in_c;
+    if !contiguous || run == 0 || g.kernel_h == 0 {
+        return 0;
+    }
+    let span_h = (g.kernel_h - 1) * g.dilation_h;
+    // In coordinates of the padded input.
+    let (h, w) = (pixel.oh * g.stride_h, pixel.ow * g.stride_w);
+    let inside_h = h >= g.pad_top && h - g.pad_top + span_h < g.in_h;
+    let inside_w = w >= g.pad_left && w - g.pad_left + g.kernel_w <= g.in_w;
+    if !inside_h || !inside_w {
+        return 0;
+    }
+    // From the start of the last kernel row's run, to the end of the input.
+    let last_row = (pixel.image * g.in_h + h - g.pad_top + span_h) * g.in_w;
+    let left = g.input_len() - (last_row + w - g.pad_left) * g.in_c;
+    let Some(slack) = left.checked_sub(run.next_multiple_of(BLOCK)) else {
+        return 0;
+    };
+    let step = g.stride_w.max(1);
+    let columns = (g.in_w - (w - g.pad_left) - g.kernel_w) / step + 1;
+    (slack / (step * g.in_c) + 1).min(columns).min(g.out_w - pixel.ow)
+}
+
+/// Offset in the input of the first tap of a pixel whose taps are all inside.
+fn first_tap(g: &ConvGeometry, pixel: &Cursor) -> usize {
+    let row = pixel.image * g.in_h + pixel.oh * g.stride_h - g.pad_top;
+    (row * g.in_w + pixel.ow * g.stride_w - g.pad_left) * g.in_c
+}
+
+/// Copies patches by whole blocks, each overwriting what the last one left over, and pads them to
+/// whole quads with zeros.
+///
+/// # Safety
+///
+/// The CPU has the instruction set. Each run, rounded up to whole blocks, is in the input. `dst` is
+/// valid for that many patches, and [`BLOCK`] more elements, whose content doesn't matter.
+#[inline(always)]
+pub(super) unsafe fn convert_patches<S: Simd>(patches: &Patches) {
+    let Patches { pixels, runs, src_run_step, run_len, .. } = *patches;
+    let Patches { src_pixel_step, dst_pixel_bytes, .. } = *patches;
+    let (mut src, mut dst) = (patches.src, patches.dst);
+    for _ in 0..pixels {
+        let (mut src_run, mut dst_run) = (src, dst);
+        for _ in 0..runs {
+            let mut i = 0;
+            while i < run_len {
+                // SAFETY: as the caller's.
+                unsafe { S::convert_block(src_run.add(i), dst_run.add(i * S::ELEM_BYTES)) };
+                i += BLOCK;
+            }
+            src_run = src_run.wrapping_add(src_run_step);
+            dst_run = dst_run.wrapping_add(run_len * S::ELEM_BYTES);
+        }
+        // SAFETY: as the caller's.
+        unsafe { pad_quad::<S>(runs * run_len, dst) };
+        src = src.wrapping_add(src_pixel_step);
+        dst = dst.wrapping_add(dst_pixel_bytes);
     }
 }
 
@@ -362,31 +466,6 @@ unsafe fn gather<S: Simd>(job: &Job<'_>, group: usize, pixel: &Cursor, dst: *mut
     let w0 = (pixel.ow * g.stride_w) as isize - g.pad_left as isize;
     let contiguous = g.groups == 1 && (g.dilation_w == 1 || g.kernel_w == 1);
 
-    let inside_h = h0 >= 0 && h0 as usize + (g.kernel_h.max(1) - 1) * g.dilation_h < g.in_h;
-    let inside_w = w0 >= 0 && w0 as usize + g.kernel_w <= g.in_w;
-    if contiguous && inside_h && inside_w && run > 0 {
-        // All taps are inside: whole blocks, each run overwriting what the last one left over.
-        let blocks = run.div_ceil(BLOCK);
-        let first = (pixel.image * g.in_h + h0 as usize) * row_stride + w0 as usize * g.in_c;
-        let step = g.dilation_h * row_stride;
-        let last = first + (g.kernel_h.max(1) - 1) * step;
-        // SAFETY: both pointers are in the input or one past its end.
-        let left = unsafe { job.input_end.offset_from(job.input) } as usize;
-        if last + blocks * BLOCK <= left {
-            for kh in 0..g.kernel_h {
-                // SAFETY: `first + kh * step <= last`, and whole blocks from `last` on end in the
-                // input. They write less than a block beyond the end of run `kh`.
-                unsafe {
-                    let src = job.input.add(first + kh * step);
-                    S::convert_blocks(src, dst.add(kh * run * S::ELEM_BYTES), blocks);
-                }
-            }
-            // SAFETY: writes at K, no more than `BLOCK` elements.
-            unsafe { pad_quad::<S>(g.k(), dst) };
-            return;
-        }
-    }
-
     let mut dst_run = dst;
     for kh in 0..g.kernel_h {
         let h = h0 + (kh * g.dilation_h) as isize;
@@ -396,9 +475,7 @@ unsafe fn gather<S: Simd>(job: &Job<'_>, group: usize, pixel: &Cursor, dst: *mut
             if h < 0 || h as usize >= g.in_h {
                 S::fill(job.input_zero_point, dst_run, run);
             } else {
-                let row = job
-                    .input
-                    .add((pixel.image * g.in_h + h as usize) * row_stride);
+                let row = job.input.add((pixel.image * g.in_h + h as usize) * row_stride);
                 if contiguous {
                     let left = (-w0).clamp(0, g.kernel_w as isize) as usize;
                     let end = (g.in_w as isize - w0).clamp(left as isize, g.kernel_w as isize);

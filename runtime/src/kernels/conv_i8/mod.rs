@@ -88,8 +88,9 @@ pub fn pack_weights(geometry: &ConvGeometry, ohwi: &[i8], out: &mut [i8]) {
     assert_eq!(out.len(), geometry.packed_i8_len());
     out.fill(0);
     for channel in 0..geometry.out_c {
+        let start = weights_start(geometry, channel);
         for i in 0..k {
-            out[weight_index(geometry, channel, i)] = ohwi[channel * k + i];
+            out[start + weight_offset(i)] = ohwi[channel * k + i];
         }
     }
 }
@@ -112,36 +113,32 @@ pub fn weight_sums(geometry: &ConvGeometry, ohwi: &[i8], out: &mut [i32]) {
 
 /// Where an output channel is in the per-channel arrays, whose groups are padded to whole panels.
 fn padded_channel(geometry: &ConvGeometry, channel: usize) -> usize {
-    let (group, lane) = (
-        channel / geometry.group_out_c(),
-        channel % geometry.group_out_c(),
-    );
+    let (group, lane) = (channel / geometry.group_out_c(), channel % geometry.group_out_c());
     group * geometry.padded_group_out_c() + lane
 }
 
-/// Where weight `i` (in K order) of an output channel is in the panels.
-fn weight_index(geometry: &ConvGeometry, channel: usize, i: usize) -> usize {
+/// Where the weights of an output channel start in the panels.
+fn weights_start(geometry: &ConvGeometry, channel: usize) -> usize {
     let channel = padded_channel(geometry, channel);
-    let (panel, lane) = (channel / PANEL_N, channel % PANEL_N);
     let panel_len = geometry.k().next_multiple_of(PANEL_K) * PANEL_N;
-    panel * panel_len + (i / PANEL_K * PANEL_N + lane) * PANEL_K + i % PANEL_K
+    channel / PANEL_N * panel_len + channel % PANEL_N * PANEL_K
+}
+
+/// Where weight `i` (in K order) of a channel lies behind the channel's start.
+#[inline(always)]
+fn weight_offset(i: usize) -> usize {
+    i / PANEL_K * PANEL_K * PANEL_N + i % PANEL_K
 }
 
 impl ConvI8<'_> {
-    /// Panics unless every slice is as long as a kernel with this much scratch relies on.
-    fn check(&self, scratch_bytes: impl FnOnce(&ConvGeometry) -> usize) {
+    /// Panics unless every slice but scratch is as long as the kernels rely on.
+    fn check(&self) {
         let geometry = &self.geometry;
         assert!(geometry.is_bounded(), "geometry too large");
         let (channels, pixels) = (geometry.padded_out_c(), geometry.out_pixels());
-        assert!(
-            self.epilogue.is_sound(channels, pixels * geometry.out_c),
-            "epilogue unsound"
-        );
+        assert!(self.epilogue.is_sound(channels, pixels * geometry.out_c), "epilogue unsound");
         assert!(self.input.len() >= geometry.input_len(), "input too short");
-        assert!(
-            self.weights.len() >= geometry.packed_i8_len(),
-            "weights too short"
-        );
+        assert!(self.weights.len() >= geometry.packed_i8_len(), "weights too short");
         assert!(self.bias.len() >= channels, "bias too short");
         assert!(
             self.weight_sums.is_empty() || self.weight_sums.len() >= channels,
@@ -152,16 +149,9 @@ impl ConvI8<'_> {
         assert!(
             pixels == 0
                 || last_row.is_some_and(|row| {
-                    self.output
-                        .len()
-                        .checked_sub(row)
-                        .is_some_and(|left| left >= geometry.out_c)
+                    self.output.len().checked_sub(row).is_some_and(|left| left >= geometry.out_c)
                 }),
             "output too short"
-        );
-        assert!(
-            self.scratch.len() >= scratch_bytes(geometry),
-            "scratch too short"
         );
     }
 }

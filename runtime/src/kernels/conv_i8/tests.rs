@@ -24,18 +24,9 @@ impl Data {
         pack_weights(&g, &ohwi, &mut weights);
         let mut sums = vec![1; g.padded_out_c()];
         weight_sums(&g, &ohwi, &mut sums);
-        let bias = (0..g.padded_out_c())
-            .map(|_| random.next() as i32 % 20_000)
-            .collect();
+        let bias = (0..g.padded_out_c()).map(|_| random.next() as i32 % 20_000).collect();
         let outputs = g.out_pixels() * g.out_c;
-        let epilogue = Epilogue::new(
-            g.padded_out_c(),
-            g.k(),
-            outputs,
-            fill,
-            with_residual,
-            random,
-        );
+        let epilogue = Epilogue::new(g.padded_out_c(), g.k(), outputs, fill, with_residual, random);
         let mut data = Data {
             geometry: g,
             input,
@@ -85,8 +76,7 @@ impl Data {
                         }
                         let pixel = (n * g.out_h + oh) * g.out_w + ow;
                         output[pixel * self.output_stride + o] =
-                            self.epilogue
-                                .oracle(acc as i32, padded, pixel * g.out_c + o);
+                            self.epilogue.oracle(acc as i32, padded, pixel * g.out_c + o);
                     }
                 }
             }
@@ -111,11 +101,7 @@ impl Data {
             input_zero_point: self.input_zero_point,
             weights: &self.weights,
             bias: &self.bias,
-            weight_sums: if with_weight_sums {
-                &self.weight_sums
-            } else {
-                &[]
-            },
+            weight_sums: if with_weight_sums { &self.weight_sums } else { &[] },
             epilogue: self.epilogue.get(),
             output: &mut output,
             output_stride: self.output_stride,
@@ -150,61 +136,18 @@ fn table() {
     let cases = [
         UNIT,
         Case { batch: 0, ..UNIT },
-        Case {
-            input: (0, 3, 4),
-            ..UNIT
-        },
-        Case {
-            input: (2, 2, 4),
-            kernel: (3, 3),
-            ..UNIT
-        },
+        Case { input: (0, 3, 4), ..UNIT },
+        Case { input: (2, 2, 4), kernel: (3, 3), ..UNIT },
         // Fully connected, one row and several.
-        Case {
-            input: (1, 1, 640),
-            out_c: 128,
-            ..UNIT
-        },
-        Case {
-            input: (1, 1, 129),
-            out_c: 8,
-            ..UNIT
-        },
-        Case {
-            batch: 2,
-            input: (1, 1, 67),
-            out_c: 40,
-            ..UNIT
-        },
-        Case {
-            batch: 7,
-            input: (1, 1, 31),
-            out_c: 33,
-            ..UNIT
-        },
+        Case { input: (1, 1, 640), out_c: 128, ..UNIT },
+        Case { input: (1, 1, 129), out_c: 8, ..UNIT },
+        Case { batch: 2, input: (1, 1, 67), out_c: 40, ..UNIT },
+        Case { batch: 7, input: (1, 1, 31), out_c: 33, ..UNIT },
         // Pointwise.
-        Case {
-            input: (5, 25, 64),
-            out_c: 64,
-            ..UNIT
-        },
-        Case {
-            input: (3, 3, 17),
-            out_c: 10,
-            batch: 2,
-            ..UNIT
-        },
-        Case {
-            input: (9, 7, 16),
-            out_c: 32,
-            stride: (2, 2),
-            ..UNIT
-        },
-        Case {
-            input: (2, 2, 3000),
-            out_c: 3,
-            ..UNIT
-        },
+        Case { input: (5, 25, 64), out_c: 64, ..UNIT },
+        Case { input: (3, 3, 17), out_c: 10, batch: 2, ..UNIT },
+        Case { input: (9, 7, 16), out_c: 32, stride: (2, 2), ..UNIT },
+        Case { input: (2, 2, 3000), out_c: 3, ..UNIT },
         // First layers: keyword spotting, image classification, visual wake words.
         Case {
             input: (49, 10, 1),
@@ -214,13 +157,7 @@ fn table() {
             pad: (4, 1, 5, 1),
             ..UNIT
         },
-        Case {
-            input: (12, 12, 3),
-            out_c: 16,
-            kernel: (3, 3),
-            pad: (1, 1, 1, 1),
-            ..UNIT
-        },
+        Case { input: (12, 12, 3), out_c: 16, kernel: (3, 3), pad: (1, 1, 1, 1), ..UNIT },
         Case {
             input: (16, 16, 3),
             out_c: 8,
@@ -229,27 +166,10 @@ fn table() {
             pad: (0, 0, 1, 1),
             ..UNIT
         },
-        Case {
-            input: (28, 28, 1),
-            out_c: 12,
-            kernel: (5, 5),
-            ..UNIT
-        },
-        Case {
-            input: (15, 14, 3),
-            out_c: 5,
-            kernel: (7, 7),
-            pad: (3, 3, 3, 3),
-            ..UNIT
-        },
+        Case { input: (28, 28, 1), out_c: 12, kernel: (5, 5), ..UNIT },
+        Case { input: (15, 14, 3), out_c: 5, kernel: (7, 7), pad: (3, 3, 3, 3), ..UNIT },
         // Body.
-        Case {
-            input: (8, 8, 64),
-            out_c: 64,
-            kernel: (3, 3),
-            pad: (1, 1, 1, 1),
-            ..UNIT
-        },
+        Case { input: (8, 8, 64), out_c: 64, kernel: (3, 3), pad: (1, 1, 1, 1), ..UNIT },
         Case {
             batch: 2,
             input: (9, 9, 16),
@@ -275,58 +195,15 @@ fn table() {
             pad: (2, 1, 4, 0),
             ..UNIT
         },
-        Case {
-            input: (7, 7, 8),
-            out_c: 12,
-            kernel: (3, 3),
-            groups: 2,
-            pad: (1, 1, 1, 1),
-            ..UNIT
-        },
-        Case {
-            input: (6, 5, 4),
-            out_c: 8,
-            kernel: (3, 3),
-            groups: 4,
-            ..UNIT
-        },
+        Case { input: (7, 7, 8), out_c: 12, kernel: (3, 3), groups: 2, pad: (1, 1, 1, 1), ..UNIT },
+        Case { input: (6, 5, 4), out_c: 8, kernel: (3, 3), groups: 4, ..UNIT },
         // More padding than input, and strides beyond the kernel.
-        Case {
-            input: (2, 2, 4),
-            out_c: 4,
-            kernel: (3, 3),
-            pad: (7, 6, 5, 8),
-            ..UNIT
-        },
-        Case {
-            input: (2, 2, 3),
-            out_c: 4,
-            kernel: (3, 3),
-            pad: (7, 6, 5, 8),
-            ..UNIT
-        },
-        Case {
-            input: (11, 13, 4),
-            out_c: 9,
-            kernel: (2, 2),
-            stride: (3, 3),
-            ..UNIT
-        },
+        Case { input: (2, 2, 4), out_c: 4, kernel: (3, 3), pad: (7, 6, 5, 8), ..UNIT },
+        Case { input: (2, 2, 3), out_c: 4, kernel: (3, 3), pad: (7, 6, 5, 8), ..UNIT },
+        Case { input: (11, 13, 4), out_c: 9, kernel: (2, 2), stride: (3, 3), ..UNIT },
         // One-dimensional, along rows and along columns.
-        Case {
-            input: (1, 50, 8),
-            out_c: 16,
-            kernel: (1, 3),
-            pad: (0, 1, 0, 1),
-            ..UNIT
-        },
-        Case {
-            input: (50, 1, 8),
-            out_c: 16,
-            kernel: (3, 1),
-            pad: (1, 0, 1, 0),
-            ..UNIT
-        },
+        Case { input: (1, 50, 8), out_c: 16, kernel: (1, 3), pad: (0, 1, 0, 1), ..UNIT },
+        Case { input: (50, 1, 8), out_c: 16, kernel: (3, 1), pad: (1, 0, 1, 0), ..UNIT },
         Case {
             input: (50, 1, 6),
             out_c: 17,
@@ -336,21 +213,9 @@ fn table() {
             pad: (3, 0, 2, 0),
             ..UNIT
         },
-        Case {
-            input: (1, 9000, 1),
-            out_c: 8,
-            kernel: (1, 8),
-            stride: (1, 4),
-            ..UNIT
-        },
+        Case { input: (1, 9000, 1), out_c: 8, kernel: (1, 8), stride: (1, 4), ..UNIT },
         // Rows too long for the ring.
-        Case {
-            input: (4, 700, 16),
-            out_c: 4,
-            kernel: (3, 3),
-            pad: (1, 1, 1, 1),
-            ..UNIT
-        },
+        Case { input: (4, 700, 16), out_c: 4, kernel: (3, 3), pad: (1, 1, 1, 1), ..UNIT },
     ];
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for case in cases {
@@ -366,29 +231,11 @@ fn channels() {
     for in_c in CHANNELS {
         for out_c in CHANNELS {
             let pixels = 1 + random.below(15);
-            check(
-                Case {
-                    input: (1, pixels, in_c),
-                    out_c,
-                    ..UNIT
-                },
-                &mut random,
-            );
+            check(Case { input: (1, pixels, in_c), out_c, ..UNIT }, &mut random);
         }
         let out_c = random.pick(&CHANNELS);
-        let square = Case {
-            input: (5, 6, in_c),
-            out_c,
-            kernel: (3, 3),
-            ..UNIT
-        };
-        check(
-            Case {
-                pad: (1, 1, 1, 1),
-                ..square
-            },
-            &mut random,
-        );
+        let square = Case { input: (5, 6, in_c), out_c, kernel: (3, 3), ..UNIT };
+        check(Case { pad: (1, 1, 1, 1), ..square }, &mut random);
     }
 }
 
@@ -409,12 +256,7 @@ fn random_shapes() {
             kernel: (random.pick(&[1, 2, 3, 5]), random.pick(&[1, 2, 3, 4, 5])),
             stride: (random.pick(&[1, 2, 3]), random.pick(&[1, 2, 3])),
             dilation: (random.pick(&[1, 1, 2]), random.pick(&[1, 1, 1, 2])),
-            pad: (
-                pad(&mut random),
-                pad(&mut random),
-                pad(&mut random),
-                pad(&mut random),
-            ),
+            pad: (pad(&mut random), pad(&mut random), pad(&mut random), pad(&mut random)),
             groups,
         };
         check(case, &mut random);
@@ -425,30 +267,12 @@ fn random_shapes() {
 #[test]
 fn strange_scales() {
     let mut random = Random(0xfeed_beef_0bad_cafe);
-    let geometry = Case {
-        input: (3, 3, 8),
-        out_c: 24,
-        ..UNIT
-    }
-    .geometry();
+    let geometry = Case { input: (3, 3, 8), out_c: 24, ..UNIT }.geometry();
     for with_residual in [false, true] {
         let mut data = Data::new(geometry, Fill::Any, with_residual, &mut random);
-        let scales = [
-            f32::NAN,
-            -f32::NAN,
-            f32::INFINITY,
-            f32::NEG_INFINITY,
-            0.0,
-            -0.0,
-            1e30,
-            -1e30,
-        ];
-        for (scale, value) in data
-            .epilogue
-            .scale
-            .iter_mut()
-            .zip(scales.into_iter().cycle())
-        {
+        let scales =
+            [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e30, -1e30];
+        for (scale, value) in data.epilogue.scale.iter_mut().zip(scales.into_iter().cycle()) {
             *scale = value;
         }
         data.bias[0] = i32::MIN;

@@ -61,7 +61,8 @@ unsafe fn all_rows<L: Lanes, W: Weight>(args: &mut DepthwiseF32<'_>, weights: &[
         for oy in 0..g.out_h {
             let y = (oy * g.stride_h) as isize - g.pad_top as isize;
             let ky = taps_inside(y, g.kernel_h, g.dilation_h, g.in_h);
-            let first_y = if ky.is_empty() { 0 } else { (y + (ky.start * g.dilation_h) as isize) as usize };
+            let first_y =
+                if ky.is_empty() { 0 } else { (y + (ky.start * g.dilation_h) as isize) as usize };
             let input_row = (batch * g.in_h + first_y) * g.in_w * channels;
             let output_pixel = (batch * g.out_h + oy) * g.out_w;
             for c in (0..channels).step_by(L::LEN) {
@@ -76,10 +77,15 @@ unsafe fn all_rows<L: Lanes, W: Weight>(args: &mut DepthwiseF32<'_>, weights: &[
                     weights: weights[c..].as_ptr(),
                     bias: args.epilogue.bias[c..].as_ptr(),
                     residual: match args.epilogue.residual {
-                        Some(residual) => residual.as_ptr().wrapping_add(output_pixel * channels + c),
+                        Some(residual) => {
+                            residual.as_ptr().wrapping_add(output_pixel * channels + c)
+                        }
                         None => core::ptr::null(),
                     },
-                    output: args.output.as_mut_ptr().wrapping_add(output_pixel * args.output_stride + c),
+                    output: args
+                        .output
+                        .as_mut_ptr()
+                        .wrapping_add(output_pixel * args.output_stride + c),
                     output_stride: args.output_stride,
                     n: L::LEN.min(channels - c),
                     min: args.epilogue.min,
@@ -127,7 +133,10 @@ fn inner_columns(g: &ConvGeometry) -> Range<usize> {
 /// The CPU has the instruction set of `L`; the block's pointers are as it says; `inner` are the
 /// geometry's inner columns.
 #[inline(always)]
-unsafe fn row<L: Lanes, W: Weight, const FULL: bool>(block: &RowBlock<'_, W>, inner: &Range<usize>) {
+unsafe fn row<L: Lanes, W: Weight, const FULL: bool>(
+    block: &RowBlock<'_, W>,
+    inner: &Range<usize>,
+) {
     let g = block.g;
     // SAFETY: the contract is the same; border columns get their own taps.
     unsafe {
@@ -286,7 +295,10 @@ unsafe fn row_3x3<L: Lanes, W: Weight, const FULL: bool>(
             _ => {}
         }
         // The first tap of column `end` is inside if the one before it had a tap left of it.
-        if end < g.out_w && end * g.stride_w >= g.pad_left && end * g.stride_w + 2 == g.pad_left + g.in_w {
+        if end < g.out_w
+            && end * g.stride_w >= g.pad_left
+            && end * g.stride_w + 2 == g.pad_left + g.in_w
+        {
             pixels_3x3::<L, W, FULL, 1, 0, 2>(block, end, &w);
             end += 1;
         }
@@ -323,8 +335,8 @@ unsafe fn pixels_3x3<
             for kx in X0..X1 {
                 let tap = input.wrapping_add(ky * row_step + kx * channels);
                 for p in 0..P {
-                    sums[p] =
-                        sums[p].fma(load::<L, FULL>(tap.wrapping_add(p * pixel_step), block.n), w[ky][kx]);
+                    sums[p] = sums[p]
+                        .fma(load::<L, FULL>(tap.wrapping_add(p * pixel_step), block.n), w[ky][kx]);
                 }
             }
         }

@@ -9,13 +9,18 @@ pub(super) fn depthwise_f32_scalar(args: &mut DepthwiseF32<'_>) {
     let g = args.geometry;
 
     for pixel in 0..g.out_pixels() {
-        let (batch, oy, ox) = (pixel / (g.out_h * g.out_w), pixel / g.out_w % g.out_h, pixel % g.out_w);
+        let (batch, oy, ox) =
+            (pixel / (g.out_h * g.out_w), pixel / g.out_w % g.out_h, pixel % g.out_w);
         for c in 0..g.in_c {
             let mut sum = 0.0;
             for ky in 0..g.kernel_h {
                 for kx in 0..g.kernel_w {
-                    let (y, x) = (oy * g.stride_h + ky * g.dilation_h, ox * g.stride_w + kx * g.dilation_w);
-                    if y < g.pad_top || y >= g.pad_top + g.in_h || x < g.pad_left || x >= g.pad_left + g.in_w
+                    let (y, x) =
+                        (oy * g.stride_h + ky * g.dilation_h, ox * g.stride_w + kx * g.dilation_w);
+                    if y < g.pad_top
+                        || y >= g.pad_top + g.in_h
+                        || x < g.pad_left
+                        || x >= g.pad_left + g.in_w
                     {
                         continue;
                     }
@@ -30,7 +35,8 @@ pub(super) fn depthwise_f32_scalar(args: &mut DepthwiseF32<'_>) {
             if let Some(residual) = args.epilogue.residual {
                 y += residual[pixel * g.in_c + c];
             }
-            args.output[pixel * args.output_stride + c] = clamp(y, args.epilogue.min, args.epilogue.max);
+            args.output[pixel * args.output_stride + c] =
+                clamp(y, args.epilogue.min, args.epilogue.max);
         }
     }
 }

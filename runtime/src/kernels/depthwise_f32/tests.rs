@@ -12,8 +12,11 @@ fn check_all(g: ConvGeometry, variant: Variant, seed: u64) {
     let mut random = Random::new(seed);
     let taps = g.kernel_h * g.kernel_w;
     let input = random.fine_numbers(g.input_len());
-    let weights =
-        if variant.f16_weights { random.numbers(g.in_c * taps) } else { random.fine_numbers(g.in_c * taps) };
+    let weights = if variant.f16_weights {
+        random.numbers(g.in_c * taps)
+    } else {
+        random.fine_numbers(g.in_c * taps)
+    };
     let mut bias = random.fine_numbers(g.in_c);
     let residual = random.fine_numbers(g.out_pixels() * g.in_c);
     let mut packed = vec![UNTOUCHED; packed_len(&g)];
@@ -30,12 +33,15 @@ fn check_all(g: ConvGeometry, variant: Variant, seed: u64) {
                     let (mut sum, mut size) = (bias[c] as f64, bias[c].abs() as f64);
                     for ky in 0..g.kernel_h as isize {
                         for kx in 0..g.kernel_w as isize {
-                            let y =
-                                oy * g.stride_h as isize + ky * g.dilation_h as isize - g.pad_top as isize;
-                            let x =
-                                ox * g.stride_w as isize + kx * g.dilation_w as isize - g.pad_left as isize;
-                            if (0..g.in_h as isize).contains(&y) && (0..g.in_w as isize).contains(&x) {
-                                let at = ((b * g.in_h + y as usize) * g.in_w + x as usize) * g.in_c + c;
+                            let y = oy * g.stride_h as isize + ky * g.dilation_h as isize
+                                - g.pad_top as isize;
+                            let x = ox * g.stride_w as isize + kx * g.dilation_w as isize
+                                - g.pad_left as isize;
+                            if (0..g.in_h as isize).contains(&y)
+                                && (0..g.in_w as isize).contains(&x)
+                            {
+                                let at =
+                                    ((b * g.in_h + y as usize) * g.in_w + x as usize) * g.in_c + c;
                                 let tap = c * taps + ky as usize * g.kernel_w + kx as usize;
                                 let term = input[at] as f64 * weights[tap] as f64;
                                 sum += term;
@@ -56,7 +62,8 @@ fn check_all(g: ConvGeometry, variant: Variant, seed: u64) {
 
     let check = |name: &str, kernel: &dyn Fn(&mut DepthwiseF32<'_>)| {
         let output_stride = g.in_c + variant.gap;
-        let mut output = vec![UNTOUCHED; (g.out_pixels() * output_stride).saturating_sub(variant.gap)];
+        let mut output =
+            vec![UNTOUCHED; (g.out_pixels() * output_stride).saturating_sub(variant.gap)];
         kernel(&mut DepthwiseF32 {
             geometry: g,
             input: &input,

@@ -119,10 +119,7 @@ impl DepthwiseI8<'_> {
         assert!(geometry.is_depthwise(), "geometry not depthwise");
         let (channels, pixels) = (padded_c(geometry.in_c), geometry.out_pixels());
         let taps = geometry.kernel_h * geometry.kernel_w;
-        assert!(
-            self.epilogue.is_sound(channels, pixels * geometry.out_c),
-            "epilogue unsound"
-        );
+        assert!(self.epilogue.is_sound(channels, pixels * geometry.out_c), "epilogue unsound");
         assert!(self.input.len() >= geometry.input_len(), "input too short");
         assert!(self.weights.len() >= taps * channels, "weights too short");
         assert!(self.bias.len() >= channels, "bias too short");
@@ -131,16 +128,10 @@ impl DepthwiseI8<'_> {
         assert!(
             pixels == 0
                 || last_row.is_some_and(|row| {
-                    self.output
-                        .len()
-                        .checked_sub(row)
-                        .is_some_and(|left| left >= geometry.out_c)
+                    self.output.len().checked_sub(row).is_some_and(|left| left >= geometry.out_c)
                 }),
             "output too short"
         );
-        assert!(
-            self.scratch.len() >= scratch_bytes(geometry),
-            "scratch too short"
-        );
+        assert!(self.scratch.len() >= scratch_bytes(geometry), "scratch too short");
     }
 }

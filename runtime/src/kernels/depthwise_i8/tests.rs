@@ -30,9 +30,7 @@ impl Data {
             input: random.i8s(g.input_len(), fill),
             input_zero_point: random.pick(&[-128, -1, 0, 3, 127]),
             weights,
-            bias: (0..channels)
-                .map(|_| random.next() as i32 % 20_000)
-                .collect(),
+            bias: (0..channels).map(|_| random.next() as i32 % 20_000).collect(),
             weight_sums: sums,
             epilogue: Epilogue::new(channels, taps, outputs, fill, with_residual, random),
             output_stride: g.out_c + random.pick(&[0, 0, 5]),
@@ -109,11 +107,7 @@ impl Data {
 /// Runs the case on every instruction set with every kind of data. Channels are `input.2`.
 fn check(case: Case, random: &mut Random) {
     let channels = case.input.2;
-    let case = Case {
-        out_c: channels,
-        groups: channels,
-        ..case
-    };
+    let case = Case { out_c: channels, groups: channels, ..case };
     for fill in [Fill::Any, Fill::Extremes, Fill::Lowest] {
         for with_residual in [false, true] {
             let data = Data::new(case.geometry(), fill, with_residual, random);
@@ -131,116 +125,32 @@ fn check(case: Case, random: &mut Random) {
 fn table() {
     let covered: Vec<_> = Isa::available().map(Isa::name).collect();
     println!("covered: {}", covered.join(", "));
-    let square = Case {
-        kernel: (3, 3),
-        pad: (1, 1, 1, 1),
-        ..UNIT
-    };
+    let square = Case { kernel: (3, 3), pad: (1, 1, 1, 1), ..UNIT };
     let cases = [
         UNIT,
         Case { batch: 0, ..square },
-        Case {
-            input: (2, 2, 4),
-            kernel: (3, 3),
-            ..UNIT
-        },
+        Case { input: (2, 2, 4), kernel: (3, 3), ..UNIT },
         // Keyword spotting, visual wake words.
-        Case {
-            input: (25, 5, 64),
-            ..square
-        },
-        Case {
-            input: (13, 12, 8),
-            ..square
-        },
-        Case {
-            input: (12, 12, 16),
-            stride: (2, 2),
-            pad: (0, 0, 1, 1),
-            ..square
-        },
-        Case {
-            input: (3, 3, 256),
-            ..square
-        },
-        Case {
-            input: (6, 6, 128),
-            stride: (2, 2),
-            ..square
-        },
+        Case { input: (25, 5, 64), ..square },
+        Case { input: (13, 12, 8), ..square },
+        Case { input: (12, 12, 16), stride: (2, 2), pad: (0, 0, 1, 1), ..square },
+        Case { input: (3, 3, 256), ..square },
+        Case { input: (6, 6, 128), stride: (2, 2), ..square },
         // Smaller than the kernel, more padding than input.
-        Case {
-            input: (1, 1, 20),
-            ..square
-        },
-        Case {
-            input: (2, 1, 17),
-            batch: 2,
-            ..square
-        },
-        Case {
-            input: (2, 2, 33),
-            pad: (5, 4, 3, 6),
-            ..square
-        },
-        Case {
-            input: (2, 2, 33),
-            pad: (4, 5, 6, 3),
-            stride: (2, 2),
-            ..square
-        },
-        Case {
-            input: (9, 9, 24),
-            stride: (3, 3),
-            ..square
-        },
-        Case {
-            input: (9, 9, 24),
-            stride: (2, 1),
-            ..square
-        },
-        Case {
-            input: (9, 9, 24),
-            stride: (1, 2),
-            ..square
-        },
+        Case { input: (1, 1, 20), ..square },
+        Case { input: (2, 1, 17), batch: 2, ..square },
+        Case { input: (2, 2, 33), pad: (5, 4, 3, 6), ..square },
+        Case { input: (2, 2, 33), pad: (4, 5, 6, 3), stride: (2, 2), ..square },
+        Case { input: (9, 9, 24), stride: (3, 3), ..square },
+        Case { input: (9, 9, 24), stride: (2, 1), ..square },
+        Case { input: (9, 9, 24), stride: (1, 2), ..square },
         // Other kernels.
-        Case {
-            input: (9, 8, 40),
-            kernel: (5, 5),
-            pad: (2, 2, 2, 2),
-            ..UNIT
-        },
-        Case {
-            input: (9, 8, 40),
-            kernel: (5, 5),
-            pad: (1, 2, 2, 1),
-            stride: (2, 2),
-            ..UNIT
-        },
-        Case {
-            input: (9, 8, 19),
-            dilation: (2, 2),
-            pad: (2, 2, 2, 2),
-            ..square
-        },
-        Case {
-            input: (1, 50, 30),
-            kernel: (1, 5),
-            pad: (0, 2, 0, 2),
-            ..UNIT
-        },
-        Case {
-            input: (50, 1, 7),
-            kernel: (4, 1),
-            pad: (1, 0, 2, 0),
-            ..UNIT
-        },
-        Case {
-            input: (25, 5, 64),
-            kernel: (25, 5),
-            ..UNIT
-        },
+        Case { input: (9, 8, 40), kernel: (5, 5), pad: (2, 2, 2, 2), ..UNIT },
+        Case { input: (9, 8, 40), kernel: (5, 5), pad: (1, 2, 2, 1), stride: (2, 2), ..UNIT },
+        Case { input: (9, 8, 19), dilation: (2, 2), pad: (2, 2, 2, 2), ..square },
+        Case { input: (1, 50, 30), kernel: (1, 5), pad: (0, 2, 0, 2), ..UNIT },
+        Case { input: (50, 1, 7), kernel: (4, 1), pad: (1, 0, 2, 0), ..UNIT },
+        Case { input: (25, 5, 64), kernel: (25, 5), ..UNIT },
     ];
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for case in cases {
@@ -255,16 +165,7 @@ fn channels() {
         for kernel in [(3, 3), (2, 2)] {
             let stride = random.pick(&[(1, 1), (2, 2)]);
             let input = (4, 5, channels);
-            check(
-                Case {
-                    input,
-                    kernel,
-                    stride,
-                    pad: (1, 1, 1, 1),
-                    ..UNIT
-                },
-                &mut random,
-            );
+            check(Case { input, kernel, stride, pad: (1, 1, 1, 1), ..UNIT }, &mut random);
         }
     }
 }
@@ -277,11 +178,7 @@ fn random_shapes() {
         let square = random.below(2) == 0;
         let case = Case {
             batch: random.pick(&[1, 1, 2, 3]),
-            input: (
-                1 + random.below(12),
-                1 + random.below(12),
-                1 + random.below(50),
-            ),
+            input: (1 + random.below(12), 1 + random.below(12), 1 + random.below(50)),
             kernel: if square {
                 (3, 3)
             } else {
@@ -289,12 +186,7 @@ fn random_shapes() {
             },
             stride: (random.pick(&[1, 2, 3]), random.pick(&[1, 2, 3])),
             dilation: (random.pick(&[1, 1, 2]), random.pick(&[1, 1, 1, 2])),
-            pad: (
-                pad(&mut random),
-                pad(&mut random),
-                pad(&mut random),
-                pad(&mut random),
-            ),
+            pad: (pad(&mut random), pad(&mut random), pad(&mut random), pad(&mut random)),
             ..UNIT
         };
         check(case, &mut random);

@@ -62,7 +62,9 @@ pub(super) unsafe fn matmul_f32_blocked(args: &mut MatMulF32<'_>, kernels: Kerne
         let vector = if args.trans_b { kernels.dots } else { kernels.weighted_rows };
         for i in 0..m {
             // SAFETY: the caller vouches for the instruction set.
-            unsafe { vector(&args.a[i * k..(i + 1) * k], args.b, &mut args.output[i * n..(i + 1) * n]) };
+            unsafe {
+                vector(&args.a[i * k..(i + 1) * k], args.b, &mut args.output[i * n..(i + 1) * n])
+            };
         }
         return;
     }
@@ -75,7 +77,8 @@ pub(super) unsafe fn matmul_f32_blocked(args: &mut MatMulF32<'_>, kernels: Kerne
             let last_row = m.min(first_row + BLOCK_ROWS);
             for col in (0..n).step_by(tile.panels * PANEL_N) {
                 let cols = (tile.panels * PANEL_N).min(n - col);
-                let in_place = !args.trans_b && cols % PANEL_N == 0 && last_row - first_row <= tile.rows;
+                let in_place =
+                    !args.trans_b && cols % PANEL_N == 0 && last_row - first_row <= tile.rows;
                 let (weights, weight_step, panel_stride) = if in_place {
                     (args.b[first_k * n + col..].as_ptr(), n, PANEL_N)
                 } else {
@@ -127,7 +130,8 @@ fn pack(
     cols: usize,
     panels: &mut [MaybeUninit<f32>],
 ) {
-    for (panel, first) in panels.chunks_exact_mut(PANEL_N * BLOCK_K).zip((0..cols).step_by(PANEL_N)) {
+    for (panel, first) in panels.chunks_exact_mut(PANEL_N * BLOCK_K).zip((0..cols).step_by(PANEL_N))
+    {
         let width = PANEL_N.min(cols - first);
         let rows = panel.as_chunks_mut::<PANEL_N>().0[..len].iter_mut();
         if args.trans_b {
@@ -186,7 +190,8 @@ pub(super) unsafe fn dots<L: Lanes>(a: &[f32], b: &[f32], output: &mut [f32]) {
             if l < k {
                 let x = L::load_part(a.as_ptr().add(l), k - l);
                 for i in 0..ROWS {
-                    sums[i] = sums[i].fma(x, L::load_part(b.as_ptr().add(i.min(last) * k + l), k - l));
+                    sums[i] =
+                        sums[i].fma(x, L::load_part(b.as_ptr().add(i.min(last) * k + l), k - l));
                 }
             }
             for i in 0..ROWS {

@@ -9,7 +9,8 @@ use crate::Isa;
 /// The AVX2 kernel, if this CPU runs it.
 pub(super) fn matmul_f32_avx2() -> Option<MatMulF32Fn> {
     fn kernel(args: &mut MatMulF32<'_>) {
-        let kernels = Kernels { tile: TILE_AVX2, dots: dots_f32_avx2, weighted_rows: weighted_rows_f32_avx2 };
+        let kernels =
+            Kernels { tile: TILE_AVX2, dots: dots_f32_avx2, weighted_rows: weighted_rows_f32_avx2 };
         // SAFETY: this function leaves its parent only where AVX2, FMA and F16C are available.
         unsafe { matmul_f32_blocked(args, kernels) }
     }
@@ -19,8 +20,11 @@ pub(super) fn matmul_f32_avx2() -> Option<MatMulF32Fn> {
 /// The AVX-512 kernel, if this CPU runs it.
 pub(super) fn matmul_f32_avx512() -> Option<MatMulF32Fn> {
     fn kernel(args: &mut MatMulF32<'_>) {
-        let kernels =
-            Kernels { tile: TILE_AVX512, dots: dots_f32_avx512, weighted_rows: weighted_rows_f32_avx512 };
+        let kernels = Kernels {
+            tile: TILE_AVX512,
+            dots: dots_f32_avx512,
+            weighted_rows: weighted_rows_f32_avx512,
+        };
         // SAFETY: this function leaves its parent only where AVX-512 F is available.
         unsafe { matmul_f32_blocked(args, kernels) }
     }

@@ -62,8 +62,11 @@ impl PoolGeometry {
         let before = |end: i64| ((end - origin + step - 1) / step).clamp(0, kernel);
         let begin = before(0);
         let inside = before(size) - begin;
-        let counted =
-            if self.count_include_pad { before(size + self.pad_after[axis] as i64) } else { inside };
+        let counted = if self.count_include_pad {
+            before(size + self.pad_after[axis] as i64)
+        } else {
+            inside
+        };
         Taps {
             first: if inside > 0 { (origin + begin * step) as usize } else { 0 },
             inside: inside as usize,

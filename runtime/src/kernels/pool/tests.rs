@@ -21,7 +21,8 @@ fn window(g: &PoolGeometry, oy: usize, ox: usize) -> (Vec<[usize; 2]>, usize) {
 }
 
 fn geometry(random: &mut Random) -> PoolGeometry {
-    let mut pair = |low: u32, high: u32| [0; 2].map(|_| (low + random.below(high - low + 1)) as usize);
+    let mut pair =
+        |low: u32, high: u32| [0; 2].map(|_| (low + random.below(high - low + 1)) as usize);
     PoolGeometry {
         batch: 1 + pair(0, 1)[0],
         input: pair(1, 7),
@@ -45,7 +46,8 @@ fn agrees_with_the_definition() {
         let output_len = g.batch * g.output[0] * g.output[1] * g.channels;
         let (xf, xq) = (random.f32s(input_len), random.i8s(input_len));
         let plain = PoolI8 { input_zero_point: -3, zero_point: -3, scale: 1.0, min: -100, max: 90 };
-        let rescaled = PoolI8 { input_zero_point: -3, zero_point: 5, scale: 0.37, min: -128, max: 127 };
+        let rescaled =
+            PoolI8 { input_zero_point: -3, zero_point: 5, scale: 0.37, min: -128, max: 127 };
         for to in [plain, rescaled] {
             let mut got_f = [vec![0.0; output_len], vec![0.0; output_len]];
             let mut got_q = [vec![0; output_len], vec![0; output_len]];

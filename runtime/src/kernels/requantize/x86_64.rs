@@ -35,13 +35,7 @@ impl RequantizeAvx2 {
     #[target_feature(enable = "avx2")]
     #[inline]
     pub(crate) fn new(epilogue: &EpilogueI8<'_>) -> Self {
-        let EpilogueI8 {
-            zero_point,
-            min,
-            max,
-            residual,
-            ..
-        } = *epilogue;
+        let EpilogueI8 { zero_point, min, max, residual, .. } = *epilogue;
         let conv_low = _mm256_set1_ps((min - zero_point) as f32);
         let conv_high = _mm256_set1_ps((max - zero_point) as f32);
         match residual {
@@ -132,13 +126,7 @@ impl RequantizeAvx512 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
     pub(crate) fn new(epilogue: &EpilogueI8<'_>) -> Self {
-        let EpilogueI8 {
-            zero_point,
-            min,
-            max,
-            residual,
-            ..
-        } = *epilogue;
+        let EpilogueI8 { zero_point, min, max, residual, .. } = *epilogue;
         let low = _mm512_set1_ps((min - zero_point) as f32);
         let high = _mm512_set1_ps((max - zero_point) as f32);
         let residual = match residual {
@@ -159,12 +147,7 @@ impl RequantizeAvx512 {
                 out_zero_point: _mm512_set1_epi32(r.out_zero_point),
             },
         };
-        RequantizeAvx512 {
-            low,
-            high,
-            zero_point: _mm512_set1_epi32(zero_point),
-            residual,
-        }
+        RequantizeAvx512 { low, high, zero_point: _mm512_set1_epi32(zero_point), residual }
     }
 
     /// Without residual: sixteen outputs.

@@ -40,7 +40,8 @@ pub fn softmax_i8(shape: SoftmaxShape, to: &SoftmaxI8<'_>, x: &[i8], y: &mut [i8
     for row in shape.rows() {
         let max = row.positions().fold(i8::MIN, |max, at| max.max(x[at]));
         let exponential = |at: usize| to.table[usize::from(max.abs_diff(x[at]))];
-        let sum = row.positions().fold(0, |sum: i64, at| sum.wrapping_add(i64::from(exponential(at))));
+        let sum =
+            row.positions().fold(0, |sum: i64, at| sum.wrapping_add(i64::from(exponential(at))));
         let scale = to.inverse_scale / sum as f32;
         for at in row.positions() {
             y[at] = (round_clamp(exponential(at) as f32 * scale, low, high) + to.zero_point) as i8;

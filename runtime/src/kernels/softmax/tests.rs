@@ -11,7 +11,8 @@ const SHAPES: [(usize, usize, usize); 6] =
 fn exact(shape: SoftmaxShape, x: &[f32]) -> Vec<f64> {
     let exp: Vec<f64> = x.iter().map(|x| f64::from(*x).exp()).collect();
     let row = |at: usize| (at / (shape.extent * shape.inner), at % shape.inner);
-    let sum = |at: usize| -> f64 { (0..x.len()).filter(|o| row(*o) == row(at)).map(|o| exp[o]).sum() };
+    let sum =
+        |at: usize| -> f64 { (0..x.len()).filter(|o| row(*o) == row(at)).map(|o| exp[o]).sum() };
     (0..x.len()).map(|at| exp[at] / sum(at)).collect()
 }
 
@@ -44,8 +45,9 @@ fn f32_is_stable() {
 #[test]
 fn i8_is_within_one_step_of_the_real_function() {
     let scale = 0.1f32;
-    let table: [i32; TABLE_LEN] =
-        std::array::from_fn(|d| ((-(d as f64) * f64::from(scale)).exp() * f64::from(1 << 22)).round() as i32);
+    let table: [i32; TABLE_LEN] = std::array::from_fn(|d| {
+        ((-(d as f64) * f64::from(scale)).exp() * f64::from(1 << 22)).round() as i32
+    });
     let to = SoftmaxI8 { table: &table, inverse_scale: 256.0, zero_point: -128 };
     let mut random = Random(9);
     for (outer, extent, inner) in SHAPES {

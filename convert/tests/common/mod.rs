@@ -1,0 +1,427 @@
+//! Small models of many operators, made by code, and what tests of whole files share.
+#![allow(dead_code, reason = "each test uses its part")]
+
+use whit::format::{
+    BinaryAttributes, BinaryOp, Field, FileBuilder, Header, Op, OpBits, Section, StateRecord,
+    StepRecord, Storage, TensorRecord,
+};
+use whit::{DType, Session};
+use whit_convert::evaluate::Samples;
+use whit_convert::graph::Graph;
+use whit_convert::import::onnx::import_onnx;
+use whit_convert::import::onnx::proto::{
+    AttributeProto as A, GraphProto, ModelProto, NodeProto as N, TensorProto as T, ValueInfoProto,
+    data_type as t,
+};
+use whit_convert::import::{DimChoice, ImportOptions};
+use whit_convert::pipeline::{ConvertOptions, Scheme, convert};
+
+/// Reproducible numbers: xorshift64*.
+#[derive(Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// A sequence of its own for each seed.
+    pub(crate) fn new(seed: u64) -> Random {
+        // splitmix64, so that neighbouring seeds have nothing in common.
+        let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        Random((z ^ (z >> 31)) | 1)
+    }
+
+    /// 64 random bits.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// A number below `limit`; 0 when that is 0.
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        if limit == 0 { 0 } else { ((self.next() >> 11) % limit as u64) as usize }
+    }
+
+    /// One of these.
+    pub(crate) fn pick<V: Copy>(&mut self, from: &[V]) -> V {
+        from[self.below(from.len())]
+    }
+
+    /// Between −1 and 1.
+    pub(crate) fn real(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    fn reals(&mut self, len: i64) -> Vec<f32> {
+        (0..len).map(|_| self.real()).collect()
+    }
+}
+
+/// Pseudo-random samples of a graph's inputs, at the largest dimensions or below them.
+pub(crate) struct RandomSamples {
+    shapes: Vec<Vec<usize>>,
+    count: usize,
+}
+
+impl RandomSamples {
+    /// Samples for a graph, its symbols at their largest values.
+    pub(crate) fn new(graph: &Graph, count: usize) -> RandomSamples {
+        let largest: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.max).collect();
+        let size = |dim: &whit_convert::dim::Dim| {
+            dim.eval(&largest).and_then(|v| usize::try_from(v).ok()).unwrap_or(0)
+        };
+        let shapes = graph
+            .inputs
+            .iter()
+            .map(|id| graph.value(*id).shape.iter().map(size).collect())
+            .collect();
+        RandomSamples { shapes, count }
+    }
+}
+
+impl Samples for RandomSamples {
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    fn input(
+        &self,
+        sample: usize,
+        input: usize,
+        _: &str,
+        dtype: DType,
+    ) -> Result<(Vec<usize>, Vec<u8>), String> {
+        let shape = self.shapes.get(input).ok_or("no such input")?.clone();
+        let mut random = Random::new((sample * 31 + input) as u64);
+        Ok((shape.clone(), random_elements(&mut random, dtype, shape.iter().product())))
+    }
+}
+
+/// Elements that any model takes: reals between −1 and 1, any i8, 0 or 1 otherwise.
+pub(crate) fn random_elements(random: &mut Random, dtype: DType, count: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(count * dtype.size());
+    for _ in 0..count {
+        match dtype {
+            DType::F32 => bytes.extend(random.real().to_le_bytes()),
+            DType::I8 => bytes.push(random.next() as u8),
+            _ => {
+                bytes.push(random.below(2) as u8);
+                bytes.resize(bytes.len() + dtype.size() - 1, 0);
+            }
+        }
+    }
+    bytes
+}
+
+/// Fills every input of a session.
+pub(crate) fn fill_inputs(
+    session: &mut Session<'_>,
+    random: &mut Random,
+) -> Result<(), whit::SessionError> {
+    for input in 0..session.model().inputs().len() {
+        let slot = session.input_slot(input)?;
+        let bytes = random_elements(random, slot.dtype(), slot.elements());
+        session.set_input_bytes(input, &bytes)?;
+    }
+    Ok(())
+}
+
+/// An ONNX model and the bounds of its dimensions.
+pub(crate) struct Source {
+    pub(crate) name: &'static str,
+    pub(crate) onnx: ModelProto,
+    pub(crate) options: ImportOptions,
+}
+
+impl Source {
+    /// The imported graph.
+    pub(crate) fn graph(&self) -> Graph {
+        import_onnx(self.onnx.to_bytes(), None, &self.options)
+            .unwrap_or_else(|e| panic!("{}: {e}", self.name))
+    }
+
+    /// The bytes of a `.whit` file.
+    pub(crate) fn convert(&self, scheme: Scheme) -> Vec<u8> {
+        let graph = self.graph();
+        let samples = RandomSamples::new(&graph, 4);
+        let options = ConvertOptions { scheme, golden_cases: 1, ..ConvertOptions::default() };
+        let converted = convert(graph, Some(&samples), &options, &mut |_, _, _| ());
+        converted.unwrap_or_else(|e| panic!("{} {}: {e}", self.name, scheme.name())).file
+    }
+}
+
+fn source(
+    name: &'static str,
+    dims: &[(&str, i64, i64)],
+    inputs: Vec<ValueInfoProto>,
+    constants: Vec<T>,
+    nodes: Vec<N>,
+    outputs: &[&str],
+) -> Source {
+    let output = outputs
+        .iter()
+        .map(|name| ValueInfoProto { name: Some((*name).to_owned()), ..Default::default() })
+        .collect();
+    let graph = GraphProto {
+        node: nodes,
+        input: inputs,
+        initializer: constants,
+        output,
+        ..Default::default()
+    };
+    let dims = dims
+        .iter()
+        .map(|(name, min, max)| ((*name).to_owned(), DimChoice::Range(*min, *max)))
+        .collect();
+    let options = ImportOptions { dims, ..ImportOptions::default() };
+    Source { name, onnx: ModelProto::new(17, graph), options }
+}
+
+fn n(op: &str, inputs: &[&str], outputs: &[&str]) -> N {
+    N::new(op, inputs, outputs).named(outputs[0])
+}
+
+fn ints(name: &str, values: &[i64]) -> T {
+    T::i64(name, &[values.len() as i64], values)
+}
+
+/// An f32 weight of small random numbers.
+fn weight(random: &mut Random, name: &str, dims: &[i64]) -> T {
+    T::f32(name, dims, &random.reals(dims.iter().product()))
+}
+
+/// Convolutions with batch norm, a residual, depthwise, pools, a classifier.
+pub(crate) fn residual() -> Source {
+    let r = &mut Random::new(1);
+    let constants = vec![
+        weight(r, "w1", &[8, 3, 3, 3]),
+        T::f32("gamma", &[8], &[0.5; 8]),
+        T::f32("beta", &[8], &[0.1; 8]),
+        T::f32("mean", &[8], &[0.2; 8]),
+        T::f32("var", &[8], &[0.7; 8]),
+        weight(r, "wd", &[8, 1, 3, 3]),
+        weight(r, "wp", &[8, 8, 1, 1]),
+        weight(r, "bp", &[8]),
+        weight(r, "ws", &[6, 8, 3, 3]),
+        weight(r, "wf", &[5, 6]),
+        weight(r, "bf", &[5]),
+    ];
+    let pads = || A::ints("pads", &[1, 1, 1, 1]);
+    let nodes = vec![
+        n("Conv", &["x", "w1"], &["c1"]).with(pads()),
+        n("BatchNormalization", &["c1", "gamma", "beta", "mean", "var"], &["bn"]),
+        n("Relu", &["bn"], &["a"]),
+        n("Conv", &["a", "wd"], &["d"]).with(pads()).with(A::int("group", 8)),
+        n("Clip", &["d"], &["dc"]),
+        n("Conv", &["dc", "wp", "bp"], &["p"]),
+        n("Add", &["p", "a"], &["s"]),
+        n("Relu", &["s"], &["sr"]),
+        n("MaxPool", &["sr"], &["m"])
+            .with(A::ints("kernel_shape", &[2, 2]))
+            .with(A::ints("strides", &[2, 2])),
+        n("Conv", &["m", "ws"], &["c2"]).with(pads()).with(A::ints("strides", &[2, 2])),
+        n("HardSwish", &["c2"], &["h"]),
+        n("AveragePool", &["h"], &["ap"]).with(A::ints("kernel_shape", &[2, 2])),
+        n("GlobalAveragePool", &["ap"], &["g"]),
+        n("Flatten", &["g"], &["f"]),
+        n("Gemm", &["f", "wf", "bf"], &["l"]).with(A::int("transB", 1)),
+        n("Softmax", &["l"], &["y"]),
+    ];
+    let x = ValueInfoProto::tensor("x", t::FLOAT, [1i64, 3, 7, 7]);
+    source("residual", &[], vec![x], constants, nodes, &["y"])
+}
+
+/// A 1-D convolution over a symbolic length, and what moves, resizes, pads, reduces and chooses.
+pub(crate) fn sequence() -> Source {
+    let r = &mut Random::new(2);
+    let constants = vec![
+        weight(r, "w", &[6, 4, 3]),
+        weight(r, "b", &[6]),
+        ints("one", &[1]),
+        ints("minus", &[-1]),
+        ints("axis", &[2]),
+        T::f32("scales", &[3], &[1.0, 1.0, 2.0]),
+        ints("pads", &[0, 0, 1, 0, 0, 2]),
+        T::i64("index", &[3], &[2, 0, -1]),
+        T::f32("limit", &[], &[0.1]),
+        weight(r, "wf", &[6, 5]),
+    ];
+    let nodes = vec![
+        n("Conv", &["x", "w", "b"], &["c"]).with(A::ints("pads", &[1, 1])),
+        n("Relu", &["c"], &["cr"]),
+        n("Slice", &["cr", "one", "minus", "axis"], &["part"]),
+        n("Concat", &["cr", "part"], &["cat"]).with(A::int("axis", 2)),
+        n("Pad", &["cat", "pads"], &["padded"]).with(A::string("mode", "reflect")),
+        n("Resize", &["padded", "", "scales"], &["resized"]).with(A::string("mode", "linear")),
+        n("Gather", &["resized", "index"], &["gathered"]).with(A::int("axis", 1)),
+        n("Transpose", &["gathered"], &["tr"]).with(A::ints("perm", &[0, 2, 1])),
+        n("ReduceMean", &["tr"], &["mean"]).with(A::ints("axes", &[1])),
+        n("Sub", &["tr", "mean"], &["centred"]),
+        n("Tanh", &["centred"], &["th"]),
+        n("Greater", &["centred", "limit"], &["cond"]),
+        n("Where", &["cond", "centred", "th"], &["chosen"]),
+        n("Transpose", &["cr"], &["tc"]).with(A::ints("perm", &[0, 2, 1])),
+        n("MatMul", &["tc", "wf"], &["fc"]),
+        n("MatMul", &["tc", "cr"], &["scores"]),
+        n("Softmax", &["scores"], &["attention"]).with(A::int("axis", -1)),
+        n("ReduceMax", &["fc"], &["top"]).with(A::ints("axes", &[1])).with(A::int("keepdims", 0)),
+        n("ArgMax", &["fc"], &["best"]).with(A::int("axis", -1)).with(A::int("keepdims", 0)),
+    ];
+    let dims = ["1", "4", "seq"].map(|d| match d.parse::<i64>() {
+        Ok(size) => size.into(),
+        Err(_) => whit_convert::import::onnx::proto::DimensionProto::from(d),
+    });
+    let x = ValueInfoProto::tensor("x", t::FLOAT, dims);
+    source(
+        "sequence",
+        &[("seq", 4, 9)],
+        vec![x],
+        constants,
+        nodes,
+        &["chosen", "attention", "top", "best"],
+    )
+}
+
+/// Integers and conditions: gathers by given indices, casts, comparisons, arithmetic in i32 and i64.
+pub(crate) fn integers() -> Source {
+    let r = &mut Random::new(3);
+    let constants = vec![
+        weight(r, "table", &[5, 4]),
+        T::i64("three", &[], &[3]),
+        T::i32("seven", &[1], &[7]),
+        T::f32("base", &[], &[2.0]),
+        T::f32("slope", &[4], &[0.1, 0.2, 0.3, 0.4]),
+        ints("tiles", &[2, 3, 4]),
+    ];
+    let nodes = vec![
+        n("Gather", &["table", "ids"], &["rows"]).with(A::int("axis", 0)),
+        n("Mul", &["ids", "three"], &["ids3"]),
+        n("Cast", &["ids3"], &["i32"]).with(A::int("to", i64::from(t::INT32))),
+        n("Add", &["i32", "seven"], &["shifted"]),
+        n("Mod", &["shifted", "i32b"], &["rest"]),
+        n("Equal", &["rest", "shifted"], &["same"]),
+        n("Not", &["same"], &["differs"]),
+        n("And", &["differs", "flags"], &["both"]),
+        n("Cast", &["rest"], &["real"]).with(A::int("to", i64::from(t::FLOAT))),
+        n("Pow", &["rows", "base"], &["squares"]),
+        n("Exp", &["rows"], &["exp"]),
+        n("PRelu", &["rows", "slope"], &["pr"]),
+        n("Expand", &["pr", "tiles"], &["wide"]),
+        n("ReduceSum", &["wide"], &["sum"]).with(A::int("keepdims", 0)),
+        n("ReduceL2", &["squares"], &["norm"]).with(A::ints("axes", &[1])),
+        n("LogSoftmax", &["exp"], &["ls"]).with(A::int("axis", 0)),
+        n("ArgMin", &["rest"], &["least"]).with(A::int("axis", 0)),
+        n("Div", &["ls", "norm"], &["quotient"]),
+    ];
+    let inputs = vec![
+        ValueInfoProto::tensor("ids", t::INT64, [3i64]),
+        ValueInfoProto::tensor("i32b", t::INT32, [3i64]),
+        ValueInfoProto::tensor("flags", t::BOOL, [3i64]),
+    ];
+    source("integers", &[], inputs, constants, nodes, &["quotient", "sum", "both", "least", "real"])
+}
+
+/// A model that was quantized by another tool.
+pub(crate) fn qdq() -> Source {
+    let r = &mut Random::new(4);
+    let bytes =
+        |r: &mut Random, len: usize| -> Vec<i8> { (0..len).map(|_| r.next() as i8).collect() };
+    let constants = vec![
+        T::f32("xs", &[], &[0.02]),
+        T::i8("xz", &[], &[-5]),
+        T::i8("w", &[6, 3, 3, 3], &bytes(r, 162)),
+        T::f32("ws", &[6], &[0.01, 0.02, 0.015, 0.01, 0.012, 0.03]),
+        T::i8("wz", &[6], &[0; 6]),
+        T::i32("b", &[6], &[10, -20, 300, 0, 5, 77]),
+        T::f32("bs", &[6], &[0.0002, 0.0004, 0.0003, 0.0002, 0.00024, 0.0006]),
+        T::i32("bz", &[6], &[0; 6]),
+        T::f32("ys", &[], &[0.05]),
+        T::i8("yz", &[], &[-128]),
+        T::i8("f", &[6, 4], &bytes(r, 24)),
+        T::f32("fs", &[], &[0.02]),
+        T::i8("fz", &[], &[0]),
+        T::f32("os", &[], &[0.1]),
+        T::i8("oz", &[], &[3]),
+    ];
+    let nodes = vec![
+        n("QuantizeLinear", &["x", "xs", "xz"], &["xq"]),
+        n("DequantizeLinear", &["xq", "xs", "xz"], &["xd"]),
+        n("DequantizeLinear", &["w", "ws", "wz"], &["wd"]).with(A::int("axis", 0)),
+        n("DequantizeLinear", &["b", "bs", "bz"], &["bd"]).with(A::int("axis", 0)),
+        n("Conv", &["xd", "wd", "bd"], &["c"]).with(A::ints("strides", &[2, 2])),
+        n("Relu", &["c"], &["cr"]),
+        n("QuantizeLinear", &["cr", "ys", "yz"], &["cq"]),
+        n("DequantizeLinear", &["cq", "ys", "yz"], &["cd"]),
+        n("GlobalAveragePool", &["cd"], &["g"]),
+        n("QuantizeLinear", &["g", "ys", "yz"], &["gq"]),
+        n("DequantizeLinear", &["gq", "ys", "yz"], &["gd"]),
+        n("Flatten", &["gd"], &["fl"]),
+        n("DequantizeLinear", &["f", "fs", "fz"], &["fd"]),
+        n("MatMul", &["fl", "fd"], &["m"]),
+        n("QuantizeLinear", &["m", "os", "oz"], &["mq"]),
+        n("DequantizeLinear", &["mq", "os", "oz"], &["md"]),
+        n("Sigmoid", &["md"], &["y"]),
+    ];
+    let x = ValueInfoProto::tensor("x", t::FLOAT, [1i64, 3, 8, 8]);
+    source("qdq", &[], vec![x], constants, nodes, &["y"])
+}
+
+/// Every source.
+pub(crate) fn sources() -> Vec<Source> {
+    vec![residual(), sequence(), integers(), qdq()]
+}
+
+/// `state = state + x`, twice, through the arena: a program with state, which no importer makes yet.
+pub(crate) fn with_state() -> Vec<u8> {
+    let tensor = |storage: Storage, offset: u64| TensorRecord {
+        dtype: DType::F32 as u8,
+        storage: storage as u8,
+        rank: 1,
+        dims: [4, 0, 0, 0, 0, 0, 0, 0],
+        offset,
+        bytes: 16,
+        ..TensorRecord::default()
+    };
+    let tensors =
+        [tensor(Storage::Arena, 0), tensor(Storage::State, 0), tensor(Storage::Arena, 64)];
+    let add = BinaryAttributes {
+        kind: BinaryOp::Add as u32,
+        clamp: [f32::NEG_INFINITY, f32::INFINITY],
+        ..BinaryAttributes::default()
+    };
+    let mut attributes = vec![0; BinaryAttributes::SIZE];
+    add.write(&mut attributes);
+    let step = |operands_start: u32| StepRecord {
+        op: Op::Binary as u16,
+        variant: DType::F32 as u8,
+        attributes_bytes: BinaryAttributes::SIZE as u32,
+        operands_start,
+        input_count: 2,
+        output_count: 1,
+        ..StepRecord::default()
+    };
+    let initial: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let mut op_set = OpBits::default();
+    op_set.insert(Op::Binary);
+    FileBuilder::new()
+        .bytes(Section::Strings, Vec::new())
+        .records(Section::Tensors, &tensors)
+        .records(Section::Steps, &[step(0), step(3)])
+        .records(Section::Operands, &[0u32, 1, 2, 2, 0, 1])
+        .bytes(Section::Attributes, attributes)
+        .records(Section::Interface, &[0u32, 2])
+        .records(Section::State, &[StateRecord { tensor: 1, has_initial: 1, offset: 0 }])
+        .bytes(Section::Constants, initial)
+        .finish(Header {
+            arena_bytes: 80,
+            state_bytes: 16,
+            weight_bytes: 16,
+            step_count: 2,
+            tensor_count: 3,
+            input_count: 1,
+            output_count: 1,
+            op_set: op_set.0,
+            ..Header::default()
+        })
+}

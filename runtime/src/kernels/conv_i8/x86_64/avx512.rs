@@ -1,0 +1,262 @@
+//! The i8 convolution in AVX-512 with VNNI: a panel row is a register, a quad one instruction.
+
+use core::arch::x86_64::*;
+
+use super::{PANEL_ROW, Segments, Tile, patch_pointers};
+use crate::kernels::conv_i8::implicit_gemm::{self, Job, Patches, Simd, Strip, next_tile};
+use crate::kernels::requantize::x86_64::RequantizeAvx512;
+use crate::kernels::{PANEL_K, PANEL_N};
+
+/// Activations as `x + 128` in u8.
+pub(super) struct Avx512;
+
+impl Simd for Avx512 {
+    const ELEM_BYTES: usize = 1;
+
+    #[inline(always)]
+    unsafe fn convert(src: *const i8, dst: *mut u8, len: usize) {
+        // SAFETY: as the trait's.
+        unsafe { convert_avx512(src, dst, len) }
+    }
+
+    #[inline(always)]
+    unsafe fn convert_block(src: *const i8, dst: *mut u8) {
+        // SAFETY: as the trait's.
+        unsafe { convert_16_avx512(src, dst) }
+    }
+
+    unsafe fn convert_patches(patches: &Patches) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        unsafe fn run(patches: &Patches) {
+            // SAFETY: as the trait's.
+            unsafe { implicit_gemm::convert_patches::<Avx512>(patches) }
+        }
+        // SAFETY: as the trait's.
+        unsafe { run(patches) }
+    }
+
+    #[inline(always)]
+    unsafe fn fill(value: i8, dst: *mut u8, len: usize) {
+        // SAFETY: as the trait's.
+        unsafe { dst.write_bytes(value as u8 ^ 0x80, len) }
+    }
+
+    #[inline(always)]
+    unsafe fn strip(job: &Job<'_>, group: usize, strip: &Strip) {
+        // SAFETY: as the trait's.
+        unsafe { strip_avx512vnni(job, group, strip) }
+    }
+}
+
+/// # Safety
+///
+/// `src` is valid for 16 reads and `dst` for 16 writes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+unsafe fn convert_16_avx512(src: *const i8, dst: *mut u8) {
+    // SAFETY: as the caller's.
+    unsafe {
+        let x = _mm_loadu_si128(src.cast());
+        _mm_storeu_si128(dst.cast(), _mm_xor_si128(x, _mm_set1_epi8(-128)));
+    }
+}
+
+/// # Safety
+///
+/// As [`Simd::convert`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+unsafe fn convert_avx512(src: *const i8, dst: *mut u8, len: usize) {
+    let sign = _mm512_set1_epi8(-128);
+    let mut i = 0;
+    while i + 64 <= len {
+        // SAFETY: `i + 64 <= len`.
+        unsafe {
+            let x = _mm512_loadu_si512(src.add(i).cast());
+            _mm512_storeu_si512(dst.add(i).cast(), _mm512_xor_si512(x, sign));
+        }
+        i += 64;
+    }
+    if i < len {
+        let rest = (1u64 << (len - i)) - 1;
+        // SAFETY: the mask leaves out what is at `len` and after.
+        unsafe {
+            let x = _mm512_maskz_loadu_epi8(rest, src.add(i));
+            _mm512_mask_storeu_epi8(dst.add(i).cast(), rest, _mm512_xor_si512(x, sign));
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`Simd::strip`]; the job has weight sums.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn strip_avx512vnni(job: &Job<'_>, group: usize, strip: &Strip) {
+    let requantize = RequantizeAvx512::new(&job.epilogue);
+    let channels = job.geometry.group_out_c();
+    let mut channel = 0;
+    while channel < channels {
+        let panels = match (channels - channel).div_ceil(PANEL_N) {
+            1 => 1,
+            2 | 3 => 2,
+            _ => 4,
+        };
+        let mut left = strip.pixels;
+        // SAFETY: `panels` panels of the group start at `channel`. The strip has `left` pixels from
+        // the tile's first on, and `next_tile` is no more.
+        unsafe {
+            let mut tile = Tile::first(job, group, strip, channel);
+            while left > 0 {
+                let pixels = next_tile(left);
+                tile_avx512vnni(&tile, &requantize, pixels, panels);
+                tile.advance(pixels);
+                left -= pixels;
+            }
+        }
+        channel += panels * PANEL_N;
+    }
+}
+
+/// # Safety
+///
+/// As [`tile_avx512vnni_of`] with these numbers of pixels and panels.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+unsafe fn tile_avx512vnni(
+    tile: &Tile<'_>,
+    requantize: &RequantizeAvx512,
+    pixels: usize,
+    panels: usize,
+) {
+    // `vpdpbusd` takes up to five cycles, and two start in each: ten accumulators keep it busy,
+    // so that small tiles sum even and odd quads apart.
+    macro_rules! tile {
+        ($pixels:literal, $panels:literal, $sums:literal) => {
+            // SAFETY: as the caller's.
+            unsafe { tile_avx512vnni_of::<$pixels, $panels, $sums>(tile, requantize) }
+        };
+    }
+    match (pixels, panels) {
+        (1, 1) => tile!(1, 1, 2),
+        (2, 1) => tile!(2, 1, 2),
+        (3, 1) => tile!(3, 1, 2),
+        (4, 1) => tile!(4, 1, 2),
+        (5, 1) => tile!(5, 1, 2),
+        (_, 1) => tile!(6, 1, 2),
+        (1, 2) => tile!(1, 2, 2),
+        (2, 2) => tile!(2, 2, 2),
+        (3, 2) => tile!(3, 2, 2),
+        (4, 2) => tile!(4, 2, 1),
+        (5, 2) => tile!(5, 2, 1),
+        (_, 2) => tile!(6, 2, 1),
+        (1, _) => tile!(1, 4, 2),
+        (2, _) => tile!(2, 4, 1),
+        (3, _) => tile!(3, 4, 1),
+        (4, _) => tile!(4, 4, 1),
+        (5, _) => tile!(5, 4, 1),
+        (_, _) => tile!(6, 4, 1),
+    }
+}
+
+/// Adds the products of one quad.
+///
+/// # Safety
+///
+/// `patches` and `weights` are valid and at the same quad, that of the patches being `at`; the tile
+/// has `PANELS` panels.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+unsafe fn multiply_avx512vnni<const PIXELS: usize, const PANELS: usize>(
+    acc: &mut [[__m512i; PANELS]; PIXELS],
+    tile: &Tile<'_>,
+    patches: &[*const u8; PIXELS],
+    at: usize,
+    weights: *const i8,
+) {
+    let mut w = [_mm512_setzero_si512(); PANELS];
+    for panel in 0..PANELS {
+        // SAFETY: a panel row is 64 bytes, and panels are `panel_bytes` apart.
+        w[panel] = unsafe { _mm512_loadu_si512(weights.add(panel * tile.panel_bytes).cast()) };
+    }
+    for pixel in 0..PIXELS {
+        // SAFETY: a quad is four bytes.
+        let x = unsafe { patches[pixel].add(at).cast::<i32>().read_unaligned() };
+        let x = _mm512_set1_epi32(x);
+        for panel in 0..PANELS {
+            acc[pixel][panel] = _mm512_dpbusd_epi32(acc[pixel][panel], x, w[panel]);
+        }
+    }
+}
+
+/// `PIXELS` patches by `PANELS` panels, `SUMS` accumulators for each pair of them.
+///
+/// # Safety
+///
+/// The strip of the tile has `PIXELS` pixels from the tile's first on, and the group has `PANELS`
+/// panels from the tile's first channel on. The job has weight sums.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn tile_avx512vnni_of<const PIXELS: usize, const PANELS: usize, const SUMS: usize>(
+    tile: &Tile<'_>,
+    requantize: &RequantizeAvx512,
+) {
+    let strip = tile.strip;
+    let mut acc = [[[_mm512_setzero_si512(); PANELS]; PIXELS]; SUMS];
+    for panel in 0..PANELS {
+        // SAFETY: the per-channel arrays are padded to whole panels.
+        let start = unsafe {
+            let bias = _mm512_loadu_si512(tile.bias.add(panel * PANEL_N).cast());
+            let sums = _mm512_loadu_si512(tile.weight_sums.add(panel * PANEL_N).cast());
+            _mm512_sub_epi32(bias, _mm512_slli_epi32::<7>(sums))
+        };
+        for pixel in 0..PIXELS {
+            acc[0][pixel][panel] = start;
+        }
+    }
+    let patches = patch_pointers::<PIXELS>(tile);
+    let mut weights = tile.weights;
+    for segment in Segments::new(strip) {
+        let mut at = segment;
+        let mut quads = strip.segment_quads;
+        // SAFETY: `at` is a quad of the segment, in each of the patches; all segments together
+        // have as many quads as a panel has rows.
+        unsafe {
+            while quads >= SUMS {
+                for sum in 0..SUMS {
+                    multiply_avx512vnni(&mut acc[sum], tile, &patches, at, weights);
+                    weights = weights.add(PANEL_ROW);
+                    at += PANEL_K;
+                }
+                quads -= SUMS;
+            }
+            // With two sums, an odd quad may remain.
+            const { assert!(SUMS <= 2) };
+            if quads > 0 {
+                multiply_avx512vnni(&mut acc[0], tile, &patches, at, weights);
+                weights = weights.add(PANEL_ROW);
+            }
+        }
+    }
+    for panel in 0..PANELS {
+        let channels = (tile.channels - panel * PANEL_N).min(PANEL_N);
+        let mask = ((1u32 << channels) - 1) as __mmask16;
+        // SAFETY: the scales are padded to whole panels; output and residual have `channels`
+        // elements at this place in each of the rows of the tile, and the mask leaves out more.
+        unsafe {
+            let scale = _mm512_loadu_ps(tile.scale.add(panel * PANEL_N));
+            for pixel in 0..PIXELS {
+                let mut sum = acc[0][pixel][panel];
+                for i in 1..SUMS {
+                    sum = _mm512_add_epi32(sum, acc[i][pixel][panel]);
+                }
+                let bytes = if tile.residual.is_null() {
+                    requantize.apply(sum, scale)
+                } else {
+                    let at = tile.residual.add(pixel * tile.residual_stride + panel * PANEL_N);
+                    requantize.apply_sum(sum, scale, _mm_maskz_loadu_epi8(mask, at))
+                };
+                let at = tile.output.add(pixel * tile.output_stride + panel * PANEL_N);
+                _mm_mask_storeu_epi8(at, mask, bytes);
+            }
+        }
+    }
+}
