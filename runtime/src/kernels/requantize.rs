@@ -2,7 +2,7 @@
 
 use super::EpilogueI8;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
 pub(crate) mod x86_64;
 
 /// Added and subtracted, it rounds an f32 of magnitude below 2²² to the nearest integer, ties to

@@ -16,9 +16,9 @@ pub static MATMUL_F32: Operator = Operator {
     check,
     select: |isa: Isa| -> RunFn {
         match isa {
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", feature = "std"))]
             Isa::Avx2 => run::<{ Isa::Avx2 as usize }>,
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", feature = "std"))]
             Isa::Avx512 => run::<{ Isa::Avx512 as usize }>,
             _ => run::<{ Isa::Scalar as usize }>,
         }

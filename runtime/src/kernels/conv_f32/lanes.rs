@@ -67,10 +67,10 @@ impl Weight for f16 {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
 pub(crate) use x86_64::{Avx2, Avx512};
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86_64 {
     use super::{Lanes, f16};
     use core::arch::x86_64::*;

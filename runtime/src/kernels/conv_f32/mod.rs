@@ -12,19 +12,19 @@
 //! order (Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., §3.1 and §4.2).
 //! The clamp doesn't enlarge an error.
 
-#[cfg(any(target_arch = "x86_64", test))]
+#[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
 mod blocked;
 // Without a blocked kernel, only the size of its scratch is asked for.
-#[cfg_attr(not(any(target_arch = "x86_64", test)), allow(dead_code))]
+#[cfg_attr(not(any(all(target_arch = "x86_64", feature = "std"), test)), allow(dead_code))]
 mod blocking;
-#[cfg(any(target_arch = "x86_64", test))]
+#[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
 pub(crate) mod lanes;
 pub(crate) mod scalar;
 #[cfg(test)]
 pub(crate) mod tests;
-#[cfg(any(target_arch = "x86_64", test))]
+#[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
 pub(crate) mod tile;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
 pub(crate) mod x86_64;
 
 use super::{ConvGeometry, EpilogueF32, FloatWeights, PANEL_N};
@@ -58,7 +58,7 @@ pub type ConvF32Fn = fn(&mut ConvF32<'_>);
 
 /// The kernel for `isa`, or for the next lower instruction set that this CPU and build have.
 pub fn select(isa: Isa) -> ConvF32Fn {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", feature = "std"))]
     {
         if isa >= Isa::Avx512
             && let Some(kernel) = x86_64::conv_f32_avx512()

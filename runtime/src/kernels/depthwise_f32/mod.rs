@@ -8,12 +8,12 @@
 //!
 //! That of [`conv_f32`](super::conv_f32), with K the number of taps.
 
-#[cfg(any(target_arch = "x86_64", test))]
+#[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
 mod rows;
 mod scalar;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86_64;
 
 use super::conv_f32::{check_geometry, check_output, product};
@@ -47,7 +47,7 @@ pub type DepthwiseF32Fn = fn(&mut DepthwiseF32<'_>);
 
 /// The kernel for `isa`, or for the next lower instruction set that this CPU and build have.
 pub fn select(isa: Isa) -> DepthwiseF32Fn {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", feature = "std"))]
     {
         if isa >= Isa::Avx512
             && let Some(kernel) = x86_64::depthwise_f32_avx512()

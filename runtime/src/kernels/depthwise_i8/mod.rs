@@ -7,7 +7,7 @@ use super::{ConvGeometry, EpilogueI8, PANEL_N};
 use crate::Isa;
 
 mod scalar;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86_64;
 
 #[cfg(all(test, feature = "std"))]
@@ -49,27 +49,27 @@ pub struct DepthwiseI8<'a> {
 /// or [bounded](ConvGeometry::is_bounded), or the epilogue isn't [sound](EpilogueI8::is_sound).
 pub fn select(isa: Isa) -> fn(&mut DepthwiseI8<'_>) {
     match isa {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
         Isa::Avx512 if Isa::Avx512.is_available() => x86_64::depthwise_i8_avx512vnni,
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
         Isa::Avx2 | Isa::Avx512 if Isa::Avx2.is_available() => x86_64::depthwise_i8_avx2,
         _ => scalar::depthwise_i8_scalar,
     }
 }
 
 /// Bytes of scratch that the kernel which [`select`] gives for `isa` needs, or a little more.
-#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))] // scalar needs none
+#[cfg_attr(not(all(target_arch = "x86_64", feature = "std")), expect(unused_variables))] // scalar needs none
 pub fn scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
         Isa::Scalar => 0,
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
         Isa::Avx2 => x86_64::scratch_bytes_avx2(geometry),
         // Without AVX-512, `select` gives the AVX2 kernel.
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
         Isa::Avx512 => {
             x86_64::scratch_bytes_avx2(geometry).max(x86_64::scratch_bytes_avx512(geometry))
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(all(target_arch = "x86_64", feature = "std")))]
         _ => 0,
     }
 }

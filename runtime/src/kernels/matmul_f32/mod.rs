@@ -8,12 +8,12 @@
 //! Any kernel is within `γ(k) * sum |a * b|` of the exact value; see
 //! [`conv_f32`](super::conv_f32#tolerance).
 
-#[cfg(any(target_arch = "x86_64", test))]
+#[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
 mod blocked;
 mod scalar;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86_64;
 
 use super::conv_f32::product;
@@ -48,7 +48,7 @@ pub type MatMulF32Fn = fn(&mut MatMulF32<'_>);
 
 /// The kernel for `isa`, or for the next lower instruction set that this CPU and build have.
 pub fn select(isa: Isa) -> MatMulF32Fn {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", feature = "std"))]
     {
         if isa >= Isa::Avx512
             && let Some(kernel) = x86_64::matmul_f32_avx512()
