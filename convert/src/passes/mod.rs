@@ -2,7 +2,7 @@
 //!
 //! Every pass keeps what the graph computes, for every value of its symbolic dimensions. A pass
 //! that fuses nodes puts the result where the last of them was, which keeps the order valid, and
-//! leaves the others to [`dead_code`].
+//! leaves the others to `dead_code`.
 
 mod absorb;
 mod activation;
@@ -74,7 +74,7 @@ pub const PASSES: &[Pass] = &[
 /// settle in three or four; the bound is for models made to keep two passes busy.
 const MAX_ROUNDS: usize = 16;
 
-/// Runs every pass until none changes the graph, or [`MAX_ROUNDS`] is reached.
+/// Runs every pass until none changes the graph, or `MAX_ROUNDS` is reached.
 ///
 /// The graph must satisfy [`check`], which importers run on what they made of untrusted bytes.
 ///

@@ -2,7 +2,7 @@
 //!
 //! [`plan`] takes a rewritten (and perhaps quantized) [`Graph`] to a [`Plan`], which
 //! [`emit`](crate::emit::emit) writes down. The stages: every node becomes a step with its
-//! attribute record and packed constants ([`steps`]), values that only rename memory become views
+//! attribute record and packed constants (`steps`), values that only rename memory become views
 //! ([`alias`]), the order of steps is chosen to lower the peak ([`order`]), and buffers get offsets
 //! ([`arena`]).
 

@@ -1,7 +1,7 @@
 //! ONNX: protobuf bytes to a [`Graph`].
 //!
 //! The driver checks the model, decides its dynamic dimensions, sorts its nodes and hands each to
-//! its operator's importer from [`OPERATORS`]. A node that isn't supported poisons its outputs and
+//! its operator's importer from `OPERATORS`. A node that isn't supported poisons its outputs and
 //! the import goes on, so that everything unsupported is reported at once. At the end, nodes and
 //! values that no output needs are dropped.
 
