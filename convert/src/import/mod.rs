@@ -1,4 +1,4 @@
-//! Reads models of other frameworks into a [`Graph`](crate::graph::Graph).
+//! Reads models of other frameworks into a [`Graph`].
 
 use std::path::Path;
 
