@@ -159,7 +159,7 @@ const EXTREMES: [u64; 20] = [
 ];
 
 /// Damages bytes within a range without knowing what they mean.
-fn damage(random: &mut Random, bytes: &mut Vec<u8>, zone: Range<usize>) {
+fn damage(random: &mut Random, bytes: &mut [u8], zone: Range<usize>) {
     let at = zone.start + random.below(zone.len());
     match random.below(10) {
         0..=2 => {
