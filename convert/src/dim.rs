@@ -117,6 +117,10 @@ impl Dim {
             if d == 0 {
                 return None;
             }
+            if d == -1 {
+                // Saturates where the division of the smallest integer would overflow.
+                return Some(self.mul(&Dim::from(-1i64)));
+            }
             if let Some(n) = self.as_const() {
                 return Some(Dim::from(n.div_euclid(d) - i64::from(d < 0 && n.rem_euclid(d) != 0)));
             }
@@ -280,5 +284,7 @@ mod tests {
         assert_eq!(Dim::from(-7i64).floor_div(&Dim::from(2i64)).unwrap().as_const(), Some(-4));
         assert_eq!(Dim::from(7i64).floor_div(&Dim::from(-2i64)).unwrap().as_const(), Some(-4));
         assert_eq!(Dim::from(7i64).floor_div(&Dim::from(0i64)), None);
+        let smallest = Dim::from(i64::MIN).floor_div(&Dim::from(-1i64)).unwrap();
+        assert_eq!(smallest.as_const(), Some(i64::MAX));
     }
 }
