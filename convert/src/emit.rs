@@ -75,7 +75,7 @@ pub fn emit(plan: &Plan, golden: &[Golden]) -> Vec<u8> {
         .map(|step| {
             let operands_start = operands.len() as u32;
             operands.extend(step.inputs.iter().map(|t| t.map_or(NO_OPERAND, |t| t as u32)));
-            operands.push(step.output as u32);
+            operands.extend(step.outputs.iter().map(|t| t.map_or(NO_OPERAND, |t| t as u32)));
             attributes.resize(attributes.len().next_multiple_of(8), 0);
             let attributes_offset = attributes.len() as u32;
             attributes.extend_from_slice(&step.attributes);
@@ -89,7 +89,7 @@ pub fn emit(plan: &Plan, golden: &[Golden]) -> Vec<u8> {
                 attributes_bytes: step.attributes.len() as u32,
                 operands_start,
                 input_count: step.inputs.len() as u16,
-                output_count: 1,
+                output_count: step.outputs.len() as u16,
                 reserved: 0,
                 macs: step.macs,
             }

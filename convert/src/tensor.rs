@@ -78,6 +78,37 @@ impl Tensor {
         }
     }
 
+    /// The same numbers in another element type; `None` when one of them isn't exact there.
+    pub fn converted(&self, to: DType) -> Option<Tensor> {
+        if self.dtype == to {
+            return Some(self.clone());
+        }
+        let mut data = Vec::with_capacity(self.len() * to.size());
+        if self.dtype.is_float() {
+            for value in self.to_f32() {
+                let int = value as i64;
+                let whole = int as f32 == value && int != i64::MAX;
+                match to {
+                    DType::F32 => data.extend(value.to_le_bytes()),
+                    DType::F16 if f16::from_f32(value).to_f32() == value => {
+                        data.extend(f16::from_f32(value).to_le_bytes());
+                    }
+                    DType::BF16 if bf16::from_f32(value).to_f32() == value => {
+                        data.extend(bf16::from_f32(value).to_le_bytes());
+                    }
+                    DType::F16 | DType::BF16 => return None,
+                    _ if whole => push_int(&mut data, int, to)?,
+                    _ => return None,
+                }
+            }
+        } else {
+            for value in self.to_i64() {
+                push_int(&mut data, value, to)?;
+            }
+        }
+        Some(Tensor { dtype: to, shape: self.shape.clone(), data: data.into() })
+    }
+
     /// The elements of an i8 tensor. Panics on another type: callers have matched it.
     pub fn to_i8(&self) -> Vec<i8> {
         assert_eq!(self.dtype, DType::I8);
@@ -122,6 +153,29 @@ impl Tensor {
         }
         Tensor { dtype: self.dtype, shape, data: Bytes::from(data) }
     }
+}
+
+/// An integer as one element of a type, when it is exact there.
+fn push_int(data: &mut Vec<u8>, value: i64, to: DType) -> Option<()> {
+    match to {
+        DType::F32 if (value as f32) as i128 == i128::from(value) => {
+            data.extend((value as f32).to_le_bytes());
+        }
+        DType::F16 if f16::from_f64(value as f64).to_f64() == value as f64 => {
+            data.extend(f16::from_f64(value as f64).to_le_bytes());
+        }
+        DType::BF16 if bf16::from_f64(value as f64).to_f64() == value as f64 => {
+            data.extend(bf16::from_f64(value as f64).to_le_bytes());
+        }
+        DType::I8 => data.extend(i8::try_from(value).ok()?.to_le_bytes()),
+        DType::U8 => data.extend(u8::try_from(value).ok()?.to_le_bytes()),
+        DType::I16 => data.extend(i16::try_from(value).ok()?.to_le_bytes()),
+        DType::I32 => data.extend(i32::try_from(value).ok()?.to_le_bytes()),
+        DType::I64 => data.extend(value.to_le_bytes()),
+        DType::Bool if matches!(value, 0 | 1) => data.push(value as u8),
+        _ => return None,
+    }
+    Some(())
 }
 
 #[cfg(test)]

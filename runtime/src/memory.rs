@@ -394,6 +394,16 @@ pub struct Operands<'v, const N: usize> {
     pub scratch: &'v mut [u8],
 }
 
+/// Bytes of the operands of a step with several outputs, which share no memory.
+pub struct OperandsWithOutputs<'v, const N: usize, const M: usize> {
+    /// The inputs asked for; empty for absent optional ones.
+    pub inputs: [&'v [u8]; N],
+    /// The outputs; empty for those that nobody wants.
+    pub outputs: [&'v mut [u8]; M],
+    /// Working memory of the session, aligned to 64.
+    pub scratch: &'v mut [u8],
+}
+
 impl Context<'_> {
     /// The bytes of the inputs asked for, and of the first output.
     ///
@@ -424,6 +434,41 @@ impl Context<'_> {
         // from the scratch (another part of the block); `&mut self` keeps others away meanwhile.
         let output = unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), output.bytes) };
         Ok(Operands { inputs: views, output, scratch: self.scratch })
+    }
+
+    /// The bytes of the inputs asked for, and of the first `M` outputs; empty for absent ones.
+    ///
+    /// # Errors
+    /// [`StepErrorKind::Overlap`] when an output shares bytes with an input or another output.
+    pub fn operands_with_outputs<const N: usize, const M: usize>(
+        &mut self,
+        inputs: [usize; N],
+    ) -> Result<OperandsWithOutputs<'_, N, M>, StepErrorKind> {
+        let mut outputs: [&mut [u8]; M] = core::array::from_fn(|_| -> &mut [u8] { &mut [] });
+        for (number, view) in outputs.iter_mut().enumerate() {
+            let Some(slot) = self.step.optional_output(number) else { continue };
+            let shared = |other: Option<Slot>| other.is_some_and(|other| overlap(&other, &slot));
+            if slot.storage == Storage::Constant
+                || (0..number).any(|other| shared(self.step.optional_output(other)))
+                || inputs.iter().any(|input| shared(self.step.optional_input(*input)))
+            {
+                return Err(StepErrorKind::Overlap);
+            }
+            let start = self.regions.start(&slot)?;
+            // SAFETY: `start` checked that offset + bytes lies inside the region; it is not in
+            // constants, disjoint from every output view before it and from every input asked for,
+            // and from the scratch (another part of the block); `&mut self` keeps others away.
+            *view = unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), slot.bytes) };
+        }
+        let mut views: [&[u8]; N] = [&[]; N];
+        for (view, index) in views.iter_mut().zip(inputs) {
+            let Some(slot) = self.step.optional_input(index) else { continue };
+            let start = self.regions.start(&slot)?;
+            // SAFETY: inside its region as above; the loop before showed that no output view
+            // shares a byte with it.
+            *view = unsafe { core::slice::from_raw_parts(start.as_ptr(), slot.bytes) };
+        }
+        Ok(OperandsWithOutputs { inputs: views, outputs, scratch: self.scratch })
     }
 
     /// The inputs asked for as sources and the first output as a sink, which may share memory:

@@ -345,10 +345,10 @@ impl<'a> Model<'a> {
                 return Err(bad);
             }
             for (position, operand) in self.operands(&step).enumerate() {
-                let is_input = position < usize::from(step.input_count);
-                if operand == NO_OPERAND && is_input {
+                if operand == NO_OPERAND {
                     continue;
                 }
+                let is_input = position < usize::from(step.input_count);
                 let tensor = self.tensor(operand as usize).ok_or(outside)?;
                 if !is_input && tensor.storage == Storage::Constant as u8 {
                     return Err(bad);

@@ -11,9 +11,10 @@ use whit_convert::graph::Graph;
 use whit_convert::import::{DimChoice, ImportOptions, InputLayout, import_file};
 use whit_convert::pipeline::{ConvertOptions, Converted, Scheme, convert};
 use whit_convert::quantize::calibrate::Method;
+use whit_convert::tensor::Tensor;
 
 use super::{Images, print_json, print_text};
-use crate::data::{Dataset, Extent, InputSpec};
+use crate::data::{Dataset, Extent, InputSpec, read_npy_file};
 use crate::report;
 use crate::samples::{Bound, progress_bar};
 
@@ -48,6 +49,9 @@ pub(crate) struct Convert {
     /// Layout in which an image input is provided: NAME=nhwc drops the transpose of an NCHW model
     #[arg(long, value_name = "NAME=nhwc", value_parser = parse_layout)]
     input_layout: Vec<(String, InputLayout)>,
+    /// An input that always has the same value, which is stored in the file: NAME=x.npy, or a number
+    #[arg(long, value_name = "NAME=x.npy|NUMBER", value_parser = parse_value)]
+    input_value: Vec<(String, InputValue)>,
     /// A node that stays float in an int8 model; may be given more than once
     #[arg(long, value_name = "NODE")]
     keep_float: Vec<String>,
@@ -111,6 +115,39 @@ fn parse_dim(text: &str) -> Result<(String, DimChoice), String> {
         }
     };
     Ok((name.to_owned(), choice))
+}
+
+#[derive(Clone, Debug)]
+enum InputValue {
+    Int(i64),
+    Real(f32),
+    File(PathBuf),
+}
+
+fn parse_value(text: &str) -> Result<(String, InputValue), String> {
+    let (name, value) = text.rsplit_once('=').ok_or("write NAME=x.npy or NAME=NUMBER")?;
+    let value = match (value.parse::<i64>(), value.parse::<f32>(), value) {
+        (Ok(int), ..) => InputValue::Int(int),
+        (_, Ok(real), _) => InputValue::Real(real),
+        (.., "true") => InputValue::Int(1),
+        (.., "false") => InputValue::Int(0),
+        (.., path) => InputValue::File(PathBuf::from(path)),
+    };
+    Ok((name.to_owned(), value))
+}
+
+impl InputValue {
+    fn tensor(&self) -> Result<Tensor> {
+        Ok(match self {
+            InputValue::Int(int) => Tensor::from_i64([], &[*int]),
+            InputValue::Real(real) => Tensor::from_f32([], &[*real]),
+            InputValue::File(path) => {
+                let array = read_npy_file(path).with_context(|| path.display().to_string())?;
+                let dtype = array.data.dtype();
+                Tensor { dtype, data: array.data.bytes().into(), shape: array.shape }
+            }
+        })
+    }
 }
 
 fn parse_layout(text: &str) -> Result<(String, InputLayout), String> {
@@ -212,8 +249,15 @@ impl Convert {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let source =
             std::fs::read(&self.model).with_context(|| self.model.display().to_string())?;
-        let import =
-            ImportOptions { dims: self.dim.clone(), input_layouts: self.input_layout.clone() };
+        let mut input_values = Vec::new();
+        for (name, value) in &self.input_value {
+            input_values.push((name.clone(), value.tensor()?));
+        }
+        let import = ImportOptions {
+            dims: self.dim.clone(),
+            input_layouts: self.input_layout.clone(),
+            input_values,
+        };
         let mut graph =
             import_file(&self.model, &import).with_context(|| self.model.display().to_string())?;
         let file_name = self.model.file_name().unwrap_or_default().to_string_lossy();

@@ -25,7 +25,7 @@ pub(crate) struct Run {
     #[command(flatten)]
     path: ModelPath,
     /// An input: NAME=x.npy. A first axis longer than the model's batch runs the model once per row
-    #[arg(long, value_name = "NAME=x.npy", value_parser = parse_input, required = true)]
+    #[arg(long, value_name = "NAME=x.npy", value_parser = parse_input)]
     input: Vec<(String, PathBuf)>,
     /// Folder to write one NAME.npy per output to
     #[arg(long, value_name = "DIR")]
@@ -47,6 +47,25 @@ fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
     // Names may hold '=', as in "StatefulPartitionedCall:0=x"; a path after the last one is the file.
     let (name, path) = text.rsplit_once('=').ok_or("write NAME=x.npy")?;
     Ok((name.to_owned(), PathBuf::from(path)))
+}
+
+/// The one sample of a model without inputs, all of whose values were given at conversion.
+struct NoInputs;
+
+impl Samples for NoInputs {
+    fn len(&self) -> usize {
+        1
+    }
+
+    fn input(
+        &self,
+        _: usize,
+        _: usize,
+        name: &str,
+        _: DType,
+    ) -> Result<(Vec<usize>, Vec<u8>), String> {
+        Err(format!("there is no input `{name}`"))
+    }
 }
 
 /// One output of all runs: its shape and its bytes or reals.
@@ -80,12 +99,19 @@ impl Run {
             }
             arrays.insert(name.clone(), array);
         }
-        let data = Dataset::new(Path::new("--input"), arrays)?;
-        let ranks: Vec<usize> = infos.iter().map(|info| info.dims.len()).collect();
-        let bound = Bound::new(&data, input_specs(&model), &ranks)?;
+        if let Some(info) = infos.iter().find(|info| !arrays.contains_key(info.name)) {
+            bail!("input `{}` is missing: give it with --input {}=x.npy", info.name, info.name);
+        }
         let mut session = whit_file::session(model, isa)?;
         let mut profile = Profile::default();
-        let outputs = self.collect(&mut session, &bound, &mut profile)?;
+        let (outputs, runs) = if infos.is_empty() {
+            (self.collect(&mut session, &NoInputs, &mut profile)?, 1)
+        } else {
+            let data = Dataset::new(Path::new("--input"), arrays)?;
+            let ranks: Vec<usize> = infos.iter().map(|info| info.dims.len()).collect();
+            let bound = Bound::new(&data, input_specs(&model), &ranks)?;
+            (self.collect(&mut session, &bound, &mut profile)?, bound.len())
+        };
         if let Some(folder) = &self.output {
             std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
             for output in &outputs {
@@ -94,7 +120,7 @@ impl Run {
                     .with_context(|| path.display().to_string())?;
             }
         }
-        self.report(&session, &outputs, bound.len(), &profile)?;
+        self.report(&session, &outputs, runs, &profile)?;
         Ok(ExitCode::SUCCESS)
     }
 

@@ -1,5 +1,7 @@
 //! One array of a data set: row-major elements whose first axis counts the samples.
 
+use whit::DType;
+
 /// Elements of the types that models take. f16 and f64 files become f32, u16 i32, u32 and u64 i64.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ArrayData {
@@ -42,6 +44,32 @@ impl ArrayData {
     /// Number of elements.
     pub(crate) fn len(&self) -> usize {
         with_elements!(self, v => v.len())
+    }
+
+    /// The element type.
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            ArrayData::F32(_) => DType::F32,
+            ArrayData::I8(_) => DType::I8,
+            ArrayData::U8(_) => DType::U8,
+            ArrayData::I16(_) => DType::I16,
+            ArrayData::I32(_) => DType::I32,
+            ArrayData::I64(_) => DType::I64,
+            ArrayData::Bool(_) => DType::Bool,
+        }
+    }
+
+    /// The elements, little-endian.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        match self {
+            ArrayData::F32(v) => v.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            ArrayData::I8(v) => v.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            ArrayData::U8(v) => v.clone(),
+            ArrayData::I16(v) => v.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            ArrayData::I32(v) => v.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            ArrayData::I64(v) => v.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            ArrayData::Bool(v) => v.iter().map(|v| u8::from(*v)).collect(),
+        }
     }
 
     /// The type as numpy writes it: `float32`, `int8`, …

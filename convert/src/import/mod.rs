@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::error::ImportError;
 use crate::graph::Graph;
+use crate::tensor::Tensor;
 
 pub mod onnx;
 
@@ -16,6 +17,8 @@ pub struct ImportOptions {
     pub dims: Vec<(String, DimChoice)>,
     /// Inputs that the caller provides in another layout than the model's, by name.
     pub input_layouts: Vec<(String, InputLayout)>,
+    /// Inputs that always have this value, by name: they become constants of the converted model.
+    pub input_values: Vec<(String, Tensor)>,
 }
 
 /// What becomes of a dynamic dimension.

@@ -167,9 +167,12 @@ pub(super) fn input(node: &Node, operand: usize) -> Option<ValueId> {
     node.inputs.get(operand).copied().flatten()
 }
 
-/// The result of a node.
+/// The result of a node that has one.
 pub(super) fn output(node: &Node) -> Option<ValueId> {
-    node.outputs.first().copied()
+    match node.outputs[..] {
+        [y] => Some(y),
+        _ => None,
+    }
 }
 
 /// Input and result of a node with one of each that matter.

@@ -45,16 +45,17 @@ impl Aliases {
 /// of it is changed under a later reader.
 pub fn in_place(plan: &Plan, aliases: &mut Aliases) {
     for (index, step) in plan.steps.iter().enumerate() {
+        let Some(Some(result)) = step.outputs.first().copied() else { continue };
         for candidate in &step.in_place {
             let Some(input) = step.inputs[*candidate] else { continue };
-            let (tensor, output) = (&plan.tensors[input], &plan.tensors[step.output]);
+            let (tensor, output) = (&plan.tensors[input], &plan.tensors[result]);
             let (root, offset) = aliases.root(input);
             if tensor.storage != Storage::Arena
                 || tensor.bytes != output.bytes
                 || tensor.dims != output.dims
                 || offset != 0
                 || plan.tensors[root].bytes != tensor.bytes
-                || aliases.root(step.output).0 != step.output
+                || aliases.root(result).0 != result
             {
                 continue;
             }
@@ -69,7 +70,7 @@ pub fn in_place(plan: &Plan, aliases: &mut Aliases) {
                 .any(|(at, tensor)| at != *candidate && tensor.is_some_and(same));
             let is_result = plan.outputs.iter().any(|tensor| same(*tensor));
             if !read_again && !other_operand && !is_result {
-                aliases.join(step.output, root, 0);
+                aliases.join(result, root, 0);
                 break;
             }
         }

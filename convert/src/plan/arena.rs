@@ -84,7 +84,9 @@ pub fn lifetimes(plan: &Plan, aliases: &Aliases) -> Lifetimes {
         for tensor in step.inputs.iter().flatten() {
             touch(*tensor, index);
         }
-        touch(step.output, index);
+        for tensor in step.outputs.iter().flatten() {
+            touch(*tensor, index);
+        }
     }
     for output in &plan.outputs {
         touch(*output, plan.steps.len());

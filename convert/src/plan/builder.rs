@@ -1,6 +1,6 @@
 //! Collects tensors, constants and steps while nodes are lowered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use whit::DType;
 use whit::format::{Field, Layout, Op as StepOp, SECTION_ALIGN, Storage};
@@ -22,6 +22,8 @@ pub struct Builder<'g> {
     aliases: Aliases,
     // Constants by content, so that equal ones are stored once.
     stored: HashMap<(DType, Vec<u8>), usize>,
+    /// Values that a node or the caller reads.
+    read: HashSet<ValueId>,
 }
 
 impl<'g> Builder<'g> {
@@ -37,6 +39,13 @@ impl<'g> Builder<'g> {
             dims: DimTable::new(&graph.symbols),
             aliases: Aliases::default(),
             stored: HashMap::new(),
+            read: graph
+                .nodes
+                .iter()
+                .flat_map(|node| node.inputs.iter().flatten())
+                .chain(&graph.outputs)
+                .copied()
+                .collect(),
         };
         for symbol in &graph.symbols {
             builder.plan.symbols.push((symbol.name.clone(), symbol.min as u32, symbol.max as u32));
@@ -307,6 +316,30 @@ impl<'g> Builder<'g> {
         Ok(())
     }
 
+    /// Adds a step that makes every output of the node; those that nobody reads are left out.
+    pub fn step_with_outputs<A: Field>(
+        &mut self,
+        node: &Node,
+        op: StepOp,
+        variant: Option<DType>,
+        attributes: A,
+        inputs: Vec<Option<usize>>,
+        macs: u64,
+    ) -> Result<(), PlanError> {
+        let mut outputs = Vec::with_capacity(node.outputs.len());
+        for id in &node.outputs {
+            outputs.push(if self.read.contains(id) { Some(self.tensor(*id)?) } else { None });
+        }
+        let mut bytes = vec![0; A::SIZE];
+        attributes.write(&mut bytes);
+        let name = node.name.clone();
+        let attributes = bytes;
+        let in_place = Vec::new();
+        let step = PlannedStep { name, op, variant, attributes, inputs, outputs, macs, in_place };
+        self.plan.steps.push(step);
+        Ok(())
+    }
+
     /// Adds an elementwise step, whose output may take over the memory of an input in `in_place`.
     pub fn elementwise<A: Field>(
         &mut self,
@@ -342,7 +375,7 @@ impl<'g> Builder<'g> {
             variant,
             attributes: bytes,
             inputs,
-            output,
+            outputs: vec![Some(output)],
             macs,
             in_place: in_place.to_vec(),
         });

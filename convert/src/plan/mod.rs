@@ -92,11 +92,11 @@ pub struct PlannedStep {
     pub attributes: Vec<u8>,
     /// Input tensors, `None` for absent optional ones.
     pub inputs: Vec<Option<usize>>,
-    /// Output tensor.
-    pub output: usize,
+    /// Output tensors, `None` for those that nobody reads; at least one is there.
+    pub outputs: Vec<Option<usize>>,
     /// Multiply-accumulates at the largest dimensions.
     pub macs: u64,
-    /// Inputs whose memory the output may take over, element for element.
+    /// Inputs whose memory the first output may take over, element for element.
     pub in_place: Vec<usize>,
 }
 

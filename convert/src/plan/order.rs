@@ -39,7 +39,9 @@ fn dependencies(plan: &Plan, aliases: &Aliases) -> Vec<Vec<usize>> {
         before.sort_unstable();
         before.dedup();
         dependencies.push(before);
-        writers.entry(aliases.root(step.output).0).or_default().push(index);
+        for output in step.outputs.iter().flatten() {
+            writers.entry(aliases.root(*output).0).or_default().push(index);
+        }
     }
     dependencies
 }
@@ -70,6 +72,13 @@ fn greedy_order(plan: &Plan, aliases: &Aliases) -> Vec<usize> {
         groups.dedup();
         groups
     };
+    let groups_made = |index: usize| {
+        let outputs = plan.steps[index].outputs.iter().flatten();
+        let mut groups: Vec<usize> = outputs.map(|tensor| group(*tensor)).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    };
     let mut readers: HashMap<usize, usize> = HashMap::new();
     for index in 0..count {
         for root in groups_read(index) {
@@ -85,8 +94,11 @@ fn greedy_order(plan: &Plan, aliases: &Aliases) -> Vec<usize> {
     let mut order = Vec::with_capacity(count);
     while !ready.is_empty() {
         let growth = |index: usize| {
-            let made = group(plan.steps[index].output);
-            let born = if alive.contains(&made) { 0 } else { bytes(made) };
+            let born: i64 = groups_made(index)
+                .iter()
+                .filter(|root| !alive.contains(root))
+                .map(|root| bytes(*root))
+                .sum();
             let freed: i64 = groups_read(index)
                 .iter()
                 .filter(|root| readers[root] == 1)
@@ -101,9 +113,10 @@ fn greedy_order(plan: &Plan, aliases: &Aliases) -> Vec<usize> {
             .expect("ready is not empty");
         let index = ready.swap_remove(at);
         order.push(index);
-        let made = group(plan.steps[index].output);
-        if !alive.contains(&made) {
-            alive.push(made);
+        for made in groups_made(index) {
+            if !alive.contains(&made) {
+                alive.push(made);
+            }
         }
         for root in groups_read(index) {
             let left = readers.get_mut(&root).expect("counted above");

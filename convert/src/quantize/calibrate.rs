@@ -140,17 +140,18 @@ fn run_all(
         let mut bad: Option<EvaluateError> = None;
         session
             .run_observed(|step, memory| {
-                let Some((slot, bytes)) = memory.tensor(steps[step].output) else { return };
-                if slot.dtype() != DType::F32 || bad.is_some() {
-                    return;
+                for output in steps[step].outputs.iter().flatten() {
+                    let Some((slot, bytes)) = memory.tensor(*output) else { continue };
+                    if slot.dtype() != DType::F32 || bad.is_some() {
+                        continue;
+                    }
+                    scratch.clear();
+                    scratch.extend(
+                        bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+                    );
+                    bad = check_finite(&scratch, sample, || steps[step].name.clone()).err();
+                    see(program.plan.view_of.get(output).copied().unwrap_or(*output), &scratch);
                 }
-                scratch.clear();
-                scratch.extend(
-                    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-                );
-                bad = check_finite(&scratch, sample, || steps[step].name.clone()).err();
-                let output = steps[step].output;
-                see(program.plan.view_of.get(&output).copied().unwrap_or(output), &scratch);
             })
             .map_err(|e| EvaluateError::Run { sample, why: describe(&model, e) })?;
         if let Some(error) = bad {

@@ -248,16 +248,21 @@ impl<'a> Step<'a> {
 
     /// Output number `index`.
     pub fn output(&self, index: usize) -> Result<Slot, StepErrorKind> {
+        self.optional_output(index).ok_or(StepErrorKind::OperandCount)
+    }
+
+    /// Output number `index`, if somebody wants it.
+    pub fn optional_output(&self, index: usize) -> Option<Slot> {
         match self.source {
             StepSource::Session { outputs, slots, .. } => {
                 outputs.get(index).and_then(|tensor| slots.get(*tensor as usize)).copied()
             }
             StepSource::File { model, record, dims } => model
                 .operands(record)
-                .nth(usize::from(record.input_count) + index)
+                .skip(usize::from(record.input_count))
+                .nth(index)
                 .and_then(|tensor| slot_in_file(model, tensor, dims)),
         }
-        .ok_or(StepErrorKind::OperandCount)
     }
 
     /// The present value of a dimension reference in an attribute.

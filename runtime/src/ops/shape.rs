@@ -70,7 +70,8 @@ pub(crate) fn expect_dense(slot: &Slot, operand: u8) -> Result<(), StepErrorKind
     if slot.layout == Layout::Dense { Ok(()) } else { Err(StepErrorKind::OperandLayout(operand)) }
 }
 
-/// Checks that every operand is dense and that the output lies apart from the inputs.
+/// Checks that every operand is dense and that the outputs lie apart from the inputs and from
+/// each other.
 pub(crate) fn expect_apart(step: &Step<'_>) -> Result<(), StepErrorKind> {
     expect_all_dense(step)?;
     expect_no_overlap(step, |_, _| false)
@@ -91,7 +92,11 @@ pub(crate) fn expect_elementwise(step: &Step<'_>) -> Result<(), StepErrorKind> {
 }
 
 fn expect_all_dense(step: &Step<'_>) -> Result<(), StepErrorKind> {
-    expect_dense(&step.output(0)?, step.input_count() as u8)?;
+    for index in 0..step.output_count() {
+        if let Some(y) = step.optional_output(index) {
+            expect_dense(&y, (step.input_count() + index).min(255) as u8)?;
+        }
+    }
     for index in 0..step.input_count() {
         if let Some(x) = step.optional_input(index) {
             expect_dense(&x, index.min(255) as u8)?;
@@ -104,11 +109,18 @@ fn expect_no_overlap(
     step: &Step<'_>,
     may_share: fn(&Slot, &Slot) -> bool,
 ) -> Result<(), StepErrorKind> {
-    let y = step.output(0)?;
-    for index in 0..step.input_count() {
-        let Some(x) = step.optional_input(index) else { continue };
-        if overlap(&x, &y) && !may_share(&x, &y) {
-            return Err(StepErrorKind::Overlap);
+    for number in 0..step.output_count() {
+        let Some(y) = step.optional_output(number) else { continue };
+        for index in 0..step.input_count() {
+            let Some(x) = step.optional_input(index) else { continue };
+            if overlap(&x, &y) && !may_share(&x, &y) {
+                return Err(StepErrorKind::Overlap);
+            }
+        }
+        for other in 0..number {
+            if step.optional_output(other).is_some_and(|other| overlap(&other, &y)) {
+                return Err(StepErrorKind::Overlap);
+            }
         }
     }
     Ok(())

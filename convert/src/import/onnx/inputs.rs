@@ -8,6 +8,7 @@ use super::{Attributes, Import, Slot};
 use crate::dim::{Dim, Symbol};
 use crate::error::{ImportError, UnspecifiedDim};
 use crate::import::{DimChoice, ImportOptions, InputLayout};
+use crate::tensor::Tensor;
 
 /// The largest size that a dimension can be given.
 const MAX_DIM: i64 = 1 << 40;
@@ -45,9 +46,20 @@ pub(super) fn add<'a>(import: &mut Import<'a>, options: &ImportOptions) -> Resul
     }
     name_the_unnamed(&mut dynamics);
     apply_choices(&mut dynamics, &inputs, &shapes, options)?;
+    for (name, value) in &options.input_values {
+        let Some(index) = inputs.iter().position(|i| i.name() == name) else { continue };
+        for (axis, size) in shapes[index].iter().zip(&value.shape) {
+            if let (Axis::Dynamic(dynamic), Ok(size)) = (axis, i64::try_from(*size))
+                && dynamics[*dynamic].choice.is_none()
+            {
+                dynamics[*dynamic].choice = Some(DimChoice::Fixed(size));
+            }
+        }
+    }
     let dims = decide(import, &dynamics)?;
 
-    for (name, _) in &options.input_layouts {
+    let named = options.input_layouts.iter().map(|(name, _)| name);
+    for name in named.chain(options.input_values.iter().map(|(name, _)| name)) {
         if !inputs.iter().any(|i| i.name() == name) {
             let names: Vec<&str> = inputs.iter().map(|i| i.name()).collect();
             return Err(ImportError::Input {
@@ -57,13 +69,17 @@ pub(super) fn add<'a>(import: &mut Import<'a>, options: &ImportOptions) -> Resul
         }
     }
     for (input, axes) in inputs.iter().zip(shapes) {
-        let shape = axes
+        let shape: Vec<Dim> = axes
             .iter()
             .map(|axis| match axis {
                 Axis::Size(size) => Dim::from(*size),
                 Axis::Dynamic(index) => dims[*index].clone(),
             })
             .collect();
+        if let Some((_, value)) = options.input_values.iter().find(|(n, _)| n == input.name()) {
+            set_input(import, input, &shape, value)?;
+            continue;
+        }
         let layout = options.input_layouts.iter().find(|(name, _)| name == input.name());
         add_input(import, input, shape, layout.is_some_and(|(_, l)| *l == InputLayout::Nhwc))?;
     }
@@ -214,6 +230,51 @@ fn decide(import: &mut Import<'_>, dynamics: &[Dynamic]) -> Result<Vec<Dim>, Imp
     match unspecified.is_empty() {
         true => Ok(dims),
         false => Err(ImportError::UnspecifiedDims(unspecified)),
+    }
+}
+
+/// An input with a value that the caller gave: a constant.
+fn set_input<'a>(
+    import: &mut Import<'a>,
+    input: &'a ValueInfoProto,
+    shape: &[Dim],
+    value: &Tensor,
+) -> Result<(), ImportError> {
+    let name = input.name();
+    let wrong = |problem: String| ImportError::Input { input: name.to_owned(), problem };
+    let declared =
+        input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).map_or(0, |t| t.elem_type());
+    let Some(dtype) = dtype_of(declared) else {
+        return Err(wrong(format!("element type {} is not supported", data_type::name(declared))));
+    };
+    let Some(mut tensor) = value.converted(dtype) else {
+        return Err(wrong(format!(
+            "the value given is of type {} and isn't exact in the model's {}",
+            value.dtype,
+            data_type::name(declared)
+        )));
+    };
+    // A single number fits every shape of one element.
+    if tensor.shape.is_empty() && shape.iter().all(|dim| dim.is(1)) {
+        tensor = tensor.reshaped(vec![1; shape.len()]);
+    }
+    let fits = tensor.shape.len() == shape.len()
+        && tensor.shape.iter().zip(shape).all(|(size, dim)| match dim.as_const() {
+            Some(declared) => usize::try_from(declared) == Ok(*size),
+            None => true,
+        });
+    if !fits {
+        return Err(wrong(format!(
+            "the value given has shape {:?}, the model declares {}",
+            tensor.shape,
+            import.builder.text(shape)
+        )));
+    }
+    import.note(format!("input `{name}` fixed to the value given"));
+    let id = import.builder.constant(name.to_owned(), tensor);
+    match import.values.insert(name, Slot::Value(id)) {
+        Some(_) => Err(ImportError::Model(format!("input `{name}` occurs twice"))),
+        None => Ok(()),
     }
 }
 
