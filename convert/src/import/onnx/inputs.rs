@@ -272,7 +272,7 @@ fn set_input<'a>(
     }
     import.note(format!("input `{name}` fixed to the value given"));
     let id = import.builder.constant(name.to_owned(), tensor);
-    match import.values.insert(name, Slot::Value(id)) {
+    match import.scope.values.insert(name, Slot::Value(id)) {
         Some(_) => Err(ImportError::Model(format!("input `{name}` occurs twice"))),
         None => Ok(()),
     }

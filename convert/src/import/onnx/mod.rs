@@ -37,6 +37,7 @@ mod pool;
 pub mod proto;
 mod prune;
 mod quant;
+mod recurrent;
 mod reduce;
 mod resize;
 mod scope;
@@ -62,6 +63,7 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     reduce::OPERATORS,
     quant::OPERATORS,
     sources::OPERATORS,
+    recurrent::OPERATORS,
 ];
 
 fn importer(op_type: &str) -> Option<Importer> {
@@ -298,11 +300,9 @@ impl<'a> Import<'a> {
             return self.call(function, name, &attributes, slots.to_vec());
         }
         let domain = own(proto.domain());
-        if domain.is_empty()
-            && let Some(import) = control::importer(proto.op_type())
-        {
+        if domain.is_empty() && control::has_subgraphs(proto.op_type()) {
             let node = control::ControlNode { proto, name, attributes, slots };
-            return import(self, &node);
+            return control::import(self, &node);
         }
         let import = find_importer(proto)?;
         if slots.iter().any(|slot| matches!(slot, Slot::Poisoned)) {
