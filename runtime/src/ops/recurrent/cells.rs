@@ -21,7 +21,7 @@ impl Default for Function {
 
 impl Function {
     /// Function number `index` of a direction.
-    pub(super) fn of(
+    pub(super) fn read(
         attributes: &RecurrentAttributes,
         direction: usize,
         index: usize,
@@ -33,9 +33,8 @@ impl Function {
     }
 
     #[inline]
-    fn of_clipped(&self, x: f32, bound: f32) -> f32 {
+    fn of(&self, x: f32) -> f32 {
         use RecurrentFunction as F;
-        let x = clip(x, -bound, bound);
         let (alpha, beta) = (self.alpha, self.beta);
         match self.kind {
             F::Sigmoid => sigmoid(x),
@@ -82,7 +81,7 @@ pub(super) struct Turn<'a> {
     /// Of an LSTM: peepholes. Of a GRU: bias of the candidate's product. Empty when absent.
     pub(super) more: &'a [f32],
     pub(super) functions: [Function; 3],
-    /// Functions see their operands within ± this.
+    /// Functions of gates see their operands within ± this.
     pub(super) clip: f32,
     /// See [`RecurrentAttributes::variant`].
     pub(super) variant: bool,
@@ -108,8 +107,9 @@ impl Turn<'_> {
         (self.product)(&mut MatMulF32 { m, k, n, a: state, b: weights, output, trans_a, trans_b });
     }
 
+    /// A gate: the function of what is clipped.
     fn apply(&self, index: usize, x: f32) -> f32 {
-        self.functions[index].of_clipped(x, self.clip)
+        self.functions[index].of(clip(x, -self.clip, self.clip))
     }
 }
 
@@ -123,7 +123,8 @@ fn row_of_mut(of: &mut [f32], row: usize, len: usize) -> &mut [f32] {
 }
 
 /// `i = f(Xi + Ri·h + Pi·c)`, `f = f(Xf + Rf·h + Pf·c)` or `1 − i`, `c' = f·c + i·g(Xc + Rc·h)`,
-/// `o = f(Xo + Ro·h + Po·c')`, `h' = o·h(c')`.
+/// `o = f(Xo + Ro·h + Po·c')`, `h' = o·h(c')`. The cell isn't clipped: the specification says "the
+/// input of activations", and ONNX Runtime takes that for the gates.
 pub(super) fn lstm(turn: &Turn<'_>, state: &mut State<'_>) {
     let n = turn.hidden;
     turn.multiply(state.hidden, turn.weights, 4 * n, state.products);
@@ -144,7 +145,7 @@ pub(super) fn lstm(turn: &Turn<'_>, state: &mut State<'_>) {
             let after = forget * before + input * turn.apply(1, at(3));
             let output = turn.apply(0, at(1) + peephole(1, j) * after);
             cell[j] = after;
-            hidden[j] = output * turn.apply(2, after);
+            hidden[j] = output * turn.functions[2].of(after);
         }
     }
 }

@@ -159,7 +159,7 @@ fn check(step: &Step<'_>, family: &Family) -> Result<(), StepErrorKind> {
     }
     for direction in 0..attributes.directions as usize {
         for index in 0..family.functions {
-            Function::of(&attributes, direction, index)?;
+            Function::read(&attributes, direction, index)?;
         }
     }
 
@@ -252,7 +252,7 @@ fn run<const FAMILY: usize, const ISA: usize>(
     for direction in 0..directions {
         let mut functions = [Function::default(); 3];
         for (index, function) in functions[..family.functions].iter_mut().enumerate() {
-            *function = Function::of(&attributes, direction, index)?;
+            *function = Function::read(&attributes, direction, index)?;
         }
         let initial = initial.get(direction * per_state..(direction + 1) * per_state);
         set(hidden_state, initial);
