@@ -20,15 +20,20 @@ use super::ImportOptions;
 use crate::error::{ImportError, UnsupportedNode};
 use crate::graph::{Graph, Op, ValueId};
 
+mod attention;
 mod attributes;
 mod builder;
+mod compose;
+mod contrib;
 mod conv;
 mod data;
 mod dims;
+mod einsum;
 mod elementwise;
 mod failure;
 mod fold;
 mod inputs;
+mod loss;
 mod matmul;
 mod order;
 mod pool;
@@ -42,6 +47,7 @@ mod sources;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod transformer;
 
 /// Operator sets whose meanings the importers below know.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
@@ -59,15 +65,23 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     reduce::OPERATORS,
     quant::OPERATORS,
     sources::OPERATORS,
+    einsum::OPERATORS,
+    loss::OPERATORS,
+    attention::OPERATORS,
+    transformer::OPERATORS,
 ];
 
-fn importer(op_type: &str) -> Option<Importer> {
-    OPERATORS
-        .iter()
-        .copied()
-        .flatten()
-        .find(|(name, _)| *name == op_type)
-        .map(|(_, import)| *import)
+/// Operators of other domains.
+const DOMAINS: &[(&str, &[(&str, Importer)])] = &[
+    ("ai.onnx.preview", attention::PREVIEW_OPERATORS),
+    ("com.microsoft", contrib::OPERATORS),
+];
+
+/// `domain` is empty for ONNX's own operators.
+fn importer(domain: &str, op_type: &str) -> Option<Importer> {
+    let own = OPERATORS.iter().copied().flatten().filter(|_| domain.is_empty());
+    let others = DOMAINS.iter().filter(|(name, _)| *name == domain).flat_map(|(_, rows)| *rows);
+    own.chain(others).find(|(name, _)| *name == op_type).map(|(_, import)| *import)
 }
 
 /// Imports an ONNX model. `base_dir` is the folder where external tensor data may lie.
@@ -342,15 +356,16 @@ impl<'a> Import<'a> {
                 "inline them with onnx.inliner.inline_local_functions".to_owned(),
             ));
         }
-        if !domain.is_empty() {
+        if let Some(import) = importer(domain, proto.op_type()) {
+            return Ok(import);
+        }
+        if !domain.is_empty() && !DOMAINS.iter().any(|(name, _)| *name == domain) {
             return Err((
                 format!("operator domain {domain} is not supported"),
                 "export the model with ONNX's own operators".to_owned(),
             ));
         }
-        importer(proto.op_type()).ok_or_else(|| {
-            ("the operator is not supported".to_owned(), remedy_for(proto.op_type()))
-        })
+        Err(("the operator is not supported".to_owned(), remedy_for(proto.op_type())))
     }
 
     fn note_types(&mut self, proto: &NodeProto) {
