@@ -157,7 +157,7 @@ impl Loaded {
             .collect();
         let rows = self.calibration.rows(shape);
         let options = ConvertOptions { scheme, golden_cases: 1, ..ConvertOptions::default() };
-        let converted = convert(graph, Some(&rows), &options, &mut |_, _, _| ());
+        let converted = convert(graph, Some(&rows), &options, &mut ());
         AlignedBytes::new(&converted.unwrap_or_else(|e| panic!("{}: {e}", path.display())).file)
     }
 }

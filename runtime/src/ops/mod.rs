@@ -43,11 +43,11 @@ pub use conv::{
     CONV_F32, CONV_I8, DEPTHWISE_F32, DEPTHWISE_I8, FULLY_CONNECTED_F32, FULLY_CONNECTED_I8,
 };
 pub use gather::GATHER;
-pub use matmul::MATMUL_F32;
+pub use matmul::{MATMUL_F32, MATMUL_I32, MATMUL_I64};
 pub use pad::PAD;
 pub use pool::{POOL_F32, POOL_I8};
 pub(crate) use quantize::quantize_value;
-pub use quantize::{DEQUANTIZE_I8, LUT_I8, QUANTIZE_I8};
+pub use quantize::{DEQUANTIZE_I8, DEQUANTIZE_U8, LUT_I8, QUANTIZE_I8, QUANTIZE_U8};
 pub use recurrent::{GRU_F32, LSTM_F32, RNN_F32};
 pub use reduce::{
     ARG_REDUCE_F32, ARG_REDUCE_I8, ARG_REDUCE_I32, ARG_REDUCE_I64, REDUCE_F32, REDUCE_I8,
@@ -92,6 +92,8 @@ pub static ALL: &[&Operator] = &[
     &FULLY_CONNECTED_F32,
     &QUANTIZE_I8,
     &DEQUANTIZE_I8,
+    &QUANTIZE_U8,
+    &DEQUANTIZE_U8,
     &LUT_I8,
     &POOL_F32,
     &POOL_I8,
@@ -127,6 +129,8 @@ pub static ALL: &[&Operator] = &[
     &EXPAND,
     &PAD,
     &MATMUL_F32,
+    &MATMUL_I32,
+    &MATMUL_I64,
     &WHERE,
     &GATHER,
     &CAST,

@@ -20,17 +20,22 @@ use super::ImportOptions;
 use crate::error::{ImportError, UnsupportedNode};
 use crate::graph::{Graph, Op, ValueId};
 
+mod attention;
 mod attributes;
 mod builder;
+mod compose;
+mod contrib;
 mod control;
 mod conv;
 mod data;
 mod dims;
+mod einsum;
 mod elementwise;
 mod failure;
 mod fold;
 mod functions;
 mod inputs;
+mod loss;
 mod matmul;
 mod order;
 mod pool;
@@ -46,6 +51,7 @@ mod sources;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod transformer;
 
 /// Operator sets whose meanings the importers below know.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
@@ -64,15 +70,21 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     quant::OPERATORS,
     sources::OPERATORS,
     recurrent::OPERATORS,
+    einsum::OPERATORS,
+    loss::OPERATORS,
+    attention::OPERATORS,
+    transformer::OPERATORS,
 ];
 
-fn importer(op_type: &str) -> Option<Importer> {
-    OPERATORS
-        .iter()
-        .copied()
-        .flatten()
-        .find(|(name, _)| *name == op_type)
-        .map(|(_, import)| *import)
+/// Operators of other domains.
+const DOMAINS: &[(&str, &[(&str, Importer)])] =
+    &[("ai.onnx.preview", attention::PREVIEW_OPERATORS), ("com.microsoft", contrib::OPERATORS)];
+
+/// `domain` is empty for ONNX's own operators.
+fn importer(domain: &str, op_type: &str) -> Option<Importer> {
+    let own = OPERATORS.iter().copied().flatten().filter(|_| domain.is_empty());
+    let others = DOMAINS.iter().filter(|(name, _)| *name == domain).flat_map(|(_, rows)| *rows);
+    own.chain(others).find(|(name, _)| *name == op_type).map(|(_, import)| *import)
 }
 
 /// Imports an ONNX model. `base_dir` is the folder where external tensor data may lie.
@@ -461,14 +473,16 @@ fn own(domain: &str) -> &str {
 /// The importer of a node, or why there is none.
 fn find_importer(proto: &NodeProto) -> Result<Importer, Failure> {
     let domain = own(proto.domain());
-    if !domain.is_empty() {
+    if let Some(import) = importer(domain, proto.op_type()) {
+        return Ok(import);
+    }
+    if !domain.is_empty() && !DOMAINS.iter().any(|(name, _)| *name == domain) {
         return Err(unsupported(
             format!("operator domain {domain} is not supported"),
             "export the model with ONNX's own operators",
         ));
     }
-    importer(proto.op_type())
-        .ok_or_else(|| unsupported("the operator is not supported", remedy_for(proto.op_type())))
+    Err(unsupported("the operator is not supported", remedy_for(proto.op_type())))
 }
 
 /// Advice for operators that models use often.
