@@ -28,6 +28,7 @@ mod dims;
 mod elementwise;
 mod failure;
 mod fold;
+mod indexing;
 mod inputs;
 mod matmul;
 mod order;
@@ -37,6 +38,8 @@ mod prune;
 mod quant;
 mod reduce;
 mod resize;
+mod sampling;
+mod sequences;
 mod shapes;
 mod sources;
 mod tensor;
@@ -59,6 +62,9 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     reduce::OPERATORS,
     quant::OPERATORS,
     sources::OPERATORS,
+    indexing::OPERATORS,
+    sampling::OPERATORS,
+    sequences::OPERATORS,
 ];
 
 fn importer(op_type: &str) -> Option<Importer> {
@@ -291,6 +297,18 @@ impl<'a> Import<'a> {
             return Ok(());
         }
 
+        let is_sequence = |slot: &Option<Slot>| match slot {
+            Some(Slot::Value(id)) => self.builder.sequence(*id).is_some(),
+            _ => false,
+        };
+        if slots.iter().any(is_sequence) && !sequences::takes_sequences(op_type) {
+            let shapes = self.shapes(&slots);
+            let reason = "a sequence as its input is not supported".to_owned();
+            self.report(op_type, domain, &name, shapes, reason, String::new());
+            self.poison(proto);
+            return Ok(());
+        }
+
         let node = OnnxNode {
             name: name.clone(),
             inputs: slots
@@ -406,6 +424,7 @@ impl<'a> Import<'a> {
         let text = |slot: &Option<Slot>| match slot {
             None => "–".to_owned(),
             Some(Slot::Poisoned) => "?".to_owned(),
+            Some(Slot::Value(id)) if self.builder.sequence(*id).is_some() => "sequence".to_owned(),
             Some(Slot::Value(id)) => {
                 let value = self.builder.graph.value(*id);
                 format!("{} {}", value.dtype, self.builder.graph.shape_text(&value.shape))
@@ -454,6 +473,12 @@ impl<'a> Import<'a> {
     /// an input, not a constant, not another output.
     fn output(&mut self, name: &str, id: ValueId) -> Result<(), Failure> {
         let builder = &mut self.builder;
+        if builder.sequence(id).is_some() {
+            return Err(failure::unsupported(
+                "it is a sequence of tensors",
+                "make its tensors the model's outputs",
+            ));
+        }
         let own = builder.producer(id).is_some() && !builder.graph.outputs.contains(&id);
         let id = match own {
             true => id,
