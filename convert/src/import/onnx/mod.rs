@@ -32,10 +32,13 @@ mod fold;
 mod functions;
 mod inputs;
 mod matmul;
+mod narrow;
+mod nbits;
 mod order;
 mod pool;
 pub mod proto;
 mod prune;
+mod qlinear;
 mod quant;
 mod reduce;
 mod resize;
@@ -43,6 +46,7 @@ mod scope;
 mod shapes;
 mod sources;
 mod tensor;
+mod types;
 #[cfg(test)]
 mod tests;
 
@@ -61,16 +65,22 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     resize::OPERATORS,
     reduce::OPERATORS,
     quant::OPERATORS,
+    qlinear::OPERATORS,
     sources::OPERATORS,
+    types::OPERATORS,
 ];
 
-fn importer(op_type: &str) -> Option<Importer> {
-    OPERATORS
-        .iter()
-        .copied()
-        .flatten()
-        .find(|(name, _)| *name == op_type)
-        .map(|(_, import)| *import)
+/// Operators of other domains.
+const DOMAINS: &[(&str, &[(&str, Importer)])] = &[
+    ("com.microsoft", qlinear::CONTRIB),
+    ("com.microsoft", nbits::CONTRIB),
+];
+
+/// `domain` is empty for ONNX's own operators.
+fn importer(domain: &str, op_type: &str) -> Option<Importer> {
+    let own = OPERATORS.iter().copied().flatten().filter(|_| domain.is_empty());
+    let others = DOMAINS.iter().filter(|(name, _)| *name == domain).flat_map(|(_, rows)| *rows);
+    own.chain(others).find(|(name, _)| *name == op_type).map(|(_, import)| *import)
 }
 
 /// Imports an ONNX model. `base_dir` is the folder where external tensor data may lie.
@@ -191,6 +201,12 @@ impl<'a> Import<'a> {
             data_type::DOUBLE => self.note("float64 tensors are computed in float32"),
             data_type::UINT16 | data_type::UINT32 | data_type::UINT64 => {
                 self.note("unsigned integers wider than 8 bits are computed in int64");
+            }
+            data_type::INT2 | data_type::INT4 | data_type::UINT2 | data_type::UINT4 => {
+                self.note("integers of 2 and 4 bits are held in 8");
+            }
+            _ if narrow::bits(onnx).is_some() => {
+                self.note("floating-point numbers of 8 bits and less are held in float32");
             }
             _ => {}
         }
@@ -316,7 +332,7 @@ impl<'a> Import<'a> {
             attributes,
             opset: self.scope.opset,
         };
-        let values = import(&mut self.builder, &node)?;
+        let values = types::tracked(import, &mut self.builder, &node, proto.op_type())?;
         node.attributes.check_all_read()?;
         Ok(values.into_iter().map(Slot::Value).collect())
     }
@@ -420,7 +436,9 @@ impl<'a> Import<'a> {
     fn output(&mut self, name: &str, id: ValueId) -> Result<(), Failure> {
         let builder = &mut self.builder;
         let own = builder.producer(id).is_some() && !builder.graph.outputs.contains(&id);
-        let id = match own {
+        // Whoever reads integers wants the model's own, not reals that they stand for.
+        let quantized = builder.graph.value(id).quant.is_some();
+        let id = match own && !quantized {
             true => id,
             false => {
                 let node = OnnxNode {
@@ -430,10 +448,12 @@ impl<'a> Import<'a> {
                     attributes: Attributes::new(&[]),
                     opset: self.scope.opset,
                 };
-                builder.emit_unfolded(&node, Op::Reshape, id)?
+                let op = if quantized { Op::BitCast } else { Op::Reshape };
+                builder.emit_unfolded(&node, op, id)?
             }
         };
         let value = builder.graph.value_mut(id);
+        value.quant = None;
         value.name = name.to_owned();
         builder.graph.outputs.push(id);
         Ok(())
@@ -461,23 +481,21 @@ fn own(domain: &str) -> &str {
 /// The importer of a node, or why there is none.
 fn find_importer(proto: &NodeProto) -> Result<Importer, Failure> {
     let domain = own(proto.domain());
-    if !domain.is_empty() {
+    if let Some(import) = importer(domain, proto.op_type()) {
+        return Ok(import);
+    }
+    if !domain.is_empty() && !DOMAINS.iter().any(|(name, _)| *name == domain) {
         return Err(unsupported(
             format!("operator domain {domain} is not supported"),
             "export the model with ONNX's own operators",
         ));
     }
-    importer(proto.op_type())
-        .ok_or_else(|| unsupported("the operator is not supported", remedy_for(proto.op_type())))
+    Err(unsupported("the operator is not supported", remedy_for(proto.op_type())))
 }
 
 /// Advice for operators that models use often.
 fn remedy_for(op_type: &str) -> String {
     let advice = match op_type {
-        "QLinearConv" | "QLinearMatMul" | "QLinearAdd" | "ConvInteger" | "MatMulInteger" => {
-            "export the quantized model in QDQ form"
-        }
-        "DynamicQuantizeLinear" => "quantize statically instead, or import the float model",
         "NonMaxSuppression" | "TopK" | "NonZero" => {
             "end the model before it and do this step in the application"
         }
