@@ -1,7 +1,7 @@
 //! Validates a graph: order, arity, and the shapes that follow from the operators.
 
 use crate::dim::Dim;
-use crate::graph::{Graph, Node, Op, ValueId};
+use crate::graph::{Graph, Node, Op, RecurrentKind, ValueId};
 
 use super::edit::product;
 
@@ -57,8 +57,12 @@ pub fn check(graph: &Graph) -> Result<(), String> {
 }
 
 /// Most outputs; fewer are fine, those that nobody reads may stay.
-fn outputs(_: &Op) -> usize {
-    1
+fn outputs(op: &Op) -> usize {
+    match op {
+        Op::Recurrent(layer) if layer.kind == RecurrentKind::Lstm => 3,
+        Op::Recurrent(_) => 2,
+        _ => 1,
+    }
 }
 
 /// Fewest and most inputs.
@@ -68,6 +72,7 @@ fn arity(op: &Op) -> (usize, usize) {
         Op::BatchNorm { .. } => (5, 5),
         Op::Binary(_) | Op::Compare(_) | Op::Gather { .. } => (2, 2),
         Op::Where => (3, 3),
+        Op::Recurrent(_) => (2, 6),
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
     }
@@ -135,6 +140,16 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
         Op::ArgReduce { axis, keep_dims, .. } => {
             axis_ok(*axis)?;
             expect(y == reduced(x, &[*axis], *keep_dims))
+        }
+        Op::Recurrent(layer) => {
+            let (directions, gates) = (layer.backwards.len(), layer.kind.gates());
+            let weights = inputs[1];
+            expect(x.len() == 3 && weights.len() == 3 && y.len() == 4)?;
+            expect(layer.functions.len() == 3 * directions)?;
+            let wide = weights[1].mul(&Dim::from(directions * gates));
+            expect(compatible(&x[2], &wide) && compatible(&weights[0], &Dim::from(directions)))?;
+            let state = [&weights[0], &x[1], &weights[1]];
+            expect(y[0] == x[0] && y[1..].iter().zip(state).all(|(y, s)| compatible(y, s)))
         }
         Op::Pool(p) => expect(x.len() == p.kernel.len() + 2 && y.len() == x.len()),
         Op::Conv(conv) => {

@@ -78,6 +78,12 @@ ops! {
     Reduce = 23, "reduce";
     /// Index of the extreme along an axis.
     ArgReduce = 24, "arg_reduce";
+    /// Long short-term memory over a sequence.
+    Lstm = 41, "lstm";
+    /// Gated recurrent unit over a sequence.
+    Gru = 42, "gru";
+    /// Plain recurrent layer over a sequence.
+    Rnn = 43, "rnn";
 }
 
 impl fmt::Display for Op {

@@ -17,6 +17,7 @@ mod matmul;
 mod pad;
 mod pool;
 mod quantize;
+mod recurrent;
 mod reduce;
 mod resize;
 mod shape;
@@ -47,6 +48,7 @@ pub use pad::PAD;
 pub use pool::{POOL_F32, POOL_I8};
 pub(crate) use quantize::quantize_value;
 pub use quantize::{DEQUANTIZE_I8, DEQUANTIZE_U8, LUT_I8, QUANTIZE_I8, QUANTIZE_U8};
+pub use recurrent::{GRU_F32, LSTM_F32, RNN_F32};
 pub use reduce::{
     ARG_REDUCE_F32, ARG_REDUCE_I8, ARG_REDUCE_I32, ARG_REDUCE_I64, REDUCE_F32, REDUCE_I8,
     REDUCE_I32, REDUCE_I64,
@@ -134,6 +136,9 @@ pub static ALL: &[&Operator] = &[
     &CAST,
     &RESIZE_F32,
     &RESIZE_I8,
+    &LSTM_F32,
+    &GRU_F32,
+    &RNN_F32,
 ];
 
 /// A step, bound to its operator.

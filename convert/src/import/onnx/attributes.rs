@@ -148,6 +148,15 @@ impl<'a> Attributes<'a> {
         std::str::from_utf8(bytes).map_err(|_| invalid(format!("attribute `{name}` is not UTF-8")))
     }
 
+    pub(crate) fn strings(&self, name: &str) -> Result<Option<Vec<&'a str>>, Failure> {
+        let Some(attribute) = self.find(name, attribute_type::STRINGS)? else {
+            return Ok(None);
+        };
+        let texts = attribute.strings.iter().map(|bytes| std::str::from_utf8(bytes));
+        let texts: Result<Vec<&str>, _> = texts.collect();
+        texts.map(Some).map_err(|_| invalid(format!("attribute `{name}` is not UTF-8")))
+    }
+
     /// A subgraph, which must be there.
     pub(crate) fn graph(&self, name: &str) -> Result<&'a GraphProto, Failure> {
         let attribute = self.find(name, attribute_type::GRAPH)?;

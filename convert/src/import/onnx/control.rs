@@ -28,16 +28,18 @@ pub(super) struct ControlNode<'a, 'n> {
 
 type Outcome = Result<Vec<Slot>, Stop>;
 
-type ControlImporter<'a> = fn(&mut Import<'a>, &ControlNode<'a, '_>) -> Outcome;
+/// Whether an operator has subgraphs.
+pub(super) fn has_subgraphs(op_type: &str) -> bool {
+    matches!(op_type, "If" | "Loop" | "Scan")
+}
 
-/// The importer of an operator that has subgraphs.
-pub(super) fn importer<'a>(op_type: &str) -> Option<ControlImporter<'a>> {
-    Some(match op_type {
-        "If" => if_ as ControlImporter<'a>,
-        "Loop" => loop_,
-        "Scan" => scan,
-        _ => return None,
-    })
+/// The values that a node with subgraphs makes.
+pub(super) fn import<'a>(import: &mut Import<'a>, node: &ControlNode<'a, '_>) -> Outcome {
+    match node.proto.op_type() {
+        "If" => if_(import, node),
+        "Loop" => loop_(import, node),
+        _ => scan(import, node),
+    }
 }
 
 impl ControlNode<'_, '_> {

@@ -20,17 +20,22 @@ use super::ImportOptions;
 use crate::error::{ImportError, UnsupportedNode};
 use crate::graph::{Graph, Op, ValueId};
 
+mod attention;
 mod attributes;
 mod builder;
+mod compose;
+mod contrib;
 mod control;
 mod conv;
 mod data;
 mod dims;
+mod einsum;
 mod elementwise;
 mod failure;
 mod fold;
 mod functions;
 mod inputs;
+mod loss;
 mod matmul;
 mod narrow;
 mod nbits;
@@ -40,6 +45,7 @@ pub mod proto;
 mod prune;
 mod qlinear;
 mod quant;
+mod recurrent;
 mod reduce;
 mod resize;
 mod scope;
@@ -49,6 +55,7 @@ mod tensor;
 mod types;
 #[cfg(test)]
 mod tests;
+mod transformer;
 
 /// Operator sets whose meanings the importers below know.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
@@ -68,10 +75,17 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     qlinear::OPERATORS,
     sources::OPERATORS,
     types::OPERATORS,
+    recurrent::OPERATORS,
+    einsum::OPERATORS,
+    loss::OPERATORS,
+    attention::OPERATORS,
+    transformer::OPERATORS,
 ];
 
 /// Operators of other domains.
 const DOMAINS: &[(&str, &[(&str, Importer)])] = &[
+    ("ai.onnx.preview", attention::PREVIEW_OPERATORS),
+    ("com.microsoft", contrib::OPERATORS),
     ("com.microsoft", qlinear::CONTRIB),
     ("com.microsoft", nbits::CONTRIB),
 ];
@@ -314,11 +328,9 @@ impl<'a> Import<'a> {
             return self.call(function, name, &attributes, slots.to_vec());
         }
         let domain = own(proto.domain());
-        if domain.is_empty()
-            && let Some(import) = control::importer(proto.op_type())
-        {
+        if domain.is_empty() && control::has_subgraphs(proto.op_type()) {
             let node = control::ControlNode { proto, name, attributes, slots };
-            return import(self, &node);
+            return control::import(self, &node);
         }
         let import = find_importer(proto)?;
         if slots.iter().any(|slot| matches!(slot, Slot::Poisoned)) {
