@@ -38,10 +38,13 @@ mod indexing;
 mod inputs;
 mod loss;
 mod matmul;
+mod narrow;
+mod nbits;
 mod order;
 mod pool;
 pub mod proto;
 mod prune;
+mod qlinear;
 mod quant;
 mod recurrent;
 mod reduce;
@@ -52,6 +55,7 @@ mod sequences;
 mod shapes;
 mod sources;
 mod tensor;
+mod types;
 #[cfg(test)]
 mod tests;
 mod transformer;
@@ -71,7 +75,9 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     resize::OPERATORS,
     reduce::OPERATORS,
     quant::OPERATORS,
+    qlinear::OPERATORS,
     sources::OPERATORS,
+    types::OPERATORS,
     recurrent::OPERATORS,
     einsum::OPERATORS,
     loss::OPERATORS,
@@ -83,8 +89,12 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
 ];
 
 /// Operators of other domains.
-const DOMAINS: &[(&str, &[(&str, Importer)])] =
-    &[("ai.onnx.preview", attention::PREVIEW_OPERATORS), ("com.microsoft", contrib::OPERATORS)];
+const DOMAINS: &[(&str, &[(&str, Importer)])] = &[
+    ("ai.onnx.preview", attention::PREVIEW_OPERATORS),
+    ("com.microsoft", contrib::OPERATORS),
+    ("com.microsoft", qlinear::CONTRIB),
+    ("com.microsoft", nbits::CONTRIB),
+];
 
 /// `domain` is empty for ONNX's own operators.
 fn importer(domain: &str, op_type: &str) -> Option<Importer> {
@@ -211,6 +221,12 @@ impl<'a> Import<'a> {
             data_type::DOUBLE => self.note("float64 tensors are computed in float32"),
             data_type::UINT16 | data_type::UINT32 | data_type::UINT64 => {
                 self.note("unsigned integers wider than 8 bits are computed in int64");
+            }
+            data_type::INT2 | data_type::INT4 | data_type::UINT2 | data_type::UINT4 => {
+                self.note("integers of 2 and 4 bits are held in 8");
+            }
+            _ if narrow::bits(onnx).is_some() => {
+                self.note("floating-point numbers of 8 bits and less are held in float32");
             }
             _ => {}
         }
@@ -339,7 +355,7 @@ impl<'a> Import<'a> {
             attributes,
             opset: self.scope.opset,
         };
-        let values = import(&mut self.builder, &node)?;
+        let values = types::tracked(import, &mut self.builder, &node, proto.op_type())?;
         node.attributes.check_all_read()?;
         Ok(values.into_iter().map(Slot::Value).collect())
     }
@@ -450,7 +466,9 @@ impl<'a> Import<'a> {
             ));
         }
         let own = builder.producer(id).is_some() && !builder.graph.outputs.contains(&id);
-        let id = match own {
+        // Whoever reads integers wants the model's own, not reals that they stand for.
+        let quantized = builder.graph.value(id).quant.is_some();
+        let id = match own && !quantized {
             true => id,
             false => {
                 let node = OnnxNode {
@@ -460,10 +478,12 @@ impl<'a> Import<'a> {
                     attributes: Attributes::new(&[]),
                     opset: self.scope.opset,
                 };
-                builder.emit_unfolded(&node, Op::Reshape, id)?
+                let op = if quantized { Op::BitCast } else { Op::Reshape };
+                builder.emit_unfolded(&node, op, id)?
             }
         };
         let value = builder.graph.value_mut(id);
+        value.quant = None;
         value.name = name.to_owned();
         builder.graph.outputs.push(id);
         Ok(())
@@ -506,10 +526,6 @@ fn find_importer(proto: &NodeProto) -> Result<Importer, Failure> {
 /// Advice for operators that models use often.
 fn remedy_for(op_type: &str) -> String {
     let advice = match op_type {
-        "QLinearConv" | "QLinearMatMul" | "QLinearAdd" | "ConvInteger" | "MatMulInteger" => {
-            "export the quantized model in QDQ form"
-        }
-        "DynamicQuantizeLinear" => "quantize statically instead, or import the float model",
         "NonMaxSuppression" | "TopK" | "NonZero" => {
             "end the model before it and do this step in the application"
         }
