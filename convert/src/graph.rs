@@ -7,6 +7,8 @@
 use std::sync::Arc;
 
 use whit::DType;
+use whit::format::NarrowFloat;
+use whit::format::RecurrentFunction;
 
 use crate::dim::{Dim, Symbol};
 use crate::tensor::Tensor;
@@ -156,6 +158,13 @@ pub enum BinaryKind {
     Xor,
     /// `x if x > 0 else slope * x`; operands x, slope.
     PRelu,
+    BitAnd,
+    BitOr,
+    BitXor,
+    /// By the second operand; by a negative number or beyond the type's bits, 0 is left.
+    ShiftLeft,
+    /// The same, and the sign is shifted in.
+    ShiftRight,
 }
 
 /// Comparisons with NumPy broadcasting; the result is bool.
@@ -235,6 +244,14 @@ pub enum UnaryKind {
     Atanh,
     /// Logical not, on bool.
     Not,
+    /// Of integers.
+    BitNot,
+    /// To the nearest number of a narrower floating-point type.
+    RoundNarrow {
+        to: NarrowFloat,
+        /// The largest number instead of an infinity or a NaN.
+        saturate: bool,
+    },
 }
 
 /// Reductions over a set of axes.
@@ -291,6 +308,49 @@ pub enum CoordinateMode {
     PytorchHalfPixel,
     AlignCorners,
     Asymmetric,
+}
+
+/// Which recurrent layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "standard names")]
+pub enum RecurrentKind {
+    Lstm,
+    Gru,
+    Rnn,
+}
+
+impl RecurrentKind {
+    /// Gates per direction.
+    pub fn gates(self) -> usize {
+        match self {
+            RecurrentKind::Lstm => 4,
+            RecurrentKind::Gru => 3,
+            RecurrentKind::Rnn => 1,
+        }
+    }
+}
+
+/// A recurrent layer over a sequence, in one or two directions.
+///
+/// Inputs: gates, which is what the layer's input contributes, `[time, batch, direction × gate ×
+/// hidden]`; recurrent weights, `[direction, hidden, gate × hidden]`; optional: lengths of the
+/// sequences (i32), initial state `[direction, batch, hidden]`. Then of an LSTM (gates input,
+/// output, forget, cell), both optional: initial cell, peepholes `[direction, 3 × hidden]`. Of a
+/// GRU (gates update, reset, candidate; the weights are those of the first two): weights of the
+/// candidate `[direction, hidden, hidden]`, and an optional bias of that product.
+/// Outputs: every state `[time, direction, batch, hidden]`, the last state, of an LSTM the last cell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recurrent {
+    /// Which layer.
+    pub kind: RecurrentKind,
+    /// One entry per direction: whether it goes from the end to the start.
+    pub backwards: Vec<bool>,
+    /// LSTM: forget is one minus input. GRU: the reset is applied behind the product.
+    pub variant: bool,
+    /// What functions are applied to lies within ± this; infinity for no bound.
+    pub clip: f32,
+    /// Three per direction with their parameters, `None` for those that the layer hasn't.
+    pub functions: Vec<Option<(RecurrentFunction, f32, f32)>>,
 }
 
 /// What a node does. Shapes of results stand in the output values.
@@ -369,6 +429,8 @@ pub enum Op {
     },
     /// To the output's type, as in ONNX (float to integer truncates, to bool is `!= 0`).
     Cast,
+    /// The same bytes as another type of the same size, or with another [`Quant`].
+    BitCast,
     /// f32 to the output's integer type and [`Quant`]: `saturate(round_ties_even(x / scale) + zero_point)`.
     Quantize,
     /// The input's integer type and [`Quant`] to f32.
@@ -448,6 +510,8 @@ pub enum Op {
         /// The axis of time, 0 or 1.
         time_axis: usize,
     },
+    /// See [`Recurrent`].
+    Recurrent(Recurrent),
 }
 
 /// How a scattered update meets what is there.

@@ -1,7 +1,7 @@
 //! Validates a graph: order, arity, and the shapes that follow from the operators.
 
 use crate::dim::Dim;
-use crate::graph::{Graph, Node, Op, ValueId};
+use crate::graph::{Graph, Node, Op, RecurrentKind, ValueId};
 
 use super::edit::product;
 
@@ -60,6 +60,8 @@ pub fn check(graph: &Graph) -> Result<(), String> {
 fn outputs(op: &Op) -> usize {
     match op {
         Op::TopK { .. } => 2,
+        Op::Recurrent(layer) if layer.kind == RecurrentKind::Lstm => 3,
+        Op::Recurrent(_) => 2,
         _ => 1,
     }
 }
@@ -74,6 +76,7 @@ fn arity(op: &Op) -> (usize, usize) {
         Op::GridSample(_) | Op::NonMaxSuppression(_) | Op::ReverseSequence { .. } => (2, 2),
         Op::ScatterElements { .. } | Op::ScatterNd { .. } | Op::RoiAlign(_) => (3, 3),
         Op::Where => (3, 3),
+        Op::Recurrent(_) => (2, 6),
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
     }
@@ -90,7 +93,7 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
     };
     let axis_ok = |axis: usize| expect(axis < x.len());
     match &node.op {
-        Op::Unary(_) | Op::Cast | Op::BatchNorm { .. } => expect(x == y),
+        Op::Unary(_) | Op::Cast | Op::BitCast | Op::BatchNorm { .. } => expect(x == y),
         Op::Quantize => {
             let described = graph.value(node.outputs[0]).quant.is_some();
             expect(x == y && described)
@@ -182,6 +185,16 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
         }
         Op::ReverseSequence { time_axis } => {
             expect(*time_axis < 2 && x.len() >= 2 && inputs[1].len() == 1 && x == y)
+        }
+        Op::Recurrent(layer) => {
+            let (directions, gates) = (layer.backwards.len(), layer.kind.gates());
+            let weights = inputs[1];
+            expect(x.len() == 3 && weights.len() == 3 && y.len() == 4)?;
+            expect(layer.functions.len() == 3 * directions)?;
+            let wide = weights[1].mul(&Dim::from(directions * gates));
+            expect(compatible(&x[2], &wide) && compatible(&weights[0], &Dim::from(directions)))?;
+            let state = [&weights[0], &x[1], &weights[1]];
+            expect(y[0] == x[0] && y[1..].iter().zip(state).all(|(y, s)| compatible(y, s)))
         }
         Op::Pool(p) => expect(x.len() == p.kernel.len() + 2 && y.len() == x.len()),
         Op::Conv(conv) => {

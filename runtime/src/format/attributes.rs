@@ -127,6 +127,11 @@ numbered! {
         Or = 11 "or",
         Xor = 12 "xor",
         PRelu = 13 "prelu",
+        BitAnd = 14 "bit_and",
+        BitOr = 15 "bit_or",
+        BitXor = 16 "bit_xor",
+        ShiftLeft = 17 "shift_left",
+        ShiftRight = 18 "shift_right",
     }
 }
 
@@ -185,6 +190,20 @@ numbered! {
         Acosh = 38 "acosh",
         Atanh = 39 "atanh",
         Not = 40 "not",
+        BitNot = 41 "bit_not",
+        // [number of a NarrowFloat, 1 to saturate]
+        RoundNarrow = 42 "round_narrow",
+    }
+}
+
+numbered! {
+    /// Floating-point types narrower than f16, to whose values `round_narrow` rounds.
+    NarrowFloat {
+        E4M3Fn = 1 "e4m3fn",
+        E4M3FnUz = 2 "e4m3fnuz",
+        E5M2 = 3 "e5m2",
+        E5M2FnUz = 4 "e5m2fnuz",
+        E2M1 = 5 "e2m1",
     }
 }
 
@@ -333,6 +352,50 @@ record! {
         pub select_last: u32,
         /// Zero.
         pub reserved: u32,
+    }
+}
+
+numbered! {
+    /// Functions of recurrent operators. `alpha` and `beta` of [`RecurrentAttributes`].
+    RecurrentFunction {
+        Sigmoid = 1 "sigmoid",
+        Tanh = 2 "tanh",
+        Relu = 3 "relu",
+        // alpha * x + beta
+        Affine = 4 "affine",
+        LeakyRelu = 5 "leaky_relu",
+        ThresholdedRelu = 6 "thresholded_relu",
+        // alpha * tanh(beta * x)
+        ScaledTanh = 7 "scaled_tanh",
+        HardSigmoid = 8 "hard_sigmoid",
+        Elu = 9 "elu",
+        Softsign = 10 "softsign",
+        Softplus = 11 "softplus",
+    }
+}
+
+record! {
+    /// [`Op::Lstm`](super::Op), [`Op::Gru`](super::Op), [`Op::Rnn`](super::Op).
+    ///
+    /// Inputs: gates, recurrent weights, lengths, initial state, and what is the operator's own.
+    /// Outputs, any of which may be absent: every state, the last state, the last cell (lstm).
+    pub struct RecurrentAttributes: 96 {
+        /// 1, or 2 for one direction after the other.
+        pub directions: u32,
+        /// Bit d: direction d goes from the end to the start.
+        pub backwards: u32,
+        /// lstm, 1: forget is one minus input. gru, 1: the reset is applied behind the product.
+        pub variant: u32,
+        /// What functions are applied to lies within ± this; infinity for no bound.
+        pub clip: f32,
+        /// [`RecurrentFunction`] numbers, three per direction; 0 for those that the operator hasn't.
+        pub functions: [u32; 6],
+        /// First parameter of each.
+        pub alpha: [f32; 6],
+        /// Second parameter of each.
+        pub beta: [f32; 6],
+        /// Zero.
+        pub reserved: [u32; 2],
     }
 }
 

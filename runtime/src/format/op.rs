@@ -98,6 +98,12 @@ ops! {
     NonMaxSuppression = 33, "non_max_suppression";
     /// The beginning of each sequence reversed.
     ReverseSequence = 34, "reverse_sequence";
+    /// Long short-term memory over a sequence.
+    Lstm = 41, "lstm";
+    /// Gated recurrent unit over a sequence.
+    Gru = 42, "gru";
+    /// Plain recurrent layer over a sequence.
+    Rnn = 43, "rnn";
 }
 
 impl fmt::Display for Op {

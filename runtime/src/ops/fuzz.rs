@@ -106,7 +106,11 @@ fn random_tensor(random: &mut Random, dtype: DType, dims: Vec<u32>) -> Tensor {
     let elements = dims.iter().fold(1usize, |product, dim| product.wrapping_mul(*dim as usize));
     let mask = if random.below(4) == 0 { 0 } else { 0xFF };
     let bytes = (0..elements * dtype.size()).map(|_| random.next() as u8 & mask).collect();
-    let zero_point = if dtype == DType::I8 { i32::from(random.next() as i8) } else { 0 };
+    let zero_point = match dtype {
+        DType::I8 => i32::from(random.next() as i8),
+        DType::U8 => i32::from(random.next() as u8),
+        _ => 0,
+    };
     Tensor { bytes, ..shape(dtype, &dims) }.quantized(1.0, zero_point)
 }
 
@@ -122,10 +126,10 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
     let mut dtypes = [dtype(), dtype(), dtype(), dtype(), dtype(), dtype()];
     match operator.op {
         Op::Quantize | Op::Dequantize if random.below(4) > 0 => {
-            let [from, to] = if operator.op == Op::Quantize {
-                [DType::F32, DType::I8]
-            } else {
-                [DType::I8, DType::F32]
+            let integer = operator.dtype.unwrap_or(DType::I8);
+            let [from, to] = match operator.op {
+                Op::Quantize => [DType::F32, integer],
+                _ => [integer, DType::F32],
             };
             dtypes = [from, DType::F32, DType::I32, to, to, to];
             if inputs == 1 {
@@ -164,6 +168,14 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
         if random.below(2) == 0 {
             case.attributes[..4].copy_from_slice(&[1 + random.below(2) as u8, 0, 0, 0]);
         }
+    }
+    if operator.op == Op::MatMul && random.below(2) == 0 {
+        // Twice the same factor, square more often than not.
+        case.inputs[1] = case.inputs[0].clone();
+        case.output.dims = tensors[0].dims.clone();
+        case.attributes.fill(0);
+        case.attributes[0] = random.below(2) as u8;
+        case.attributes[4] = random.below(2) as u8;
     }
     if operator.op == Op::Resize && random.below(2) == 0 {
         let plausible = ResizeAttributes {

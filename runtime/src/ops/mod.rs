@@ -22,6 +22,7 @@ mod non_max_suppression;
 mod pad;
 mod pool;
 mod quantize;
+mod recurrent;
 mod reduce;
 mod resize;
 mod reverse_sequence;
@@ -54,12 +55,13 @@ pub use cumulative::{CUMULATIVE_F32, CUMULATIVE_I32, CUMULATIVE_I64};
 pub use gather::GATHER;
 pub use gather_nd::{GATHER_ELEMENTS, GATHER_ND};
 pub use grid_sample::GRID_SAMPLE_F32;
-pub use matmul::MATMUL_F32;
+pub use matmul::{MATMUL_F32, MATMUL_I32, MATMUL_I64};
 pub use non_max_suppression::NON_MAX_SUPPRESSION_F32;
 pub use pad::PAD;
 pub use pool::{POOL_F32, POOL_I8};
 pub(crate) use quantize::quantize_value;
-pub use quantize::{DEQUANTIZE_I8, LUT_I8, QUANTIZE_I8};
+pub use quantize::{DEQUANTIZE_I8, DEQUANTIZE_U8, LUT_I8, QUANTIZE_I8, QUANTIZE_U8};
+pub use recurrent::{GRU_F32, LSTM_F32, RNN_F32};
 pub use reduce::{
     ARG_REDUCE_F32, ARG_REDUCE_I8, ARG_REDUCE_I32, ARG_REDUCE_I64, REDUCE_F32, REDUCE_I8,
     REDUCE_I32, REDUCE_I64,
@@ -110,6 +112,8 @@ pub static ALL: &[&Operator] = &[
     &FULLY_CONNECTED_F32,
     &QUANTIZE_I8,
     &DEQUANTIZE_I8,
+    &QUANTIZE_U8,
+    &DEQUANTIZE_U8,
     &LUT_I8,
     &POOL_F32,
     &POOL_I8,
@@ -145,6 +149,8 @@ pub static ALL: &[&Operator] = &[
     &EXPAND,
     &PAD,
     &MATMUL_F32,
+    &MATMUL_I32,
+    &MATMUL_I64,
     &WHERE,
     &GATHER,
     &CAST,
@@ -171,6 +177,9 @@ pub static ALL: &[&Operator] = &[
     &ROI_ALIGN_F32,
     &NON_MAX_SUPPRESSION_F32,
     &REVERSE_SEQUENCE,
+    &LSTM_F32,
+    &GRU_F32,
+    &RNN_F32,
 ];
 
 /// A step, bound to its operator.

@@ -300,6 +300,9 @@ impl Builder {
 
     /// Turns known elements into a constant, because a node reads them as data.
     fn materialise(&mut self, id: ValueId) -> Result<(), Failure> {
+        if self.sequences.contains_key(&id) {
+            return Err(unsupported("a sequence of tensors is read at run time", ""));
+        }
         let Some(known) = self.known.get(&id) else {
             return Ok(());
         };
@@ -399,32 +402,26 @@ impl Builder {
         Ok(id)
     }
 
-    /// Adds an operator with several results, each with its type and shape.
-    pub(crate) fn emit_several(
+    /// Adds an operator with several results, which is never folded here.
+    pub(crate) fn emit_outputs(
         &mut self,
         node: &OnnxNode<'_>,
-        part: &str,
         op: Op,
         inputs: &[Option<ValueId>],
-        results: &[(DType, Vec<Dim>)],
+        outputs: Vec<(DType, Vec<Dim>)>,
     ) -> Result<Vec<ValueId>, Failure> {
-        let name = match part {
-            "" => node.name.clone(),
-            _ => format!("{}/{part}", node.name),
-        };
-        let mut outputs = Vec::with_capacity(results.len());
-        for (index, (dtype, shape)) in results.iter().enumerate() {
-            outputs.push(self.value(format!("{name}/{index}"), *dtype, shape.clone())?);
+        for operand in inputs.iter().flatten() {
+            self.materialise(*operand)?;
         }
-        for operand in inputs.iter().copied().flatten() {
-            self.materialise(operand)?;
+        let mut made = Vec::with_capacity(outputs.len());
+        for (index, (dtype, shape)) in outputs.into_iter().enumerate() {
+            let id = self.value(format!("{}/{index}", node.name), dtype, shape)?;
+            self.producers.insert(id, self.graph.nodes.len());
+            made.push(id);
         }
-        for id in &outputs {
-            self.producers.insert(*id, self.graph.nodes.len());
-        }
-        let (inputs, made) = (inputs.to_vec(), outputs.clone());
-        self.graph.nodes.push(Node { name, op, inputs, outputs: made });
-        Ok(outputs)
+        let (name, inputs) = (node.name.clone(), inputs.to_vec());
+        self.graph.nodes.push(Node { name, op, inputs, outputs: made.clone() });
+        Ok(made)
     }
 
     /// Adds a node that makes a value of its own from `x`, whatever is known of it.

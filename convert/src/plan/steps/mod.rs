@@ -4,6 +4,7 @@ mod conv;
 mod data;
 mod elementwise;
 mod indexing;
+mod recurrent;
 mod reduce;
 
 use whit::DType;
@@ -34,7 +35,7 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
         Op::Concat { axis } => data::concat(builder, node, *axis),
         Op::Slice { starts, steps } => data::slice(builder, node, starts, steps),
         Op::Transpose { perm } => data::transpose(builder, node, perm),
-        Op::Reshape => data::reshape(builder, node),
+        Op::Reshape | Op::BitCast => data::reshape(builder, node),
         Op::Expand => data::expand(builder, node),
         Op::Pad { before, mode, .. } => data::pad(builder, node, before, *mode),
         Op::Resize { mode, coordinates, scales } => {
@@ -57,6 +58,7 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
         Op::RoiAlign(align) => indexing::roi_align(builder, node, align),
         Op::NonMaxSuppression(nms) => indexing::non_max_suppression(builder, node, nms),
         Op::ReverseSequence { time_axis } => indexing::reverse_sequence(builder, node, *time_axis),
+        Op::Recurrent(layer) => recurrent::recurrent(builder, node, layer),
         Op::BatchNorm { .. } => Err(unsupported(
             node,
             "its statistics aren't constants, so it could not be folded; export the model for inference",
