@@ -78,6 +78,8 @@ ops! {
     Reduce = 23, "reduce";
     /// Index of the extreme along an axis.
     ArgReduce = 24, "arg_reduce";
+    /// Scaled dot-product attention.
+    Attention = 47, "attention";
 }
 
 impl fmt::Display for Op {
