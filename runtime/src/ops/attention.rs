@@ -271,12 +271,13 @@ fn exponentials(scores: &mut [f32], mask: Option<MaskRow<'_>>, to: Scores) -> f3
         None => {}
     }
 
+    // Indexed lanes: loops that are vectorised whatever is inlined.
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (chunks, rest) = scores.as_chunks::<LANES>();
     let mut lanes = [f32::NEG_INFINITY; LANES];
     for chunk in chunks {
-        for (lane, score) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(*lane, *score);
+        for i in 0..LANES {
+            lanes[i] = larger(lanes[i], chunk[i]);
         }
     }
     let largest = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger);
@@ -294,9 +295,9 @@ fn exponentials(scores: &mut [f32], mask: Option<MaskRow<'_>>, to: Scores) -> f3
     let (chunks, rest) = scores.as_chunks_mut::<LANES>();
     let mut sums = [0.0f32; LANES];
     for chunk in chunks {
-        for (sum, score) in sums.iter_mut().zip(chunk) {
-            *score = exp_below(*score - largest);
-            *sum += *score;
+        for i in 0..LANES {
+            chunk[i] = exp_below(chunk[i] - largest);
+            sums[i] += chunk[i];
         }
     }
     let mut sum = sums.iter().sum::<f32>();
@@ -325,10 +326,10 @@ fn exp_below(x: f32) -> f32 {
     let shifted = inside * core::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let f = inside - n * LN_2_FRONT - n * LN_2_REST;
-    let mut p = 1.0 / 5040.0;
-    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        p = p * f + coefficient;
-    }
+    let p = 1.0 / 5040.0 * f + 1.0 / 720.0;
+    let p = (p * f + 1.0 / 120.0) * f + 1.0 / 24.0;
+    let p = (p * f + 1.0 / 6.0) * f + 0.5;
+    let p = (p * f + 1.0) * f + 1.0;
     // n + 127 in the exponent's place: the low bits of the shifted number are n.
     let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     if x < LOW { 0.0 } else { p * power }
