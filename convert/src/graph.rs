@@ -116,6 +116,19 @@ pub struct MatMul {
     pub inner_quant: Option<Quant>,
 }
 
+/// Scaled dot-product attention; see [`Op::Attention`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Factor of the products.
+    pub scale: f32,
+    /// Scores are bent to `softcap * tanh(score / softcap)`; 0 for none.
+    pub softcap: f32,
+    /// With an offset, query i sees keys 0 to i + offset.
+    pub causal: Option<Dim>,
+    /// A query whose mask is −∞ for all keys gives zeros instead of NaN.
+    pub zero_rows: bool,
+}
+
 /// Which pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "standard names")]
@@ -383,6 +396,10 @@ pub enum Op {
         /// Logarithm of the softmax.
         log: bool,
     },
+    /// `softmax(softcap(q · kᵀ · scale) + mask) · v`. Inputs: q `[b, heads, m, d]`; k `[b, kv heads, n, d]`;
+    /// v `[b, kv heads, n, e]`; optional mask, which broadcasts to `[b, heads, m, n]`. Query heads share
+    /// key heads in groups.
+    Attention(Attention),
     /// Inputs: any number of tensors.
     Concat {
         /// The axis they are joined along.

@@ -77,6 +77,7 @@ fn arity(op: &Op) -> (usize, usize) {
         Op::ScatterElements { .. } | Op::ScatterNd { .. } | Op::RoiAlign(_) => (3, 3),
         Op::Where => (3, 3),
         Op::Recurrent(_) => (2, 6),
+        Op::Attention(_) => (3, 4),
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
     }
@@ -195,6 +196,23 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
         }
         Op::ReverseSequence { time_axis } => {
             expect(*time_axis < 2 && x.len() >= 2 && inputs[1].len() == 1 && x == y)
+        }
+        Op::Attention(_) => {
+            let (k, v) = (inputs[1], inputs[2]);
+            expect(inputs[..3].iter().all(|s| s.len() == 4) && y.len() == 4)?;
+            let heads = x[1].as_const().zip(k[1].as_const());
+            expect(heads.is_none_or(|(heads, kv)| kv > 0 && heads % kv == 0))?;
+            expect(k[..3].iter().zip(v).all(|(a, b)| compatible(a, b)))?;
+            expect(compatible(&x[0], &k[0]) && compatible(&x[3], &k[3]))?;
+            expect(
+                x[..3].iter().zip(y).all(|(a, b)| compatible(a, b)) && compatible(&v[3], &y[3]),
+            )?;
+            if let Some(mask) = inputs.get(3) {
+                let scores = [&x[..3], &k[2..3]].concat();
+                let all = broadcast(&scores, mask).ok_or_else(|| "mask".to_owned())?;
+                expect(all.len() == 4 && all.iter().zip(&scores).all(|(a, b)| compatible(a, b)))?;
+            }
+            Ok(())
         }
         Op::Pool(p) => expect(x.len() == p.kernel.len() + 2 && y.len() == x.len()),
         Op::Conv(conv) => {

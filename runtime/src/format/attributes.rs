@@ -493,3 +493,23 @@ record! {
         pub reserved: u32,
     }
 }
+
+record! {
+    /// [`Op::Attention`](super::Op). Inputs: q `[batch, heads, queries, size]`, k `[batch, kv heads, keys,
+    /// size]`, v `[batch, kv heads, keys, value size]`; mask (optional), added to the scores `[batch,
+    /// heads, queries, keys]`, which it broadcasts to.
+    pub struct AttentionAttributes: 24 {
+        /// Factor of the products.
+        pub scale: f32,
+        /// Scores are bent to `softcap * tanh(score / softcap)`; 0 for none.
+        pub softcap: f32,
+        /// 1: query i sees keys 0 to i + offset.
+        pub causal: u32,
+        /// A dimension reference.
+        pub offset: i32,
+        /// 1: a query whose mask is −∞ for all keys gives zeros, not NaN.
+        pub zero_rows: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}

@@ -104,6 +104,8 @@ ops! {
     NonMaxSuppression = 33, "non_max_suppression";
     /// The beginning of each sequence reversed.
     ReverseSequence = 34, "reverse_sequence";
+    /// Scaled dot-product attention.
+    Attention = 47, "attention";
 }
 
 impl fmt::Display for Op {

@@ -5,12 +5,12 @@ use super::{ALL, Operator};
 use crate::SessionError;
 use crate::dtype::DType;
 use crate::format::{
-    ArgReduceAttributes, AxisAttributes, BinaryAttributes, BinaryOp, CompareOp, ConvAttributes,
-    CumulativeAttributes, Field, GatherNdAttributes, GridSampleAttributes, MatMulAttributes,
-    NonMaxSuppressionAttributes, Op, PadAttributes, PoolAttributes, QuantizeAttributes,
-    RecurrentAttributes, ReduceAttributes, ResizeAttributes, RoiAlignAttributes, ScatterAttributes,
-    SliceAttributes, SoftmaxAttributes, TopKAttributes, TransposeAttributes, UnaryAttributes,
-    UnaryOp,
+    ArgReduceAttributes, AttentionAttributes, AxisAttributes, BinaryAttributes, BinaryOp,
+    CompareOp, ConvAttributes, CumulativeAttributes, Field, GatherNdAttributes,
+    GridSampleAttributes, MatMulAttributes, NonMaxSuppressionAttributes, Op, PadAttributes,
+    PoolAttributes, QuantizeAttributes, RecurrentAttributes, ReduceAttributes, ResizeAttributes,
+    RoiAlignAttributes, ScatterAttributes, SliceAttributes, SoftmaxAttributes, TopKAttributes,
+    TransposeAttributes, UnaryAttributes, UnaryOp,
 };
 
 const CASES_PER_OPERATOR: usize = 4000;
@@ -22,6 +22,7 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
     match op {
         Op::Conv2d | Op::DepthwiseConv2d | Op::FullyConnected => (ConvAttributes::SIZE, 5),
         Op::MatMul => (MatMulAttributes::SIZE, 2),
+        Op::Attention => (AttentionAttributes::SIZE, 3 + random.below(2) as usize),
         Op::Pool2d => (PoolAttributes::SIZE, 1),
         Op::Binary | Op::Compare => (BinaryAttributes::SIZE, 2),
         Op::Unary => (UnaryAttributes::SIZE, 1),
@@ -229,6 +230,19 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
     let y = random_tensor(random, dtypes[inputs], y);
     let mut case = Case::new(operator.op, operator.dtype, [0u8; 0], &tensors, y);
     case.attributes = attributes(random, attribute_bytes);
+    if operator.op == Op::Attention && random.below(2) == 0 {
+        // Shapes that fit, and switches that are switches.
+        let [b, heads, m, n, d] = [0; 5].map(|_| 1 + random.below(3));
+        for (input, dims) in [[b, heads, m, d], [b, 1, n, d], [b, 1, n, 2]].into_iter().enumerate()
+        {
+            case.inputs[input] = Some(random_tensor(random, DType::F32, dims.to_vec()));
+        }
+        case.output = random_tensor(random, DType::F32, vec![b, heads, m, 2]);
+        case.attributes[8..].fill(0);
+        case.attributes[8] = random.below(2) as u8;
+        case.attributes[12] = random.below(4) as u8;
+        case.attributes[16] = random.below(2) as u8;
+    }
     if operator.op == Op::Pool2d {
         let mut pair = || [0; 2].map(|_| [1, 1, 2, 3, 7, u16::MAX][random.below(6) as usize]);
         let plausible = PoolAttributes {

@@ -4,6 +4,7 @@
 //! table of them; firmware names the ones it needs in a table of its own, and the linker drops the
 //! rest. See CONTRIBUTING.md for how to add one.
 
+mod attention;
 mod binary;
 mod cast;
 mod compare;
@@ -44,6 +45,7 @@ use crate::isa::Isa;
 use crate::memory::{Context, Slot};
 use crate::model::Model;
 
+pub use attention::ATTENTION_F32;
 pub use binary::{BINARY_BOOL, BINARY_F32, BINARY_I8, BINARY_I32, BINARY_I64};
 pub use cast::CAST;
 pub use compare::{COMPARE_BOOL, COMPARE_F32, COMPARE_I8, COMPARE_I32, COMPARE_I64, COMPARE_U8};
@@ -151,6 +153,7 @@ pub static ALL: &[&Operator] = &[
     &MATMUL_F32,
     &MATMUL_I32,
     &MATMUL_I64,
+    &ATTENTION_F32,
     &WHERE,
     &GATHER,
     &CAST,

@@ -19,6 +19,7 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
     match &node.op {
         Op::Conv(conv) => conv::conv(builder, node, conv),
         Op::MatMul(matmul) => conv::matmul(builder, node, matmul),
+        Op::Attention(attention) => conv::attention(builder, node, attention),
         Op::Pool(pool) => reduce::pool(builder, node, pool),
         Op::Reduce { kind, axes, .. } => reduce::reduce(builder, node, *kind, axes),
         Op::ArgReduce { axis, min, select_last, .. } => {
