@@ -1,7 +1,7 @@
 //! Validates a graph: order, arity, and the shapes that follow from the operators.
 
 use crate::dim::Dim;
-use crate::graph::{Graph, Node, Op, ValueId};
+use crate::graph::{Graph, Node, Op, PoolKind, ValueId};
 
 use super::edit::product;
 
@@ -57,8 +57,11 @@ pub fn check(graph: &Graph) -> Result<(), String> {
 }
 
 /// Most outputs; fewer are fine, those that nobody reads may stay.
-fn outputs(_: &Op) -> usize {
-    1
+fn outputs(op: &Op) -> usize {
+    match op {
+        Op::Pool(pool) if pool.kind == PoolKind::Max => 2,
+        _ => 1,
+    }
 }
 
 /// Fewest and most inputs.
@@ -67,7 +70,8 @@ fn arity(op: &Op) -> (usize, usize) {
         Op::Conv(_) | Op::MatMul(_) => (2, 4),
         Op::BatchNorm { .. } => (5, 5),
         Op::Binary(_) | Op::Compare(_) | Op::Gather { .. } => (2, 2),
-        Op::Where => (3, 3),
+        Op::Where | Op::Interpolate { .. } => (3, 3),
+        Op::Normalize { .. } => (1, 3),
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
     }
@@ -127,6 +131,17 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
             expect((0..x.len()).all(|i| compatible(&grown(i), &y[i])))
         }
         Op::Resize { scales, .. } => expect(scales.len() == x.len() && y.len() == x.len()),
+        Op::Normalize { axis, .. } => {
+            let trailing = x.get(*axis..);
+            let fits = |id: &ValueId| trailing == Some(graph.value(*id).shape.as_slice());
+            expect(x == y && node.inputs[1..].iter().flatten().all(fits))
+        }
+        Op::Interpolate { axis } => {
+            axis_ok(*axis)?;
+            let resized = |at: usize| if at == *axis { &inputs[1][0] } else { &x[at] };
+            expect(inputs[1].len() == 2 && inputs[2] == inputs[1] && x.len() == y.len())?;
+            expect((0..x.len()).all(|at| compatible(resized(at), &y[at])))
+        }
         Op::Gather { axis } => axis_ok(*axis).and(expect(y.len() + 1 == x.len() + inputs[1].len())),
         Op::Reduce { axes, keep_dims, .. } => {
             expect(axes.iter().all(|a| *a < x.len()) && axes.is_sorted())?;
@@ -136,7 +151,10 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
             axis_ok(*axis)?;
             expect(y == reduced(x, &[*axis], *keep_dims))
         }
-        Op::Pool(p) => expect(x.len() == p.kernel.len() + 2 && y.len() == x.len()),
+        Op::Pool(p) => {
+            let positions = node.outputs.get(1).is_none_or(|id| shape(*id) == y);
+            expect(x.len() == p.kernel.len() + 2 && y.len() == x.len() && positions)
+        }
         Op::Conv(conv) => {
             let w = inputs[1];
             expect(w.len() == conv.kernel.len() + 2 && x.len() == w.len() && y.len() == w.len())?;

@@ -9,13 +9,17 @@ mod cast;
 mod compare;
 mod concat;
 mod conv;
+mod conv_nd;
 mod elementwise;
 #[cfg(test)]
 mod fuzz;
 mod gather;
+mod interpolate;
 mod matmul;
+mod normalize;
 mod pad;
 mod pool;
+mod pool_nd;
 mod quantize;
 mod reduce;
 mod resize;
@@ -41,10 +45,14 @@ pub use concat::CONCAT;
 pub use conv::{
     CONV_F32, CONV_I8, DEPTHWISE_F32, DEPTHWISE_I8, FULLY_CONNECTED_F32, FULLY_CONNECTED_I8,
 };
+pub use conv_nd::{CONV_ND_F32, CONV_ND_I32};
 pub use gather::GATHER;
+pub use interpolate::INTERPOLATE_F32;
 pub use matmul::MATMUL_F32;
+pub use normalize::NORMALIZE_F32;
 pub use pad::PAD;
 pub use pool::{POOL_F32, POOL_I8};
+pub use pool_nd::{POOL_ND_F32, POOL_ND_I8, POOL_ND_U8};
 pub(crate) use quantize::quantize_value;
 pub use quantize::{DEQUANTIZE_I8, LUT_I8, QUANTIZE_I8};
 pub use reduce::{
@@ -130,6 +138,13 @@ pub static ALL: &[&Operator] = &[
     &CAST,
     &RESIZE_F32,
     &RESIZE_I8,
+    &CONV_ND_F32,
+    &CONV_ND_I32,
+    &POOL_ND_F32,
+    &POOL_ND_I8,
+    &POOL_ND_U8,
+    &NORMALIZE_F32,
+    &INTERPOLATE_F32,
 ];
 
 /// A step, bound to its operator.
