@@ -1,6 +1,7 @@
 //! A data set as the samples that a model runs on.
 
 use anyhow::{Result, bail};
+use half::{bf16, f16};
 use whit::{DType, Session};
 use whit_convert::evaluate::{Samples, feed};
 
@@ -99,9 +100,13 @@ impl Samples for Bound<'_> {
         };
         let bytes = match dtype {
             DType::F32 => array.sample_f32(sample).iter().flat_map(|v| v.to_le_bytes()).collect(),
-            DType::F16 | DType::BF16 => {
-                return Err(format!("input `{name}` takes {dtype}, which data can't feed"));
-            }
+            // Rounded to the nearest, as a caller with f32 data would.
+            DType::F16 => (array.sample_f32(sample).iter())
+                .flat_map(|v| f16::from_f32(*v).to_le_bytes())
+                .collect(),
+            DType::BF16 => (array.sample_f32(sample).iter())
+                .flat_map(|v| bf16::from_f32(*v).to_le_bytes())
+                .collect(),
             integer => {
                 let values = array.sample_i64(sample).ok_or_else(fractions)?;
                 integer_bytes(&values, integer).map_err(|value| {
@@ -145,6 +150,15 @@ pub(crate) fn output_f32(session: &Session<'_>, output: usize) -> Result<Vec<f32
             .collect(),
         DType::I8 => bytes.iter().map(|b| f32::from(*b as i8)).collect(),
         DType::U8 | DType::Bool => bytes.iter().map(|b| f32::from(*b)).collect(),
+        DType::F16 => {
+            bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        }
+        DType::BF16 => {
+            bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        }
+        DType::I16 => {
+            bytes.chunks_exact(2).map(|b| f32::from(i16::from_le_bytes([b[0], b[1]]))).collect()
+        }
         DType::I32 => bytes
             .chunks_exact(4)
             .map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as f32)

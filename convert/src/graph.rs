@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use whit::DType;
+use whit::format::RecurrentFunction;
 
 use crate::dim::{Dim, Symbol};
 use crate::tensor::Tensor;
@@ -312,6 +313,49 @@ pub enum CoordinateMode {
     Asymmetric,
 }
 
+/// Which recurrent layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "standard names")]
+pub enum RecurrentKind {
+    Lstm,
+    Gru,
+    Rnn,
+}
+
+impl RecurrentKind {
+    /// Gates per direction.
+    pub fn gates(self) -> usize {
+        match self {
+            RecurrentKind::Lstm => 4,
+            RecurrentKind::Gru => 3,
+            RecurrentKind::Rnn => 1,
+        }
+    }
+}
+
+/// A recurrent layer over a sequence, in one or two directions.
+///
+/// Inputs: gates, which is what the layer's input contributes, `[time, batch, direction × gate ×
+/// hidden]`; recurrent weights, `[direction, hidden, gate × hidden]`; optional: lengths of the
+/// sequences (i32), initial state `[direction, batch, hidden]`. Then of an LSTM (gates input,
+/// output, forget, cell), both optional: initial cell, peepholes `[direction, 3 × hidden]`. Of a
+/// GRU (gates update, reset, candidate; the weights are those of the first two): weights of the
+/// candidate `[direction, hidden, hidden]`, and an optional bias of that product.
+/// Outputs: every state `[time, direction, batch, hidden]`, the last state, of an LSTM the last cell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recurrent {
+    /// Which layer.
+    pub kind: RecurrentKind,
+    /// One entry per direction: whether it goes from the end to the start.
+    pub backwards: Vec<bool>,
+    /// LSTM: forget is one minus input. GRU: the reset is applied behind the product.
+    pub variant: bool,
+    /// What functions are applied to lies within ± this; infinity for no bound.
+    pub clip: f32,
+    /// Three per direction with their parameters, `None` for those that the layer hasn't.
+    pub functions: Vec<Option<(RecurrentFunction, f32, f32)>>,
+}
+
 /// What a node does. Shapes of results stand in the output values.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
@@ -428,6 +472,8 @@ pub enum Op {
         /// The last of equal elements instead of the first.
         select_last: bool,
     },
+    /// See [`Recurrent`].
+    Recurrent(Recurrent),
 }
 
 /// A model: values, nodes in an order in which they can run, inputs and outputs.

@@ -176,6 +176,9 @@ impl Run {
             DType::I8 => ArrayData::I8(b.iter().map(|x| *x as i8).collect()),
             DType::U8 => ArrayData::U8(b.clone()),
             DType::Bool => ArrayData::Bool(b.iter().map(|x| *x != 0).collect()),
+            DType::I16 => ArrayData::I16(
+                b.chunks_exact(2).map(|c| i16::from_le_bytes([c[0], c[1]])).collect(),
+            ),
             DType::I32 => ArrayData::I32(
                 b.chunks_exact(4).map(|c| i32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect(),
             ),

@@ -1,7 +1,7 @@
 //! Validates a graph: order, arity, and the shapes that follow from the operators.
 
 use crate::dim::Dim;
-use crate::graph::{Graph, Node, Op, PoolKind, ValueId};
+use crate::graph::{Graph, Node, Op, PoolKind, RecurrentKind, ValueId};
 
 use super::edit::product;
 
@@ -60,6 +60,8 @@ pub fn check(graph: &Graph) -> Result<(), String> {
 fn outputs(op: &Op) -> usize {
     match op {
         Op::Pool(pool) if pool.kind == PoolKind::Max => 2,
+        Op::Recurrent(layer) if layer.kind == RecurrentKind::Lstm => 3,
+        Op::Recurrent(_) => 2,
         _ => 1,
     }
 }
@@ -72,6 +74,7 @@ fn arity(op: &Op) -> (usize, usize) {
         Op::Binary(_) | Op::Compare(_) | Op::Gather { .. } => (2, 2),
         Op::Where | Op::Interpolate { .. } => (3, 3),
         Op::Normalize { .. } => (1, 3),
+        Op::Recurrent(_) => (2, 6),
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
     }
@@ -154,6 +157,16 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
         Op::Pool(p) => {
             let positions = node.outputs.get(1).is_none_or(|id| shape(*id) == y);
             expect(x.len() == p.kernel.len() + 2 && y.len() == x.len() && positions)
+        }
+        Op::Recurrent(layer) => {
+            let (directions, gates) = (layer.backwards.len(), layer.kind.gates());
+            let weights = inputs[1];
+            expect(x.len() == 3 && weights.len() == 3 && y.len() == 4)?;
+            expect(layer.functions.len() == 3 * directions)?;
+            let wide = weights[1].mul(&Dim::from(directions * gates));
+            expect(compatible(&x[2], &wide) && compatible(&weights[0], &Dim::from(directions)))?;
+            let state = [&weights[0], &x[1], &weights[1]];
+            expect(y[0] == x[0] && y[1..].iter().zip(state).all(|(y, s)| compatible(y, s)))
         }
         Op::Conv(conv) => {
             let w = inputs[1];

@@ -336,6 +336,50 @@ record! {
     }
 }
 
+numbered! {
+    /// Functions of recurrent operators. `alpha` and `beta` of [`RecurrentAttributes`].
+    RecurrentFunction {
+        Sigmoid = 1 "sigmoid",
+        Tanh = 2 "tanh",
+        Relu = 3 "relu",
+        // alpha * x + beta
+        Affine = 4 "affine",
+        LeakyRelu = 5 "leaky_relu",
+        ThresholdedRelu = 6 "thresholded_relu",
+        // alpha * tanh(beta * x)
+        ScaledTanh = 7 "scaled_tanh",
+        HardSigmoid = 8 "hard_sigmoid",
+        Elu = 9 "elu",
+        Softsign = 10 "softsign",
+        Softplus = 11 "softplus",
+    }
+}
+
+record! {
+    /// [`Op::Lstm`](super::Op), [`Op::Gru`](super::Op), [`Op::Rnn`](super::Op).
+    ///
+    /// Inputs: gates, recurrent weights, lengths, initial state, and what is the operator's own.
+    /// Outputs, any of which may be absent: every state, the last state, the last cell (lstm).
+    pub struct RecurrentAttributes: 96 {
+        /// 1, or 2 for one direction after the other.
+        pub directions: u32,
+        /// Bit d: direction d goes from the end to the start.
+        pub backwards: u32,
+        /// lstm, 1: forget is one minus input. gru, 1: the reset is applied behind the product.
+        pub variant: u32,
+        /// What functions are applied to lies within ± this; infinity for no bound.
+        pub clip: f32,
+        /// [`RecurrentFunction`] numbers, three per direction; 0 for those that the operator hasn't.
+        pub functions: [u32; 6],
+        /// First parameter of each.
+        pub alpha: [f32; 6],
+        /// Second parameter of each.
+        pub beta: [f32; 6],
+        /// Zero.
+        pub reserved: [u32; 2],
+    }
+}
+
 record! {
     /// [`Op::ConvNd`](super::Op) over NWC, NHWC or NDHWC. Inputs: x, weights
     /// `[out_c, kernel…, in_c / groups]`, bias `[out_c]` (optional). Entries beyond the spatial axes

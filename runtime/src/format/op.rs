@@ -86,6 +86,12 @@ ops! {
     Normalize = 38, "normalize";
     /// Weighted sums of taps along one axis.
     Interpolate = 39, "interpolate";
+    /// Long short-term memory over a sequence.
+    Lstm = 41, "lstm";
+    /// Gated recurrent unit over a sequence.
+    Gru = 42, "gru";
+    /// Plain recurrent layer over a sequence.
+    Rnn = 43, "rnn";
 }
 
 impl fmt::Display for Op {

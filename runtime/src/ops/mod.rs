@@ -21,6 +21,7 @@ mod pad;
 mod pool;
 mod pool_nd;
 mod quantize;
+mod recurrent;
 mod reduce;
 mod resize;
 mod shape;
@@ -55,6 +56,7 @@ pub use pool::{POOL_F32, POOL_I8};
 pub use pool_nd::{POOL_ND_F32, POOL_ND_I8, POOL_ND_U8};
 pub(crate) use quantize::quantize_value;
 pub use quantize::{DEQUANTIZE_I8, LUT_I8, QUANTIZE_I8};
+pub use recurrent::{GRU_F32, LSTM_F32, RNN_F32};
 pub use reduce::{
     ARG_REDUCE_F32, ARG_REDUCE_I8, ARG_REDUCE_I32, ARG_REDUCE_I64, REDUCE_F32, REDUCE_I8,
     REDUCE_I32, REDUCE_I64,
@@ -145,6 +147,9 @@ pub static ALL: &[&Operator] = &[
     &POOL_ND_U8,
     &NORMALIZE_F32,
     &INTERPOLATE_F32,
+    &LSTM_F32,
+    &GRU_F32,
+    &RNN_F32,
 ];
 
 /// A step, bound to its operator.

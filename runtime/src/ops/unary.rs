@@ -67,17 +67,17 @@ fn kind(attributes: &UnaryAttributes) -> Result<UnaryOp, StepErrorKind> {
 
 /// `min(max(x, low), high)`; a NaN stays.
 #[inline(always)]
-fn clip(x: f32, low: f32, high: f32) -> f32 {
+pub(crate) fn clip(x: f32, low: f32, high: f32) -> f32 {
     let x = if x < low { low } else { x };
     if x > high { high } else { x }
 }
 
-fn sigmoid(x: f32) -> f32 {
+pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + libm::expf(-x))
 }
 
 /// `ln(1 + exp(x))`, without overflow.
-fn softplus(x: f32) -> f32 {
+pub(crate) fn softplus(x: f32) -> f32 {
     let tail = libm::log1pf(libm::expf(-libm::fabsf(x)));
     if x > 0.0 { x + tail } else { tail }
 }

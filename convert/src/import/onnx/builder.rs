@@ -375,6 +375,28 @@ impl Builder {
         Ok(id)
     }
 
+    /// Adds an operator with several results, which is never folded here.
+    pub(crate) fn emit_outputs(
+        &mut self,
+        node: &OnnxNode<'_>,
+        op: Op,
+        inputs: &[Option<ValueId>],
+        outputs: Vec<(DType, Vec<Dim>)>,
+    ) -> Result<Vec<ValueId>, Failure> {
+        for operand in inputs.iter().flatten() {
+            self.materialise(*operand)?;
+        }
+        let mut made = Vec::with_capacity(outputs.len());
+        for (index, (dtype, shape)) in outputs.into_iter().enumerate() {
+            let id = self.value(format!("{}/{index}", node.name), dtype, shape)?;
+            self.producers.insert(id, self.graph.nodes.len());
+            made.push(id);
+        }
+        let (name, inputs) = (node.name.clone(), inputs.to_vec());
+        self.graph.nodes.push(Node { name, op, inputs, outputs: made.clone() });
+        Ok(made)
+    }
+
     /// Adds a node that makes a value of its own from `x`, whatever is known of it.
     pub(crate) fn emit_unfolded(
         &mut self,

@@ -159,6 +159,8 @@ pub struct NodeProto {
     pub doc_string: Option<String>,
     #[prost(string, optional, tag = "7")]
     pub domain: Option<String>,
+    #[prost(string, optional, tag = "8")]
+    pub overload: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -298,6 +300,8 @@ pub struct FunctionProto {
     pub domain: Option<String>,
     #[prost(message, repeated, tag = "11")]
     pub attribute_proto: Vec<AttributeProto>,
+    #[prost(string, optional, tag = "13")]
+    pub overload: Option<String>,
 }
 
 // What tests and trainers build models with.
@@ -388,6 +392,11 @@ impl AttributeProto {
             t: Some(Box::new(value)),
             ..AttributeProto::of(name, attribute_type::TENSOR)
         }
+    }
+
+    /// An attribute that takes the value of the enclosing function's attribute `of`.
+    pub fn reference(name: &str, of: &str, r#type: i32) -> AttributeProto {
+        AttributeProto { ref_attr_name: Some(of.to_owned()), ..AttributeProto::of(name, r#type) }
     }
 
     /// A GRAPH attribute.

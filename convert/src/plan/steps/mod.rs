@@ -3,6 +3,7 @@
 mod conv;
 mod data;
 mod elementwise;
+mod recurrent;
 mod reduce;
 
 use whit::DType;
@@ -43,6 +44,7 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
             data::resize(builder, node, *mode, *coordinates, scales)
         }
         Op::Gather { axis } => data::gather(builder, node, *axis),
+        Op::Recurrent(layer) => recurrent::recurrent(builder, node, layer),
         Op::BatchNorm { .. } => Err(unsupported(
             node,
             "its statistics aren't constants, so it could not be folded; export the model for inference",
