@@ -6,6 +6,7 @@ use super::builder::{Builder, OnnxNode, Outcome};
 use super::data::axis_of;
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
+use super::legacy;
 use super::proto::data_type;
 use super::tensor::dtype_of;
 use crate::dim::Dim;
@@ -101,8 +102,11 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("Atanh", |b, n| unary(b, n, UnaryKind::Atanh)),
     ("Cast", |b, n| {
         n.at_most(1)?;
-        let to =
-            n.attributes.optional_int("to")?.ok_or_else(|| invalid("attribute `to` is missing"))?;
+        let to = match n.opset {
+            ..6 => legacy::type_number(n.attributes.string("to", "")?),
+            _ => n.attributes.optional_int("to")?,
+        };
+        let to = to.ok_or_else(|| invalid("attribute `to` is missing or unknown"))?;
         let to = i32::try_from(to).map_err(|_| invalid(format!("type #{to} is not defined")))?;
         // They only speak of 8-bit floats.
         n.attributes.ignore("saturate");
@@ -148,12 +152,16 @@ pub(super) fn cast(
 }
 
 /// Two operands of one type and what they broadcast to.
-fn pair(b: &Builder, node: &OnnxNode<'_>) -> Result<(ValueId, ValueId, DType, Vec<Dim>), Failure> {
+fn pair(
+    b: &mut Builder,
+    node: &OnnxNode<'_>,
+) -> Result<(ValueId, ValueId, DType, Vec<Dim>), Failure> {
     node.at_most(2)?;
     let (x, y) = (node.required(0, "A")?, node.required(1, "B")?);
     if b.dtype(x) != b.dtype(y) {
         return Err(invalid(format!("operands of types {} and {}", b.dtype(x), b.dtype(y))));
     }
+    let y = legacy::aligned(b, node, x, y)?;
     let shape = dims::broadcast(&b.shape(x), &b.shape(y), &b.graph.symbols)?;
     Ok((x, y, b.dtype(x), shape))
 }
@@ -199,20 +207,28 @@ fn pow(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
             ));
         }
     }
+    let y = legacy::aligned(b, node, x, y)?;
     let y = cast(b, node, "exponent", y, dtype)?;
     let shape = dims::broadcast(&b.shape(x), &b.shape(y), &b.graph.symbols)?;
     Ok(vec![b.emit(node, "", Op::Binary(BinaryKind::Pow), &[Some(x), Some(y)], dtype, shape)?])
 }
 
 fn prelu(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
-    let (x, _, _, shape) = pair(b, node)?;
-    let of_x = b.shape(x);
+    node.at_most(2)?;
+    let (x, slope) = (node.required(0, "X")?, node.required(1, "slope")?);
+    let (dtype, of_x) = (b.dtype(x), b.shape(x));
+    if b.dtype(slope) != dtype || dtype == DType::Bool {
+        return Err(invalid(format!("operands of types {dtype} and {}", b.dtype(slope))));
+    }
+    let slope = legacy::slope(b, node, x, slope)?;
+    let shape = dims::broadcast(&of_x, &b.shape(slope), &b.graph.symbols)?;
     if shape.len() != of_x.len()
         || !shape.iter().zip(&of_x).all(|(a, c)| dims::same(a, c, &b.graph.symbols))
     {
         return Err(invalid("the slope doesn't broadcast to the input"));
     }
-    numeric(b, node, BinaryKind::PRelu)
+    let op = Op::Binary(BinaryKind::PRelu);
+    Ok(vec![b.emit(node, "", op, &[Some(x), Some(slope)], dtype, shape)?])
 }
 
 /// Any number of operands, as a chain of two-operand nodes.

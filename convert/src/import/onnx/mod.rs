@@ -22,8 +22,11 @@ use crate::graph::{Graph, Op, ValueId};
 
 mod attributes;
 mod builder;
+mod causal_conv;
+mod compose;
 mod control;
 mod conv;
+mod conv_transpose;
 mod data;
 mod dims;
 mod elementwise;
@@ -31,7 +34,9 @@ mod failure;
 mod fold;
 mod functions;
 mod inputs;
+mod legacy;
 mod matmul;
+mod norm;
 mod order;
 mod pool;
 pub mod proto;
@@ -42,19 +47,24 @@ mod reduce;
 mod resize;
 mod scope;
 mod shapes;
+mod signal;
 mod sources;
 mod tensor;
 #[cfg(test)]
 mod tests;
 
 /// Operator sets whose meanings the importers below know.
-const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
+const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
 
 type Importer = fn(&mut Builder, &OnnxNode<'_>) -> Outcome;
 
 /// Every operator that is imported, by family. Adding one means a row here and a function there.
 const OPERATORS: &[&[(&str, Importer)]] = &[
     conv::OPERATORS,
+    conv_transpose::OPERATORS,
+    causal_conv::OPERATORS,
+    norm::OPERATORS,
+    signal::OPERATORS,
     pool::OPERATORS,
     matmul::OPERATORS,
     elementwise::OPERATORS,
@@ -66,13 +76,11 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     recurrent::OPERATORS,
 ];
 
-fn importer(op_type: &str) -> Option<Importer> {
-    OPERATORS
-        .iter()
-        .copied()
-        .flatten()
-        .find(|(name, _)| *name == op_type)
-        .map(|(_, import)| *import)
+/// Operators of ONNX Runtime's domain `com.microsoft`, by family.
+const MICROSOFT: &[&[(&str, Importer)]] = &[norm::MICROSOFT];
+
+fn importer(families: &[&[(&str, Importer)]], op_type: &str) -> Option<Importer> {
+    families.iter().copied().flatten().find(|(name, _)| *name == op_type).map(|(_, import)| *import)
 }
 
 /// Imports an ONNX model. `base_dir` is the folder where external tensor data may lie.
@@ -304,7 +312,7 @@ impl<'a> Import<'a> {
             let node = control::ControlNode { proto, name, attributes, slots };
             return control::import(self, &node);
         }
-        let import = find_importer(proto)?;
+        let import = find_importer(proto, self.scope.opset)?;
         if slots.iter().any(|slot| matches!(slot, Slot::Poisoned)) {
             return Ok(vec![Slot::Poisoned; proto.output.len()]);
         }
@@ -316,6 +324,10 @@ impl<'a> Import<'a> {
             attributes,
             opset: self.scope.opset,
         };
+        if node.opset < 6 {
+            // It once said which inputs may be overwritten.
+            node.attributes.ignore("consumed_inputs");
+        }
         let values = import(&mut self.builder, &node)?;
         node.attributes.check_all_read()?;
         Ok(values.into_iter().map(Slot::Value).collect())
@@ -459,16 +471,25 @@ fn own(domain: &str) -> &str {
 }
 
 /// The importer of a node, or why there is none.
-fn find_importer(proto: &NodeProto) -> Result<Importer, Failure> {
-    let domain = own(proto.domain());
-    if !domain.is_empty() {
+fn find_importer(proto: &NodeProto, opset: i64) -> Result<Importer, Failure> {
+    let (domain, op_type) = (own(proto.domain()), proto.op_type());
+    let import = match domain {
+        "" => importer(OPERATORS, op_type),
+        "com.microsoft" => importer(MICROSOFT, op_type),
+        _ => {
+            return Err(unsupported(
+                format!("operator domain {domain} is not supported"),
+                "export the model with ONNX's own operators",
+            ));
+        }
+    };
+    if domain.is_empty() && import.is_some() && !legacy::is_known(op_type, opset) {
         return Err(unsupported(
-            format!("operator domain {domain} is not supported"),
-            "export the model with ONNX's own operators",
+            format!("its form in operator set {opset} is not supported"),
+            "convert the model with onnx.version_converter",
         ));
     }
-    importer(proto.op_type())
-        .ok_or_else(|| unsupported("the operator is not supported", remedy_for(proto.op_type())))
+    import.ok_or_else(|| unsupported("the operator is not supported", remedy_for(op_type)))
 }
 
 /// Advice for operators that models use often.
@@ -481,7 +502,6 @@ fn remedy_for(op_type: &str) -> String {
         "NonMaxSuppression" | "TopK" | "NonZero" => {
             "end the model before it and do this step in the application"
         }
-        "LpPool" => "replace it by powers and an average pooling",
         _ => "",
     };
     advice.to_owned()
