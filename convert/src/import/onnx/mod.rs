@@ -162,6 +162,10 @@ pub fn import_onnx(
 fn opset(model: &ModelProto) -> Result<i64, ImportError> {
     let mut versions = model.opset_import.iter().filter(|o| matches!(o.domain(), "" | "ai.onnx"));
     let Some(set) = versions.next() else {
+        // All its nodes are of other domains, each with a version of its own.
+        if !model.opset_import.is_empty() {
+            return Ok(*OPSETS.end());
+        }
         return Err(ImportError::Model("it doesn't say which operator set it uses".to_owned()));
     };
     let version = set.version();

@@ -2,12 +2,13 @@
 
 use whit::DType;
 use whit::format::{
-    AttentionAttributes, ConvAttributes, ConvNdAttributes, Layout, MatMulAttributes, Op as StepOp,
+    AttentionAttributes, BinaryAttributes, BinaryOp, ConvAttributes, ConvNdAttributes, Layout,
+    MatMulAttributes, Op as StepOp,
 };
 use whit::kernels::{ConvGeometry, PANEL_N, conv_f32, conv_i8, depthwise_f32, depthwise_i8};
 
 use crate::dim::Dim;
-use crate::graph::{Attention, Clamp, Conv, MatMul, Node, Quant};
+use crate::graph::{Attention, Clamp, Conv, MatMul, Node, Quant, ValueId};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 use crate::tensor::Tensor;
@@ -211,12 +212,10 @@ fn dynamic_matmul(
     matmul: &MatMul,
 ) -> Result<(), PlanError> {
     let (a, b) = (builder.input(node, 0)?, builder.input(node, 1)?);
-    let extra = node.inputs.iter().skip(2).any(Option::is_some);
     let dtype = builder.value(a).dtype;
-    let known = matches!(dtype, DType::F32 | DType::I32 | DType::I64);
-    if extra || matmul.clamp != Clamp::NONE || !known {
-        let why = "a product of two activations takes f32 without bias; keep it float";
-        return Err(unsupported(node, why));
+    let clamped = matmul.clamp != Clamp::NONE;
+    if !matches!(dtype, DType::F32 | DType::I32 | DType::I64) || (clamped && dtype != DType::F32) {
+        return Err(unsupported(node, "no i8 product of two activations; keep it float"));
     }
     let shape = builder.value(a).shape.clone();
     let k = shape[shape.len() - if matmul.transpose_a { 2 } else { 1 }].clone();
@@ -228,7 +227,39 @@ fn dynamic_matmul(
         ..MatMulAttributes::default()
     };
     let inputs = vec![Some(builder.tensor(a)?), Some(builder.tensor(b)?)];
-    builder.step(node, StepOp::MatMul, Some(dtype), attributes, inputs, macs)
+    let added: Vec<ValueId> = node.inputs.iter().skip(2).copied().flatten().collect();
+    if added.is_empty() && !clamped {
+        return builder.step(node, StepOp::MatMul, Some(dtype), attributes, inputs, macs);
+    }
+    // Bias, residual and clamp are steps of their own; without anything to add, minus zero is.
+    let (name, output) = (&node.name, builder.tensor(node.outputs[0])?);
+    let mut terms = Vec::with_capacity(added.len());
+    for id in added {
+        terms.push(builder.tensor(id)?);
+    }
+    if terms.is_empty() {
+        terms.push(builder.constant_f32(&format!("{name}/zero"), &[-0.0])?);
+    }
+    let mut sum = builder.temporary(&format!("{name}/product"), dtype, &output_shape, None)?;
+    builder.step_to(name, StepOp::MatMul, Some(dtype), attributes, inputs, sum, macs, &[]);
+    for (index, term) in terms.iter().enumerate() {
+        let is_last = index + 1 == terms.len();
+        let clamp = if is_last { matmul.clamp } else { Clamp::NONE };
+        let attributes = BinaryAttributes {
+            kind: BinaryOp::Add as u32,
+            clamp: [clamp.min, clamp.max],
+            clamp_q: [-128, 127],
+            ..BinaryAttributes::default()
+        };
+        let to = match is_last {
+            true => output,
+            false => builder.temporary(&format!("{name}/sum"), dtype, &output_shape, None)?,
+        };
+        let inputs = vec![Some(sum), Some(*term)];
+        builder.step_to(name, StepOp::Binary, Some(dtype), attributes, inputs, to, 0, &[0]);
+        sum = to;
+    }
+    Ok(())
 }
 
 pub(super) fn attention(
@@ -465,11 +496,7 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
 }
 
 /// A constant as real numbers: floats as they are, quantized integers dequantized.
-fn real_values(
-    builder: &Builder<'_>,
-    node: &Node,
-    id: crate::graph::ValueId,
-) -> Result<Vec<f64>, PlanError> {
+fn real_values(builder: &Builder<'_>, node: &Node, id: ValueId) -> Result<Vec<f64>, PlanError> {
     let value = builder.graph.value(id);
     let constant = value.constant.as_ref();
     let constant = constant.ok_or_else(|| unsupported(node, "its bias is computed at run time"))?;
