@@ -34,6 +34,7 @@ mod elementwise;
 mod failure;
 mod fold;
 mod functions;
+mod indexing;
 mod inputs;
 mod loss;
 mod matmul;
@@ -48,14 +49,16 @@ mod quant;
 mod recurrent;
 mod reduce;
 mod resize;
+mod sampling;
 mod scope;
+mod sequences;
 mod shapes;
 mod sources;
 mod tensor;
-mod types;
 #[cfg(test)]
 mod tests;
 mod transformer;
+mod types;
 
 /// Operator sets whose meanings the importers below know.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
@@ -80,6 +83,9 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     loss::OPERATORS,
     attention::OPERATORS,
     transformer::OPERATORS,
+    indexing::OPERATORS,
+    sampling::OPERATORS,
+    sequences::OPERATORS,
 ];
 
 /// Operators of other domains.
@@ -336,6 +342,11 @@ impl<'a> Import<'a> {
         if slots.iter().any(|slot| matches!(slot, Slot::Poisoned)) {
             return Ok(vec![Slot::Poisoned; proto.output.len()]);
         }
+        let is_sequence =
+            |slot: &Slot| slot.value().is_some_and(|id| self.builder.sequence(id).is_some());
+        if slots.iter().any(is_sequence) && !sequences::takes_sequences(proto.op_type()) {
+            return Err(unsupported("a sequence as its input is not supported", "").into());
+        }
         let inputs = slots.iter().map(|slot| slot.value()).collect();
         let node = OnnxNode {
             name: name.to_owned(),
@@ -399,6 +410,7 @@ impl<'a> Import<'a> {
         let text = |slot: &Slot| match slot {
             Slot::Absent => "–".to_owned(),
             Slot::Poisoned => "?".to_owned(),
+            Slot::Value(id) if self.builder.sequence(*id).is_some() => "sequence".to_owned(),
             Slot::Value(id) => {
                 let value = self.builder.graph.value(*id);
                 format!("{} {}", value.dtype, self.builder.graph.shape_text(&value.shape))
@@ -447,6 +459,12 @@ impl<'a> Import<'a> {
     /// an input, not a constant, not another output.
     fn output(&mut self, name: &str, id: ValueId) -> Result<(), Failure> {
         let builder = &mut self.builder;
+        if builder.sequence(id).is_some() {
+            return Err(unsupported(
+                "it is a sequence of tensors",
+                "make its tensors the model's outputs",
+            ));
+        }
         let own = builder.producer(id).is_some() && !builder.graph.outputs.contains(&id);
         // Whoever reads integers wants the model's own, not reals that they stand for.
         let quantized = builder.graph.value(id).quant.is_some();
