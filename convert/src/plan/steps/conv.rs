@@ -1,11 +1,11 @@
 //! Convolutions and matrix products: packed weights, folded zero points, requantization scales.
 
 use whit::DType;
-use whit::format::{ConvAttributes, Layout, MatMulAttributes, Op as StepOp};
+use whit::format::{AttentionAttributes, ConvAttributes, Layout, MatMulAttributes, Op as StepOp};
 use whit::kernels::{ConvGeometry, PANEL_N, conv_f32, conv_i8, depthwise_f32, depthwise_i8};
 
 use crate::dim::Dim;
-use crate::graph::{Clamp, Conv, MatMul, Node, Quant};
+use crate::graph::{Attention, Clamp, Conv, MatMul, Node, Quant};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 use crate::tensor::Tensor;
@@ -195,6 +195,31 @@ fn dynamic_matmul(
     };
     let inputs = vec![Some(builder.tensor(a)?), Some(builder.tensor(b)?)];
     builder.step(node, StepOp::MatMul, Some(dtype), attributes, inputs, macs)
+}
+
+pub(super) fn attention(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    attention: &Attention,
+) -> Result<(), PlanError> {
+    let (q, k, v) = (builder.input(node, 0)?, builder.input(node, 1)?, builder.input(node, 2)?);
+    let scores = [&builder.value(q).shape[..3], &builder.value(k).shape[2..3]].concat();
+    let sizes = [builder.value(q).shape[3].clone(), builder.value(v).shape[3].clone()];
+    let per_score = builder.largest(&sizes[0])?.saturating_add(builder.largest(&sizes[1])?);
+    let macs = builder.largest_elements(&scores)?.saturating_mul(per_score);
+    let attributes = AttentionAttributes {
+        scale: attention.scale,
+        softcap: attention.softcap,
+        causal: u32::from(attention.causal.is_some()),
+        offset: match &attention.causal {
+            Some(offset) => builder.dim(offset)?,
+            None => 0,
+        },
+        zero_rows: u32::from(attention.zero_rows),
+        reserved: 0,
+    };
+    let inputs = builder.inputs(node)?;
+    builder.step(node, StepOp::Attention, Some(DType::F32), attributes, inputs, macs)
 }
 
 /// Spreads one number per output channel over the padded positions of the panels.
