@@ -16,11 +16,13 @@ use TensorProto as T;
 use data_type as t;
 
 mod composites;
+mod control;
 mod hostile;
 mod models;
 mod operators;
 mod options;
 mod types;
+mod recurrent;
 
 /// An f32 input.
 fn input(name: &str, dims: &[&str]) -> ValueInfoProto {
