@@ -130,6 +130,7 @@ pub fn import_onnx(
         unsupported: Vec::new(),
         notes: Vec::new(),
     };
+    import.builder.pads_boxes = options.pad_boxes;
     inputs::add(&mut import, options)?;
     let body = import.scope.body.clone();
     for index in &body.order {
@@ -510,9 +511,6 @@ fn remedy_for(op_type: &str) -> String {
             "export the quantized model in QDQ form"
         }
         "DynamicQuantizeLinear" => "quantize statically instead, or import the float model",
-        "NonMaxSuppression" | "TopK" | "NonZero" => {
-            "end the model before it and do this step in the application"
-        }
         "LpPool" => "replace it by powers and an average pooling",
         _ => "",
     };
