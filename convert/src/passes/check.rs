@@ -59,9 +59,9 @@ pub fn check(graph: &Graph) -> Result<(), String> {
 /// Most outputs; fewer are fine, those that nobody reads may stay.
 fn outputs(op: &Op) -> usize {
     match op {
-        Op::TopK { .. } => 2,
         Op::Recurrent(layer) if layer.kind == RecurrentKind::Lstm => 3,
         Op::Recurrent(_) => 2,
+        Op::TopK { .. } => 2,
         _ => 1,
     }
 }
@@ -145,6 +145,16 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
             axis_ok(*axis)?;
             expect(y == reduced(x, &[*axis], *keep_dims))
         }
+        Op::Recurrent(layer) => {
+            let (directions, gates) = (layer.backwards.len(), layer.kind.gates());
+            let weights = inputs[1];
+            expect(x.len() == 3 && weights.len() == 3 && y.len() == 4)?;
+            expect(layer.functions.len() == 3 * directions)?;
+            let wide = weights[1].mul(&Dim::from(directions * gates));
+            expect(compatible(&x[2], &wide) && compatible(&weights[0], &Dim::from(directions)))?;
+            let state = [&weights[0], &x[1], &weights[1]];
+            expect(y[0] == x[0] && y[1..].iter().zip(state).all(|(y, s)| compatible(y, s)))
+        }
         Op::GatherElements { axis } => {
             axis_ok(*axis)?;
             expect(inputs[1].len() == x.len() && y == inputs[1])
@@ -185,16 +195,6 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
         }
         Op::ReverseSequence { time_axis } => {
             expect(*time_axis < 2 && x.len() >= 2 && inputs[1].len() == 1 && x == y)
-        }
-        Op::Recurrent(layer) => {
-            let (directions, gates) = (layer.backwards.len(), layer.kind.gates());
-            let weights = inputs[1];
-            expect(x.len() == 3 && weights.len() == 3 && y.len() == 4)?;
-            expect(layer.functions.len() == 3 * directions)?;
-            let wide = weights[1].mul(&Dim::from(directions * gates));
-            expect(compatible(&x[2], &wide) && compatible(&weights[0], &Dim::from(directions)))?;
-            let state = [&weights[0], &x[1], &weights[1]];
-            expect(y[0] == x[0] && y[1..].iter().zip(state).all(|(y, s)| compatible(y, s)))
         }
         Op::Pool(p) => expect(x.len() == p.kernel.len() + 2 && y.len() == x.len()),
         Op::Conv(conv) => {

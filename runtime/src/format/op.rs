@@ -78,6 +78,12 @@ ops! {
     Reduce = 23, "reduce";
     /// Index of the extreme along an axis.
     ArgReduce = 24, "arg_reduce";
+    /// Long short-term memory over a sequence.
+    Lstm = 41, "lstm";
+    /// Gated recurrent unit over a sequence.
+    Gru = 42, "gru";
+    /// Plain recurrent layer over a sequence.
+    Rnn = 43, "rnn";
     /// Indexing element by element along an axis.
     GatherElements = 25, "gather_elements";
     /// Indexing by tuples of indices.
@@ -98,12 +104,6 @@ ops! {
     NonMaxSuppression = 33, "non_max_suppression";
     /// The beginning of each sequence reversed.
     ReverseSequence = 34, "reverse_sequence";
-    /// Long short-term memory over a sequence.
-    Lstm = 41, "lstm";
-    /// Gated recurrent unit over a sequence.
-    Gru = 42, "gru";
-    /// Plain recurrent layer over a sequence.
-    Rnn = 43, "rnn";
 }
 
 impl fmt::Display for Op {

@@ -156,6 +156,9 @@ pub static ALL: &[&Operator] = &[
     &CAST,
     &RESIZE_F32,
     &RESIZE_I8,
+    &LSTM_F32,
+    &GRU_F32,
+    &RNN_F32,
     &GATHER_ELEMENTS,
     &GATHER_ND,
     &SCATTER_ELEMENTS,
@@ -177,9 +180,6 @@ pub static ALL: &[&Operator] = &[
     &ROI_ALIGN_F32,
     &NON_MAX_SUPPRESSION_F32,
     &REVERSE_SEQUENCE,
-    &LSTM_F32,
-    &GRU_F32,
-    &RNN_F32,
 ];
 
 /// A step, bound to its operator.

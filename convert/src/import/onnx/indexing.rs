@@ -5,7 +5,7 @@ use whit::DType;
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::data::axis_of;
 use super::dims;
-use super::elementwise::cast;
+use super::types::cast;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::proto::data_type;
 use super::tensor::dtype_of;
@@ -293,8 +293,8 @@ fn top_k(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let wide = if native { dtype } else { computed_in(dtype) };
     let x = cast(b, node, "wide", x, wide)?;
     let op = Op::TopK { axis, smallest: !largest };
-    let results = vec![(wide, shape.clone()), (DType::I64, shape)];
-    let outputs = b.emit_outputs(node, op, &[Some(x)], results)?;
+    let results = [(wide, shape.clone()), (DType::I64, shape)];
+    let outputs = b.emit_several(node, "", op, &[Some(x)], &results)?;
     Ok(vec![cast(b, node, "values", outputs[0], dtype)?, outputs[1]])
 }
 

@@ -38,10 +38,13 @@ mod indexing;
 mod inputs;
 mod loss;
 mod matmul;
+mod narrow;
+mod nbits;
 mod order;
 mod pool;
 pub mod proto;
 mod prune;
+mod qlinear;
 mod quant;
 mod recurrent;
 mod reduce;
@@ -55,6 +58,7 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 mod transformer;
+mod types;
 
 /// Operator sets whose meanings the importers below know.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
@@ -71,20 +75,26 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     resize::OPERATORS,
     reduce::OPERATORS,
     quant::OPERATORS,
+    qlinear::OPERATORS,
     sources::OPERATORS,
-    indexing::OPERATORS,
-    sampling::OPERATORS,
-    sequences::OPERATORS,
+    types::OPERATORS,
     recurrent::OPERATORS,
     einsum::OPERATORS,
     loss::OPERATORS,
     attention::OPERATORS,
     transformer::OPERATORS,
+    indexing::OPERATORS,
+    sampling::OPERATORS,
+    sequences::OPERATORS,
 ];
 
 /// Operators of other domains.
-const DOMAINS: &[(&str, &[(&str, Importer)])] =
-    &[("ai.onnx.preview", attention::PREVIEW_OPERATORS), ("com.microsoft", contrib::OPERATORS)];
+const DOMAINS: &[(&str, &[(&str, Importer)])] = &[
+    ("ai.onnx.preview", attention::PREVIEW_OPERATORS),
+    ("com.microsoft", contrib::OPERATORS),
+    ("com.microsoft", qlinear::CONTRIB),
+    ("com.microsoft", nbits::CONTRIB),
+];
 
 /// `domain` is empty for ONNX's own operators.
 fn importer(domain: &str, op_type: &str) -> Option<Importer> {
@@ -213,6 +223,12 @@ impl<'a> Import<'a> {
             data_type::UINT16 | data_type::UINT32 | data_type::UINT64 => {
                 self.note("unsigned integers wider than 8 bits are computed in int64");
             }
+            data_type::INT2 | data_type::INT4 | data_type::UINT2 | data_type::UINT4 => {
+                self.note("integers of 2 and 4 bits are held in 8");
+            }
+            _ if narrow::bits(onnx).is_some() => {
+                self.note("floating-point numbers of 8 bits and less are held in float32");
+            }
             _ => {}
         }
     }
@@ -330,7 +346,7 @@ impl<'a> Import<'a> {
         let is_sequence =
             |slot: &Slot| slot.value().is_some_and(|id| self.builder.sequence(id).is_some());
         if slots.iter().any(is_sequence) && !sequences::takes_sequences(proto.op_type()) {
-            return Err(unsupported("an input that is a sequence of tensors", "").into());
+            return Err(unsupported("a sequence as its input is not supported", "").into());
         }
         let inputs = slots.iter().map(|slot| slot.value()).collect();
         let node = OnnxNode {
@@ -340,7 +356,7 @@ impl<'a> Import<'a> {
             attributes,
             opset: self.scope.opset,
         };
-        let values = import(&mut self.builder, &node)?;
+        let values = types::tracked(import, &mut self.builder, &node, proto.op_type())?;
         node.attributes.check_all_read()?;
         Ok(values.into_iter().map(Slot::Value).collect())
     }
@@ -451,7 +467,9 @@ impl<'a> Import<'a> {
             ));
         }
         let own = builder.producer(id).is_some() && !builder.graph.outputs.contains(&id);
-        let id = match own {
+        // Whoever reads integers wants the model's own, not reals that they stand for.
+        let quantized = builder.graph.value(id).quant.is_some();
+        let id = match own && !quantized {
             true => id,
             false => {
                 let node = OnnxNode {
@@ -461,10 +479,12 @@ impl<'a> Import<'a> {
                     attributes: Attributes::new(&[]),
                     opset: self.scope.opset,
                 };
-                builder.emit_unfolded(&node, Op::Reshape, id)?
+                let op = if quantized { Op::BitCast } else { Op::Reshape };
+                builder.emit_unfolded(&node, op, id)?
             }
         };
         let value = builder.graph.value_mut(id);
+        value.quant = None;
         value.name = name.to_owned();
         builder.graph.outputs.push(id);
         Ok(())
@@ -507,10 +527,6 @@ fn find_importer(proto: &NodeProto) -> Result<Importer, Failure> {
 /// Advice for operators that models use often.
 fn remedy_for(op_type: &str) -> String {
     let advice = match op_type {
-        "QLinearConv" | "QLinearMatMul" | "QLinearAdd" | "ConvInteger" | "MatMulInteger" => {
-            "export the quantized model in QDQ form"
-        }
-        "DynamicQuantizeLinear" => "quantize statically instead, or import the float model",
         "LpPool" => "replace it by powers and an average pooling",
         _ => "",
     };

@@ -5,7 +5,7 @@ use whit::DType;
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::data::axes_of;
 use super::dims;
-use super::elementwise::cast;
+use super::types::cast;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use crate::dim::Dim;
 use crate::graph::{

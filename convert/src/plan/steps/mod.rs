@@ -42,6 +42,7 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
             data::resize(builder, node, *mode, *coordinates, scales)
         }
         Op::Gather { axis } => data::gather(builder, node, *axis),
+        Op::Recurrent(layer) => recurrent::recurrent(builder, node, layer),
         Op::GatherElements { axis } => indexing::gather_elements(builder, node, *axis),
         Op::GatherNd { batch_axes } => indexing::gather_nd(builder, node, *batch_axes),
         Op::ScatterElements { axis, reduction } => {
@@ -58,7 +59,6 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
         Op::RoiAlign(align) => indexing::roi_align(builder, node, align),
         Op::NonMaxSuppression(nms) => indexing::non_max_suppression(builder, node, nms),
         Op::ReverseSequence { time_axis } => indexing::reverse_sequence(builder, node, *time_axis),
-        Op::Recurrent(layer) => recurrent::recurrent(builder, node, layer),
         Op::BatchNorm { .. } => Err(unsupported(
             node,
             "its statistics aren't constants, so it could not be folded; export the model for inference",
