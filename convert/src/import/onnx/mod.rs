@@ -346,7 +346,7 @@ impl<'a> Import<'a> {
         let is_sequence =
             |slot: &Slot| slot.value().is_some_and(|id| self.builder.sequence(id).is_some());
         if slots.iter().any(is_sequence) && !sequences::takes_sequences(proto.op_type()) {
-            return Err(unsupported("a sequence as its input is not supported", "").into());
+            return Err(unsupported("an input that is a sequence of tensors", "").into());
         }
         let inputs = slots.iter().map(|slot| slot.value()).collect();
         let node = OnnxNode {

@@ -17,6 +17,7 @@ use data_type as t;
 
 mod composites;
 mod hostile;
+mod indexing;
 mod models;
 mod operators;
 mod options;
