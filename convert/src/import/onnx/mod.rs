@@ -151,6 +151,7 @@ pub fn import_onnx(
         unsupported: Vec::new(),
         notes: Vec::new(),
     };
+    import.builder.pads_boxes = options.pad_boxes;
     inputs::add(&mut import, options)?;
     let body = import.scope.body.clone();
     for index in &body.order {
@@ -549,9 +550,10 @@ fn find_importer(proto: &NodeProto, opset: i64) -> Result<Importer, Failure> {
 /// Advice for operators that models use often.
 fn remedy_for(op_type: &str) -> String {
     let advice = match op_type {
-        "NonMaxSuppression" | "TopK" | "NonZero" => {
-            "end the model before it and do this step in the application"
-        }
+        "ImageDecoder" | "StringNormalizer" | "StringSplit" | "StringConcat" | "RegexFullMatch"
+        | "TfIdfVectorizer" => "do this step in the application and start the model behind it",
+        "Bernoulli" | "Multinomial" | "RandomNormal" | "RandomNormalLike" | "RandomUniform"
+        | "RandomUniformLike" => "make the random numbers an input of the model",
         _ => "",
     };
     advice.to_owned()

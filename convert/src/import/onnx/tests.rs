@@ -18,11 +18,12 @@ use data_type as t;
 mod composites;
 mod control;
 mod hostile;
+mod indexing;
 mod models;
 mod operators;
 mod options;
-mod types;
 mod recurrent;
+mod types;
 
 /// An f32 input.
 fn input(name: &str, dims: &[&str]) -> ValueInfoProto {

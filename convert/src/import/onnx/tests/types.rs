@@ -42,7 +42,11 @@ fn constant(of: &Given) -> T {
 
 fn built(opset: i64, inputs: &[Given], constants: Vec<T>, nodes: Vec<N>) -> ModelProto {
     let inputs = inputs.iter().map(|given| {
-        ValueInfoProto::tensor(given.name, given.onnx, given.dims.iter().map(|d| DimensionProto::from(*d)))
+        ValueInfoProto::tensor(
+            given.name,
+            given.onnx,
+            given.dims.iter().map(|d| DimensionProto::from(*d)),
+        )
     });
     model(opset, inputs.collect(), constants, nodes)
 }
