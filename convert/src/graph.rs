@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use whit::DType;
+use whit::format::NarrowFloat;
 use whit::format::RecurrentFunction;
 
 use crate::dim::{Dim, Symbol};
@@ -167,6 +168,13 @@ pub enum BinaryKind {
     Xor,
     /// `x if x > 0 else slope * x`; operands x, slope.
     PRelu,
+    BitAnd,
+    BitOr,
+    BitXor,
+    /// By the second operand; by a negative number or beyond the type's bits, 0 is left.
+    ShiftLeft,
+    /// The same, and the sign is shifted in.
+    ShiftRight,
 }
 
 /// Comparisons with NumPy broadcasting; the result is bool.
@@ -246,6 +254,14 @@ pub enum UnaryKind {
     Atanh,
     /// Logical not, on bool.
     Not,
+    /// Of integers.
+    BitNot,
+    /// To the nearest number of a narrower floating-point type.
+    RoundNarrow {
+        to: NarrowFloat,
+        /// The largest number instead of an infinity or a NaN.
+        saturate: bool,
+    },
 }
 
 /// Reductions over a set of axes.
@@ -448,6 +464,8 @@ pub enum Op {
     },
     /// To the output's type, as in ONNX (float to integer truncates, to bool is `!= 0`).
     Cast,
+    /// The same bytes as another type of the same size, or with another [`Quant`].
+    BitCast,
     /// f32 to the output's integer type and [`Quant`]: `saturate(round_ties_even(x / scale) + zero_point)`.
     Quantize,
     /// The input's integer type and [`Quant`] to f32.

@@ -133,6 +133,7 @@ pub fn convert(
     watch: &mut dyn Watch,
 ) -> Result<Converted, ConvertError> {
     let mut report = Report { nodes_imported: graph.nodes.len(), ..Report::default() };
+    passes::widen::run(&mut graph);
     let already_quantized =
         graph.nodes.iter().any(|node| matches!(node.op, Op::Quantize | Op::Dequantize));
     let will_be_integer = already_quantized || options.scheme == Scheme::Int8;

@@ -21,6 +21,7 @@ mod layout;
 mod reshape;
 mod residual;
 mod scale_shift;
+pub(crate) mod widen;
 
 #[cfg(test)]
 mod tests;

@@ -91,7 +91,7 @@ pub fn integer_inputs(graph: &Graph, node: &crate::graph::Node) -> Option<Vec<us
         Op::Binary(
             BinaryKind::Add | BinaryKind::Sub | BinaryKind::Mul | BinaryKind::Min | BinaryKind::Max,
         ) => Some(vec![0, 1]),
-        Op::Unary(UnaryKind::Not) => None,
+        Op::Unary(UnaryKind::Not | UnaryKind::BitNot | UnaryKind::RoundNarrow { .. }) => None,
         Op::Unary(_) | Op::Pool(_) | Op::Softmax { log: false, .. } => Some(vec![0]),
         Op::Reduce { kind: ReduceKind::Mean, .. } => Some(vec![0]),
         Op::Resize { mode: ResizeMode::Linear, .. } => Some(vec![0]),

@@ -127,6 +127,11 @@ numbered! {
         Or = 11 "or",
         Xor = 12 "xor",
         PRelu = 13 "prelu",
+        BitAnd = 14 "bit_and",
+        BitOr = 15 "bit_or",
+        BitXor = 16 "bit_xor",
+        ShiftLeft = 17 "shift_left",
+        ShiftRight = 18 "shift_right",
     }
 }
 
@@ -185,6 +190,20 @@ numbered! {
         Acosh = 38 "acosh",
         Atanh = 39 "atanh",
         Not = 40 "not",
+        BitNot = 41 "bit_not",
+        // [number of a NarrowFloat, 1 to saturate]
+        RoundNarrow = 42 "round_narrow",
+    }
+}
+
+numbered! {
+    /// Floating-point types narrower than f16, to whose values `round_narrow` rounds.
+    NarrowFloat {
+        E4M3Fn = 1 "e4m3fn",
+        E4M3FnUz = 2 "e4m3fnuz",
+        E5M2 = 3 "e5m2",
+        E5M2FnUz = 4 "e5m2fnuz",
+        E2M1 = 5 "e2m1",
     }
 }
 

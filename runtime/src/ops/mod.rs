@@ -49,13 +49,13 @@ pub use conv::{
 pub use conv_nd::{CONV_ND_F32, CONV_ND_I32};
 pub use gather::GATHER;
 pub use interpolate::INTERPOLATE_F32;
-pub use matmul::MATMUL_F32;
+pub use matmul::{MATMUL_F32, MATMUL_I32, MATMUL_I64};
 pub use normalize::NORMALIZE_F32;
 pub use pad::PAD;
 pub use pool::{POOL_F32, POOL_I8};
 pub use pool_nd::{POOL_ND_F32, POOL_ND_I8, POOL_ND_U8};
 pub(crate) use quantize::quantize_value;
-pub use quantize::{DEQUANTIZE_I8, LUT_I8, QUANTIZE_I8};
+pub use quantize::{DEQUANTIZE_I8, DEQUANTIZE_U8, LUT_I8, QUANTIZE_I8, QUANTIZE_U8};
 pub use recurrent::{GRU_F32, LSTM_F32, RNN_F32};
 pub use reduce::{
     ARG_REDUCE_F32, ARG_REDUCE_I8, ARG_REDUCE_I32, ARG_REDUCE_I64, REDUCE_F32, REDUCE_I8,
@@ -100,6 +100,8 @@ pub static ALL: &[&Operator] = &[
     &FULLY_CONNECTED_F32,
     &QUANTIZE_I8,
     &DEQUANTIZE_I8,
+    &QUANTIZE_U8,
+    &DEQUANTIZE_U8,
     &LUT_I8,
     &POOL_F32,
     &POOL_I8,
@@ -135,6 +137,8 @@ pub static ALL: &[&Operator] = &[
     &EXPAND,
     &PAD,
     &MATMUL_F32,
+    &MATMUL_I32,
+    &MATMUL_I64,
     &WHERE,
     &GATHER,
     &CAST,

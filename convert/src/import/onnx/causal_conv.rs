@@ -1,10 +1,10 @@
 //! Causal depthwise convolution along time that carries its last inputs from run to run.
 
 use super::builder::{Builder, OnnxNode, Outcome};
-use super::compose::{slice, unary};
 use super::conv::{to_first, to_last};
 use super::dims;
 use super::failure::invalid;
+use super::parts::{slice, unary};
 use crate::dim::Dim;
 use crate::graph::{Clamp, Conv, Op, PadMode, UnaryKind};
 

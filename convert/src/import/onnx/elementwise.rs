@@ -3,12 +3,14 @@
 use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
+use super::compose::Compose;
 use super::data::axis_of;
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
 use super::legacy;
 use super::proto::data_type;
 use super::tensor::dtype_of;
+use super::transformer::swish;
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, CompareKind, Op, UnaryKind, ValueId};
 
@@ -68,7 +70,12 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     }),
     ("Swish", |b, n| match n.attributes.float("alpha", 1.0)? {
         1.0 => unary(b, n, UnaryKind::Silu),
-        alpha => Err(unsupported(format!("alpha = {alpha}"), "")),
+        alpha => {
+            n.at_most(1)?;
+            let x = n.required(0, "X")?;
+            let c = &mut Compose::new(b, n);
+            Ok(vec![swish(c, x, alpha)?])
+        }
     }),
     ("Gelu", |b, n| match n.attributes.string("approximate", "none")? {
         "none" => unary(b, n, UnaryKind::Gelu),

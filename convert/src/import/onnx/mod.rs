@@ -20,24 +20,29 @@ use super::ImportOptions;
 use crate::error::{ImportError, UnsupportedNode};
 use crate::graph::{Graph, Op, ValueId};
 
+mod attention;
 mod attributes;
 mod builder;
 mod causal_conv;
 mod compose;
+mod contrib;
 mod control;
 mod conv;
 mod conv_transpose;
 mod data;
 mod dims;
+mod einsum;
 mod elementwise;
 mod failure;
 mod fold;
 mod functions;
 mod inputs;
 mod legacy;
+mod loss;
 mod matmul;
 mod norm;
 mod order;
+mod parts;
 mod pool;
 pub mod proto;
 mod prune;
@@ -52,6 +57,7 @@ mod sources;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod transformer;
 
 /// Operator sets whose meanings the importers below know.
 const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
@@ -74,13 +80,24 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     quant::OPERATORS,
     sources::OPERATORS,
     recurrent::OPERATORS,
+    einsum::OPERATORS,
+    loss::OPERATORS,
+    attention::OPERATORS,
+    transformer::OPERATORS,
 ];
 
-/// Operators of ONNX Runtime's domain `com.microsoft`, by family.
-const MICROSOFT: &[&[(&str, Importer)]] = &[norm::MICROSOFT];
+/// Operators of other domains.
+const DOMAINS: &[(&str, &[(&str, Importer)])] = &[
+    ("ai.onnx.preview", attention::PREVIEW_OPERATORS),
+    ("com.microsoft", contrib::OPERATORS),
+    ("com.microsoft", norm::MICROSOFT),
+];
 
-fn importer(families: &[&[(&str, Importer)]], op_type: &str) -> Option<Importer> {
-    families.iter().copied().flatten().find(|(name, _)| *name == op_type).map(|(_, import)| *import)
+/// `domain` is empty for ONNX's own operators.
+fn importer(domain: &str, op_type: &str) -> Option<Importer> {
+    let own = OPERATORS.iter().copied().flatten().filter(|_| domain.is_empty());
+    let others = DOMAINS.iter().filter(|(name, _)| *name == domain).flat_map(|(_, rows)| *rows);
+    own.chain(others).find(|(name, _)| *name == op_type).map(|(_, import)| *import)
 }
 
 /// Imports an ONNX model. `base_dir` is the folder where external tensor data may lie.
@@ -473,23 +490,22 @@ fn own(domain: &str) -> &str {
 /// The importer of a node, or why there is none.
 fn find_importer(proto: &NodeProto, opset: i64) -> Result<Importer, Failure> {
     let (domain, op_type) = (own(proto.domain()), proto.op_type());
-    let import = match domain {
-        "" => importer(OPERATORS, op_type),
-        "com.microsoft" => importer(MICROSOFT, op_type),
-        _ => {
-            return Err(unsupported(
-                format!("operator domain {domain} is not supported"),
-                "export the model with ONNX's own operators",
-            ));
+    if let Some(import) = importer(domain, op_type) {
+        if !domain.is_empty() || legacy::is_known(op_type, opset) {
+            return Ok(import);
         }
-    };
-    if domain.is_empty() && import.is_some() && !legacy::is_known(op_type, opset) {
         return Err(unsupported(
             format!("its form in operator set {opset} is not supported"),
             "convert the model with onnx.version_converter",
         ));
     }
-    import.ok_or_else(|| unsupported("the operator is not supported", remedy_for(op_type)))
+    if !domain.is_empty() && !DOMAINS.iter().any(|(name, _)| *name == domain) {
+        return Err(unsupported(
+            format!("operator domain {domain} is not supported"),
+            "export the model with ONNX's own operators",
+        ));
+    }
+    Err(unsupported("the operator is not supported", remedy_for(proto.op_type())))
 }
 
 /// Advice for operators that models use often.

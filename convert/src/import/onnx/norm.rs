@@ -3,12 +3,12 @@
 use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
-use super::compose::{binary, per_channel, reduce, unary, with_scalar};
 use super::conv::channels_last;
 use super::data::{axes_of, axis_of};
 use super::dims;
 use super::elementwise::cast;
 use super::failure::{Failure, invalid, unsupported};
+use super::parts::{binary, per_channel, reduce, unary, with_scalar};
 use crate::dim::Dim;
 use crate::graph::{
     BinaryKind, CompareKind, NormKind, Op, Pool, PoolKind, ReduceKind, UnaryKind, ValueId,
@@ -43,7 +43,7 @@ fn float_input(b: &Builder, node: &OnnxNode<'_>) -> Result<ValueId, Failure> {
 }
 
 /// The trailing axes from `axis` on normalised; scale and bias broadcast to `x`.
-fn normalized(
+pub(super) fn normalized(
     b: &mut Builder,
     node: &OnnxNode<'_>,
     part: &str,

@@ -8,7 +8,7 @@ use super::failure::{Failure, invalid, unsupported};
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, Op, Pool, PoolKind, ReduceKind, UnaryKind};
 
-use super::compose;
+use super::parts;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("MaxPool", |b, n| pool(b, n, PoolKind::Max)),
@@ -109,7 +109,7 @@ fn all_spatial(b: &Builder, node: &OnnxNode<'_>) -> Result<Vec<usize>, Failure> 
 
 fn global(b: &mut Builder, node: &OnnxNode<'_>, kind: ReduceKind) -> Outcome {
     let axes = all_spatial(b, node)?;
-    Ok(vec![compose::reduce(b, node, "", kind, node.required(0, "X")?, &axes)?])
+    Ok(vec![parts::reduce(b, node, "", kind, node.required(0, "X")?, &axes)?])
 }
 
 /// `(sum of |x|^p)^(1/p)` over all of the spatial axes.
@@ -122,11 +122,11 @@ fn global_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         _ => None,
     };
     if let Some(kind) = known {
-        return Ok(vec![compose::reduce(b, node, "", kind, x, &axes)?]);
+        return Ok(vec![parts::reduce(b, node, "", kind, x, &axes)?]);
     }
     let p = f64::from(p);
-    let abs = compose::unary(b, node, "abs", UnaryKind::Abs, x)?;
-    let powers = compose::with_scalar(b, node, "powers", BinaryKind::Pow, abs, p)?;
-    let sum = compose::reduce(b, node, "sum", ReduceKind::Sum, powers, &axes)?;
-    Ok(vec![compose::with_scalar(b, node, "", BinaryKind::Pow, sum, 1.0 / p)?])
+    let abs = parts::unary(b, node, "abs", UnaryKind::Abs, x)?;
+    let powers = parts::with_scalar(b, node, "powers", BinaryKind::Pow, abs, p)?;
+    let sum = parts::reduce(b, node, "sum", ReduceKind::Sum, powers, &axes)?;
+    Ok(vec![parts::with_scalar(b, node, "", BinaryKind::Pow, sum, 1.0 / p)?])
 }

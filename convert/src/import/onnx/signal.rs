@@ -7,10 +7,10 @@ use std::f64::consts::PI;
 use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
-use super::compose::{binary, floats, slice};
 use super::data::axis_of;
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use super::parts::{binary, floats, slice};
 use super::shapes::Elem;
 use super::tensor::dtype_of;
 use crate::dim::Dim;

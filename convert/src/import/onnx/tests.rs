@@ -15,6 +15,7 @@ use NodeProto as N;
 use TensorProto as T;
 use data_type as t;
 
+mod composites;
 mod hostile;
 mod models;
 mod operators;

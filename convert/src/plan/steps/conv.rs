@@ -1,11 +1,14 @@
 //! Convolutions and matrix products: packed weights, folded zero points, requantization scales.
 
 use whit::DType;
-use whit::format::{ConvAttributes, ConvNdAttributes, Layout, MatMulAttributes, Op as StepOp};
+use whit::format::{
+    BinaryAttributes, BinaryOp, ConvAttributes, ConvNdAttributes, Layout, MatMulAttributes,
+    Op as StepOp, UnaryAttributes, UnaryOp,
+};
 use whit::kernels::{ConvGeometry, PANEL_N, conv_f32, conv_i8, depthwise_f32, depthwise_i8};
 
 use crate::dim::Dim;
-use crate::graph::{Clamp, Conv, MatMul, Node, Quant};
+use crate::graph::{Clamp, Conv, MatMul, Node, Quant, ValueId};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 use crate::tensor::Tensor;
@@ -164,7 +167,10 @@ pub(super) fn matmul(
     let (a, b) = (builder.input(node, 0)?, builder.input(node, 1)?);
     let graph = builder.graph;
     let output_shape = graph.value(node.outputs[0]).shape.clone();
-    let constant = graph.constant(b).filter(|b| b.shape.len() == 2 && !matmul.transpose_a);
+    let dtype = graph.value(a).dtype;
+    let integers = matches!(dtype, DType::I32 | DType::I64);
+    let packs = |b: &&std::sync::Arc<Tensor>| b.shape.len() == 2 && !matmul.transpose_a;
+    let constant = graph.constant(b).filter(|b| packs(b) && !integers);
     let Some(weights) = constant else { return dynamic_matmul(builder, node, matmul) };
 
     // OHWI of a 1×1 convolution is [n, k].
@@ -206,9 +212,13 @@ fn dynamic_matmul(
     matmul: &MatMul,
 ) -> Result<(), PlanError> {
     let (a, b) = (builder.input(node, 0)?, builder.input(node, 1)?);
-    let extra = node.inputs.iter().skip(2).any(Option::is_some);
-    if extra || matmul.clamp != Clamp::NONE || builder.value(a).dtype != DType::F32 {
-        let why = "a product of two activations takes f32 without bias; keep it float";
+    let added: Vec<ValueId> = node.inputs.iter().skip(2).copied().flatten().collect();
+    let dtype = builder.value(a).dtype;
+    let plain = added.is_empty() && matmul.clamp == Clamp::NONE;
+    let known = dtype == DType::F32 || (plain && matches!(dtype, DType::I32 | DType::I64));
+    if !known {
+        let why =
+            "a product of two activations takes f32, or wide integers without bias; keep it float";
         return Err(unsupported(node, why));
     }
     let shape = builder.value(a).shape.clone();
@@ -221,7 +231,43 @@ fn dynamic_matmul(
         ..MatMulAttributes::default()
     };
     let inputs = vec![Some(builder.tensor(a)?), Some(builder.tensor(b)?)];
-    builder.step(node, StepOp::MatMul, Some(DType::F32), attributes, inputs, macs)
+    if plain {
+        return builder.step(node, StepOp::MatMul, Some(dtype), attributes, inputs, macs);
+    }
+    // What a packed layer does in its epilogue are steps of their own here, over the same memory.
+    let name = &node.name;
+    let mut sum = builder.temporary(&format!("{name}/product"), dtype, &output_shape, None)?;
+    builder.step_to(name, StepOp::MatMul, Some(dtype), attributes, inputs, sum, macs, &[]);
+    let output = builder.tensor(node.outputs[0])?;
+    let none = [Clamp::NONE.min, Clamp::NONE.max];
+    let own = [matmul.clamp.min, matmul.clamp.max];
+    for (at, id) in added.iter().enumerate() {
+        let last = at + 1 == added.len();
+        let attributes = BinaryAttributes {
+            kind: BinaryOp::Add as u32,
+            clamp: if last { own } else { none },
+            clamp_q: [-128, 127],
+            ..BinaryAttributes::default()
+        };
+        let inputs = vec![Some(sum), Some(builder.tensor(*id)?)];
+        sum = match last {
+            true => output,
+            false => builder.temporary(&format!("{name}/{at}"), dtype, &output_shape, None)?,
+        };
+        builder.step_to(name, StepOp::Binary, Some(dtype), attributes, inputs, sum, 0, &[0]);
+    }
+    if added.is_empty() {
+        let [alpha, beta] = own;
+        let attributes = UnaryAttributes {
+            kind: UnaryOp::Clip as u32,
+            alpha,
+            beta,
+            ..UnaryAttributes::default()
+        };
+        let inputs = vec![Some(sum)];
+        builder.step_to(name, StepOp::Unary, Some(dtype), attributes, inputs, output, 0, &[0]);
+    }
+    Ok(())
 }
 
 /// Spreads one number per output channel over the padded positions of the panels.

@@ -37,7 +37,7 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
         Op::Concat { axis } => data::concat(builder, node, *axis),
         Op::Slice { starts, steps } => data::slice(builder, node, starts, steps),
         Op::Transpose { perm } => data::transpose(builder, node, perm),
-        Op::Reshape => data::reshape(builder, node),
+        Op::Reshape | Op::BitCast => data::reshape(builder, node),
         Op::Expand => data::expand(builder, node),
         Op::Pad { before, mode, .. } => data::pad(builder, node, before, *mode),
         Op::Resize { mode, coordinates, scales } => {
