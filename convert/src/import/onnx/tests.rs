@@ -20,6 +20,7 @@ mod hostile;
 mod models;
 mod operators;
 mod options;
+mod spatial;
 
 /// An f32 input.
 fn input(name: &str, dims: &[&str]) -> ValueInfoProto {
