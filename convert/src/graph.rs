@@ -117,6 +117,19 @@ pub struct MatMul {
     pub inner_quant: Option<Quant>,
 }
 
+/// Scaled dot-product attention; see [`Op::Attention`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Factor of the products.
+    pub scale: f32,
+    /// Scores are bent to `softcap * tanh(score / softcap)`; 0 for none.
+    pub softcap: f32,
+    /// With an offset, query i sees keys 0 to i + offset.
+    pub causal: Option<Dim>,
+    /// A query whose mask is −∞ for all keys gives zeros instead of NaN.
+    pub zero_rows: bool,
+}
+
 /// Which pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "standard names")]
@@ -402,6 +415,10 @@ pub enum Op {
         /// Logarithm of the softmax.
         log: bool,
     },
+    /// `softmax(softcap(q · kᵀ · scale) + mask) · v`. Inputs: q `[b, heads, m, d]`; k `[b, kv heads, n, d]`;
+    /// v `[b, kv heads, n, e]`; optional mask, which broadcasts to `[b, heads, m, n]`. Query heads share
+    /// key heads in groups.
+    Attention(Attention),
     /// Inputs: any number of tensors.
     Concat {
         /// The axis they are joined along.
@@ -492,6 +509,121 @@ pub enum Op {
     },
     /// See [`Recurrent`].
     Recurrent(Recurrent),
+    /// `y[i, j, k] = data[i, index[i, j, k], k]` for axis 1. Inputs: data, indices (i32 or i64).
+    GatherElements {
+        /// The axis that is indexed.
+        axis: usize,
+    },
+    /// The last axis of the indices holds tuples of indices into data. Inputs: data, indices.
+    GatherNd {
+        /// Leading axes that data and indices share.
+        batch_axes: usize,
+    },
+    /// A copy of data with `y[i, index[i, j, k], k] = updates[i, j, k]` for axis 1. Inputs: data,
+    /// indices, updates.
+    ScatterElements {
+        /// The axis that is indexed.
+        axis: usize,
+        /// How an update meets what is there.
+        reduction: ScatterReduction,
+    },
+    /// The same with tuples of indices in the last axis of the indices. Inputs: data, indices, updates.
+    ScatterNd {
+        /// How an update meets what is there.
+        reduction: ScatterReduction,
+    },
+    /// The first elements along an axis in order of size; ties go by index. Outputs: values,
+    /// indices (i64). How many there are is the outputs' size.
+    TopK {
+        /// The axis searched.
+        axis: usize,
+        /// Smallest instead of largest.
+        smallest: bool,
+    },
+    /// Running sums or products along an axis.
+    Cumulative {
+        /// The axis walked.
+        axis: usize,
+        /// Products instead of sums.
+        product: bool,
+        /// An element's result doesn't contain it.
+        exclusive: bool,
+        /// From the end.
+        reverse: bool,
+    },
+    /// See [`GridSample`]. Inputs: x `[n, c, space…]`, grid `[n, places…, axes]`.
+    GridSample(GridSample),
+    /// See [`RoiAlign`]. Inputs: x `[n, c, h, w]`, regions `[r, 4]`, images `[r]` (i32 or i64).
+    RoiAlign(RoiAlign),
+    /// See [`NonMaxSuppression`]. Inputs: boxes `[b, n, 4]`, scores `[b, c, n]`. Output (i64): rows of
+    /// batch, class, box; −1 in those that aren't needed.
+    NonMaxSuppression(NonMaxSuppression),
+    /// The beginning of each sequence reversed. Inputs: x, whose first two axes are time and batch in
+    /// either order; lengths (i32 or i64).
+    ReverseSequence {
+        /// The axis of time, 0 or 1.
+        time_axis: usize,
+    },
+}
+
+/// How a scattered update meets what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "standard names")]
+pub enum ScatterReduction {
+    Replace,
+    Add,
+    Mul,
+    Max,
+    Min,
+}
+
+/// Interpolation of [`GridSample`] between pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "standard names")]
+pub enum SampleMode {
+    Nearest,
+    Linear,
+    Cubic,
+}
+
+/// What [`GridSample`] meets beyond the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "standard names")]
+pub enum SamplePadding {
+    Zeros,
+    Border,
+    Reflection,
+}
+
+/// Sampling at places that a second tensor names, channels first.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the standard attributes of a grid sample")]
+pub struct GridSample {
+    pub mode: SampleMode,
+    pub padding: SamplePadding,
+    pub align_corners: bool,
+}
+
+/// Regions of a feature map resampled to the output's size, channels first.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the standard attributes of a RoI align")]
+pub struct RoiAlign {
+    pub max: bool,
+    pub half_pixel: bool,
+    /// Samples per bin and axis; 0 for one per pixel.
+    pub sampling_ratio: u32,
+    pub spatial_scale: f32,
+}
+
+/// The best boxes of each class that don't overlap.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the standard attributes of a non-maximum suppression")]
+pub struct NonMaxSuppression {
+    pub most_per_class: u32,
+    pub iou_threshold: f32,
+    /// `None`: every score will do.
+    pub score_threshold: Option<f32>,
+    pub center_point_box: bool,
 }
 
 /// A model: values, nodes in an order in which they can run, inputs and outputs.

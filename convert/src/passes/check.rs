@@ -62,6 +62,7 @@ fn outputs(op: &Op) -> usize {
         Op::Pool(pool) if pool.kind == PoolKind::Max => 2,
         Op::Recurrent(layer) if layer.kind == RecurrentKind::Lstm => 3,
         Op::Recurrent(_) => 2,
+        Op::TopK { .. } => 2,
         _ => 1,
     }
 }
@@ -74,7 +75,11 @@ fn arity(op: &Op) -> (usize, usize) {
         Op::Binary(_) | Op::Compare(_) | Op::Gather { .. } => (2, 2),
         Op::Where | Op::Interpolate { .. } => (3, 3),
         Op::Normalize { .. } => (1, 3),
+        Op::GatherElements { .. } | Op::GatherNd { .. } => (2, 2),
+        Op::GridSample(_) | Op::NonMaxSuppression(_) | Op::ReverseSequence { .. } => (2, 2),
+        Op::ScatterElements { .. } | Op::ScatterNd { .. } | Op::RoiAlign(_) => (3, 3),
         Op::Recurrent(_) => (2, 6),
+        Op::Attention(_) => (3, 4),
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
     }
@@ -167,6 +172,64 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
             expect(compatible(&x[2], &wide) && compatible(&weights[0], &Dim::from(directions)))?;
             let state = [&weights[0], &x[1], &weights[1]];
             expect(y[0] == x[0] && y[1..].iter().zip(state).all(|(y, s)| compatible(y, s)))
+        }
+        Op::GatherElements { axis } => {
+            axis_ok(*axis)?;
+            expect(inputs[1].len() == x.len() && y == inputs[1])
+        }
+        Op::GatherNd { batch_axes } => {
+            let tuple = inputs[1].last().and_then(Dim::as_const).unwrap_or(-1);
+            let indexed = usize::try_from(tuple).unwrap_or(usize::MAX).saturating_add(*batch_axes);
+            let Some(rest) = x.get(indexed..) else { return expect(false) };
+            expect(*batch_axes < inputs[1].len())?;
+            expect(y.len() == inputs[1].len() - 1 + rest.len() && y.ends_with(rest))
+        }
+        Op::ScatterElements { axis, .. } => {
+            axis_ok(*axis)?;
+            expect(inputs[1].len() == x.len() && inputs[2] == inputs[1] && y == x)
+        }
+        Op::ScatterNd { .. } => {
+            let tuple = inputs[1].last().and_then(Dim::as_const).unwrap_or(-1);
+            let rest = usize::try_from(tuple).ok().and_then(|tuple| x.get(tuple..));
+            let Some(rest) = rest else { return expect(false) };
+            expect(inputs[2].len() == inputs[1].len() - 1 + rest.len() && y == x)
+        }
+        Op::TopK { axis, .. } => {
+            axis_ok(*axis)?;
+            expect(y.len() == x.len() && node.outputs.iter().all(|id| shape(*id) == y))
+        }
+        Op::Cumulative { axis, .. } => axis_ok(*axis).and(expect(x == y)),
+        Op::GridSample(_) => {
+            let grid = inputs[1];
+            expect((3..=5).contains(&x.len()) && grid.len() == x.len() && y.len() == x.len())?;
+            expect(grid[grid.len() - 1].is(x.len() as i64 - 2) && y[2..] == grid[1..x.len() - 1])
+        }
+        Op::RoiAlign(_) => {
+            expect(x.len() == 4 && y.len() == 4 && inputs[1].len() == 2 && inputs[2].len() == 1)?;
+            expect(inputs[1][1].is(4) && compatible(&x[1], &y[1]))
+        }
+        Op::NonMaxSuppression(_) => {
+            expect(x.len() == 3 && inputs[1].len() == 3 && y.len() == 2 && y[1].is(3))
+        }
+        Op::ReverseSequence { time_axis } => {
+            expect(*time_axis < 2 && x.len() >= 2 && inputs[1].len() == 1 && x == y)
+        }
+        Op::Attention(_) => {
+            let (k, v) = (inputs[1], inputs[2]);
+            expect(inputs[..3].iter().all(|s| s.len() == 4) && y.len() == 4)?;
+            let heads = x[1].as_const().zip(k[1].as_const());
+            expect(heads.is_none_or(|(heads, kv)| kv > 0 && heads % kv == 0))?;
+            expect(k[..3].iter().zip(v).all(|(a, b)| compatible(a, b)))?;
+            expect(compatible(&x[0], &k[0]) && compatible(&x[3], &k[3]))?;
+            expect(
+                x[..3].iter().zip(y).all(|(a, b)| compatible(a, b)) && compatible(&v[3], &y[3]),
+            )?;
+            if let Some(mask) = inputs.get(3) {
+                let scores = [&x[..3], &k[2..3]].concat();
+                let all = broadcast(&scores, mask).ok_or_else(|| "mask".to_owned())?;
+                expect(all.len() == 4 && all.iter().zip(&scores).all(|(a, b)| compatible(a, b)))?;
+            }
+            Ok(())
         }
         Op::Conv(conv) => {
             let w = inputs[1];

@@ -42,6 +42,7 @@ fn moves_elements(op: &Op) -> bool {
         Op::Gather { .. } | Op::Pad { .. } | Op::Resize { mode: ResizeMode::Nearest(_), .. } => {
             true
         }
+        Op::GatherElements { .. } | Op::GatherNd { .. } | Op::ReverseSequence { .. } => true,
         Op::Pool(pool) => pool.kind == PoolKind::Max,
         Op::Reduce { kind, .. } => matches!(kind, ReduceKind::Max | ReduceKind::Min),
         _ => false,

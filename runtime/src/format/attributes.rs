@@ -400,6 +400,121 @@ record! {
 }
 
 record! {
+    /// [`Op::GatherNd`](super::Op). Inputs: data, indices `[…, tuple]` (i32 or i64).
+    pub struct GatherNdAttributes: 8 {
+        /// Leading axes that data and indices share.
+        pub batch_axes: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// [`Op::ScatterElements`](super::Op) and [`Op::ScatterNd`](super::Op). Inputs: data, indices (i32
+    /// or i64), updates.
+    pub struct ScatterAttributes: 8 {
+        /// ScatterElements: the axis; ScatterNd: zero.
+        pub axis: u32,
+        /// 0 replace, 1 add, 2 multiply, 3 maximum, 4 minimum.
+        pub reduction: u32,
+    }
+}
+
+record! {
+    /// [`Op::TopK`](super::Op). Input: x; outputs: values, indices (i64), either of which may be absent.
+    pub struct TopKAttributes: 16 {
+        /// The axis searched; how many are kept is the outputs' size along it.
+        pub axis: u32,
+        /// 1: smallest instead of largest.
+        pub smallest: u32,
+        /// Zero.
+        pub reserved: [u32; 2],
+    }
+}
+
+record! {
+    /// [`Op::Cumulative`](super::Op). Input: x.
+    pub struct CumulativeAttributes: 16 {
+        /// The axis walked.
+        pub axis: u32,
+        /// 1 sum, 2 product.
+        pub kind: u32,
+        /// 1: an element's result doesn't contain it.
+        pub exclusive: u32,
+        /// 1: from the end.
+        pub reverse: u32,
+    }
+}
+
+record! {
+    /// [`Op::GridSample`](super::Op). Inputs: x `[n, c, space…]`, grid `[n, places…, axes]`.
+    pub struct GridSampleAttributes: 16 {
+        /// 1 nearest, 2 linear, 3 cubic.
+        pub mode: u32,
+        /// 1 zeros, 2 border, 3 reflection.
+        pub padding: u32,
+        /// 1: −1 and 1 are the centres of the outer pixels instead of their outer edges.
+        pub align_corners: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// [`Op::RoiAlign`](super::Op). Inputs: x `[n, c, h, w]`, regions `[r, 4]`, images `[r]`.
+    pub struct RoiAlignAttributes: 24 {
+        /// 1 average, 2 maximum.
+        pub mode: u32,
+        /// Samples per bin and axis; 0: one per pixel.
+        pub sampling_ratio: u32,
+        /// From the regions' coordinates to pixels.
+        pub spatial_scale: f32,
+        /// 1: pixels have their centres at halves, and regions may be smaller than one.
+        pub half_pixel: u32,
+        /// Zero.
+        pub reserved: [u32; 2],
+    }
+}
+
+record! {
+    /// [`Op::NonMaxSuppression`](super::Op). Inputs: boxes `[b, n, 4]`, scores `[b, c, n]`.
+    pub struct NonMaxSuppressionAttributes: 24 {
+        /// Boxes kept per batch and class.
+        pub most_per_class: u32,
+        /// Intersection over union above which the box with the lower score goes.
+        pub iou_threshold: f32,
+        /// Scores must be above it.
+        pub score_threshold: f32,
+        /// 0: every score will do.
+        pub has_score_threshold: u32,
+        /// 1: boxes are x, y of the centre, width, height; 0: y, x of two opposite corners.
+        pub center_point_box: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// [`Op::Attention`](super::Op). Inputs: q `[batch, heads, queries, size]`, k `[batch, kv heads, keys,
+    /// size]`, v `[batch, kv heads, keys, value size]`; mask (optional), added to the scores `[batch,
+    /// heads, queries, keys]`, which it broadcasts to.
+    pub struct AttentionAttributes: 24 {
+        /// Factor of the products.
+        pub scale: f32,
+        /// Scores are bent to `softcap * tanh(score / softcap)`; 0 for none.
+        pub softcap: f32,
+        /// 1: query i sees keys 0 to i + offset.
+        pub causal: u32,
+        /// A dimension reference.
+        pub offset: i32,
+        /// 1: a query whose mask is −∞ for all keys gives zeros, not NaN.
+        pub zero_rows: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
     /// [`Op::ConvNd`](super::Op) over NWC, NHWC or NDHWC. Inputs: x, weights
     /// `[out_c, kernel…, in_c / groups]`, bias `[out_c]` (optional). Entries beyond the spatial axes
     /// are zero.

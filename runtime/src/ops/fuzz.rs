@@ -5,11 +5,12 @@ use super::{ALL, Operator};
 use crate::SessionError;
 use crate::dtype::DType;
 use crate::format::{
-    ArgReduceAttributes, AxisAttributes, BinaryAttributes, BinaryOp, CompareOp, ConvAttributes,
-    ConvNdAttributes, Field, MatMulAttributes, NormalizeAttributes, Op, PadAttributes,
-    PoolAttributes, PoolNdAttributes, QuantizeAttributes, RecurrentAttributes, ReduceAttributes,
-    ResizeAttributes, SliceAttributes, SoftmaxAttributes, TransposeAttributes, UnaryAttributes,
-    UnaryOp,
+    ArgReduceAttributes, AttentionAttributes, AxisAttributes, BinaryAttributes, BinaryOp,
+    CompareOp, ConvAttributes, ConvNdAttributes, CumulativeAttributes, Field, GatherNdAttributes,
+    GridSampleAttributes, MatMulAttributes, NonMaxSuppressionAttributes, NormalizeAttributes, Op,
+    PadAttributes, PoolAttributes, PoolNdAttributes, QuantizeAttributes, RecurrentAttributes,
+    ReduceAttributes, ResizeAttributes, RoiAlignAttributes, ScatterAttributes, SliceAttributes,
+    SoftmaxAttributes, TopKAttributes, TransposeAttributes, UnaryAttributes, UnaryOp,
 };
 
 const CASES_PER_OPERATOR: usize = 4000;
@@ -21,6 +22,7 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
     match op {
         Op::Conv2d | Op::DepthwiseConv2d | Op::FullyConnected => (ConvAttributes::SIZE, 5),
         Op::MatMul => (MatMulAttributes::SIZE, 2),
+        Op::Attention => (AttentionAttributes::SIZE, 3 + random.below(2) as usize),
         Op::Pool2d => (PoolAttributes::SIZE, 1),
         Op::Binary | Op::Compare => (BinaryAttributes::SIZE, 2),
         Op::Unary => (UnaryAttributes::SIZE, 1),
@@ -44,6 +46,14 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
         Op::Normalize => (NormalizeAttributes::SIZE, 1 + random.below(3) as usize),
         Op::Interpolate => (AxisAttributes::SIZE, 3),
         Op::Lstm | Op::Gru | Op::Rnn => (RecurrentAttributes::SIZE, 6),
+        Op::GatherElements | Op::ReverseSequence => (AxisAttributes::SIZE, 2),
+        Op::GatherNd => (GatherNdAttributes::SIZE, 2),
+        Op::ScatterElements | Op::ScatterNd => (ScatterAttributes::SIZE, 3),
+        Op::TopK => (TopKAttributes::SIZE, 1),
+        Op::Cumulative => (CumulativeAttributes::SIZE, 1),
+        Op::GridSample => (GridSampleAttributes::SIZE, 2),
+        Op::RoiAlign => (RoiAlignAttributes::SIZE, 3),
+        Op::NonMaxSuppression => (NonMaxSuppressionAttributes::SIZE, 2),
     }
 }
 
@@ -280,6 +290,19 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
     let y = random_tensor(random, dtypes[inputs], y);
     let mut case = Case::new(operator.op, operator.dtype, [0u8; 0], &tensors, y);
     case.attributes = attributes(random, attribute_bytes);
+    if operator.op == Op::Attention && random.below(2) == 0 {
+        // Shapes that fit, and switches that are switches.
+        let [b, heads, m, n, d] = [0; 5].map(|_| 1 + random.below(3));
+        for (input, dims) in [[b, heads, m, d], [b, 1, n, d], [b, 1, n, 2]].into_iter().enumerate()
+        {
+            case.inputs[input] = Some(random_tensor(random, DType::F32, dims.to_vec()));
+        }
+        case.output = random_tensor(random, DType::F32, vec![b, heads, m, 2]);
+        case.attributes[8..].fill(0);
+        case.attributes[8] = random.below(2) as u8;
+        case.attributes[12] = random.below(4) as u8;
+        case.attributes[16] = random.below(2) as u8;
+    }
     if operator.op == Op::Pool2d {
         let mut pair = || [0; 2].map(|_| [1, 1, 2, 3, 7, u16::MAX][random.below(6) as usize]);
         let plausible = PoolAttributes {
@@ -361,10 +384,72 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
             *dim = 1;
         }
     }
+    if random.below(2) == 0 {
+        fit(&mut case, operator, random);
+    }
     if random.below(8) == 0 {
         case = case.sharing(0, 8 * random.below(2) as usize);
     }
     case
+}
+
+/// Gives operators that index and sample shapes and attributes that hold together: chance alone
+/// hardly finds them. What the tensors hold stays random.
+fn fit(case: &mut Case, operator: &Operator, random: &mut Random) {
+    let dtype = operator.dtype.unwrap_or(DType::I32);
+    let mut tensor = |dtype, dims: &[u32]| Some(random_tensor(random, dtype, dims.to_vec()));
+    let (inputs, y): (Vec<Option<Tensor>>, _) = match operator.op {
+        Op::GatherElements => {
+            (vec![tensor(dtype, &[2, 3]), tensor(DType::I64, &[2, 3])], (dtype, vec![2, 3]))
+        }
+        Op::GatherNd => {
+            (vec![tensor(dtype, &[2, 3, 2]), tensor(DType::I32, &[2, 2])], (dtype, vec![2, 2]))
+        }
+        Op::ScatterElements => {
+            let indices = tensor(DType::I64, &[2, 3]);
+            (vec![tensor(dtype, &[2, 3]), indices, tensor(dtype, &[2, 3])], (dtype, vec![2, 3]))
+        }
+        Op::ScatterNd => {
+            let indices = tensor(DType::I32, &[2, 1]);
+            (vec![tensor(dtype, &[2, 3]), indices, tensor(dtype, &[2, 3])], (dtype, vec![2, 3]))
+        }
+        Op::TopK => (vec![tensor(dtype, &[2, 3])], (dtype, vec![2, 2])),
+        Op::Cumulative => (vec![tensor(dtype, &[2, 3])], (dtype, vec![2, 3])),
+        Op::GridSample => {
+            let grid = tensor(dtype, &[1, 2, 2, 2]);
+            (vec![tensor(dtype, &[1, 2, 3, 2]), grid], (dtype, vec![1, 2, 2, 2]))
+        }
+        Op::RoiAlign => {
+            let (regions, images) = (tensor(dtype, &[2, 4]), tensor(DType::I64, &[2]));
+            (vec![tensor(dtype, &[2, 1, 3, 3]), regions, images], (dtype, vec![2, 1, 2, 2]))
+        }
+        Op::NonMaxSuppression => {
+            let boxes = tensor(dtype, &[1, 4, 4]);
+            (vec![boxes, tensor(dtype, &[1, 2, 4])], (DType::I64, vec![4, 3]))
+        }
+        Op::ReverseSequence => {
+            (vec![tensor(dtype, &[2, 3, 2]), tensor(DType::I64, &[3])], (dtype, vec![2, 3, 2]))
+        }
+        _ => return,
+    };
+    let any = random.next();
+    let mut below = |limit: u32| random.below(limit);
+    let words: [u32; 6] = match operator.op {
+        Op::GatherElements => [below(2), 0, 0, 0, 0, 0],
+        Op::ScatterElements | Op::ScatterNd if operator.dtype.is_some() => {
+            [below(2), 1 + below(4), 0, 0, 0, 0]
+        }
+        Op::TopK => [1, below(2), 0, 0, 0, 0],
+        Op::Cumulative => [below(2), 1 + below(2), below(2), below(2), 0, 0],
+        Op::GridSample => [1 + below(3), 1 + below(3), below(2), 0, 0, 0],
+        Op::RoiAlign => [1 + below(2), below(3), any, below(2), 0, 0],
+        Op::NonMaxSuppression => [2, any, any, below(2), below(2), 0],
+        _ => [0; 6],
+    };
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let len = case.attributes.len();
+    case.attributes.copy_from_slice(&bytes[..len]);
+    (case.inputs, case.output) = (inputs, shape(y.0, &y.1));
 }
 
 #[test]

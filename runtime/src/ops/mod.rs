@@ -4,18 +4,24 @@
 //! table of them; firmware names the ones it needs in a table of its own, and the linker drops the
 //! rest. See CONTRIBUTING.md for how to add one.
 
+mod attention;
 mod binary;
 mod cast;
 mod compare;
 mod concat;
 mod conv;
 mod conv_nd;
+mod cumulative;
 mod elementwise;
 #[cfg(test)]
 mod fuzz;
 mod gather;
+mod gather_nd;
+mod grid_sample;
+mod indices;
 mod interpolate;
 mod matmul;
+mod non_max_suppression;
 mod normalize;
 mod pad;
 mod pool;
@@ -24,11 +30,15 @@ mod quantize;
 mod recurrent;
 mod reduce;
 mod resize;
+mod reverse_sequence;
+mod roi_align;
+mod scatter;
 mod shape;
 mod softmax;
 mod strided;
 #[cfg(test)]
 pub(crate) mod testing;
+mod top_k;
 mod unary;
 mod where_;
 
@@ -39,6 +49,7 @@ use crate::isa::Isa;
 use crate::memory::{Context, Slot};
 use crate::model::Model;
 
+pub use attention::ATTENTION_F32;
 pub use binary::{BINARY_BOOL, BINARY_F32, BINARY_I8, BINARY_I32, BINARY_I64};
 pub use cast::CAST;
 pub use compare::{COMPARE_BOOL, COMPARE_F32, COMPARE_I8, COMPARE_I32, COMPARE_I64, COMPARE_U8};
@@ -47,9 +58,13 @@ pub use conv::{
     CONV_F32, CONV_I8, DEPTHWISE_F32, DEPTHWISE_I8, FULLY_CONNECTED_F32, FULLY_CONNECTED_I8,
 };
 pub use conv_nd::{CONV_ND_F32, CONV_ND_I32};
+pub use cumulative::{CUMULATIVE_F32, CUMULATIVE_I32, CUMULATIVE_I64};
 pub use gather::GATHER;
+pub use gather_nd::{GATHER_ELEMENTS, GATHER_ND};
+pub use grid_sample::GRID_SAMPLE_F32;
 pub use interpolate::INTERPOLATE_F32;
 pub use matmul::{MATMUL_F32, MATMUL_I32, MATMUL_I64};
+pub use non_max_suppression::NON_MAX_SUPPRESSION_F32;
 pub use normalize::NORMALIZE_F32;
 pub use pad::PAD;
 pub use pool::{POOL_F32, POOL_I8};
@@ -62,8 +77,15 @@ pub use reduce::{
     REDUCE_I32, REDUCE_I64,
 };
 pub use resize::{RESIZE_F32, RESIZE_I8};
+pub use reverse_sequence::REVERSE_SEQUENCE;
+pub use roi_align::ROI_ALIGN_F32;
+pub use scatter::{
+    SCATTER_ELEMENTS, SCATTER_ELEMENTS_F32, SCATTER_ELEMENTS_I32, SCATTER_ELEMENTS_I64, SCATTER_ND,
+    SCATTER_ND_F32, SCATTER_ND_I32, SCATTER_ND_I64,
+};
 pub use softmax::{SOFTMAX_F32, SOFTMAX_I8};
 pub use strided::{COPY, EXPAND, SLICE, TRANSPOSE};
+pub use top_k::{TOP_K_F32, TOP_K_I8, TOP_K_I32, TOP_K_I64};
 pub use unary::{UNARY_BOOL, UNARY_F32, UNARY_I32, UNARY_I64};
 pub use where_::WHERE;
 
@@ -139,6 +161,7 @@ pub static ALL: &[&Operator] = &[
     &MATMUL_F32,
     &MATMUL_I32,
     &MATMUL_I64,
+    &ATTENTION_F32,
     &WHERE,
     &GATHER,
     &CAST,
@@ -154,6 +177,27 @@ pub static ALL: &[&Operator] = &[
     &LSTM_F32,
     &GRU_F32,
     &RNN_F32,
+    &GATHER_ELEMENTS,
+    &GATHER_ND,
+    &SCATTER_ELEMENTS,
+    &SCATTER_ELEMENTS_F32,
+    &SCATTER_ELEMENTS_I32,
+    &SCATTER_ELEMENTS_I64,
+    &SCATTER_ND,
+    &SCATTER_ND_F32,
+    &SCATTER_ND_I32,
+    &SCATTER_ND_I64,
+    &TOP_K_F32,
+    &TOP_K_I8,
+    &TOP_K_I32,
+    &TOP_K_I64,
+    &CUMULATIVE_F32,
+    &CUMULATIVE_I32,
+    &CUMULATIVE_I64,
+    &GRID_SAMPLE_F32,
+    &ROI_ALIGN_F32,
+    &NON_MAX_SUPPRESSION_F32,
+    &REVERSE_SEQUENCE,
 ];
 
 /// A step, bound to its operator.

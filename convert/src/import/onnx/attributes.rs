@@ -2,6 +2,7 @@
 //! so that no attribute is ever silently ignored.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use super::failure::{Failure, invalid, unsupported};
 use super::proto::{AttributeProto, GraphProto, TensorProto, attribute_type};
@@ -9,10 +10,11 @@ use super::proto::{AttributeProto, GraphProto, TensorProto, attribute_type};
 /// An attribute under the name that its node gives it.
 pub(crate) type Named<'a> = (&'a str, &'a AttributeProto);
 
-/// The attributes of one node and which of them have been read.
+/// The attributes of one node and which of them have been read; a clone shares what it has read.
+#[derive(Clone)]
 pub(crate) struct Attributes<'a> {
     list: Vec<Named<'a>>,
-    used: RefCell<Vec<bool>>,
+    used: Rc<RefCell<Vec<bool>>>,
 }
 
 impl<'a> Attributes<'a> {
@@ -34,7 +36,7 @@ impl<'a> Attributes<'a> {
             Some((attribute.name(), target))
         };
         let list: Vec<Named<'a>> = list.iter().filter_map(resolve).collect();
-        let used = RefCell::new(vec![false; list.len()]);
+        let used = Rc::new(RefCell::new(vec![false; list.len()]));
         Attributes { list, used }
     }
 

@@ -14,9 +14,9 @@
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::conv::{Filters, filters, spatial, to_first, to_last};
 use super::dims;
-use super::elementwise::cast;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::parts;
+use super::types::cast;
 use crate::dim::Dim;
 use crate::graph::{Clamp, Conv, Op, PadMode, ValueId};
 

@@ -272,6 +272,7 @@ fn set_input<'a>(
     }
     import.note(format!("input `{name}` fixed to the value given"));
     let id = import.builder.constant(name.to_owned(), tensor);
+    import.builder.set_onnx_type(id, declared);
     match import.scope.values.insert(name, Slot::Value(id)) {
         Some(_) => Err(ImportError::Model(format!("input `{name}` occurs twice"))),
         None => Ok(()),
@@ -319,6 +320,7 @@ fn add_input<'a>(
         import.builder.graph.inputs.push(id);
         id
     };
+    import.builder.set_onnx_type(id, elem_type);
     if import.scope.values.insert(name, Slot::Value(id)).is_some() {
         return Err(ImportError::Model(format!("input `{name}` occurs twice")));
     }

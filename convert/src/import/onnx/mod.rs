@@ -36,21 +36,27 @@ mod elementwise;
 mod failure;
 mod fold;
 mod functions;
+mod indexing;
 mod inputs;
 mod legacy;
 mod loss;
 mod matmul;
+mod narrow;
+mod nbits;
 mod norm;
 mod order;
 mod parts;
 mod pool;
 pub mod proto;
 mod prune;
+mod qlinear;
 mod quant;
 mod recurrent;
 mod reduce;
 mod resize;
+mod sampling;
 mod scope;
+mod sequences;
 mod shapes;
 mod signal;
 mod sources;
@@ -58,6 +64,7 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 mod transformer;
+mod types;
 
 /// Operator sets whose meanings the importers below know.
 const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
@@ -78,12 +85,17 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     resize::OPERATORS,
     reduce::OPERATORS,
     quant::OPERATORS,
+    qlinear::OPERATORS,
     sources::OPERATORS,
+    types::OPERATORS,
     recurrent::OPERATORS,
     einsum::OPERATORS,
     loss::OPERATORS,
     attention::OPERATORS,
     transformer::OPERATORS,
+    indexing::OPERATORS,
+    sampling::OPERATORS,
+    sequences::OPERATORS,
 ];
 
 /// Operators of other domains.
@@ -91,6 +103,8 @@ const DOMAINS: &[(&str, &[(&str, Importer)])] = &[
     ("ai.onnx.preview", attention::PREVIEW_OPERATORS),
     ("com.microsoft", contrib::OPERATORS),
     ("com.microsoft", norm::MICROSOFT),
+    ("com.microsoft", qlinear::CONTRIB),
+    ("com.microsoft", nbits::CONTRIB),
 ];
 
 /// `domain` is empty for ONNX's own operators.
@@ -219,6 +233,12 @@ impl<'a> Import<'a> {
             data_type::UINT16 | data_type::UINT32 | data_type::UINT64 => {
                 self.note("unsigned integers wider than 8 bits are computed in int64");
             }
+            data_type::INT2 | data_type::INT4 | data_type::UINT2 | data_type::UINT4 => {
+                self.note("integers of 2 and 4 bits are held in 8");
+            }
+            _ if narrow::bits(onnx).is_some() => {
+                self.note("floating-point numbers of 8 bits and less are held in float32");
+            }
             _ => {}
         }
     }
@@ -333,6 +353,11 @@ impl<'a> Import<'a> {
         if slots.iter().any(|slot| matches!(slot, Slot::Poisoned)) {
             return Ok(vec![Slot::Poisoned; proto.output.len()]);
         }
+        let is_sequence =
+            |slot: &Slot| slot.value().is_some_and(|id| self.builder.sequence(id).is_some());
+        if slots.iter().any(is_sequence) && !sequences::takes_sequences(proto.op_type()) {
+            return Err(unsupported("a sequence as its input is not supported", "").into());
+        }
         let inputs = slots.iter().map(|slot| slot.value()).collect();
         let node = OnnxNode {
             name: name.to_owned(),
@@ -345,7 +370,7 @@ impl<'a> Import<'a> {
             // It once said which inputs may be overwritten.
             node.attributes.ignore("consumed_inputs");
         }
-        let values = import(&mut self.builder, &node)?;
+        let values = types::tracked(import, &mut self.builder, &node, proto.op_type())?;
         node.attributes.check_all_read()?;
         Ok(values.into_iter().map(Slot::Value).collect())
     }
@@ -400,6 +425,7 @@ impl<'a> Import<'a> {
         let text = |slot: &Slot| match slot {
             Slot::Absent => "–".to_owned(),
             Slot::Poisoned => "?".to_owned(),
+            Slot::Value(id) if self.builder.sequence(*id).is_some() => "sequence".to_owned(),
             Slot::Value(id) => {
                 let value = self.builder.graph.value(*id);
                 format!("{} {}", value.dtype, self.builder.graph.shape_text(&value.shape))
@@ -448,8 +474,16 @@ impl<'a> Import<'a> {
     /// an input, not a constant, not another output.
     fn output(&mut self, name: &str, id: ValueId) -> Result<(), Failure> {
         let builder = &mut self.builder;
+        if builder.sequence(id).is_some() {
+            return Err(unsupported(
+                "it is a sequence of tensors",
+                "make its tensors the model's outputs",
+            ));
+        }
         let own = builder.producer(id).is_some() && !builder.graph.outputs.contains(&id);
-        let id = match own {
+        // Whoever reads integers wants the model's own, not reals that they stand for.
+        let quantized = builder.graph.value(id).quant.is_some();
+        let id = match own && !quantized {
             true => id,
             false => {
                 let node = OnnxNode {
@@ -459,10 +493,12 @@ impl<'a> Import<'a> {
                     attributes: Attributes::new(&[]),
                     opset: self.scope.opset,
                 };
-                builder.emit_unfolded(&node, Op::Reshape, id)?
+                let op = if quantized { Op::BitCast } else { Op::Reshape };
+                builder.emit_unfolded(&node, op, id)?
             }
         };
         let value = builder.graph.value_mut(id);
+        value.quant = None;
         value.name = name.to_owned();
         builder.graph.outputs.push(id);
         Ok(())
@@ -511,10 +547,6 @@ fn find_importer(proto: &NodeProto, opset: i64) -> Result<Importer, Failure> {
 /// Advice for operators that models use often.
 fn remedy_for(op_type: &str) -> String {
     let advice = match op_type {
-        "QLinearConv" | "QLinearMatMul" | "QLinearAdd" | "ConvInteger" | "MatMulInteger" => {
-            "export the quantized model in QDQ form"
-        }
-        "DynamicQuantizeLinear" => "quantize statically instead, or import the float model",
         "NonMaxSuppression" | "TopK" | "NonZero" => {
             "end the model before it and do this step in the application"
         }

@@ -6,9 +6,9 @@ use super::builder::{Builder, OnnxNode, Outcome};
 use super::conv::channels_last;
 use super::data::{axes_of, axis_of};
 use super::dims;
-use super::elementwise::cast;
 use super::failure::{Failure, invalid, unsupported};
 use super::parts::{binary, per_channel, reduce, unary, with_scalar};
+use super::types::cast;
 use crate::dim::Dim;
 use crate::graph::{
     BinaryKind, CompareKind, NormKind, Op, Pool, PoolKind, ReduceKind, UnaryKind, ValueId,

@@ -86,7 +86,7 @@ fn pool(b: &mut Builder, node: &OnnxNode<'_>, kind: PoolKind) -> Outcome {
     let x = b.transpose(node, "to_nhwc", x, &to_last(rank))?;
     let last: Vec<Dim> = to_last(rank).iter().map(|axis| output[*axis].clone()).collect();
     let results = vec![(dtype, last.clone()), (DType::I64, last)];
-    let results = b.emit_outputs(node, op, &[Some(x)], results)?;
+    let results = b.emit_several(node, "", op, &[Some(x)], &results)?;
     let quant = b.graph.value(x).quant.clone().filter(|quant| quant.axis.is_none());
     b.graph.value_mut(results[0]).quant = quant;
     let y = b.transpose(node, "to_nchw", results[0], &to_first(rank))?;

@@ -151,7 +151,7 @@ fn layer(b: &mut Builder, node: &OnnxNode<'_>, kind: RecurrentKind) -> Outcome {
     if kind == RecurrentKind::Lstm {
         outputs.push((DType::F32, state.to_vec()));
     }
-    let made = b.emit_outputs(node, op, &inputs, outputs)?;
+    let made = b.emit_several(node, "", op, &inputs, &outputs)?;
     let mut results = Vec::with_capacity(made.len());
     for (index, id) in made.into_iter().enumerate() {
         if !node.wants(index) {

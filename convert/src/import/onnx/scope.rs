@@ -304,7 +304,9 @@ impl<'a> Import<'a> {
         match tensor::read(proto, self.base_dir) {
             Ok(tensor) => {
                 self.note_type(proto.data_type());
-                Ok(Slot::Value(self.builder.constant(name.to_owned(), tensor)))
+                let id = self.builder.constant(name.to_owned(), tensor);
+                self.builder.set_onnx_type(id, proto.data_type());
+                Ok(Slot::Value(id))
             }
             Err(TensorProblem::UnsupportedType(reason)) => {
                 self.report("initializer", "", name, String::new(), reason, String::new());

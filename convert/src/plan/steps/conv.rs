@@ -2,13 +2,13 @@
 
 use whit::DType;
 use whit::format::{
-    BinaryAttributes, BinaryOp, ConvAttributes, ConvNdAttributes, Layout, MatMulAttributes,
-    Op as StepOp, UnaryAttributes, UnaryOp,
+    AttentionAttributes, BinaryAttributes, BinaryOp, ConvAttributes, ConvNdAttributes, Layout,
+    MatMulAttributes, Op as StepOp, UnaryAttributes, UnaryOp,
 };
 use whit::kernels::{ConvGeometry, PANEL_N, conv_f32, conv_i8, depthwise_f32, depthwise_i8};
 
 use crate::dim::Dim;
-use crate::graph::{Clamp, Conv, MatMul, Node, Quant, ValueId};
+use crate::graph::{Attention, Clamp, Conv, MatMul, Node, Quant, ValueId};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 use crate::tensor::Tensor;
@@ -268,6 +268,31 @@ fn dynamic_matmul(
         builder.step_to(name, StepOp::Unary, Some(dtype), attributes, inputs, output, 0, &[0]);
     }
     Ok(())
+}
+
+pub(super) fn attention(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    attention: &Attention,
+) -> Result<(), PlanError> {
+    let (q, k, v) = (builder.input(node, 0)?, builder.input(node, 1)?, builder.input(node, 2)?);
+    let scores = [&builder.value(q).shape[..3], &builder.value(k).shape[2..3]].concat();
+    let sizes = [builder.value(q).shape[3].clone(), builder.value(v).shape[3].clone()];
+    let per_score = builder.largest(&sizes[0])?.saturating_add(builder.largest(&sizes[1])?);
+    let macs = builder.largest_elements(&scores)?.saturating_mul(per_score);
+    let attributes = AttentionAttributes {
+        scale: attention.scale,
+        softcap: attention.softcap,
+        causal: u32::from(attention.causal.is_some()),
+        offset: match &attention.causal {
+            Some(offset) => builder.dim(offset)?,
+            None => 0,
+        },
+        zero_rows: u32::from(attention.zero_rows),
+        reserved: 0,
+    };
+    let inputs = builder.inputs(node)?;
+    builder.step(node, StepOp::Attention, Some(DType::F32), attributes, inputs, macs)
 }
 
 /// Spreads one number per output channel over the padded positions of the panels.

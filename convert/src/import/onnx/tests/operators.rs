@@ -350,7 +350,7 @@ fn pooling() {
             vec![],
             vec![N::new("MaxPool", &["x"], &["i", "y"]).with(A::ints("kernel_shape", &[2, 2]))],
             "Transpose Pool Transpose",
-            "SHAPE_OF_INDICES",
+            "1×3×31×20",
         ),
         refused(
             "no kernel",
