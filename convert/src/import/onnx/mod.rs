@@ -529,6 +529,11 @@ fn remedy_for(op_type: &str) -> String {
         "NonMaxSuppression" | "TopK" | "NonZero" => {
             "end the model before it and do this step in the application"
         }
+        "RandomNormal" | "RandomNormalLike" | "RandomUniform" | "RandomUniformLike"
+        | "Bernoulli" | "Multinomial" => {
+            "a program gives the same results for the same inputs: make the random numbers in the \
+             application and pass them as an input"
+        }
         "LpPool" => "replace it by powers and an average pooling",
         _ => "",
     };
