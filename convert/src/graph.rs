@@ -84,10 +84,11 @@ impl Clamp {
     pub const RELU: Clamp = Clamp { min: 0.0, max: f32::INFINITY };
 }
 
-/// A convolution over NHWC (rank 4) or NWC (rank 3). The vectors have one entry per spatial axis.
+/// A convolution over NWC, NHWC or NDHWC. The vectors have one entry per spatial axis.
 ///
-/// Inputs: x; weights, constant, `[out_c, kernel…, in_c / groups]` (OHWI); optional bias `[out_c]`;
-/// optional residual of the output's shape, added before the clamp.
+/// Inputs: x; weights `[out_c, kernel…, in_c / groups]` (OHWI); optional bias `[out_c]`; optional
+/// residual of the output's shape, added before the clamp. Constant weights of at most two spatial
+/// axes become packed kernels; others are computed at run time, as they are, in f32 or i32.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the standard attributes of a convolution")]
 pub struct Conv {
@@ -116,15 +117,35 @@ pub struct MatMul {
     pub inner_quant: Option<Quant>,
 }
 
+/// Scaled dot-product attention; see [`Op::Attention`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Factor of the products.
+    pub scale: f32,
+    /// Scores are bent to `softcap * tanh(score / softcap)`; 0 for none.
+    pub softcap: f32,
+    /// With an offset, query i sees keys 0 to i + offset.
+    pub causal: Option<Dim>,
+    /// A query whose mask is −∞ for all keys gives zeros instead of NaN.
+    pub zero_rows: bool,
+}
+
 /// Which pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "standard names")]
 pub enum PoolKind {
     Max,
     Average,
+    /// `(sum of |x|^p)^(1/p)`.
+    Norm {
+        p: u32,
+    },
 }
 
-/// A pooling over NHWC or NWC. The output's shape says how far the window goes (ceil mode).
+/// A pooling over NWC, NHWC or NDHWC. The output's shape says how far the window goes (ceil mode).
+///
+/// A maximum may have a second output (i64): the position of each maximum in x as if it were stored
+/// channels first, −1 for a window without elements.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the standard attributes of a pooling")]
 pub struct Pool {
@@ -136,6 +157,8 @@ pub struct Pool {
     pub pad_after: Vec<usize>,
     /// Average over padded positions, too (but never over those beyond the padding).
     pub count_include_pad: bool,
+    /// Positions count the spatial axes with the first one fastest.
+    pub column_major: bool,
 }
 
 /// Two-operand elementwise operations with NumPy broadcasting. Operands and result have one type.
@@ -281,6 +304,15 @@ pub enum PadMode {
     Wrap,
 }
 
+/// What [`Op::Normalize`] divides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// The mean is taken away, and the rest divided by `sqrt(variance + epsilon)`.
+    Layer,
+    /// Divided by `sqrt(mean of squares + epsilon)`.
+    Rms,
+}
+
 /// Interpolation of [`Op::Resize`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs, reason = "names of the ONNX specification")]
@@ -383,6 +415,10 @@ pub enum Op {
         /// Logarithm of the softmax.
         log: bool,
     },
+    /// `softmax(softcap(q · kᵀ · scale) + mask) · v`. Inputs: q `[b, heads, m, d]`; k `[b, kv heads, n, d]`;
+    /// v `[b, kv heads, n, e]`; optional mask, which broadcasts to `[b, heads, m, n]`. Query heads share
+    /// key heads in groups.
+    Attention(Attention),
     /// Inputs: any number of tensors.
     Concat {
         /// The axis they are joined along.
@@ -422,6 +458,22 @@ pub enum Op {
         /// Output size over input size, per axis, as the model states it.
         scales: Vec<f32>,
     },
+    /// The trailing axes normalised, times scale, plus bias. Inputs: x; optional scale and bias, of
+    /// the shape of the normalised axes.
+    Normalize {
+        /// By what.
+        kind: NormKind,
+        /// The first normalised axis.
+        axis: usize,
+        /// Added to the variance or mean square.
+        epsilon: f32,
+    },
+    /// `y[…, i, …] = sum over t of weights[i, t] * x[…, indices[i, t], …]` along one axis. Inputs: x;
+    /// indices (i32) and weights, both `[size of the output's axis, taps]`.
+    Interpolate {
+        /// The axis.
+        axis: usize,
+    },
     /// Inputs: data, indices (i32 or i64, negative counts from the end).
     Gather {
         /// The axis that is indexed.
@@ -455,6 +507,8 @@ pub enum Op {
         /// The last of equal elements instead of the first.
         select_last: bool,
     },
+    /// See [`Recurrent`].
+    Recurrent(Recurrent),
     /// `y[i, j, k] = data[i, index[i, j, k], k]` for axis 1. Inputs: data, indices (i32 or i64).
     GatherElements {
         /// The axis that is indexed.
@@ -510,8 +564,6 @@ pub enum Op {
         /// The axis of time, 0 or 1.
         time_axis: usize,
     },
-    /// See [`Recurrent`].
-    Recurrent(Recurrent),
 }
 
 /// How a scattered update meets what is there.

@@ -6,6 +6,7 @@
 
 mod absorb;
 mod activation;
+mod attention;
 mod batch_norm;
 mod bias;
 mod broadcast;
@@ -53,6 +54,7 @@ pub const PASSES: &[Pass] = &[
     Pass { name: "gather", about: "one-hot products and single indices", run: gather::run },
     Pass { name: "broadcast", about: "drops an expand before broadcasting", run: broadcast::run },
     Pass { name: "reshape", about: "merges reshapes", run: reshape::run },
+    Pass { name: "attention", about: "products around a softmax", run: attention::run },
     Pass { name: "layout", about: "moves transposes together and cancels them", run: layout::run },
     Pass { name: "absorb", about: "flattening order into weight rows", run: absorb::run },
     Pass { name: "functions", about: "recognises activation formulas", run: functions::run },

@@ -5,12 +5,12 @@ use super::{ALL, Operator};
 use crate::SessionError;
 use crate::dtype::DType;
 use crate::format::{
-    ArgReduceAttributes, AxisAttributes, BinaryAttributes, BinaryOp, CompareOp, ConvAttributes,
-    CumulativeAttributes, Field, GatherNdAttributes, GridSampleAttributes, MatMulAttributes,
-    NonMaxSuppressionAttributes, Op, PadAttributes, PoolAttributes, QuantizeAttributes,
-    RecurrentAttributes, ReduceAttributes, ResizeAttributes, RoiAlignAttributes, ScatterAttributes,
-    SliceAttributes, SoftmaxAttributes, TopKAttributes, TransposeAttributes, UnaryAttributes,
-    UnaryOp,
+    ArgReduceAttributes, AttentionAttributes, AxisAttributes, BinaryAttributes, BinaryOp,
+    CompareOp, ConvAttributes, ConvNdAttributes, CumulativeAttributes, Field, GatherNdAttributes,
+    GridSampleAttributes, MatMulAttributes, NonMaxSuppressionAttributes, NormalizeAttributes, Op,
+    PadAttributes, PoolAttributes, PoolNdAttributes, QuantizeAttributes, RecurrentAttributes,
+    ReduceAttributes, ResizeAttributes, RoiAlignAttributes, ScatterAttributes, SliceAttributes,
+    SoftmaxAttributes, TopKAttributes, TransposeAttributes, UnaryAttributes, UnaryOp,
 };
 
 const CASES_PER_OPERATOR: usize = 4000;
@@ -22,6 +22,7 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
     match op {
         Op::Conv2d | Op::DepthwiseConv2d | Op::FullyConnected => (ConvAttributes::SIZE, 5),
         Op::MatMul => (MatMulAttributes::SIZE, 2),
+        Op::Attention => (AttentionAttributes::SIZE, 3 + random.below(2) as usize),
         Op::Pool2d => (PoolAttributes::SIZE, 1),
         Op::Binary | Op::Compare => (BinaryAttributes::SIZE, 2),
         Op::Unary => (UnaryAttributes::SIZE, 1),
@@ -49,6 +50,10 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
         Op::GridSample => (GridSampleAttributes::SIZE, 2),
         Op::RoiAlign => (RoiAlignAttributes::SIZE, 3),
         Op::NonMaxSuppression => (NonMaxSuppressionAttributes::SIZE, 2),
+        Op::ConvNd => (ConvNdAttributes::SIZE, 2 + random.below(2) as usize),
+        Op::PoolNd => (PoolNdAttributes::SIZE, 1),
+        Op::Normalize => (NormalizeAttributes::SIZE, 1 + random.below(3) as usize),
+        Op::Interpolate => (AxisAttributes::SIZE, 3),
     }
 }
 
@@ -186,6 +191,59 @@ fn recurrent(operator: &Operator, random: &mut Random) -> Case {
     case
 }
 
+fn set_input(case: &mut Case, random: &mut Random, index: usize, dtype: DType, dims: &[u32]) {
+    case.inputs[index] = Some(random_tensor(random, dtype, dims.to_vec()));
+}
+
+/// Makes a case of a windowed or rowwise operator plausible: shapes that fit, sizes from a few.
+fn windows_and_rows(case: &mut Case, random: &mut Random) {
+    let mut three = || [0; 3].map(|_| [1, 1, 2, 3, 1 << 30, u32::MAX][random.below(6) as usize]);
+    let (stride, dilation, pad, kernel, pad_after) = (three(), three(), three(), three(), three());
+    match case.op {
+        Op::ConvNd => {
+            let dtype = case.variant.unwrap_or(DType::F32);
+            set_input(case, random, 0, dtype, &[1, 3, 4, 2]);
+            set_input(case, random, 1, dtype, &[3, 2, 2, 2]);
+            if case.inputs.len() > 2 {
+                let bias = random_tensor(random, dtype, vec![3]);
+                case.inputs[2] = Some(bias);
+            }
+            case.output = shape(dtype, &[1, 2, 3, 3]);
+            let clamp = [f32::NEG_INFINITY, f32::INFINITY];
+            let reserved = [0; 2];
+            ConvNdAttributes { stride, dilation, pad, groups: 1, clamp, reserved }
+                .write(&mut case.attributes);
+        }
+        Op::PoolNd => {
+            let dtype = case.variant.unwrap_or(DType::F32);
+            set_input(case, random, 0, dtype, &[1, 3, 4, 2]);
+            case.output = shape(dtype, &[1, 2, 3, 2]);
+            let kind = 1 + random.below(3);
+            let of = PoolNdAttributes::read(&case.attributes);
+            PoolNdAttributes { kind, kernel, stride, dilation, pad, pad_after, p: 2.0, ..of }
+                .write(&mut case.attributes);
+        }
+        Op::Normalize => {
+            for index in 0..case.inputs.len() {
+                let dims: &[u32] = if index == 0 { &[2, 3, 4] } else { &[3, 4] };
+                set_input(case, random, index, DType::F32, dims);
+            }
+            case.output = shape(DType::F32, &[2, 3, 4]);
+            case.attributes[..8].copy_from_slice(&[1 + (pad[0] % 2) as u8, 0, 0, 0, 1, 0, 0, 0]);
+        }
+        _ => {
+            set_input(case, random, 0, DType::F32, &[2, 3, 2]);
+            set_input(case, random, 1, DType::I32, &[4, 2]);
+            set_input(case, random, 2, DType::F32, &[4, 2]);
+            case.output = shape(DType::F32, &[2, 4, 2]);
+            case.attributes[..8].copy_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
+            if let Some(indices) = case.inputs[1].as_mut().filter(|_| random.below(2) == 0) {
+                indices.bytes.fill(0);
+            }
+        }
+    }
+}
+
 fn case(operator: &Operator, random: &mut Random) -> Case {
     if matches!(operator.op, Op::Lstm | Op::Gru | Op::Rnn) {
         return recurrent(operator, random);
@@ -215,6 +273,9 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
         Op::Compare => dtypes[2] = DType::Bool,
         Op::ArgReduce => dtypes[1] = DType::I64,
         Op::Where => dtypes[0] = DType::Bool,
+        Op::Interpolate => {
+            dtypes = [DType::F32, DType::I32, DType::F32, DType::F32, dtypes[4], dtypes[5]]
+        }
         _ => {}
     }
     let mut tensors = vec![];
@@ -229,6 +290,19 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
     let y = random_tensor(random, dtypes[inputs], y);
     let mut case = Case::new(operator.op, operator.dtype, [0u8; 0], &tensors, y);
     case.attributes = attributes(random, attribute_bytes);
+    if operator.op == Op::Attention && random.below(2) == 0 {
+        // Shapes that fit, and switches that are switches.
+        let [b, heads, m, n, d] = [0; 5].map(|_| 1 + random.below(3));
+        for (input, dims) in [[b, heads, m, d], [b, 1, n, d], [b, 1, n, 2]].into_iter().enumerate()
+        {
+            case.inputs[input] = Some(random_tensor(random, DType::F32, dims.to_vec()));
+        }
+        case.output = random_tensor(random, DType::F32, vec![b, heads, m, 2]);
+        case.attributes[8..].fill(0);
+        case.attributes[8] = random.below(2) as u8;
+        case.attributes[12] = random.below(4) as u8;
+        case.attributes[16] = random.below(2) as u8;
+    }
     if operator.op == Op::Pool2d {
         let mut pair = || [0; 2].map(|_| [1, 1, 2, 3, 7, u16::MAX][random.below(6) as usize]);
         let plausible = PoolAttributes {
@@ -251,6 +325,11 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
         case.attributes.fill(0);
         case.attributes[0] = random.below(2) as u8;
         case.attributes[4] = random.below(2) as u8;
+    }
+    if matches!(operator.op, Op::ConvNd | Op::PoolNd | Op::Normalize | Op::Interpolate)
+        && random.below(2) == 0
+    {
+        windows_and_rows(&mut case, random);
     }
     if operator.op == Op::Resize && random.below(2) == 0 {
         let plausible = ResizeAttributes {

@@ -65,6 +65,18 @@ pub(crate) fn expect_broadcast(slot: &Slot, to: &Slot, operand: u8) -> Result<()
     if fits { Ok(()) } else { Err(StepErrorKind::OperandShape(operand)) }
 }
 
+/// The same for sizes that no operand has.
+pub(crate) fn expect_broadcast_dims(
+    slot: &Slot,
+    to: &[usize],
+    operand: u8,
+) -> Result<(), StepErrorKind> {
+    let matches = |(own, theirs): (&u32, &usize)| *own == 1 || *own as usize == *theirs;
+    let fits =
+        slot.rank() <= to.len() && slot.dims().iter().rev().zip(to.iter().rev()).all(matches);
+    if fits { Ok(()) } else { Err(StepErrorKind::OperandShape(operand)) }
+}
+
 /// Checks that an operand is dense.
 pub(crate) fn expect_dense(slot: &Slot, operand: u8) -> Result<(), StepErrorKind> {
     if slot.layout == Layout::Dense { Ok(()) } else { Err(StepErrorKind::OperandLayout(operand)) }

@@ -1,11 +1,13 @@
 //! Convolutions and matrix products: packed weights, folded zero points, requantization scales.
 
 use whit::DType;
-use whit::format::{ConvAttributes, Layout, MatMulAttributes, Op as StepOp};
+use whit::format::{
+    AttentionAttributes, ConvAttributes, ConvNdAttributes, Layout, MatMulAttributes, Op as StepOp,
+};
 use whit::kernels::{ConvGeometry, PANEL_N, conv_f32, conv_i8, depthwise_f32, depthwise_i8};
 
 use crate::dim::Dim;
-use crate::graph::{Clamp, Conv, MatMul, Node, Quant};
+use crate::graph::{Attention, Clamp, Conv, MatMul, Node, Quant};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 use crate::tensor::Tensor;
@@ -56,12 +58,13 @@ fn as_nhwc(shape: &[Dim]) -> Vec<Dim> {
 pub(super) fn conv(builder: &mut Builder<'_>, node: &Node, conv: &Conv) -> Result<(), PlanError> {
     let (x, w) = (builder.input(node, 0)?, builder.input(node, 1)?);
     let graph = builder.graph;
-    let weights = graph.constant(w).ok_or_else(|| {
-        unsupported(
-            node,
-            "its weights are computed at run time; only constant weights are supported",
-        )
-    })?;
+    let bias = node.inputs.get(2).copied().flatten();
+    let packs = conv.kernel.len() <= 2
+        && graph.value(x).dtype != DType::I32
+        && bias.is_none_or(|bias| graph.constant(bias).is_some());
+    let Some(weights) = graph.constant(w).filter(|_| packs) else {
+        return conv_nd(builder, node, conv);
+    };
     let spatial = |values: &[usize], fill| {
         two(values, fill).ok_or_else(|| {
             unsupported(node, format!("{} spatial axes; 1-D and 2-D are supported", values.len()))
@@ -122,6 +125,37 @@ pub(super) fn conv(builder: &mut Builder<'_>, node: &Node, conv: &Conv) -> Resul
         residual,
     };
     lower_layer(builder, layer)
+}
+
+/// A convolution by the operator that takes any weights and up to three spatial axes.
+fn conv_nd(builder: &mut Builder<'_>, node: &Node, conv: &Conv) -> Result<(), PlanError> {
+    let (x, w) = (builder.value(builder.input(node, 0)?), builder.input(node, 1)?);
+    let w = builder.value(w);
+    if !matches!(x.dtype, DType::F32 | DType::I32) || w.dtype != x.dtype {
+        let why = "with weights that are computed at run time, or three spatial axes, it takes \
+                   f32; keep it float";
+        return Err(unsupported(node, why));
+    }
+    if node.inputs.get(3).is_some_and(Option::is_some) {
+        return Err(unsupported(node, "a fused residual needs constant weights"));
+    }
+    if x.dtype == DType::I32 && conv.clamp != Clamp::NONE {
+        return Err(unsupported(node, "a clamp is fused into integers"));
+    }
+    let attributes = ConvNdAttributes {
+        stride: super::spatial(node, &conv.stride)?,
+        dilation: super::spatial(node, &conv.dilation)?,
+        pad: super::spatial(node, &conv.pad_before)?,
+        groups: u32::try_from(conv.groups).map_err(|_| unsupported(node, "too many groups"))?,
+        clamp: [conv.clamp.min, conv.clamp.max],
+        reserved: [0; 2],
+    };
+    let filter = builder.largest_elements(&w.shape[1..])?;
+    let output = builder.value(node.outputs[0]).shape.clone();
+    let macs = builder.largest_elements(&output)?.saturating_mul(filter);
+    let mut inputs = builder.inputs(node)?;
+    inputs.truncate(3);
+    builder.step(node, StepOp::ConvNd, Some(x.dtype), attributes, inputs, macs)
 }
 
 pub(super) fn matmul(
@@ -195,6 +229,31 @@ fn dynamic_matmul(
     };
     let inputs = vec![Some(builder.tensor(a)?), Some(builder.tensor(b)?)];
     builder.step(node, StepOp::MatMul, Some(dtype), attributes, inputs, macs)
+}
+
+pub(super) fn attention(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    attention: &Attention,
+) -> Result<(), PlanError> {
+    let (q, k, v) = (builder.input(node, 0)?, builder.input(node, 1)?, builder.input(node, 2)?);
+    let scores = [&builder.value(q).shape[..3], &builder.value(k).shape[2..3]].concat();
+    let sizes = [builder.value(q).shape[3].clone(), builder.value(v).shape[3].clone()];
+    let per_score = builder.largest(&sizes[0])?.saturating_add(builder.largest(&sizes[1])?);
+    let macs = builder.largest_elements(&scores)?.saturating_mul(per_score);
+    let attributes = AttentionAttributes {
+        scale: attention.scale,
+        softcap: attention.softcap,
+        causal: u32::from(attention.causal.is_some()),
+        offset: match &attention.causal {
+            Some(offset) => builder.dim(offset)?,
+            None => 0,
+        },
+        zero_rows: u32::from(attention.zero_rows),
+        reserved: 0,
+    };
+    let inputs = builder.inputs(node)?;
+    builder.step(node, StepOp::Attention, Some(DType::F32), attributes, inputs, macs)
 }
 
 /// Spreads one number per output channel over the padded positions of the panels.

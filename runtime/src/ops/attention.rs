@@ -1,0 +1,538 @@
+//! Scaled dot-product attention, f32: `softmax(q · kᵀ · scale + mask) · v`, without the matrix of all scores.
+//!
+//! Query rows are taken in blocks. A block's scores lie in scratch: a matrix product fills them, softmax
+//! runs over them in place without its division, and a second product weights the values, whose rows are
+//! divided at the end. Scratch is that of one block, whatever the number of queries and heads.
+
+use crate::dtype::DType;
+use crate::error::StepErrorKind;
+use crate::format::{AttentionAttributes, MAX_RANK, Op, cast_mut};
+use crate::isa::Isa;
+use crate::kernels::matmul_f32::{self, MatMulF32};
+use crate::memory::{Context, typed, typed_mut};
+use crate::ops::shape::{broadcast_strides, expect_apart, expect_broadcast_dims, expect_types};
+use crate::ops::{Operator, RunFn, Step};
+
+/// f32.
+pub static ATTENTION_F32: Operator = Operator {
+    op: Op::Attention,
+    dtype: Some(DType::F32),
+    check,
+    select: |isa: Isa| -> RunFn {
+        match isa {
+            #[cfg(all(target_arch = "x86_64", feature = "std"))]
+            Isa::Avx2 => run::<{ Isa::Avx2 as usize }>,
+            #[cfg(all(target_arch = "x86_64", feature = "std"))]
+            Isa::Avx512 => run::<{ Isa::Avx512 as usize }>,
+            _ => run::<{ Isa::Scalar as usize }>,
+        }
+    },
+    scratch_bytes: |step, _| Sizes::of(step).map_or(0, |sizes| sizes.scratch_bytes()),
+};
+
+/// Scores of a block, unless a few rows of them are more: 256 KiB, half of an L2.
+const BLOCK_SCORES: usize = 1 << 16;
+
+/// Rows of a block, however long: enough to read each key and value from memory once per many rows.
+const BLOCK_ROWS: usize = 16;
+
+/// Most rows of a block, whose sums lie on the stack.
+const MAX_ROWS: usize = 256;
+
+/// The input with the mask.
+const MASK: usize = 3;
+
+/// What the shapes come to.
+#[derive(Clone, Copy)]
+struct Sizes {
+    batch: usize,
+    heads: usize,
+    /// Heads of keys and values; a divisor of `heads`.
+    kv_heads: usize,
+    queries: usize,
+    keys: usize,
+    /// Channels of a query and a key.
+    size: usize,
+    /// Channels of a value.
+    value_size: usize,
+}
+
+impl Sizes {
+    fn of(step: &Step<'_>) -> Result<Sizes, StepErrorKind> {
+        let (q, k, v) = (step.input(0)?, step.input(1)?, step.input(2)?);
+        for (operand, slot) in [(0, &q), (1, &k), (2, &v)] {
+            if slot.rank() != 4 {
+                return Err(StepErrorKind::OperandShape(operand));
+            }
+        }
+        Ok(Sizes {
+            batch: q.dim(0),
+            heads: q.dim(1),
+            kv_heads: k.dim(1),
+            queries: q.dim(2),
+            keys: k.dim(2),
+            size: q.dim(3),
+            value_size: v.dim(3),
+        })
+    }
+
+    /// Query rows of a block.
+    fn rows(&self) -> usize {
+        let fitting = BLOCK_SCORES / self.keys.max(1);
+        fitting.clamp(BLOCK_ROWS, MAX_ROWS).min(self.queries)
+    }
+
+    /// At least `rows() * keys` scores; grows with every size.
+    fn scratch_bytes(&self) -> usize {
+        if self.value_size == 0 {
+            return 0;
+        }
+        let all = self.queries.saturating_mul(self.keys);
+        let block = BLOCK_SCORES.max(BLOCK_ROWS.saturating_mul(self.keys));
+        all.min(block).saturating_mul(size_of::<f32>())
+    }
+}
+
+fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
+    step.expect_counts(3, 4)?;
+    expect_types(step, &[DType::F32; 3], DType::F32)?;
+    expect_apart(step)?;
+    let attributes: AttentionAttributes = step.expect_attributes()?;
+    if attributes.causal > 1 {
+        return Err(StepErrorKind::Attribute("causal"));
+    }
+    if attributes.zero_rows > 1 {
+        return Err(StepErrorKind::Attribute("zero_rows"));
+    }
+    step.dim(attributes.offset)?;
+    let sizes = Sizes::of(step)?;
+    let (k, v, y) = (step.input(1)?, step.input(2)?, step.output(0)?);
+    if k.dim(0) != sizes.batch || k.dim(3) != sizes.size {
+        return Err(StepErrorKind::OperandShape(1));
+    }
+    if sizes.heads > 0 && (sizes.kv_heads == 0 || !sizes.heads.is_multiple_of(sizes.kv_heads)) {
+        return Err(StepErrorKind::OperandShape(1));
+    }
+    if v.dims()[..3] != k.dims()[..3] {
+        return Err(StepErrorKind::OperandShape(2));
+    }
+    let output = [sizes.batch, sizes.heads, sizes.queries, sizes.value_size];
+    if y.rank() != 4 || (0..4).any(|axis| y.dim(axis) != output[axis]) {
+        return Err(StepErrorKind::OperandShape(step.input_count() as u8));
+    }
+    if sizes.queries.checked_mul(sizes.keys).is_none() {
+        return Err(StepErrorKind::TooLarge);
+    }
+    if let Some(mask) = step.optional_input(MASK) {
+        if mask.dtype != DType::F32 {
+            return Err(StepErrorKind::OperandType(MASK as u8));
+        }
+        let scores = [sizes.batch, sizes.heads, sizes.queries, sizes.keys];
+        expect_broadcast_dims(&mask, &scores, MASK as u8)?;
+    }
+    Ok(())
+}
+
+/// What happens to a row of scores.
+#[derive(Clone, Copy)]
+struct Scores {
+    scale: f32,
+    /// 0 for none.
+    softcap: f32,
+    /// A query that sees nothing gives zeros, not NaN.
+    zero_rows: bool,
+}
+
+fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let step = context.step;
+    let attributes: AttentionAttributes = step.attributes();
+    let sizes = Sizes::of(&step)?;
+    let offset = step.dim(attributes.offset)?;
+    let mask_slot = step.optional_input(MASK);
+    let mask_strides = mask_slot.map_or([0; MAX_RANK], |slot| broadcast_strides(&slot, 4));
+    let Sizes { batch, heads, kv_heads, queries, keys, size, value_size } = sizes;
+    if step.output(0)?.elements() == 0 {
+        return Ok(());
+    }
+    let operands = context.operands([0, 1, 2, MASK])?;
+    let [q, k, v, mask] = operands.inputs;
+    let (q, k, v): (&[f32], &[f32], &[f32]) = (typed(q, 0)?, typed(k, 1)?, typed(v, 2)?);
+    let mask: &[f32] = typed(mask, MASK as u8)?;
+    let y: &mut [f32] = typed_mut(operands.output, 4)?;
+    let scratch = operands.scratch.get_mut(..sizes.scratch_bytes()).and_then(cast_mut::<f32>);
+    let scores: &mut [f32] = scratch.ok_or(StepErrorKind::TooLarge)?;
+    if keys == 0 {
+        // Sums of nothing.
+        y.fill(0.0);
+        return Ok(());
+    }
+    let to = Scores {
+        scale: attributes.scale,
+        softcap: attributes.softcap,
+        zero_rows: attributes.zero_rows == 1,
+    };
+    let kernel = matmul_f32::select(Isa::ALL[ISA]);
+    let causal = attributes.causal == 1;
+    // Keys that a query sees.
+    let seen = |query: usize| match causal {
+        true => keys.min(query.saturating_add(offset).saturating_add(1)),
+        false => keys,
+    };
+    let group = heads / kv_heads;
+    let block = sizes.rows();
+    for (index, y) in y.chunks_exact_mut(queries * value_size).enumerate() {
+        let (sample, head) = (index / heads, index % heads);
+        debug_assert!(sample < batch);
+        let of_kv = sample * kv_heads + head / group;
+        let q = &q[index * queries * size..][..queries * size];
+        let k = &k[of_kv * keys * size..][..keys * size];
+        let v = &v[of_kv * keys * value_size..][..keys * value_size];
+        let mask_at = sample * mask_strides[0] + head * mask_strides[1];
+        for first in (0..queries).step_by(block) {
+            let rows = block.min(queries - first);
+            // The last row of the block sees most.
+            let width = seen(first + rows - 1);
+            let scores = &mut scores[..rows * width];
+            kernel(&mut MatMulF32 {
+                m: rows,
+                k: size,
+                n: width,
+                a: &q[first * size..(first + rows) * size],
+                b: &k[..width * size],
+                output: scores,
+                trans_a: false,
+                trans_b: true,
+            });
+            let mut factors = [0.0f32; MAX_ROWS];
+            for (row, scores) in scores.chunks_exact_mut(width).enumerate() {
+                let query = first + row;
+                let (scores, hidden) = scores.split_at_mut(seen(query));
+                hidden.fill(0.0);
+                let mask = mask_slot.map(|_| MaskRow {
+                    values: &mask[mask_at + query * mask_strides[2]..],
+                    stride: mask_strides[3],
+                });
+                factors[row] = exponentials(scores, mask, to);
+            }
+            let y = &mut y[first * value_size..(first + rows) * value_size];
+            kernel(&mut MatMulF32 {
+                m: rows,
+                k: width,
+                n: value_size,
+                a: scores,
+                b: &v[..width * value_size],
+                output: y,
+                trans_a: false,
+                trans_b: false,
+            });
+            for (row, factor) in y.chunks_exact_mut(value_size).zip(factors) {
+                for value in row {
+                    *value *= factor;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The mask of one query: one number per key, or one for all (stride 0).
+#[derive(Clone, Copy)]
+struct MaskRow<'a> {
+    values: &'a [f32],
+    stride: usize,
+}
+
+/// Turns the products of one query into `exp(score - largest)`; gives one over their sum.
+fn exponentials(scores: &mut [f32], mask: Option<MaskRow<'_>>, to: Scores) -> f32 {
+    /// As many as the widest baseline register, twice.
+    const LANES: usize = 8;
+    if to.scale != 1.0 {
+        for score in scores.iter_mut() {
+            *score *= to.scale;
+        }
+    }
+    if to.softcap > 0.0 {
+        for score in scores.iter_mut() {
+            *score = to.softcap * libm::tanhf(*score / to.softcap);
+        }
+    }
+    match mask {
+        Some(MaskRow { values, stride: 1 }) => {
+            for (score, mask) in scores.iter_mut().zip(values) {
+                *score += mask;
+            }
+        }
+        Some(MaskRow { values, .. }) => {
+            let mask = values.first().copied().unwrap_or(0.0);
+            for score in scores.iter_mut() {
+                *score += mask;
+            }
+        }
+        None => {}
+    }
+
+    // Indexed lanes: loops that are vectorised whatever is inlined.
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = scores.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = larger(lanes[i], chunk[i]);
+        }
+    }
+    let largest = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger);
+    if largest == f32::NEG_INFINITY && to.zero_rows {
+        let nothing = |row: MaskRow<'_>| {
+            let count = if row.stride == 1 { scores.len() } else { 1 };
+            row.values.iter().take(count).all(|mask| *mask == f32::NEG_INFINITY)
+        };
+        if scores.is_empty() || mask.is_some_and(nothing) {
+            scores.fill(0.0);
+            return 0.0;
+        }
+    }
+
+    let (chunks, rest) = scores.as_chunks_mut::<LANES>();
+    let mut sums = [0.0f32; LANES];
+    for chunk in chunks {
+        for i in 0..LANES {
+            chunk[i] = exp_below(chunk[i] - largest);
+            sums[i] += chunk[i];
+        }
+    }
+    let mut sum = sums.iter().sum::<f32>();
+    for score in rest {
+        *score = exp_below(*score - largest);
+        sum += *score;
+    }
+    1.0 / sum
+}
+
+/// `exp(x)` for `x <= 0`, within 2 units in the last place; 0 below −87, where it is under the smallest
+/// normal number. NaN passes.
+///
+/// `x = n ln 2 + f` with `|f| <= ln(2) / 2`, and the Taylor polynomial of degree 7 at `f`, whose rest is
+/// below `f⁸ / 8! < 6e-9`. No calls and no branches, so that loops over it are vectorised.
+#[inline(always)]
+fn exp_below(x: f32) -> f32 {
+    /// Adding it rounds to an integer, in the low bits.
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
+    /// The front of ln 2, of 9 bits: its product with n is exact.
+    const LN_2_FRONT: f32 = 0.693_359_375;
+    const LN_2_REST: f32 = -2.121_944_4e-4;
+    /// e^-87 is 1.6e-38, a little above the smallest normal number.
+    const LOW: f32 = -87.0;
+    let inside = if x < LOW { LOW } else { x };
+    let shifted = inside * core::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let f = inside - n * LN_2_FRONT - n * LN_2_REST;
+    let p = 1.0 / 5040.0 * f + 1.0 / 720.0;
+    let p = (p * f + 1.0 / 120.0) * f + 1.0 / 24.0;
+    let p = (p * f + 1.0 / 6.0) * f + 0.5;
+    let p = (p * f + 1.0) * f + 1.0;
+    // n + 127 in the exponent's place: the low bits of the shifted number are n.
+    let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+    if x < LOW { 0.0 } else { p * power }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{Case, Random, Tensor, assert_close, shape, tensor};
+
+    /// Sums of up to 70 products below 4 in the scores, whose exponentials are weighted.
+    const TOLERANCE: f32 = 2e-5;
+
+    #[derive(Clone, Copy)]
+    struct Form {
+        /// Batch, query heads, key heads, queries, keys, size, value size.
+        sizes: [u32; 7],
+        mask: Option<[u32; 4]>,
+        attributes: AttentionAttributes,
+    }
+
+    const PLAIN: AttentionAttributes = AttentionAttributes {
+        scale: 0.5,
+        softcap: 0.0,
+        causal: 0,
+        offset: 0,
+        zero_rows: 0,
+        reserved: 0,
+    };
+
+    fn case(form: Form, random: &mut Random) -> (Case, Vec<f32>) {
+        let [b, hq, hk, m, n, d, dv] = form.sizes;
+        let mut operand = |dims: [u32; 4]| {
+            let values = random.f32s(dims.iter().product::<u32>() as usize);
+            (dims, values)
+        };
+        let (q, k, v) = (operand([b, hq, m, d]), operand([b, hk, n, d]), operand([b, hk, n, dv]));
+        let mask = form.mask.map(|dims| {
+            let (dims, mut values) = operand(dims);
+            for value in values.iter_mut().filter(|v| **v > 1.0) {
+                *value = f32::NEG_INFINITY;
+            }
+            (dims, values)
+        });
+        // One row at a time, in f64.
+        let at = |t: &([u32; 4], Vec<f32>), i: [u32; 4]| {
+            let index = (0..4).fold(0, |at, a| at * t.0[a] + if t.0[a] == 1 { 0 } else { i[a] });
+            f64::from(t.1[index as usize])
+        };
+        let a = form.attributes;
+        let mut want = vec![];
+        for (s, h, i) in
+            (0..b).flat_map(|s| (0..hq).flat_map(move |h| (0..m).map(move |i| (s, h, i))))
+        {
+            let kv = h / (hq / hk);
+            let scores: Vec<f64> = (0..n)
+                .map(|j| {
+                    let dot: f64 =
+                        (0..d).map(|c| at(&q, [s, h, i, c]) * at(&k, [s, kv, j, c])).sum();
+                    let mut score = dot * f64::from(a.scale);
+                    if a.softcap > 0.0 {
+                        score = f64::from(a.softcap) * (score / f64::from(a.softcap)).tanh();
+                    }
+                    score += mask.as_ref().map_or(0.0, |mask| at(mask, [s, h, i, j]));
+                    if a.causal == 1 && j as i32 > i as i32 + a.offset {
+                        f64::NEG_INFINITY
+                    } else {
+                        score
+                    }
+                })
+                .collect();
+            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = scores.iter().map(|x| (x - largest).exp()).sum();
+            for c in 0..dv {
+                let y: f64 = (0..n)
+                    .map(|j| (scores[j as usize] - largest).exp() / sum * at(&v, [s, kv, j, c]))
+                    .sum();
+                let blind = largest == f64::NEG_INFINITY && a.zero_rows == 1;
+                want.push(if blind { 0.0 } else { y as f32 });
+            }
+        }
+        let mut inputs = vec![tensor(&q.0, &q.1), tensor(&k.0, &k.1), tensor(&v.0, &v.1)];
+        inputs.extend(mask.map(|(dims, values)| tensor(&dims, &values)));
+        let y = shape(DType::F32, &[b, hq, m, dv]);
+        (Case::new(Op::Attention, Some(DType::F32), a, &inputs, y), want)
+    }
+
+    #[test]
+    fn forms_agree_with_the_formula() {
+        let sizes = [2, 4, 4, 5, 7, 8, 6];
+        let causal = |offset| AttentionAttributes { causal: 1, offset, ..PLAIN };
+        let zeros = AttentionAttributes { zero_rows: 1, ..PLAIN };
+        let plain = Form { sizes, mask: None, attributes: PLAIN };
+        let forms = [
+            plain,
+            Form { sizes: [1, 1, 1, 1, 1, 1, 1], ..plain },
+            Form { sizes: [2, 6, 2, 3, 4, 5, 5], ..plain },
+            Form { sizes: [1, 4, 1, 2, 9, 16, 3], ..plain },
+            Form { attributes: AttentionAttributes { softcap: 0.7, ..PLAIN }, ..plain },
+            Form { attributes: causal(0), ..plain },
+            Form { attributes: causal(2), ..plain },
+            Form { attributes: causal(100), ..plain },
+            Form { mask: Some([2, 4, 5, 7]), attributes: zeros, ..plain },
+            Form { mask: Some([1, 1, 5, 7]), attributes: zeros, ..plain },
+            Form { mask: Some([2, 1, 1, 7]), ..plain },
+            Form { mask: Some([2, 4, 5, 1]), attributes: zeros, ..plain },
+            Form { mask: Some([1, 4, 5, 7]), attributes: causal(1), ..plain },
+            // More rows than a block.
+            Form { sizes: [1, 2, 1, 270, 300, 4, 4], attributes: causal(20), ..plain },
+            Form { sizes: [1, 1, 1, 40, 5000, 4, 4], ..plain },
+        ];
+        let mut random = Random(5);
+        for (index, form) in forms.into_iter().enumerate() {
+            let (case, want) = case(form, &mut random);
+            for isa in Isa::available() {
+                println!("{index} {isa}");
+                let bytes = case.run_on(Some(isa)).unwrap();
+                let got: Vec<f32> = bytes
+                    .chunks_exact(4)
+                    .map(|x| f32::from_le_bytes(x.try_into().unwrap()))
+                    .collect();
+                assert_close(&got, &want, TOLERANCE);
+            }
+        }
+    }
+
+    #[test]
+    fn a_query_that_sees_nothing() {
+        let mut random = Random(6);
+        let hidden = tensor(&[1, 1], &[f32::NEG_INFINITY]);
+        for (zero_rows, expected) in [(0, f32::NAN), (1, 0.0)] {
+            let attributes = AttentionAttributes { zero_rows, ..PLAIN };
+            let form = Form { sizes: [1, 1, 1, 1, 3, 2, 2], mask: Some([1; 4]), attributes };
+            let (mut case, _) = case(form, &mut random);
+            case.inputs[3] = Some(hidden.clone());
+            assert_close(&case.run::<f32>(), &[expected; 2], 0.0);
+        }
+        // No keys at all.
+        let (case, _) =
+            case(Form { sizes: [1, 1, 1, 2, 0, 2, 2], mask: None, attributes: PLAIN }, &mut random);
+        assert_eq!(case.run::<f32>(), [0.0; 4]);
+    }
+
+    #[test]
+    fn exponentials_are_close() {
+        for step in 0..20_000 {
+            let x = step as f32 * -0.005;
+            let exact = f64::from(x).exp();
+            let error = (f64::from(exp_below(x)) - exact).abs();
+            // Two units in the last place, or what is lost below the smallest normal number.
+            assert!(error <= exact * 2.4e-7 + 1.7e-38, "{x}: {} {exact}", exp_below(x));
+        }
+        assert_eq!(exp_below(0.0), 1.0);
+        assert_eq!(exp_below(f32::NEG_INFINITY), 0.0);
+        assert!(exp_below(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn hostile_steps_are_refused() {
+        let ones = |dims: &[u32]| tensor(dims, &vec![1.0; dims.iter().product::<u32>() as usize]);
+        let of = |dims: [&[u32]; 4], attributes: AttentionAttributes| {
+            let inputs: Vec<Tensor> = dims[..3].iter().map(|dims| ones(dims)).collect();
+            Case::new(
+                Op::Attention,
+                Some(DType::F32),
+                attributes,
+                &inputs,
+                shape(DType::F32, dims[3]),
+            )
+        };
+        let good: [&[u32]; 4] = [&[1, 2, 3, 4], &[1, 2, 5, 4], &[1, 2, 5, 6], &[1, 2, 3, 6]];
+        assert!(of(good, PLAIN).run_bytes().is_ok());
+        let with = |operand: usize, dims: &'static [u32]| {
+            let mut all = good;
+            all[operand] = dims;
+            of(all, PLAIN)
+        };
+        let masked = |dims: &[u32]| {
+            let mut case = of(good, PLAIN);
+            case.inputs.push(Some(ones(dims)));
+            case
+        };
+        assert!(masked(&[5]).run_bytes().is_ok());
+        let refused = [
+            with(0, &[2, 3, 4]),
+            with(1, &[1, 2, 5, 3]),
+            with(1, &[2, 2, 5, 4]),
+            with(1, &[1, 3, 5, 4]),
+            with(1, &[1, 0, 5, 4]),
+            with(2, &[1, 2, 4, 6]),
+            with(2, &[1, 1, 5, 6]),
+            with(3, &[1, 2, 3, 4]),
+            with(3, &[2, 3, 6]),
+            of(good, AttentionAttributes { causal: 2, ..PLAIN }),
+            of(good, AttentionAttributes { zero_rows: 7, ..PLAIN }),
+            of(good, AttentionAttributes { offset: -1, ..PLAIN }),
+            of(good, PLAIN).sharing(0, 0),
+            masked(&[4]),
+            masked(&[2, 2, 3, 5]),
+            masked(&[1, 1, 1, 3, 5]),
+        ];
+        for (index, case) in refused.iter().enumerate() {
+            assert!(case.run_bytes().is_err(), "{index}");
+        }
+    }
+}
