@@ -540,5 +540,8 @@ fn find_importer(proto: &NodeProto, opset: i64) -> Result<Importer, Failure> {
             "convert the model with onnx.version_converter",
         ));
     }
-    import.ok_or_else(|| unsupported("the operator is not supported", remedy_for(op_type)))
+    import.ok_or_else(|| {
+        let remedy = "end the model before it, or replace it by other operators";
+        unsupported("the operator is not supported", remedy)
+    })
 }
