@@ -30,6 +30,7 @@ mod control;
 mod conv;
 mod conv_transpose;
 mod data;
+mod deform;
 mod dims;
 mod einsum;
 mod elementwise;
@@ -95,6 +96,7 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     transformer::OPERATORS,
     indexing::OPERATORS,
     sampling::OPERATORS,
+    deform::OPERATORS,
     sequences::OPERATORS,
 ];
 
