@@ -148,6 +148,9 @@ fn windows_and_rows(case: &mut Case, random: &mut Random) {
             let dtype = case.variant.unwrap_or(DType::F32);
             set_input(case, random, 0, dtype, &[1, 3, 4, 2]);
             case.output = shape(dtype, &[1, 2, 3, 2]);
+            if random.below(2) == 0 {
+                case.more_outputs = vec![Some(shape(DType::I64, &[1, 2, 3, 2]))];
+            }
             let kind = 1 + random.below(3);
             let of = PoolNdAttributes::read(&case.attributes);
             PoolNdAttributes { kind, kernel, stride, dilation, pad, pad_after, p: 2.0, ..of }
