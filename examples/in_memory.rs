@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // On the laptop, ahead of time.
     let onnx = concat!(env!("CARGO_MANIFEST_DIR"), "/digits/digits.onnx");
     let graph = import_file(onnx, &ImportOptions::default())?;
-    let converted = convert(graph, None, &ConvertOptions::default(), &mut |_, _, _| ())?;
+    let converted = convert(graph, None, &ConvertOptions::default(), &mut ())?;
     let file = AlignedBytes::new(&converted.file);
 
     // On the device.

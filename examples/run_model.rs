@@ -32,7 +32,7 @@ fn run_file(path: &str) -> Result<(), Box<dyn Error>> {
 fn read_three() -> Result<(usize, f32), Box<dyn Error>> {
     let onnx = concat!(env!("CARGO_MANIFEST_DIR"), "/digits/digits.onnx");
     let graph = import_file(onnx, &ImportOptions::default())?;
-    let converted = convert(graph, None, &ConvertOptions::default(), &mut |_, _, _| ())?;
+    let converted = convert(graph, None, &ConvertOptions::default(), &mut ())?;
     let file = AlignedBytes::new(&converted.file);
     let mut session = Session::new(Model::open(file.as_slice())?, Options::default())?;
     session.set_input_f32(0, &THREE)?;

@@ -44,7 +44,7 @@ fn converted(name: &str, path: &Path, scheme: Scheme, samples: Option<&Pixels>) 
     let graph = import_file(path, &ImportOptions::default()).unwrap_or_else(|e| fail(&e));
     let options = ConvertOptions { scheme, golden_cases: 0, ..ConvertOptions::default() };
     let samples = samples.map(|samples| samples as &dyn Samples);
-    let result = convert(graph, samples, &options, &mut |_, _, _| ()).unwrap_or_else(|e| fail(&e));
+    let result = convert(graph, samples, &options, &mut ()).unwrap_or_else(|e| fail(&e));
     (name.to_owned(), AlignedBytes::new(&result.file))
 }
 

@@ -30,7 +30,19 @@ warnings.filterwarnings("ignore")
 
 KINDS = ["node", "simple", "pytorch-operator", "pytorch-converted", "light"]
 # Types that .npy doesn't have, as the tool takes and gives them.
-WIDER = {"bfloat16": np.float32, "float8_e4m3fn": np.float32}
+WIDER = {
+    "bfloat16": np.float32,
+    "float8_e4m3fn": np.float32,
+    "float8_e4m3fnuz": np.float32,
+    "float8_e5m2": np.float32,
+    "float8_e5m2fnuz": np.float32,
+    "float8_e8m0fnu": np.float32,
+    "float4_e2m1fn": np.float32,
+    "int4": np.int8,
+    "uint4": np.uint8,
+    "int2": np.int8,
+    "uint2": np.uint8,
+}
 
 
 class Case:

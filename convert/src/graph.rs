@@ -7,6 +7,8 @@
 use std::sync::Arc;
 
 use whit::DType;
+use whit::format::NarrowFloat;
+use whit::format::RecurrentFunction;
 
 use crate::dim::{Dim, Symbol};
 use crate::tensor::Tensor;
@@ -169,6 +171,13 @@ pub enum BinaryKind {
     Xor,
     /// `x if x > 0 else slope * x`; operands x, slope.
     PRelu,
+    BitAnd,
+    BitOr,
+    BitXor,
+    /// By the second operand; by a negative number or beyond the type's bits, 0 is left.
+    ShiftLeft,
+    /// The same, and the sign is shifted in.
+    ShiftRight,
 }
 
 /// Comparisons with NumPy broadcasting; the result is bool.
@@ -248,6 +257,14 @@ pub enum UnaryKind {
     Atanh,
     /// Logical not, on bool.
     Not,
+    /// Of integers.
+    BitNot,
+    /// To the nearest number of a narrower floating-point type.
+    RoundNarrow {
+        to: NarrowFloat,
+        /// The largest number instead of an infinity or a NaN.
+        saturate: bool,
+    },
 }
 
 /// Reductions over a set of axes.
@@ -304,6 +321,49 @@ pub enum CoordinateMode {
     PytorchHalfPixel,
     AlignCorners,
     Asymmetric,
+}
+
+/// Which recurrent layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "standard names")]
+pub enum RecurrentKind {
+    Lstm,
+    Gru,
+    Rnn,
+}
+
+impl RecurrentKind {
+    /// Gates per direction.
+    pub fn gates(self) -> usize {
+        match self {
+            RecurrentKind::Lstm => 4,
+            RecurrentKind::Gru => 3,
+            RecurrentKind::Rnn => 1,
+        }
+    }
+}
+
+/// A recurrent layer over a sequence, in one or two directions.
+///
+/// Inputs: gates, which is what the layer's input contributes, `[time, batch, direction × gate ×
+/// hidden]`; recurrent weights, `[direction, hidden, gate × hidden]`; optional: lengths of the
+/// sequences (i32), initial state `[direction, batch, hidden]`. Then of an LSTM (gates input,
+/// output, forget, cell), both optional: initial cell, peepholes `[direction, 3 × hidden]`. Of a
+/// GRU (gates update, reset, candidate; the weights are those of the first two): weights of the
+/// candidate `[direction, hidden, hidden]`, and an optional bias of that product.
+/// Outputs: every state `[time, direction, batch, hidden]`, the last state, of an LSTM the last cell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recurrent {
+    /// Which layer.
+    pub kind: RecurrentKind,
+    /// One entry per direction: whether it goes from the end to the start.
+    pub backwards: Vec<bool>,
+    /// LSTM: forget is one minus input. GRU: the reset is applied behind the product.
+    pub variant: bool,
+    /// What functions are applied to lies within ± this; infinity for no bound.
+    pub clip: f32,
+    /// Three per direction with their parameters, `None` for those that the layer hasn't.
+    pub functions: Vec<Option<(RecurrentFunction, f32, f32)>>,
 }
 
 /// What a node does. Shapes of results stand in the output values.
@@ -386,6 +446,8 @@ pub enum Op {
     },
     /// To the output's type, as in ONNX (float to integer truncates, to bool is `!= 0`).
     Cast,
+    /// The same bytes as another type of the same size, or with another [`Quant`].
+    BitCast,
     /// f32 to the output's integer type and [`Quant`]: `saturate(round_ties_even(x / scale) + zero_point)`.
     Quantize,
     /// The input's integer type and [`Quant`] to f32.
@@ -410,6 +472,123 @@ pub enum Op {
         /// The last of equal elements instead of the first.
         select_last: bool,
     },
+    /// See [`Recurrent`].
+    Recurrent(Recurrent),
+    /// `y[i, j, k] = data[i, index[i, j, k], k]` for axis 1. Inputs: data, indices (i32 or i64).
+    GatherElements {
+        /// The axis that is indexed.
+        axis: usize,
+    },
+    /// The last axis of the indices holds tuples of indices into data. Inputs: data, indices.
+    GatherNd {
+        /// Leading axes that data and indices share.
+        batch_axes: usize,
+    },
+    /// A copy of data with `y[i, index[i, j, k], k] = updates[i, j, k]` for axis 1. Inputs: data,
+    /// indices, updates.
+    ScatterElements {
+        /// The axis that is indexed.
+        axis: usize,
+        /// How an update meets what is there.
+        reduction: ScatterReduction,
+    },
+    /// The same with tuples of indices in the last axis of the indices. Inputs: data, indices, updates.
+    ScatterNd {
+        /// How an update meets what is there.
+        reduction: ScatterReduction,
+    },
+    /// The first elements along an axis in order of size; ties go by index. Outputs: values,
+    /// indices (i64). How many there are is the outputs' size.
+    TopK {
+        /// The axis searched.
+        axis: usize,
+        /// Smallest instead of largest.
+        smallest: bool,
+    },
+    /// Running sums or products along an axis.
+    Cumulative {
+        /// The axis walked.
+        axis: usize,
+        /// Products instead of sums.
+        product: bool,
+        /// An element's result doesn't contain it.
+        exclusive: bool,
+        /// From the end.
+        reverse: bool,
+    },
+    /// See [`GridSample`]. Inputs: x `[n, c, space…]`, grid `[n, places…, axes]`.
+    GridSample(GridSample),
+    /// See [`RoiAlign`]. Inputs: x `[n, c, h, w]`, regions `[r, 4]`, images `[r]` (i32 or i64).
+    RoiAlign(RoiAlign),
+    /// See [`NonMaxSuppression`]. Inputs: boxes `[b, n, 4]`, scores `[b, c, n]`. Output (i64): rows of
+    /// batch, class, box; −1 in those that aren't needed.
+    NonMaxSuppression(NonMaxSuppression),
+    /// The beginning of each sequence reversed. Inputs: x, whose first two axes are time and batch in
+    /// either order; lengths (i32 or i64).
+    ReverseSequence {
+        /// The axis of time, 0 or 1.
+        time_axis: usize,
+    },
+}
+
+/// How a scattered update meets what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "standard names")]
+pub enum ScatterReduction {
+    Replace,
+    Add,
+    Mul,
+    Max,
+    Min,
+}
+
+/// Interpolation of [`GridSample`] between pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "standard names")]
+pub enum SampleMode {
+    Nearest,
+    Linear,
+    Cubic,
+}
+
+/// What [`GridSample`] meets beyond the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "standard names")]
+pub enum SamplePadding {
+    Zeros,
+    Border,
+    Reflection,
+}
+
+/// Sampling at places that a second tensor names, channels first.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the standard attributes of a grid sample")]
+pub struct GridSample {
+    pub mode: SampleMode,
+    pub padding: SamplePadding,
+    pub align_corners: bool,
+}
+
+/// Regions of a feature map resampled to the output's size, channels first.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the standard attributes of a RoI align")]
+pub struct RoiAlign {
+    pub max: bool,
+    pub half_pixel: bool,
+    /// Samples per bin and axis; 0 for one per pixel.
+    pub sampling_ratio: u32,
+    pub spatial_scale: f32,
+}
+
+/// The best boxes of each class that don't overlap.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the standard attributes of a non-maximum suppression")]
+pub struct NonMaxSuppression {
+    pub most_per_class: u32,
+    pub iou_threshold: f32,
+    /// `None`: every score will do.
+    pub score_threshold: Option<f32>,
+    pub center_point_box: bool,
 }
 
 /// A model: values, nodes in an order in which they can run, inputs and outputs.

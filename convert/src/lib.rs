@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod dim;
+pub mod dump;
 pub mod emit;
 pub mod error;
 pub mod evaluate;

@@ -8,7 +8,7 @@ use crate::emit::emit;
 use crate::evaluate::{self, EvaluateError, Program, Samples};
 use crate::graph::{Graph, Op};
 use crate::passes;
-use crate::plan::PlanOptions;
+use crate::plan::{PlanOptions, plan};
 use crate::quantize::calibrate::{Method, calibrate};
 use crate::quantize::{insert, integers};
 
@@ -111,7 +111,18 @@ pub struct Converted {
     pub report: Report,
 }
 
-/// Converts a graph. `progress` hears what is going on: the stage, runs done, runs in all.
+/// Hears what a conversion does. `()` doesn't listen.
+pub trait Watch {
+    /// A stage that takes a while: how much of it is done.
+    fn progress(&mut self, _stage: &str, _done: usize, _total: usize) {}
+
+    /// The graph after a stage or a pass that changed it.
+    fn graph(&mut self, _stage: &str, _graph: &Graph) {}
+}
+
+impl Watch for () {}
+
+/// Converts a graph.
 ///
 /// # Errors
 /// [`ConvertError`] names the node, sample or option and what to do.
@@ -119,13 +130,15 @@ pub fn convert(
     mut graph: Graph,
     samples: Option<&dyn Samples>,
     options: &ConvertOptions,
-    progress: &mut dyn FnMut(&str, usize, usize),
+    watch: &mut dyn Watch,
 ) -> Result<Converted, ConvertError> {
     let mut report = Report { nodes_imported: graph.nodes.len(), ..Report::default() };
+    passes::widen::run(&mut graph);
     let already_quantized =
         graph.nodes.iter().any(|node| matches!(node.op, Op::Quantize | Op::Dequantize));
     let will_be_integer = already_quantized || options.scheme == Scheme::Int8;
-    rewrite(&mut graph, if will_be_integer { &["residual"] } else { &[] });
+    watch.graph("import", &graph);
+    rewrite(&mut graph, if will_be_integer { &["residual"] } else { &[] }, watch);
 
     let mut calibration = "none".to_owned();
     match (options.scheme, already_quantized) {
@@ -137,13 +150,14 @@ pub fn convert(
             }
             let keep = check_names(&graph, &options.keep_float)?;
             let ranges = calibrate(&graph, samples, options.method, &mut |done, total| {
-                progress("calibrating", done, total);
+                watch.progress("calibrating", done, total);
             })?;
             calibration = match options.method {
                 Method::MinMax => format!("min-max over {} samples", samples.len()),
                 Method::Percentile(p) => format!("percentile {p} over {} samples", samples.len()),
             };
             insert::insert(&mut graph, &ranges, &keep);
+            watch.graph("quantize", &graph);
         }
         (Scheme::Int8, true) => {
             report
@@ -157,8 +171,9 @@ pub fn convert(
     if will_be_integer {
         integers::lower(&mut graph);
         integers::fold_dequantized(&mut graph);
+        watch.graph("integers", &graph);
         // What stayed float between integers can still be fused.
-        rewrite(&mut graph, &[]);
+        rewrite(&mut graph, &[], watch);
         report.float_nodes = graph
             .nodes
             .iter()
@@ -183,20 +198,37 @@ pub fn convert(
 
     let plan_options = PlanOptions { f16_weights: options.scheme == Scheme::F16 };
     let program = Program::new(&graph, &plan_options)?;
-    progress("recording golden vectors", 0, options.golden_cases);
+    watch.progress("recording golden vectors", 0, options.golden_cases);
     let golden = evaluate::golden(&program, samples, options.golden_cases)?;
     report.steps = program.plan.steps.len();
     Ok(Converted { file: emit(&program.plan, &golden), report })
 }
 
 /// Passes and constant folding until nothing changes.
-fn rewrite(graph: &mut Graph, skip: &[&str]) {
+fn rewrite(graph: &mut Graph, skip: &[&str], watch: &mut dyn Watch) {
     for _ in 0..MAX_ROUNDS {
-        passes::run_all(graph, skip);
+        passes::run_all(graph, skip, &mut |pass, graph| watch.graph(pass, graph));
         if !passes::fold_with(graph, &evaluate::constants) {
             break;
         }
+        watch.graph("fold-arithmetic", graph);
     }
+}
+
+/// Whether a graph can be planned in float: what `convert` would find out, without writing a file.
+///
+/// # Errors
+/// As [`convert`].
+pub fn check(mut graph: Graph) -> Result<(), ConvertError> {
+    let quantized = graph.nodes.iter().any(|node| matches!(node.op, Op::Quantize | Op::Dequantize));
+    rewrite(&mut graph, if quantized { &["residual"] } else { &[] }, &mut ());
+    if quantized {
+        integers::lower(&mut graph);
+        integers::fold_dequantized(&mut graph);
+        rewrite(&mut graph, &[], &mut ());
+    }
+    plan(&graph, &PlanOptions::default()).map_err(EvaluateError::from)?;
+    Ok(())
 }
 
 /// The nodes that stay float.

@@ -140,7 +140,7 @@ impl Loaded {
         let path = self.folder.join(file);
         let input_layouts =
             layouts.iter().map(|(name, layout)| ((*name).to_owned(), *layout)).collect();
-        let mut options = ImportOptions { dims: Vec::new(), input_layouts };
+        let mut options = ImportOptions { input_layouts, ..Default::default() };
         // The float models have an unnamed batch; its error lists the names to choose sizes for.
         if let Err(whit_convert::error::ImportError::UnspecifiedDims(dims)) =
             import_file(&path, &options)
@@ -157,7 +157,7 @@ impl Loaded {
             .collect();
         let rows = self.calibration.rows(shape);
         let options = ConvertOptions { scheme, golden_cases: 1, ..ConvertOptions::default() };
-        let converted = convert(graph, Some(&rows), &options, &mut |_, _, _| ());
+        let converted = convert(graph, Some(&rows), &options, &mut ());
         AlignedBytes::new(&converted.unwrap_or_else(|e| panic!("{}: {e}", path.display())).file)
     }
 }

@@ -816,7 +816,7 @@ fn damaged_onnx_files_never_panic() {
         let samples = RandomSamples::new(&graph, 1);
         let scheme = random.pick(&[Scheme::None, Scheme::F16, Scheme::Int8]);
         let options = ConvertOptions { scheme, golden_cases: 1, ..ConvertOptions::default() };
-        let converted = match convert(graph, Some(&samples), &options, &mut |_, _, _| ()) {
+        let converted = match convert(graph, Some(&samples), &options, &mut ()) {
             Ok(converted) => converted,
             // The converter's own word for it is a defect.
             Err(ConvertError::Evaluate(error @ EvaluateError::Invalid(_))) => panic!("{error}"),

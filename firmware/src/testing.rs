@@ -10,7 +10,7 @@ use whit_convert::plan::PlanOptions;
 pub(crate) fn digits(edit: impl FnOnce(&mut Vec<Golden>)) -> AlignedBytes {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/digits/digits.onnx");
     let mut graph = import_file(path, &ImportOptions::default()).expect("digits.onnx");
-    passes::run_all(&mut graph, &[]);
+    passes::run_all(&mut graph, &[], &mut |_, _| ());
     let program = Program::new(&graph, &PlanOptions::default()).expect("a plan");
     let mut golden = evaluate::golden(&program, None, 2).expect("golden vectors");
     edit(&mut golden);

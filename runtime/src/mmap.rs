@@ -9,7 +9,7 @@ use memmap2::Mmap;
 use crate::format::FormatError;
 use crate::model::Model;
 
-/// An open, mapped file. Models borrow from it.
+/// An open, mapped file. Models borrow from it. Importers read other formats through it.
 pub struct ModelFile {
     map: Mmap,
 }
@@ -41,8 +41,14 @@ impl ModelFile {
         Model::open(&self.map)
     }
 
-    /// The bytes of the file.
+    /// The bytes of the file, which needn't be a `.whit` file.
     pub fn bytes(&self) -> &[u8] {
         &self.map
+    }
+}
+
+impl AsRef<[u8]> for ModelFile {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
     }
 }

@@ -5,15 +5,17 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use whit_convert::dump;
 use whit_convert::graph::Graph;
 use whit_convert::import::{DimChoice, ImportOptions, InputLayout, import_file};
-use whit_convert::pipeline::{ConvertOptions, Converted, Scheme, convert};
+use whit_convert::pipeline::{ConvertOptions, Converted, Scheme, Watch, convert};
 use whit_convert::quantize::calibrate::Method;
 use whit_convert::tensor::Tensor;
 
-use super::{Images, print_json, print_text};
+use super::{Images, check, print_json, print_text};
 use crate::data::{Dataset, Extent, InputSpec, read_npy_file};
 use crate::report;
 use crate::samples::{Bound, progress_bar};
@@ -23,8 +25,14 @@ pub(crate) struct Convert {
     /// The trained model (.onnx)
     model: PathBuf,
     /// The .whit file to write
-    #[arg(short, long)]
-    output: PathBuf,
+    #[arg(short, long, required_unless_present = "check")]
+    output: Option<PathBuf>,
+    /// Only say whether the model can be converted; if not, list everything that stands in the way
+    #[arg(long, conflicts_with_all = ["output", "quantize", "calibrate"])]
+    check: bool,
+    /// Write the graph after each pass into this folder, as .onnx files to look at in Netron
+    #[arg(long, value_name = "DIR", conflicts_with = "check")]
+    dump_passes: Option<PathBuf>,
     /// Numbers to convert to. A model that is quantized already keeps its own scales with `none`
     #[arg(long, value_enum, default_value_t = SchemeArg::None)]
     quantize: SchemeArg,
@@ -192,6 +200,35 @@ pub(crate) struct Request<'r> {
     pub(crate) data: Option<&'r Dataset>,
     pub(crate) options: ConvertOptions,
     pub(crate) quiet: bool,
+    pub(crate) dump_passes: Option<&'r Path>,
+}
+
+/// Shows progress, and writes the graph after each pass.
+struct Watcher<'r> {
+    bar: Option<ProgressBar>,
+    folder: Option<&'r Path>,
+    written: usize,
+    failed: Option<anyhow::Error>,
+}
+
+impl Watch for Watcher<'_> {
+    fn progress(&mut self, stage: &str, done: usize, total: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(stage.to_owned());
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        }
+    }
+
+    fn graph(&mut self, stage: &str, graph: &Graph) {
+        let Some(folder) = self.folder else { return };
+        let path = folder.join(format!("{:03}-{stage}.onnx", self.written));
+        self.written += 1;
+        if let Err(error) = std::fs::write(&path, dump::to_onnx(graph)) {
+            let error = anyhow::Error::from(error).context(format!("writing {}", path.display()));
+            self.failed.get_or_insert(error);
+        }
+    }
 }
 
 /// Converts a graph with a data set.
@@ -205,23 +242,28 @@ pub(crate) fn convert_graph(request: Request<'_>) -> Result<Converted> {
         }
         None => None,
     };
-    let bar = (!request.quiet).then(|| progress_bar("calibrating", 1));
+    if let Some(folder) = request.dump_passes {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    let mut watcher = Watcher {
+        bar: (!request.quiet).then(|| progress_bar("calibrating", 1)),
+        folder: request.dump_passes,
+        written: 0,
+        failed: None,
+    };
     let converted = convert(
         request.graph,
         bound.as_ref().map(|bound| bound as &dyn whit_convert::evaluate::Samples),
         &request.options,
-        &mut |stage, done, total| {
-            if let Some(bar) = &bar {
-                bar.set_prefix(stage.to_owned());
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-            }
-        },
+        &mut watcher,
     )?;
-    if let Some(bar) = bar {
+    if let Some(bar) = watcher.bar {
         bar.finish_and_clear();
     }
-    Ok(converted)
+    match watcher.failed {
+        Some(error) => Err(error),
+        None => Ok(converted),
+    }
 }
 
 /// Metadata that says where a model came from.
@@ -247,8 +289,6 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 
 impl Convert {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let source =
-            std::fs::read(&self.model).with_context(|| self.model.display().to_string())?;
         let mut input_values = Vec::new();
         for (name, value) in &self.input_value {
             input_values.push((name.clone(), value.tensor()?));
@@ -258,6 +298,11 @@ impl Convert {
             input_layouts: self.input_layout.clone(),
             input_values,
         };
+        let Some(output) = &self.output else {
+            return check::run(&self.model, &import, self.json);
+        };
+        let source =
+            std::fs::read(&self.model).with_context(|| self.model.display().to_string())?;
         let mut graph =
             import_file(&self.model, &import).with_context(|| self.model.display().to_string())?;
         let file_name = self.model.file_name().unwrap_or_default().to_string_lossy();
@@ -301,24 +346,29 @@ impl Convert {
             keep_float: self.keep_float.clone(),
             golden_cases: self.golden,
         };
-        if self.output.is_dir() {
-            bail!("{} is a folder; name the .whit file to write", self.output.display());
+        if output.is_dir() {
+            bail!("{} is a folder; name the .whit file to write", output.display());
         }
-        let converted =
-            convert_graph(Request { graph, data: data.as_ref(), options, quiet: self.json })
-                .with_context(|| self.model.display().to_string())?;
-        write_whole(&self.output, &converted.file)?;
-        self.report(&converted)
+        let request = Request {
+            graph,
+            data: data.as_ref(),
+            options,
+            quiet: self.json,
+            dump_passes: self.dump_passes.as_deref(),
+        };
+        let converted = convert_graph(request).with_context(|| self.model.display().to_string())?;
+        write_whole(output, &converted.file)?;
+        self.report(output, &converted)
     }
 
-    fn report(&self, converted: &Converted) -> Result<ExitCode> {
+    fn report(&self, output: &Path, converted: &Converted) -> Result<ExitCode> {
         let aligned = whit_convert::evaluate::AlignedBytes::new(&converted.file);
         let model = whit::Model::open(aligned.as_slice())?;
         let header = model.header();
         let report = &converted.report;
         if self.json {
             print_json(&json!({
-                "output": self.output.display().to_string(),
+                "output": output.display().to_string(),
                 "scheme": format!("{:?}", self.quantize).to_lowercase(),
                 "file_bytes": header.file_bytes,
                 "weight_bytes": header.weight_bytes,
@@ -346,7 +396,7 @@ impl Convert {
         }
         print_text(&format!(
             "{}: {} nodes became {} steps, {} · file {} · arena {} · {}",
-            self.output.display(),
+            output.display(),
             report.nodes_imported,
             header.step_count,
             model.op_set(),

@@ -68,8 +68,13 @@ fn make(scheme: Scheme, calibration: &Dataset, test: &Dataset) -> Result<Form> {
     let mut graph = import_onnx(bytes::Bytes::from_static(MODEL), None, &ImportOptions::default())?;
     graph.metadata.extend(provenance("digits.onnx", MODEL));
     let options = ConvertOptions { scheme, ..ConvertOptions::default() };
-    let converted =
-        convert_graph(Request { graph, data: Some(calibration), options, quiet: true })?;
+    let converted = convert_graph(Request {
+        graph,
+        data: Some(calibration),
+        options,
+        quiet: true,
+        dump_passes: None,
+    })?;
     let file = AlignedBytes::new(&converted.file);
     let model = Model::open(file.as_slice())?;
     let found = answers(model, test, None, 0, true)?;

@@ -201,7 +201,7 @@ fn reference_bytes(path: &Path) -> Result<AlignedBytes> {
     let graph =
         import_file(path, &ImportOptions::default()).with_context(|| path.display().to_string())?;
     let options = ConvertOptions { golden_cases: 0, ..ConvertOptions::default() };
-    let converted = convert(graph, None, &options, &mut |_, _, _| ())?;
+    let converted = convert(graph, None, &options, &mut ())?;
     Ok(AlignedBytes::new(&converted.file))
 }
 

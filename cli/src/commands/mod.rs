@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod bench;
+mod check;
 mod convert;
 mod demo;
 mod eval;

@@ -72,6 +72,8 @@ impl Samples for NoInputs {
 struct Collected {
     name: String,
     dtype: DType,
+    /// Whether the integers stand for reals.
+    scaled: bool,
     shape: Vec<usize>,
     bytes: Vec<u8>,
     reals: Vec<f32>,
@@ -151,6 +153,7 @@ impl Run {
                     outputs.push(Collected {
                         name,
                         dtype: slot.dtype(),
+                        scaled: slot.dtype() == DType::I8 && slot.scale() > 0.0,
                         shape,
                         bytes: Vec::new(),
                         reals: Vec::new(),
@@ -169,7 +172,7 @@ impl Run {
     }
 
     fn array(&self, output: &Collected) -> Array {
-        let quantized = output.dtype == DType::I8 && !self.raw;
+        let quantized = output.scaled && !self.raw;
         let b = &output.bytes;
         let data = match output.dtype {
             _ if quantized => ArrayData::F32(output.reals.clone()),

@@ -46,8 +46,12 @@ pub enum InputLayout {
 /// [`ImportError::Format`] for a file that isn't ONNX, and whatever [`onnx::import_onnx`] returns.
 pub fn import_file(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Graph, ImportError> {
     let path = path.as_ref();
-    let bytes =
-        std::fs::read(path).map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
+    let io = |source| ImportError::Io { path: path.to_owned(), source };
+    // Mapped, so that weights are read where they are used and never copied whole.
+    let bytes = match std::fs::metadata(path).map_err(io)?.len() {
+        0 => Bytes::new(),
+        _ => Bytes::from_owner(whit::ModelFile::open(path).map_err(io)?),
+    };
     if let Some((what, remedy)) = other_format(&bytes, path) {
         return Err(ImportError::Format {
             file: path.display().to_string(),
@@ -57,7 +61,7 @@ pub fn import_file(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Gr
     }
     // A bare file name has the empty path as its parent, which is not a directory to look in.
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    onnx::import_onnx(Bytes::from(bytes), Some(parent), options)
+    onnx::import_onnx(bytes, Some(parent), options)
 }
 
 /// What a file is and what to do with it, when it isn't ONNX.

@@ -1,5 +1,7 @@
 //! ReLU and clip behind a convolution or matrix product become its clamp, also several in a row.
 
+use whit::DType;
+
 use crate::graph::{Clamp, Graph, Op};
 
 use super::edit::Editor;
@@ -19,6 +21,11 @@ pub(super) fn run(graph: &mut Graph) -> bool {
 fn absorb(edit: &mut Editor<'_>, index: usize) -> Option<()> {
     let bounds = clip_bounds(&edit.node(index).op).filter(|(min, max)| min <= max)?;
     let at = edit.sole_source(index, 0)?;
+    // A product of wide integers has no clamp.
+    let made = edit.graph.value(super::edit::output(edit.node(index))?);
+    if matches!(made.dtype, DType::I32 | DType::I64) {
+        return None;
+    }
     let mut layer = edit.node(at).clone();
     let clamp = match &mut layer.op {
         Op::Conv(conv) => &mut conv.clamp,

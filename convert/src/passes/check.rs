@@ -1,7 +1,7 @@
 //! Validates a graph: order, arity, and the shapes that follow from the operators.
 
 use crate::dim::Dim;
-use crate::graph::{Graph, Node, Op, ValueId};
+use crate::graph::{Graph, Node, Op, RecurrentKind, ValueId};
 
 use super::edit::product;
 
@@ -57,8 +57,13 @@ pub fn check(graph: &Graph) -> Result<(), String> {
 }
 
 /// Most outputs; fewer are fine, those that nobody reads may stay.
-fn outputs(_: &Op) -> usize {
-    1
+fn outputs(op: &Op) -> usize {
+    match op {
+        Op::Recurrent(layer) if layer.kind == RecurrentKind::Lstm => 3,
+        Op::Recurrent(_) => 2,
+        Op::TopK { .. } => 2,
+        _ => 1,
+    }
 }
 
 /// Fewest and most inputs.
@@ -67,8 +72,12 @@ fn arity(op: &Op) -> (usize, usize) {
         Op::Conv(_) | Op::MatMul(_) => (2, 4),
         Op::BatchNorm { .. } => (5, 5),
         Op::Binary(_) | Op::Compare(_) | Op::Gather { .. } => (2, 2),
+        Op::GatherElements { .. } | Op::GatherNd { .. } => (2, 2),
+        Op::GridSample(_) | Op::NonMaxSuppression(_) | Op::ReverseSequence { .. } => (2, 2),
+        Op::ScatterElements { .. } | Op::ScatterNd { .. } | Op::RoiAlign(_) => (3, 3),
         Op::Where => (3, 3),
         Op::Attention(_) => (3, 4),
+        Op::Recurrent(_) => (2, 6),
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
     }
@@ -85,7 +94,7 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
     };
     let axis_ok = |axis: usize| expect(axis < x.len());
     match &node.op {
-        Op::Unary(_) | Op::Cast | Op::BatchNorm { .. } => expect(x == y),
+        Op::Unary(_) | Op::Cast | Op::BitCast | Op::BatchNorm { .. } => expect(x == y),
         Op::Quantize => {
             let described = graph.value(node.outputs[0]).quant.is_some();
             expect(x == y && described)
@@ -151,6 +160,57 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
                 expect(all.len() == 4 && all.iter().zip(&scores).all(|(a, b)| compatible(a, b)))?;
             }
             Ok(())
+        }
+        Op::Recurrent(layer) => {
+            let (directions, gates) = (layer.backwards.len(), layer.kind.gates());
+            let weights = inputs[1];
+            expect(x.len() == 3 && weights.len() == 3 && y.len() == 4)?;
+            expect(layer.functions.len() == 3 * directions)?;
+            let wide = weights[1].mul(&Dim::from(directions * gates));
+            expect(compatible(&x[2], &wide) && compatible(&weights[0], &Dim::from(directions)))?;
+            let state = [&weights[0], &x[1], &weights[1]];
+            expect(y[0] == x[0] && y[1..].iter().zip(state).all(|(y, s)| compatible(y, s)))
+        }
+        Op::GatherElements { axis } => {
+            axis_ok(*axis)?;
+            expect(inputs[1].len() == x.len() && y == inputs[1])
+        }
+        Op::GatherNd { batch_axes } => {
+            let tuple = inputs[1].last().and_then(Dim::as_const).unwrap_or(-1);
+            let indexed = usize::try_from(tuple).unwrap_or(usize::MAX).saturating_add(*batch_axes);
+            let Some(rest) = x.get(indexed..) else { return expect(false) };
+            expect(*batch_axes < inputs[1].len())?;
+            expect(y.len() == inputs[1].len() - 1 + rest.len() && y.ends_with(rest))
+        }
+        Op::ScatterElements { axis, .. } => {
+            axis_ok(*axis)?;
+            expect(inputs[1].len() == x.len() && inputs[2] == inputs[1] && y == x)
+        }
+        Op::ScatterNd { .. } => {
+            let tuple = inputs[1].last().and_then(Dim::as_const).unwrap_or(-1);
+            let rest = usize::try_from(tuple).ok().and_then(|tuple| x.get(tuple..));
+            let Some(rest) = rest else { return expect(false) };
+            expect(inputs[2].len() == inputs[1].len() - 1 + rest.len() && y == x)
+        }
+        Op::TopK { axis, .. } => {
+            axis_ok(*axis)?;
+            expect(y.len() == x.len() && node.outputs.iter().all(|id| shape(*id) == y))
+        }
+        Op::Cumulative { axis, .. } => axis_ok(*axis).and(expect(x == y)),
+        Op::GridSample(_) => {
+            let grid = inputs[1];
+            expect((3..=5).contains(&x.len()) && grid.len() == x.len() && y.len() == x.len())?;
+            expect(grid[grid.len() - 1].is(x.len() as i64 - 2) && y[2..] == grid[1..x.len() - 1])
+        }
+        Op::RoiAlign(_) => {
+            expect(x.len() == 4 && y.len() == 4 && inputs[1].len() == 2 && inputs[2].len() == 1)?;
+            expect(inputs[1][1].is(4) && compatible(&x[1], &y[1]))
+        }
+        Op::NonMaxSuppression(_) => {
+            expect(x.len() == 3 && inputs[1].len() == 3 && y.len() == 2 && y[1].is(3))
+        }
+        Op::ReverseSequence { time_axis } => {
+            expect(*time_axis < 2 && x.len() >= 2 && inputs[1].len() == 1 && x == y)
         }
         Op::Pool(p) => expect(x.len() == p.kernel.len() + 2 && y.len() == x.len()),
         Op::Conv(conv) => {

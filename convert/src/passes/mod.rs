@@ -22,6 +22,7 @@ mod layout;
 mod reshape;
 mod residual;
 mod scale_shift;
+pub(crate) mod widen;
 
 #[cfg(test)]
 mod tests;
@@ -81,8 +82,8 @@ const MAX_ROUNDS: usize = 16;
 /// The graph must satisfy [`check`], which importers run on what they made of untrusted bytes.
 ///
 /// Passes named in `skip` are left out: a graph that will be quantized keeps its residual adds
-/// until they are integers.
-pub fn run_all(graph: &mut Graph, skip: &[&str]) {
+/// until they are integers. `seen` is shown the graph after each pass that changed it.
+pub fn run_all(graph: &mut Graph, skip: &[&str], seen: &mut dyn FnMut(&str, &Graph)) {
     debug_check(graph, "import");
     for _ in 0..MAX_ROUNDS {
         let mut changed = false;
@@ -90,6 +91,7 @@ pub fn run_all(graph: &mut Graph, skip: &[&str]) {
             if !skip.contains(&pass.name) && (pass.run)(graph) {
                 changed = true;
                 debug_check(graph, pass.name);
+                seen(pass.name, graph);
             }
         }
         if !changed {

@@ -11,6 +11,9 @@ use crate::plan::alias::Aliases;
 use crate::plan::dims::DimTable;
 use crate::plan::{Plan, PlanError, PlanOptions, PlannedStep, PlannedTensor};
 
+/// Bytes at either end that tell most constants apart.
+const SAMPLE_BYTES: usize = 64;
+
 /// A plan under construction.
 pub struct Builder<'g> {
     /// The graph being planned.
@@ -20,8 +23,9 @@ pub struct Builder<'g> {
     plan: Plan,
     dims: DimTable,
     aliases: Aliases,
-    // Constants by content, so that equal ones are stored once.
-    stored: HashMap<(DType, Vec<u8>), usize>,
+    /// Offsets of stored constants by length and bytes at either end, so that equal ones are found
+    /// and stored once.
+    stored: HashMap<(usize, Vec<u8>), Vec<usize>>,
     /// Values that a node or the caller reads.
     read: HashSet<ValueId>,
 }
@@ -250,13 +254,18 @@ impl<'g> Builder<'g> {
         data: Vec<u8>,
     ) -> Result<usize, PlanError> {
         let bytes = data.len();
-        let offset = match self.stored.get(&(dtype, data.clone())) {
+        let ends = SAMPLE_BYTES.min(bytes);
+        let sample = [&data[..ends], &data[bytes - ends..]].concat();
+        let alike = self.stored.entry((bytes, sample)).or_default();
+        let constants = &mut self.plan.constants;
+        let equal = alike.iter().find(|offset| constants[**offset..**offset + bytes] == data[..]);
+        let offset = match equal {
             Some(offset) => *offset,
             None => {
-                let offset = self.plan.constants.len().next_multiple_of(SECTION_ALIGN);
-                self.plan.constants.resize(offset, 0);
-                self.plan.constants.extend_from_slice(&data);
-                self.stored.insert((dtype, data), offset);
+                let offset = constants.len().next_multiple_of(SECTION_ALIGN);
+                constants.resize(offset, 0);
+                constants.extend_from_slice(&data);
+                alike.push(offset);
                 offset
             }
         };

@@ -19,6 +19,7 @@ use whit::DType;
 use whit::format::{DimRecord, Layout, Op as StepOp, Storage};
 
 use crate::graph::{Graph, ValueId};
+use crate::passes::check;
 
 pub use builder::Builder;
 
@@ -36,9 +37,11 @@ pub enum PlanError {
         /// What is missing and what can be done about it.
         why: String,
     },
-    /// The nodes depend on each other in a circle.
-    #[error("the graph has a cycle through node `{0}`")]
-    Cycle(String),
+    /// A graph that contradicts itself: a pass or an importer has a fault.
+    #[error(
+        "the converter made an invalid graph, which is a fault in it; please report it with the model: {0}"
+    )]
+    Graph(String),
     /// More symbolic dimensions than a file holds.
     #[error(
         "the model has {0} symbolic dimensions and expressions, more than the format's 256; fix some with --dim NAME=N"
@@ -136,6 +139,8 @@ pub struct Plan {
 /// # Errors
 /// [`PlanError`] names the first node that has no step.
 pub fn plan(graph: &Graph, options: &PlanOptions) -> Result<Plan, PlanError> {
+    // A tensor that is read but never made would be whatever lies in the arena.
+    check(graph).map_err(PlanError::Graph)?;
     let mut builder = Builder::new(graph, options)?;
     for node in &graph.nodes {
         steps::lower(&mut builder, node)?;

@@ -21,28 +21,44 @@ pub fn lower(graph: &mut Graph) {
     integer_nodes(graph);
     requantize(graph);
     integer_interface(graph);
+    drop_detours(graph);
     crate::passes::remove_dead_code(graph);
     fuse_residuals(graph);
     crate::passes::remove_dead_code(graph);
 }
 
-/// Shifts u8 tensors by 128: the same reals, the same steps, in i8.
+/// Shifts u8 tensors by 128: the same reals, the same steps, in i8. Those that something else reads
+/// or makes, such as inputs and outputs of the model, get an i8 beside them.
 fn unsigned_to_signed(graph: &mut Graph) {
-    let mut only_converted = vec![true; graph.values.len()];
-    for node in &graph.nodes {
-        let converts = matches!(node.op, Op::Quantize | Op::Dequantize) || moves_elements(&node.op);
-        for id in node.inputs.iter().flatten().chain(&node.outputs) {
-            only_converted[id.0 as usize] &= converts;
+    let mut shifts: Vec<bool> =
+        graph.values.iter().map(|v| v.dtype == DType::U8 && v.quant.is_some()).collect();
+    for id in graph.inputs.iter().chain(&graph.outputs) {
+        shifts[id.0 as usize] = false;
+    }
+    // Whatever moves elements has one type for all that it moves.
+    loop {
+        let mut changed = false;
+        for node in &graph.nodes {
+            let ids = || node.inputs.iter().flatten().chain(&node.outputs);
+            let of_u8 = |id: &&ValueId| graph.value(**id).dtype == DType::U8;
+            let all = match &node.op {
+                Op::Quantize | Op::Dequantize => true,
+                op if moves_elements(op) => ids().filter(of_u8).all(|id| shifts[id.0 as usize]),
+                _ => false,
+            };
+            if !all {
+                for id in ids() {
+                    changed |= std::mem::replace(&mut shifts[id.0 as usize], false);
+                }
+            }
+        }
+        if !changed {
+            break;
         }
     }
-    for (value, converted) in graph.values.iter_mut().zip(only_converted) {
-        let Some(quant) = value.quant.as_mut().filter(|_| value.dtype == DType::U8 && converted)
-        else {
-            continue;
-        };
-        for zero_point in &mut quant.zero_point {
-            *zero_point -= 128;
-        }
+    for (value, _) in graph.values.iter_mut().zip(shifts).filter(|(_, shifts)| *shifts) {
+        let Some(quant) = value.quant.as_mut() else { continue };
+        shift(quant);
         value.dtype = DType::I8;
         if let Some(constant) = value.constant.take() {
             let data: Vec<u8> = constant.data.iter().map(|byte| byte ^ 0x80).collect();
@@ -51,6 +67,94 @@ fn unsigned_to_signed(graph: &mut Graph) {
                 Some(Arc::new(Tensor { dtype: DType::I8, shape, data: Bytes::from(data) }));
         }
     }
+    let mut at = 0;
+    while at < graph.nodes.len() {
+        at += 1 + beside_unsigned(graph, at);
+    }
+}
+
+fn shift(quant: &mut Quant) {
+    for zero_point in &mut quant.zero_point {
+        *zero_point -= 128;
+    }
+}
+
+/// Node `at`, if it quantizes to a u8 or dequantizes one, by way of the i8 with the same reals: how
+/// many nodes were added.
+fn beside_unsigned(graph: &mut Graph, at: usize) -> usize {
+    let node = graph.nodes[at].clone();
+    let (Some(x), y) = (node.inputs.first().copied().flatten(), node.outputs[0]) else { return 0 };
+    let unsigned = match node.op {
+        Op::Quantize => y,
+        Op::Dequantize => x,
+        _ => return 0,
+    };
+    let value = graph.value(unsigned);
+    let Some(mut quant) = value.quant.clone().filter(|_| value.dtype == DType::U8) else { return 0 };
+    shift(&mut quant);
+    let (name, shape) = (value.name.clone(), value.shape.clone());
+    let signed = graph.add_value(format!("{name}/i8"), DType::I8, shape.clone());
+    graph.value_mut(signed).quant = Some(quant);
+    let real = graph.add_value(format!("{name}/real"), DType::F32, shape);
+    let make = |op: Op, from: ValueId, to: ValueId| Node {
+        name: format!("{name}/{}", if op == Op::Quantize { "quantize" } else { "dequantize" }),
+        op,
+        inputs: vec![Some(from)],
+        outputs: vec![to],
+    };
+    let nodes = match node.op {
+        Op::Quantize => [
+            make(Op::Quantize, x, signed),
+            make(Op::Dequantize, signed, real),
+            make(Op::Quantize, real, unsigned),
+        ],
+        _ => [
+            make(Op::Dequantize, unsigned, real),
+            make(Op::Quantize, real, signed),
+            make(Op::Dequantize, signed, y),
+        ],
+    };
+    graph.nodes.splice(at..=at, nodes);
+    2
+}
+
+/// Takes back what `unsigned_to_signed` put beside a u8 where no integer node uses it: reals that are
+/// quantized and dequantized at once, on the way to or from the same integers.
+fn drop_detours(graph: &mut Graph) {
+    for at in 0..graph.nodes.len() {
+        let producers = graph.producers();
+        let node = &graph.nodes[at];
+        let made = |id: ValueId, op: &Op| source(graph, &producers, id, op);
+        // The i8 in the middle and what it is the i8 of.
+        let shortcut = match node.op {
+            Op::Dequantize => (|| {
+                let signed = node.inputs[0]?;
+                let real = made(signed, &Op::Quantize)?.inputs[0]?;
+                let unsigned = made(real, &Op::Dequantize)?.inputs[0]?;
+                same_reals(graph, unsigned, signed).then_some(unsigned)
+            })(),
+            Op::Quantize => (|| {
+                let signed = made(node.inputs[0]?, &Op::Dequantize)?.inputs[0]?;
+                let real = made(signed, &Op::Quantize)?.inputs[0]?;
+                let fits = same_reals(graph, node.outputs[0], signed);
+                (fits && graph.value(real).dtype == DType::F32).then_some(real)
+            })(),
+            _ => None,
+        };
+        if let Some(from) = shortcut {
+            graph.nodes[at].inputs[0] = Some(from);
+        }
+    }
+}
+
+/// Whether an i8 is a u8 shifted by 128.
+fn same_reals(graph: &Graph, unsigned: ValueId, signed: ValueId) -> bool {
+    let (u, s) = (graph.value(unsigned), graph.value(signed));
+    let mut quant = u.quant.clone();
+    if let Some(quant) = &mut quant {
+        shift(quant);
+    }
+    u.dtype == DType::U8 && s.dtype == DType::I8 && quant.is_some() && quant == s.quant
 }
 
 /// The node that makes a value, if it is of this kind.

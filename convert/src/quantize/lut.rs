@@ -122,6 +122,8 @@ pub fn unary_f64(kind: UnaryKind, x: f64) -> f64 {
                 0.0
             }
         }
+        // Neither has an integer form: `integer_inputs` says so.
+        K::BitNot | K::RoundNarrow { .. } => x,
     }
 }
 

@@ -42,6 +42,7 @@ fn moves_elements(op: &Op) -> bool {
         Op::Gather { .. } | Op::Pad { .. } | Op::Resize { mode: ResizeMode::Nearest(_), .. } => {
             true
         }
+        Op::GatherElements { .. } | Op::GatherNd { .. } | Op::ReverseSequence { .. } => true,
         Op::Pool(pool) => pool.kind == PoolKind::Max,
         Op::Reduce { kind, .. } => matches!(kind, ReduceKind::Max | ReduceKind::Min),
         _ => false,
@@ -77,7 +78,7 @@ pub fn integer_inputs(graph: &Graph, node: &crate::graph::Node) -> Option<Vec<us
         Op::Binary(
             BinaryKind::Add | BinaryKind::Sub | BinaryKind::Mul | BinaryKind::Min | BinaryKind::Max,
         ) => Some(vec![0, 1]),
-        Op::Unary(UnaryKind::Not) => None,
+        Op::Unary(UnaryKind::Not | UnaryKind::BitNot | UnaryKind::RoundNarrow { .. }) => None,
         Op::Unary(_) | Op::Pool(_) | Op::Softmax { log: false, .. } => Some(vec![0]),
         Op::Reduce { kind: ReduceKind::Mean, .. } => Some(vec![0]),
         Op::Resize { mode: ResizeMode::Linear, .. } => Some(vec![0]),

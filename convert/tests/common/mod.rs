@@ -146,7 +146,7 @@ impl Source {
         let graph = self.graph();
         let samples = RandomSamples::new(&graph, 4);
         let options = ConvertOptions { scheme, golden_cases: 1, ..ConvertOptions::default() };
-        let converted = convert(graph, Some(&samples), &options, &mut |_, _, _| ());
+        let converted = convert(graph, Some(&samples), &options, &mut ());
         converted.unwrap_or_else(|e| panic!("{} {}: {e}", self.name, scheme.name())).file
     }
 }

@@ -127,6 +127,11 @@ numbered! {
         Or = 11 "or",
         Xor = 12 "xor",
         PRelu = 13 "prelu",
+        BitAnd = 14 "bit_and",
+        BitOr = 15 "bit_or",
+        BitXor = 16 "bit_xor",
+        ShiftLeft = 17 "shift_left",
+        ShiftRight = 18 "shift_right",
     }
 }
 
@@ -185,6 +190,20 @@ numbered! {
         Acosh = 38 "acosh",
         Atanh = 39 "atanh",
         Not = 40 "not",
+        BitNot = 41 "bit_not",
+        // [number of a NarrowFloat, 1 to saturate]
+        RoundNarrow = 42 "round_narrow",
+    }
+}
+
+numbered! {
+    /// Floating-point types narrower than f16, to whose values `round_narrow` rounds.
+    NarrowFloat {
+        E4M3Fn = 1 "e4m3fn",
+        E4M3FnUz = 2 "e4m3fnuz",
+        E5M2 = 3 "e5m2",
+        E5M2FnUz = 4 "e5m2fnuz",
+        E2M1 = 5 "e2m1",
     }
 }
 
@@ -351,6 +370,145 @@ record! {
         pub offset: i32,
         /// 1: a query whose mask is −∞ for all keys gives zeros, not NaN.
         pub zero_rows: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+numbered! {
+    /// Functions of recurrent operators. `alpha` and `beta` of [`RecurrentAttributes`].
+    RecurrentFunction {
+        Sigmoid = 1 "sigmoid",
+        Tanh = 2 "tanh",
+        Relu = 3 "relu",
+        // alpha * x + beta
+        Affine = 4 "affine",
+        LeakyRelu = 5 "leaky_relu",
+        ThresholdedRelu = 6 "thresholded_relu",
+        // alpha * tanh(beta * x)
+        ScaledTanh = 7 "scaled_tanh",
+        HardSigmoid = 8 "hard_sigmoid",
+        Elu = 9 "elu",
+        Softsign = 10 "softsign",
+        Softplus = 11 "softplus",
+    }
+}
+
+record! {
+    /// [`Op::Lstm`](super::Op), [`Op::Gru`](super::Op), [`Op::Rnn`](super::Op).
+    ///
+    /// Inputs: gates, recurrent weights, lengths, initial state, and what is the operator's own.
+    /// Outputs, any of which may be absent: every state, the last state, the last cell (lstm).
+    pub struct RecurrentAttributes: 96 {
+        /// 1, or 2 for one direction after the other.
+        pub directions: u32,
+        /// Bit d: direction d goes from the end to the start.
+        pub backwards: u32,
+        /// lstm, 1: forget is one minus input. gru, 1: the reset is applied behind the product.
+        pub variant: u32,
+        /// What functions are applied to lies within ± this; infinity for no bound.
+        pub clip: f32,
+        /// [`RecurrentFunction`] numbers, three per direction; 0 for those that the operator hasn't.
+        pub functions: [u32; 6],
+        /// First parameter of each.
+        pub alpha: [f32; 6],
+        /// Second parameter of each.
+        pub beta: [f32; 6],
+        /// Zero.
+        pub reserved: [u32; 2],
+    }
+}
+
+record! {
+    /// [`Op::GatherNd`](super::Op). Inputs: data, indices `[…, tuple]` (i32 or i64).
+    pub struct GatherNdAttributes: 8 {
+        /// Leading axes that data and indices share.
+        pub batch_axes: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// [`Op::ScatterElements`](super::Op) and [`Op::ScatterNd`](super::Op). Inputs: data, indices (i32
+    /// or i64), updates.
+    pub struct ScatterAttributes: 8 {
+        /// ScatterElements: the axis; ScatterNd: zero.
+        pub axis: u32,
+        /// 0 replace, 1 add, 2 multiply, 3 maximum, 4 minimum.
+        pub reduction: u32,
+    }
+}
+
+record! {
+    /// [`Op::TopK`](super::Op). Input: x; outputs: values, indices (i64), either of which may be absent.
+    pub struct TopKAttributes: 16 {
+        /// The axis searched; how many are kept is the outputs' size along it.
+        pub axis: u32,
+        /// 1: smallest instead of largest.
+        pub smallest: u32,
+        /// Zero.
+        pub reserved: [u32; 2],
+    }
+}
+
+record! {
+    /// [`Op::Cumulative`](super::Op). Input: x.
+    pub struct CumulativeAttributes: 16 {
+        /// The axis walked.
+        pub axis: u32,
+        /// 1 sum, 2 product.
+        pub kind: u32,
+        /// 1: an element's result doesn't contain it.
+        pub exclusive: u32,
+        /// 1: from the end.
+        pub reverse: u32,
+    }
+}
+
+record! {
+    /// [`Op::GridSample`](super::Op). Inputs: x `[n, c, space…]`, grid `[n, places…, axes]`.
+    pub struct GridSampleAttributes: 16 {
+        /// 1 nearest, 2 linear, 3 cubic.
+        pub mode: u32,
+        /// 1 zeros, 2 border, 3 reflection.
+        pub padding: u32,
+        /// 1: −1 and 1 are the centres of the outer pixels instead of their outer edges.
+        pub align_corners: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// [`Op::RoiAlign`](super::Op). Inputs: x `[n, c, h, w]`, regions `[r, 4]`, images `[r]`.
+    pub struct RoiAlignAttributes: 24 {
+        /// 1 average, 2 maximum.
+        pub mode: u32,
+        /// Samples per bin and axis; 0: one per pixel.
+        pub sampling_ratio: u32,
+        /// From the regions' coordinates to pixels.
+        pub spatial_scale: f32,
+        /// 1: pixels have their centres at halves, and regions may be smaller than one.
+        pub half_pixel: u32,
+        /// Zero.
+        pub reserved: [u32; 2],
+    }
+}
+
+record! {
+    /// [`Op::NonMaxSuppression`](super::Op). Inputs: boxes `[b, n, 4]`, scores `[b, c, n]`.
+    pub struct NonMaxSuppressionAttributes: 24 {
+        /// Boxes kept per batch and class.
+        pub most_per_class: u32,
+        /// Intersection over union above which the box with the lower score goes.
+        pub iou_threshold: f32,
+        /// Scores must be above it.
+        pub score_threshold: f32,
+        /// 0: every score will do.
+        pub has_score_threshold: u32,
+        /// 1: boxes are x, y of the centre, width, height; 0: y, x of two opposite corners.
+        pub center_point_box: u32,
         /// Zero.
         pub reserved: u32,
     }

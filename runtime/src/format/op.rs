@@ -80,6 +80,32 @@ ops! {
     ArgReduce = 24, "arg_reduce";
     /// Scaled dot-product attention.
     Attention = 47, "attention";
+    /// Long short-term memory over a sequence.
+    Lstm = 41, "lstm";
+    /// Gated recurrent unit over a sequence.
+    Gru = 42, "gru";
+    /// Plain recurrent layer over a sequence.
+    Rnn = 43, "rnn";
+    /// Indexing element by element along an axis.
+    GatherElements = 25, "gather_elements";
+    /// Indexing by tuples of indices.
+    GatherNd = 26, "gather_nd";
+    /// Updates written or combined element by element along an axis.
+    ScatterElements = 27, "scatter_elements";
+    /// Updates written or combined where tuples of indices say.
+    ScatterNd = 28, "scatter_nd";
+    /// The largest or smallest elements along an axis, and their indices.
+    TopK = 29, "top_k";
+    /// Running sums or products along an axis.
+    Cumulative = 30, "cumulative";
+    /// Sampling at given places.
+    GridSample = 31, "grid_sample";
+    /// Regions of a feature map, resampled to one size.
+    RoiAlign = 32, "roi_align";
+    /// The best boxes that don't overlap.
+    NonMaxSuppression = 33, "non_max_suppression";
+    /// The beginning of each sequence reversed.
+    ReverseSequence = 34, "reverse_sequence";
 }
 
 impl fmt::Display for Op {

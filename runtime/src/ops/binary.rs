@@ -10,7 +10,8 @@
 //! y = clamp(round_ties_even(t), min - zero_point, max - zero_point) + zero_point
 //! ```
 //!
-//! Integers wrap; a division by zero gives 0.
+//! Integers wrap; a division by zero gives 0. Shifts by a negative number, or by as many bits as the
+//! type has or more, leave 0, or −1 when a negative number is shifted to the right.
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
@@ -44,10 +45,16 @@ pub static BINARY_BOOL: Operator =
 /// Quantized i8: add, sub, mul, min, max.
 pub static BINARY_I8: Operator = operator(DType::I8, check_i8, |_| run_i8);
 
-use BinaryOp::{Add, And, Div, Fmod, Max, Min, Mod, Mul, Or, PRelu, Pow, Sub, Xor};
+use BinaryOp::{
+    Add, And, BitAnd, BitOr, BitXor, Div, Fmod, Max, Min, Mod, Mul, Or, PRelu, Pow, ShiftLeft,
+    ShiftRight, Sub, Xor,
+};
 
 const FLOAT: [BinaryOp; 10] = [Add, Sub, Mul, Div, Pow, Min, Max, Mod, Fmod, PRelu];
-const INTEGER: [BinaryOp; 13] = [Add, Sub, Mul, Div, Pow, Min, Max, Mod, Fmod, And, Or, Xor, PRelu];
+const INTEGER: [BinaryOp; 18] = [
+    Add, Sub, Mul, Div, Pow, Min, Max, Mod, Fmod, And, Or, Xor, PRelu, BitAnd, BitOr, BitXor,
+    ShiftLeft, ShiftRight,
+];
 const BOOL: [BinaryOp; 3] = [And, Or, Xor];
 const QUANTIZED: [BinaryOp; 5] = [Add, Sub, Mul, Min, Max];
 
@@ -120,9 +127,17 @@ macro_rules! run_integer {
                 Max => zip(context, <$ty>::max),
                 Mod => zip(context, |a: $ty, b| if b == 0 { 0 } else { floor_mod(a, b) }),
                 Fmod => zip(context, |a: $ty, b| if b == 0 { 0 } else { a.wrapping_rem(b) }),
-                And => zip(context, |a: $ty, b| a & b),
-                Or => zip(context, |a: $ty, b| a | b),
-                Xor => zip(context, |a: $ty, b| a ^ b),
+                And | BitAnd => zip(context, |a: $ty, b| a & b),
+                Or | BitOr => zip(context, |a: $ty, b| a | b),
+                Xor | BitXor => zip(context, |a: $ty, b| a ^ b),
+                ShiftLeft => zip(context, |a: $ty, b| match u32::try_from(b) {
+                    Ok(b) if b < <$ty>::BITS => a << b,
+                    _ => 0,
+                }),
+                // What is shifted in is the sign, however far.
+                ShiftRight => zip(context, |a: $ty, b| {
+                    a >> u32::try_from(b).map_or(<$ty>::BITS - 1, |b| b.min(<$ty>::BITS - 1))
+                }),
                 PRelu => zip(context, |a: $ty, b: $ty| if a < 0 { a.wrapping_mul(b) } else { a }),
             }
         }
@@ -252,6 +267,11 @@ mod tests {
             (Pow, [343, -343, 0, 0, 0, 1, 0, i32::MIN]),
             (Min, [3, -7, -3, -7, i32::MIN, 0, 0, 2]),
             (Xor, [4, -6, -6, 4, i32::MAX, 5, 5, 29]),
+            (BitAnd, [3, 1, 5, -7, i32::MIN, 0, 0, 2]),
+            (BitOr, [7, -5, -1, -3, -1, 5, 5, 31]),
+            (BitXor, [4, -6, -6, 4, i32::MAX, 5, 5, 29]),
+            (ShiftLeft, [56, -56, 0, 0, 0, 5, 0, 0]),
+            (ShiftRight, [0, -1, 0, -1, -1, 5, 0, 0]),
         ] {
             assert_eq!(
                 case(kind, &vector(&a), &vector(&b), &[8]).run::<i32>(),

@@ -5,10 +5,12 @@ use super::{ALL, Operator};
 use crate::SessionError;
 use crate::dtype::DType;
 use crate::format::{
-    ArgReduceAttributes, AttentionAttributes, AxisAttributes, BinaryAttributes, BinaryOp,
-    CompareOp, ConvAttributes, Field, MatMulAttributes, Op, PadAttributes, PoolAttributes,
-    QuantizeAttributes, ReduceAttributes, ResizeAttributes, SliceAttributes, SoftmaxAttributes,
-    TransposeAttributes, UnaryAttributes, UnaryOp,
+    ArgReduceAttributes, AttentionAttributes, AxisAttributes, BinaryAttributes, BinaryOp, CompareOp, ConvAttributes,
+    CumulativeAttributes, Field, GatherNdAttributes, GridSampleAttributes, MatMulAttributes,
+    NonMaxSuppressionAttributes, Op, PadAttributes, PoolAttributes, QuantizeAttributes,
+    RecurrentAttributes, ReduceAttributes, ResizeAttributes, RoiAlignAttributes, ScatterAttributes,
+    SliceAttributes, SoftmaxAttributes, TopKAttributes, TransposeAttributes, UnaryAttributes,
+    UnaryOp,
 };
 
 const CASES_PER_OPERATOR: usize = 4000;
@@ -39,6 +41,15 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
         }
         Op::Reduce => (ReduceAttributes::SIZE, 1),
         Op::ArgReduce => (ArgReduceAttributes::SIZE, 1),
+        Op::Lstm | Op::Gru | Op::Rnn => (RecurrentAttributes::SIZE, 6),
+        Op::GatherElements | Op::ReverseSequence => (AxisAttributes::SIZE, 2),
+        Op::GatherNd => (GatherNdAttributes::SIZE, 2),
+        Op::ScatterElements | Op::ScatterNd => (ScatterAttributes::SIZE, 3),
+        Op::TopK => (TopKAttributes::SIZE, 1),
+        Op::Cumulative => (CumulativeAttributes::SIZE, 1),
+        Op::GridSample => (GridSampleAttributes::SIZE, 2),
+        Op::RoiAlign => (RoiAlignAttributes::SIZE, 3),
+        Op::NonMaxSuppression => (NonMaxSuppressionAttributes::SIZE, 2),
     }
 }
 
@@ -98,11 +109,88 @@ fn random_tensor(random: &mut Random, dtype: DType, dims: Vec<u32>) -> Tensor {
     let elements = dims.iter().fold(1usize, |product, dim| product.wrapping_mul(*dim as usize));
     let mask = if random.below(4) == 0 { 0 } else { 0xFF };
     let bytes = (0..elements * dtype.size()).map(|_| random.next() as u8 & mask).collect();
-    let zero_point = if dtype == DType::I8 { i32::from(random.next() as i8) } else { 0 };
+    let zero_point = match dtype {
+        DType::I8 => i32::from(random.next() as i8),
+        DType::U8 => i32::from(random.next() as u8),
+        _ => 0,
+    };
     Tensor { bytes, ..shape(dtype, &dims) }.quantized(1.0, zero_point)
 }
 
+/// Operands that mostly fit each other: by chance they never would.
+fn recurrent(operator: &Operator, random: &mut Random) -> Case {
+    let (gates, weights, most_inputs) = match operator.op {
+        Op::Lstm => (4, 4, 6),
+        Op::Gru => (3, 2, 6),
+        _ => (1, 1, 4),
+    };
+    let d = 1 + random.below(2);
+    let [t, b, h] = [0; 3].map(|_| [0, 1, 1, 2, 3, 5][random.below(6) as usize]);
+    let state = vec![d, b, h];
+    let own = match operator.op {
+        Op::Gru => [vec![d, h, h], vec![d, h]],
+        _ => [state.clone(), vec![d, 3 * h]],
+    };
+    let [fifth, sixth] = own;
+    let shapes = [
+        vec![t, b, d * gates * h],
+        vec![d, h, weights * h],
+        vec![b],
+        state.clone(),
+        fifth,
+        sixth,
+        vec![t, d, b, h],
+        state.clone(),
+        state,
+    ];
+    let tensor = |random: &mut Random, index: usize| {
+        let dtype = if index == 2 { DType::I32 } else { DType::F32 };
+        let dtype = if random.below(64) == 0 { DType::I64 } else { dtype };
+        let mut dims = shapes[index].clone();
+        if random.below(32) == 0 {
+            let axis = random.below(dims.len() as u32) as usize;
+            dims[axis] = random.below(4);
+        }
+        random_tensor(random, dtype, dims)
+    };
+    let y = tensor(random, 6);
+    let mut case = Case::new(operator.op, operator.dtype, [0u8; 0], &[], y);
+    for index in 0..most_inputs {
+        let absent = index > 1 && random.below(3) == 0;
+        case.inputs.push(if absent { None } else { Some(tensor(random, index)) });
+    }
+    case.inputs.truncate(2 + random.below(most_inputs as u32) as usize);
+    for index in 7..7 + random.below(4) as usize {
+        let absent = random.below(3) == 0;
+        case.more_outputs.push(if absent { None } else { Some(tensor(random, index.min(8))) });
+    }
+    let mut function =
+        || [1 + random.below(11), random.below(13)][(random.below(16) == 0) as usize];
+    let functions = [0; 6].map(|_| function());
+    let mut number = || [0.0, 0.5, -1.0, f32::INFINITY, f32::NAN][random.below(5) as usize];
+    let (clip, alpha, beta) = (number(), [0; 6].map(|_| number()), [0; 6].map(|_| number()));
+    let plausible = RecurrentAttributes {
+        directions: d,
+        backwards: random.below(4),
+        variant: random.below(2) + random.below(8) / 7,
+        clip,
+        functions,
+        alpha,
+        beta,
+        ..RecurrentAttributes::default()
+    };
+    case.attributes = vec![0; RecurrentAttributes::SIZE];
+    plausible.write(&mut case.attributes);
+    if random.below(16) == 0 {
+        case = case.sharing(0, 8 * random.below(2) as usize);
+    }
+    case
+}
+
 fn case(operator: &Operator, random: &mut Random) -> Case {
+    if matches!(operator.op, Op::Lstm | Op::Gru | Op::Rnn) {
+        return recurrent(operator, random);
+    }
     let (attribute_bytes, inputs) = signature(operator.op, random);
     let shape: &[u32] = if operator.op == Op::MatMul { &[2, 3, 3] } else { &[2, 3, 3, 2] };
     let like = dims(random, shape);
@@ -114,10 +202,10 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
     let mut dtypes = [dtype(), dtype(), dtype(), dtype(), dtype(), dtype()];
     match operator.op {
         Op::Quantize | Op::Dequantize if random.below(4) > 0 => {
-            let [from, to] = if operator.op == Op::Quantize {
-                [DType::F32, DType::I8]
-            } else {
-                [DType::I8, DType::F32]
+            let integer = operator.dtype.unwrap_or(DType::I8);
+            let [from, to] = match operator.op {
+                Op::Quantize => [DType::F32, integer],
+                _ => [integer, DType::F32],
             };
             dtypes = [from, DType::F32, DType::I32, to, to, to];
             if inputs == 1 {
@@ -169,6 +257,14 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
         if random.below(2) == 0 {
             case.attributes[..4].copy_from_slice(&[1 + random.below(2) as u8, 0, 0, 0]);
         }
+    }
+    if operator.op == Op::MatMul && random.below(2) == 0 {
+        // Twice the same factor, square more often than not.
+        case.inputs[1] = case.inputs[0].clone();
+        case.output.dims = tensors[0].dims.clone();
+        case.attributes.fill(0);
+        case.attributes[0] = random.below(2) as u8;
+        case.attributes[4] = random.below(2) as u8;
     }
     if operator.op == Op::Resize && random.below(2) == 0 {
         let plausible = ResizeAttributes {
@@ -223,10 +319,72 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
             *dim = 1;
         }
     }
+    if random.below(2) == 0 {
+        fit(&mut case, operator, random);
+    }
     if random.below(8) == 0 {
         case = case.sharing(0, 8 * random.below(2) as usize);
     }
     case
+}
+
+/// Gives operators that index and sample shapes and attributes that hold together: chance alone
+/// hardly finds them. What the tensors hold stays random.
+fn fit(case: &mut Case, operator: &Operator, random: &mut Random) {
+    let dtype = operator.dtype.unwrap_or(DType::I32);
+    let mut tensor = |dtype, dims: &[u32]| Some(random_tensor(random, dtype, dims.to_vec()));
+    let (inputs, y): (Vec<Option<Tensor>>, _) = match operator.op {
+        Op::GatherElements => {
+            (vec![tensor(dtype, &[2, 3]), tensor(DType::I64, &[2, 3])], (dtype, vec![2, 3]))
+        }
+        Op::GatherNd => {
+            (vec![tensor(dtype, &[2, 3, 2]), tensor(DType::I32, &[2, 2])], (dtype, vec![2, 2]))
+        }
+        Op::ScatterElements => {
+            let indices = tensor(DType::I64, &[2, 3]);
+            (vec![tensor(dtype, &[2, 3]), indices, tensor(dtype, &[2, 3])], (dtype, vec![2, 3]))
+        }
+        Op::ScatterNd => {
+            let indices = tensor(DType::I32, &[2, 1]);
+            (vec![tensor(dtype, &[2, 3]), indices, tensor(dtype, &[2, 3])], (dtype, vec![2, 3]))
+        }
+        Op::TopK => (vec![tensor(dtype, &[2, 3])], (dtype, vec![2, 2])),
+        Op::Cumulative => (vec![tensor(dtype, &[2, 3])], (dtype, vec![2, 3])),
+        Op::GridSample => {
+            let grid = tensor(dtype, &[1, 2, 2, 2]);
+            (vec![tensor(dtype, &[1, 2, 3, 2]), grid], (dtype, vec![1, 2, 2, 2]))
+        }
+        Op::RoiAlign => {
+            let (regions, images) = (tensor(dtype, &[2, 4]), tensor(DType::I64, &[2]));
+            (vec![tensor(dtype, &[2, 1, 3, 3]), regions, images], (dtype, vec![2, 1, 2, 2]))
+        }
+        Op::NonMaxSuppression => {
+            let boxes = tensor(dtype, &[1, 4, 4]);
+            (vec![boxes, tensor(dtype, &[1, 2, 4])], (DType::I64, vec![4, 3]))
+        }
+        Op::ReverseSequence => {
+            (vec![tensor(dtype, &[2, 3, 2]), tensor(DType::I64, &[3])], (dtype, vec![2, 3, 2]))
+        }
+        _ => return,
+    };
+    let any = random.next();
+    let mut below = |limit: u32| random.below(limit);
+    let words: [u32; 6] = match operator.op {
+        Op::GatherElements => [below(2), 0, 0, 0, 0, 0],
+        Op::ScatterElements | Op::ScatterNd if operator.dtype.is_some() => {
+            [below(2), 1 + below(4), 0, 0, 0, 0]
+        }
+        Op::TopK => [1, below(2), 0, 0, 0, 0],
+        Op::Cumulative => [below(2), 1 + below(2), below(2), below(2), 0, 0],
+        Op::GridSample => [1 + below(3), 1 + below(3), below(2), 0, 0, 0],
+        Op::RoiAlign => [1 + below(2), below(3), any, below(2), 0, 0],
+        Op::NonMaxSuppression => [2, any, any, below(2), below(2), 0],
+        _ => [0; 6],
+    };
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let len = case.attributes.len();
+    case.attributes.copy_from_slice(&bytes[..len]);
+    (case.inputs, case.output) = (inputs, shape(y.0, &y.1));
 }
 
 #[test]

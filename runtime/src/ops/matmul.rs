@@ -1,4 +1,4 @@
-//! Product of two activations, f32: `[…, m, k] × […, k, n]`, leading axes broadcast as in NumPy.
+//! Product of two activations: `[…, m, k] × […, k, n]`, leading axes broadcast as in NumPy.
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
@@ -13,7 +13,7 @@ use crate::ops::{Operator, RunFn, Step, no_scratch};
 pub static MATMUL_F32: Operator = Operator {
     op: Op::MatMul,
     dtype: Some(DType::F32),
-    check,
+    check: |step| check(step, DType::F32),
     select: |isa: Isa| -> RunFn {
         match isa {
             #[cfg(all(target_arch = "x86_64", feature = "std"))]
@@ -26,15 +26,28 @@ pub static MATMUL_F32: Operator = Operator {
     scratch_bytes: no_scratch,
 };
 
+const fn integer(
+    dtype: DType,
+    check: fn(&Step<'_>) -> Result<(), StepErrorKind>,
+    run: fn(Isa) -> RunFn,
+) -> Operator {
+    Operator { op: Op::MatMul, dtype: Some(dtype), check, select: run, scratch_bytes: no_scratch }
+}
+
+/// i32; sums wrap.
+pub static MATMUL_I32: Operator = integer(DType::I32, |step| check(step, DType::I32), |_| run_i32);
+/// i64; sums wrap.
+pub static MATMUL_I64: Operator = integer(DType::I64, |step| check(step, DType::I64), |_| run_i64);
+
 /// Rows and columns of a matrix, as it is used.
 fn matrix(slot: &Slot, transposed: bool) -> [usize; 2] {
     let [rows, columns] = [slot.dim(slot.rank() - 2), slot.dim(slot.rank() - 1)];
     if transposed { [columns, rows] } else { [rows, columns] }
 }
 
-fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
+fn check(step: &Step<'_>, dtype: DType) -> Result<(), StepErrorKind> {
     step.expect_counts(2, 2)?;
-    expect_types(step, &[DType::F32, DType::F32], DType::F32)?;
+    expect_types(step, &[dtype, dtype], dtype)?;
     expect_apart(step)?;
     let attributes: MatMulAttributes = step.expect_attributes()?;
     if attributes.transpose_a > 1 || attributes.transpose_b > 1 {
@@ -105,10 +118,54 @@ fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind>
     Ok(())
 }
 
+macro_rules! run_integer {
+    ($run:ident, $ty:ty) => {
+        fn $run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+            let step = context.step;
+            let attributes: MatMulAttributes = step.attributes();
+            let (trans_a, trans_b) = (attributes.transpose_a == 1, attributes.transpose_b == 1);
+            let (a, b, y) = (step.input(0)?, step.input(1)?, step.output(0)?);
+            let [m, k] = matrix(&a, trans_a);
+            let [_, n] = matrix(&b, trans_b);
+            if y.elements() == 0 {
+                return Ok(());
+            }
+            let rank = y.rank();
+            let strides = [batch_strides(&a, rank), batch_strides(&b, rank)];
+            let walk = Walk::new(&y.dims()[..rank - 2], &strides);
+            let operands = context.operands([0, 1])?;
+            let [a, b] = operands.inputs;
+            let (a, b): (&[$ty], &[$ty]) = (typed(a, 0)?, typed(b, 1)?);
+            let y: &mut [$ty] = typed_mut(operands.output, 2)?;
+            y.fill(0);
+            if k == 0 {
+                return Ok(());
+            }
+            let mut outputs = y.chunks_exact_mut(m * n);
+            walk.for_each_without(&[], [0, 0], |[a_at, b_at]| {
+                let Some(output) = outputs.next() else { return };
+                let (a, b) = (&a[a_at..a_at + m * k], &b[b_at..b_at + k * n]);
+                for (i, row) in output.chunks_exact_mut(n).enumerate() {
+                    for l in 0..k {
+                        let factor = if trans_a { a[l * m + i] } else { a[i * k + l] };
+                        for (j, sum) in row.iter_mut().enumerate() {
+                            let other = if trans_b { b[j * k + l] } else { b[l * n + j] };
+                            *sum = sum.wrapping_add(factor.wrapping_mul(other));
+                        }
+                    }
+                }
+            });
+            Ok(())
+        }
+    };
+}
+run_integer!(run_i32, i32);
+run_integer!(run_i64, i64);
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::{Case, Random, assert_close, shape, tensor};
+    use crate::ops::testing::{Case, Random, Tensor, assert_close, shape, tensor};
 
     /// Sums of up to 40 products below 4.
     const TOLERANCE: f32 = 1e-5;
@@ -182,6 +239,43 @@ mod tests {
                     assert_close(&got, &want, TOLERANCE);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn integers_are_exact_and_wrap() {
+        let a: Vec<i32> = (0..2 * 3 * 4).map(|i| i * 7 - 50).collect();
+        let b: Vec<i32> = (0..4 * 2).map(|i| 1 << (i * 4)).collect();
+        for transpose in [[0, 0], [0, 1], [1, 0], [1, 1]] {
+            let attributes = MatMulAttributes {
+                transpose_a: transpose[0],
+                transpose_b: transpose[1],
+                reserved: [0; 2],
+            };
+            let a_dims = if transpose[0] == 1 { [2, 4, 3] } else { [2, 3, 4] };
+            let b_dims = if transpose[1] == 1 { [2, 4] } else { [4, 2] };
+            let mut want = vec![];
+            for batch in 0..2 {
+                for i in 0..3 {
+                    for j in 0..2 {
+                        let product = |l: usize| {
+                            let at_a = if transpose[0] == 1 { l * 3 + i } else { i * 4 + l };
+                            let at_b = if transpose[1] == 1 { j * 4 + l } else { l * 2 + j };
+                            i128::from(a[batch * 12 + at_a]) * i128::from(b[at_b])
+                        };
+                        want.push((0..4).map(product).sum::<i128>());
+                    }
+                }
+            }
+            let case = |dtype: DType, inputs: &[Tensor]| {
+                Case::new(Op::MatMul, Some(dtype), attributes, inputs, shape(dtype, &[2, 3, 2]))
+            };
+            let got = case(DType::I32, &[tensor(&a_dims, &a), tensor(&b_dims, &b)]).run::<i32>();
+            assert_eq!(got, want.iter().map(|x| *x as i32).collect::<Vec<_>>());
+            let wide = |x: &[i32]| x.iter().map(|x| i64::from(*x) << 20).collect::<Vec<_>>();
+            let inputs = [tensor(&a_dims, &wide(&a)), tensor(&b_dims, &wide(&b))];
+            let got = case(DType::I64, &inputs).run::<i64>();
+            assert_eq!(got, want.iter().map(|x| (*x << 40) as i64).collect::<Vec<_>>());
         }
     }
 

@@ -10,21 +10,31 @@ mod cast;
 mod compare;
 mod concat;
 mod conv;
+mod cumulative;
 mod elementwise;
 #[cfg(test)]
 mod fuzz;
 mod gather;
+mod gather_nd;
+mod grid_sample;
+mod indices;
 mod matmul;
+mod non_max_suppression;
 mod pad;
 mod pool;
 mod quantize;
+mod recurrent;
 mod reduce;
 mod resize;
+mod reverse_sequence;
+mod roi_align;
+mod scatter;
 mod shape;
 mod softmax;
 mod strided;
 #[cfg(test)]
 pub(crate) mod testing;
+mod top_k;
 mod unary;
 mod where_;
 
@@ -43,19 +53,31 @@ pub use concat::CONCAT;
 pub use conv::{
     CONV_F32, CONV_I8, DEPTHWISE_F32, DEPTHWISE_I8, FULLY_CONNECTED_F32, FULLY_CONNECTED_I8,
 };
+pub use cumulative::{CUMULATIVE_F32, CUMULATIVE_I32, CUMULATIVE_I64};
 pub use gather::GATHER;
-pub use matmul::MATMUL_F32;
+pub use gather_nd::{GATHER_ELEMENTS, GATHER_ND};
+pub use grid_sample::GRID_SAMPLE_F32;
+pub use matmul::{MATMUL_F32, MATMUL_I32, MATMUL_I64};
+pub use non_max_suppression::NON_MAX_SUPPRESSION_F32;
 pub use pad::PAD;
 pub use pool::{POOL_F32, POOL_I8};
 pub(crate) use quantize::quantize_value;
-pub use quantize::{DEQUANTIZE_I8, LUT_I8, QUANTIZE_I8};
+pub use quantize::{DEQUANTIZE_I8, DEQUANTIZE_U8, LUT_I8, QUANTIZE_I8, QUANTIZE_U8};
+pub use recurrent::{GRU_F32, LSTM_F32, RNN_F32};
 pub use reduce::{
     ARG_REDUCE_F32, ARG_REDUCE_I8, ARG_REDUCE_I32, ARG_REDUCE_I64, REDUCE_F32, REDUCE_I8,
     REDUCE_I32, REDUCE_I64,
 };
 pub use resize::{RESIZE_F32, RESIZE_I8};
+pub use reverse_sequence::REVERSE_SEQUENCE;
+pub use roi_align::ROI_ALIGN_F32;
+pub use scatter::{
+    SCATTER_ELEMENTS, SCATTER_ELEMENTS_F32, SCATTER_ELEMENTS_I32, SCATTER_ELEMENTS_I64, SCATTER_ND,
+    SCATTER_ND_F32, SCATTER_ND_I32, SCATTER_ND_I64,
+};
 pub use softmax::{SOFTMAX_F32, SOFTMAX_I8};
 pub use strided::{COPY, EXPAND, SLICE, TRANSPOSE};
+pub use top_k::{TOP_K_F32, TOP_K_I8, TOP_K_I32, TOP_K_I64};
 pub use unary::{UNARY_BOOL, UNARY_F32, UNARY_I32, UNARY_I64};
 pub use where_::WHERE;
 
@@ -92,6 +114,8 @@ pub static ALL: &[&Operator] = &[
     &FULLY_CONNECTED_F32,
     &QUANTIZE_I8,
     &DEQUANTIZE_I8,
+    &QUANTIZE_U8,
+    &DEQUANTIZE_U8,
     &LUT_I8,
     &POOL_F32,
     &POOL_I8,
@@ -128,11 +152,37 @@ pub static ALL: &[&Operator] = &[
     &PAD,
     &MATMUL_F32,
     &ATTENTION_F32,
+    &MATMUL_I32,
+    &MATMUL_I64,
     &WHERE,
     &GATHER,
     &CAST,
     &RESIZE_F32,
     &RESIZE_I8,
+    &LSTM_F32,
+    &GRU_F32,
+    &RNN_F32,
+    &GATHER_ELEMENTS,
+    &GATHER_ND,
+    &SCATTER_ELEMENTS,
+    &SCATTER_ELEMENTS_F32,
+    &SCATTER_ELEMENTS_I32,
+    &SCATTER_ELEMENTS_I64,
+    &SCATTER_ND,
+    &SCATTER_ND_F32,
+    &SCATTER_ND_I32,
+    &SCATTER_ND_I64,
+    &TOP_K_F32,
+    &TOP_K_I8,
+    &TOP_K_I32,
+    &TOP_K_I64,
+    &CUMULATIVE_F32,
+    &CUMULATIVE_I32,
+    &CUMULATIVE_I64,
+    &GRID_SAMPLE_F32,
+    &ROI_ALIGN_F32,
+    &NON_MAX_SUPPRESSION_F32,
+    &REVERSE_SEQUENCE,
 ];
 
 /// A step, bound to its operator.

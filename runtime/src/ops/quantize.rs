@@ -20,6 +20,24 @@ pub static QUANTIZE_I8: Operator = Operator {
     scratch_bytes: no_scratch,
 };
 
+/// f32 to u8.
+pub static QUANTIZE_U8: Operator = Operator {
+    op: Op::Quantize,
+    dtype: Some(DType::U8),
+    check: |step| check(step, DType::F32, DType::U8),
+    select: |_| run_quantize_u8,
+    scratch_bytes: no_scratch,
+};
+
+/// u8 to f32.
+pub static DEQUANTIZE_U8: Operator = Operator {
+    op: Op::Dequantize,
+    dtype: Some(DType::U8),
+    check: |step| check(step, DType::U8, DType::F32),
+    select: |_| run_dequantize_u8,
+    scratch_bytes: no_scratch,
+};
+
 /// i8 to f32.
 pub static DEQUANTIZE_I8: Operator = Operator {
     op: Op::Dequantize,
@@ -54,7 +72,7 @@ fn check(step: &Step<'_>, from: DType, to: DType) -> Result<(), StepErrorKind> {
     expect_type(&y, to, output_operand)?;
     expect_same_shape(&y, &x, output_operand)?;
     if step.input_count() == 1 {
-        let quantized = if from == DType::I8 { x } else { y };
+        let quantized = if from == DType::F32 { y } else { x };
         if quantized.scale <= 0.0 {
             return Err(StepErrorKind::Attribute("scale"));
         }
@@ -126,6 +144,34 @@ fn run_quantize(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     Ok(())
 }
 
+fn run_quantize_u8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let step = context.step;
+    let y = step.output(0)?;
+    let operands = context.operands([0, 1, 2])?;
+    let [x, scales, zero_points] = operands.inputs;
+    let channels = channels(&step, &y, scales, zero_points)?;
+    let x: &[f32] = typed(x, 0)?;
+    for (index, (to, from)) in operands.output.iter_mut().zip(x).enumerate() {
+        let (scale, zero_point) = channels.of(index);
+        *to = (round_clamp(*from / scale, -zero_point, 255 - zero_point) + zero_point) as u8;
+    }
+    Ok(())
+}
+
+fn run_dequantize_u8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let step = context.step;
+    let x = step.input(0)?;
+    let operands = context.operands([0, 1, 2])?;
+    let [bytes, scales, zero_points] = operands.inputs;
+    let channels = channels(&step, &x, scales, zero_points)?;
+    for (index, (to, from)) in operands.output.chunks_exact_mut(4).zip(bytes).enumerate() {
+        let (scale, zero_point) = channels.of(index);
+        let real = (i32::from(*from) - zero_point) as f32 * scale;
+        to.copy_from_slice(&real.to_le_bytes());
+    }
+    Ok(())
+}
+
 fn run_dequantize(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let step = context.step;
     let x = step.input(0)?;
@@ -156,4 +202,66 @@ fn run_lut(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
         y.set(index, table.get((i32::from(x.get(index)) + 128) as usize));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{Case, Tensor, assert_close, shape, tensor};
+
+    fn case(op: Op, x: Tensor, y: Tensor) -> Case {
+        let integer = if op == Op::Quantize { y.dtype } else { x.dtype };
+        Case::new(op, Some(integer), QuantizeAttributes::default(), &[x], y)
+    }
+
+    #[test]
+    fn both_signs_round_and_saturate() {
+        // round(x / 0.5) + zero point: -4.5 -> -4, 2.5 -> 2, the rest saturates.
+        let x = [-2.25f32, 1.25, 0.0, 1e9, -1e9, f32::INFINITY];
+        let signed = shape(DType::I8, &[6]).quantized(0.5, -3);
+        assert_eq!(
+            case(Op::Quantize, tensor(&[6], &x), signed).run::<i8>(),
+            [-7, -1, -3, 127, -128, 127]
+        );
+        let unsigned = shape(DType::U8, &[6]).quantized(0.5, 130);
+        assert_eq!(
+            case(Op::Quantize, tensor(&[6], &x), unsigned).run::<u8>(),
+            [126, 132, 130, 255, 0, 255]
+        );
+        let signed = tensor(&[3], &[-128i8, -3, 127]).quantized(0.5, -3);
+        let reals = case(Op::Dequantize, signed, shape(DType::F32, &[3])).run();
+        assert_close(&reals, &[-62.5, 0.0, 65.0], 0.0);
+        let unsigned = tensor(&[3], &[0u8, 130, 255]).quantized(0.5, 130);
+        let reals = case(Op::Dequantize, unsigned, shape(DType::F32, &[3])).run();
+        assert_close(&reals, &[-65.0, 0.0, 62.5], 0.0);
+    }
+
+    #[test]
+    fn one_scale_per_index_of_an_axis() {
+        let x = tensor(&[2, 3], &[1.0f32, 2.0, 3.0, -1.0, -2.0, 300.0]);
+        let (scales, zeros) = (tensor(&[3], &[1f32, 0.5, 2.0]), tensor(&[3], &[0i32, 10, 128]));
+        let attributes = QuantizeAttributes { axis: 1, ..QuantizeAttributes::default() };
+        let inputs = [x, scales.clone(), zeros.clone()];
+        let y = shape(DType::U8, &[2, 3]);
+        let got = Case::new(Op::Quantize, Some(DType::U8), attributes, &inputs, y).run::<u8>();
+        assert_eq!(got, [1, 14, 130, 0, 6, 255]);
+        let inputs = [tensor(&[2, 3], &got), scales, zeros];
+        let y = shape(DType::F32, &[2, 3]);
+        let got = Case::new(Op::Dequantize, Some(DType::U8), attributes, &inputs, y).run();
+        assert_close(&got, &[1.0, 2.0, 4.0, 0.0, -2.0, 254.0], 0.0);
+    }
+
+    #[test]
+    fn hostile_steps_are_refused() {
+        let x = || tensor(&[2], &[1f32, 2.0]);
+        let refused = [
+            case(Op::Quantize, x(), shape(DType::U8, &[2])),
+            case(Op::Quantize, x(), shape(DType::U8, &[3]).quantized(1.0, 0)),
+            case(Op::Dequantize, tensor(&[2], &[1u8, 2]), shape(DType::I32, &[2])),
+            case(Op::Quantize, x(), shape(DType::U8, &[2]).quantized(1.0, 0)).sharing(0, 0),
+        ];
+        for (index, case) in refused.iter().enumerate() {
+            assert!(case.run_bytes().is_err(), "{index}");
+        }
+    }
 }

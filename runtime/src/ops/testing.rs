@@ -92,6 +92,8 @@ pub(crate) struct Case {
     pub(crate) attributes: Vec<u8>,
     pub(crate) inputs: Vec<Option<Tensor>>,
     pub(crate) output: Tensor,
+    /// Outputs after the first; `None` for one that nobody wants.
+    pub(crate) more_outputs: Vec<Option<Tensor>>,
     /// Input whose memory the output starts in, and how many bytes behind its start.
     pub(crate) shared: Option<(usize, usize)>,
 }
@@ -105,7 +107,13 @@ impl Case {
         output: Tensor,
     ) -> Case {
         let inputs = inputs.iter().cloned().map(Some).collect();
-        Case { op, variant, attributes: bytes_of(attributes), inputs, output, shared: None }
+        let (attributes, more_outputs) = (bytes_of(attributes), vec![]);
+        Case { op, variant, attributes, inputs, output, more_outputs, shared: None }
+    }
+
+    pub(crate) fn with_outputs(mut self, more: &[Option<Tensor>]) -> Case {
+        self.more_outputs = more.to_vec();
+        self
     }
 
     pub(crate) fn sharing(mut self, input: usize, offset: usize) -> Case {
@@ -120,15 +128,18 @@ impl Case {
         let mut records = vec![];
         let mut operands = vec![];
         let mut interface = vec![];
-        let tensors = self.inputs.iter().flatten().chain([&self.output]);
-        for tensor in tensors {
-            let is_output = records.len() == self.inputs.iter().flatten().count();
+        let input_count = self.inputs.iter().flatten().count();
+        let more = self.more_outputs.iter().flatten();
+        for tensor in self.inputs.iter().flatten().chain([&self.output]).chain(more) {
+            let is_output = records.len() >= input_count;
             let len = tensor.byte_len();
             let (storage, offset) = if tensor.constant {
                 constants.resize(constants.len().next_multiple_of(64), 0);
                 constants.extend_from_slice(&tensor.bytes);
                 (Storage::Constant, constants.len() - tensor.bytes.len())
-            } else if let (true, Some((input, behind))) = (is_output, self.shared) {
+            } else if let (true, Some((input, behind))) =
+                (records.len() == input_count, self.shared)
+            {
                 let TensorRecord { offset, .. } = records[input];
                 arena = arena.max(offset as usize + behind + len);
                 (Storage::Arena, offset as usize + behind)
@@ -161,15 +172,21 @@ impl Case {
             operands.push(if input.is_some() { next } else { NO_OPERAND });
             next += u32::from(input.is_some());
         }
-        operands.push(next);
-        interface.push(next);
+        for output in std::iter::once(true).chain(self.more_outputs.iter().map(Option::is_some)) {
+            operands.push(if output { next } else { NO_OPERAND });
+            if output {
+                interface.push(next);
+                next += 1;
+            }
+        }
+        let output_count = 1 + self.more_outputs.iter().flatten().count();
         let step = StepRecord {
             name: Name::default(),
             op: self.op as u16,
             variant: self.variant.map_or(0, |dtype| dtype as u8),
             attributes_bytes: self.attributes.len() as u32,
             input_count: self.inputs.len() as u16,
-            output_count: 1,
+            output_count: 1 + self.more_outputs.len() as u16,
             ..StepRecord::default()
         };
         let mut op_set = OpBits::default();
@@ -179,8 +196,8 @@ impl Case {
             weight_bytes: constants.len() as u64,
             step_count: 1,
             tensor_count: records.len() as u32,
-            input_count: interface.len() as u32 - 1,
-            output_count: 1,
+            input_count: (interface.len() - output_count) as u32,
+            output_count: output_count as u32,
             op_set: op_set.0,
             ..Header::default()
         };
@@ -202,8 +219,13 @@ impl Case {
         self.run_on(None)
     }
 
-    /// Runs it with an instruction set; the output's bytes.
+    /// Runs it with an instruction set; the first output's bytes.
     pub(crate) fn run_on(&self, isa: Option<Isa>) -> Result<Vec<u8>, SessionError> {
+        self.run_outputs(isa).map(|mut outputs| outputs.swap_remove(0))
+    }
+
+    /// Runs it with an instruction set; the bytes of every output that is there.
+    pub(crate) fn run_outputs(&self, isa: Option<Isa>) -> Result<Vec<Vec<u8>>, SessionError> {
         let file = self.file();
         let mut memory = vec![0u8; file.len() + 8];
         let start = memory.as_ptr().align_offset(8);
@@ -216,7 +238,8 @@ impl Case {
             session.set_input_bytes(index, &tensor.bytes).expect("input");
         }
         session.run()?;
-        Ok(session.output_bytes(0).expect("output").to_vec())
+        let count = 1 + self.more_outputs.iter().flatten().count();
+        Ok((0..count).map(|at| session.output_bytes(at).expect("output").to_vec()).collect())
     }
 
     /// Runs it; the output's elements. Panics when it is refused.

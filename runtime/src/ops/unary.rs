@@ -5,22 +5,22 @@
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
-use crate::format::{Op, UnaryAttributes, UnaryOp};
+use crate::format::{NarrowFloat, Op, UnaryAttributes, UnaryOp};
 use crate::memory::Context;
 use crate::ops::elementwise::map;
 use crate::ops::shape::{expect_elementwise, expect_types};
 use crate::ops::{Operator, Step, expect_same_shape, no_scratch};
 
-/// f32, every kind but not.
+/// f32, every kind but not and bit_not.
 pub static UNARY_F32: Operator = Operator {
     op: Op::Unary,
     dtype: Some(DType::F32),
-    check: |step| check(step, DType::F32, |kind| kind != UnaryOp::Not),
+    check: check_f32,
     select: |_| run_f32,
     scratch_bytes: no_scratch,
 };
 
-/// i32: relu, clip, neg, abs, sign. Negation wraps.
+/// i32: relu, clip, neg, abs, sign, bit_not. Negation wraps.
 pub static UNARY_I32: Operator = Operator {
     op: Op::Unary,
     dtype: Some(DType::I32),
@@ -48,7 +48,17 @@ pub static UNARY_BOOL: Operator = Operator {
 };
 
 fn is_integer(kind: UnaryOp) -> bool {
-    matches!(kind, UnaryOp::Relu | UnaryOp::Clip | UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Sign)
+    use UnaryOp::{Abs, BitNot, Clip, Neg, Relu, Sign};
+    matches!(kind, Relu | Clip | Neg | Abs | Sign | BitNot)
+}
+
+fn check_f32(step: &Step<'_>) -> Result<(), StepErrorKind> {
+    check(step, DType::F32, |kind| !matches!(kind, UnaryOp::Not | UnaryOp::BitNot))?;
+    let attributes: UnaryAttributes = step.attributes();
+    match kind(&attributes)? {
+        UnaryOp::RoundNarrow => narrow(&attributes).map(|_| ()),
+        _ => Ok(()),
+    }
 }
 
 fn check(step: &Step<'_>, dtype: DType, has: fn(UnaryOp) -> bool) -> Result<(), StepErrorKind> {
@@ -67,17 +77,66 @@ fn kind(attributes: &UnaryAttributes) -> Result<UnaryOp, StepErrorKind> {
 
 /// `min(max(x, low), high)`; a NaN stays.
 #[inline(always)]
-fn clip(x: f32, low: f32, high: f32) -> f32 {
+pub(crate) fn clip(x: f32, low: f32, high: f32) -> f32 {
     let x = if x < low { low } else { x };
     if x > high { high } else { x }
 }
 
-fn sigmoid(x: f32) -> f32 {
+/// A floating-point type with fewer bits, as `round_narrow` needs it.
+#[derive(Clone, Copy)]
+struct Narrow {
+    /// Bits of the significand behind the point.
+    mantissa_bits: i32,
+    /// Exponent of the smallest normal number.
+    min_exponent: i32,
+    largest: f32,
+    /// What a number beyond the largest, or an infinity, becomes.
+    beyond: f32,
+    /// What a NaN becomes.
+    nan: f32,
+    has_negative_zero: bool,
+}
+
+fn narrow(attributes: &UnaryAttributes) -> Result<Narrow, StepErrorKind> {
+    // Saturating casts of anything that is no number of a format give 0.
+    let kind = NarrowFloat::from_number(attributes.alpha as u32);
+    let kind = kind.ok_or(StepErrorKind::Attribute("alpha"))?;
+    let (mantissa_bits, min_exponent, largest, beyond) = match kind {
+        NarrowFloat::E4M3Fn => (3, -6, 448.0, f32::NAN),
+        NarrowFloat::E4M3FnUz => (3, -7, 240.0, f32::NAN),
+        NarrowFloat::E5M2 => (2, -14, 57344.0, f32::INFINITY),
+        NarrowFloat::E5M2FnUz => (2, -15, 57344.0, f32::NAN),
+        NarrowFloat::E2M1 => (1, 0, 6.0, 6.0),
+    };
+    let beyond = if attributes.beta == 0.0 { beyond } else { largest };
+    // The type of four bits has no NaN.
+    let nan = if kind == NarrowFloat::E2M1 { -0.0 } else { f32::NAN };
+    let has_negative_zero = !matches!(kind, NarrowFloat::E4M3FnUz | NarrowFloat::E5M2FnUz);
+    Ok(Narrow { mantissa_bits, min_exponent, largest, beyond, nan, has_negative_zero })
+}
+
+/// The nearest number of the type, ties to even.
+fn round_narrow(x: f32, to: &Narrow) -> f32 {
+    if x.is_nan() {
+        return to.nan;
+    }
+    // The exponent of x as its bits have it; that of a subnormal is below every `min_exponent`.
+    let exponent = ((x.to_bits() >> 23 & 0xFF) as i32 - 127).max(to.min_exponent);
+    // A power of two within f32's normal numbers: multiplying and dividing by it is exact.
+    let step = f32::from_bits(((exponent - to.mantissa_bits + 127).clamp(1, 254) as u32) << 23);
+    let rounded = libm::rintf(x / step) * step;
+    if libm::fabsf(rounded) > to.largest || x.is_infinite() {
+        return if x < 0.0 { -to.beyond } else { to.beyond };
+    }
+    if rounded == 0.0 && !to.has_negative_zero { 0.0 } else { rounded }
+}
+
+pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + libm::expf(-x))
 }
 
 /// `ln(1 + exp(x))`, without overflow.
-fn softplus(x: f32) -> f32 {
+pub(crate) fn softplus(x: f32) -> f32 {
     let tail = libm::log1pf(libm::expf(-libm::fabsf(x)));
     if x > 0.0 { x + tail } else { tail }
 }
@@ -150,7 +209,11 @@ fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
         U::Asinh => map(context, libm::asinhf),
         U::Acosh => map(context, libm::acoshf),
         U::Atanh => map(context, libm::atanhf),
-        U::Not => Err(StepErrorKind::Attribute("kind")),
+        U::RoundNarrow => {
+            let to = narrow(&attributes)?;
+            map(context, |x: f32| round_narrow(x, &to))
+        }
+        U::Not | U::BitNot => Err(StepErrorKind::Attribute("kind")),
     }
 }
 
@@ -166,6 +229,7 @@ macro_rules! run_integer {
                 UnaryOp::Neg => map(context, <$ty>::wrapping_neg),
                 UnaryOp::Abs => map(context, <$ty>::wrapping_abs),
                 UnaryOp::Sign => map(context, <$ty>::signum),
+                UnaryOp::BitNot => map(context, |x: $ty| !x),
                 _ => Err(StepErrorKind::Attribute("kind")),
             }
         }
@@ -347,7 +411,10 @@ mod tests {
         }
         let tested = TABLE.map(|row| row.0);
         let untested = U::ALL.iter().filter(|kind| !tested.contains(kind));
-        assert_eq!(untested.copied().collect::<Vec<_>>(), [U::Relu, U::Clip, U::Not]);
+        assert_eq!(
+            untested.copied().collect::<Vec<_>>(),
+            [U::Relu, U::Clip, U::Not, U::BitNot, U::RoundNarrow]
+        );
     }
 
     #[test]
@@ -373,6 +440,7 @@ mod tests {
             (U::Sign, [-1, -1, 0, 1]),
             (U::Relu, [0, 0, 0, 5]),
             (U::Clip, [-2, -2, 0, 4]),
+            (U::BitNot, [i32::MAX, 2, -1, -6]),
         ] {
             assert_eq!(case(kind as u32, -2.0, 4.0, &x).run::<i32>(), want, "{}", kind.name());
             let wide = case(kind as u32, -2.0, 4.0, &x.map(i64::from)).run::<i64>();
@@ -390,6 +458,33 @@ mod tests {
     }
 
     #[test]
+    fn narrow_floats() {
+        // ml_dtypes 0.5: x.astype(type).astype(float32), and with saturation the tables of ONNX's Cast.
+        let x = [0.0f32, -0.0, 1.06, 1.0625, 1.1875, 0.001, 0.0009, 239.0, 250.0, 463.0, 465.0];
+        #[rustfmt::skip]
+        let tables: [(u32, f32, [f32; 11]); 5] = [
+            (1, 1.0, [0.0, -0.0, 1.0, 1.0, 1.25, 0.001953125, 0.0, 240.0, 256.0, 448.0, 448.0]),
+            (1, 0.0, [0.0, -0.0, 1.0, 1.0, 1.25, 0.001953125, 0.0, 240.0, 256.0, 448.0, N]),
+            (2, 0.0, [0.0, 0.0, 1.0, 1.0, 1.25, 0.0009765625, 0.0009765625, 240.0, N, N, N]),
+            (3, 0.0, [0.0, -0.0, 1.0, 1.0, 1.25, 0.0009765625, 0.0008544922, 224.0, 256.0, 448.0, 448.0]),
+            (5, 1.0, [0.0, -0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 6.0, 6.0, 6.0, 6.0]),
+        ];
+        for (kind, saturate, want) in tables {
+            let got = case(U::RoundNarrow as u32, kind as f32, saturate, &x).run::<f32>();
+            assert_close(&got, &want, 0.0);
+            for (got, want) in got.iter().zip(want) {
+                assert_eq!(got.is_sign_negative(), want.is_sign_negative(), "{kind}: {got} {want}");
+            }
+        }
+        let edges = [I, -I, N, 1e30, -1e30, f32::MIN_POSITIVE, 1e-42];
+        let saturated = [57344.0, -57344.0, N, 57344.0, -57344.0, 0.0, 0.0];
+        let open = [I, -I, N, I, -I, 0.0, 0.0];
+        for (saturate, want) in [(1.0, saturated), (0.0, open)] {
+            assert_close(&case(U::RoundNarrow as u32, 3.0, saturate, &edges).run(), &want, 0.0);
+        }
+    }
+
+    #[test]
     fn in_place_and_longer_than_a_block() {
         let x: Vec<f32> = (0..200).map(|value| value as f32 - 100.0).collect();
         let want: Vec<f32> = x.iter().map(|x| -x).collect();
@@ -400,7 +495,7 @@ mod tests {
 
     #[test]
     fn hostile_steps_are_refused() {
-        for kind in [0, U::Not as u32, 41, u32::MAX] {
+        for kind in [0, U::Not as u32, U::BitNot as u32, U::RoundNarrow as u32, 43, u32::MAX] {
             assert!(case(kind, 0.0, 0.0, &[1f32]).run_bytes().is_err());
         }
         assert!(case(U::Exp as u32, 0.0, 0.0, &[1i32]).run_bytes().is_err());

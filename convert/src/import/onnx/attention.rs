@@ -140,8 +140,7 @@ pub(super) fn attend(
 
 /// 0 where the condition holds, else −∞.
 pub(super) fn additive(c: &mut Compose<'_, '_>, condition: ValueId) -> Made {
-    let (zero, nothing) =
-        (c.scalar(DType::F32, 0.0)?, c.scalar(DType::F32, f64::NEG_INFINITY)?);
+    let (zero, nothing) = (c.scalar(DType::F32, 0.0)?, c.scalar(DType::F32, f64::NEG_INFINITY)?);
     c.select(condition, zero, nothing)
 }
 
@@ -252,7 +251,11 @@ fn mask_bias(c: &mut Compose<'_, '_>, mask: ValueId, keys: &Dim) -> Made {
     }
 }
 
-pub(super) fn both(c: &mut Compose<'_, '_>, a: Option<ValueId>, b: Option<ValueId>) -> Result<Option<ValueId>, Failure> {
+pub(super) fn both(
+    c: &mut Compose<'_, '_>,
+    a: Option<ValueId>,
+    b: Option<ValueId>,
+) -> Result<Option<ValueId>, Failure> {
     Ok(match (a, b) {
         (Some(a), Some(b)) => Some(c.add(a, b)?),
         (a, b) => a.or(b),
@@ -263,9 +266,10 @@ pub(super) fn both(c: &mut Compose<'_, '_>, a: Option<ValueId>, b: Option<ValueI
 fn check_precision(node: &OnnxNode<'_>) -> Result<(), Failure> {
     let precision = node.attributes.optional_int("softmax_precision")?;
     match precision.map(i32::try_from) {
-        None | Some(Ok(data_type::FLOAT | data_type::FLOAT16 | data_type::BFLOAT16 | data_type::DOUBLE)) => {
-            Ok(())
-        }
+        None
+        | Some(Ok(
+            data_type::FLOAT | data_type::FLOAT16 | data_type::BFLOAT16 | data_type::DOUBLE,
+        )) => Ok(()),
         _ => Err(invalid("attribute `softmax_precision` is not a float type")),
     }
 }

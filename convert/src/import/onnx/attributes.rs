@@ -2,24 +2,52 @@
 //! so that no attribute is ever silently ignored.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use super::failure::{Failure, invalid, unsupported};
-use super::proto::{AttributeProto, TensorProto, attribute_type};
+use super::proto::{AttributeProto, GraphProto, TensorProto, attribute_type};
 
-/// The attributes of one node and which of them have been read.
+/// An attribute under the name that its node gives it.
+pub(crate) type Named<'a> = (&'a str, &'a AttributeProto);
+
+/// The attributes of one node and which of them have been read; a clone shares what it has read.
+#[derive(Clone)]
 pub(crate) struct Attributes<'a> {
-    list: &'a [AttributeProto],
-    used: RefCell<Vec<bool>>,
+    list: Vec<Named<'a>>,
+    used: Rc<RefCell<Vec<bool>>>,
 }
 
 impl<'a> Attributes<'a> {
     pub(crate) fn new(list: &'a [AttributeProto]) -> Attributes<'a> {
-        Attributes { list, used: RefCell::new(vec![false; list.len()]) }
+        Attributes::resolved(list, None)
+    }
+
+    /// The attributes of a node in the body of a function that is called with `given`: a reference
+    /// stands for the caller's attribute, and is absent when the caller left that out.
+    pub(crate) fn resolved(
+        list: &'a [AttributeProto],
+        given: Option<&[Named<'a>]>,
+    ) -> Attributes<'a> {
+        let resolve = |attribute: &'a AttributeProto| -> Option<Named<'a>> {
+            let target = match (attribute.ref_attr_name(), given) {
+                ("", _) | (_, None) => attribute,
+                (of, Some(given)) => given.iter().find(|(name, _)| *name == of)?.1,
+            };
+            Some((attribute.name(), target))
+        };
+        let list: Vec<Named<'a>> = list.iter().filter_map(resolve).collect();
+        let used = Rc::new(RefCell::new(vec![false; list.len()]));
+        Attributes { list, used }
+    }
+
+    /// All of them.
+    pub(crate) fn list(&self) -> &[Named<'a>] {
+        &self.list
     }
 
     /// Refuses an attribute that occurs twice.
     pub(crate) fn check_names(&self) -> Result<(), Failure> {
-        let mut names: Vec<&str> = self.list.iter().map(|a| a.name()).collect();
+        let mut names: Vec<&str> = self.list.iter().map(|(name, _)| *name).collect();
         names.sort_unstable();
         match names.windows(2).find(|pair| pair[0] == pair[1]) {
             Some(pair) => Err(invalid(format!("attribute `{}` occurs twice", pair[0]))),
@@ -30,11 +58,14 @@ impl<'a> Attributes<'a> {
     /// Refuses what hasn't been read.
     pub(crate) fn check_all_read(&self) -> Result<(), Failure> {
         let used = self.used.borrow();
-        let unread =
-            self.list.iter().zip(used.iter()).find(|(a, used)| !**used && a.name() != "doc_string");
+        let unread = self
+            .list
+            .iter()
+            .zip(used.iter())
+            .find(|((name, _), used)| !**used && *name != "doc_string");
         match unread {
-            Some((attribute, _)) => Err(unsupported(
-                format!("attribute `{}` is not known", attribute.name()),
+            Some(((name, _), _)) => Err(unsupported(
+                format!("attribute `{name}` is not known"),
                 "remove it if the model doesn't need it",
             )),
             None => Ok(()),
@@ -42,11 +73,11 @@ impl<'a> Attributes<'a> {
     }
 
     fn find(&self, name: &str, r#type: i32) -> Result<Option<&'a AttributeProto>, Failure> {
-        let Some(index) = self.list.iter().position(|a| a.name() == name) else {
+        let Some(index) = self.list.iter().position(|(own, _)| *own == name) else {
             return Ok(None);
         };
         self.used.borrow_mut()[index] = true;
-        let attribute = &self.list[index];
+        let attribute = self.list[index].1;
         if !attribute.ref_attr_name().is_empty() {
             return Err(invalid(format!(
                 "attribute `{name}` refers to an attribute of a function"
@@ -66,12 +97,12 @@ impl<'a> Attributes<'a> {
 
     /// True when the attribute is given.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.list.iter().any(|a| a.name() == name)
+        self.list.iter().any(|(own, _)| *own == name)
     }
 
     /// Marks an attribute that has no influence on what is imported.
     pub(crate) fn ignore(&self, name: &str) {
-        if let Some(index) = self.list.iter().position(|a| a.name() == name) {
+        if let Some(index) = self.list.iter().position(|(own, _)| *own == name) {
             self.used.borrow_mut()[index] = true;
         }
     }
@@ -115,6 +146,23 @@ impl<'a> Attributes<'a> {
         };
         let bytes = attribute.s.as_deref().unwrap_or_default();
         std::str::from_utf8(bytes).map_err(|_| invalid(format!("attribute `{name}` is not UTF-8")))
+    }
+
+    pub(crate) fn strings(&self, name: &str) -> Result<Option<Vec<&'a str>>, Failure> {
+        let Some(attribute) = self.find(name, attribute_type::STRINGS)? else {
+            return Ok(None);
+        };
+        let texts = attribute.strings.iter().map(|bytes| std::str::from_utf8(bytes));
+        let texts: Result<Vec<&str>, _> = texts.collect();
+        texts.map(Some).map_err(|_| invalid(format!("attribute `{name}` is not UTF-8")))
+    }
+
+    /// A subgraph, which must be there.
+    pub(crate) fn graph(&self, name: &str) -> Result<&'a GraphProto, Failure> {
+        let attribute = self.find(name, attribute_type::GRAPH)?;
+        attribute
+            .and_then(|attribute| attribute.g.as_deref())
+            .ok_or_else(|| invalid(format!("attribute `{name}` holds no graph")))
     }
 
     pub(crate) fn tensor(&self, name: &str) -> Result<Option<&'a TensorProto>, Failure> {

@@ -14,7 +14,7 @@ use super::attributes::Attributes;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::shapes::{self, Elem, Known};
 use super::tensor::{MAX_ELEMENTS, MAX_RANK};
-use super::{dims, fold};
+use super::{dims, fold, types};
 use crate::dim::Dim;
 use crate::graph::{Graph, Node, Op, PoolKind, Quant, ResizeMode, ValueId};
 use crate::tensor::Tensor;
@@ -67,7 +67,11 @@ pub(crate) struct Builder {
     /// Elements of values that have neither a producer nor (yet) a constant.
     known: HashMap<ValueId, Known>,
     producers: HashMap<ValueId, usize>,
+    /// ONNX types of values that another type holds here.
+    onnx_types: HashMap<ValueId, i32>,
     tracked_elems: usize,
+    /// What sequences hold; their own values have no tensor behind them.
+    sequences: HashMap<ValueId, Vec<ValueId>>,
     /// Bytes that folding and generated constants may still take.
     budget_bytes: usize,
 }
@@ -79,13 +83,32 @@ impl Builder {
             graph,
             known: HashMap::new(),
             producers: HashMap::new(),
+            onnx_types: HashMap::new(),
             tracked_elems: 0,
+            sequences: HashMap::new(),
             budget_bytes: file_bytes.saturating_mul(8).saturating_add(64 << 20),
         }
     }
 
     pub(crate) fn dtype(&self, id: ValueId) -> DType {
         self.graph.value(id).dtype
+    }
+
+    /// The type that a value has in the model.
+    pub(crate) fn onnx_type(&self, id: ValueId) -> i32 {
+        self.onnx_types.get(&id).copied().unwrap_or_else(|| types::own_type(self.dtype(id)))
+    }
+
+    /// Whether the type in the model has been stated.
+    pub(crate) fn has_onnx_type(&self, id: ValueId) -> bool {
+        self.onnx_types.contains_key(&id)
+    }
+
+    /// States the type that a value has in the model.
+    pub(crate) fn set_onnx_type(&mut self, id: ValueId, onnx: i32) {
+        if onnx != types::own_type(self.dtype(id)) {
+            self.onnx_types.insert(id, onnx);
+        }
     }
 
     pub(crate) fn shape(&self, id: ValueId) -> Vec<Dim> {
@@ -187,6 +210,24 @@ impl Builder {
         }
         self.known.insert(id, known);
         Ok(id)
+    }
+
+    /// A value that stands for a sequence of tensors.
+    pub(crate) fn add_sequence(
+        &mut self,
+        name: String,
+        elements: Vec<ValueId>,
+    ) -> Result<ValueId, Failure> {
+        // Each sequence is a copy of its own, so that long chains of insertions grow as a square.
+        self.charge(64 + elements.len() * size_of::<ValueId>())?;
+        let id = self.graph.add_value(name, DType::U8, Vec::new());
+        self.sequences.insert(id, elements);
+        Ok(id)
+    }
+
+    /// What a sequence holds; `None` for tensors.
+    pub(crate) fn sequence(&self, id: ValueId) -> Option<&[ValueId]> {
+        self.sequences.get(&id).map(Vec::as_slice)
     }
 
     /// The elements of a small tensor, when they are known.
@@ -327,6 +368,9 @@ impl Builder {
             Op::Slice { .. } | Op::Reshape | Op::Expand | Op::Gather { .. } | Op::Pad { .. } => {
                 Some(quant.clone())
             }
+            Op::GatherElements { .. } | Op::GatherNd { .. } | Op::ReverseSequence { .. } => {
+                Some(quant.clone())
+            }
             _ => None,
         }
     }
@@ -373,6 +417,34 @@ impl Builder {
         self.producers.insert(id, self.graph.nodes.len());
         self.graph.nodes.push(Node { name, op, inputs: inputs.to_vec(), outputs: vec![id] });
         Ok(id)
+    }
+
+    /// Adds an operator with several results, each with its type and shape.
+    pub(crate) fn emit_several(
+        &mut self,
+        node: &OnnxNode<'_>,
+        part: &str,
+        op: Op,
+        inputs: &[Option<ValueId>],
+        results: &[(DType, Vec<Dim>)],
+    ) -> Result<Vec<ValueId>, Failure> {
+        let name = match part {
+            "" => node.name.clone(),
+            _ => format!("{}/{part}", node.name),
+        };
+        let mut outputs = Vec::with_capacity(results.len());
+        for (index, (dtype, shape)) in results.iter().enumerate() {
+            outputs.push(self.value(format!("{name}/{index}"), *dtype, shape.clone())?);
+        }
+        for operand in inputs.iter().copied().flatten() {
+            self.materialise(operand)?;
+        }
+        for id in &outputs {
+            self.producers.insert(*id, self.graph.nodes.len());
+        }
+        let (inputs, made) = (inputs.to_vec(), outputs.clone());
+        self.graph.nodes.push(Node { name, op, inputs, outputs: made });
+        Ok(outputs)
     }
 
     /// Adds a node that makes a value of its own from `x`, whatever is known of it.

@@ -122,9 +122,9 @@ impl<'c, 'n> Compose<'c, 'n> {
     /// The largest value of a size.
     pub(crate) fn largest(&self, size: &Dim) -> Result<usize, Failure> {
         let bounds = dims::bounds(size, &self.b.graph.symbols);
-        bounds
-            .and_then(|(_, most)| usize::try_from(most).ok())
-            .ok_or_else(|| unsupported("a size without an upper bound", super::failure::FIX_THE_DIM))
+        bounds.and_then(|(_, most)| usize::try_from(most).ok()).ok_or_else(|| {
+            unsupported("a size without an upper bound", super::failure::FIX_THE_DIM)
+        })
     }
 
     // Elementwise.
@@ -228,8 +228,7 @@ impl<'c, 'n> Compose<'c, 'n> {
         }
         let mut shape = dims::broadcast(outer_x, outer_y, &self.b.graph.symbols)?;
         shape.extend([inner_x[0].clone(), inner_y[n].clone()]);
-        let op =
-            MatMul { transpose_a: false, transpose_b, clamp: Clamp::NONE, inner_quant: None };
+        let op = MatMul { transpose_a: false, transpose_b, clamp: Clamp::NONE, inner_quant: None };
         self.emit("matmul", Op::MatMul(op), &[x, y], self.dtype(x), shape)
     }
 

@@ -103,7 +103,10 @@ fn padding_bias(c: &mut Compose<'_, '_>, mask: ValueId, keys: &Dim, filter: f32)
         }
         _ => {
             return Err(unsupported(
-                format!("a mask of {}; one number per sample and key is supported", c.b.text(&shape)),
+                format!(
+                    "a mask of {}; one number per sample and key is supported",
+                    c.b.text(&shape)
+                ),
                 "export the model with the attention mask as it is given to the tokenizer",
             ));
         }
@@ -227,8 +230,8 @@ fn multi_head_attention(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         if let Some(bias) = node.input(3) {
             let bias = c.real(bias)?;
             let end = dims::sum(&start, &shape[2]).ok_or_else(|| invalid("the sizes overflow"))?;
-            let fits = c.rank(bias) == 1
-                && dims::at_most(&end, &c.shape(bias)[0], &c.graph().symbols);
+            let fits =
+                c.rank(bias) == 1 && dims::at_most(&end, &c.shape(bias)[0], &c.graph().symbols);
             if !fits {
                 return Err(invalid("the bias is not one number per channel"));
             }

@@ -183,11 +183,7 @@ fn sum_others(
 }
 
 /// Drops axes of size 1 that the other operand has in another size: they are broadcast.
-fn without_ones(
-    c: &mut Compose<'_, '_>,
-    x: Operand,
-    other: &Operand,
-) -> Result<Operand, Failure> {
+fn without_ones(c: &mut Compose<'_, '_>, x: Operand, other: &Operand) -> Result<Operand, Failure> {
     let (shape, of_other) = (c.shape(x.value), c.shape(other.value));
     let dropped = |axis: usize| {
         let there = other.labels.iter().position(|label| *label == x.labels[axis]);
@@ -227,7 +223,8 @@ fn join(
     let a = sum_others(c, a, &|label| needed(label) || b.labels.contains(label))?;
     let b = sum_others(c, b, &|label| needed(label) || a.labels.contains(label))?;
     let in_both = |label: &&Label| b.labels.contains(label);
-    let batch: Vec<Label> = a.labels.iter().filter(in_both).filter(|l| needed(l)).copied().collect();
+    let batch: Vec<Label> =
+        a.labels.iter().filter(in_both).filter(|l| needed(l)).copied().collect();
     let summed: Vec<Label> =
         a.labels.iter().filter(in_both).filter(|l| !needed(l)).copied().collect();
     let only_a: Vec<Label> = a.labels.iter().filter(|l| !in_both(l)).copied().collect();

@@ -6,10 +6,9 @@ use super::builder::{Builder, OnnxNode, Outcome};
 use super::compose::Compose;
 use super::data::axis_of;
 use super::dims;
-use super::failure::{Failure, invalid, unsupported};
-use super::proto::data_type;
-use super::tensor::dtype_of;
+use super::failure::{Failure, invalid};
 use super::transformer::swish;
+use super::types::{cast, wrapped};
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, CompareKind, Op, UnaryKind, ValueId};
 
@@ -106,53 +105,9 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("Asinh", |b, n| unary(b, n, UnaryKind::Asinh)),
     ("Acosh", |b, n| unary(b, n, UnaryKind::Acosh)),
     ("Atanh", |b, n| unary(b, n, UnaryKind::Atanh)),
-    ("Cast", |b, n| {
-        n.at_most(1)?;
-        let to =
-            n.attributes.optional_int("to")?.ok_or_else(|| invalid("attribute `to` is missing"))?;
-        let to = i32::try_from(to).map_err(|_| invalid(format!("type #{to} is not defined")))?;
-        // They only speak of 8-bit floats.
-        n.attributes.ignore("saturate");
-        n.attributes.ignore("round_mode");
-        let x = n.required(0, "input")?;
-        let dtype = dtype_of(to)
-            .ok_or_else(|| unsupported(format!("a cast to {}", data_type::name(to)), ""))?;
-        // In i64 a negative number stays negative instead of wrapping around.
-        let wraps = matches!(to, data_type::UINT16 | data_type::UINT32 | data_type::UINT64)
-            && matches!(b.dtype(x), DType::I8 | DType::I16 | DType::I32 | DType::I64)
-            && b.known(x).is_none();
-        if wraps {
-            return Err(unsupported(
-                format!("a cast from {} to {}", b.dtype(x), data_type::name(to)),
-                "cast to int64 instead",
-            ));
-        }
-        Ok(vec![cast(b, n, "", x, dtype)?])
-    }),
-    ("CastLike", |b, n| {
-        n.at_most(2)?;
-        n.attributes.ignore("saturate");
-        n.attributes.ignore("round_mode");
-        let (x, like) = (n.required(0, "input")?, n.required(1, "target_type")?);
-        Ok(vec![cast(b, n, "", x, b.dtype(like))?])
-    }),
     ("Softmax", |b, n| softmax(b, n, false)),
     ("LogSoftmax", |b, n| softmax(b, n, true)),
 ];
-
-/// A cast, or the value itself when it has the type already.
-pub(super) fn cast(
-    b: &mut Builder,
-    node: &OnnxNode<'_>,
-    part: &str,
-    x: ValueId,
-    to: DType,
-) -> Result<ValueId, Failure> {
-    match b.dtype(x) == to {
-        true => Ok(x),
-        false => b.emit(node, part, Op::Cast, &[Some(x)], to, b.shape(x)),
-    }
-}
 
 /// Two operands of one type and what they broadcast to.
 fn pair(b: &Builder, node: &OnnxNode<'_>) -> Result<(ValueId, ValueId, DType, Vec<Dim>), Failure> {
@@ -170,7 +125,13 @@ fn numeric(b: &mut Builder, node: &OnnxNode<'_>, kind: BinaryKind) -> Outcome {
     if dtype == DType::Bool {
         return Err(invalid("arithmetic on bool"));
     }
-    Ok(vec![b.emit(node, "", Op::Binary(kind), &[Some(x), Some(y)], dtype, shape)?])
+    let z = b.emit(node, "", Op::Binary(kind), &[Some(x), Some(y)], dtype, shape)?;
+    // Of these types only unsigned ones wrap; the others stay in their range.
+    let onnx = b.onnx_type(x);
+    Ok(vec![match kind {
+        BinaryKind::Add | BinaryKind::Sub | BinaryKind::Mul => wrapped(b, node, z, onnx)?,
+        _ => z,
+    }])
 }
 
 fn logical(b: &mut Builder, node: &OnnxNode<'_>, kind: BinaryKind) -> Outcome {
@@ -196,19 +157,23 @@ fn pow(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(2)?;
     let (x, y) = (node.required(0, "X")?, node.required(1, "Y")?);
     let dtype = b.dtype(x);
-    if b.dtype(y) != dtype {
-        // A float exponent of an integer base would be truncated.
-        let exact = dtype.is_float() || !b.dtype(y).is_float();
-        if !exact || dtype == DType::Bool || b.dtype(y) == DType::Bool {
-            return Err(unsupported(
-                format!("a power of {dtype} to {}", b.dtype(y)),
-                "cast both to float",
-            ));
-        }
+    if dtype == DType::Bool || b.dtype(y) == DType::Bool {
+        return Err(invalid("a power of bool"));
+    }
+    if !dtype.is_float() && b.dtype(y).is_float() {
+        // In reals; what is left of an integer base is cut off.
+        let base = cast(b, node, "base", x, DType::F32)?;
+        let y = cast(b, node, "exponent", y, DType::F32)?;
+        let shape = dims::broadcast(&b.shape(x), &b.shape(y), &b.graph.symbols)?;
+        let op = Op::Binary(BinaryKind::Pow);
+        let z = b.emit(node, "real", op, &[Some(base), Some(y)], DType::F32, shape)?;
+        return Ok(vec![cast(b, node, "", z, dtype)?]);
     }
     let y = cast(b, node, "exponent", y, dtype)?;
     let shape = dims::broadcast(&b.shape(x), &b.shape(y), &b.graph.symbols)?;
-    Ok(vec![b.emit(node, "", Op::Binary(BinaryKind::Pow), &[Some(x), Some(y)], dtype, shape)?])
+    let z = b.emit(node, "", Op::Binary(BinaryKind::Pow), &[Some(x), Some(y)], dtype, shape)?;
+    let onnx = b.onnx_type(x);
+    Ok(vec![wrapped(b, node, z, onnx)?])
 }
 
 fn prelu(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {

@@ -1,5 +1,7 @@
 //! Why one node wasn't imported.
 
+use crate::error::ImportError;
+
 /// What an operator's importer returns instead of values.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -12,6 +14,27 @@ pub(crate) enum Failure {
     },
     /// The model is wrong.
     Invalid(String),
+}
+
+/// Why a node that holds others wasn't imported: itself, or one of them in a way that ends the import.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// This node.
+    Node(Failure),
+    /// The model.
+    Import(ImportError),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Stop {
+        Stop::Node(failure)
+    }
+}
+
+impl From<ImportError> for Stop {
+    fn from(error: ImportError) -> Stop {
+        Stop::Import(error)
+    }
 }
 
 /// See [`Failure::Unsupported`].

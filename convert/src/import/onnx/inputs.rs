@@ -33,8 +33,11 @@ struct Dynamic {
 pub(super) fn add<'a>(import: &mut Import<'a>, options: &ImportOptions) -> Result<(), ImportError> {
     let graph = import.graph;
     // Up to IR version 3, initializers are listed among the inputs.
-    let inputs: Vec<&'a ValueInfoProto> =
-        graph.input.iter().filter(|i| !import.initializers.contains_key(i.name())).collect();
+    let inputs: Vec<&'a ValueInfoProto> = graph
+        .input
+        .iter()
+        .filter(|i| !import.scope.body.initializers.contains_key(i.name()))
+        .collect();
 
     let mut dynamics: Vec<Dynamic> = Vec::new();
     let mut shapes: Vec<Vec<Axis>> = Vec::new();
@@ -269,7 +272,8 @@ fn set_input<'a>(
     }
     import.note(format!("input `{name}` fixed to the value given"));
     let id = import.builder.constant(name.to_owned(), tensor);
-    match import.values.insert(name, Slot::Value(id)) {
+    import.builder.set_onnx_type(id, declared);
+    match import.scope.values.insert(name, Slot::Value(id)) {
         Some(_) => Err(ImportError::Model(format!("input `{name}` occurs twice"))),
         None => Ok(()),
     }
@@ -307,7 +311,7 @@ fn add_input<'a>(
             inputs: vec![Some(id)],
             outputs: &[],
             attributes: Attributes::new(&[]),
-            opset: import.opset,
+            opset: import.scope.opset,
         };
         let perm = if rank == 4 { vec![0, 3, 1, 2] } else { vec![0, 2, 1] };
         import.builder.transpose(&node, "", id, &perm).map_err(fail)?
@@ -316,7 +320,8 @@ fn add_input<'a>(
         import.builder.graph.inputs.push(id);
         id
     };
-    if import.values.insert(name, Slot::Value(id)).is_some() {
+    import.builder.set_onnx_type(id, elem_type);
+    if import.scope.values.insert(name, Slot::Value(id)).is_some() {
         return Err(ImportError::Model(format!("input `{name}` occurs twice")));
     }
     Ok(())

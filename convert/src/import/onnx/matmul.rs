@@ -4,7 +4,7 @@ use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::dims;
-use super::failure::{Failure, invalid};
+use super::failure::{Failure, invalid, unsupported};
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, Clamp, MatMul, Op, ValueId};
 use crate::tensor::Tensor;
@@ -16,7 +16,7 @@ fn product(transpose_a: bool, transpose_b: bool) -> Op {
 }
 
 fn check_types(b: &Builder, x: ValueId, y: ValueId) -> Result<(), Failure> {
-    match b.dtype(x) == b.dtype(y) && b.dtype(x).is_float() {
+    match b.dtype(x) == b.dtype(y) && b.dtype(x) != DType::Bool {
         true => Ok(()),
         false => Err(invalid(format!("a product of {} and {}", b.dtype(x), b.dtype(y)))),
     }
@@ -70,6 +70,9 @@ fn gemm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let (mut x, mut y) = (node.required(0, "A")?, node.required(1, "B")?);
     check_types(b, x, y)?;
     let dtype = b.dtype(x);
+    if !dtype.is_float() {
+        return Err(unsupported(format!("a product of {dtype}"), "use MatMul and Add"));
+    }
     let alpha = node.attributes.float("alpha", 1.0)?;
     let beta = node.attributes.float("beta", 1.0)?;
     let mut transpose_a = node.attributes.int("transA", 0)? != 0;

@@ -13,9 +13,9 @@ use prost::Message;
 
 use self::attributes::Attributes;
 use self::builder::{Builder, OnnxNode, Outcome};
-use self::failure::Failure;
-use self::proto::{GraphProto, ModelProto, NodeProto, TensorProto, data_type};
-use self::tensor::TensorProblem;
+use self::failure::{Failure, Stop, unsupported};
+use self::proto::{FunctionProto, GraphProto, ModelProto, NodeProto, data_type};
+use self::scope::{Bodies, Body, Scope};
 use super::ImportOptions;
 use crate::error::{ImportError, UnsupportedNode};
 use crate::graph::{Graph, Op, ValueId};
@@ -25,6 +25,7 @@ mod attributes;
 mod builder;
 mod compose;
 mod contrib;
+mod control;
 mod conv;
 mod data;
 mod dims;
@@ -32,19 +33,29 @@ mod einsum;
 mod elementwise;
 mod failure;
 mod fold;
+mod functions;
+mod indexing;
 mod inputs;
 mod loss;
 mod matmul;
+mod narrow;
+mod nbits;
 mod order;
 mod pool;
 pub mod proto;
 mod prune;
+mod qlinear;
 mod quant;
+mod recurrent;
 mod reduce;
 mod resize;
+mod sampling;
+mod scope;
+mod sequences;
 mod shapes;
 mod sources;
 mod tensor;
+mod types;
 #[cfg(test)]
 mod tests;
 mod transformer;
@@ -64,17 +75,25 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     resize::OPERATORS,
     reduce::OPERATORS,
     quant::OPERATORS,
+    qlinear::OPERATORS,
     sources::OPERATORS,
+    types::OPERATORS,
+    recurrent::OPERATORS,
     einsum::OPERATORS,
     loss::OPERATORS,
     attention::OPERATORS,
     transformer::OPERATORS,
+    indexing::OPERATORS,
+    sampling::OPERATORS,
+    sequences::OPERATORS,
 ];
 
 /// Operators of other domains.
 const DOMAINS: &[(&str, &[(&str, Importer)])] = &[
     ("ai.onnx.preview", attention::PREVIEW_OPERATORS),
     ("com.microsoft", contrib::OPERATORS),
+    ("com.microsoft", qlinear::CONTRIB),
+    ("com.microsoft", nbits::CONTRIB),
 ];
 
 /// `domain` is empty for ONNX's own operators.
@@ -104,21 +123,27 @@ pub fn import_onnx(
 
     let mut result = Graph { name: graph.name().to_owned(), ..Graph::default() };
     result.metadata = metadata(&model, opset);
+    let initializers = scope::initializers(graph)?;
+    // Up to IR version 3, initializers are listed among the inputs.
+    let inputs = graph.input.iter().map(|i| i.name());
+    let inputs = inputs.filter(|name| !initializers.contains_key(name)).collect();
+    let outputs = graph.output.iter().map(|o| o.name()).collect();
+    let body = Body::new(&graph.node, initializers, inputs, outputs)?;
     let mut import = Import {
-        model: &model,
         graph,
         base_dir,
-        opset,
         builder: Builder::new(result, file_bytes),
-        values: HashMap::new(),
-        initializers: HashMap::new(),
+        scope: Scope::outermost(body, opset),
+        outer: Vec::new(),
+        bodies: Bodies::default(),
+        functions: functions::by_name(&model)?,
         unsupported: Vec::new(),
         notes: Vec::new(),
     };
-    import.find_initializers()?;
     inputs::add(&mut import, options)?;
-    for index in order::sorted(graph, &import.values, &import.initializers)? {
-        import.node(index)?;
+    let body = import.scope.body.clone();
+    for index in &body.order {
+        import.node(*index)?;
     }
     import.finish()
 }
@@ -165,42 +190,25 @@ enum Slot {
     Value(ValueId),
     /// The output of a node that isn't supported: nothing is known about it.
     Poisoned,
+    /// An optional input of a function that the call leaves out.
+    Absent,
 }
 
 /// The state of one import.
 struct Import<'a> {
-    model: &'a ModelProto,
     graph: &'a GraphProto,
     base_dir: Option<&'a Path>,
-    opset: i64,
     builder: Builder,
-    values: HashMap<&'a str, Slot>,
-    /// Not yet read: many are only shapes, some aren't used at all.
-    initializers: HashMap<&'a str, &'a TensorProto>,
+    /// The graph or body at hand, and those around it, outermost first.
+    scope: Scope<'a>,
+    outer: Vec<Scope<'a>>,
+    bodies: Bodies<'a>,
+    functions: HashMap<functions::Key<'a>, &'a FunctionProto>,
     unsupported: Vec<UnsupportedNode>,
     notes: Vec<String>,
 }
 
 impl<'a> Import<'a> {
-    fn find_initializers(&mut self) -> Result<(), ImportError> {
-        for tensor in &self.graph.initializer {
-            if self.initializers.insert(tensor.name(), tensor).is_some() {
-                return Err(ImportError::Model(format!(
-                    "initializer `{}` occurs twice",
-                    tensor.name()
-                )));
-            }
-        }
-        if let Some(sparse) = self.graph.sparse_initializer.first() {
-            let name = sparse.values.as_ref().map_or("", |v| v.name());
-            return Err(ImportError::Tensor {
-                name: name.to_owned(),
-                problem: "sparse tensors are not supported; store it densely".to_owned(),
-            });
-        }
-        Ok(())
-    }
-
     fn note(&mut self, text: impl Into<String>) {
         let text = text.into();
         if !self.notes.contains(&text) {
@@ -208,36 +216,17 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// The value with a name, reading it first when it is an initializer.
-    fn value(&mut self, name: &'a str) -> Result<Option<Slot>, ImportError> {
-        if let Some(slot) = self.values.get(name) {
-            return Ok(Some(*slot));
-        }
-        let Some(proto) = self.initializers.get(name).copied() else {
-            return Ok(None);
-        };
-        let slot = match tensor::read(proto, self.base_dir) {
-            Ok(tensor) => {
-                self.note_type(proto.data_type());
-                Slot::Value(self.builder.constant(name.to_owned(), tensor))
-            }
-            Err(TensorProblem::UnsupportedType(reason)) => {
-                self.report("initializer", "", name, String::new(), reason, String::new());
-                Slot::Poisoned
-            }
-            Err(TensorProblem::Invalid(problem)) => {
-                return Err(ImportError::Tensor { name: name.to_owned(), problem });
-            }
-        };
-        self.values.insert(name, slot);
-        Ok(Some(slot))
-    }
-
     fn note_type(&mut self, onnx: i32) {
         match onnx {
             data_type::DOUBLE => self.note("float64 tensors are computed in float32"),
             data_type::UINT16 | data_type::UINT32 | data_type::UINT64 => {
                 self.note("unsigned integers wider than 8 bits are computed in int64");
+            }
+            data_type::INT2 | data_type::INT4 | data_type::UINT2 | data_type::UINT4 => {
+                self.note("integers of 2 and 4 bits are held in 8");
+            }
+            _ if narrow::bits(onnx).is_some() => {
+                self.note("floating-point numbers of 8 bits and less are held in float32");
             }
             _ => {}
         }
@@ -270,70 +259,61 @@ impl<'a> Import<'a> {
         });
     }
 
+    /// Imports a node of the scope at hand.
     fn node(&mut self, index: usize) -> Result<(), ImportError> {
-        let proto = &self.graph.node[index];
+        let proto: &'a NodeProto = &self.scope.body.nodes[index];
         let op_type = proto.op_type();
+        let prefix = &self.scope.prefix;
         let name = match proto.name() {
-            "" => format!("{op_type} #{index}"),
-            name => name.to_owned(),
+            "" => format!("{prefix}{op_type} #{index}"),
+            name => format!("{prefix}{name}"),
         };
         let mut slots = Vec::with_capacity(proto.input.len());
         for input in &proto.input {
             let slot = match input.as_str() {
-                "" => None,
-                name => self.value(name)?,
+                "" => Slot::Absent,
+                input => self.value(input)?.ok_or_else(|| {
+                    let problem =
+                        format!("{op_type} `{name}` reads `{input}`, which nothing makes");
+                    ImportError::Model(problem)
+                })?,
             };
-            if slot.is_none() && !input.is_empty() {
-                return Err(ImportError::Model(format!(
-                    "{op_type} `{name}` reads `{input}`, which nothing makes"
-                )));
-            }
             slots.push(slot);
         }
-
-        let (import, domain) = match self.find_importer(proto) {
-            Ok(import) => (import, proto.domain()),
-            Err((reason, remedy)) => {
-                let shapes = self.shapes(&slots);
-                self.report(op_type, own_domain(proto), &name, shapes, reason, remedy);
-                self.poison(proto);
-                return Ok(());
-            }
+        let attributes = Attributes::resolved(&proto.attribute, self.scope.given());
+        self.note_types(&attributes);
+        // A constant in a body that is imported again and again is still one constant.
+        let constant = match (own(proto.domain()), op_type, attributes.list()) {
+            ("", "Constant", [(_, attribute)]) => Some(scope::address(*attribute)),
+            _ => None,
         };
-        if slots.iter().any(|slot| matches!(slot, Some(Slot::Poisoned))) {
-            self.poison(proto);
+        if let Some(slot) = constant.and_then(|key| self.bodies.constants.get(&key)).copied() {
+            self.bind(proto, &name, &[slot]);
             return Ok(());
         }
 
-        let node = OnnxNode {
-            name: name.clone(),
-            inputs: slots
-                .iter()
-                .map(|slot| match slot {
-                    Some(Slot::Value(id)) => Some(*id),
-                    _ => None,
-                })
-                .collect(),
-            outputs: &proto.output,
-            attributes: Attributes::new(&proto.attribute),
-            opset: self.opset,
-        };
-        self.note_types(proto);
         let values_before = self.builder.graph.values.len();
-        let outcome = node
-            .attributes
-            .check_names()
-            .and_then(|()| import(&mut self.builder, &node))
-            .and_then(|values| node.attributes.check_all_read().map(|()| values));
+        let outcome = match attributes.check_names() {
+            Ok(()) => self.outcome(proto, &name, attributes, &slots),
+            Err(failure) => Err(failure.into()),
+        };
         match outcome {
-            Ok(values) => self.bind(proto, &name, &values, values_before),
-            Err(Failure::Unsupported { reason, remedy }) => {
+            Ok(values) => {
+                if let (Some(key), [slot]) = (constant, values.as_slice()) {
+                    self.bodies.constants.insert(key, *slot);
+                }
+                self.name(proto, &values, values_before);
+                self.bind(proto, &name, &values);
+                Ok(())
+            }
+            Err(Stop::Import(error)) => Err(error),
+            Err(Stop::Node(Failure::Unsupported { reason, remedy })) => {
                 let shapes = self.shapes(&slots);
-                self.report(op_type, domain, &name, shapes, reason, remedy);
+                self.report(op_type, own(proto.domain()), &name, shapes, reason, remedy);
                 self.poison(proto);
                 Ok(())
             }
-            Err(Failure::Invalid(problem)) => Err(ImportError::Node {
+            Err(Stop::Node(Failure::Invalid(problem))) => Err(ImportError::Node {
                 node: name,
                 op_type: op_type.to_owned(),
                 shapes: self.shapes(&slots),
@@ -342,35 +322,47 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// The importer, or the reason and the remedy why there is none.
-    fn find_importer(&self, proto: &NodeProto) -> Result<Importer, (String, String)> {
-        let domain = own_domain(proto);
-        let is_function = self
-            .model
-            .functions
-            .iter()
-            .any(|f| f.name() == proto.op_type() && f.domain() == proto.domain());
-        if is_function {
-            return Err((
-                "functions of the model are not supported".to_owned(),
-                "inline them with onnx.inliner.inline_local_functions".to_owned(),
-            ));
+    /// The values that a node makes: by a function, by control flow, or by an operator's importer.
+    fn outcome(
+        &mut self,
+        proto: &'a NodeProto,
+        name: &str,
+        attributes: Attributes<'a>,
+        slots: &[Slot],
+    ) -> Result<Vec<Slot>, Stop> {
+        if let Some(function) = functions::called(self, proto) {
+            return self.call(function, name, &attributes, slots.to_vec());
         }
-        if let Some(import) = importer(domain, proto.op_type()) {
-            return Ok(import);
+        let domain = own(proto.domain());
+        if domain.is_empty() && control::has_subgraphs(proto.op_type()) {
+            let node = control::ControlNode { proto, name, attributes, slots };
+            return control::import(self, &node);
         }
-        if !domain.is_empty() && !DOMAINS.iter().any(|(name, _)| *name == domain) {
-            return Err((
-                format!("operator domain {domain} is not supported"),
-                "export the model with ONNX's own operators".to_owned(),
-            ));
+        let import = find_importer(proto)?;
+        if slots.iter().any(|slot| matches!(slot, Slot::Poisoned)) {
+            return Ok(vec![Slot::Poisoned; proto.output.len()]);
         }
-        Err(("the operator is not supported".to_owned(), remedy_for(proto.op_type())))
+        let is_sequence =
+            |slot: &Slot| slot.value().is_some_and(|id| self.builder.sequence(id).is_some());
+        if slots.iter().any(is_sequence) && !sequences::takes_sequences(proto.op_type()) {
+            return Err(unsupported("a sequence as its input is not supported", "").into());
+        }
+        let inputs = slots.iter().map(|slot| slot.value()).collect();
+        let node = OnnxNode {
+            name: name.to_owned(),
+            inputs,
+            outputs: &proto.output,
+            attributes,
+            opset: self.scope.opset,
+        };
+        let values = types::tracked(import, &mut self.builder, &node, proto.op_type())?;
+        node.attributes.check_all_read()?;
+        Ok(values.into_iter().map(Slot::Value).collect())
     }
 
-    fn note_types(&mut self, proto: &NodeProto) {
-        for attribute in &proto.attribute {
-            match (attribute.name(), &attribute.t) {
+    fn note_types(&mut self, attributes: &Attributes<'_>) {
+        for (name, attribute) in attributes.list() {
+            match (*name, &attribute.t) {
                 ("to" | "output_dtype", _) => {
                     if let Ok(onnx) = i32::try_from(attribute.i()) {
                         self.note_type(onnx);
@@ -382,46 +374,44 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// Gives the values of a node the names of its outputs.
-    fn bind(
-        &mut self,
-        proto: &'a NodeProto,
-        node: &str,
-        values: &[ValueId],
-        values_before: usize,
-    ) -> Result<(), ImportError> {
-        for (index, output) in proto.output.iter().enumerate().filter(|(_, o)| !o.is_empty()) {
-            match values.get(index) {
-                Some(id) => {
-                    // Not that of an operand that is passed on.
-                    if id.0 as usize >= values_before {
-                        self.builder.graph.value_mut(*id).name = output.clone();
-                    }
-                    self.values.insert(output, Slot::Value(*id));
-                }
-                None => {
-                    let reason = format!("output #{index} is not supported");
-                    self.report(proto.op_type(), "", node, String::new(), reason, String::new());
-                    self.values.insert(output, Slot::Poisoned);
-                }
+    /// Calls the values that a node made by the names of its outputs, but not an operand that it
+    /// passed on.
+    fn name(&mut self, proto: &NodeProto, values: &[Slot], values_before: usize) {
+        for (output, slot) in proto.output.iter().zip(values).filter(|(o, _)| !o.is_empty()) {
+            if let Slot::Value(id) = slot
+                && id.0 as usize >= values_before
+            {
+                self.builder.graph.value_mut(*id).name = output.clone();
             }
         }
-        Ok(())
+    }
+
+    /// Makes the names of a node's outputs stand for these values.
+    fn bind(&mut self, proto: &'a NodeProto, node: &str, values: &[Slot]) {
+        for (index, output) in proto.output.iter().enumerate().filter(|(_, o)| !o.is_empty()) {
+            let slot = values.get(index).copied().unwrap_or_else(|| {
+                let reason = format!("output #{index} is not supported");
+                self.report(proto.op_type(), "", node, String::new(), reason, String::new());
+                Slot::Poisoned
+            });
+            self.scope.values.insert(output, slot);
+        }
     }
 
     fn poison(&mut self, proto: &'a NodeProto) {
         for output in proto.output.iter().filter(|o| !o.is_empty()) {
-            self.values.insert(output, Slot::Poisoned);
+            self.scope.values.insert(output, Slot::Poisoned);
         }
     }
 
     /// `f32 1×3×32×32, i64 2, –, ?` for a missing and an unknown operand.
-    fn shapes(&self, slots: &[Option<Slot>]) -> String {
+    fn shapes(&self, slots: &[Slot]) -> String {
         const MOST: usize = 8; // operands; a Concat can have hundreds
-        let text = |slot: &Option<Slot>| match slot {
-            None => "–".to_owned(),
-            Some(Slot::Poisoned) => "?".to_owned(),
-            Some(Slot::Value(id)) => {
+        let text = |slot: &Slot| match slot {
+            Slot::Absent => "–".to_owned(),
+            Slot::Poisoned => "?".to_owned(),
+            Slot::Value(id) if self.builder.sequence(*id).is_some() => "sequence".to_owned(),
+            Slot::Value(id) => {
                 let value = self.builder.graph.value(*id);
                 format!("{} {}", value.dtype, self.builder.graph.shape_text(&value.shape))
             }
@@ -440,7 +430,7 @@ impl<'a> Import<'a> {
             match self.value(name)? {
                 Some(Slot::Value(id)) => outputs.push((name, id)),
                 Some(Slot::Poisoned) => {}
-                None => {
+                Some(Slot::Absent) | None => {
                     let problem = format!("output `{name}` is made by no node");
                     return Err(ImportError::Model(problem));
                 }
@@ -469,8 +459,16 @@ impl<'a> Import<'a> {
     /// an input, not a constant, not another output.
     fn output(&mut self, name: &str, id: ValueId) -> Result<(), Failure> {
         let builder = &mut self.builder;
+        if builder.sequence(id).is_some() {
+            return Err(failure::unsupported(
+                "it is a sequence of tensors",
+                "make its tensors the model's outputs",
+            ));
+        }
         let own = builder.producer(id).is_some() && !builder.graph.outputs.contains(&id);
-        let id = match own {
+        // Whoever reads integers wants the model's own, not reals that they stand for.
+        let quantized = builder.graph.value(id).quant.is_some();
+        let id = match own && !quantized {
             true => id,
             false => {
                 let node = OnnxNode {
@@ -478,36 +476,56 @@ impl<'a> Import<'a> {
                     inputs: Vec::new(),
                     outputs: &[],
                     attributes: Attributes::new(&[]),
-                    opset: self.opset,
+                    opset: self.scope.opset,
                 };
-                builder.emit_unfolded(&node, Op::Reshape, id)?
+                let op = if quantized { Op::BitCast } else { Op::Reshape };
+                builder.emit_unfolded(&node, op, id)?
             }
         };
         let value = builder.graph.value_mut(id);
+        value.quant = None;
         value.name = name.to_owned();
         builder.graph.outputs.push(id);
         Ok(())
     }
 }
 
-/// The domain of a node, empty for ONNX's own.
-fn own_domain(proto: &NodeProto) -> &str {
-    match proto.domain() {
+impl Slot {
+    /// The value, if it is one.
+    fn value(&self) -> Option<ValueId> {
+        match self {
+            Slot::Value(id) => Some(*id),
+            Slot::Poisoned | Slot::Absent => None,
+        }
+    }
+}
+
+/// A domain, empty for ONNX's own.
+fn own(domain: &str) -> &str {
+    match domain {
         "ai.onnx" => "",
         domain => domain,
     }
 }
 
+/// The importer of a node, or why there is none.
+fn find_importer(proto: &NodeProto) -> Result<Importer, Failure> {
+    let domain = own(proto.domain());
+    if let Some(import) = importer(domain, proto.op_type()) {
+        return Ok(import);
+    }
+    if !domain.is_empty() && !DOMAINS.iter().any(|(name, _)| *name == domain) {
+        return Err(unsupported(
+            format!("operator domain {domain} is not supported"),
+            "export the model with ONNX's own operators",
+        ));
+    }
+    Err(unsupported("the operator is not supported", remedy_for(proto.op_type())))
+}
+
 /// Advice for operators that models use often.
 fn remedy_for(op_type: &str) -> String {
     let advice = match op_type {
-        "If" | "Loop" | "Scan" => {
-            "fold control flow away, for example with onnxsim and fixed shapes"
-        }
-        "QLinearConv" | "QLinearMatMul" | "QLinearAdd" | "ConvInteger" | "MatMulInteger" => {
-            "export the quantized model in QDQ form"
-        }
-        "DynamicQuantizeLinear" => "quantize statically instead, or import the float model",
         "NonMaxSuppression" | "TopK" | "NonZero" => {
             "end the model before it and do this step in the application"
         }

@@ -1,27 +1,29 @@
 //! The order in which nodes are imported: those that an output needs, each after what it reads.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::Slot;
-use super::proto::{GraphProto, NodeProto, TensorProto};
+use super::proto::{GraphProto, NodeProto};
 use crate::error::ImportError;
 
-/// Indices of the nodes that the outputs need, in topological order.
-pub(super) fn sorted(
-    graph: &GraphProto,
-    inputs: &HashMap<&str, Slot>,
-    initializers: &HashMap<&str, &TensorProto>,
+/// Indices of the nodes that `outputs` need, in topological order. `taken` names what exists
+/// already: inputs and initializers.
+pub(super) fn sorted<'a>(
+    nodes: &'a [NodeProto],
+    outputs: impl Iterator<Item = &'a str>,
+    taken: impl Fn(&str) -> bool,
 ) -> Result<Vec<usize>, ImportError> {
     let mut producers: HashMap<&str, usize> = HashMap::new();
-    for (index, node) in graph.node.iter().enumerate() {
+    for (index, node) in nodes.iter().enumerate() {
         for output in node.output.iter().filter(|o| !o.is_empty()) {
-            let taken =
-                inputs.contains_key(output.as_str()) || initializers.contains_key(output.as_str());
-            if taken || producers.insert(output, index).is_some() {
+            if taken(output) || producers.insert(output, index).is_some() {
                 return Err(ImportError::Model(format!("tensor `{output}` is made twice")));
             }
         }
     }
+    let needs: Vec<Vec<usize>> = nodes
+        .iter()
+        .map(|node| read_names(node).iter().filter_map(|n| producers.get(n).copied()).collect())
+        .collect();
 
     #[derive(Clone, Copy, PartialEq)]
     enum State {
@@ -29,26 +31,21 @@ pub(super) fn sorted(
         Open,
         Done,
     }
-    let mut states = vec![State::New; graph.node.len()];
+    let mut states = vec![State::New; nodes.len()];
     let mut order = Vec::new();
     // Depth first, with a stack of its own: a chain can be longer than the thread's stack is deep.
-    let mut stack: Vec<(usize, std::vec::IntoIter<usize>)> = Vec::new();
-    let needs = |node: &NodeProto| -> std::vec::IntoIter<usize> {
-        let names = read_names(node);
-        names.iter().filter_map(|name| producers.get(name).copied()).collect::<Vec<_>>().into_iter()
-    };
-    let mut roots: Vec<usize> =
-        graph.output.iter().filter_map(|o| producers.get(o.name()).copied()).collect();
+    let mut stack: Vec<(usize, std::slice::Iter<'_, usize>)> = Vec::new();
+    let mut roots: Vec<usize> = outputs.filter_map(|o| producers.get(o).copied()).collect();
     roots.sort_unstable();
     for root in roots {
         if states[root] != State::New {
             continue;
         }
         states[root] = State::Open;
-        stack.push((root, needs(&graph.node[root])));
+        stack.push((root, needs[root].iter()));
         while let Some((index, rest)) = stack.last_mut() {
             let index = *index;
-            match rest.next() {
+            match rest.next().copied() {
                 None => {
                     states[index] = State::Done;
                     order.push(index);
@@ -58,10 +55,10 @@ pub(super) fn sorted(
                     State::Done => {}
                     State::New => {
                         states[next] = State::Open;
-                        stack.push((next, needs(&graph.node[next])));
+                        stack.push((next, needs[next].iter()));
                     }
                     State::Open => {
-                        let node = &graph.node[next];
+                        let node = &nodes[next];
                         return Err(ImportError::Model(format!(
                             "{} `{}` (node #{next}) depends on its own output",
                             node.op_type(),
@@ -75,28 +72,36 @@ pub(super) fn sorted(
     // The model's own order wherever it is one already: it is what its author expects to see.
     let mut in_file_order = order.clone();
     in_file_order.sort_unstable();
-    let mut position = vec![usize::MAX; graph.node.len()];
+    let mut position = vec![usize::MAX; nodes.len()];
     for (at, index) in in_file_order.iter().enumerate() {
         position[*index] = at;
     }
     let is_order = in_file_order
         .iter()
-        .all(|index| needs(&graph.node[*index]).all(|needed| position[needed] < position[*index]));
+        .all(|index| needs[*index].iter().all(|needed| position[*needed] < position[*index]));
     Ok(if is_order { in_file_order } else { order })
 }
 
 /// Everything that a node reads, also what its subgraphs take from outside.
 fn read_names(node: &NodeProto) -> Vec<&str> {
-    let mut names = Vec::new();
-    let mut nodes = vec![node];
-    while let Some(node) = nodes.pop() {
-        names.extend(node.input.iter().map(String::as_str));
-        for attribute in &node.attribute {
-            for graph in attribute.g.as_deref().into_iter().chain(&attribute.graphs) {
-                nodes.extend(&graph.node);
-                names.extend(graph.output.iter().map(|o| o.name()));
-            }
+    let mut names: Vec<&str> = node.input.iter().map(String::as_str).collect();
+    for attribute in &node.attribute {
+        for graph in attribute.g.as_deref().into_iter().chain(&attribute.graphs) {
+            names.extend(captured_names(graph));
         }
+    }
+    names
+}
+
+/// What a subgraph reads and doesn't make itself. Decoding has bounded how deep subgraphs nest.
+fn captured_names(graph: &GraphProto) -> HashSet<&str> {
+    let mut names: HashSet<&str> = graph.node.iter().flat_map(read_names).collect();
+    names.extend(graph.output.iter().map(|o| o.name()));
+    let made = graph.node.iter().flat_map(|node| node.output.iter().map(String::as_str));
+    let inputs = graph.input.iter().map(|i| i.name());
+    let initializers = graph.initializer.iter().map(|t| t.name());
+    for name in made.chain(inputs).chain(initializers) {
+        names.remove(name);
     }
     names
 }

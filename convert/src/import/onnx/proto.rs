@@ -10,6 +10,7 @@ use prost::Message;
 
 /// Values of `TensorProto.DataType`.
 pub mod data_type {
+    pub const UNDEFINED: i32 = 0;
     pub const FLOAT: i32 = 1;
     pub const UINT8: i32 = 2;
     pub const INT8: i32 = 3;
@@ -26,8 +27,16 @@ pub mod data_type {
     pub const COMPLEX64: i32 = 14;
     pub const COMPLEX128: i32 = 15;
     pub const BFLOAT16: i32 = 16;
+    pub const FLOAT8E4M3FN: i32 = 17;
+    pub const FLOAT8E4M3FNUZ: i32 = 18;
+    pub const FLOAT8E5M2: i32 = 19;
+    pub const FLOAT8E5M2FNUZ: i32 = 20;
     pub const UINT4: i32 = 21;
     pub const INT4: i32 = 22;
+    pub const FLOAT4E2M1: i32 = 23;
+    pub const FLOAT8E8M0: i32 = 24;
+    pub const UINT2: i32 = 25;
+    pub const INT2: i32 = 26;
 
     /// The name in onnx.proto.
     pub fn name(number: i32) -> String {
@@ -159,6 +168,8 @@ pub struct NodeProto {
     pub doc_string: Option<String>,
     #[prost(string, optional, tag = "7")]
     pub domain: Option<String>,
+    #[prost(string, optional, tag = "8")]
+    pub overload: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -298,6 +309,8 @@ pub struct FunctionProto {
     pub domain: Option<String>,
     #[prost(message, repeated, tag = "11")]
     pub attribute_proto: Vec<AttributeProto>,
+    #[prost(string, optional, tag = "13")]
+    pub overload: Option<String>,
 }
 
 // What tests and trainers build models with.
@@ -388,6 +401,11 @@ impl AttributeProto {
             t: Some(Box::new(value)),
             ..AttributeProto::of(name, attribute_type::TENSOR)
         }
+    }
+
+    /// An attribute that takes the value of the enclosing function's attribute `of`.
+    pub fn reference(name: &str, of: &str, r#type: i32) -> AttributeProto {
+        AttributeProto { ref_attr_name: Some(of.to_owned()), ..AttributeProto::of(name, r#type) }
     }
 
     /// A GRAPH attribute.

@@ -5,7 +5,7 @@ use whit::DType;
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
-use super::proto::TensorProto;
+use super::proto::{TensorProto, data_type};
 use super::shapes::{Elem, Known, to_tensor};
 use super::tensor::{TensorProblem, read};
 use crate::dim::Dim;
@@ -30,7 +30,9 @@ fn attribute_tensor(proto: &TensorProto) -> Result<Tensor, Failure> {
 fn constant(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(0)?;
     let a = &node.attributes;
+    let mut onnx = None;
     let tensor = if let Some(proto) = a.tensor("value")? {
+        onnx = Some(proto.data_type());
         attribute_tensor(proto)?
     } else if let Some(value) = a.optional_int("value_int")? {
         Tensor::from_i64([], &[value])
@@ -43,14 +45,22 @@ fn constant(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     } else {
         return Err(unsupported("a constant that is sparse or a string", ""));
     };
-    Ok(vec![b.constant(node.name.clone(), tensor)])
+    let id = b.constant(node.name.clone(), tensor);
+    if let Some(onnx) = onnx {
+        b.set_onnx_type(id, onnx);
+    }
+    Ok(vec![id])
 }
 
 fn constant_of_shape(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(1)?;
     let dims = b.dims(node.required(0, "input")?, "the shape")?;
+    let mut onnx = data_type::FLOAT;
     let value = match node.attributes.tensor("value")? {
-        Some(proto) => attribute_tensor(proto)?,
+        Some(proto) => {
+            onnx = proto.data_type();
+            attribute_tensor(proto)?
+        }
         None => Tensor::from_f32([1], &[0.0]),
     };
     if value.len() != 1 {
@@ -58,7 +68,9 @@ fn constant_of_shape(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     }
     let dtype = value.dtype;
     let scalar = b.constant(format!("{}/value", node.name), value.reshaped([]));
-    Ok(vec![b.emit(node, "", Op::Expand, &[Some(scalar)], dtype, dims)?])
+    let id = b.emit(node, "", Op::Expand, &[Some(scalar)], dtype, dims)?;
+    b.set_onnx_type(id, onnx);
+    Ok(vec![id])
 }
 
 fn shape(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use half::{bf16, f16};
 use whit::DType;
 
+use super::narrow;
 use super::proto::{TensorProto, data_type};
 use crate::tensor::Tensor;
 
@@ -30,7 +31,8 @@ fn wrong(problem: impl Into<String>) -> TensorProblem {
     TensorProblem::Invalid(problem.into())
 }
 
-/// The type that stands for an ONNX type, or `None`: f64 becomes f32, wider unsigned integers i64.
+/// The type that stands for an ONNX type, or `None`: f64 becomes f32, wider unsigned integers i64,
+/// integers of 2 and 4 bits those of 8, and floats of 8 bits and less f32.
 pub(crate) fn dtype_of(onnx: i32) -> Option<DType> {
     Some(match onnx {
         data_type::FLOAT | data_type::DOUBLE => DType::F32,
@@ -42,6 +44,9 @@ pub(crate) fn dtype_of(onnx: i32) -> Option<DType> {
         data_type::INT32 => DType::I32,
         data_type::UINT16 | data_type::UINT32 | data_type::UINT64 | data_type::INT64 => DType::I64,
         data_type::BOOL => DType::Bool,
+        data_type::INT2 | data_type::INT4 => DType::I8,
+        data_type::UINT2 | data_type::UINT4 => DType::U8,
+        _ if narrow::bits(onnx).is_some() => DType::F32,
         _ => return None,
     })
 }
@@ -106,7 +111,11 @@ fn stored_size(onnx: i32) -> usize {
 }
 
 fn byte_count(onnx: i32, count: usize) -> Result<usize, TensorProblem> {
-    count.checked_mul(stored_size(onnx)).ok_or_else(|| wrong("dims overflow"))
+    let bytes = match narrow::bits(onnx) {
+        Some(bits) => count.checked_mul(bits).map(|bits| bits.div_ceil(8)),
+        None => count.checked_mul(stored_size(onnx)),
+    };
+    bytes.ok_or_else(|| wrong("dims overflow"))
 }
 
 fn from_raw(onnx: i32, count: usize, raw: Bytes) -> Result<Bytes, TensorProblem> {
@@ -128,6 +137,7 @@ fn from_raw(onnx: i32, count: usize, raw: Bytes) -> Result<Bytes, TensorProblem>
             true => return Err(wrong("a uint64 element is beyond the range of i64")),
             false => raw,
         },
+        _ if narrow::bits(onnx).is_some() => Bytes::from(narrow::unpack(onnx, &raw, count)),
         data_type::BOOL if raw.iter().any(|b| *b > 1) => each(&raw, |[b]| [u8::from(b != 0)]),
         _ => raw,
     })
@@ -173,6 +183,17 @@ fn from_fields(proto: &TensorProto, onnx: i32, count: usize) -> Result<Bytes, Te
                 out.extend_from_slice(&value.to_le_bytes());
             }
             out
+        }
+        _ if narrow::bits(onnx).is_some() => {
+            let expected = byte_count(onnx, count)?;
+            if ints.len() != expected {
+                return Err(wrong(format!("dims say {expected} bytes, data has {}", ints.len())));
+            }
+            // One packed byte in each, of either signedness.
+            let packed: Option<Vec<u8>> =
+                ints.iter().map(|v| (-128..256).contains(v).then_some(*v as u8)).collect();
+            let packed = packed.ok_or_else(|| wrong("an element is out of range"))?;
+            narrow::unpack(onnx, &packed, count)
         }
         _ => {
             expect(ints.len())?;

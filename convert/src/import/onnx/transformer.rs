@@ -243,7 +243,12 @@ fn linear_attention(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 }
 
 /// `q · state`, where `group` query heads share a state.
-fn read(c: &mut Compose<'_, '_>, q: ValueId, state: ValueId, group: i64) -> Result<ValueId, Failure> {
+fn read(
+    c: &mut Compose<'_, '_>,
+    q: ValueId,
+    state: ValueId,
+    group: i64,
+) -> Result<ValueId, Failure> {
     if group == 1 {
         return c.matmul(q, state);
     }

@@ -223,8 +223,7 @@ impl Region {
             }
         }
         for (at, mut node) in old.into_iter().enumerate() {
-            let Some(y) = output(&node) else { continue };
-            if let Some(remapped) = self.nodes.get(&at) {
+            if let (Some(remapped), Some(y)) = (self.nodes.get(&at), output(&node)) {
                 for (operand, id) in remapped.operands.iter().zip(node.inputs.iter_mut()) {
                     let Some(id) = id else { continue };
                     match operand {
@@ -247,8 +246,10 @@ impl Region {
                 node.inputs = vec![Some(to.get(x).copied().unwrap_or(*x))];
                 node.op = Op::Transpose { perm: perm.clone() };
             }
+            let made = node.outputs.clone();
             nodes.push(node);
-            if let Some((from, perm)) = origins.get(&y) {
+            for y in made {
+                let Some((from, perm)) = origins.get(&y) else { continue };
                 // A source that the region stores differently is read as stored: `origin` composed so.
                 let from = match &merged[at] {
                     Some((x, _)) => to.get(x).copied().unwrap_or(*x),

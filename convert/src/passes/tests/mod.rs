@@ -32,7 +32,7 @@ fn check_cases(cases: &[Case]) {
         build.numbers(case.name.len());
         let before = (case.build)(&mut build);
         let mut after = before.clone();
-        super::run_all(&mut after, &[]);
+        super::run_all(&mut after, &[], &mut |_, _| ());
         let left = summary(&after);
         if left != case.left {
             wrong += &format!("\n{}:\n  left     {left}\n  expected {}", case.name, case.left);

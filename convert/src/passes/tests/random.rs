@@ -14,7 +14,7 @@ fn random_graphs_compute_the_same() {
         g.numbers(seed as usize + 1);
         let before = random_graph(&mut g);
         let mut after = before.clone();
-        super::super::run_all(&mut after, &[]);
+        super::super::run_all(&mut after, &[], &mut |_, _| ());
         let name = format!("seed {seed}: {} became {}", summary(&before), summary(&after));
         assert_same(&name, &before, &after);
         let settled = after.clone();

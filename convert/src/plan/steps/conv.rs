@@ -132,7 +132,10 @@ pub(super) fn matmul(
     let (a, b) = (builder.input(node, 0)?, builder.input(node, 1)?);
     let graph = builder.graph;
     let output_shape = graph.value(node.outputs[0]).shape.clone();
-    let constant = graph.constant(b).filter(|b| b.shape.len() == 2 && !matmul.transpose_a);
+    let dtype = graph.value(a).dtype;
+    let integers = matches!(dtype, DType::I32 | DType::I64);
+    let packs = |b: &&std::sync::Arc<Tensor>| b.shape.len() == 2 && !matmul.transpose_a;
+    let constant = graph.constant(b).filter(|b| packs(b) && !integers);
     let Some(weights) = constant else { return dynamic_matmul(builder, node, matmul) };
 
     // OHWI of a 1×1 convolution is [n, k].
@@ -175,7 +178,9 @@ fn dynamic_matmul(
 ) -> Result<(), PlanError> {
     let (a, b) = (builder.input(node, 0)?, builder.input(node, 1)?);
     let extra = node.inputs.iter().skip(2).any(Option::is_some);
-    if extra || matmul.clamp != Clamp::NONE || builder.value(a).dtype != DType::F32 {
+    let dtype = builder.value(a).dtype;
+    let known = matches!(dtype, DType::F32 | DType::I32 | DType::I64);
+    if extra || matmul.clamp != Clamp::NONE || !known {
         let why = "a product of two activations takes f32 without bias; keep it float";
         return Err(unsupported(node, why));
     }
@@ -189,7 +194,7 @@ fn dynamic_matmul(
         ..MatMulAttributes::default()
     };
     let inputs = vec![Some(builder.tensor(a)?), Some(builder.tensor(b)?)];
-    builder.step(node, StepOp::MatMul, Some(DType::F32), attributes, inputs, macs)
+    builder.step(node, StepOp::MatMul, Some(dtype), attributes, inputs, macs)
 }
 
 pub(super) fn attention(

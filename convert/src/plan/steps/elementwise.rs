@@ -28,6 +28,11 @@ fn binary_op(kind: BinaryKind) -> BinaryOp {
         BinaryKind::Or => BinaryOp::Or,
         BinaryKind::Xor => BinaryOp::Xor,
         BinaryKind::PRelu => BinaryOp::PRelu,
+        BinaryKind::BitAnd => BinaryOp::BitAnd,
+        BinaryKind::BitOr => BinaryOp::BitOr,
+        BinaryKind::BitXor => BinaryOp::BitXor,
+        BinaryKind::ShiftLeft => BinaryOp::ShiftLeft,
+        BinaryKind::ShiftRight => BinaryOp::ShiftRight,
     }
 }
 
@@ -138,6 +143,10 @@ pub(crate) fn unary_op(kind: UnaryKind) -> (UnaryOp, f32, f32) {
         K::Acosh => plain(UnaryOp::Acosh),
         K::Atanh => plain(UnaryOp::Atanh),
         K::Not => plain(UnaryOp::Not),
+        K::BitNot => plain(UnaryOp::BitNot),
+        K::RoundNarrow { to, saturate } => {
+            (UnaryOp::RoundNarrow, to as u32 as f32, f32::from(u8::from(saturate)))
+        }
     }
 }
 
@@ -207,20 +216,20 @@ pub(super) fn quantize(builder: &mut Builder<'_>, node: &Node) -> Result<(), Pla
         let table = lut::table(qx, qy, |real| real);
         return lut_step(builder, node, &table);
     }
-    if y.dtype != DType::I8 {
+    if !matches!(y.dtype, DType::I8 | DType::U8) {
         let why = format!("quantizing to {} is not supported; i8 and u8 models are", y.dtype);
         return Err(unsupported(node, why));
     }
     let (attributes, inputs) = scale_inputs(builder, node, y.quant.as_ref())?;
-    builder.step(node, StepOp::Quantize, Some(DType::I8), attributes, inputs, 0)
+    builder.step(node, StepOp::Quantize, Some(y.dtype), attributes, inputs, 0)
 }
 
 pub(super) fn dequantize(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanError> {
     let x = builder.value(builder.input(node, 0)?);
-    if x.dtype != DType::I8 {
+    if !matches!(x.dtype, DType::I8 | DType::U8) {
         let why = format!("dequantizing from {} at run time is not supported", x.dtype);
         return Err(unsupported(node, why));
     }
     let (attributes, inputs) = scale_inputs(builder, node, x.quant.as_ref())?;
-    builder.step(node, StepOp::Dequantize, Some(DType::I8), attributes, inputs, 0)
+    builder.step(node, StepOp::Dequantize, Some(x.dtype), attributes, inputs, 0)
 }

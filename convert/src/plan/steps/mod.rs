@@ -3,9 +3,12 @@
 mod conv;
 mod data;
 mod elementwise;
+mod indexing;
+mod recurrent;
 mod reduce;
 
 use whit::DType;
+use whit::format::Op as StepOp;
 
 use crate::graph::{Clamp, Node, Op, Quant, Value};
 use crate::plan::builder::unsupported;
@@ -33,13 +36,30 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
         Op::Concat { axis } => data::concat(builder, node, *axis),
         Op::Slice { starts, steps } => data::slice(builder, node, starts, steps),
         Op::Transpose { perm } => data::transpose(builder, node, perm),
-        Op::Reshape => data::reshape(builder, node),
+        Op::Reshape | Op::BitCast => data::reshape(builder, node),
         Op::Expand => data::expand(builder, node),
         Op::Pad { before, mode, .. } => data::pad(builder, node, before, *mode),
         Op::Resize { mode, coordinates, scales } => {
             data::resize(builder, node, *mode, *coordinates, scales)
         }
         Op::Gather { axis } => data::gather(builder, node, *axis),
+        Op::Recurrent(layer) => recurrent::recurrent(builder, node, layer),
+        Op::GatherElements { axis } => indexing::gather_elements(builder, node, *axis),
+        Op::GatherNd { batch_axes } => indexing::gather_nd(builder, node, *batch_axes),
+        Op::ScatterElements { axis, reduction } => {
+            indexing::scatter(builder, node, StepOp::ScatterElements, *axis, *reduction)
+        }
+        Op::ScatterNd { reduction } => {
+            indexing::scatter(builder, node, StepOp::ScatterNd, 0, *reduction)
+        }
+        Op::TopK { axis, smallest } => indexing::top_k(builder, node, *axis, *smallest),
+        Op::Cumulative { axis, product, exclusive, reverse } => {
+            indexing::cumulative(builder, node, *axis, *product, [*exclusive, *reverse])
+        }
+        Op::GridSample(sample) => indexing::grid_sample(builder, node, sample),
+        Op::RoiAlign(align) => indexing::roi_align(builder, node, align),
+        Op::NonMaxSuppression(nms) => indexing::non_max_suppression(builder, node, nms),
+        Op::ReverseSequence { time_axis } => indexing::reverse_sequence(builder, node, *time_axis),
         Op::BatchNorm { .. } => Err(unsupported(
             node,
             "its statistics aren't constants, so it could not be folded; export the model for inference",

@@ -83,10 +83,7 @@ fn einsum() {
         case(
             "...ij,...jk->...ik",
             SPREAD,
-            Ok((
-                "Reshape Transpose Transpose Reshape Reshape MatMul Reshape Transpose",
-                "5×7×2×4",
-            )),
+            Ok(("Reshape Transpose Transpose Reshape Reshape MatMul Reshape Transpose", "5×7×2×4")),
         ),
         case("ij,jk,kl->iz", THREE, Err("is in no operand")),
         case("ij,jk->ik", THREE, Err("2 terms for 3 operands")),
@@ -115,7 +112,12 @@ fn losses() {
     let none = || A::string("reduction", "none");
     check(vec![
         case("none", nll(&["x", "target"]).with(none()), SCORES, Ok((PICK, "b×6"))),
-        case("mean", nll(&["x", "target"]), SCORES, Ok((&*format!("{PICK} ReduceMean").leak(), "scalar"))),
+        case(
+            "mean",
+            nll(&["x", "target"]),
+            SCORES,
+            Ok((&*format!("{PICK} ReduceMean").leak(), "scalar")),
+        ),
         case(
             "weights and an ignored class",
             sce(&["x", "target", "w"]).with(A::int("ignore_index", -1)),
@@ -231,8 +233,20 @@ fn attention() {
             plain().with(A::int("left_window_size", 1)),
             Err("`left_window_size` is not known"),
         ),
-        case("an undefined output", 23, HEADS, plain().with(A::int("qk_matmul_output_mode", 4)), Err("mode 4")),
-        case("an integer softmax", 23, HEADS, plain().with(A::int("softmax_precision", 6)), Err("float type")),
+        case(
+            "an undefined output",
+            23,
+            HEADS,
+            plain().with(A::int("qk_matmul_output_mode", 4)),
+            Err("mode 4"),
+        ),
+        case(
+            "an integer softmax",
+            23,
+            HEADS,
+            plain().with(A::int("softmax_precision", 6)),
+            Err("float type"),
+        ),
     ]);
 }
 
@@ -240,8 +254,10 @@ fn attention() {
 fn transformers() {
     const X: Inputs = &[("x", &["b", "m", "32"]), ("ids", &["b", "m"])];
     const TWO: Inputs = &[("x", &["3", "4"]), ("z", &["3", "4"])];
-    const STEPS: Inputs = &[("q", &["1", "2", "8"]), ("k", &["1", "2", "8"]), ("v", &["1", "2", "8"])];
-    const MANY: Inputs = &[("q", &["1", "m", "8"]), ("k", &["1", "m", "8"]), ("v", &["1", "m", "8"])];
+    const STEPS: Inputs =
+        &[("q", &["1", "2", "8"]), ("k", &["1", "2", "8"]), ("v", &["1", "2", "8"])];
+    const MANY: Inputs =
+        &[("q", &["1", "m", "8"]), ("k", &["1", "m", "8"]), ("v", &["1", "m", "8"])];
     const DECODER: Inputs = &[("q", &["1", "1", "8"])];
     let rotary = |dim| {
         N::new("RotaryEmbedding", &["x", "cos", "sin", "ids"], &["y"])
@@ -270,8 +286,10 @@ fn transformers() {
             X,
             rotary(0),
             Ok((
-                &*format!("Gather Gather Reshape Reshape Reshape Slice Slice {TURN} Concat Reshape")
-                    .leak(),
+                &*format!(
+                    "Gather Gather Reshape Reshape Reshape Slice Slice {TURN} Concat Reshape"
+                )
+                .leak(),
                 "b×m×32",
             )),
         ),

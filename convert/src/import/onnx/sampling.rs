@@ -1,0 +1,439 @@
+//! Operators that sample images, cut them up and put them together.
+
+use whit::DType;
+
+use super::builder::{Builder, OnnxNode, Outcome};
+use super::data::axes_of;
+use super::dims;
+use super::elementwise::cast;
+use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use crate::dim::Dim;
+use crate::graph::{
+    BinaryKind, Clamp, CompareKind, GridSample, MatMul, Op, PadMode, RoiAlign, SampleMode,
+    SamplePadding, ScatterReduction, ValueId,
+};
+use crate::tensor::Tensor;
+
+pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
+    ("GridSample", grid_sample),
+    ("AffineGrid", affine_grid),
+    ("RoiAlign", roi_align),
+    ("MaxUnpool", max_unpool),
+    ("Col2Im", col2im),
+    ("CenterCropPad", center_crop_pad),
+    ("Shrink", shrink),
+];
+
+/// Refuses what isn't real.
+fn expect_float(b: &Builder, x: ValueId) -> Result<(), Failure> {
+    match b.dtype(x).is_float() {
+        true => Ok(()),
+        false => Err(unsupported(
+            format!("an operand of type {}", b.dtype(x)),
+            "cast to float before it",
+        )),
+    }
+}
+
+fn grid_sample(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(2)?;
+    let (x, grid) = (node.required(0, "X")?, node.required(1, "grid")?);
+    let (dtype, mut shape, places) = (b.dtype(x), b.shape(x), b.shape(grid));
+    // Opset 20 renamed them.
+    let modes = if node.opset < 20 {
+        ["nearest", "bilinear", "bicubic"]
+    } else {
+        ["nearest", "linear", "cubic"]
+    };
+    let mode = match node.attributes.string("mode", modes[1])? {
+        mode if mode == modes[0] => SampleMode::Nearest,
+        mode if mode == modes[1] => SampleMode::Linear,
+        mode if mode == modes[2] => SampleMode::Cubic,
+        other => return Err(invalid(format!("mode `{other}` is not defined"))),
+    };
+    let padding = match node.attributes.string("padding_mode", "zeros")? {
+        "zeros" => SamplePadding::Zeros,
+        "border" => SamplePadding::Border,
+        "reflection" => SamplePadding::Reflection,
+        other => return Err(invalid(format!("padding_mode `{other}` is not defined"))),
+    };
+    let align_corners = node.attributes.flag("align_corners", false)?;
+    expect_float(b, x)?;
+    expect_float(b, grid)?;
+    if !(3..=5).contains(&shape.len()) {
+        return Err(unsupported(format!("{} spatial axes", shape.len().saturating_sub(2)), ""));
+    }
+    let axes = shape.len() - 2;
+    let fits = places.len() == shape.len() && places[axes + 1].is(axes as i64);
+    if !fits || !dims::same(&places[0], &shape[0], &b.graph.symbols) {
+        let (x, grid) = (b.text(&shape), b.text(&places));
+        return Err(invalid(format!("a grid of shape {grid} for {x}")));
+    }
+    if shape[2..].iter().any(|dim| dim.is(0)) {
+        return Err(invalid("an image without pixels"));
+    }
+    shape[2..].clone_from_slice(&places[1..=axes]);
+    let (x, grid) =
+        (cast(b, node, "x", x, DType::F32)?, cast(b, node, "places", grid, DType::F32)?);
+    let op = Op::GridSample(GridSample { mode, padding, align_corners });
+    let part = if dtype == DType::F32 { "" } else { "sample" };
+    let y = b.emit(node, part, op, &[Some(x), Some(grid)], DType::F32, shape)?;
+    Ok(vec![cast(b, node, "", y, dtype)?])
+}
+
+/// Every pixel's own place times the transformation of its image.
+fn affine_grid(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(2)?;
+    let theta = node.required(0, "theta")?;
+    let size = b.ints(node.required(1, "size")?, "size")?;
+    let align_corners = node.attributes.flag("align_corners", false)?;
+    expect_float(b, theta)?;
+    let (dtype, of_theta) = (b.dtype(theta), b.shape(theta));
+    let space = match size[..] {
+        [_, _, _, _] | [_, _, _, _, _] => &size[2..],
+        _ => return Err(invalid(format!("a size of {} axes", size.len()))),
+    };
+    let axes = space.len();
+    let fits = of_theta.len() == 3
+        && dims::same(&of_theta[0], &Dim::from(size[0]), &b.graph.symbols)
+        && of_theta[1].is(axes as i64)
+        && of_theta[2].is(axes as i64 + 1);
+    if !fits || size.iter().any(|size| *size < 1) {
+        let theta = b.text(&of_theta);
+        return Err(invalid(format!("transformations of shape {theta} for size {size:?}")));
+    }
+    let too_large = || unsupported(format!("a grid of size {size:?}"), "");
+    let pixels = space.iter().try_fold(1i64, |all, size| all.checked_mul(*size));
+    let pixels = pixels.and_then(|pixels| usize::try_from(pixels).ok()).ok_or_else(too_large)?;
+    let bytes = pixels.checked_mul(4 * (axes + 1)).ok_or_else(too_large)?;
+    b.charge(bytes)?;
+    let place = |index: usize, size: i64| match (align_corners, size) {
+        (true, 1) => -1.0,
+        (true, _) => -1.0 + 2.0 * index as f64 / (size - 1) as f64,
+        (false, _) => -1.0 + (2.0 * index as f64 + 1.0) / size as f64,
+    };
+    let mut places = Vec::with_capacity(pixels * (axes + 1));
+    for pixel in 0..pixels {
+        let mut rest = pixel;
+        // The last axis comes first, as in the grid.
+        for size in space.iter().rev() {
+            places.push(place(rest % *size as usize, *size) as f32);
+            rest /= *size as usize;
+        }
+        places.push(1.0);
+    }
+    let places = Tensor::from_f32([pixels, axes + 1], &places);
+    let places = b.constant(format!("{}/places", node.name), places);
+    let theta = cast(b, node, "theta", theta, DType::F32)?;
+    let op = Op::MatMul(MatMul {
+        transpose_a: false,
+        transpose_b: true,
+        clamp: Clamp::NONE,
+        inner_quant: None,
+    });
+    let flat = vec![of_theta[0].clone(), Dim::from(pixels), Dim::from(axes)];
+    let y = b.emit(node, "grid", op, &[Some(places), Some(theta)], DType::F32, flat)?;
+    let mut shape = vec![of_theta[0].clone()];
+    shape.extend(space.iter().map(|size| Dim::from(*size)));
+    shape.push(Dim::from(axes));
+    let part = if dtype == DType::F32 { "" } else { "shaped" };
+    let y = b.reshape(node, part, y, shape)?;
+    Ok(vec![cast(b, node, "", y, dtype)?])
+}
+
+fn roi_align(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(3)?;
+    let (x, regions) = (node.required(0, "X")?, node.required(1, "rois")?);
+    let images = node.required(2, "batch_indices")?;
+    let a = &node.attributes;
+    let max = match a.string("mode", "avg")? {
+        "avg" => false,
+        "max" => true,
+        other => return Err(invalid(format!("mode `{other}` is not defined"))),
+    };
+    let half_pixel = match node.opset {
+        ..16 => false,
+        _ => match a.string("coordinate_transformation_mode", "half_pixel")? {
+            "half_pixel" => true,
+            "output_half_pixel" => false,
+            other => {
+                let problem = format!("coordinate_transformation_mode `{other}` is not defined");
+                return Err(invalid(problem));
+            }
+        },
+    };
+    let (height, width) = (a.int("output_height", 1)?, a.int("output_width", 1)?);
+    let sampling_ratio = a.int("sampling_ratio", 0)?;
+    let spatial_scale = a.float("spatial_scale", 1.0)?;
+    let sampling_ratio = u32::try_from(sampling_ratio).ok().filter(|ratio| *ratio <= 64);
+    let sampling_ratio = sampling_ratio.ok_or_else(|| {
+        unsupported(format!("sampling_ratio {}", a.int("sampling_ratio", 0).unwrap_or(0)), "")
+    })?;
+    expect_float(b, x)?;
+    expect_float(b, regions)?;
+    let (dtype, of_x, of_regions) = (b.dtype(x), b.shape(x), b.shape(regions));
+    let images_fit = b.rank(images) == 1
+        && matches!(b.dtype(images), DType::I32 | DType::I64)
+        && of_regions.len() == 2
+        && of_regions[1].is(4)
+        && dims::same(&b.shape(images)[0], &of_regions[0], &b.graph.symbols);
+    if of_x.len() != 4 || !images_fit || height < 1 || width < 1 {
+        let (x, regions) = (b.text(&of_x), b.text(&of_regions));
+        return Err(invalid(format!("regions of shape {regions} of {x} as {height}×{width}")));
+    }
+    let shape = vec![of_regions[0].clone(), of_x[1].clone(), Dim::from(height), Dim::from(width)];
+    let (x, regions) =
+        (cast(b, node, "x", x, DType::F32)?, cast(b, node, "regions", regions, DType::F32)?);
+    let op = Op::RoiAlign(RoiAlign { max, half_pixel, sampling_ratio, spatial_scale });
+    let part = if dtype == DType::F32 { "" } else { "align" };
+    let inputs = [Some(x), Some(regions), Some(images)];
+    let y = b.emit(node, part, op, &inputs, DType::F32, shape)?;
+    Ok(vec![cast(b, node, "", y, dtype)?])
+}
+
+/// `count` values of an INTS attribute, or a default for each.
+fn ints(node: &OnnxNode<'_>, name: &str, count: usize, default: i64) -> Result<Vec<i64>, Failure> {
+    const MOST: i64 = 1 << 30;
+    let values = match node.attributes.ints(name)? {
+        Some(values) if values.len() == count => values.to_vec(),
+        Some(values) => return Err(invalid(format!("attribute `{name}` is {values:?}"))),
+        None => vec![default; count],
+    };
+    match values.iter().all(|value| (default.min(1)..=MOST).contains(value)) {
+        true => Ok(values),
+        false => Err(invalid(format!("attribute `{name}` is {values:?}"))),
+    }
+}
+
+/// Zeros, with the elements scattered over them.
+fn max_unpool(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(3)?;
+    let (x, indices) = (node.required(0, "X")?, node.required(1, "I")?);
+    let (dtype, mut shape) = (b.dtype(x), b.shape(x));
+    if shape.len() < 3 || b.dtype(indices) != DType::I64 || b.shape(indices) != shape {
+        let (x, indices) = (b.text(&shape), b.text(&b.shape(indices)));
+        return Err(invalid(format!("indices of shape {indices} for {x}")));
+    }
+    let axes = shape.len() - 2;
+    let kernel = node.attributes.ints("kernel_shape")?;
+    let kernel = kernel.ok_or_else(|| invalid("attribute `kernel_shape` is missing"))?.to_vec();
+    let (pads, strides) = (ints(node, "pads", 2 * axes, 0)?, ints(node, "strides", axes, 1)?);
+    if kernel.len() != axes || kernel.iter().any(|size| !(1..=1 << 30).contains(size)) {
+        return Err(invalid(format!("attribute `kernel_shape` is {kernel:?}")));
+    }
+    let count = dims::product(&shape)?;
+    for axis in 0..axes {
+        let grown =
+            dims::multiply(&shape[axis + 2].sub(&Dim::from(1i64)), &Dim::from(strides[axis]));
+        let grown = grown.ok_or_else(|| invalid("the size overflows"))?;
+        let more = kernel[axis] - pads[axis] - pads[axes + axis];
+        shape[axis + 2] = grown.add(&Dim::from(more));
+        if dims::bounds(&shape[axis + 2], &b.graph.symbols).is_none_or(|(low, _)| low < 1) {
+            return Err(invalid(format!("the padding leaves nothing of axis {}", axis + 2)));
+        }
+    }
+    if let Some(stated) = node.input(2) {
+        let stated = b.dims(stated, "output_shape")?;
+        let same = stated.len() == shape.len()
+            && stated.iter().zip(&shape).all(|(a, c)| dims::same(a, c, &b.graph.symbols));
+        if !same {
+            let (stated, inferred) = (b.text(&stated), b.text(&shape));
+            return Err(unsupported(
+                format!("an output_shape of {stated} where the windows give {inferred}"),
+                "what the indices mean then differs between runtimes; choose a size that the windows give",
+            ));
+        }
+    }
+    let total = dims::product(&shape)?;
+    let zero = b.scalar(format!("{}/zero", node.name), dtype, 0.0)?;
+    let zeros = b.emit(node, "zeros", Op::Expand, &[Some(zero)], dtype, vec![total.clone()])?;
+    let flat = b.reshape(node, "elements", x, vec![count.clone()])?;
+    let indices = b.reshape(node, "indices", indices, vec![count])?;
+    let op = Op::ScatterElements { axis: 0, reduction: ScatterReduction::Replace };
+    let inputs = [Some(zeros), Some(indices), Some(flat)];
+    let y = b.emit(node, "unpooled", op, &inputs, dtype, vec![total])?;
+    Ok(vec![b.reshape(node, "", y, shape)?])
+}
+
+/// Columns added up where their windows lie: a scatter into the padded image, cropped.
+fn col2im(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(3)?;
+    let x = node.required(0, "input")?;
+    let image = b.ints(node.required(1, "image_shape")?, "image_shape")?;
+    let block = b.ints(node.required(2, "block_shape")?, "block_shape")?;
+    expect_float(b, x)?;
+    let (dtype, of_x) = (b.dtype(x), b.shape(x));
+    let axes = image.len();
+    let (dilations, strides) = (ints(node, "dilations", axes, 1)?, ints(node, "strides", axes, 1)?);
+    let pads = ints(node, "pads", 2 * axes, 0)?;
+    let sizes = image.iter().chain(&block);
+    if of_x.len() != 3
+        || axes == 0
+        || axes > 5
+        || block.len() != axes
+        || !sizes.clone().all(|size| (1..=1 << 30).contains(size))
+    {
+        let x = b.text(&of_x);
+        return Err(invalid(format!("image {image:?} of blocks {block:?} from {x}")));
+    }
+    let padded: Vec<i64> =
+        (0..axes).map(|axis| image[axis] + pads[axis] + pads[axes + axis]).collect();
+    let windows: Vec<i64> = (0..axes)
+        .map(|axis| {
+            (padded[axis] - dilations[axis] * (block[axis] - 1) - 1).div_euclid(strides[axis]) + 1
+        })
+        .collect();
+    if windows.iter().any(|count| *count < 1) {
+        return Err(invalid(format!("blocks {block:?} don't fit into {padded:?}")));
+    }
+    let product = |sizes: &[i64]| -> Result<i64, Failure> {
+        let all = sizes.iter().try_fold(1i64, |all, size| all.checked_mul(*size));
+        all.filter(|all| *all <= 1 << 40).ok_or_else(|| unsupported("an image of that size", ""))
+    };
+    let (in_block, places, pixels) = (product(&block)?, product(&windows)?, product(&padded)?);
+    let rows = product(&[in_block, places])?;
+    if !of_x[2].is(places) {
+        let x = b.text(&of_x);
+        return Err(invalid(format!("{x} instead of {places} places of the blocks")));
+    }
+    let channels = dims::floor_div_by(&of_x[1], in_block);
+    if !dims::same(&channels.mul(&Dim::from(in_block)), &of_x[1], &b.graph.symbols) {
+        return Err(invalid(format!("{} isn't a multiple of {in_block}", b.text(&of_x[1..2]))));
+    }
+    // Of every element of a block at every place: the pixel of the padded image.
+    b.charge(usize::try_from(rows).unwrap_or(usize::MAX).saturating_mul(8))?;
+    let mut indices = Vec::with_capacity(rows as usize);
+    for element in 0..in_block {
+        for place in 0..places {
+            let (mut element, mut place, mut at, mut stride) = (element, place, 0, 1);
+            for axis in (0..axes).rev() {
+                let pixel =
+                    element % block[axis] * dilations[axis] + place % windows[axis] * strides[axis];
+                at += pixel * stride;
+                stride *= padded[axis];
+                element /= block[axis];
+                place /= windows[axis];
+            }
+            indices.push(at);
+        }
+    }
+    let indices = Tensor::from_i64([indices.len(), 1], &indices);
+    let indices = b.constant(format!("{}/pixels", node.name), indices);
+    let images =
+        dims::multiply(&of_x[0], &channels).ok_or_else(|| invalid("the size overflows"))?;
+    let (rows, pixels) = (Dim::from(rows), Dim::from(pixels));
+    let apart = vec![of_x[0].clone(), channels.clone(), rows.clone()];
+    let x = cast(b, node, "x", x, DType::F32)?;
+    let x = b.reshape(node, "apart", x, apart)?;
+    let x = b.transpose(node, "columns", x, &[2, 0, 1])?;
+    let x = b.reshape(node, "rows", x, vec![rows, images.clone()])?;
+    let zero = b.scalar(format!("{}/zero", node.name), DType::F32, 0.0)?;
+    let flat = vec![pixels.clone(), images];
+    let zeros = b.emit(node, "zeros", Op::Expand, &[Some(zero)], DType::F32, flat.clone())?;
+    let op = Op::ScatterNd { reduction: ScatterReduction::Add };
+    let inputs = [Some(zeros), Some(indices), Some(x)];
+    let y = b.emit(node, "sums", op, &inputs, DType::F32, flat)?;
+    let y = b.reshape(node, "images", y, vec![pixels, of_x[0].clone(), channels.clone()])?;
+    let y = b.transpose(node, "channels", y, &[1, 2, 0])?;
+    let mut shape = vec![of_x[0].clone(), channels];
+    shape.extend(padded.iter().map(|size| Dim::from(*size)));
+    let mut y = b.reshape(node, "padded", y, shape.clone())?;
+    if pads.iter().any(|pad| *pad != 0) {
+        let mut starts = vec![Dim::from(0i64); 2];
+        starts.extend(pads[..axes].iter().map(|pad| Dim::from(*pad)));
+        for (axis, size) in image.iter().enumerate() {
+            shape[axis + 2] = Dim::from(*size);
+        }
+        let op = Op::Slice { starts, steps: vec![1; axes + 2] };
+        y = b.emit(node, "cropped", op, &[Some(y)], DType::F32, shape)?;
+    }
+    Ok(vec![cast(b, node, "", y, dtype)?])
+}
+
+fn center_crop_pad(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(2)?;
+    let x = node.required(0, "input_data")?;
+    let target = b.dims(node.required(1, "shape")?, "the new shape")?;
+    let (dtype, mut shape) = (b.dtype(x), b.shape(x));
+    let axes = match node.attributes.ints("axes")? {
+        Some(axes) => axes_of(axes, shape.len())?,
+        None => (0..shape.len()).collect(),
+    };
+    if axes.len() != target.len() {
+        return Err(invalid(format!("{} sizes for {} axes", target.len(), axes.len())));
+    }
+    let mut cropped = shape.clone();
+    let mut starts = vec![Dim::from(0i64); shape.len()];
+    let (mut before, mut after) = (vec![0usize; shape.len()], vec![0usize; shape.len()]);
+    for (axis, size) in axes.into_iter().zip(&target) {
+        if dims::same(size, &shape[axis], &b.graph.symbols) {
+            continue;
+        }
+        let (Some(from), Some(to)) = (shape[axis].as_const(), size.as_const()) else {
+            let (from, to) = (b.text(&shape[axis..=axis]), size.display(&b.graph.symbols));
+            return Err(unsupported(
+                format!("{from} elements cropped or padded to {to}"),
+                FIX_THE_DIM,
+            ));
+        };
+        if !(1..=1 << 40).contains(&to) {
+            return Err(invalid(format!("axis {axis} of the new shape is {to}")));
+        }
+        // An odd element is cut off, or added, at the end.
+        if to < from {
+            starts[axis] = Dim::from((from - to) / 2);
+            cropped[axis] = Dim::from(to);
+        } else {
+            before[axis] = (to - from) as usize / 2;
+            after[axis] = (to - from) as usize - before[axis];
+        }
+        shape[axis] = Dim::from(to);
+    }
+    let mut y = x;
+    if cropped != b.shape(x) {
+        let op = Op::Slice { steps: vec![1; shape.len()], starts };
+        y = b.emit(node, "cropped", op, &[Some(y)], dtype, cropped)?;
+    }
+    if after.iter().any(|pad| *pad != 0) {
+        let op = Op::Pad { before, after, mode: PadMode::Constant(0.0) };
+        y = b.emit(node, "", op, &[Some(y)], dtype, shape)?;
+    }
+    Ok(vec![y])
+}
+
+/// What is near 0 becomes 0, the rest moves by a bias towards it.
+fn shrink(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(1)?;
+    let x = node.required(0, "input")?;
+    let (dtype, shape) = (b.dtype(x), b.shape(x));
+    let (bias, limit) = (node.attributes.float("bias", 0.0)?, node.attributes.float("lambd", 0.5)?);
+    if matches!(dtype, DType::I32 | DType::I64 | DType::Bool) {
+        return Err(unsupported(format!("an operand of type {dtype}"), "cast to float before it"));
+    }
+    // Narrow integers are exact in f32.
+    let x = cast(b, node, "x", x, DType::F32)?;
+    let scalar = |b: &mut Builder, part: &str, value: f32| {
+        b.scalar(format!("{}/{part}", node.name), DType::F32, f64::from(value))
+    };
+    let (low, high) = (scalar(b, "low", -limit)?, scalar(b, "high", limit)?);
+    let (bias, zero) = (scalar(b, "bias", bias)?, scalar(b, "zero", 0.0)?);
+    let emit = |b: &mut Builder, part: &str, op: Op, inputs: [ValueId; 2], dtype: DType| {
+        b.emit(node, part, op, &inputs.map(Some), dtype, shape.clone())
+    };
+    let below = emit(b, "below", Op::Compare(CompareKind::Less), [x, low], DType::Bool)?;
+    let above = emit(b, "above", Op::Compare(CompareKind::Greater), [x, high], DType::Bool)?;
+    let up = emit(b, "up", Op::Binary(BinaryKind::Add), [x, bias], DType::F32)?;
+    let down = emit(b, "down", Op::Binary(BinaryKind::Sub), [x, bias], DType::F32)?;
+    let inputs = [Some(above), Some(down), Some(zero)];
+    let y = b.emit(node, "high or zero", Op::Where, &inputs, DType::F32, shape.clone())?;
+    let part = if dtype == DType::F32 { "" } else { "shrunk" };
+    let y = b.emit(
+        node,
+        part,
+        Op::Where,
+        &[Some(below), Some(up), Some(y)],
+        DType::F32,
+        shape.clone(),
+    )?;
+    Ok(vec![cast(b, node, "", y, dtype)?])
+}
