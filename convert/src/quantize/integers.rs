@@ -90,7 +90,9 @@ fn beside_unsigned(graph: &mut Graph, at: usize) -> usize {
         _ => return 0,
     };
     let value = graph.value(unsigned);
-    let Some(mut quant) = value.quant.clone().filter(|_| value.dtype == DType::U8) else { return 0 };
+    let Some(mut quant) = value.quant.clone().filter(|_| value.dtype == DType::U8) else {
+        return 0;
+    };
     shift(&mut quant);
     let (name, shape) = (value.name.clone(), value.shape.clone());
     let signed = graph.add_value(format!("{name}/i8"), DType::I8, shape.clone());

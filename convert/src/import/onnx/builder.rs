@@ -320,6 +320,9 @@ impl Builder {
 
     /// Turns known elements into a constant, because a node reads them as data.
     fn materialise(&mut self, id: ValueId) -> Result<(), Failure> {
+        if self.sequences.contains_key(&id) {
+            return Err(unsupported("a sequence of tensors is read at run time", ""));
+        }
         let Some(known) = self.known.get(&id) else {
             return Ok(());
         };

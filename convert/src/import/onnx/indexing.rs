@@ -5,10 +5,10 @@ use whit::DType;
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::data::axis_of;
 use super::dims;
-use super::elementwise::cast;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::proto::data_type;
 use super::tensor::dtype_of;
+use super::types::cast;
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, CompareKind, Op, ScatterReduction, ValueId};
 use crate::tensor::Tensor;
@@ -293,7 +293,7 @@ fn top_k(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let wide = if native { dtype } else { computed_in(dtype) };
     let x = cast(b, node, "wide", x, wide)?;
     let op = Op::TopK { axis, smallest: !largest };
-    let results = [(wide, shape.clone()), (DType::I64, shape)];
+    let results = vec![(wide, shape.clone()), (DType::I64, shape)];
     let outputs = b.emit_several(node, "", op, &[Some(x)], &results)?;
     Ok(vec![cast(b, node, "values", outputs[0], dtype)?, outputs[1]])
 }

@@ -55,10 +55,10 @@ mod sequences;
 mod shapes;
 mod sources;
 mod tensor;
-mod types;
 #[cfg(test)]
 mod tests;
 mod transformer;
+mod types;
 
 /// Operator sets whose meanings the importers below know.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
@@ -460,7 +460,7 @@ impl<'a> Import<'a> {
     fn output(&mut self, name: &str, id: ValueId) -> Result<(), Failure> {
         let builder = &mut self.builder;
         if builder.sequence(id).is_some() {
-            return Err(failure::unsupported(
+            return Err(unsupported(
                 "it is a sequence of tensors",
                 "make its tensors the model's outputs",
             ));

@@ -205,7 +205,8 @@ fn global_pool(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     if shape.len() < 3 {
         return Err(invalid("the input has no spatial axes"));
     }
-    let axes: Vec<usize> = if last { (1..shape.len() - 1).collect() } else { (2..shape.len()).collect() };
+    let axes: Vec<usize> =
+        if last { (1..shape.len() - 1).collect() } else { (2..shape.len()).collect() };
     for axis in &axes {
         shape[*axis] = Dim::from(1i64);
     }
@@ -339,7 +340,10 @@ fn conv_integer(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let (x, w) = (node.required(0, "x")?, node.required(1, "w")?);
     let x = shifted(b, node, "x", x, node.input(2), 1, DType::F32)?;
     let Some((shape, weights)) = centred(b, w, node.input(3), 0)? else {
-        return Err(unsupported("its weights are computed at run time", "make them an initializer"));
+        return Err(unsupported(
+            "its weights are computed at run time",
+            "make them an initializer",
+        ));
     };
     let depth = shape.iter().skip(1).product();
     let parts = exact_parts(&weights, depth).ok_or_else(|| {
@@ -431,7 +435,11 @@ fn fused_matmul(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
             let (outer_x, [m, k]) = matrix(b.shape(x), transposed[0]);
             let (outer_y, [k2, n]) = matrix(b.shape(y), transposed[1]);
             if !dims::same(&k, &k2, &b.graph.symbols) {
-                return Err(invalid(format!("{} columns meet {} rows", b.text(&[k]), b.text(&[k2]))));
+                return Err(invalid(format!(
+                    "{} columns meet {} rows",
+                    b.text(&[k]),
+                    b.text(&[k2])
+                )));
             }
             let mut shape = dims::broadcast(&outer_x, &outer_y, &b.graph.symbols)?;
             shape.extend([m, n]);

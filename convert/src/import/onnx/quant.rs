@@ -13,10 +13,10 @@ use super::builder::{Builder, OnnxNode, Outcome};
 use super::data::axis_of;
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use super::narrow;
 use super::proto::data_type as t;
 use super::tensor::dtype_of;
 use super::types::{binary, cast, narrow_float, own_type, unary, with_number};
-use super::narrow;
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, CompareKind, Op, Quant, ReduceKind, UnaryKind, ValueId};
 use crate::tensor::Tensor;
@@ -205,7 +205,8 @@ pub(super) fn dequantize(
         return Err(invalid(format!("dequantization of {}", t::name(onnx))));
     }
     let spread = scaling.spread(b, &shape)?;
-    let name = |what: &str| if part.is_empty() { what.to_owned() } else { format!("{part}/{what}") };
+    let name =
+        |what: &str| if part.is_empty() { what.to_owned() } else { format!("{part}/{what}") };
     if let Some((scale, zero_point)) = scaling.constants(b)? {
         let axis = match spread {
             Spread::Axis(axis) => Some(Some(axis)),
@@ -214,7 +215,8 @@ pub(super) fn dequantize(
         };
         let constant = b.tensor(x);
         // A bias of i32 is read with its scales, too.
-        let in_steps = matches!(onnx, t::INT8 | t::UINT8) || (onnx == t::INT32 && constant.is_some());
+        let in_steps =
+            matches!(onnx, t::INT8 | t::UINT8) || (onnx == t::INT32 && constant.is_some());
         let positive = !scale.is_empty() && !scale.contains(&0.0);
         if let (Some(axis), true, true) = (axis, in_steps, positive) {
             let x = with_quant(b, node, &name("bits"), x, Quant { scale, zero_point, axis })?;
@@ -287,7 +289,8 @@ pub(super) fn quantize(
         b.graph.value_mut(id).quant = Some(quant);
         return Ok(id);
     }
-    let name = |what: &str| if part.is_empty() { what.to_owned() } else { format!("{part}/{what}") };
+    let name =
+        |what: &str| if part.is_empty() { what.to_owned() } else { format!("{part}/{what}") };
     let scale = spread_out(b, node, &name("scale"), scaling.scale, spread, &shape)?;
     let mut y = binary(b, node, &name("scaled"), BinaryKind::Div, x, scale)?;
     if let Some(to_float) = narrow_float(to) {
@@ -438,10 +441,8 @@ pub(super) fn dynamically(
     }
     let axes: Vec<usize> = (0..b.rank(x)).collect();
     let mut ends = [x; 2];
-    let kinds = [
-        ("min", ReduceKind::Min, BinaryKind::Min),
-        ("max", ReduceKind::Max, BinaryKind::Max),
-    ];
+    let kinds =
+        [("min", ReduceKind::Min, BinaryKind::Min), ("max", ReduceKind::Max, BinaryKind::Max)];
     for (end, (part, kind, with_zero)) in ends.iter_mut().zip(kinds) {
         if !axes.is_empty() {
             let op = Op::Reduce { kind, axes: axes.clone(), keep_dims: false };
@@ -490,9 +491,8 @@ pub(super) fn centred(
     }
     b.charge(tensor.len().saturating_mul(16))?;
     let values = tensor.to_i64().into_iter().enumerate();
-    let values = values
-        .map(|(element, q)| q - zeros[scale_index(spread, &tensor.shape, element)])
-        .collect();
+    let values =
+        values.map(|(element, q)| q - zeros[scale_index(spread, &tensor.shape, element)]).collect();
     Ok(Some((tensor.shape.clone(), values)))
 }
 

@@ -5,8 +5,8 @@ use whit::DType;
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::data::axes_of;
 use super::dims;
-use super::elementwise::cast;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use super::types::cast;
 use crate::dim::Dim;
 use crate::graph::{
     BinaryKind, Clamp, CompareKind, GridSample, MatMul, Op, PadMode, RoiAlign, SampleMode,

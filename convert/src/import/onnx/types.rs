@@ -198,7 +198,8 @@ fn cast_to(
     to: i32,
     saturate: bool,
 ) -> Result<ValueId, Failure> {
-    let dtype = dtype_of(to).ok_or_else(|| unsupported(format!("a cast to {}", t::name(to)), ""))?;
+    let dtype =
+        dtype_of(to).ok_or_else(|| unsupported(format!("a cast to {}", t::name(to)), ""))?;
     let from = b.onnx_type(x);
     if from == to {
         return Ok(x);
@@ -365,7 +366,14 @@ fn is_nan(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         return Err(invalid(format!("an operand of type {}", b.dtype(x))));
     }
     let equal = compare(b, node, "equal", CompareKind::Equal, x, x)?;
-    Ok(vec![b.emit(node, "", Op::Unary(UnaryKind::Not), &[Some(equal)], DType::Bool, b.shape(x))?])
+    Ok(vec![b.emit(
+        node,
+        "",
+        Op::Unary(UnaryKind::Not),
+        &[Some(equal)],
+        DType::Bool,
+        b.shape(x),
+    )?])
 }
 
 fn is_inf(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
