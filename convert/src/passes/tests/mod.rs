@@ -1,6 +1,7 @@
 //! Patterns as PyTorch, tf2onnx and JAX export them: what is left after the passes, and that it
 //! computes the same.
 
+mod attention;
 mod builder;
 mod cleaning;
 mod fusing;
@@ -101,6 +102,13 @@ fn summary(graph: &Graph) -> String {
         match &node.op {
             Op::Conv(conv) => format!("Conv{}", fused(conv.clamp)),
             Op::MatMul(matmul) => format!("MatMul{}", fused(matmul.clamp)),
+            Op::Attention(attention) => {
+                let mask = super::edit::input(node, 3).map(|_| "+mask");
+                let causal = attention.causal.as_ref().map(|_| "+causal");
+                let zero_rows = attention.zero_rows.then_some("+zero_rows");
+                let fused = [mask, causal, zero_rows].into_iter().flatten().collect::<String>();
+                format!("Attention{fused}")
+            }
             Op::Unary(kind) => format!("{kind:?}"),
             Op::Binary(kind) => format!("{kind:?}"),
             other => {
