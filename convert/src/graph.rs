@@ -84,10 +84,11 @@ impl Clamp {
     pub const RELU: Clamp = Clamp { min: 0.0, max: f32::INFINITY };
 }
 
-/// A convolution over NHWC (rank 4) or NWC (rank 3). The vectors have one entry per spatial axis.
+/// A convolution over NWC, NHWC or NDHWC. The vectors have one entry per spatial axis.
 ///
-/// Inputs: x; weights, constant, `[out_c, kernel…, in_c / groups]` (OHWI); optional bias `[out_c]`;
-/// optional residual of the output's shape, added before the clamp.
+/// Inputs: x; weights `[out_c, kernel…, in_c / groups]` (OHWI); optional bias `[out_c]`; optional
+/// residual of the output's shape, added before the clamp. Constant weights of at most two spatial
+/// axes become packed kernels; others are computed at run time, as they are, in f32 or i32.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the standard attributes of a convolution")]
 pub struct Conv {
@@ -135,9 +136,16 @@ pub struct Attention {
 pub enum PoolKind {
     Max,
     Average,
+    /// `(sum of |x|^p)^(1/p)`.
+    Norm {
+        p: u32,
+    },
 }
 
-/// A pooling over NHWC or NWC. The output's shape says how far the window goes (ceil mode).
+/// A pooling over NWC, NHWC or NDHWC. The output's shape says how far the window goes (ceil mode).
+///
+/// A maximum may have a second output (i64): the position of each maximum in x as if it were stored
+/// channels first, −1 for a window without elements.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the standard attributes of a pooling")]
 pub struct Pool {
@@ -149,6 +157,8 @@ pub struct Pool {
     pub pad_after: Vec<usize>,
     /// Average over padded positions, too (but never over those beyond the padding).
     pub count_include_pad: bool,
+    /// Positions count the spatial axes with the first one fastest.
+    pub column_major: bool,
 }
 
 /// Two-operand elementwise operations with NumPy broadcasting. Operands and result have one type.
@@ -292,6 +302,15 @@ pub enum PadMode {
     Reflect,
     Edge,
     Wrap,
+}
+
+/// What [`Op::Normalize`] divides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// The mean is taken away, and the rest divided by `sqrt(variance + epsilon)`.
+    Layer,
+    /// Divided by `sqrt(mean of squares + epsilon)`.
+    Rms,
 }
 
 /// Interpolation of [`Op::Resize`].
@@ -438,6 +457,22 @@ pub enum Op {
         coordinates: CoordinateMode,
         /// Output size over input size, per axis, as the model states it.
         scales: Vec<f32>,
+    },
+    /// The trailing axes normalised, times scale, plus bias. Inputs: x; optional scale and bias, of
+    /// the shape of the normalised axes.
+    Normalize {
+        /// By what.
+        kind: NormKind,
+        /// The first normalised axis.
+        axis: usize,
+        /// Added to the variance or mean square.
+        epsilon: f32,
+    },
+    /// `y[…, i, …] = sum over t of weights[i, t] * x[…, indices[i, t], …]` along one axis. Inputs: x;
+    /// indices (i32) and weights, both `[size of the output's axis, taps]`.
+    Interpolate {
+        /// The axis.
+        axis: usize,
     },
     /// Inputs: data, indices (i32 or i64, negative counts from the end).
     Gather {

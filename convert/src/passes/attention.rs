@@ -147,7 +147,8 @@ fn fuse(edit: &mut Editor<'_>, root: usize) -> Option<()> {
     let mut shape = edit.graph.value(y).shape.clone();
     shape.insert(1, Dim::from(1i64));
     let heads = edit.graph.add_value(format!("{name}/heads"), DType::F32, shape);
-    let attention = Node { name: format!("{name}/heads"), op, inputs: lifted, outputs: vec![heads] };
+    let attention =
+        Node { name: format!("{name}/heads"), op, inputs: lifted, outputs: vec![heads] };
     edit.insert_before(root, attention);
     let inputs = vec![Some(heads)];
     edit.replace(root, Node { name, op: Op::Reshape, inputs, outputs: vec![y] });
@@ -257,7 +258,9 @@ fn walk(
         }
         Op::Where if may_mask => {
             let condition = operand(0)?;
-            for (inner, number, when) in [(operand(2)?, operand(1)?, true), (operand(1)?, operand(2)?, false)] {
+            for (inner, number, when) in
+                [(operand(2)?, operand(1)?, true), (operand(1)?, operand(2)?, false)]
+            {
                 let by = f32_scalar(edit.graph, number).filter(|by| *by <= HIDES);
                 let Some(by) = by else { continue };
                 if walk(edit, inner, shape, chain, depth - 1).is_some() {
@@ -356,18 +359,15 @@ fn unrepeated(edit: &Editor<'_>, id: ValueId) -> Option<(ValueId, usize)> {
 }
 
 /// Takes the causal part out of the masks: the others, and the offset.
-fn split_causal(
-    edit: &Editor<'_>,
-    masks: Vec<Mask>,
-    scores: &[Dim],
-) -> (Vec<Mask>, Option<Dim>) {
+fn split_causal(edit: &Editor<'_>, masks: Vec<Mask>, scores: &[Dim]) -> (Vec<Mask>, Option<Dim>) {
     let mut flat = Vec::new();
     for mask in masks {
         match mask {
             // Importers and exporters add masks to each other first.
             Mask::Added(id) => match parts(edit, id) {
                 Some((a, b))
-                    if offset_of(edit, a, scores).is_some() || offset_of(edit, b, scores).is_some() =>
+                    if offset_of(edit, a, scores).is_some()
+                        || offset_of(edit, b, scores).is_some() =>
                 {
                     flat.extend([Mask::Added(a), Mask::Added(b)]);
                 }

@@ -1,7 +1,7 @@
 //! Validates a graph: order, arity, and the shapes that follow from the operators.
 
 use crate::dim::Dim;
-use crate::graph::{Graph, Node, Op, RecurrentKind, ValueId};
+use crate::graph::{Graph, Node, Op, PoolKind, RecurrentKind, ValueId};
 
 use super::edit::product;
 
@@ -59,6 +59,7 @@ pub fn check(graph: &Graph) -> Result<(), String> {
 /// Most outputs; fewer are fine, those that nobody reads may stay.
 fn outputs(op: &Op) -> usize {
     match op {
+        Op::Pool(pool) if pool.kind == PoolKind::Max => 2,
         Op::Recurrent(layer) if layer.kind == RecurrentKind::Lstm => 3,
         Op::Recurrent(_) => 2,
         Op::TopK { .. } => 2,
@@ -75,9 +76,10 @@ fn arity(op: &Op) -> (usize, usize) {
         Op::GatherElements { .. } | Op::GatherNd { .. } => (2, 2),
         Op::GridSample(_) | Op::NonMaxSuppression(_) | Op::ReverseSequence { .. } => (2, 2),
         Op::ScatterElements { .. } | Op::ScatterNd { .. } | Op::RoiAlign(_) => (3, 3),
-        Op::Where => (3, 3),
-        Op::Attention(_) => (3, 4),
+        Op::Where | Op::Interpolate { .. } => (3, 3),
+        Op::Normalize { .. } => (1, 3),
         Op::Recurrent(_) => (2, 6),
+        Op::Attention(_) => (3, 4),
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
     }
@@ -137,6 +139,17 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
             expect((0..x.len()).all(|i| compatible(&grown(i), &y[i])))
         }
         Op::Resize { scales, .. } => expect(scales.len() == x.len() && y.len() == x.len()),
+        Op::Normalize { axis, .. } => {
+            let trailing = x.get(*axis..);
+            let fits = |id: &ValueId| trailing == Some(graph.value(*id).shape.as_slice());
+            expect(x == y && node.inputs[1..].iter().flatten().all(fits))
+        }
+        Op::Interpolate { axis } => {
+            axis_ok(*axis)?;
+            let resized = |at: usize| if at == *axis { &inputs[1][0] } else { &x[at] };
+            expect(inputs[1].len() == 2 && inputs[2] == inputs[1] && x.len() == y.len())?;
+            expect((0..x.len()).all(|at| compatible(resized(at), &y[at])))
+        }
         Op::Gather { axis } => axis_ok(*axis).and(expect(y.len() + 1 == x.len() + inputs[1].len())),
         Op::Reduce { axes, keep_dims, .. } => {
             expect(axes.iter().all(|a| *a < x.len()) && axes.is_sorted())?;
@@ -146,20 +159,9 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
             axis_ok(*axis)?;
             expect(y == reduced(x, &[*axis], *keep_dims))
         }
-        Op::Attention(_) => {
-            let (k, v) = (inputs[1], inputs[2]);
-            expect(inputs[..3].iter().all(|s| s.len() == 4) && y.len() == 4)?;
-            let heads = x[1].as_const().zip(k[1].as_const());
-            expect(heads.is_none_or(|(heads, kv)| kv > 0 && heads % kv == 0))?;
-            expect(k[..3].iter().zip(v).all(|(a, b)| compatible(a, b)))?;
-            expect(compatible(&x[0], &k[0]) && compatible(&x[3], &k[3]))?;
-            expect(x[..3].iter().zip(y).all(|(a, b)| compatible(a, b)) && compatible(&v[3], &y[3]))?;
-            if let Some(mask) = inputs.get(3) {
-                let scores = [&x[..3], &k[2..3]].concat();
-                let all = broadcast(&scores, mask).ok_or_else(|| "mask".to_owned())?;
-                expect(all.len() == 4 && all.iter().zip(&scores).all(|(a, b)| compatible(a, b)))?;
-            }
-            Ok(())
+        Op::Pool(p) => {
+            let positions = node.outputs.get(1).is_none_or(|id| shape(*id) == y);
+            expect(x.len() == p.kernel.len() + 2 && y.len() == x.len() && positions)
         }
         Op::Recurrent(layer) => {
             let (directions, gates) = (layer.backwards.len(), layer.kind.gates());
@@ -212,7 +214,23 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
         Op::ReverseSequence { time_axis } => {
             expect(*time_axis < 2 && x.len() >= 2 && inputs[1].len() == 1 && x == y)
         }
-        Op::Pool(p) => expect(x.len() == p.kernel.len() + 2 && y.len() == x.len()),
+        Op::Attention(_) => {
+            let (k, v) = (inputs[1], inputs[2]);
+            expect(inputs[..3].iter().all(|s| s.len() == 4) && y.len() == 4)?;
+            let heads = x[1].as_const().zip(k[1].as_const());
+            expect(heads.is_none_or(|(heads, kv)| kv > 0 && heads % kv == 0))?;
+            expect(k[..3].iter().zip(v).all(|(a, b)| compatible(a, b)))?;
+            expect(compatible(&x[0], &k[0]) && compatible(&x[3], &k[3]))?;
+            expect(
+                x[..3].iter().zip(y).all(|(a, b)| compatible(a, b)) && compatible(&v[3], &y[3]),
+            )?;
+            if let Some(mask) = inputs.get(3) {
+                let scores = [&x[..3], &k[2..3]].concat();
+                let all = broadcast(&scores, mask).ok_or_else(|| "mask".to_owned())?;
+                expect(all.len() == 4 && all.iter().zip(&scores).all(|(a, b)| compatible(a, b)))?;
+            }
+            Ok(())
+        }
         Op::Conv(conv) => {
             let w = inputs[1];
             expect(w.len() == conv.kernel.len() + 2 && x.len() == w.len() && y.len() == w.len())?;

@@ -58,13 +58,27 @@ fn keeps_scale(op: &Op) -> bool {
 /// Which inputs of a node are activations that an integer form reads as i8; `None` when the node
 /// has no integer form. Weights and biases are not among them.
 pub fn integer_inputs(graph: &Graph, node: &crate::graph::Node) -> Option<Vec<usize>> {
-    use crate::graph::{BinaryKind, ReduceKind, ResizeMode};
+    use crate::graph::{BinaryKind, PoolKind, ReduceKind, ResizeMode};
     let constant = |operand: usize| {
         node.inputs.get(operand).copied().flatten().is_some_and(|id| is_constant_source(graph, id))
     };
     let present = |operand: usize| node.inputs.get(operand).copied().flatten().is_some();
     match &node.op {
-        Op::Conv(_) if constant(1) && (!present(2) || constant(2)) && !present(3) => Some(vec![0]),
+        Op::Conv(conv)
+            if conv.kernel.len() <= 2
+                && constant(1)
+                && (!present(2) || constant(2))
+                && !present(3) =>
+        {
+            Some(vec![0])
+        }
+        Op::Pool(pool)
+            if pool.kernel.len() > 2
+                || node.outputs.len() > 1
+                || matches!(pool.kind, PoolKind::Norm { .. }) =>
+        {
+            None
+        }
         Op::MatMul(matmul) => {
             let rank_2 = node
                 .inputs

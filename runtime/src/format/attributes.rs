@@ -355,26 +355,6 @@ record! {
     }
 }
 
-record! {
-    /// [`Op::Attention`](super::Op). Inputs: q `[batch, heads, queries, size]`, k `[batch, kv heads, keys,
-    /// size]`, v `[batch, kv heads, keys, value size]`; mask (optional), added to the scores `[batch,
-    /// heads, queries, keys]`, which it broadcasts to.
-    pub struct AttentionAttributes: 24 {
-        /// Factor of the products.
-        pub scale: f32,
-        /// Scores are bent to `softcap * tanh(score / softcap)`; 0 for none.
-        pub softcap: f32,
-        /// 1: query i sees keys 0 to i + offset.
-        pub causal: u32,
-        /// A dimension reference.
-        pub offset: i32,
-        /// 1: a query whose mask is −∞ for all keys gives zeros, not NaN.
-        pub zero_rows: u32,
-        /// Zero.
-        pub reserved: u32,
-    }
-}
-
 numbered! {
     /// Functions of recurrent operators. `alpha` and `beta` of [`RecurrentAttributes`].
     RecurrentFunction {
@@ -509,6 +489,88 @@ record! {
         pub has_score_threshold: u32,
         /// 1: boxes are x, y of the centre, width, height; 0: y, x of two opposite corners.
         pub center_point_box: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// [`Op::Attention`](super::Op). Inputs: q `[batch, heads, queries, size]`, k `[batch, kv heads, keys,
+    /// size]`, v `[batch, kv heads, keys, value size]`; mask (optional), added to the scores `[batch,
+    /// heads, queries, keys]`, which it broadcasts to.
+    pub struct AttentionAttributes: 24 {
+        /// Factor of the products.
+        pub scale: f32,
+        /// Scores are bent to `softcap * tanh(score / softcap)`; 0 for none.
+        pub softcap: f32,
+        /// 1: query i sees keys 0 to i + offset.
+        pub causal: u32,
+        /// A dimension reference.
+        pub offset: i32,
+        /// 1: a query whose mask is −∞ for all keys gives zeros, not NaN.
+        pub zero_rows: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// [`Op::ConvNd`](super::Op) over NWC, NHWC or NDHWC. Inputs: x, weights
+    /// `[out_c, kernel…, in_c / groups]`, bias `[out_c]` (optional). Entries beyond the spatial axes
+    /// are zero.
+    pub struct ConvNdAttributes: 56 {
+        /// Step of the window per spatial axis.
+        pub stride: [u32; 3],
+        /// Distance of the kernel's elements per spatial axis.
+        pub dilation: [u32; 3],
+        /// Padding before; what is needed behind follows from the output's shape.
+        pub pad: [u32; 3],
+        /// Groups.
+        pub groups: u32,
+        /// f32: bounds of the result.
+        pub clamp: [f32; 2],
+        /// Zero.
+        pub reserved: [u32; 2],
+    }
+}
+
+record! {
+    /// [`Op::PoolNd`](super::Op) over NWC, NHWC or NDHWC. Input: x; outputs: y, and for a maximum its
+    /// position (i64, optional). Entries beyond the spatial axes are zero.
+    pub struct PoolNdAttributes: 80 {
+        /// 1 maximum, 2 average, 3 norm.
+        pub kind: u32,
+        /// Size of the window per spatial axis.
+        pub kernel: [u32; 3],
+        /// Step of the window.
+        pub stride: [u32; 3],
+        /// Distance of the window's elements.
+        pub dilation: [u32; 3],
+        /// Padding before.
+        pub pad: [u32; 3],
+        /// Padding behind: where padding that `count_include_pad` counts ends.
+        pub pad_after: [u32; 3],
+        /// 1: the average counts padded positions.
+        pub count_include_pad: u32,
+        /// Order of the norm, at least 1.
+        pub p: f32,
+        /// Positions count the spatial axes 0: with the last one fastest, 1: with the first one.
+        pub column_major: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// [`Op::Normalize`](super::Op). Inputs: x, scale, bias (both optional, of the shape of the
+    /// normalised axes).
+    pub struct NormalizeAttributes: 16 {
+        /// 1 mean and variance, 2 root mean square.
+        pub kind: u32,
+        /// The first normalised axis; all behind it are normalised, too.
+        pub axis: u32,
+        /// Added to the variance or mean square.
+        pub epsilon: f32,
         /// Zero.
         pub reserved: u32,
     }

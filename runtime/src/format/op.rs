@@ -78,8 +78,14 @@ ops! {
     Reduce = 23, "reduce";
     /// Index of the extreme along an axis.
     ArgReduce = 24, "arg_reduce";
-    /// Scaled dot-product attention.
-    Attention = 47, "attention";
+    /// Convolution with dense weights, which may be computed, over up to three spatial axes.
+    ConvNd = 36, "conv_nd";
+    /// Maximum, average or norm over windows of up to three spatial axes.
+    PoolNd = 37, "pool_nd";
+    /// Mean and variance, or root mean square, of the trailing axes normalised.
+    Normalize = 38, "normalize";
+    /// Weighted sums of taps along one axis.
+    Interpolate = 39, "interpolate";
     /// Long short-term memory over a sequence.
     Lstm = 41, "lstm";
     /// Gated recurrent unit over a sequence.
@@ -106,6 +112,8 @@ ops! {
     NonMaxSuppression = 33, "non_max_suppression";
     /// The beginning of each sequence reversed.
     ReverseSequence = 34, "reverse_sequence";
+    /// Scaled dot-product attention.
+    Attention = 47, "attention";
 }
 
 impl fmt::Display for Op {

@@ -5,12 +5,12 @@ use super::{ALL, Operator};
 use crate::SessionError;
 use crate::dtype::DType;
 use crate::format::{
-    ArgReduceAttributes, AttentionAttributes, AxisAttributes, BinaryAttributes, BinaryOp, CompareOp, ConvAttributes,
-    CumulativeAttributes, Field, GatherNdAttributes, GridSampleAttributes, MatMulAttributes,
-    NonMaxSuppressionAttributes, Op, PadAttributes, PoolAttributes, QuantizeAttributes,
-    RecurrentAttributes, ReduceAttributes, ResizeAttributes, RoiAlignAttributes, ScatterAttributes,
-    SliceAttributes, SoftmaxAttributes, TopKAttributes, TransposeAttributes, UnaryAttributes,
-    UnaryOp,
+    ArgReduceAttributes, AttentionAttributes, AxisAttributes, BinaryAttributes, BinaryOp,
+    CompareOp, ConvAttributes, ConvNdAttributes, CumulativeAttributes, Field, GatherNdAttributes,
+    GridSampleAttributes, MatMulAttributes, NonMaxSuppressionAttributes, NormalizeAttributes, Op,
+    PadAttributes, PoolAttributes, PoolNdAttributes, QuantizeAttributes, RecurrentAttributes,
+    ReduceAttributes, ResizeAttributes, RoiAlignAttributes, ScatterAttributes, SliceAttributes,
+    SoftmaxAttributes, TopKAttributes, TransposeAttributes, UnaryAttributes, UnaryOp,
 };
 
 const CASES_PER_OPERATOR: usize = 4000;
@@ -50,6 +50,10 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
         Op::GridSample => (GridSampleAttributes::SIZE, 2),
         Op::RoiAlign => (RoiAlignAttributes::SIZE, 3),
         Op::NonMaxSuppression => (NonMaxSuppressionAttributes::SIZE, 2),
+        Op::ConvNd => (ConvNdAttributes::SIZE, 2 + random.below(2) as usize),
+        Op::PoolNd => (PoolNdAttributes::SIZE, 1),
+        Op::Normalize => (NormalizeAttributes::SIZE, 1 + random.below(3) as usize),
+        Op::Interpolate => (AxisAttributes::SIZE, 3),
     }
 }
 
@@ -187,6 +191,59 @@ fn recurrent(operator: &Operator, random: &mut Random) -> Case {
     case
 }
 
+fn set_input(case: &mut Case, random: &mut Random, index: usize, dtype: DType, dims: &[u32]) {
+    case.inputs[index] = Some(random_tensor(random, dtype, dims.to_vec()));
+}
+
+/// Makes a case of a windowed or rowwise operator plausible: shapes that fit, sizes from a few.
+fn windows_and_rows(case: &mut Case, random: &mut Random) {
+    let mut three = || [0; 3].map(|_| [1, 1, 2, 3, 1 << 30, u32::MAX][random.below(6) as usize]);
+    let (stride, dilation, pad, kernel, pad_after) = (three(), three(), three(), three(), three());
+    match case.op {
+        Op::ConvNd => {
+            let dtype = case.variant.unwrap_or(DType::F32);
+            set_input(case, random, 0, dtype, &[1, 3, 4, 2]);
+            set_input(case, random, 1, dtype, &[3, 2, 2, 2]);
+            if case.inputs.len() > 2 {
+                let bias = random_tensor(random, dtype, vec![3]);
+                case.inputs[2] = Some(bias);
+            }
+            case.output = shape(dtype, &[1, 2, 3, 3]);
+            let clamp = [f32::NEG_INFINITY, f32::INFINITY];
+            let reserved = [0; 2];
+            ConvNdAttributes { stride, dilation, pad, groups: 1, clamp, reserved }
+                .write(&mut case.attributes);
+        }
+        Op::PoolNd => {
+            let dtype = case.variant.unwrap_or(DType::F32);
+            set_input(case, random, 0, dtype, &[1, 3, 4, 2]);
+            case.output = shape(dtype, &[1, 2, 3, 2]);
+            let kind = 1 + random.below(3);
+            let of = PoolNdAttributes::read(&case.attributes);
+            PoolNdAttributes { kind, kernel, stride, dilation, pad, pad_after, p: 2.0, ..of }
+                .write(&mut case.attributes);
+        }
+        Op::Normalize => {
+            for index in 0..case.inputs.len() {
+                let dims: &[u32] = if index == 0 { &[2, 3, 4] } else { &[3, 4] };
+                set_input(case, random, index, DType::F32, dims);
+            }
+            case.output = shape(DType::F32, &[2, 3, 4]);
+            case.attributes[..8].copy_from_slice(&[1 + (pad[0] % 2) as u8, 0, 0, 0, 1, 0, 0, 0]);
+        }
+        _ => {
+            set_input(case, random, 0, DType::F32, &[2, 3, 2]);
+            set_input(case, random, 1, DType::I32, &[4, 2]);
+            set_input(case, random, 2, DType::F32, &[4, 2]);
+            case.output = shape(DType::F32, &[2, 4, 2]);
+            case.attributes[..8].copy_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
+            if let Some(indices) = case.inputs[1].as_mut().filter(|_| random.below(2) == 0) {
+                indices.bytes.fill(0);
+            }
+        }
+    }
+}
+
 fn case(operator: &Operator, random: &mut Random) -> Case {
     if matches!(operator.op, Op::Lstm | Op::Gru | Op::Rnn) {
         return recurrent(operator, random);
@@ -216,6 +273,9 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
         Op::Compare => dtypes[2] = DType::Bool,
         Op::ArgReduce => dtypes[1] = DType::I64,
         Op::Where => dtypes[0] = DType::Bool,
+        Op::Interpolate => {
+            dtypes = [DType::F32, DType::I32, DType::F32, DType::F32, dtypes[4], dtypes[5]]
+        }
         _ => {}
     }
     let mut tensors = vec![];
@@ -265,6 +325,11 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
         case.attributes.fill(0);
         case.attributes[0] = random.below(2) as u8;
         case.attributes[4] = random.below(2) as u8;
+    }
+    if matches!(operator.op, Op::ConvNd | Op::PoolNd | Op::Normalize | Op::Interpolate)
+        && random.below(2) == 0
+    {
+        windows_and_rows(&mut case, random);
     }
     if operator.op == Op::Resize && random.below(2) == 0 {
         let plausible = ResizeAttributes {

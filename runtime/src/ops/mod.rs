@@ -10,6 +10,7 @@ mod cast;
 mod compare;
 mod concat;
 mod conv;
+mod conv_nd;
 mod cumulative;
 mod elementwise;
 #[cfg(test)]
@@ -18,10 +19,13 @@ mod gather;
 mod gather_nd;
 mod grid_sample;
 mod indices;
+mod interpolate;
 mod matmul;
 mod non_max_suppression;
+mod normalize;
 mod pad;
 mod pool;
+mod pool_nd;
 mod quantize;
 mod recurrent;
 mod reduce;
@@ -53,14 +57,18 @@ pub use concat::CONCAT;
 pub use conv::{
     CONV_F32, CONV_I8, DEPTHWISE_F32, DEPTHWISE_I8, FULLY_CONNECTED_F32, FULLY_CONNECTED_I8,
 };
+pub use conv_nd::{CONV_ND_F32, CONV_ND_I32};
 pub use cumulative::{CUMULATIVE_F32, CUMULATIVE_I32, CUMULATIVE_I64};
 pub use gather::GATHER;
 pub use gather_nd::{GATHER_ELEMENTS, GATHER_ND};
 pub use grid_sample::GRID_SAMPLE_F32;
+pub use interpolate::INTERPOLATE_F32;
 pub use matmul::{MATMUL_F32, MATMUL_I32, MATMUL_I64};
 pub use non_max_suppression::NON_MAX_SUPPRESSION_F32;
+pub use normalize::NORMALIZE_F32;
 pub use pad::PAD;
 pub use pool::{POOL_F32, POOL_I8};
+pub use pool_nd::{POOL_ND_F32, POOL_ND_I8, POOL_ND_U8};
 pub(crate) use quantize::quantize_value;
 pub use quantize::{DEQUANTIZE_I8, DEQUANTIZE_U8, LUT_I8, QUANTIZE_I8, QUANTIZE_U8};
 pub use recurrent::{GRU_F32, LSTM_F32, RNN_F32};
@@ -151,14 +159,21 @@ pub static ALL: &[&Operator] = &[
     &EXPAND,
     &PAD,
     &MATMUL_F32,
-    &ATTENTION_F32,
     &MATMUL_I32,
     &MATMUL_I64,
+    &ATTENTION_F32,
     &WHERE,
     &GATHER,
     &CAST,
     &RESIZE_F32,
     &RESIZE_I8,
+    &CONV_ND_F32,
+    &CONV_ND_I32,
+    &POOL_ND_F32,
+    &POOL_ND_I8,
+    &POOL_ND_U8,
+    &NORMALIZE_F32,
+    &INTERPOLATE_F32,
     &LSTM_F32,
     &GRU_F32,
     &RNN_F32,

@@ -1,4 +1,4 @@
-//! Convolution and batch normalisation, and the sliding window that pooling shares.
+//! Convolution, and the sliding window that pooling shares.
 
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::dims;
@@ -6,8 +6,7 @@ use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use crate::dim::Dim;
 use crate::graph::{Clamp, Conv, Op, ValueId};
 
-pub(super) const OPERATORS: &[(&str, super::Importer)] =
-    &[("Conv", conv), ("BatchNormalization", batch_norm)];
+pub(super) const OPERATORS: &[(&str, super::Importer)] = &[("Conv", conv)];
 
 /// Keeps window arithmetic far from overflow.
 const MAX_WINDOW: i64 = 1 << 30;
@@ -173,48 +172,59 @@ pub(super) fn channels_last(
     b.transpose(node, "to_nchw", y, &to_first(rank))
 }
 
-/// Channels-first input of rank 3 or 4: batch, channels and the spatial sizes.
+/// Channels-first input of rank 3 to 5: batch, channels and the spatial sizes.
 pub(super) fn spatial(b: &Builder, x: ValueId) -> Result<(Dim, Dim, Vec<Dim>), Failure> {
     let shape = b.shape(x);
     match shape.len() {
-        3 | 4 => Ok((shape[0].clone(), shape[1].clone(), shape[2..].to_vec())),
-        5.. => Err(unsupported("only one and two spatial axes are supported", "")),
+        3..=5 => Ok((shape[0].clone(), shape[1].clone(), shape[2..].to_vec())),
+        6.. => Err(unsupported(
+            format!("{} spatial axes; at most three are supported", shape.len() - 2),
+            "",
+        )),
         rank => Err(invalid(format!("the input has {rank} axes instead of N, C and spatial ones"))),
     }
 }
 
-fn conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
-    node.at_most(3)?;
-    let (x, w) = (node.required(0, "X")?, node.required(1, "W")?);
-    let bias = node.input(2);
-    let (batch, channels, sizes) = spatial(b, x)?;
-    if !b.is_weight(w) {
-        return Err(unsupported(
-            "its weights are computed at run time",
-            "make them an initializer",
-        ));
-    }
+/// What the weights `[first, second, kernel…]` of a convolution say, checked against its input.
+pub(super) struct Filters {
+    pub shape: Vec<usize>,
+    pub kernel: Vec<i64>,
+    pub groups: usize,
+}
+
+/// Reads `group` and `kernel_shape`. `transposed`: the first axis of the weights is the input's
+/// channels, else the second one, times the groups.
+pub(super) fn filters(
+    b: &Builder,
+    node: &OnnxNode<'_>,
+    x: ValueId,
+    w: ValueId,
+    transposed: bool,
+) -> Result<Filters, Failure> {
     if !b.dtype(x).is_float() || b.dtype(x) != b.dtype(w) {
         return Err(invalid("X and W are not of one floating-point type"));
     }
     let Some(shape) = b.graph.value(w).const_shape() else {
-        return Err(invalid("the weights have no constant shape"));
+        return Err(unsupported("the shape of its weights isn't constant", FIX_THE_DIM));
     };
-    if shape.len() != sizes.len() + 2 {
+    if shape.len() != b.rank(x) {
         return Err(invalid("weights and input differ in rank"));
     }
     let groups = usize::try_from(node.attributes.int("group", 1)?).ok().filter(|g| *g >= 1);
     let groups = groups.ok_or_else(|| invalid("group is not positive"))?;
-    let expected = shape[1].checked_mul(groups).map(Dim::from);
-    if expected.is_none_or(|expected| !dims::same(&expected, &channels, &b.graph.symbols)) {
+    let expected = if transposed { Some(shape[0]) } else { shape[1].checked_mul(groups) };
+    let channels = b.shape(x)[1].clone();
+    let fits = |expected| dims::same(&Dim::from(expected), &channels, &b.graph.symbols);
+    if !expected.is_some_and(fits) {
         return Err(invalid(format!(
-            "{} channels, but {groups} groups of {} in the weights",
+            "{} channels, but {groups} groups and weights {}",
             b.text(&[channels]),
-            shape[1]
+            b.text(&b.shape(w))
         )));
     }
     if shape.contains(&0) || shape[0] % groups != 0 {
-        return Err(invalid(format!("{} output channels in {groups} groups", shape[0])));
+        let what = if transposed { "input" } else { "output" };
+        return Err(invalid(format!("{} {what} channels in {groups} groups", shape[0])));
     }
     let kernel: Vec<i64> =
         shape[2..].iter().map(|k| i64::try_from(*k).unwrap_or(i64::MAX)).collect();
@@ -223,6 +233,15 @@ fn conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     {
         return Err(invalid(format!("kernel_shape {stated:?}, but the weights have {kernel:?}")));
     }
+    Ok(Filters { shape, kernel, groups })
+}
+
+fn conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(3)?;
+    let (x, w) = (node.required(0, "X")?, node.required(1, "W")?);
+    let bias = node.input(2);
+    let (batch, _, sizes) = spatial(b, x)?;
+    let Filters { shape, kernel, groups } = filters(b, node, x, w, false)?;
     let window = window(b, node, &kernel, &sizes, false)?;
 
     if let Some(bias) = bias
@@ -232,12 +251,6 @@ fn conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     }
     // OIHW to OHWI.
     let w = b.transpose(node, "weights", w, &to_last(shape.len()))?;
-    if !b.is_weight(w) {
-        return Err(unsupported(
-            "its weights can't be transposed while importing",
-            "simplify the model first, for example with onnxsim",
-        ));
-    }
     let mut output = vec![batch, Dim::from(shape[0])];
     output.extend(window.output);
     let op = Op::Conv(Conv {
@@ -253,51 +266,4 @@ fn conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let mut inputs = vec![Some(x), Some(w)];
     inputs.extend(bias.map(Some));
     Ok(vec![channels_last(b, node, op, &inputs, &output)?])
-}
-
-fn batch_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
-    node.at_most(5)?;
-    let x = node.required(0, "X")?;
-    let epsilon = node.attributes.float("epsilon", 1e-5)?;
-    node.attributes.float("momentum", 0.9)?; // of training
-    if node.attributes.flag("training_mode", false)?
-        || (1..node.outputs.len()).any(|i| node.wants(i))
-    {
-        return Err(unsupported(
-            "batch normalisation in training mode",
-            "export the model in evaluation mode",
-        ));
-    }
-    if !node.attributes.flag("spatial", true)? {
-        return Err(unsupported("spatial = 0", ""));
-    }
-    if !b.dtype(x).is_float() {
-        return Err(invalid("the input is not of a floating-point type"));
-    }
-    let shape = b.shape(x);
-    if shape.len() < 2 {
-        return Err(invalid("the input has no channel axis"));
-    }
-    let mut inputs = vec![Some(x)];
-    for (index, what) in ["scale", "B", "mean", "var"].into_iter().enumerate() {
-        let id = node.required(index + 1, what)?;
-        if b.tensor(id).is_none() {
-            return Err(unsupported(
-                format!("{what} is not a constant"),
-                "export the model in evaluation mode",
-            ));
-        }
-        if !b.dtype(id).is_float()
-            || b.rank(id) != 1
-            || !dims::same(&b.shape(id)[0], &shape[1], &b.graph.symbols)
-        {
-            return Err(invalid(format!("{what} is not one number per channel")));
-        }
-        inputs.push(Some(id));
-    }
-    let op = Op::BatchNorm { epsilon };
-    Ok(vec![match shape.len() {
-        2 => b.emit(node, "", op, &inputs, b.dtype(x), shape)?,
-        _ => channels_last(b, node, op, &inputs, &shape)?,
-    }])
 }

@@ -73,6 +73,7 @@ fn dropout(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.attributes.ignore("ratio");
     node.attributes.ignore("seed");
     let training = match node.input(2) {
+        None if node.opset < 7 => !node.attributes.flag("is_test", false)?,
         Some(id) => b.ints(id, "training_mode")?.iter().any(|t| *t != 0),
         None => false,
     };
@@ -81,11 +82,12 @@ fn dropout(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     }
     let x = node.required(0, "data")?;
     let mut outputs = vec![x];
-    // The mask of what is kept, which is everything. Before opset 10 it wasn't bool.
-    if node.wants(1) && node.opset >= 10 {
-        let kept = b.scalar(format!("{}/kept", node.name), DType::Bool, 1.0)?;
+    // The mask of what is kept, which is everything. Before opset 10 it was of the data's type.
+    if node.wants(1) {
+        let dtype = if node.opset >= 10 { DType::Bool } else { b.dtype(x) };
+        let kept = b.scalar(format!("{}/kept", node.name), dtype, 1.0)?;
         let shape = b.shape(x);
-        outputs.push(b.emit(node, "mask", Op::Expand, &[Some(kept)], DType::Bool, shape)?);
+        outputs.push(b.emit(node, "mask", Op::Expand, &[Some(kept)], dtype, shape)?);
     }
     Ok(outputs)
 }
@@ -93,10 +95,8 @@ fn dropout(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 fn concat(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let first = node.required(0, "inputs")?;
     let (dtype, mut shape) = (b.dtype(first), b.shape(first));
-    let axis = node
-        .attributes
-        .optional_int("axis")?
-        .ok_or_else(|| invalid("attribute `axis` is missing"))?;
+    let axis = node.attributes.optional_int("axis")?.or((node.opset < 4).then_some(1));
+    let axis = axis.ok_or_else(|| invalid("attribute `axis` is missing"))?;
     let axis = axis_of(axis, shape.len())?;
     for index in 1..node.inputs.len() {
         let id = node.required(index, "inputs")?;
@@ -284,9 +284,19 @@ fn slice(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 }
 
 fn reshape(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
-    node.at_most(2)?;
     let x = node.required(0, "data")?;
-    let target = b.dims(node.required(1, "shape")?, "the new shape")?;
+    let target = match node.opset {
+        ..5 => {
+            node.at_most(1)?;
+            let shape = node.attributes.ints("shape")?;
+            let shape = shape.ok_or_else(|| invalid("attribute `shape` is missing"))?;
+            shape.iter().map(|size| Dim::from(*size)).collect()
+        }
+        _ => {
+            node.at_most(2)?;
+            b.dims(node.required(1, "shape")?, "the new shape")?
+        }
+    };
     let keeps_zero = node.attributes.flag("allowzero", false)?;
     let from = b.shape(x);
     let mut shape = Vec::with_capacity(target.len());
@@ -444,8 +454,9 @@ fn pad(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let (pads, fill, axes);
     if node.opset < 11 {
         node.at_most(1)?;
-        let given =
-            node.attributes.ints("pads")?.ok_or_else(|| invalid("attribute `pads` is missing"))?;
+        let name = if node.opset < 2 { "paddings" } else { "pads" };
+        let given = node.attributes.ints(name)?;
+        let given = given.ok_or_else(|| invalid(format!("attribute `{name}` is missing")))?;
         pads = given.to_vec();
         fill = node.attributes.float("value", 0.0)?;
         axes = (0..rank).collect::<Vec<usize>>();

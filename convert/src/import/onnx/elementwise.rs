@@ -7,6 +7,7 @@ use super::compose::Compose;
 use super::data::axis_of;
 use super::dims;
 use super::failure::{Failure, invalid};
+use super::legacy;
 use super::transformer::swish;
 use super::types::{cast, wrapped};
 use crate::dim::Dim;
@@ -110,12 +111,16 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
 ];
 
 /// Two operands of one type and what they broadcast to.
-fn pair(b: &Builder, node: &OnnxNode<'_>) -> Result<(ValueId, ValueId, DType, Vec<Dim>), Failure> {
+fn pair(
+    b: &mut Builder,
+    node: &OnnxNode<'_>,
+) -> Result<(ValueId, ValueId, DType, Vec<Dim>), Failure> {
     node.at_most(2)?;
     let (x, y) = (node.required(0, "A")?, node.required(1, "B")?);
     if b.dtype(x) != b.dtype(y) {
         return Err(invalid(format!("operands of types {} and {}", b.dtype(x), b.dtype(y))));
     }
+    let y = legacy::aligned(b, node, x, y)?;
     let shape = dims::broadcast(&b.shape(x), &b.shape(y), &b.graph.symbols)?;
     Ok((x, y, b.dtype(x), shape))
 }
@@ -169,6 +174,7 @@ fn pow(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         let z = b.emit(node, "real", op, &[Some(base), Some(y)], DType::F32, shape)?;
         return Ok(vec![cast(b, node, "", z, dtype)?]);
     }
+    let y = legacy::aligned(b, node, x, y)?;
     let y = cast(b, node, "exponent", y, dtype)?;
     let shape = dims::broadcast(&b.shape(x), &b.shape(y), &b.graph.symbols)?;
     let z = b.emit(node, "", Op::Binary(BinaryKind::Pow), &[Some(x), Some(y)], dtype, shape)?;
@@ -177,14 +183,21 @@ fn pow(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 }
 
 fn prelu(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
-    let (x, _, _, shape) = pair(b, node)?;
-    let of_x = b.shape(x);
+    node.at_most(2)?;
+    let (x, slope) = (node.required(0, "X")?, node.required(1, "slope")?);
+    let (dtype, of_x) = (b.dtype(x), b.shape(x));
+    if b.dtype(slope) != dtype || dtype == DType::Bool {
+        return Err(invalid(format!("operands of types {dtype} and {}", b.dtype(slope))));
+    }
+    let slope = legacy::slope(b, node, x, slope)?;
+    let shape = dims::broadcast(&of_x, &b.shape(slope), &b.graph.symbols)?;
     if shape.len() != of_x.len()
         || !shape.iter().zip(&of_x).all(|(a, c)| dims::same(a, c, &b.graph.symbols))
     {
         return Err(invalid("the slope doesn't broadcast to the input"));
     }
-    numeric(b, node, BinaryKind::PRelu)
+    let op = Op::Binary(BinaryKind::PRelu);
+    Ok(vec![b.emit(node, "", op, &[Some(x), Some(slope)], dtype, shape)?])
 }
 
 /// Any number of operands, as a chain of two-operand nodes.

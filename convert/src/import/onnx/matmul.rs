@@ -5,6 +5,7 @@ use whit::DType;
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
+use super::legacy;
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, Clamp, MatMul, Op, ValueId};
 use crate::tensor::Tensor;
@@ -67,6 +68,12 @@ fn matmul(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 /// `alpha * A' * B' + beta * C`.
 fn gemm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(3)?;
+    if node.opset < legacy::MODERN
+        && !node.attributes.flag("broadcast", false)?
+        && node.input(2).is_some_and(|c| b.rank(c) != 2)
+    {
+        return Err(invalid("C is not a matrix, and `broadcast` isn't set"));
+    }
     let (mut x, mut y) = (node.required(0, "A")?, node.required(1, "B")?);
     check_types(b, x, y)?;
     let dtype = b.dtype(x);

@@ -23,10 +23,12 @@ use crate::graph::{Graph, Op, ValueId};
 mod attention;
 mod attributes;
 mod builder;
+mod causal_conv;
 mod compose;
 mod contrib;
 mod control;
 mod conv;
+mod conv_transpose;
 mod data;
 mod dims;
 mod einsum;
@@ -36,11 +38,14 @@ mod fold;
 mod functions;
 mod indexing;
 mod inputs;
+mod legacy;
 mod loss;
 mod matmul;
 mod narrow;
 mod nbits;
+mod norm;
 mod order;
+mod parts;
 mod pool;
 pub mod proto;
 mod prune;
@@ -53,6 +58,7 @@ mod sampling;
 mod scope;
 mod sequences;
 mod shapes;
+mod signal;
 mod sources;
 mod tensor;
 #[cfg(test)]
@@ -61,13 +67,17 @@ mod transformer;
 mod types;
 
 /// Operator sets whose meanings the importers below know.
-const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
+const OPSETS: std::ops::RangeInclusive<i64> = 1..=28;
 
 type Importer = fn(&mut Builder, &OnnxNode<'_>) -> Outcome;
 
 /// Every operator that is imported, by family. Adding one means a row here and a function there.
 const OPERATORS: &[&[(&str, Importer)]] = &[
     conv::OPERATORS,
+    conv_transpose::OPERATORS,
+    causal_conv::OPERATORS,
+    norm::OPERATORS,
+    signal::OPERATORS,
     pool::OPERATORS,
     matmul::OPERATORS,
     elementwise::OPERATORS,
@@ -94,6 +104,7 @@ const DOMAINS: &[(&str, &[(&str, Importer)])] = &[
     ("com.microsoft", contrib::OPERATORS),
     ("com.microsoft", qlinear::CONTRIB),
     ("com.microsoft", nbits::CONTRIB),
+    ("com.microsoft", norm::MICROSOFT),
 ];
 
 /// `domain` is empty for ONNX's own operators.
@@ -140,6 +151,7 @@ pub fn import_onnx(
         unsupported: Vec::new(),
         notes: Vec::new(),
     };
+    import.builder.pads_boxes = options.pad_boxes;
     inputs::add(&mut import, options)?;
     let body = import.scope.body.clone();
     for index in &body.order {
@@ -151,6 +163,10 @@ pub fn import_onnx(
 fn opset(model: &ModelProto) -> Result<i64, ImportError> {
     let mut versions = model.opset_import.iter().filter(|o| matches!(o.domain(), "" | "ai.onnx"));
     let Some(set) = versions.next() else {
+        // All its nodes are of other domains, each with a version of its own.
+        if !model.opset_import.is_empty() {
+            return Ok(*OPSETS.end());
+        }
         return Err(ImportError::Model("it doesn't say which operator set it uses".to_owned()));
     };
     let version = set.version();
@@ -338,7 +354,7 @@ impl<'a> Import<'a> {
             let node = control::ControlNode { proto, name, attributes, slots };
             return control::import(self, &node);
         }
-        let import = find_importer(proto)?;
+        let import = find_importer(proto, self.scope.opset)?;
         if slots.iter().any(|slot| matches!(slot, Slot::Poisoned)) {
             return Ok(vec![Slot::Poisoned; proto.output.len()]);
         }
@@ -355,6 +371,10 @@ impl<'a> Import<'a> {
             attributes,
             opset: self.scope.opset,
         };
+        if node.opset < 6 {
+            // It once said which inputs may be overwritten.
+            node.attributes.ignore("consumed_inputs");
+        }
         let values = types::tracked(import, &mut self.builder, &node, proto.op_type())?;
         node.attributes.check_all_read()?;
         Ok(values.into_iter().map(Slot::Value).collect())
@@ -509,27 +529,31 @@ fn own(domain: &str) -> &str {
 }
 
 /// The importer of a node, or why there is none.
-fn find_importer(proto: &NodeProto) -> Result<Importer, Failure> {
-    let domain = own(proto.domain());
-    if let Some(import) = importer(domain, proto.op_type()) {
-        return Ok(import);
-    }
-    if !domain.is_empty() && !DOMAINS.iter().any(|(name, _)| *name == domain) {
+fn find_importer(proto: &NodeProto, opset: i64) -> Result<Importer, Failure> {
+    let (domain, op_type) = (own(proto.domain()), proto.op_type());
+    let import = importer(domain, op_type);
+    if import.is_none() && !domain.is_empty() && !DOMAINS.iter().any(|(name, _)| *name == domain) {
         return Err(unsupported(
             format!("operator domain {domain} is not supported"),
             "export the model with ONNX's own operators",
         ));
     }
-    Err(unsupported("the operator is not supported", remedy_for(proto.op_type())))
+    if domain.is_empty() && import.is_some() && !legacy::is_known(op_type, opset) {
+        return Err(unsupported(
+            format!("its form in operator set {opset} is not supported"),
+            "convert the model with onnx.version_converter",
+        ));
+    }
+    import.ok_or_else(|| unsupported("the operator is not supported", remedy_for(op_type)))
 }
 
 /// Advice for operators that models use often.
 fn remedy_for(op_type: &str) -> String {
     let advice = match op_type {
-        "NonMaxSuppression" | "TopK" | "NonZero" => {
-            "end the model before it and do this step in the application"
-        }
-        "LpPool" => "replace it by powers and an average pooling",
+        "ImageDecoder" | "StringNormalizer" | "StringSplit" | "StringConcat" | "RegexFullMatch"
+        | "TfIdfVectorizer" => "do this step in the application and start the model behind it",
+        "Bernoulli" | "Multinomial" | "RandomNormal" | "RandomNormalLike" | "RandomUniform"
+        | "RandomUniformLike" => "make the random numbers an input of the model",
         _ => "",
     };
     advice.to_owned()

@@ -1,33 +1,55 @@
 //! Pooling.
 
+use whit::DType;
+
 use super::builder::{Builder, OnnxNode, Outcome};
-use super::conv::{channels_last, spatial, window};
-use super::failure::{invalid, unsupported};
+use super::conv::{channels_last, spatial, to_first, to_last, window};
+use super::failure::{Failure, invalid, unsupported};
 use crate::dim::Dim;
-use crate::graph::{Op, Pool, PoolKind, ReduceKind};
+use crate::graph::{BinaryKind, Op, Pool, PoolKind, ReduceKind, UnaryKind};
+
+use super::parts;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("MaxPool", |b, n| pool(b, n, PoolKind::Max)),
     ("AveragePool", |b, n| pool(b, n, PoolKind::Average)),
+    ("LpPool", |b, n| {
+        let p = norm_order(n)?;
+        pool(b, n, PoolKind::Norm { p })
+    }),
     ("GlobalMaxPool", |b, n| global(b, n, ReduceKind::Max)),
     ("GlobalAveragePool", |b, n| global(b, n, ReduceKind::Mean)),
+    ("GlobalLpPool", global_norm),
 ];
+
+/// Attribute `p`, which was a float in the first opset.
+fn norm_order(node: &OnnxNode<'_>) -> Result<u32, Failure> {
+    let p = match node.opset {
+        1 => f64::from(node.attributes.float("p", 2.0)?),
+        _ => node.attributes.int("p", 2)? as f64,
+    };
+    if p < 1.0 || p > f64::from(u16::MAX) {
+        return Err(invalid(format!("a norm of order {p}")));
+    }
+    match p.fract() == 0.0 {
+        true => Ok(p as u32),
+        false => Err(unsupported(format!("a norm of order {p}"), "")),
+    }
+}
 
 fn pool(b: &mut Builder, node: &OnnxNode<'_>, kind: PoolKind) -> Outcome {
     node.at_most(1)?;
     let x = node.required(0, "X")?;
     let (batch, channels, sizes) = spatial(b, x)?;
-    if node.wants(1) {
-        return Err(unsupported("the Indices output is not supported", ""));
-    }
     let dtype = b.dtype(x);
-    if kind == PoolKind::Average && !dtype.is_float() {
-        return Err(invalid(format!("an average over {dtype}")));
+    if kind != PoolKind::Max && !dtype.is_float() {
+        return Err(invalid(format!("a sum over {dtype}")));
+    }
+    if !dtype.is_float() && !matches!(dtype, DType::I8 | DType::U8) {
+        return Err(invalid(format!("pooling over {dtype}")));
     }
     // It only orders the Indices.
-    if kind == PoolKind::Max {
-        node.attributes.flag("storage_order", false)?;
-    }
+    let column_major = kind == PoolKind::Max && node.attributes.flag("storage_order", false)?;
     let ceil_mode = node.attributes.flag("ceil_mode", false)?;
     let count_include_pad =
         kind == PoolKind::Average && node.attributes.flag("count_include_pad", false)?;
@@ -37,7 +59,8 @@ fn pool(b: &mut Builder, node: &OnnxNode<'_>, kind: PoolKind) -> Outcome {
     let window = window(b, node, kernel, &sizes, ceil_mode)?;
     for axis in 0..sizes.len() {
         let extent = (window.kernel[axis] - 1) * window.dilation[axis] + 1;
-        if window.pad_before[axis] >= extent || window.pad_after[axis] >= extent {
+        let widest = window.pad_before[axis].max(window.pad_after[axis]);
+        if widest >= extent && !matches!(kind, PoolKind::Norm { .. }) {
             return Err(unsupported(
                 "padding as wide as the window, so that a window may hold no element",
                 "",
@@ -54,24 +77,56 @@ fn pool(b: &mut Builder, node: &OnnxNode<'_>, kind: PoolKind) -> Outcome {
         pad_before: window.pad_before,
         pad_after: window.pad_after,
         count_include_pad,
+        column_major,
     });
-    Ok(vec![channels_last(b, node, op, &[Some(x)], &output)?])
+    if kind != PoolKind::Max || !node.wants(1) {
+        return Ok(vec![channels_last(b, node, op, &[Some(x)], &output)?]);
+    }
+    let rank = output.len();
+    let x = b.transpose(node, "to_nhwc", x, &to_last(rank))?;
+    let last: Vec<Dim> = to_last(rank).iter().map(|axis| output[*axis].clone()).collect();
+    let results = vec![(dtype, last.clone()), (DType::I64, last)];
+    let results = b.emit_several(node, "", op, &[Some(x)], &results)?;
+    let quant = b.graph.value(x).quant.clone().filter(|quant| quant.axis.is_none());
+    b.graph.value_mut(results[0]).quant = quant;
+    let y = b.transpose(node, "to_nchw", results[0], &to_first(rank))?;
+    let indices = b.transpose(node, "indices", results[1], &to_first(rank))?;
+    Ok(vec![y, indices])
 }
 
-fn global(b: &mut Builder, node: &OnnxNode<'_>, kind: ReduceKind) -> Outcome {
+/// The input's spatial axes.
+fn all_spatial(b: &Builder, node: &OnnxNode<'_>) -> Result<Vec<usize>, Failure> {
     node.at_most(1)?;
     let x = node.required(0, "X")?;
-    let mut shape = b.shape(x);
-    if shape.len() < 3 {
+    if b.rank(x) < 3 {
         return Err(invalid("the input has no spatial axes"));
     }
     if !b.dtype(x).is_float() {
         return Err(invalid("the input is not of a floating-point type"));
     }
-    let axes: Vec<usize> = (2..shape.len()).collect();
-    for axis in &axes {
-        shape[*axis] = Dim::from(1i64);
+    Ok((2..b.rank(x)).collect())
+}
+
+fn global(b: &mut Builder, node: &OnnxNode<'_>, kind: ReduceKind) -> Outcome {
+    let axes = all_spatial(b, node)?;
+    Ok(vec![parts::reduce(b, node, "", kind, node.required(0, "X")?, &axes)?])
+}
+
+/// `(sum of |x|^p)^(1/p)` over all of the spatial axes.
+fn global_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    let (axes, p) = (all_spatial(b, node)?, norm_order(node)?);
+    let x = node.required(0, "X")?;
+    let known = match p {
+        1 => Some(ReduceKind::L1),
+        2 => Some(ReduceKind::L2),
+        _ => None,
+    };
+    if let Some(kind) = known {
+        return Ok(vec![parts::reduce(b, node, "", kind, x, &axes)?]);
     }
-    let op = Op::Reduce { kind, axes, keep_dims: true };
-    Ok(vec![b.emit(node, "", op, &[Some(x)], b.dtype(x), shape)?])
+    let p = f64::from(p);
+    let abs = parts::unary(b, node, "abs", UnaryKind::Abs, x)?;
+    let powers = parts::with_scalar(b, node, "powers", BinaryKind::Pow, abs, p)?;
+    let sum = parts::reduce(b, node, "sum", ReduceKind::Sum, powers, &axes)?;
+    Ok(vec![parts::with_scalar(b, node, "", BinaryKind::Pow, sum, 1.0 / p)?])
 }

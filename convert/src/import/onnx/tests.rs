@@ -16,10 +16,14 @@ use TensorProto as T;
 use data_type as t;
 
 mod composites;
+mod control;
 mod hostile;
+mod indexing;
 mod models;
 mod operators;
 mod options;
+mod recurrent;
+mod types;
 
 /// An f32 input.
 fn input(name: &str, dims: &[&str]) -> ValueInfoProto {

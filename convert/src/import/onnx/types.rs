@@ -12,7 +12,7 @@ use super::builder::{Builder, OnnxNode, Outcome};
 use super::failure::{Failure, invalid, unsupported};
 use super::proto::data_type as t;
 use super::tensor::dtype_of;
-use super::{dims, narrow};
+use super::{dims, legacy, narrow};
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, CompareKind, Op, UnaryKind, ValueId};
 
@@ -55,6 +55,7 @@ const OTHER_TYPES: &[&str] = &[
     "MatMulInteger",
     "ConvInteger",
     "OneHot",
+    "EyeLike",
     "GatherElements",
 ];
 
@@ -175,8 +176,11 @@ pub(super) fn cast(
 }
 
 fn attribute_type(n: &OnnxNode<'_>) -> Result<i32, Failure> {
-    let to =
-        n.attributes.optional_int("to")?.ok_or_else(|| invalid("attribute `to` is missing"))?;
+    let to = match n.opset {
+        ..6 => legacy::type_number(n.attributes.string("to", "")?),
+        _ => n.attributes.optional_int("to")?,
+    };
+    let to = to.ok_or_else(|| invalid("attribute `to` is missing or unknown"))?;
     i32::try_from(to).map_err(|_| invalid(format!("type #{to} is not defined")))
 }
 

@@ -71,6 +71,11 @@ pub(super) fn remap(graph: &Graph, node: &Node, perm: &[usize]) -> Option<Remapp
             let (before, after) = (permuted(before, &moved), permuted(after, &moved));
             unary(Op::Pad { before, after, mode: *mode })
         }
+        Op::Interpolate { axis } if x.shape.len() == perm.len() => {
+            let op = Op::Interpolate { axis: *perm.get(*axis)? };
+            let operands = vec![Operand::Stored, Operand::Unchanged, Operand::Unchanged];
+            Some(Remapped { op, perm: perm.to_vec(), operands, reversible: true })
+        }
         Op::Reduce { kind, axes, keep_dims } if x.shape.len() == perm.len() => {
             let mut stored: Vec<usize> = axes.iter().map(|a| perm[*a]).collect();
             stored.sort_unstable();

@@ -220,6 +220,7 @@ impl Build {
         }
         let pool = Pool {
             kind: PoolKind::Max,
+            column_major: false,
             kernel: vec![2; 2],
             stride: vec![2; 2],
             dilation: vec![1; 2],

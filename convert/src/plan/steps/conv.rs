@@ -1,11 +1,14 @@
 //! Convolutions and matrix products: packed weights, folded zero points, requantization scales.
 
 use whit::DType;
-use whit::format::{AttentionAttributes, ConvAttributes, Layout, MatMulAttributes, Op as StepOp};
+use whit::format::{
+    AttentionAttributes, BinaryAttributes, BinaryOp, ConvAttributes, ConvNdAttributes, Layout,
+    MatMulAttributes, Op as StepOp,
+};
 use whit::kernels::{ConvGeometry, PANEL_N, conv_f32, conv_i8, depthwise_f32, depthwise_i8};
 
 use crate::dim::Dim;
-use crate::graph::{Attention, Clamp, Conv, MatMul, Node, Quant};
+use crate::graph::{Attention, Clamp, Conv, MatMul, Node, Quant, ValueId};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 use crate::tensor::Tensor;
@@ -56,12 +59,13 @@ fn as_nhwc(shape: &[Dim]) -> Vec<Dim> {
 pub(super) fn conv(builder: &mut Builder<'_>, node: &Node, conv: &Conv) -> Result<(), PlanError> {
     let (x, w) = (builder.input(node, 0)?, builder.input(node, 1)?);
     let graph = builder.graph;
-    let weights = graph.constant(w).ok_or_else(|| {
-        unsupported(
-            node,
-            "its weights are computed at run time; only constant weights are supported",
-        )
-    })?;
+    let bias = node.inputs.get(2).copied().flatten();
+    let packs = conv.kernel.len() <= 2
+        && graph.value(x).dtype != DType::I32
+        && bias.is_none_or(|bias| graph.constant(bias).is_some());
+    let Some(weights) = graph.constant(w).filter(|_| packs) else {
+        return conv_nd(builder, node, conv);
+    };
     let spatial = |values: &[usize], fill| {
         two(values, fill).ok_or_else(|| {
             unsupported(node, format!("{} spatial axes; 1-D and 2-D are supported", values.len()))
@@ -124,6 +128,37 @@ pub(super) fn conv(builder: &mut Builder<'_>, node: &Node, conv: &Conv) -> Resul
     lower_layer(builder, layer)
 }
 
+/// A convolution by the operator that takes any weights and up to three spatial axes.
+fn conv_nd(builder: &mut Builder<'_>, node: &Node, conv: &Conv) -> Result<(), PlanError> {
+    let (x, w) = (builder.value(builder.input(node, 0)?), builder.input(node, 1)?);
+    let w = builder.value(w);
+    if !matches!(x.dtype, DType::F32 | DType::I32) || w.dtype != x.dtype {
+        let why = "with weights that are computed at run time, or three spatial axes, it takes \
+                   f32; keep it float";
+        return Err(unsupported(node, why));
+    }
+    if node.inputs.get(3).is_some_and(Option::is_some) {
+        return Err(unsupported(node, "a fused residual needs constant weights"));
+    }
+    if x.dtype == DType::I32 && conv.clamp != Clamp::NONE {
+        return Err(unsupported(node, "a clamp is fused into integers"));
+    }
+    let attributes = ConvNdAttributes {
+        stride: super::spatial(node, &conv.stride)?,
+        dilation: super::spatial(node, &conv.dilation)?,
+        pad: super::spatial(node, &conv.pad_before)?,
+        groups: u32::try_from(conv.groups).map_err(|_| unsupported(node, "too many groups"))?,
+        clamp: [conv.clamp.min, conv.clamp.max],
+        reserved: [0; 2],
+    };
+    let filter = builder.largest_elements(&w.shape[1..])?;
+    let output = builder.value(node.outputs[0]).shape.clone();
+    let macs = builder.largest_elements(&output)?.saturating_mul(filter);
+    let mut inputs = builder.inputs(node)?;
+    inputs.truncate(3);
+    builder.step(node, StepOp::ConvNd, Some(x.dtype), attributes, inputs, macs)
+}
+
 pub(super) fn matmul(
     builder: &mut Builder<'_>,
     node: &Node,
@@ -177,12 +212,10 @@ fn dynamic_matmul(
     matmul: &MatMul,
 ) -> Result<(), PlanError> {
     let (a, b) = (builder.input(node, 0)?, builder.input(node, 1)?);
-    let extra = node.inputs.iter().skip(2).any(Option::is_some);
     let dtype = builder.value(a).dtype;
-    let known = matches!(dtype, DType::F32 | DType::I32 | DType::I64);
-    if extra || matmul.clamp != Clamp::NONE || !known {
-        let why = "a product of two activations takes f32 without bias; keep it float";
-        return Err(unsupported(node, why));
+    let clamped = matmul.clamp != Clamp::NONE;
+    if !matches!(dtype, DType::F32 | DType::I32 | DType::I64) || (clamped && dtype != DType::F32) {
+        return Err(unsupported(node, "no i8 product of two activations; keep it float"));
     }
     let shape = builder.value(a).shape.clone();
     let k = shape[shape.len() - if matmul.transpose_a { 2 } else { 1 }].clone();
@@ -194,7 +227,39 @@ fn dynamic_matmul(
         ..MatMulAttributes::default()
     };
     let inputs = vec![Some(builder.tensor(a)?), Some(builder.tensor(b)?)];
-    builder.step(node, StepOp::MatMul, Some(dtype), attributes, inputs, macs)
+    let added: Vec<ValueId> = node.inputs.iter().skip(2).copied().flatten().collect();
+    if added.is_empty() && !clamped {
+        return builder.step(node, StepOp::MatMul, Some(dtype), attributes, inputs, macs);
+    }
+    // Bias, residual and clamp are steps of their own; without anything to add, minus zero is.
+    let (name, output) = (&node.name, builder.tensor(node.outputs[0])?);
+    let mut terms = Vec::with_capacity(added.len());
+    for id in added {
+        terms.push(builder.tensor(id)?);
+    }
+    if terms.is_empty() {
+        terms.push(builder.constant_f32(&format!("{name}/zero"), &[-0.0])?);
+    }
+    let mut sum = builder.temporary(&format!("{name}/product"), dtype, &output_shape, None)?;
+    builder.step_to(name, StepOp::MatMul, Some(dtype), attributes, inputs, sum, macs, &[]);
+    for (index, term) in terms.iter().enumerate() {
+        let is_last = index + 1 == terms.len();
+        let clamp = if is_last { matmul.clamp } else { Clamp::NONE };
+        let attributes = BinaryAttributes {
+            kind: BinaryOp::Add as u32,
+            clamp: [clamp.min, clamp.max],
+            clamp_q: [-128, 127],
+            ..BinaryAttributes::default()
+        };
+        let to = match is_last {
+            true => output,
+            false => builder.temporary(&format!("{name}/sum"), dtype, &output_shape, None)?,
+        };
+        let inputs = vec![Some(sum), Some(*term)];
+        builder.step_to(name, StepOp::Binary, Some(dtype), attributes, inputs, to, 0, &[0]);
+        sum = to;
+    }
+    Ok(())
 }
 
 pub(super) fn attention(
@@ -431,11 +496,7 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
 }
 
 /// A constant as real numbers: floats as they are, quantized integers dequantized.
-fn real_values(
-    builder: &Builder<'_>,
-    node: &Node,
-    id: crate::graph::ValueId,
-) -> Result<Vec<f64>, PlanError> {
+fn real_values(builder: &Builder<'_>, node: &Node, id: ValueId) -> Result<Vec<f64>, PlanError> {
     let value = builder.graph.value(id);
     let constant = value.constant.as_ref();
     let constant = constant.ok_or_else(|| unsupported(node, "its bias is computed at run time"))?;

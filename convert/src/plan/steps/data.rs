@@ -190,3 +190,14 @@ pub(super) fn gather(builder: &mut Builder<'_>, node: &Node, axis: usize) -> Res
     let attributes = AxisAttributes { axis: axis as u32, reserved: 0 };
     builder.step(node, StepOp::Gather, None, attributes, inputs, 0)
 }
+
+pub(super) fn interpolate(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    axis: usize,
+) -> Result<(), PlanError> {
+    let x = builder.value(builder.input(node, 0)?);
+    let inputs = builder.inputs(node)?;
+    let attributes = AxisAttributes { axis: axis as u32, reserved: 0 };
+    builder.step(node, StepOp::Interpolate, Some(x.dtype), attributes, inputs, 0)
+}

@@ -25,6 +25,10 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
         Op::ArgReduce { axis, min, select_last, .. } => {
             reduce::arg_reduce(builder, node, *axis, *min, *select_last)
         }
+        Op::Normalize { kind, axis, epsilon } => {
+            reduce::normalize(builder, node, *kind, *axis, *epsilon)
+        }
+        Op::Interpolate { axis } => data::interpolate(builder, node, *axis),
         Op::Softmax { axis, log } => reduce::softmax(builder, node, *axis, *log),
         Op::Binary(kind) => elementwise::binary(builder, node, *kind),
         Op::Compare(kind) => elementwise::compare(builder, node, *kind),
@@ -65,6 +69,20 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
             "its statistics aren't constants, so it could not be folded; export the model for inference",
         )),
     }
+}
+
+/// Spatial attributes as records of up to three axes hold them.
+fn spatial(node: &Node, values: &[usize]) -> Result<[u32; 3], PlanError> {
+    let mut three = [0; 3];
+    if values.len() > three.len() {
+        let why = format!("{} spatial axes; at most three are supported", values.len());
+        return Err(unsupported(node, why));
+    }
+    for (to, from) in three.iter_mut().zip(values) {
+        let large = |_| unsupported(node, format!("{values:?} is too large"));
+        *to = u32::try_from(*from).map_err(large)?;
+    }
+    Ok(three)
 }
 
 /// The per-tensor quantization of an i8 value.

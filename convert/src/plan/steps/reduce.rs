@@ -2,21 +2,27 @@
 
 use whit::DType;
 use whit::format::{
-    ArgReduceAttributes, Op as StepOp, PoolAttributes, ReduceAttributes, ReduceOp,
-    SoftmaxAttributes,
+    ArgReduceAttributes, NormalizeAttributes, Op as StepOp, PoolAttributes, PoolNdAttributes,
+    ReduceAttributes, ReduceOp, SoftmaxAttributes,
 };
 
 use crate::dim::Dim;
-use crate::graph::{Node, Pool, PoolKind, ReduceKind};
+use crate::graph::{Node, NormKind, Pool, PoolKind, ReduceKind};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 use crate::quantize::lut;
 
-use super::{is_i8, quant_of, ratio};
+use super::{is_i8, quant_of, ratio, spatial};
 
 pub(super) fn pool(builder: &mut Builder<'_>, node: &Node, pool: &Pool) -> Result<(), PlanError> {
     let id = builder.input(node, 0)?;
     let (x, y) = (builder.value(id), builder.value(node.outputs[0]));
+    let quantized = is_i8(x) && x.quant.is_some();
+    let plain = !quantized && x.dtype != DType::F32;
+    let packed = pool.kernel.len() <= 2 && !matches!(pool.kind, PoolKind::Norm { .. });
+    if !packed || plain || node.outputs.len() > 1 {
+        return pool_nd(builder, node, pool);
+    }
     let spatial = |values: &[usize], fill: usize| -> Result<[u16; 2], PlanError> {
         let two = match values {
             [w] => [fill, *w],
@@ -29,7 +35,7 @@ pub(super) fn pool(builder: &mut Builder<'_>, node: &Node, pool: &Pool) -> Resul
     let mut attributes = PoolAttributes {
         kind: match pool.kind {
             PoolKind::Max => 1,
-            PoolKind::Average => 2,
+            _ => 2,
         },
         kernel: spatial(&pool.kernel, 1)?,
         stride: spatial(&pool.stride, 1)?,
@@ -65,6 +71,50 @@ pub(super) fn pool(builder: &mut Builder<'_>, node: &Node, pool: &Pool) -> Resul
         &[],
     );
     Ok(())
+}
+
+/// Pooling by the operator that takes every shape.
+fn pool_nd(builder: &mut Builder<'_>, node: &Node, pool: &Pool) -> Result<(), PlanError> {
+    let x = builder.value(builder.input(node, 0)?);
+    if is_i8(x) && pool.kind != PoolKind::Max {
+        return Err(unsupported(node, "in i8, only a maximum is supported here; keep it float"));
+    }
+    let (kind, p) = match pool.kind {
+        PoolKind::Max => (1, 1.0),
+        PoolKind::Average => (2, 1.0),
+        PoolKind::Norm { p } => (3, p as f32),
+    };
+    let attributes = PoolNdAttributes {
+        kind,
+        kernel: spatial(node, &pool.kernel)?,
+        stride: spatial(node, &pool.stride)?,
+        dilation: spatial(node, &pool.dilation)?,
+        pad: spatial(node, &pool.pad_before)?,
+        pad_after: spatial(node, &pool.pad_after)?,
+        count_include_pad: u32::from(pool.count_include_pad),
+        p,
+        column_major: u32::from(pool.column_major),
+        reserved: 0,
+    };
+    let inputs = builder.inputs(node)?;
+    builder.step_with_outputs(node, StepOp::PoolNd, Some(x.dtype), attributes, inputs, 0)
+}
+
+pub(super) fn normalize(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    kind: NormKind,
+    axis: usize,
+    epsilon: f32,
+) -> Result<(), PlanError> {
+    let x = builder.value(builder.input(node, 0)?);
+    let kind = match kind {
+        NormKind::Layer => 1,
+        NormKind::Rms => 2,
+    };
+    let attributes = NormalizeAttributes { kind, axis: axis as u32, epsilon, reserved: 0 };
+    let inputs = builder.inputs(node)?;
+    builder.step(node, StepOp::Normalize, Some(x.dtype), attributes, inputs, 0)
 }
 
 pub(super) fn reduce(

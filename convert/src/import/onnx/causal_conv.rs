@@ -1,0 +1,90 @@
+//! Causal depthwise convolution along time that carries its last inputs from run to run.
+
+use super::builder::{Builder, OnnxNode, Outcome};
+use super::conv::{to_first, to_last};
+use super::dims;
+use super::failure::invalid;
+use super::parts::{slice, unary};
+use crate::dim::Dim;
+use crate::graph::{Clamp, Conv, Op, PadMode, UnaryKind};
+
+pub(super) const OPERATORS: &[(&str, super::Importer)] =
+    &[("CausalConvWithState", causal_conv_with_state)];
+
+/// A convolution over the past and the present input; the past is zeros when it isn't given.
+fn causal_conv_with_state(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(4)?;
+    let (x, w) = (node.required(0, "input")?, node.required(1, "weight")?);
+    let shape = b.shape(x);
+    let weights = b.graph.value(w).const_shape();
+    let Some([channels, 1, k]) = weights.as_deref().and_then(|s| <[usize; 3]>::try_from(s).ok())
+    else {
+        return Err(invalid("the weights are not [channels, 1, k] of constant size"));
+    };
+    let expected = Dim::from(channels);
+    if shape.len() != 3 || !dims::same(&shape[1], &expected, &b.graph.symbols) || k == 0 {
+        return Err(invalid("the input is not [batch, channels, length]"));
+    }
+    let activation = node.attributes.string("activation", "none")?;
+    let bias = node.input(2);
+    if let Some(bias) = bias
+        && (b.shape(bias) != [expected] || b.dtype(bias) != b.dtype(x))
+    {
+        return Err(invalid("the bias is not one number per channel"));
+    }
+    let dtype = b.dtype(x);
+    let mut whole = shape.clone();
+    whole[2] = shape[2].add(&Dim::from(k - 1));
+    let padded = match node.input(3) {
+        Some(past) => {
+            let mut state = shape.clone();
+            state[2] = Dim::from(k - 1);
+            let symbols = &b.graph.symbols;
+            let own = b.shape(past);
+            let fits = own.len() == 3 && (0..3).all(|at| dims::same(&own[at], &state[at], symbols));
+            if !fits || b.dtype(past) != dtype {
+                return Err(invalid("past_state is not [batch, channels, k - 1]"));
+            }
+            let inputs = [Some(past), Some(x)];
+            b.emit(node, "padded", Op::Concat { axis: 2 }, &inputs, dtype, whole.clone())?
+        }
+        None => {
+            let mode = PadMode::Constant(0.0);
+            let op = Op::Pad { before: vec![0, 0, k - 1], after: vec![0; 3], mode };
+            b.emit(node, "padded", op, &[Some(x)], dtype, whole.clone())?
+        }
+    };
+    let mut op = Conv {
+        kernel: vec![k],
+        stride: vec![1],
+        dilation: vec![1],
+        pad_before: vec![0],
+        pad_after: vec![0],
+        groups: channels,
+        clamp: Clamp::NONE,
+        inner_quant: None,
+    };
+    // Zeros need no place of their own.
+    let source = match node.input(3) {
+        Some(_) => padded,
+        None => {
+            op.pad_before = vec![k - 1];
+            x
+        }
+    };
+    let source = b.transpose(node, "to_nwc", source, &to_last(3))?;
+    let w = b.transpose(node, "weights", w, &to_last(3))?;
+    let mut inputs = vec![Some(source), Some(w)];
+    inputs.extend(bias.map(Some));
+    let last = to_last(3).iter().map(|axis| shape[*axis].clone()).collect();
+    let mut y = b.emit(node, "conv", Op::Conv(op), &inputs, dtype, last)?;
+    match activation {
+        "none" => {}
+        "silu" | "swish" => y = unary(b, node, "activation", UnaryKind::Silu, y)?,
+        other => return Err(invalid(format!("activation `{other}` is not defined"))),
+    }
+    let y = b.transpose(node, "", y, &to_first(3))?;
+    let (start, count) = (shape[2].clone(), Dim::from(k - 1));
+    let state = slice(b, node, "present_state", padded, 2, start, count)?;
+    Ok(vec![y, state])
+}

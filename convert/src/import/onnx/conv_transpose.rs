@@ -1,0 +1,363 @@
+//! Transposed convolution, as a convolution that the packed kernels run.
+//!
+//! With stride s, the outputs at positions `m * s + r` for one phase r depend on the input as a
+//! convolution of stride 1 does, over every s-th element of the kernel. So one convolution makes the
+//! channels of all phases at once, and moving phases into space gives the result:
+//!
+//! ```text
+//! full[m * s + r] = sum over t of x[m - t] * w[t * s + r],   t in 0..T, T = ceil(kernel / s)
+//! ```
+//!
+//! per spatial axis, the kernel dilated and padded with zeros to T * s elements. The result is
+//! `full[pad_before..pad_before + size]`; values of m that nobody needs aren't computed.
+
+use super::builder::{Builder, OnnxNode, Outcome};
+use super::conv::{Filters, filters, spatial, to_first, to_last};
+use super::dims;
+use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use super::parts;
+use crate::dim::Dim;
+use crate::graph::{Clamp, Conv, Op, PadMode, ValueId};
+
+pub(super) const OPERATORS: &[(&str, super::Importer)] = &[("ConvTranspose", conv_transpose)];
+
+/// Keeps the arithmetic of sizes far from overflow.
+const MAX_SIZE: i64 = 1 << 24;
+
+/// One spatial axis.
+struct Axis {
+    kernel: i64,
+    stride: i64,
+    dilation: i64,
+    /// Elements of the full result cut off in front.
+    crop: i64,
+    output: Dim,
+    /// The full result's elements behind the last input element's own, that the result holds.
+    tail: i64,
+}
+
+impl Axis {
+    /// Elements of the dilated kernel.
+    fn extent(&self) -> i64 {
+        (self.kernel - 1) * self.dilation + 1
+    }
+
+    /// Elements of the kernel that one phase takes.
+    fn taps(&self) -> i64 {
+        (self.extent() + self.stride - 1) / self.stride
+    }
+
+    /// The first m that is computed.
+    fn first(&self) -> i64 {
+        (self.crop / self.stride).min(self.taps() - 1)
+    }
+
+    /// Padding of the convolution.
+    fn pads(&self) -> (i64, i64) {
+        // The last m is `input - 1 + ceil(tail / stride)`.
+        let behind = (self.tail + self.stride - 1).div_euclid(self.stride) - 1;
+        (self.taps() - 1 - self.first(), behind.max(0))
+    }
+}
+
+fn axes(
+    b: &Builder,
+    node: &OnnxNode<'_>,
+    kernel: &[i64],
+    sizes: &[Dim],
+) -> Result<Vec<Axis>, Failure> {
+    let rank = sizes.len();
+    let list = |name: &str, count: usize, least: i64, fill: i64| -> Result<Vec<i64>, Failure> {
+        let values = node.attributes.ints(name)?.map_or_else(|| vec![fill; count], <[i64]>::to_vec);
+        match values.len() == count && values.iter().all(|v| (least..=MAX_SIZE).contains(v)) {
+            true => Ok(values),
+            false => Err(invalid(format!("{name} {values:?} for {rank} spatial axes"))),
+        }
+    };
+    let stride = list("strides", rank, 1, 1)?;
+    let dilation = list("dilations", rank, 1, 1)?;
+    let padding = list("output_padding", rank, 0, 0)?;
+    let pads = list("pads", 2 * rank, -MAX_SIZE, 0)?;
+    let stated = match node.attributes.ints("output_shape")? {
+        None => None,
+        // Some exporters write all axes.
+        Some(shape) if shape.len() == rank || shape.len() == rank + 2 => {
+            Some(&shape[shape.len() - rank..])
+        }
+        Some(shape) => {
+            return Err(invalid(format!("output_shape {shape:?} for {rank} spatial axes")));
+        }
+    };
+    let auto_pad = node.attributes.string("auto_pad", "NOTSET")?;
+    let same = match auto_pad {
+        "NOTSET" | "VALID" => false,
+        "SAME_UPPER" | "SAME_LOWER" => true,
+        other => return Err(invalid(format!("auto_pad `{other}` is not defined"))),
+    };
+    let symbols = &b.graph.symbols;
+    let mut axes = Vec::with_capacity(rank);
+    for axis in 0..rank {
+        if kernel[axis] > MAX_SIZE {
+            return Err(invalid(format!("a kernel of {kernel:?}")));
+        }
+        let mut of = Axis {
+            kernel: kernel[axis],
+            stride: stride[axis],
+            dilation: dilation[axis],
+            crop: 0,
+            output: Dim::default(),
+            tail: 0,
+        };
+        let (size, step) = (&sizes[axis], stride[axis]);
+        // What the input's elements reach, with the padding of the output.
+        let last = size.sub(&Dim::from(1i64)).mul(&Dim::from(step));
+        let reach = of.extent() + padding[axis];
+        let full = last.add(&Dim::from(reach));
+        let wanted = match stated {
+            Some(shape) if shape[axis] >= 1 => Some(Dim::from(shape[axis])),
+            Some(shape) => return Err(invalid(format!("output_shape {shape:?}"))),
+            None if same => Some(size.mul(&Dim::from(step))),
+            None => None,
+        };
+        let (before, after) = match wanted {
+            None => (pads[axis], pads[rank + axis]),
+            Some(wanted) => {
+                let total = full.sub(&wanted);
+                let total = total.as_const().or_else(|| {
+                    dims::bounds(&total, symbols).filter(|(low, high)| low == high).map(|b| b.0)
+                });
+                let total = total.ok_or_else(|| {
+                    unsupported("a padding that follows from a dynamic size", FIX_THE_DIM)
+                })?;
+                if !(-MAX_SIZE..=MAX_SIZE * MAX_SIZE).contains(&total) {
+                    return Err(invalid(format!("a padding of {total}")));
+                }
+                // Where more is wanted than there is, zeros are behind.
+                let shared = total.max(0);
+                let before =
+                    if auto_pad == "SAME_UPPER" { shared / 2 } else { shared - shared / 2 };
+                (before, total - before)
+            }
+        };
+        if before < 0 {
+            return Err(unsupported(
+                format!("negative padding {before}"),
+                "pad the result instead",
+            ));
+        }
+        of.crop = before;
+        of.tail = reach - after;
+        of.output = full.sub(&Dim::from(before + after));
+        let fits = dims::bounds(&of.output, symbols).is_some_and(|(low, _)| low >= 1);
+        if !fits {
+            return Err(invalid(format!(
+                "the result would have size {}",
+                of.output.display(symbols)
+            )));
+        }
+        axes.push(of);
+    }
+    Ok(axes)
+}
+
+fn conv_transpose(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(3)?;
+    let (x, w) = (node.required(0, "X")?, node.required(1, "W")?);
+    let (batch, _, sizes) = spatial(b, x)?;
+    let Filters { shape, kernel, groups } = filters(b, node, x, w, true)?;
+    let axes = axes(b, node, &kernel, &sizes)?;
+    let per_group = shape[1];
+    let channels =
+        per_group.checked_mul(groups).ok_or_else(|| invalid("too many output channels"))?;
+    let phases = axes.iter().try_fold(1usize, |all, axis| all.checked_mul(axis.stride as usize));
+    let phases = phases
+        .filter(|phases| phases.checked_mul(channels).is_some_and(|all| all < 1 << 31))
+        .ok_or_else(|| unsupported(format!("{channels} channels at such strides"), ""))?;
+    let bias = node.input(2);
+    if let Some(bias) = bias
+        && (b.shape(bias) != [Dim::from(channels)] || b.dtype(bias) != b.dtype(x))
+    {
+        return Err(invalid("the bias is not one number per output channel"));
+    }
+
+    let w = weights(b, node, w, &shape, groups, &axes)?;
+    let bias = bias.map(|bias| spread(b, node, bias, groups, phases)).transpose()?;
+    let mut blocks = vec![batch.clone()];
+    for (axis, size) in axes.iter().zip(&sizes) {
+        let (before, after) = axis.pads();
+        blocks.push(size.add(&Dim::from(before + after - (axis.taps() - 1))));
+    }
+    let mut made = blocks.clone();
+    made.push(Dim::from(phases * channels));
+    let usizes = |f: &dyn Fn(&Axis) -> i64| -> Vec<usize> {
+        axes.iter().map(|axis| f(axis) as usize).collect()
+    };
+    let spread_out = spreads(&axes);
+    let op = Op::Conv(Conv {
+        kernel: usizes(&|axis| if spread_out { axis.kernel } else { axis.taps() }),
+        stride: vec![1; axes.len()],
+        dilation: usizes(&|axis| if spread_out { axis.dilation } else { 1 }),
+        pad_before: usizes(&|axis| axis.pads().0),
+        pad_after: usizes(&|axis| axis.pads().1),
+        groups,
+        clamp: Clamp::NONE,
+        inner_quant: None,
+    });
+    let rank = shape.len();
+    let mut inputs = vec![Some(b.transpose(node, "to_nhwc", x, &to_last(rank))?), Some(w)];
+    inputs.extend(bias.map(Some));
+    let mut y = b.emit(node, "conv", op, &inputs, b.dtype(x), made)?;
+    if phases > 1 {
+        y = phases_to_space(b, node, y, &blocks, &axes, groups, per_group)?;
+    }
+    for (at, axis) in axes.iter().enumerate() {
+        let start = Dim::from(axis.crop - axis.first() * axis.stride);
+        y = parts::slice(b, node, &format!("crop{at}"), y, at + 1, start, axis.output.clone())?;
+    }
+    let y = b.transpose(node, "", y, &to_first(rank))?;
+    Ok(vec![y])
+}
+
+/// At stride 1 there is one phase, and the kernel stays dilated instead of holding zeros.
+fn spreads(axes: &[Axis]) -> bool {
+    axes.iter().all(|axis| axis.stride == 1)
+}
+
+/// From `[in_c, out_c / groups, kernel…]` to `[groups * phases * out_c / groups, taps…, in_c / groups]`,
+/// backwards along every spatial axis.
+fn weights(
+    b: &mut Builder,
+    node: &OnnxNode<'_>,
+    w: ValueId,
+    shape: &[usize],
+    groups: usize,
+    axes: &[Axis],
+) -> Result<ValueId, Failure> {
+    let dims_of = |sizes: &[usize]| sizes.iter().map(|s| Dim::from(*s)).collect::<Vec<Dim>>();
+    let dtype = b.dtype(w);
+    let mut w = w;
+    let mut own = shape.to_vec();
+    for (at, axis) in axes.iter().enumerate().filter(|_| !spreads(axes)) {
+        let position = at + 2;
+        let zeros_behind =
+            |b: &mut Builder, part: &str, w: ValueId, own: &mut Vec<usize>, at: usize, n: i64| {
+                let mut after = vec![0; own.len()];
+                after[at] = n as usize;
+                own[at] += n as usize;
+                let before = vec![0; own.len()];
+                let op = Op::Pad { before, after, mode: PadMode::Constant(0.0) };
+                b.emit(node, &format!("weights/{part}{at}"), op, &[Some(w)], dtype, dims_of(own))
+            };
+        if axis.dilation > 1 && axis.kernel > 1 {
+            // Each element followed by zeros.
+            own.insert(position + 1, 1);
+            w = b.reshape(node, &format!("weights/split{at}"), w, dims_of(&own))?;
+            w = zeros_behind(b, "dilate", w, &mut own, position + 1, axis.dilation - 1)?;
+            let dilated = own.remove(position + 1);
+            own[position] *= dilated;
+            w = b.reshape(node, &format!("weights/join{at}"), w, dims_of(&own))?;
+            own[position] = axis.extent() as usize;
+            let count = Dim::from(axis.extent());
+            let part = format!("weights/cut{at}");
+            w = parts::slice(b, node, &part, w, position, Dim::from(0i64), count)?;
+        }
+        let missing = axis.taps() * axis.stride - axis.extent();
+        if missing > 0 {
+            w = zeros_behind(b, "pad", w, &mut own, position, missing)?;
+        }
+    }
+    // [in_c, out_c / groups, taps, phases, taps, phases, …]
+    let mut split = own[..2].to_vec();
+    for (axis, size) in axes.iter().zip(&own[2..]) {
+        let stride = axis.stride as usize;
+        split.extend([size / stride, stride]);
+    }
+    let w = b.reshape(node, "weights/phases", w, dims_of(&split))?;
+    // [in_c, phases…, out_c / groups, taps…]
+    let n = axes.len();
+    let mut perm = vec![0];
+    perm.extend((0..n).map(|axis| 3 + 2 * axis));
+    perm.push(1);
+    perm.extend((0..n).map(|axis| 2 + 2 * axis));
+    let mut w = b.transpose(node, "weights/regroup", w, &perm)?;
+    let taps: Vec<usize> = (0..n).map(|axis| split[2 + 2 * axis]).collect();
+    // [groups, in_c / groups, phases * out_c / groups, taps…]
+    let all_phases: usize = axes.iter().map(|axis| axis.stride as usize).product();
+    let mut grouped = vec![groups, shape[0] / groups, all_phases * shape[1]];
+    grouped.extend(&taps);
+    w = b.reshape(node, "weights/groups", w, dims_of(&grouped))?;
+    let starts = (0..grouped.len()).map(|at| if at < 3 { 0 } else { grouped[at] - 1 });
+    let starts: Vec<Dim> = starts.map(Dim::from).collect();
+    let steps = (0..grouped.len()).map(|at| if at < 3 { 1 } else { -1 }).collect();
+    if taps.iter().any(|taps| *taps > 1) {
+        let op = Op::Slice { starts, steps };
+        w = b.emit(node, "weights/flip", op, &[Some(w)], dtype, dims_of(&grouped))?;
+    }
+    let mut perm = vec![0, 2];
+    perm.extend(3..grouped.len());
+    perm.push(1);
+    let w = b.transpose(node, "weights/last", w, &perm)?;
+    let mut shape = vec![groups * grouped[2]];
+    shape.extend(&taps);
+    shape.push(grouped[1]);
+    b.reshape(node, "weights", w, dims_of(&shape))
+}
+
+/// One bias per output channel for each phase.
+fn spread(
+    b: &mut Builder,
+    node: &OnnxNode<'_>,
+    bias: ValueId,
+    groups: usize,
+    phases: usize,
+) -> Result<ValueId, Failure> {
+    if phases == 1 {
+        return Ok(bias);
+    }
+    let Some(channels) = b.graph.value(bias).const_shape().map(|shape| shape[0]) else {
+        return Err(invalid("the bias has no constant shape"));
+    };
+    let of = |sizes: [usize; 3]| sizes.map(Dim::from).to_vec();
+    let (dtype, per_group) = (b.dtype(bias), channels / groups);
+    let column = b.reshape(node, "bias/column", bias, of([groups, 1, per_group]))?;
+    let all = of([groups, phases, per_group]);
+    let all = b.emit(node, "bias/phases", Op::Expand, &[Some(column)], dtype, all)?;
+    b.reshape(node, "bias", all, vec![Dim::from(phases * channels)])
+}
+
+/// From `[batch, blocks…, groups * phases * out_c / groups]` to
+/// `[batch, blocks * stride…, out_c]`.
+fn phases_to_space(
+    b: &mut Builder,
+    node: &OnnxNode<'_>,
+    y: ValueId,
+    blocks: &[Dim],
+    axes: &[Axis],
+    groups: usize,
+    per_group: usize,
+) -> Result<ValueId, Failure> {
+    let n = axes.len();
+    // The batch goes with the first spatial axis: with groups, three axes would be too many else.
+    let rows = dims::product(&blocks[..2])?;
+    let mut split = vec![rows];
+    split.extend_from_slice(&blocks[2..]);
+    let strides: Vec<Dim> = axes.iter().map(|axis| Dim::from(axis.stride)).collect();
+    let grouped = usize::from(groups > 1);
+    if groups > 1 {
+        split.push(Dim::from(groups));
+    }
+    split.extend(strides.iter().cloned());
+    split.push(Dim::from(per_group));
+    let y = b.reshape(node, "phases", y, split)?;
+    let mut perm = Vec::new();
+    for axis in 0..n {
+        perm.extend([axis, n + grouped + axis]);
+    }
+    perm.extend((0..grouped).map(|_| n));
+    perm.push(2 * n + grouped);
+    let y = b.transpose(node, "interleave", y, &perm)?;
+    let mut shape = vec![blocks[0].clone()];
+    shape.extend(blocks[1..].iter().zip(&strides).map(|(block, stride)| block.mul(stride)));
+    shape.push(Dim::from(groups * per_group));
+    b.reshape(node, "space", y, shape)
+}

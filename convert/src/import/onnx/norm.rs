@@ -1,0 +1,426 @@
+//! Normalisations: over layers, instances, groups and batches, by norms and by neighbouring channels.
+
+use whit::DType;
+
+use super::builder::{Builder, OnnxNode, Outcome};
+use super::conv::channels_last;
+use super::data::{axes_of, axis_of};
+use super::dims;
+use super::failure::{Failure, invalid, unsupported};
+use super::parts::{binary, per_channel, reduce, unary, with_scalar};
+use super::types::cast;
+use crate::dim::Dim;
+use crate::graph::{
+    BinaryKind, CompareKind, NormKind, Op, Pool, PoolKind, ReduceKind, UnaryKind, ValueId,
+};
+
+pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
+    ("BatchNormalization", batch_norm),
+    ("LayerNormalization", |b, n| layer_norm(b, n, NormKind::Layer)),
+    ("RMSNormalization", |b, n| layer_norm(b, n, NormKind::Rms)),
+    // ONNX Runtime's, which it writes into ONNX's own domain.
+    ("SimplifiedLayerNormalization", |b, n| layer_norm(b, n, NormKind::Rms)),
+    ("InstanceNormalization", instance_norm),
+    ("GroupNormalization", group_norm),
+    ("MeanVarianceNormalization", mean_variance_norm),
+    ("LpNormalization", lp_norm),
+    ("LRN", local_response_norm),
+];
+
+/// Operators of ONNX Runtime's domain `com.microsoft`.
+pub(super) const MICROSOFT: &[(&str, super::Importer)] = &[
+    ("SimplifiedLayerNormalization", |b, n| layer_norm(b, n, NormKind::Rms)),
+    ("SkipLayerNormalization", |b, n| skip_layer_norm(b, n, NormKind::Layer)),
+    ("SkipSimplifiedLayerNormalization", |b, n| skip_layer_norm(b, n, NormKind::Rms)),
+];
+
+fn float_input(b: &Builder, node: &OnnxNode<'_>) -> Result<ValueId, Failure> {
+    let x = node.required(0, "X")?;
+    match b.dtype(x).is_float() {
+        true => Ok(x),
+        false => Err(invalid("the input is not of a floating-point type")),
+    }
+}
+
+/// The trailing axes from `axis` on normalised; scale and bias broadcast to `x`.
+fn normalized(
+    b: &mut Builder,
+    node: &OnnxNode<'_>,
+    part: &str,
+    x: ValueId,
+    (kind, axis, epsilon): (NormKind, usize, f32),
+    factors: [Option<ValueId>; 2],
+) -> Result<ValueId, Failure> {
+    let (dtype, shape) = (b.dtype(x), b.shape(x));
+    let mut factors = factors;
+    for factor in factors.iter_mut().flatten() {
+        let all = dims::broadcast(&b.shape(*factor), &shape, &b.graph.symbols)?;
+        let same = |(a, c): (&Dim, &Dim)| dims::same(a, c, &b.graph.symbols);
+        if all.len() != shape.len() || !all.iter().zip(&shape).all(same) {
+            return Err(invalid("scale or bias doesn't broadcast to the input"));
+        }
+        *factor = cast(b, node, &format!("{part}/factor"), *factor, dtype)?;
+    }
+    // In f32, then back: what a narrower type keeps is only the result.
+    let wide = cast(b, node, &format!("{part}/wide"), x, DType::F32)?;
+    let mut inputs = vec![Some(wide)];
+    if dtype == DType::F32 {
+        let fits = |id: ValueId| b.graph.value(id).shape == shape[axis..];
+        let scale = factors[0].filter(|id| fits(*id));
+        // A bias is only added behind the scale.
+        let bias = factors[1].filter(|id| fits(*id) && (scale.is_some() || factors[0].is_none()));
+        inputs.extend([scale, bias]);
+        while inputs.last().is_some_and(Option::is_none) {
+            inputs.pop();
+        }
+        let rest = [factors[0].filter(|_| scale.is_none()), factors[1].filter(|_| bias.is_none())];
+        factors = rest;
+    }
+    let count = factors.iter().flatten().count();
+    let op = Op::Normalize { kind, axis, epsilon };
+    let own =
+        if count == 0 && dtype == DType::F32 { part.to_owned() } else { format!("{part}/normal") };
+    let y = b.emit(node, own.trim_start_matches('/'), op, &inputs, DType::F32, shape)?;
+    let mut y = cast(b, node, &format!("{part}/narrow"), y, dtype)?;
+    for (factor, kind) in factors.into_iter().zip([BinaryKind::Mul, BinaryKind::Add]) {
+        if let Some(factor) = factor {
+            y = binary(b, node, &format!("{part}/{kind:?}").to_lowercase(), kind, y, factor)?;
+        }
+    }
+    Ok(y)
+}
+
+/// The mean and `1 / sqrt(variance + epsilon)` (or of the mean square) over axes, in f32.
+fn statistics(
+    b: &mut Builder,
+    node: &OnnxNode<'_>,
+    kind: NormKind,
+    x: ValueId,
+    axes: &[usize],
+    epsilon: f32,
+) -> Result<(ValueId, ValueId), Failure> {
+    let x = cast(b, node, "statistics/wide", x, DType::F32)?;
+    let mean = reduce(b, node, "mean", ReduceKind::Mean, x, axes)?;
+    let centred = match kind {
+        NormKind::Layer => binary(b, node, "centred", BinaryKind::Sub, x, mean)?,
+        NormKind::Rms => x,
+    };
+    let squares = binary(b, node, "squares", BinaryKind::Mul, centred, centred)?;
+    let variance = reduce(b, node, "variance", ReduceKind::Mean, squares, axes)?;
+    let shifted = with_scalar(b, node, "shifted", BinaryKind::Add, variance, f64::from(epsilon))?;
+    let root = unary(b, node, "root", UnaryKind::Sqrt, shifted)?;
+    Ok((mean, unary(b, node, "inverse", UnaryKind::Reciprocal, root)?))
+}
+
+/// Precision of the statistics: only f32 is computed, and a narrower type is what ONNX allows to be
+/// wider, but a model that asks for bf16 sums would get others.
+fn check_stash_type(node: &OnnxNode<'_>) -> Result<(), Failure> {
+    match node.attributes.int("stash_type", 1)? {
+        1 => Ok(()),
+        other => Err(unsupported(
+            format!("stash_type {other}: statistics in another type than float32"),
+            "",
+        )),
+    }
+}
+
+fn layer_norm(b: &mut Builder, node: &OnnxNode<'_>, kind: NormKind) -> Outcome {
+    let with_bias = kind == NormKind::Layer;
+    node.at_most(if with_bias { 3 } else { 2 })?;
+    let x = float_input(b, node)?;
+    let scale = node.required(1, "Scale")?;
+    let rank = b.rank(x);
+    let axis = axis_of(node.attributes.int("axis", -1)?, rank)?;
+    let epsilon = node.attributes.float("epsilon", 1e-5)?;
+    check_stash_type(node)?;
+    let y = normalized(b, node, "", x, (kind, axis, epsilon), [Some(scale), node.input(2)])?;
+    let mut outputs = vec![y];
+    if (1..3).any(|index| node.wants(index)) {
+        let axes: Vec<usize> = (axis..rank).collect();
+        let (mean, inverse) = statistics(b, node, kind, x, &axes, epsilon)?;
+        if with_bias {
+            outputs.push(mean);
+        }
+        outputs.push(inverse);
+    }
+    Ok(outputs)
+}
+
+/// `layer_norm(input + skip + bias)`.
+fn skip_layer_norm(b: &mut Builder, node: &OnnxNode<'_>, kind: NormKind) -> Outcome {
+    let with_beta = kind == NormKind::Layer;
+    node.at_most(if with_beta { 5 } else { 4 })?;
+    let x = float_input(b, node)?;
+    let (skip, gamma) = (node.required(1, "skip")?, node.required(2, "gamma")?);
+    let (beta, bias) = match with_beta {
+        true => (node.input(3), node.input(4)),
+        false => (None, node.input(3)),
+    };
+    let epsilon = node.attributes.float("epsilon", 1e-12)?;
+    let rank = b.rank(x);
+    if rank == 0 {
+        return Err(invalid("the input is a scalar"));
+    }
+    let mut sum = binary(b, node, "sum", BinaryKind::Add, x, skip)?;
+    if let Some(bias) = bias {
+        sum = binary(b, node, "sum/bias", BinaryKind::Add, sum, bias)?;
+    }
+    if b.rank(sum) != rank {
+        return Err(invalid("skip has more axes than the input"));
+    }
+    let y = normalized(b, node, "", sum, (kind, rank - 1, epsilon), [Some(gamma), beta])?;
+    let mut outputs = vec![y];
+    if (1..3).any(|index| node.wants(index)) {
+        let (mean, inverse) = statistics(b, node, kind, sum, &[rank - 1], epsilon)?;
+        outputs.extend([mean, inverse]);
+    } else {
+        // Nobody reads them.
+        outputs.extend([sum, sum]);
+    }
+    outputs.push(sum);
+    Ok(outputs)
+}
+
+fn instance_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(3)?;
+    let x = float_input(b, node)?;
+    let rank = b.rank(x);
+    if rank < 3 {
+        return Err(invalid("the input has no spatial axes"));
+    }
+    let epsilon = node.attributes.float("epsilon", 1e-5)?;
+    let mut factors = [None; 2];
+    for (index, what) in ["scale", "B"].into_iter().enumerate() {
+        let id = channel_operand(b, node, index + 1, what, &b.shape(x)[1])?;
+        factors[index] = Some(per_channel(b, node, what, id, rank)?);
+    }
+    Ok(vec![normalized(b, node, "", x, (NormKind::Layer, 2, epsilon), factors)?])
+}
+
+/// An operand of one number per channel.
+fn channel_operand(
+    b: &Builder,
+    node: &OnnxNode<'_>,
+    index: usize,
+    what: &str,
+    channels: &Dim,
+) -> Result<ValueId, Failure> {
+    let id = node.required(index, what)?;
+    let shape = b.shape(id);
+    let fits = shape.len() == 1 && dims::same(&shape[0], channels, &b.graph.symbols);
+    match fits && b.dtype(id).is_float() {
+        true => Ok(id),
+        false => Err(invalid(format!("{what} is not one number per channel"))),
+    }
+}
+
+/// Scale and bias are per group in opset 18, per channel from 21 on.
+fn group_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(3)?;
+    let x = float_input(b, node)?;
+    let shape = b.shape(x);
+    let epsilon = node.attributes.float("epsilon", 1e-5)?;
+    check_stash_type(node)?;
+    let groups = node
+        .attributes
+        .optional_int("num_groups")?
+        .ok_or_else(|| invalid("attribute `num_groups` is missing"))?;
+    let channels = shape.get(1).and_then(Dim::as_const).filter(|_| shape.len() >= 2);
+    let channels = channels.ok_or_else(|| invalid("the number of channels isn't constant"))?;
+    if groups < 1 || channels % groups != 0 {
+        return Err(invalid(format!("{channels} channels in {groups} groups")));
+    }
+    let per_group = node.opset < 21;
+    let count = Dim::from(if per_group { groups } else { channels });
+    let scale = channel_operand(b, node, 1, "scale", &count)?;
+    let bias = channel_operand(b, node, 2, "bias", &count)?;
+
+    let mut rest = vec![Dim::from(channels / groups)];
+    rest.extend_from_slice(&shape[2..]);
+    let grouped = vec![shape[0].clone(), Dim::from(groups), dims::product(&rest)?];
+    let grouped = b.reshape(node, "groups", x, grouped)?;
+    let how = (NormKind::Layer, 2, epsilon);
+    if per_group {
+        let scale = per_channel(b, node, "scale", scale, 3)?;
+        let bias = per_channel(b, node, "bias", bias, 3)?;
+        let y = normalized(b, node, "grouped", grouped, how, [Some(scale), Some(bias)])?;
+        return Ok(vec![b.reshape(node, "", y, shape)?]);
+    }
+    let y = normalized(b, node, "grouped", grouped, how, [None, None])?;
+    let y = b.reshape(node, "ungrouped", y, shape.clone())?;
+    let (scale, dtype) = (per_channel(b, node, "scale", scale, shape.len())?, b.dtype(x));
+    let scale = cast(b, node, "scale/cast", scale, dtype)?;
+    let bias = per_channel(b, node, "bias", bias, shape.len())?;
+    let bias = cast(b, node, "bias/cast", bias, dtype)?;
+    let y = binary(b, node, "scaled", BinaryKind::Mul, y, scale)?;
+    Ok(vec![binary(b, node, "", BinaryKind::Add, y, bias)?])
+}
+
+/// `(x - mean) / (sqrt(mean((x - mean)²)) + 1e-9)`, where ONNX's own function adds the small number.
+fn mean_variance_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(1)?;
+    let x = float_input(b, node)?;
+    let axes = node.attributes.ints("axes")?.unwrap_or(&[0, 2, 3]);
+    let axes = axes_of(axes, b.rank(x))?;
+    let mean = reduce(b, node, "mean", ReduceKind::Mean, x, &axes)?;
+    let centred = binary(b, node, "centred", BinaryKind::Sub, x, mean)?;
+    let squares = binary(b, node, "squares", BinaryKind::Mul, centred, centred)?;
+    let variance = reduce(b, node, "variance", ReduceKind::Mean, squares, &axes)?;
+    let deviation = unary(b, node, "deviation", UnaryKind::Sqrt, variance)?;
+    let divisor = with_scalar(b, node, "divisor", BinaryKind::Add, deviation, 1e-9)?;
+    Ok(vec![binary(b, node, "", BinaryKind::Div, centred, divisor)?])
+}
+
+/// `x / norm(x)`, and 0 where the norm is 0.
+fn lp_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(1)?;
+    let x = float_input(b, node)?;
+    let axis = axis_of(node.attributes.int("axis", -1)?, b.rank(x))?;
+    let kind = match node.attributes.int("p", 2)? {
+        1 => ReduceKind::L1,
+        2 => ReduceKind::L2,
+        p => return Err(invalid(format!("a norm of order {p}"))),
+    };
+    let norm = reduce(b, node, "norm", kind, x, &[axis])?;
+    // Where the norm is 0, so is x: any divisor will do.
+    let (dtype, shape) = (b.dtype(x), b.shape(norm));
+    let zero = b.scalar(format!("{}/zero", node.name), dtype, 0.0)?;
+    let op = Op::Compare(CompareKind::Equal);
+    let is_zero = b.emit(node, "is_zero", op, &[Some(norm), Some(zero)], DType::Bool, shape)?;
+    let one = cast(b, node, "one", is_zero, dtype)?;
+    let divisor = binary(b, node, "divisor", BinaryKind::Add, norm, one)?;
+    Ok(vec![binary(b, node, "", BinaryKind::Div, x, divisor)?])
+}
+
+/// `x / (bias + alpha / size * sum of squares of the neighbouring channels)^beta`. The sum is an average
+/// over windows: with the channels as the one spatial axis, and what lies behind them as channels.
+fn local_response_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(1)?;
+    let x = float_input(b, node)?;
+    let shape = b.shape(x);
+    if shape.len() < 2 {
+        return Err(invalid("the input has no channel axis"));
+    }
+    let alpha = node.attributes.float("alpha", 1e-4)?;
+    let beta = node.attributes.float("beta", 0.75)?;
+    let bias = node.attributes.float("bias", 1.0)?;
+    let size = node.attributes.optional_int("size")?.filter(|s| (1..=4096).contains(s));
+    let size = size.ok_or_else(|| invalid("attribute `size` is missing or out of range"))?;
+    let size = size as usize;
+    let squares = binary(b, node, "squares", BinaryKind::Mul, x, x)?;
+    let rows = vec![shape[0].clone(), shape[1].clone(), dims::product(&shape[2..])?];
+    let squares = b.reshape(node, "rows", squares, rows.clone())?;
+    let op = Op::Pool(Pool {
+        kind: PoolKind::Average,
+        kernel: vec![size],
+        stride: vec![1],
+        dilation: vec![1],
+        pad_before: vec![(size - 1) / 2],
+        pad_after: vec![size / 2],
+        count_include_pad: true,
+        column_major: false,
+    });
+    let means = b.emit(node, "means", op, &[Some(squares)], b.dtype(x), rows)?;
+    let means = b.reshape(node, "neighbours", means, shape)?;
+    let scaled = with_scalar(b, node, "scaled", BinaryKind::Mul, means, f64::from(alpha))?;
+    let base = with_scalar(b, node, "base", BinaryKind::Add, scaled, f64::from(bias))?;
+    let power = with_scalar(b, node, "power", BinaryKind::Pow, base, f64::from(beta))?;
+    Ok(vec![binary(b, node, "", BinaryKind::Div, x, power)?])
+}
+
+fn batch_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(5)?;
+    let x = float_input(b, node)?;
+    let epsilon = node.attributes.float("epsilon", 1e-5)?;
+    let momentum = node.attributes.float("momentum", 0.9)?;
+    let more = (1..node.outputs.len()).any(|i| node.wants(i));
+    // The first versions say how they mean it, the next ones by their outputs.
+    let training = match node.opset {
+        ..7 => !node.attributes.flag("is_test", false)?,
+        _ => node.attributes.flag("training_mode", false)?,
+    };
+    if (node.opset < 14 && (training || more)) || (!training && more) {
+        return Err(unsupported(
+            "batch normalisation in training mode",
+            "export the model in evaluation mode",
+        ));
+    }
+    if node.opset < 9 && !node.attributes.flag("spatial", true)? {
+        return Err(unsupported("spatial = 0", ""));
+    }
+    let shape = b.shape(x);
+    if shape.len() < 2 {
+        return Err(invalid("the input has no channel axis"));
+    }
+    let mut inputs = vec![Some(x)];
+    let mut constant = true;
+    for (index, what) in ["scale", "B", "mean", "var"].into_iter().enumerate() {
+        let id = channel_operand(b, node, index + 1, what, &shape[1])?;
+        constant &= b.tensor(id).is_some();
+        inputs.push(Some(id));
+    }
+    if !constant || training {
+        let operands = [1, 2, 3, 4].map(|index| inputs[index].unwrap_or(x));
+        return by_arithmetic(b, node, x, operands, epsilon, training.then_some(momentum));
+    }
+    let op = Op::BatchNorm { epsilon };
+    Ok(vec![match shape.len() {
+        2 => b.emit(node, "", op, &inputs, b.dtype(x), shape)?,
+        _ => channels_last(b, node, op, &inputs, &shape)?,
+    }])
+}
+
+/// Batch normalisation with statistics that are computed at run time: given, or those of the batch.
+fn by_arithmetic(
+    b: &mut Builder,
+    node: &OnnxNode<'_>,
+    x: ValueId,
+    [scale, bias, mean, var]: [ValueId; 4],
+    epsilon: f32,
+    momentum: Option<f32>,
+) -> Outcome {
+    let rank = b.rank(x);
+    let dtype = b.dtype(x);
+    let column = |b: &mut Builder, part: &str, id: ValueId| -> Result<ValueId, Failure> {
+        let id = cast(b, node, &format!("{part}/cast"), id, dtype)?;
+        per_channel(b, node, part, id, rank)
+    };
+    let (scale, bias) = (column(b, "scale", scale)?, column(b, "bias", bias)?);
+    let mut running = Vec::new();
+    let (mean_of, var_of) = match momentum {
+        None => (column(b, "mean", mean)?, column(b, "var", var)?),
+        Some(momentum) => {
+            let axes: Vec<usize> = (0..rank).filter(|axis| *axis != 1).collect();
+            let own = reduce(b, node, "batch_mean", ReduceKind::Mean, x, &axes)?;
+            let centred = binary(b, node, "centred", BinaryKind::Sub, x, own)?;
+            let squares = binary(b, node, "squares", BinaryKind::Mul, centred, centred)?;
+            let own_var = reduce(b, node, "batch_var", ReduceKind::Mean, squares, &axes)?;
+            let momentum = f64::from(momentum);
+            for (part, old, new) in [("running_mean", mean, own), ("running_var", var, own_var)] {
+                let to = b.dtype(old);
+                let flat = b.reshape(node, &format!("{part}/flat"), new, b.shape(old))?;
+                let flat = cast(b, node, &format!("{part}/cast"), flat, to)?;
+                let old =
+                    with_scalar(b, node, &format!("{part}/old"), BinaryKind::Mul, old, momentum)?;
+                let new = with_scalar(
+                    b,
+                    node,
+                    &format!("{part}/new"),
+                    BinaryKind::Mul,
+                    flat,
+                    1.0 - momentum,
+                )?;
+                running.push(binary(b, node, part, BinaryKind::Add, old, new)?);
+            }
+            (own, own_var)
+        }
+    };
+    let shifted = with_scalar(b, node, "shifted", BinaryKind::Add, var_of, f64::from(epsilon))?;
+    let root = unary(b, node, "root", UnaryKind::Sqrt, shifted)?;
+    let factor = binary(b, node, "factor", BinaryKind::Div, scale, root)?;
+    let centred = binary(b, node, "minus_mean", BinaryKind::Sub, x, mean_of)?;
+    let scaled = binary(b, node, "scaled", BinaryKind::Mul, centred, factor)?;
+    let mut outputs = vec![binary(b, node, "", BinaryKind::Add, scaled, bias)?];
+    outputs.extend(running);
+    Ok(outputs)
+}

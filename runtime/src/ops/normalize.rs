@@ -1,0 +1,202 @@
+//! Normalisation over the trailing axes: by mean and variance (layer) or by root mean square.
+//!
+//! ```text
+//! layer: mean = sum(x) / n, variance = sum((x - mean)²) / n, y = (x - mean) / sqrt(variance + epsilon) · scale + bias
+//! rms:   y = x / sqrt(sum(x²) / n + epsilon) · scale + bias
+//! ```
+//!
+//! Two passes in f32. A sum over n elements is sixteen sums, of the elements whose index leaves the
+//! same rest by sixteen, in their order; then they are added in halves: the first eight to the last
+//! eight, and so on.
+
+use crate::dtype::DType;
+use crate::error::StepErrorKind;
+use crate::format::{NormalizeAttributes, Op};
+use crate::memory::{Context, Slot, typed, typed_mut};
+use crate::ops::shape::{expect_apart, expect_types, product};
+use crate::ops::{Operator, Step, expect_same_shape, no_scratch};
+
+/// f32.
+pub static NORMALIZE_F32: Operator = Operator {
+    op: Op::Normalize,
+    dtype: Some(DType::F32),
+    check,
+    select: |_| run,
+    scratch_bytes: no_scratch,
+};
+
+const LAYER: u32 = 1;
+const RMS: u32 = 2;
+
+/// Sums side by side: one AVX-512 register of f32.
+const LANES: usize = 16;
+
+fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
+    step.expect_counts(1, 3)?;
+    expect_types(step, &[DType::F32], DType::F32)?;
+    expect_apart(step)?;
+    let attributes: NormalizeAttributes = step.expect_attributes()?;
+    if !matches!(attributes.kind, LAYER | RMS) {
+        return Err(StepErrorKind::Attribute("kind"));
+    }
+    let x = step.input(0)?;
+    let axis = attributes.axis as usize;
+    if axis > x.rank() {
+        return Err(StepErrorKind::Attribute("axis"));
+    }
+    expect_same_shape(&step.output(0)?, &x, step.input_count() as u8)?;
+    for index in 1..3 {
+        let Some(factor) = step.optional_input(index) else { continue };
+        if factor.dtype != DType::F32 {
+            return Err(StepErrorKind::OperandType(index as u8));
+        }
+        if factor.dims() != &x.dims()[axis..] {
+            return Err(StepErrorKind::OperandShape(index as u8));
+        }
+    }
+    Ok(())
+}
+
+/// `sum(f(x))` in the order that the module defines.
+fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let blocks = row.chunks_exact(LANES);
+    let rest = blocks.remainder();
+    for block in blocks {
+        for (lane, x) in lanes.iter_mut().zip(block) {
+            *lane += f(*x);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane += f(*x);
+    }
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Elements of the normalised axes.
+fn row_elements(x: &Slot, axis: u32) -> usize {
+    product(&x.dims()[(axis as usize).min(x.rank())..])
+}
+
+fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let attributes: NormalizeAttributes = context.step.attributes();
+    let x = context.step.input(0)?;
+    if x.elements() == 0 {
+        return Ok(());
+    }
+    let n = row_elements(&x, attributes.axis);
+    let operand = context.step.input_count() as u8;
+    let operands = context.operands([0, 1, 2])?;
+    let [x, scale, bias] = operands.inputs;
+    let (x, scale, bias): (&[f32], &[f32], &[f32]) =
+        (typed(x, 0)?, typed(scale, 1)?, typed(bias, 2)?);
+    let y: &mut [f32] = typed_mut(operands.output, operand)?;
+    let count = n as f32;
+    for (x, y) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)) {
+        let mean = match attributes.kind {
+            LAYER => sum(x, |x| x) / count,
+            _ => 0.0,
+        };
+        let square = sum(x, |x| (x - mean) * (x - mean)) / count;
+        let factor = 1.0 / libm::sqrtf(square + attributes.epsilon);
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = (x - mean) * factor;
+        }
+        for (y, scale) in y.iter_mut().zip(scale) {
+            *y *= scale;
+        }
+        for (y, bias) in y.iter_mut().zip(bias) {
+            *y += bias;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{Case, Random, Tensor, assert_close, shape, tensor};
+
+    fn attributes(kind: u32, axis: u32) -> NormalizeAttributes {
+        NormalizeAttributes { kind, axis, epsilon: 1e-5, reserved: 0 }
+    }
+
+    fn case(a: NormalizeAttributes, x: Tensor, factors: &[Tensor]) -> Case {
+        let y = shape(DType::F32, &x.dims);
+        let inputs = [&[x], factors].concat();
+        Case::new(Op::Normalize, Some(DType::F32), a, &inputs, y)
+    }
+
+    #[test]
+    fn equals_the_formula_in_f64() {
+        let mut random = Random(3);
+        for (dims, axis) in [
+            (vec![2u32, 3, 5], 2u32),
+            (vec![2, 3, 40], 1),
+            (vec![4, 17], 1),
+            (vec![3, 4], 0),
+            (vec![1], 0),
+            (vec![2, 2], 2),
+        ] {
+            let n: usize = dims[axis as usize..].iter().product::<u32>() as usize;
+            let total: usize = dims.iter().product::<u32>() as usize;
+            let x = random.f32s(total);
+            let (scale, bias) = (random.f32s(n), random.f32s(n));
+            for kind in [LAYER, RMS] {
+                let mut want = vec![];
+                for row in x.chunks_exact(n) {
+                    let mean = match kind {
+                        LAYER => row.iter().map(|x| f64::from(*x)).sum::<f64>() / n as f64,
+                        _ => 0.0,
+                    };
+                    let square =
+                        row.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n as f64;
+                    for (i, x) in row.iter().enumerate() {
+                        let y = (f64::from(*x) - mean) / (square + 1e-5).sqrt();
+                        want.push((y * f64::from(scale[i]) + f64::from(bias[i])) as f32);
+                    }
+                }
+                let of = &dims[axis as usize..];
+                let factors = [tensor(of, &scale), tensor(of, &bias)];
+                let got = case(attributes(kind, axis), tensor(&dims, &x), &factors).run::<f32>();
+                assert_close(&got, &want, 2e-5);
+                // Without a bias.
+                for (at, want) in want.iter_mut().enumerate() {
+                    *want -= bias[at % n];
+                }
+                let got =
+                    case(attributes(kind, axis), tensor(&dims, &x), &factors[..1]).run::<f32>();
+                assert_close(&got, &want, 2e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_steps_are_refused() {
+        let x = tensor(&[2, 3], &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let three = tensor(&[3], &[1.0f32; 3]);
+        let good = attributes(LAYER, 1);
+        assert!(case(good, x.clone(), &[three.clone()]).run_bytes().is_ok());
+        assert!(case(good, shape(DType::F32, &[0, 3]), &[three.clone()]).run_bytes().is_ok());
+        assert!(case(good, shape(DType::F32, &[3, 0]), &[]).run_bytes().is_ok());
+        for (a, factors) in [
+            (attributes(0, 1), vec![]),
+            (attributes(3, 1), vec![]),
+            (attributes(LAYER, 3), vec![]),
+            (attributes(LAYER, u32::MAX), vec![]),
+            (attributes(LAYER, 0), vec![three.clone()]),
+            (good, vec![tensor(&[2], &[1.0f32; 2])]),
+            (good, vec![tensor(&[3], &[1i32; 3])]),
+            (good, vec![three.clone(), three.clone(), three]),
+        ] {
+            assert!(case(a, x.clone(), &factors).run_bytes().is_err(), "{a:?}");
+        }
+    }
+}
