@@ -6,6 +6,7 @@ mod builder;
 mod cleaning;
 mod fusing;
 mod layout;
+mod norm;
 mod oracle;
 mod random;
 
@@ -108,6 +109,11 @@ fn summary(graph: &Graph) -> String {
                 let zero_rows = attention.zero_rows.then_some("+zero_rows");
                 let fused = [mask, causal, zero_rows].into_iter().flatten().collect::<String>();
                 format!("Attention{fused}")
+            }
+            Op::Normalize { .. } => {
+                let scale = super::edit::input(node, 1).map(|_| "+scale").unwrap_or_default();
+                let bias = super::edit::input(node, 2).map(|_| "+bias").unwrap_or_default();
+                format!("Normalize{scale}{bias}")
             }
             Op::Unary(kind) => format!("{kind:?}"),
             Op::Binary(kind) => format!("{kind:?}"),

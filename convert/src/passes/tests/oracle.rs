@@ -163,6 +163,19 @@ fn eval(
             let sum: f64 = (0..shape[*axis]).map(|i| a.at(&along(i)).exp()).sum();
             a.at(at).exp() / sum
         }),
+        Op::Normalize { kind, axis, epsilon } => {
+            let rows = indices(&a.shape[*axis..]);
+            Array::build(shape, |at| {
+                let (head, tail) = at.split_at(*axis);
+                let row: Vec<f64> = rows.iter().map(|i| a.at(&[head, i].concat())).collect();
+                let mean_of = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+                let mean = if *kind == NormKind::Layer { mean_of(&row) } else { 0.0 };
+                let squares: Vec<f64> = row.iter().map(|x| (x - mean) * (x - mean)).collect();
+                let root = (mean_of(&squares) + f64::from(*epsilon)).sqrt();
+                let scale = operand(1).map_or(1.0, |scale| scale.at(tail));
+                (a.at(at) - mean) / root * scale + operand(2).map_or(0.0, |bias| bias.at(tail))
+            })
+        }
         Op::Where => Array::build(shape, |at| {
             let chosen = if a.broadcast_at(at) != 0.0 { b() } else { operand(2).expect("third") };
             chosen.broadcast_at(at)
