@@ -34,6 +34,7 @@ KINDS = ["node", "simple", "pytorch-operator", "pytorch-converted", "light"]
 # A float result may differ by this many units in the last place of the largest expected number: the
 # expected values are themselves computed in the type, some in many steps.
 UNITS_IN_THE_LAST_PLACE = 2
+MAX_SEED_BYTES = 4096  # larger inputs slow a fuzzer down without showing it more
 # Types that .npy doesn't have, as the tool takes and gives them.
 WIDER = {
     "bfloat16": np.float32,
@@ -238,6 +239,7 @@ def main():
     parser.add_argument("--whit", default="target/release/whit")
     parser.add_argument("--write", metavar="FILE", help="write the table by operator here, as Markdown")
     parser.add_argument("--json", metavar="FILE", help="write every verdict here")
+    parser.add_argument("--corpus", metavar="DIR", help="only write the models here, as seeds for convert/fuzz")
     parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name matches")
     parser.add_argument("--kind", action="append", choices=KINDS)
     parser.add_argument("--jobs", type=int, default=2)
@@ -246,6 +248,14 @@ def main():
     whit = str(pathlib.Path(arguments.whit).resolve())
     start = time.monotonic()
     cases = [c for c in load(arguments.kind or KINDS) if re.search(arguments.only, c.name)]
+    if arguments.corpus:
+        folder = pathlib.Path(arguments.corpus)
+        folder.mkdir(parents=True, exist_ok=True)
+        for case in cases:
+            model = case.model.SerializeToString()
+            if len(model) < MAX_SEED_BYTES:
+                (folder / case.name).write_bytes(b"\0" + model)
+        return 0
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         def guarded(case):
             try:

@@ -154,6 +154,7 @@ mod tests {
             pad_before: vec![0, 0],
             pad_after: vec![0, 0],
             count_include_pad: false,
+            column_major: false,
         });
         let add = Op::Binary(BinaryKind::Add);
         for (op, inputs, output) in [(add, vec![x, one], a), (pool, vec![a], y)] {
@@ -181,7 +182,8 @@ mod tests {
         assert_eq!(
             text(&proto.node[1]),
             "Pool a#2 -> a#3 kind=Max kernel=[2, 2] stride=[2, 2] dilation=[1, 1] \
-             pad_before=[0, 0] pad_after=[0, 0] count_include_pad=false"
+             pad_before=[0, 0] pad_after=[0, 0] count_include_pad=false \
+             column_major=false"
         );
         assert_eq!(proto.initializer[0].name(), "one#1");
         assert_eq!(proto.output[0].name(), "a#3");

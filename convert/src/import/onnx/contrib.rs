@@ -25,7 +25,6 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     }),
     ("RotaryEmbedding", rotary_embedding),
     ("EmbedLayerNormalization", embed_layer_norm),
-    ("SkipLayerNormalization", skip_layer_norm),
     ("Gelu", |b, n| unary(b, n, UnaryKind::Gelu)),
     ("FastGelu", |b, n| bias_gelu(b, n, UnaryKind::GeluTanh)),
     ("BiasGelu", |b, n| bias_gelu(b, n, UnaryKind::Gelu)),
@@ -338,27 +337,4 @@ fn embed_layer_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         outputs.push(c.cast(sum, dtype)?);
     }
     Ok(outputs)
-}
-
-/// Of the sum of two inputs and an optional bias.
-fn skip_layer_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
-    node.at_most(5)?;
-    let epsilon = node.attributes.float("epsilon", 1e-12)?;
-    if node.wants(1) || node.wants(2) {
-        return Err(unsupported("the outputs mean and inv_std_var", "they are for training"));
-    }
-    let c = &mut Compose::new(b, node);
-    let given = node.required(0, "input")?;
-    let (dtype, x) = (c.dtype(given), c.real(given)?);
-    let skip = c.real(node.required(1, "skip")?)?;
-    let gamma = c.real(node.required(2, "gamma")?)?;
-    let mut sum = c.add(x, skip)?;
-    if let Some(bias) = node.input(4) {
-        let bias = c.real(bias)?;
-        sum = c.add(sum, bias)?;
-    }
-    let beta = node.input(3).map(|beta| c.real(beta)).transpose()?;
-    let y = layer_norm(c, sum, gamma, beta, epsilon)?;
-    let (y, sum) = (c.cast(y, dtype)?, c.cast(sum, dtype)?);
-    Ok(vec![y, sum, sum, sum])
 }

@@ -1,4 +1,4 @@
-//! Transposed convolution, as a convolution that the packed kernels run.
+//! Transposed convolution and sums of overlapping blocks, as a convolution that the packed kernels run.
 //!
 //! With stride s, the outputs at positions `m * s + r` for one phase r depend on the input as a
 //! convolution of stride 1 does, over every s-th element of the kernel. So one convolution makes the
@@ -16,10 +16,12 @@ use super::conv::{Filters, filters, spatial, to_first, to_last};
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::parts;
+use super::types::cast;
 use crate::dim::Dim;
 use crate::graph::{Clamp, Conv, Op, PadMode, ValueId};
 
-pub(super) const OPERATORS: &[(&str, super::Importer)] = &[("ConvTranspose", conv_transpose)];
+pub(super) const OPERATORS: &[(&str, super::Importer)] =
+    &[("ConvTranspose", conv_transpose), ("Col2Im", col2im)];
 
 /// Keeps the arithmetic of sizes far from overflow.
 const MAX_SIZE: i64 = 1 << 24;
@@ -163,26 +165,40 @@ fn axes(
 fn conv_transpose(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(3)?;
     let (x, w) = (node.required(0, "X")?, node.required(1, "W")?);
-    let (batch, _, sizes) = spatial(b, x)?;
+    let (_, _, sizes) = spatial(b, x)?;
     let Filters { shape, kernel, groups } = filters(b, node, x, w, true)?;
     let axes = axes(b, node, &kernel, &sizes)?;
-    let per_group = shape[1];
-    let channels =
-        per_group.checked_mul(groups).ok_or_else(|| invalid("too many output channels"))?;
-    let phases = axes.iter().try_fold(1usize, |all, axis| all.checked_mul(axis.stride as usize));
-    let phases = phases
-        .filter(|phases| phases.checked_mul(channels).is_some_and(|all| all < 1 << 31))
-        .ok_or_else(|| unsupported(format!("{channels} channels at such strides"), ""))?;
-    let bias = node.input(2);
-    if let Some(bias) = bias
+    let channels = shape[1].checked_mul(groups);
+    let channels = channels.ok_or_else(|| invalid("too many output channels"))?;
+    if let Some(bias) = node.input(2)
         && (b.shape(bias) != [Dim::from(channels)] || b.dtype(bias) != b.dtype(x))
     {
         return Err(invalid("the bias is not one number per output channel"));
     }
+    let inputs = [Some(x), Some(w), node.input(2)];
+    Ok(vec![transposed(b, node, inputs, &shape, groups, &axes)?])
+}
 
-    let w = weights(b, node, w, &shape, groups, &axes)?;
+/// The transposed convolution of channels-first `[x, weights, bias]`; `shape` is that of the weights.
+fn transposed(
+    b: &mut Builder,
+    node: &OnnxNode<'_>,
+    [x, w, bias]: [Option<ValueId>; 3],
+    shape: &[usize],
+    groups: usize,
+    axes: &[Axis],
+) -> Result<ValueId, Failure> {
+    let (Some(x), Some(w)) = (x, w) else { return Err(invalid("an input is missing")) };
+    let (batch, _, sizes) = spatial(b, x)?;
+    let per_group = shape[1];
+    let channels = per_group.saturating_mul(groups);
+    let phases = axes.iter().try_fold(1usize, |all, axis| all.checked_mul(axis.stride as usize));
+    let phases = phases
+        .filter(|phases| phases.checked_mul(channels).is_some_and(|all| all < 1 << 31))
+        .ok_or_else(|| unsupported(format!("{channels} channels at such strides"), ""))?;
+    let w = weights(b, node, w, shape, groups, axes)?;
     let bias = bias.map(|bias| spread(b, node, bias, groups, phases)).transpose()?;
-    let mut blocks = vec![batch.clone()];
+    let mut blocks = vec![batch];
     for (axis, size) in axes.iter().zip(&sizes) {
         let (before, after) = axis.pads();
         blocks.push(size.add(&Dim::from(before + after - (axis.taps() - 1))));
@@ -192,11 +208,11 @@ fn conv_transpose(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let usizes = |f: &dyn Fn(&Axis) -> i64| -> Vec<usize> {
         axes.iter().map(|axis| f(axis) as usize).collect()
     };
-    let spread_out = spreads(&axes);
+    let plain = one_phase(axes);
     let op = Op::Conv(Conv {
-        kernel: usizes(&|axis| if spread_out { axis.kernel } else { axis.taps() }),
+        kernel: usizes(&|axis| if plain { axis.kernel } else { axis.taps() }),
         stride: vec![1; axes.len()],
-        dilation: usizes(&|axis| if spread_out { axis.dilation } else { 1 }),
+        dilation: usizes(&|axis| if plain { axis.dilation } else { 1 }),
         pad_before: usizes(&|axis| axis.pads().0),
         pad_after: usizes(&|axis| axis.pads().1),
         groups,
@@ -208,18 +224,94 @@ fn conv_transpose(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     inputs.extend(bias.map(Some));
     let mut y = b.emit(node, "conv", op, &inputs, b.dtype(x), made)?;
     if phases > 1 {
-        y = phases_to_space(b, node, y, &blocks, &axes, groups, per_group)?;
+        y = phases_to_space(b, node, y, &blocks, axes, groups, per_group)?;
     }
     for (at, axis) in axes.iter().enumerate() {
         let start = Dim::from(axis.crop - axis.first() * axis.stride);
         y = parts::slice(b, node, &format!("crop{at}"), y, at + 1, start, axis.output.clone())?;
     }
-    let y = b.transpose(node, "", y, &to_first(rank))?;
-    Ok(vec![y])
+    b.transpose(node, "", y, &to_first(rank))
+}
+
+/// The sum of overlapping blocks, `[batch, channels * block, blocks]` to an image: what a transposed
+/// convolution does whose filters hold one 1 each, a group for every channel.
+fn col2im(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(3)?;
+    let x = node.required(0, "input")?;
+    let image = b.ints(node.required(1, "image_shape")?, "image_shape")?;
+    let block = b.ints(node.required(2, "block_shape")?, "block_shape")?;
+    let rank = image.len();
+    if !(1..=3).contains(&rank) {
+        return Err(unsupported(format!("an image of {rank} axes"), "at most three are supported"));
+    }
+    if block.len() != rank || !image.iter().chain(&block).all(|s| (1..=MAX_SIZE).contains(s)) {
+        return Err(invalid(format!("blocks {block:?} of an image {image:?}")));
+    }
+    let list = |name: &str, count: usize, least: i64| -> Result<Vec<i64>, Failure> {
+        let values =
+            node.attributes.ints(name)?.map_or_else(|| vec![least; count], <[i64]>::to_vec);
+        match values.len() == count && values.iter().all(|v| (least..=MAX_SIZE).contains(v)) {
+            true => Ok(values),
+            false => Err(invalid(format!("{name} {values:?} for {rank} axes"))),
+        }
+    };
+    let (stride, dilation) = (list("strides", rank, 1)?, list("dilations", rank, 1)?);
+    let pads = list("pads", 2 * rank, 0)?;
+    let mut axes = Vec::new();
+    let mut counts = Vec::new();
+    for axis in 0..rank {
+        let mut of = Axis {
+            kernel: block[axis],
+            stride: stride[axis],
+            dilation: dilation[axis],
+            crop: pads[axis],
+            output: Dim::from(image[axis]),
+            tail: 0,
+        };
+        let span = image[axis] + pads[axis] + pads[rank + axis] - of.extent();
+        if span < 0 {
+            return Err(invalid(format!("a block of {} in axis {axis} of {image:?}", block[axis])));
+        }
+        let count = span / of.stride + 1;
+        of.tail = image[axis] + pads[axis] - (count - 1) * of.stride;
+        counts.push(count);
+        axes.push(of);
+    }
+    let shape = b.shape(x);
+    let elements = block.iter().try_fold(1i64, |all, size| all.checked_mul(*size));
+    let [batch, rows, columns] = shape.as_slice() else {
+        return Err(invalid("the input is not [batch, channels * block, blocks]"));
+    };
+    let channels = rows.as_const().zip(elements).filter(|(rows, block)| rows % block == 0);
+    let (Some((rows, block_elements)), Some(expected)) =
+        (channels, counts.iter().try_fold(1i64, |all, count| all.checked_mul(*count)))
+    else {
+        return Err(invalid("the input's channels are no multiple of the block"));
+    };
+    if rows < 1 || !dims::same(columns, &Dim::from(expected), &b.graph.symbols) {
+        return Err(invalid(format!("{expected} blocks, but an input of {}", b.text(&shape))));
+    }
+    let mut unfolded = vec![batch.clone(), Dim::from(rows)];
+    unfolded.extend(counts.iter().map(|count| Dim::from(*count)));
+    let x = b.reshape(node, "blocks", x, unfolded)?;
+    // [channels * block, 1, block…]: element k of a block goes to place k.
+    let (rows, block_elements) = (rows as usize, block_elements as usize);
+    let total = rows.saturating_mul(block_elements);
+    b.charge(total.saturating_mul(4))?;
+    let mut values = vec![0.0; total];
+    for row in 0..rows {
+        values[row * block_elements + row % block_elements] = 1.0;
+    }
+    let mut filters = vec![rows, 1];
+    filters.extend(block.iter().map(|size| *size as usize));
+    let w = parts::floats(b, format!("{}/places", node.name), &filters, &values)?;
+    let w = cast(b, node, "places", w, b.dtype(x))?;
+    let groups = rows / block_elements;
+    Ok(vec![transposed(b, node, [Some(x), Some(w), None], &filters, groups, &axes)?])
 }
 
 /// At stride 1 there is one phase, and the kernel stays dilated instead of holding zeros.
-fn spreads(axes: &[Axis]) -> bool {
+fn one_phase(axes: &[Axis]) -> bool {
     axes.iter().all(|axis| axis.stride == 1)
 }
 
@@ -237,7 +329,7 @@ fn weights(
     let dtype = b.dtype(w);
     let mut w = w;
     let mut own = shape.to_vec();
-    for (at, axis) in axes.iter().enumerate().filter(|_| !spreads(axes)) {
+    for (at, axis) in axes.iter().enumerate().filter(|_| !one_phase(axes)) {
         let position = at + 2;
         let zeros_behind =
             |b: &mut Builder, part: &str, w: ValueId, own: &mut Vec<usize>, at: usize, n: i64| {

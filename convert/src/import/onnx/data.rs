@@ -84,7 +84,7 @@ fn dropout(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let mut outputs = vec![x];
     // The mask of what is kept, which is everything. Before opset 10 it was of the data's type.
     if node.wants(1) {
-        let dtype = if node.opset >= 10 { DType::Bool } else { b.dtype(x) };
+        let dtype = if node.opset < 10 { b.dtype(x) } else { DType::Bool };
         let kept = b.scalar(format!("{}/kept", node.name), dtype, 1.0)?;
         let shape = b.shape(x);
         outputs.push(b.emit(node, "mask", Op::Expand, &[Some(kept)], dtype, shape)?);

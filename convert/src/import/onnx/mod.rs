@@ -102,9 +102,9 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
 const DOMAINS: &[(&str, &[(&str, Importer)])] = &[
     ("ai.onnx.preview", attention::PREVIEW_OPERATORS),
     ("com.microsoft", contrib::OPERATORS),
+    ("com.microsoft", norm::MICROSOFT),
     ("com.microsoft", qlinear::CONTRIB),
     ("com.microsoft", nbits::CONTRIB),
-    ("com.microsoft", norm::MICROSOFT),
 ];
 
 /// `domain` is empty for ONNX's own operators.
@@ -531,20 +531,22 @@ fn own(domain: &str) -> &str {
 /// The importer of a node, or why there is none.
 fn find_importer(proto: &NodeProto, opset: i64) -> Result<Importer, Failure> {
     let (domain, op_type) = (own(proto.domain()), proto.op_type());
-    let import = importer(domain, op_type);
-    if import.is_none() && !domain.is_empty() && !DOMAINS.iter().any(|(name, _)| *name == domain) {
-        return Err(unsupported(
-            format!("operator domain {domain} is not supported"),
-            "export the model with ONNX's own operators",
-        ));
-    }
-    if domain.is_empty() && import.is_some() && !legacy::is_known(op_type, opset) {
+    if let Some(import) = importer(domain, op_type) {
+        if !domain.is_empty() || legacy::is_known(op_type, opset) {
+            return Ok(import);
+        }
         return Err(unsupported(
             format!("its form in operator set {opset} is not supported"),
             "convert the model with onnx.version_converter",
         ));
     }
-    import.ok_or_else(|| unsupported("the operator is not supported", remedy_for(op_type)))
+    if !domain.is_empty() && !DOMAINS.iter().any(|(name, _)| *name == domain) {
+        return Err(unsupported(
+            format!("operator domain {domain} is not supported"),
+            "export the model with ONNX's own operators",
+        ));
+    }
+    Err(unsupported("the operator is not supported", remedy_for(proto.op_type())))
 }
 
 /// Advice for operators that models use often.

@@ -43,7 +43,7 @@ fn float_input(b: &Builder, node: &OnnxNode<'_>) -> Result<ValueId, Failure> {
 }
 
 /// The trailing axes from `axis` on normalised; scale and bias broadcast to `x`.
-fn normalized(
+pub(super) fn normalized(
     b: &mut Builder,
     node: &OnnxNode<'_>,
     part: &str,

@@ -23,6 +23,7 @@ mod models;
 mod operators;
 mod options;
 mod recurrent;
+mod spatial;
 mod types;
 
 /// An f32 input.

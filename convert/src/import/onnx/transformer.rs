@@ -1,14 +1,13 @@
 //! What transformers are made of besides attention: rotary embedding, gated units, linear attention.
 
-use whit::DType;
-
 use super::attention::{join_heads, split_heads};
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::compose::{Compose, Made};
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use super::norm::normalized;
 use crate::dim::Dim;
-use crate::graph::{ReduceKind, UnaryKind, ValueId};
+use crate::graph::{NormKind, UnaryKind, ValueId};
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("RotaryEmbedding", rotary_embedding),
@@ -269,17 +268,6 @@ pub(super) fn layer_norm(
     epsilon: f32,
 ) -> Made {
     let last = c.rank(x).checked_sub(1).ok_or_else(|| invalid("a scalar is normalised"))?;
-    let mean = c.reduce(ReduceKind::Mean, x, &[last], true)?;
-    let centred = c.sub(x, mean)?;
-    let squares = c.mul(centred, centred)?;
-    let variance = c.reduce(ReduceKind::Mean, squares, &[last], true)?;
-    let epsilon = c.scalar(DType::F32, f64::from(epsilon))?;
-    let variance = c.add(variance, epsilon)?;
-    let deviation = c.unary(UnaryKind::Sqrt, variance)?;
-    let y = c.div(centred, deviation)?;
-    let y = c.mul(y, scale)?;
-    match bias {
-        Some(bias) => c.add(y, bias),
-        None => Ok(y),
-    }
+    let how = (NormKind::Layer, last, epsilon);
+    normalized(c.b, c.node, "layer_norm", x, how, [Some(scale), bias])
 }

@@ -3,7 +3,7 @@
 use whit::DType;
 use whit::format::{
     AttentionAttributes, BinaryAttributes, BinaryOp, ConvAttributes, ConvNdAttributes, Layout,
-    MatMulAttributes, Op as StepOp,
+    MatMulAttributes, Op as StepOp, UnaryAttributes, UnaryOp,
 };
 use whit::kernels::{ConvGeometry, PANEL_N, conv_f32, conv_i8, depthwise_f32, depthwise_i8};
 
@@ -212,10 +212,14 @@ fn dynamic_matmul(
     matmul: &MatMul,
 ) -> Result<(), PlanError> {
     let (a, b) = (builder.input(node, 0)?, builder.input(node, 1)?);
+    let added: Vec<ValueId> = node.inputs.iter().skip(2).copied().flatten().collect();
     let dtype = builder.value(a).dtype;
-    let clamped = matmul.clamp != Clamp::NONE;
-    if !matches!(dtype, DType::F32 | DType::I32 | DType::I64) || (clamped && dtype != DType::F32) {
-        return Err(unsupported(node, "no i8 product of two activations; keep it float"));
+    let plain = added.is_empty() && matmul.clamp == Clamp::NONE;
+    let known = dtype == DType::F32 || (plain && matches!(dtype, DType::I32 | DType::I64));
+    if !known {
+        let why =
+            "a product of two activations takes f32, or wide integers without bias; keep it float";
+        return Err(unsupported(node, why));
     }
     let shape = builder.value(a).shape.clone();
     let k = shape[shape.len() - if matmul.transpose_a { 2 } else { 1 }].clone();
@@ -227,37 +231,41 @@ fn dynamic_matmul(
         ..MatMulAttributes::default()
     };
     let inputs = vec![Some(builder.tensor(a)?), Some(builder.tensor(b)?)];
-    let added: Vec<ValueId> = node.inputs.iter().skip(2).copied().flatten().collect();
-    if added.is_empty() && !clamped {
+    if plain {
         return builder.step(node, StepOp::MatMul, Some(dtype), attributes, inputs, macs);
     }
-    // Bias, residual and clamp are steps of their own; without anything to add, minus zero is.
-    let (name, output) = (&node.name, builder.tensor(node.outputs[0])?);
-    let mut terms = Vec::with_capacity(added.len());
-    for id in added {
-        terms.push(builder.tensor(id)?);
-    }
-    if terms.is_empty() {
-        terms.push(builder.constant_f32(&format!("{name}/zero"), &[-0.0])?);
-    }
+    // What a packed layer does in its epilogue are steps of their own here, over the same memory.
+    let name = &node.name;
     let mut sum = builder.temporary(&format!("{name}/product"), dtype, &output_shape, None)?;
     builder.step_to(name, StepOp::MatMul, Some(dtype), attributes, inputs, sum, macs, &[]);
-    for (index, term) in terms.iter().enumerate() {
-        let is_last = index + 1 == terms.len();
-        let clamp = if is_last { matmul.clamp } else { Clamp::NONE };
+    let output = builder.tensor(node.outputs[0])?;
+    let none = [Clamp::NONE.min, Clamp::NONE.max];
+    let own = [matmul.clamp.min, matmul.clamp.max];
+    for (at, id) in added.iter().enumerate() {
+        let last = at + 1 == added.len();
         let attributes = BinaryAttributes {
             kind: BinaryOp::Add as u32,
-            clamp: [clamp.min, clamp.max],
+            clamp: if last { own } else { none },
             clamp_q: [-128, 127],
             ..BinaryAttributes::default()
         };
-        let to = match is_last {
+        let inputs = vec![Some(sum), Some(builder.tensor(*id)?)];
+        sum = match last {
             true => output,
-            false => builder.temporary(&format!("{name}/sum"), dtype, &output_shape, None)?,
+            false => builder.temporary(&format!("{name}/{at}"), dtype, &output_shape, None)?,
         };
-        let inputs = vec![Some(sum), Some(*term)];
-        builder.step_to(name, StepOp::Binary, Some(dtype), attributes, inputs, to, 0, &[0]);
-        sum = to;
+        builder.step_to(name, StepOp::Binary, Some(dtype), attributes, inputs, sum, 0, &[0]);
+    }
+    if added.is_empty() {
+        let [alpha, beta] = own;
+        let attributes = UnaryAttributes {
+            kind: UnaryOp::Clip as u32,
+            alpha,
+            beta,
+            ..UnaryAttributes::default()
+        };
+        let inputs = vec![Some(sum)];
+        builder.step_to(name, StepOp::Unary, Some(dtype), attributes, inputs, output, 0, &[0]);
     }
     Ok(())
 }

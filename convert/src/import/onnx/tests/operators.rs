@@ -209,13 +209,14 @@ fn convolution() {
             vec![conv().with(A::ints("kernel_shape", &[5, 5]))],
             "kernel_shape",
         ),
-        refused(
+        case(
             "3-D",
             11,
             &["1", "3", "9", "9", "9"],
             vec![zeros("w", &[8, 3, 3, 3, 3])],
             vec![conv()],
-            "two spatial axes",
+            AROUND,
+            "1×8×7×7×7",
         ),
         refused(
             "dynamic weights",
@@ -342,13 +343,14 @@ fn pooling() {
             "ReduceMax",
             "1×3×1×1",
         ),
-        refused(
+        case(
             "indices",
             12,
             X,
             vec![],
-            vec![N::new("MaxPool", &["x"], &["y", "i"]).with(A::ints("kernel_shape", &[2, 2]))],
-            "Indices",
+            vec![N::new("MaxPool", &["x"], &["i", "y"]).with(A::ints("kernel_shape", &[2, 2]))],
+            "Transpose Pool Transpose",
+            "1×3×31×20",
         ),
         refused(
             "no kernel",
@@ -855,7 +857,7 @@ fn versions() {
             "Transpose Resize Transpose",
             "1×3×6×6",
         ),
-        refused(
+        case(
             "align corners, fractional",
             13,
             &["1", "3", "4", "4"],
@@ -864,7 +866,8 @@ fn versions() {
                 N::new("Resize", &["x", "", "s"], &["y"])
                     .with(A::string("coordinate_transformation_mode", "align_corners")),
             ],
-            "whole sizes",
+            "Gather Gather",
+            "1×3×2×2",
         ),
         case(
             "dropout mask",
