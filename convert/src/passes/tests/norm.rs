@@ -143,7 +143,7 @@ fn layer_and_rms() {
                 let y = g.conv(y, 4, 1, 0);
                 g.finish(&[y])
             },
-            left: "Conv+bias Normalize Conv+bias",
+            left: "Conv+bias Normalize+scale+bias Conv+bias",
         },
         Case {
             name: "the deviation of something else, and another mean",
@@ -156,7 +156,7 @@ fn layer_and_rms() {
                 let y = g.binary(Div, d, root);
                 g.finish(&[y])
             },
-            left: "ReduceMean Sub Pow ReduceMean Add Sqrt Div",
+            left: "Reduce Sub Pow Reduce Add Sqrt Div",
         },
         Case {
             name: "an inner axis",
@@ -167,7 +167,7 @@ fn layer_and_rms() {
                 let y = g.binary(Div, x, root);
                 g.finish(&[y])
             },
-            left: "Mul ReduceMean Add Sqrt Div",
+            left: "Mul Reduce Add Sqrt Div",
         },
     ]);
 }
