@@ -64,7 +64,18 @@ fn run(model: &ModelProto, inputs: &[Given]) -> Result<(Vec<u8>, Vec<String>), S
         let record = model.tensor(tensor).ok_or("no tensor")?;
         let name = model.text(record.name);
         let given = inputs.iter().find(|given| given.name == name).ok_or("no such input")?;
-        session.set_input_bytes(index, &given.bytes).map_err(|e| e.to_string())?;
+        // A real input that is only quantized takes the integers, or has them made.
+        let slot = session.input_slot(index).map_err(|e| e.to_string())?;
+        let set = match given.onnx == t::FLOAT && slot.scale() > 0.0 {
+            true => {
+                let words = given.bytes.chunks_exact(4);
+                let reals: Vec<f32> =
+                    words.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+                session.set_input_f32(index, &reals)
+            }
+            false => session.set_input_bytes(index, &given.bytes),
+        };
+        set.map_err(|e| e.to_string())?;
     }
     session.run().map_err(|e| e.to_string())?;
     let bytes = session.output_bytes(0).map_err(|e| e.to_string())?.to_vec();
