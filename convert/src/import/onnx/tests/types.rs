@@ -78,7 +78,13 @@ fn run(model: &ModelProto, inputs: &[Given]) -> Result<(Vec<u8>, Vec<String>), S
         set.map_err(|e| e.to_string())?;
     }
     session.run().map_err(|e| e.to_string())?;
-    let bytes = session.output_bytes(0).map_err(|e| e.to_string())?.to_vec();
+    let mut bytes = session.output_bytes(0).map_err(|e| e.to_string())?.to_vec();
+    // A real output that is only dequantized is left as integers with a scale.
+    let slot = session.output_slot(0).map_err(|e| e.to_string())?;
+    if slot.scale() > 0.0 {
+        let real = |q: &u8| (i32::from(*q as i8) - slot.zero_point()) as f32 * slot.scale();
+        bytes = bytes.iter().flat_map(|q| real(q).to_le_bytes()).collect();
+    }
     Ok((bytes, converted.report.float_nodes))
 }
 
