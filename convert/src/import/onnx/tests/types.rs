@@ -527,7 +527,7 @@ fn quantized_layers_become_integer_steps() {
     let byte = |name, onnx, value: i64| given(name, onnx, &[], vec![value as u8]);
     let all = |values: &[i64]| values.iter().map(|v| *v as u8).collect::<Vec<u8>>();
     let input = given("x", t::UINT8, &[1, 2, 5, 5], all(&x));
-    let constants = vec![
+    let constants = [
         reals("xs", &[], &[0.02]),
         byte("xz", t::UINT8, x_zero),
         given("w", t::INT8, &[3, 2, 3, 3], all(&w)),
@@ -623,7 +623,7 @@ fn weights_of_a_few_bits() {
     for column in 0..2 {
         let term = |k: usize| {
             let byte = packed[column * 16 + k / 2];
-            let q = if k % 2 == 0 { byte & 15 } else { byte >> 4 };
+            let q = byte >> (4 * (k % 2)) & 15;
             let zero = zeros[column] >> (4 * (k / 16)) & 15;
             (f32::from(q) - f32::from(zero)) * scales[column * 2 + k / 16] * x[k]
         };
