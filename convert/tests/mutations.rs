@@ -616,7 +616,7 @@ fn mislead_onnx(random: &mut Random, model: &mut ModelProto) {
     ];
     const REALS: [f32; 10] =
         [0.0, -0.0, 1.0, -1.0, 1e-45, 1e38, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.3];
-    const OPERATORS: [&str; 40] = [
+    const OPERATORS: [&str; 54] = [
         "Add",
         "Mul",
         "Div",
@@ -657,6 +657,20 @@ fn mislead_onnx(random: &mut Random, model: &mut ModelProto) {
         "Shape",
         "Range",
         "Cast",
+        "GatherElements",
+        "GatherND",
+        "ScatterElements",
+        "ScatterND",
+        "TopK",
+        "CumSum",
+        "OneHot",
+        "Trilu",
+        "NonZero",
+        "Unique",
+        "Hardmax",
+        "GridSample",
+        "SplitToSequence",
+        "ConcatFromSequence",
     ];
     let Some(graph) = model.graph.as_mut() else { return };
     match random.below(10) {

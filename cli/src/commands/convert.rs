@@ -60,6 +60,9 @@ pub(crate) struct Convert {
     /// An input that always has the same value, which is stored in the file: NAME=x.npy, or a number
     #[arg(long, value_name = "NAME=x.npy|NUMBER", value_parser = parse_value)]
     input_value: Vec<(String, InputValue)>,
+    /// NonMaxSuppression gives as many rows as could be needed; the unused ones come last and hold -1
+    #[arg(long)]
+    pad_boxes: bool,
     /// A node that stays float in an int8 model; may be given more than once
     #[arg(long, value_name = "NODE")]
     keep_float: Vec<String>,
@@ -297,6 +300,7 @@ impl Convert {
             dims: self.dim.clone(),
             input_layouts: self.input_layout.clone(),
             input_values,
+            pad_boxes: self.pad_boxes,
         };
         let Some(output) = &self.output else {
             return check::run(&self.model, &import, self.json);

@@ -45,6 +45,8 @@ pub(crate) enum NpyError {
     Length { declared: u64, actual: u64 },
     #[error("a value is above the largest int64")]
     IntegerRange,
+    #[error("{0} is outside float32's range, in which models compute")]
+    FloatRange(f64),
     #[error("not a .npz archive: {0}")]
     Zip(String),
     #[error("array `{name}`: {source}")]
@@ -88,9 +90,12 @@ pub(crate) fn read_npy(mut reader: impl Read, total_bytes: u64) -> Result<Array,
             })?)
         }
         "<f8" | ">f8" => {
-            ArrayData::F32(elements_of(&mut reader, &header, elements, actual, |b| {
-                f64::from_le_bytes(b) as f32
-            })?)
+            let values = elements_of(&mut reader, &header, elements, actual, f64::from_le_bytes)?;
+            let fits = |v: &f64| !v.is_finite() || (*v as f32).is_finite();
+            match values.iter().find(|v| !fits(v)) {
+                Some(value) => return Err(NpyError::FloatRange(*value)),
+                None => ArrayData::F32(values.into_iter().map(|v| v as f32).collect()),
+            }
         }
         "|i1" => {
             ArrayData::I8(elements_of(&mut reader, &header, elements, actual, i8::from_le_bytes)?)

@@ -19,6 +19,8 @@ pub struct ImportOptions {
     pub input_layouts: Vec<(String, InputLayout)>,
     /// Inputs that always have this value, by name: they become constants of the converted model.
     pub input_values: Vec<(String, Tensor)>,
+    /// NonMaxSuppression gives as many rows as could be needed; those that aren't hold −1.
+    pub pad_boxes: bool,
 }
 
 /// What becomes of a dynamic dimension.

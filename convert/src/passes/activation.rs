@@ -4,7 +4,7 @@ use whit::DType;
 
 use crate::graph::{Clamp, Graph, Op};
 
-use super::edit::Editor;
+use super::edit::{Editor, output};
 use super::identity::{clip_behind, clip_bounds};
 
 /// Runs the pass.
@@ -21,9 +21,9 @@ pub(super) fn run(graph: &mut Graph) -> bool {
 fn absorb(edit: &mut Editor<'_>, index: usize) -> Option<()> {
     let bounds = clip_bounds(&edit.node(index).op).filter(|(min, max)| min <= max)?;
     let at = edit.sole_source(index, 0)?;
-    // A product of wide integers has no clamp.
-    let made = edit.graph.value(super::edit::output(edit.node(index))?);
-    if matches!(made.dtype, DType::I32 | DType::I64) {
+    // The clamp of a layer is in reals.
+    let integers = [DType::I32, DType::I64];
+    if output(edit.node(at)).is_some_and(|y| integers.contains(&edit.graph.value(y).dtype)) {
         return None;
     }
     let mut layer = edit.node(at).clone();

@@ -19,6 +19,7 @@ mod functions;
 mod gather;
 mod identity;
 mod layout;
+mod norm;
 mod reshape;
 mod residual;
 mod scale_shift;
@@ -57,6 +58,7 @@ pub const PASSES: &[Pass] = &[
     Pass { name: "attention", about: "products around a softmax", run: attention::run },
     Pass { name: "layout", about: "moves transposes together and cancels them", run: layout::run },
     Pass { name: "absorb", about: "flattening order into weight rows", run: absorb::run },
+    Pass { name: "norm", about: "recognises layer and RMS normalisation", run: norm::run },
     Pass { name: "functions", about: "recognises activation formulas", run: functions::run },
     Pass {
         name: "batch-norm",

@@ -43,6 +43,9 @@ fn moves(op: &Op) -> bool {
             | Op::Pad { .. }
             | Op::Concat { .. }
             | Op::Gather { .. }
+            | Op::GatherElements { .. }
+            | Op::GatherNd { .. }
+            | Op::ReverseSequence { .. }
             | Op::Where
     )
 }
@@ -69,7 +72,7 @@ fn computes_in(graph: &Graph, node: &Node, dtype: DType) -> Option<DType> {
         ) => Some(DType::I32),
         (Op::Reduce { .. }, DType::Bool) => Some(DType::I32),
         (Op::Compare(_), DType::I16) => Some(DType::I32),
-        (Op::ArgReduce { .. }, DType::U8 | DType::I16) => Some(DType::I32),
+        (Op::ArgReduce { .. } | Op::TopK { .. }, DType::U8 | DType::I16) => Some(DType::I32),
         _ => None,
     }
 }
@@ -93,6 +96,7 @@ fn stays_in_range(op: &Op) -> bool {
         ),
         Op::Unary(kind) => matches!(kind, UnaryKind::Relu | UnaryKind::Sign),
         Op::Reduce { kind, .. } => matches!(kind, ReduceKind::Max | ReduceKind::Min),
+        Op::TopK { .. } => true,
         _ => false,
     }
 }
@@ -158,12 +162,11 @@ impl Widen<'_> {
                 node.inputs[index] = Some(self.widened(id, to));
             }
         }
-        let compares = matches!(node.op, Op::Compare(_) | Op::ArgReduce { .. });
         let mut casts = Vec::new();
         for output in &mut node.outputs {
             let value = self.graph.value(*output);
             let from = value.dtype;
-            let Some(to) = target(from).filter(|_| !compares) else { continue };
+            let Some(to) = target(from) else { continue };
             let (name, shape) = (value.name.clone(), value.shape.clone());
             let wide = self.graph.add_value(format!("{name}/{to}"), to, shape);
             if from.is_float() || stays_in_range(&node.op) {

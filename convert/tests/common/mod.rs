@@ -10,8 +10,8 @@ use whit_convert::evaluate::Samples;
 use whit_convert::graph::Graph;
 use whit_convert::import::onnx::import_onnx;
 use whit_convert::import::onnx::proto::{
-    AttributeProto as A, GraphProto, ModelProto, NodeProto as N, TensorProto as T, ValueInfoProto,
-    data_type as t,
+    AttributeProto as A, DimensionProto, GraphProto, ModelProto, NodeProto as N, TensorProto as T,
+    ValueInfoProto, data_type as t,
 };
 use whit_convert::import::{DimChoice, ImportOptions};
 use whit_convert::pipeline::{ConvertOptions, Scheme, convert};
@@ -367,9 +367,52 @@ pub(crate) fn qdq() -> Source {
     source("qdq", &[], vec![x], constants, nodes, &["y"])
 }
 
+/// Indexing by tensors, selection and sampling. Integers that come from outside are 0 or 1 in tests.
+pub(crate) fn indexing() -> Source {
+    let input = |name: &str, of: i32, dims: &[i64]| {
+        ValueInfoProto::tensor(name, of, dims.iter().map(|d| DimensionProto::from(*d)))
+    };
+    let inputs = vec![
+        input("x", t::FLOAT, &[2, 3, 4, 4]),
+        input("index", t::INT64, &[2, 3, 4, 2]),
+        input("grid", t::FLOAT, &[2, 3, 3, 2]),
+        input("lengths", t::INT64, &[3]),
+        input("regions", t::FLOAT, &[2, 4]),
+        input("images", t::INT64, &[2]),
+        input("boxes", t::FLOAT, &[1, 5, 4]),
+        input("scores", t::FLOAT, &[1, 2, 5]),
+    ];
+    let constants = vec![
+        T::i64("tuples", &[2, 2], &[0, 1, 1, 2]),
+        ints("two", &[2]),
+        T::i64("axis", &[], &[3]),
+        T::f32("half", &[1], &[0.5]),
+    ];
+    let nodes = vec![
+        n("GatherElements", &["x", "index"], &["picked"]).with(A::int("axis", 3)),
+        n("GatherND", &["x", "tuples"], &["planes"]),
+        n("ScatterElements", &["x", "index", "picked"], &["added"])
+            .with(A::int("axis", 3))
+            .with(A::string("reduction", "add")),
+        n("ScatterND", &["added", "tuples", "planes"], &["replaced"]),
+        n("TopK", &["replaced", "two"], &["best", "places"]),
+        n("CumSum", &["best", "axis"], &["sums"]),
+        n("ReverseSequence", &["sums", "lengths"], &["reversed"]),
+        n("GridSample", &["x", "grid"], &["sampled"]),
+        n("RoiAlign", &["sampled", "regions", "images"], &["aligned"])
+            .with(A::int("output_height", 2))
+            .with(A::int("output_width", 2)),
+        n("NonMaxSuppression", &["boxes", "scores", "two", "half"], &["kept"]),
+    ];
+    let outputs = ["reversed", "places", "aligned", "kept"];
+    let mut source = source("indexing", &[], inputs, constants, nodes, &outputs);
+    source.options.pad_boxes = true;
+    source
+}
+
 /// Every source.
 pub(crate) fn sources() -> Vec<Source> {
-    vec![residual(), sequence(), integers(), qdq()]
+    vec![residual(), sequence(), integers(), qdq(), indexing()]
 }
 
 /// `state = state + x`, twice, through the arena: a program with state, which no importer makes yet.

@@ -84,7 +84,8 @@ impl Sizes {
 
     /// At least `rows() * keys` scores; grows with every size.
     fn scratch_bytes(&self) -> usize {
-        if self.value_size == 0 {
+        if [self.batch, self.heads, self.value_size].contains(&0) {
+            // No result.
             return 0;
         }
         let all = self.queries.saturating_mul(self.keys);

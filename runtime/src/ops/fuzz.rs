@@ -41,10 +41,6 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
         }
         Op::Reduce => (ReduceAttributes::SIZE, 1),
         Op::ArgReduce => (ArgReduceAttributes::SIZE, 1),
-        Op::ConvNd => (ConvNdAttributes::SIZE, 2 + random.below(2) as usize),
-        Op::PoolNd => (PoolNdAttributes::SIZE, 1),
-        Op::Normalize => (NormalizeAttributes::SIZE, 1 + random.below(3) as usize),
-        Op::Interpolate => (AxisAttributes::SIZE, 3),
         Op::Lstm | Op::Gru | Op::Rnn => (RecurrentAttributes::SIZE, 6),
         Op::GatherElements | Op::ReverseSequence => (AxisAttributes::SIZE, 2),
         Op::GatherNd => (GatherNdAttributes::SIZE, 2),
@@ -54,6 +50,10 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
         Op::GridSample => (GridSampleAttributes::SIZE, 2),
         Op::RoiAlign => (RoiAlignAttributes::SIZE, 3),
         Op::NonMaxSuppression => (NonMaxSuppressionAttributes::SIZE, 2),
+        Op::ConvNd => (ConvNdAttributes::SIZE, 2 + random.below(2) as usize),
+        Op::PoolNd => (PoolNdAttributes::SIZE, 1),
+        Op::Normalize => (NormalizeAttributes::SIZE, 1 + random.below(3) as usize),
+        Op::Interpolate => (AxisAttributes::SIZE, 3),
     }
 }
 
@@ -321,11 +321,6 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
             case.attributes[..4].copy_from_slice(&[1 + random.below(2) as u8, 0, 0, 0]);
         }
     }
-    if matches!(operator.op, Op::ConvNd | Op::PoolNd | Op::Normalize | Op::Interpolate)
-        && random.below(2) == 0
-    {
-        windows_and_rows(&mut case, random);
-    }
     if operator.op == Op::MatMul && random.below(2) == 0 {
         // Twice the same factor, square more often than not.
         case.inputs[1] = case.inputs[0].clone();
@@ -333,6 +328,11 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
         case.attributes.fill(0);
         case.attributes[0] = random.below(2) as u8;
         case.attributes[4] = random.below(2) as u8;
+    }
+    if matches!(operator.op, Op::ConvNd | Op::PoolNd | Op::Normalize | Op::Interpolate)
+        && random.below(2) == 0
+    {
+        windows_and_rows(&mut case, random);
     }
     if operator.op == Op::Resize && random.below(2) == 0 {
         let plausible = ResizeAttributes {

@@ -42,9 +42,14 @@ fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
     if fits { Ok(()) } else { Err(StepErrorKind::OperandShape(2)) }
 }
 
-/// The order of a class's boxes.
+/// The order of a class's boxes. Nothing without scores: then the number of boxes says nothing.
 fn scratch_bytes(step: &Step<'_>, _: Isa) -> usize {
-    step.input(0).map_or(0, |boxes| boxes.dim(1).saturating_mul(size_of::<u32>()))
+    match (step.input(0), step.input(1)) {
+        (Ok(boxes), Ok(scores)) if scores.elements() > 0 => {
+            boxes.dim(1).saturating_mul(size_of::<u32>())
+        }
+        _ => 0,
+    }
 }
 
 /// A box by its corners: bottom, left, top, right.
@@ -80,7 +85,7 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let scores: &[f32] = typed(operands.inputs[1], 1)?;
     let rows: &mut [i64] = typed_mut(operands.output, 2)?;
     rows.fill(-1);
-    if count == 0 || most == 0 {
+    if scores.is_empty() || most == 0 {
         return Ok(());
     }
     let order = operands.scratch.get_mut(..count * size_of::<u32>());

@@ -98,10 +98,12 @@ fn check(step: &Step<'_>, dtype: DType) -> Result<(), StepErrorKind> {
     }
 }
 
-/// The heap: an index per element that is kept.
+/// The heap: an index per element that is kept. Nothing for an empty tensor, whose other axes may be
+/// of any size.
 fn scratch_bytes(step: &Step<'_>, _: Isa) -> usize {
     let axis = step.attributes::<TopKAttributes>().axis as usize;
-    result(step).map_or(0, |y| y.dim(axis).saturating_mul(size_of::<u32>()))
+    let kept = result(step).map_or(0, |y| if y.elements() == 0 { 0 } else { y.dim(axis) });
+    kept.saturating_mul(size_of::<u32>())
 }
 
 fn run<T: Ordered>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
@@ -239,6 +241,9 @@ mod tests {
         other.output.dtype = DType::I32;
         let mut short = case(1, 0, x(), &[2, 2]);
         short.attributes.truncate(8);
+        // Memory is only taken for elements that there are.
+        let huge = tensor(&[0, i32::MAX as u32], &[0f32; 0]);
+        assert_eq!(case(1, 0, huge, &[0, i32::MAX as u32]).run::<f32>(), []);
         let refused = [
             case(2, 0, x(), &[2, 3]),
             case(1, 2, x(), &[2, 3]),

@@ -74,6 +74,8 @@ pub(crate) struct Builder {
     sequences: HashMap<ValueId, Vec<ValueId>>,
     /// Bytes that folding and generated constants may still take.
     budget_bytes: usize,
+    /// See [`ImportOptions::pad_boxes`](crate::import::ImportOptions).
+    pub pads_boxes: bool,
 }
 
 impl Builder {
@@ -87,6 +89,7 @@ impl Builder {
             tracked_elems: 0,
             sequences: HashMap::new(),
             budget_bytes: file_bytes.saturating_mul(8).saturating_add(64 << 20),
+            pads_boxes: false,
         }
     }
 

@@ -30,6 +30,7 @@ mod control;
 mod conv;
 mod conv_transpose;
 mod data;
+mod deform;
 mod dims;
 mod einsum;
 mod elementwise;
@@ -95,6 +96,7 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     transformer::OPERATORS,
     indexing::OPERATORS,
     sampling::OPERATORS,
+    deform::OPERATORS,
     sequences::OPERATORS,
 ];
 
@@ -151,6 +153,7 @@ pub fn import_onnx(
         unsupported: Vec::new(),
         notes: Vec::new(),
     };
+    import.builder.pads_boxes = options.pad_boxes;
     inputs::add(&mut import, options)?;
     let body = import.scope.body.clone();
     for index in &body.order {
@@ -162,6 +165,10 @@ pub fn import_onnx(
 fn opset(model: &ModelProto) -> Result<i64, ImportError> {
     let mut versions = model.opset_import.iter().filter(|o| matches!(o.domain(), "" | "ai.onnx"));
     let Some(set) = versions.next() else {
+        // All its nodes are of other domains, each with a version of its own.
+        if !model.opset_import.is_empty() {
+            return Ok(*OPSETS.end());
+        }
         return Err(ImportError::Model("it doesn't say which operator set it uses".to_owned()));
     };
     let version = set.version();
@@ -356,7 +363,7 @@ impl<'a> Import<'a> {
         let is_sequence =
             |slot: &Slot| slot.value().is_some_and(|id| self.builder.sequence(id).is_some());
         if slots.iter().any(is_sequence) && !sequences::takes_sequences(proto.op_type()) {
-            return Err(unsupported("a sequence as its input is not supported", "").into());
+            return Err(unsupported("an input that is a sequence of tensors", "").into());
         }
         let inputs = slots.iter().map(|slot| slot.value()).collect();
         let node = OnnxNode {
@@ -547,10 +554,11 @@ fn find_importer(proto: &NodeProto, opset: i64) -> Result<Importer, Failure> {
 /// Advice for operators that models use often.
 fn remedy_for(op_type: &str) -> String {
     let advice = match op_type {
-        "NonMaxSuppression" | "TopK" | "NonZero" => {
-            "end the model before it and do this step in the application"
-        }
-        _ => "",
+        "ImageDecoder" | "StringNormalizer" | "StringSplit" | "StringConcat" | "RegexFullMatch"
+        | "TfIdfVectorizer" => "do this step in the application and start the model behind it",
+        "Bernoulli" | "Multinomial" | "RandomNormal" | "RandomNormalLike" | "RandomUniform"
+        | "RandomUniformLike" => "make the random numbers an input of the model",
+        _ => "end the model before it, or replace it by other operators",
     };
     advice.to_owned()
 }

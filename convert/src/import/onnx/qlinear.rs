@@ -32,9 +32,11 @@ pub(super) const CONTRIB: &[(&str, super::Importer)] = &[
     ("QLinearSigmoid", |b, n| function(b, n, "Sigmoid")),
     ("QLinearLeakyRelu", |b, n| function(b, n, "LeakyRelu")),
     ("QLinearSoftmax", |b, n| {
-        // The operator set in which Softmax was last changed, for whoever wrote the model.
-        n.attributes.ignore("opset");
-        function(b, n, "Softmax")
+        // Which of ONNX's softmaxes is meant, whatever the model's own operator set.
+        let opset = n.attributes.optional_int("opset")?;
+        let opset = opset.ok_or_else(|| invalid("attribute `opset` is missing"))?;
+        let inputs = (0..n.inputs.len()).map(|index| n.input(index)).collect();
+        function(b, &OnnxNode { opset, ..inner(n, inputs) }, "Softmax")
     }),
     ("QLinearReduceMean", |b, n| function(b, n, "ReduceMean")),
     ("QLinearAveragePool", pool),

@@ -5,6 +5,7 @@ use whit::DType;
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::data::{axes_of, axis_of};
 use super::failure::{invalid, unsupported};
+use super::types::wrapped;
 use crate::dim::Dim;
 use crate::graph::{Op, ReduceKind};
 
@@ -31,7 +32,8 @@ fn reduce(b: &mut Builder, node: &OnnxNode<'_>, kind: ReduceKind, input_since: i
         kind,
         ReduceKind::Mean | ReduceKind::L2 | ReduceKind::LogSum | ReduceKind::LogSumExp
     );
-    if dtype == DType::Bool || (needs_reals && !dtype.is_float()) {
+    let of_bool = matches!(kind, ReduceKind::Max | ReduceKind::Min);
+    if (dtype == DType::Bool && !of_bool) || (needs_reals && !dtype.is_float()) {
         return Err(unsupported(format!("over {dtype}"), "cast to float before it"));
     }
     let keep_dims = node.attributes.flag("keepdims", true)?;
@@ -70,7 +72,12 @@ fn reduce(b: &mut Builder, node: &OnnxNode<'_>, kind: ReduceKind, input_since: i
         }
     }
     let op = Op::Reduce { kind, axes, keep_dims };
-    Ok(vec![b.emit(node, "", op, &[Some(x)], dtype, shape)?])
+    let y = b.emit(node, "", op, &[Some(x)], dtype, shape)?;
+    let onnx = b.onnx_type(x);
+    Ok(vec![match kind {
+        ReduceKind::Max | ReduceKind::Min => y,
+        _ => wrapped(b, node, y, onnx)?,
+    }])
 }
 
 fn arg_reduce(b: &mut Builder, node: &OnnxNode<'_>, min: bool) -> Outcome {

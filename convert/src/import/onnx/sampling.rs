@@ -9,8 +9,8 @@ use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::types::cast;
 use crate::dim::Dim;
 use crate::graph::{
-    BinaryKind, Clamp, CompareKind, GridSample, MatMul, Op, PadMode, RoiAlign, SampleMode,
-    SamplePadding, ScatterReduction, ValueId,
+    BinaryKind, Clamp, CompareKind, GridSample, MatMul, NonMaxSuppression, Op, PadMode, RoiAlign,
+    SampleMode, SamplePadding, ScatterReduction, ValueId,
 };
 use crate::tensor::Tensor;
 
@@ -18,6 +18,7 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("GridSample", grid_sample),
     ("AffineGrid", affine_grid),
     ("RoiAlign", roi_align),
+    ("NonMaxSuppression", non_max_suppression),
     ("MaxUnpool", max_unpool),
     ("Col2Im", col2im),
     ("CenterCropPad", center_crop_pad),
@@ -25,7 +26,7 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
 ];
 
 /// Refuses what isn't real.
-fn expect_float(b: &Builder, x: ValueId) -> Result<(), Failure> {
+pub(super) fn expect_float(b: &Builder, x: ValueId) -> Result<(), Failure> {
     match b.dtype(x).is_float() {
         true => Ok(()),
         false => Err(unsupported(
@@ -191,8 +192,81 @@ fn roi_align(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     Ok(vec![cast(b, node, "", y, dtype)?])
 }
 
+/// The number of boxes that stay is only known at run time. A program's shapes aren't, so the result has
+/// as many rows as could be needed, if the caller has agreed to that.
+fn non_max_suppression(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(5)?;
+    let (boxes, scores) = (node.required(0, "boxes")?, node.required(1, "scores")?);
+    let (of_boxes, of_scores) = (b.shape(boxes), b.shape(scores));
+    let most = match node.input(2) {
+        Some(id) => match b.ints(id, "max_output_boxes_per_class")?[..] {
+            [most] => most,
+            _ => return Err(invalid("max_output_boxes_per_class is not one number")),
+        },
+        None => 0,
+    };
+    let threshold = |b: &mut Builder, index: usize, what: &str| -> Result<Option<f32>, Failure> {
+        let Some(id) = node.input(index) else { return Ok(None) };
+        let value = b.scalar_float(id, what)?;
+        let run_time =
+            || unsupported(format!("{what} is only known at run time"), "make it a constant");
+        value.ok_or_else(run_time).map(Some)
+    };
+    let iou_threshold = threshold(b, 3, "iou_threshold")?.unwrap_or(0.0);
+    let score_threshold = threshold(b, 4, "score_threshold")?;
+    let center_point_box = node.attributes.flag("center_point_box", false)?;
+    expect_float(b, boxes)?;
+    expect_float(b, scores)?;
+    let symbols = &b.graph.symbols;
+    let fits = of_boxes.len() == 3
+        && of_scores.len() == 3
+        && of_boxes[2].is(4)
+        && dims::same(&of_scores[0], &of_boxes[0], symbols)
+        && dims::same(&of_scores[2], &of_boxes[1], symbols);
+    if !fits {
+        let (boxes, scores) = (b.text(&of_boxes), b.text(&of_scores));
+        return Err(invalid(format!("boxes of shape {boxes}, scores of shape {scores}")));
+    }
+    if most < 1 {
+        return Err(unsupported(
+            format!("{most} boxes per class"),
+            "set max_output_boxes_per_class to the most that can be of use",
+        ));
+    }
+    let most_per_class = u32::try_from(most).unwrap_or(u32::MAX);
+    let per_class = dims::min(&of_boxes[1], &Dim::from(i64::from(most_per_class)), symbols);
+    let rows = dims::multiply(&of_scores[0], &of_scores[1]);
+    let rows = rows.and_then(|rows| dims::multiply(&rows, &per_class));
+    let rows = rows.ok_or_else(|| invalid("the size overflows"))?;
+    if !b.pads_boxes {
+        let rows = rows.display(symbols);
+        return Err(unsupported(
+            "the number of boxes that it gives depends on data",
+            format!(
+                "convert with --pad-boxes for always {rows} rows, the unused ones -1, or end the \
+                 model before it and do this step in the application"
+            ),
+        ));
+    }
+    let boxes = cast(b, node, "boxes", boxes, DType::F32)?;
+    let scores = cast(b, node, "scores", scores, DType::F32)?;
+    let op = Op::NonMaxSuppression(NonMaxSuppression {
+        most_per_class,
+        iou_threshold,
+        score_threshold,
+        center_point_box,
+    });
+    let shape = vec![rows, Dim::from(3i64)];
+    Ok(vec![b.emit(node, "", op, &[Some(boxes), Some(scores)], DType::I64, shape)?])
+}
+
 /// `count` values of an INTS attribute, or a default for each.
-fn ints(node: &OnnxNode<'_>, name: &str, count: usize, default: i64) -> Result<Vec<i64>, Failure> {
+pub(super) fn ints(
+    node: &OnnxNode<'_>,
+    name: &str,
+    count: usize,
+    default: i64,
+) -> Result<Vec<i64>, Failure> {
     const MOST: i64 = 1 << 30;
     let values = match node.attributes.ints(name)? {
         Some(values) if values.len() == count => values.to_vec(),

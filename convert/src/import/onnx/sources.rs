@@ -9,7 +9,7 @@ use super::proto::{TensorProto, data_type};
 use super::shapes::{Elem, Known, to_tensor};
 use super::tensor::{TensorProblem, read};
 use crate::dim::Dim;
-use crate::graph::Op;
+use crate::graph::{BinaryKind, Op, ValueId};
 use crate::tensor::Tensor;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
@@ -94,55 +94,93 @@ fn size(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     Ok(vec![b.virtual_value(node.name.clone(), DType::I64, known)?])
 }
 
-/// Of constants; a length that is only known at run time isn't supported.
+/// Of constants; of integers also up to a dynamic size, with a step of any size.
 fn range(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     const MAX_LENGTH: i64 = 1 << 20; // positions of a long sequence, not a data set
     node.at_most(3)?;
-    node.attributes.ignore("stash_type"); // of half precision
-    let mut ends = Vec::new();
-    let first = node.required(0, "start")?;
-    let dtype = b.dtype(first);
+    node.attributes.ignore("stash_type"); // half precision is computed in f32
+    let mut ids = Vec::new();
     for (index, what) in ["start", "limit", "delta"].into_iter().enumerate() {
         let id = node.required(index, what)?;
-        let tensor = b.tensor(id).ok_or_else(|| {
-            unsupported(format!("{what} is only known at run time"), super::failure::FIX_THE_DIM)
-        })?;
-        if tensor.len() != 1 || tensor.dtype != dtype {
-            return Err(invalid(format!("{what} is not a scalar of type {dtype}")));
+        ids.push(id);
+        if b.shape(id).iter().any(|dim| !dim.is(1)) || b.dtype(id) != b.dtype(ids[0]) {
+            return Err(invalid(format!("{what} is not a scalar of type {}", b.dtype(ids[0]))));
         }
-        ends.push(tensor);
     }
+    let dtype = b.dtype(ids[0]);
+    if dtype == DType::Bool {
+        return Err(invalid("a range of bools"));
+    }
+    if ids.iter().any(|id| b.tensor(*id).is_none()) {
+        return dynamic_range(b, node, &ids, dtype);
+    }
+    let ends: Vec<_> = ids.iter().filter_map(|id| b.tensor(*id)).collect();
     let too_long = || unsupported("a range of more than a million elements", "");
-    let tensor = match dtype {
-        DType::I16 | DType::I32 | DType::I64 => {
-            let [start, limit, delta] = [&ends[0], &ends[1], &ends[2]].map(|t| t.to_i64()[0]);
-            if delta == 0 {
-                return Err(invalid("delta is 0"));
-            }
-            let span = i128::from(limit) - i128::from(start);
-            let delta = i128::from(delta);
-            // ceil(span / delta), at least 0.
-            let (span, step) = if delta > 0 { (span, delta) } else { (-span, -delta) };
-            let length = (span + step - 1).div_euclid(step).max(0);
-            let length =
-                i64::try_from(length).ok().filter(|n| *n <= MAX_LENGTH).ok_or_else(too_long)?;
-            let elems: Vec<Elem> = (0..length)
-                .map(|i| Elem::Int(Dim::from((i128::from(start) + i128::from(i) * delta) as i64)))
-                .collect();
-            to_tensor(dtype, vec![elems.len()], &elems)
+    let elems: Vec<Elem> = if dtype.is_float() {
+        let [start, limit, delta] = [&ends[0], &ends[1], &ends[2]].map(|t| t.to_f32()[0]);
+        let length = ((f64::from(limit) - f64::from(start)) / f64::from(delta)).ceil().max(0.0);
+        if !length.is_finite() || length > MAX_LENGTH as f64 {
+            return Err(too_long());
         }
-        DType::F32 => {
-            let [start, limit, delta] = [&ends[0], &ends[1], &ends[2]].map(|t| t.to_f32()[0]);
-            let length = ((f64::from(limit) - f64::from(start)) / f64::from(delta)).ceil().max(0.0);
-            if !length.is_finite() || length > MAX_LENGTH as f64 {
-                return Err(too_long());
-            }
-            let values: Vec<f32> = (0..length as usize).map(|i| start + i as f32 * delta).collect();
-            Some(Tensor::from_f32([values.len()], &values))
+        let values = (0..length as usize).map(|i| start + i as f32 * delta);
+        values.map(|value| Elem::Real(f64::from(value))).collect()
+    } else {
+        let [start, limit, delta] = [&ends[0], &ends[1], &ends[2]].map(|t| t.to_i64()[0]);
+        if delta == 0 {
+            return Err(invalid("delta is 0"));
         }
-        _ => return Err(unsupported(format!("a range of {dtype}"), "cast after it instead")),
+        let span = i128::from(limit) - i128::from(start);
+        let delta = i128::from(delta);
+        // ceil(span / delta), at least 0.
+        let (span, step) = if delta > 0 { (span, delta) } else { (-span, -delta) };
+        let length = (span + step - 1).div_euclid(step).max(0);
+        let length = i64::try_from(length).ok().filter(|n| *n <= MAX_LENGTH);
+        let values =
+            (0..length.ok_or_else(too_long)?).map(|i| i128::from(start) + i128::from(i) * delta);
+        values.map(|value| Elem::Int(Dim::from(value as i64))).collect()
     };
+    let tensor = to_tensor(dtype, vec![elems.len()], &elems);
     let tensor = tensor.ok_or_else(|| invalid("the range leaves its type"))?;
     b.charge(tensor.data.len())?;
     Ok(vec![b.constant(node.name.clone(), tensor)])
+}
+
+/// The beginning of 0, 1, 2, …, stretched and moved.
+fn dynamic_range(b: &mut Builder, node: &OnnxNode<'_>, ids: &[ValueId], dtype: DType) -> Outcome {
+    let run_time = |what: &str| {
+        unsupported(format!("{what} is only known at run time"), super::failure::FIX_THE_DIM)
+    };
+    if !matches!(dtype, DType::I32 | DType::I64) {
+        return Err(run_time("a length"));
+    }
+    let end = |b: &Builder, index: usize, what: &str| -> Result<Dim, Failure> {
+        let known = b.dims(ids[index], what).map_err(|_| run_time(what))?;
+        known.into_iter().next().ok_or_else(|| run_time(what))
+    };
+    let (start, limit) = (end(b, 0, "start")?, end(b, 1, "limit")?);
+    let delta = end(b, 2, "delta")?.as_const().ok_or_else(|| run_time("delta"))?;
+    const MAX_STEP: i64 = 1 << 31;
+    if delta == 0 || delta.abs() > MAX_STEP {
+        return Err(invalid(format!("delta is {delta}")));
+    }
+    let span = if delta > 0 { limit.sub(&start) } else { start.sub(&limit) };
+    let symbols = &b.graph.symbols;
+    let length = dims::ceil_div_by(&span, delta.abs());
+    let length = dims::max(&length, &Dim::from(0i64), symbols);
+    // The model may be smaller than the largest: there has to be something of it.
+    if dims::bounds(&length, symbols).is_none_or(|(low, _)| low < 1) {
+        return Err(run_time("a length"));
+    }
+    let first = start.as_const().ok_or_else(|| run_time("start"))?;
+    let mut y = super::indexing::positions(b, node, "positions", &length)?;
+    for (part, kind, value) in
+        [("steps", BinaryKind::Mul, delta), ("moved", BinaryKind::Add, first)]
+    {
+        if value != i64::from(kind == BinaryKind::Mul) {
+            let by = b.constant(format!("{}/{part}/by", node.name), Tensor::from_i64([], &[value]));
+            let (op, shape) = (Op::Binary(kind), vec![length.clone()]);
+            y = b.emit(node, part, op, &[Some(y), Some(by)], DType::I64, shape)?;
+        }
+    }
+    Ok(vec![super::types::cast(b, node, "", y, dtype)?])
 }

@@ -16,11 +16,15 @@ use TensorProto as T;
 use data_type as t;
 
 mod composites;
+mod control;
 mod hostile;
+mod indexing;
 mod models;
 mod operators;
 mod options;
+mod recurrent;
 mod spatial;
+mod types;
 
 /// An f32 input.
 fn input(name: &str, dims: &[&str]) -> ValueInfoProto {

@@ -55,6 +55,7 @@ const OTHER_TYPES: &[&str] = &[
     "MatMulInteger",
     "ConvInteger",
     "OneHot",
+    "EyeLike",
     "GatherElements",
 ];
 

@@ -207,8 +207,8 @@ fn transposes_cancel() {
                 let y = g.reshape(y, shape);
                 g.finish(&[y])
             },
-            left: "MatMul Reshape Transpose MatMul Reshape MatMul Reshape Transpose Transpose \
-                   MatMul Softmax MatMul Transpose Reshape",
+            left: "MatMul Reshape Transpose MatMul Reshape Transpose MatMul Reshape Transpose \
+                   Attention Transpose Reshape",
         },
         Case {
             name: "both sides of a pooling",

@@ -1,10 +1,12 @@
 //! Patterns as PyTorch, tf2onnx and JAX export them: what is left after the passes, and that it
 //! computes the same.
 
+mod attention;
 mod builder;
 mod cleaning;
 mod fusing;
 mod layout;
+mod norm;
 mod oracle;
 mod random;
 
@@ -101,6 +103,18 @@ fn summary(graph: &Graph) -> String {
         match &node.op {
             Op::Conv(conv) => format!("Conv{}", fused(conv.clamp)),
             Op::MatMul(matmul) => format!("MatMul{}", fused(matmul.clamp)),
+            Op::Attention(attention) => {
+                let mask = super::edit::input(node, 3).map(|_| "+mask");
+                let causal = attention.causal.as_ref().map(|_| "+causal");
+                let zero_rows = attention.zero_rows.then_some("+zero_rows");
+                let fused = [mask, causal, zero_rows].into_iter().flatten().collect::<String>();
+                format!("Attention{fused}")
+            }
+            Op::Normalize { .. } => {
+                let scale = super::edit::input(node, 1).map(|_| "+scale").unwrap_or_default();
+                let bias = super::edit::input(node, 2).map(|_| "+bias").unwrap_or_default();
+                format!("Normalize{scale}{bias}")
+            }
             Op::Unary(kind) => format!("{kind:?}"),
             Op::Binary(kind) => format!("{kind:?}"),
             other => {

@@ -163,6 +163,50 @@ fn eval(
             let sum: f64 = (0..shape[*axis]).map(|i| a.at(&along(i)).exp()).sum();
             a.at(at).exp() / sum
         }),
+        Op::Normalize { kind, axis, epsilon } => {
+            let rows = indices(&a.shape[*axis..]);
+            Array::build(shape, |at| {
+                let (head, tail) = at.split_at(*axis);
+                let row: Vec<f64> = rows.iter().map(|i| a.at(&[head, i].concat())).collect();
+                let mean_of = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+                let mean = if *kind == NormKind::Layer { mean_of(&row) } else { 0.0 };
+                let squares: Vec<f64> = row.iter().map(|x| (x - mean) * (x - mean)).collect();
+                let root = (mean_of(&squares) + f64::from(*epsilon)).sqrt();
+                let scale = operand(1).map_or(1.0, |scale| scale.at(tail));
+                (a.at(at) - mean) / root * scale + operand(2).map_or(0.0, |bias| bias.at(tail))
+            })
+        }
+        Op::Where => Array::build(shape, |at| {
+            let chosen = if a.broadcast_at(at) != 0.0 { b() } else { operand(2).expect("third") };
+            chosen.broadcast_at(at)
+        }),
+        Op::Attention(attention) => {
+            let (k, v, mask) = (b(), operand(2).expect("values"), operand(3));
+            let offset = attention.causal.as_ref().map(|dim| dim.eval(symbols).expect("known"));
+            let group = a.shape[1] / k.shape[1];
+            let keys = k.shape[2];
+            Array::build(shape, |at| {
+                let [n, head, i, c] = at else { unreachable!("four axes") };
+                let score = |j: usize| {
+                    let dot: f64 = (0..a.shape[3])
+                        .map(|c| a.at(&[*n, *head, *i, c]) * k.at(&[*n, head / group, j, c]))
+                        .sum();
+                    let cap = f64::from(attention.softcap);
+                    let scaled = dot * f64::from(attention.scale);
+                    let bent = if cap > 0.0 { cap * (scaled / cap).tanh() } else { scaled };
+                    let hidden = offset.is_some_and(|offset| j as i64 > *i as i64 + offset);
+                    let added = mask.map_or(0.0, |mask| mask.broadcast_at(&[*n, *head, *i, j]));
+                    if hidden { f64::NEG_INFINITY } else { bent + added }
+                };
+                let scores: Vec<f64> = (0..keys).map(score).collect();
+                if attention.zero_rows && scores.iter().all(|s| *s == f64::NEG_INFINITY) {
+                    return 0.0;
+                }
+                let sum: f64 = scores.iter().map(|s| s.exp()).sum();
+                let value = |j: usize| scores[j].exp() / sum * v.at(&[*n, head / group, j, *c]);
+                (0..keys).map(value).sum()
+            })
+        }
         Op::Concat { axis } => Array::build(shape, |at| {
             let mut i = at[*axis];
             for part in x.iter().flatten() {
@@ -216,7 +260,7 @@ fn eval(
                 scale * (a.at(at) - zero)
             })
         }
-        Op::Reduce { kind: ReduceKind::Mean, axes, keep_dims } => {
+        Op::Reduce { kind, axes, keep_dims } => {
             let sizes: Vec<usize> = axes.iter().map(|axis| a.shape[*axis]).collect();
             Array::build(shape, |at| {
                 let mut full = at.to_vec();
@@ -224,14 +268,16 @@ fn eval(
                     axes.iter().for_each(|axis| full.insert(*axis, 0));
                 }
                 let all = indices(&sizes);
-                let sum: f64 = all
-                    .iter()
-                    .map(|index| {
-                        axes.iter().zip(index).for_each(|(axis, i)| full[*axis] = *i);
-                        a.at(&full)
-                    })
-                    .sum();
-                sum / all.len() as f64
+                let elements = all.iter().map(|index| {
+                    axes.iter().zip(index).for_each(|(axis, i)| full[*axis] = *i);
+                    a.at(&full)
+                });
+                match kind {
+                    ReduceKind::Sum => elements.sum(),
+                    ReduceKind::Mean => elements.sum::<f64>() / all.len() as f64,
+                    ReduceKind::Max => elements.fold(f64::NEG_INFINITY, f64::max),
+                    other => unimplemented!("{other:?}"),
+                }
             })
         }
         other => unimplemented!("{other:?}"),

@@ -504,11 +504,7 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
 }
 
 /// A constant as real numbers: floats as they are, quantized integers dequantized.
-fn real_values(
-    builder: &Builder<'_>,
-    node: &Node,
-    id: crate::graph::ValueId,
-) -> Result<Vec<f64>, PlanError> {
+fn real_values(builder: &Builder<'_>, node: &Node, id: ValueId) -> Result<Vec<f64>, PlanError> {
     let value = builder.graph.value(id);
     let constant = value.constant.as_ref();
     let constant = constant.ok_or_else(|| unsupported(node, "its bias is computed at run time"))?;

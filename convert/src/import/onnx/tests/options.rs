@@ -96,11 +96,11 @@ fn everything_unsupported_is_reported_at_once() {
         ..N::new("FusedConv", &[i], &[o])
     };
     let nodes = vec![
-        N::new("LSTM", &["x"], &["a"]).named("cell"),
-        N::new("LSTM", &["x"], &["b"]),
+        N::new("StringNormalizer", &["x"], &["a"]).named("cell"),
+        N::new("StringNormalizer", &["x"], &["b"]),
         // Downstream of a poisoned value: not checked further, but its operator is.
         N::new("Conv", &["a", "b"], &["c"]),
-        N::new("NonZero", &["c"], &["d"]),
+        N::new("StringSplit", &["c"], &["d"]),
         foreign("d", "e"),
         N::new("Relu", &["x"], &["f"]).with(A::int("inplace", 1)),
         N::new("Dead", &["x"], &["unused"]),
@@ -115,8 +115,8 @@ fn everything_unsupported_is_reported_at_once() {
         .map(|n| (n.op_type.as_str(), n.domain.as_str(), n.count, n.first_node_name.as_str()))
         .collect();
     let expected = [
-        ("LSTM", "", 2, "cell"),
-        ("NonZero", "", 1, "NonZero #3"),
+        ("StringNormalizer", "", 2, "cell"),
+        ("StringSplit", "", 1, "StringSplit #3"),
         ("FusedConv", "com.microsoft", 1, "FusedConv #4"),
         ("Relu", "", 1, "Relu #5"),
     ];
@@ -124,7 +124,7 @@ fn everything_unsupported_is_reported_at_once() {
     let text = error.to_string();
     assert!(
         text.starts_with(
-            "5 nodes are not supported:\n  LSTM `cell` and 1 more (inputs f32 1×3): the operator"
+            "5 nodes are not supported:\n  StringNormalizer `cell` and 1 more (inputs f32 1×3): the operator"
         ),
         "{text}"
     );
