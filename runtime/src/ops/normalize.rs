@@ -184,7 +184,11 @@ mod tests {
         let three = tensor(&[3], &[1.0f32; 3]);
         let good = attributes(LAYER, 1);
         assert!(case(good, x.clone(), core::slice::from_ref(&three)).run_bytes().is_ok());
-        assert!(case(good, shape(DType::F32, &[0, 3]), core::slice::from_ref(&three)).run_bytes().is_ok());
+        assert!(
+            case(good, shape(DType::F32, &[0, 3]), core::slice::from_ref(&three))
+                .run_bytes()
+                .is_ok()
+        );
         assert!(case(good, shape(DType::F32, &[3, 0]), &[]).run_bytes().is_ok());
         for (a, factors) in [
             (attributes(0, 1), vec![]),
