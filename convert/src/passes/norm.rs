@@ -202,7 +202,8 @@ fn vector(edit: &mut Editor<'_>, id: ValueId, like: ValueId, axis: usize) -> Opt
     let trailing = trailing?;
     let tensor = f32_constant(edit.graph, id)?;
     let leading = tensor.shape.len().checked_sub(trailing.len())?;
-    let fits = tensor.shape[leading..] == trailing && tensor.shape[..leading].iter().all(|n| *n == 1);
+    let fits =
+        tensor.shape[leading..] == trailing && tensor.shape[..leading].iter().all(|n| *n == 1);
     if !fits {
         return None;
     }

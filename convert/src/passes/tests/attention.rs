@@ -82,8 +82,9 @@ fn exported_forms() {
             name: "PyTorch, legacy: keys by columns, the product divided, a mask added",
             build: |g| {
                 let p = projected(g, COLUMNS);
-                let mask =
-                    g.input_dims([p.batch.clone(), 1usize.into(), 1usize.into(), QUERIES.into()].to_vec());
+                let mask = g.input_dims(
+                    [p.batch.clone(), 1usize.into(), 1usize.into(), QUERIES.into()].to_vec(),
+                );
                 let s = g.matmul(p.q, p.k);
                 let s = scaled(g, s, Div, 2.0);
                 let s = g.binary(Add, s, mask);
@@ -129,7 +130,9 @@ fn exported_forms() {
             name: "Keras: a mask times a large negative number",
             build: |g| {
                 let p = projected(g, COLUMNS);
-                let mask = g.input_dims([p.batch.clone(), 1usize.into(), 1usize.into(), QUERIES.into()].to_vec());
+                let mask = g.input_dims(
+                    [p.batch.clone(), 1usize.into(), 1usize.into(), QUERIES.into()].to_vec(),
+                );
                 let mask = scaled(g, mask, Mul, -10.0);
                 let s = g.matmul(p.q, p.k);
                 let s = scaled(g, s, Mul, 0.5);
@@ -218,7 +221,8 @@ fn exported_forms() {
         Case {
             name: "heads shared by groups of queries, and a guard against blind queries",
             build: |g| {
-                let (q, k, v) = (g.input(&[2, 4, 3, 5]), g.input(&[2, 2, 6, 5]), g.input(&[2, 2, 6, 5]));
+                let (q, k, v) =
+                    (g.input(&[2, 4, 3, 5]), g.input(&[2, 2, 6, 5]), g.input(&[2, 2, 6, 5]));
                 let mut repeat = |x: ValueId| {
                     let dims = |d: &[usize]| d.iter().map(|d| Dim::from(*d)).collect::<Vec<_>>();
                     let x = g.reshape(x, dims(&[2, 2, 1, 6, 5]));
