@@ -3,23 +3,26 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
+use whit_convert::error::ImportError;
 use whit_convert::import::onnx::import_onnx;
 use whit_convert::import::{DimChoice, ImportOptions};
 use whit_convert::pipeline;
 
 fuzz_target!(|data: &[u8]| {
-    // The first byte chooses among options; the rest is the model.
+    // The first byte chooses the sizes of dynamic dimensions; the rest is the model.
     let Some((choice, model)) = data.split_first() else { return };
+    let model = Bytes::copy_from_slice(model);
     let mut options = ImportOptions::default();
-    for name in ["batch", "N", "n", "seq", "x_1", "X_1"] {
-        let size = match choice % 3 {
-            0 => continue,
-            1 => DimChoice::Fixed(3),
+    let mut result = import_onnx(model.clone(), None, &options);
+    if let Err(ImportError::UnspecifiedDims(dims)) = &result {
+        let choice = match choice % 2 {
+            0 => DimChoice::Fixed(3),
             _ => DimChoice::Range(1, 5),
         };
-        options.dims.push((name.to_owned(), size));
+        options.dims = dims.iter().map(|dim| (dim.name.clone(), choice)).collect();
+        result = import_onnx(model, None, &options);
     }
-    if let Ok(graph) = import_onnx(Bytes::copy_from_slice(model), None, &options) {
+    if let Ok(graph) = result {
         let _ = pipeline::check(graph);
     }
 });

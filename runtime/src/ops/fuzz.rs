@@ -121,6 +121,62 @@ fn random_tensor(random: &mut Random, dtype: DType, dims: Vec<u32>) -> Tensor {
     Tensor { bytes, ..shape(dtype, &dims) }.quantized(1.0, zero_point)
 }
 
+fn set_input(case: &mut Case, random: &mut Random, index: usize, dtype: DType, dims: &[u32]) {
+    case.inputs[index] = Some(random_tensor(random, dtype, dims.to_vec()));
+}
+
+/// Makes a case of a windowed or rowwise operator plausible: shapes that fit, sizes from a few.
+fn windows_and_rows(case: &mut Case, random: &mut Random) {
+    let mut three = || [0; 3].map(|_| [1, 1, 2, 3, 1 << 30, u32::MAX][random.below(6) as usize]);
+    let (stride, dilation, pad, kernel, pad_after) = (three(), three(), three(), three(), three());
+    match case.op {
+        Op::ConvNd => {
+            let dtype = case.variant.unwrap_or(DType::F32);
+            set_input(case, random, 0, dtype, &[1, 3, 4, 2]);
+            set_input(case, random, 1, dtype, &[3, 2, 2, 2]);
+            if case.inputs.len() > 2 {
+                let bias = random_tensor(random, dtype, vec![3]);
+                case.inputs[2] = Some(bias);
+            }
+            case.output = shape(dtype, &[1, 2, 3, 3]);
+            let clamp = [f32::NEG_INFINITY, f32::INFINITY];
+            let reserved = [0; 2];
+            ConvNdAttributes { stride, dilation, pad, groups: 1, clamp, reserved }
+                .write(&mut case.attributes);
+        }
+        Op::PoolNd => {
+            let dtype = case.variant.unwrap_or(DType::F32);
+            set_input(case, random, 0, dtype, &[1, 3, 4, 2]);
+            case.output = shape(dtype, &[1, 2, 3, 2]);
+            if random.below(2) == 0 {
+                case.more_outputs = vec![Some(shape(DType::I64, &[1, 2, 3, 2]))];
+            }
+            let kind = 1 + random.below(3);
+            let of = PoolNdAttributes::read(&case.attributes);
+            PoolNdAttributes { kind, kernel, stride, dilation, pad, pad_after, p: 2.0, ..of }
+                .write(&mut case.attributes);
+        }
+        Op::Normalize => {
+            for index in 0..case.inputs.len() {
+                let dims: &[u32] = if index == 0 { &[2, 3, 4] } else { &[3, 4] };
+                set_input(case, random, index, DType::F32, dims);
+            }
+            case.output = shape(DType::F32, &[2, 3, 4]);
+            case.attributes[..8].copy_from_slice(&[1 + (pad[0] % 2) as u8, 0, 0, 0, 1, 0, 0, 0]);
+        }
+        _ => {
+            set_input(case, random, 0, DType::F32, &[2, 3, 2]);
+            set_input(case, random, 1, DType::I32, &[4, 2]);
+            set_input(case, random, 2, DType::F32, &[4, 2]);
+            case.output = shape(DType::F32, &[2, 4, 2]);
+            case.attributes[..8].copy_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
+            if let Some(indices) = case.inputs[1].as_mut().filter(|_| random.below(2) == 0) {
+                indices.bytes.fill(0);
+            }
+        }
+    }
+}
+
 /// Operands that mostly fit each other: by chance they never would.
 fn recurrent(operator: &Operator, random: &mut Random) -> Case {
     let (gates, weights, most_inputs) = match operator.op {
@@ -189,59 +245,6 @@ fn recurrent(operator: &Operator, random: &mut Random) -> Case {
         case = case.sharing(0, 8 * random.below(2) as usize);
     }
     case
-}
-
-fn set_input(case: &mut Case, random: &mut Random, index: usize, dtype: DType, dims: &[u32]) {
-    case.inputs[index] = Some(random_tensor(random, dtype, dims.to_vec()));
-}
-
-/// Makes a case of a windowed or rowwise operator plausible: shapes that fit, sizes from a few.
-fn windows_and_rows(case: &mut Case, random: &mut Random) {
-    let mut three = || [0; 3].map(|_| [1, 1, 2, 3, 1 << 30, u32::MAX][random.below(6) as usize]);
-    let (stride, dilation, pad, kernel, pad_after) = (three(), three(), three(), three(), three());
-    match case.op {
-        Op::ConvNd => {
-            let dtype = case.variant.unwrap_or(DType::F32);
-            set_input(case, random, 0, dtype, &[1, 3, 4, 2]);
-            set_input(case, random, 1, dtype, &[3, 2, 2, 2]);
-            if case.inputs.len() > 2 {
-                let bias = random_tensor(random, dtype, vec![3]);
-                case.inputs[2] = Some(bias);
-            }
-            case.output = shape(dtype, &[1, 2, 3, 3]);
-            let clamp = [f32::NEG_INFINITY, f32::INFINITY];
-            let reserved = [0; 2];
-            ConvNdAttributes { stride, dilation, pad, groups: 1, clamp, reserved }
-                .write(&mut case.attributes);
-        }
-        Op::PoolNd => {
-            let dtype = case.variant.unwrap_or(DType::F32);
-            set_input(case, random, 0, dtype, &[1, 3, 4, 2]);
-            case.output = shape(dtype, &[1, 2, 3, 2]);
-            let kind = 1 + random.below(3);
-            let of = PoolNdAttributes::read(&case.attributes);
-            PoolNdAttributes { kind, kernel, stride, dilation, pad, pad_after, p: 2.0, ..of }
-                .write(&mut case.attributes);
-        }
-        Op::Normalize => {
-            for index in 0..case.inputs.len() {
-                let dims: &[u32] = if index == 0 { &[2, 3, 4] } else { &[3, 4] };
-                set_input(case, random, index, DType::F32, dims);
-            }
-            case.output = shape(DType::F32, &[2, 3, 4]);
-            case.attributes[..8].copy_from_slice(&[1 + (pad[0] % 2) as u8, 0, 0, 0, 1, 0, 0, 0]);
-        }
-        _ => {
-            set_input(case, random, 0, DType::F32, &[2, 3, 2]);
-            set_input(case, random, 1, DType::I32, &[4, 2]);
-            set_input(case, random, 2, DType::F32, &[4, 2]);
-            case.output = shape(DType::F32, &[2, 4, 2]);
-            case.attributes[..8].copy_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
-            if let Some(indices) = case.inputs[1].as_mut().filter(|_| random.below(2) == 0) {
-                indices.bytes.fill(0);
-            }
-        }
-    }
 }
 
 fn case(operator: &Operator, random: &mut Random) -> Case {

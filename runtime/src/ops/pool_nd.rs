@@ -407,6 +407,29 @@ mod tests {
     }
 
     #[test]
+    fn positions_are_those_of_channels_first() {
+        // Two channels of 2 × 3, stored channels last: 5 7 1 / 7 2 9 and 0 -1 4 / 3 3 NaN.
+        let x = [5.0, 0.0, 7.0, -1.0, 1.0, 4.0, 7.0, 3.0, 2.0, 3.0, 9.0, f32::NAN];
+        for (column_major, want) in [(0, [1i64, 9, 5, 11]), (1, [2, 7, 5, 11])] {
+            let a = PoolNdAttributes {
+                kernel: [2, 2, 0],
+                column_major,
+                ..attributes(MAX, [0; 3], 1, 0)
+            };
+            let y = shape(DType::F32, &[1, 1, 2, 2]);
+            let mut case =
+                Case::new(Op::PoolNd, Some(DType::F32), a, &[tensor(&[1, 2, 3, 2], &x)], y);
+            case.more_outputs = vec![Some(shape(DType::I64, &[1, 1, 2, 2]))];
+            let outputs = case.run_all().expect("accepted");
+            let positions: Vec<i64> = outputs[1]
+                .chunks_exact(8)
+                .map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap()))
+                .collect();
+            assert_eq!(positions, want);
+        }
+    }
+
+    #[test]
     fn hostile_steps_are_refused() {
         let good = PoolNdAttributes { kernel: [2, 0, 0], ..attributes(MAX, [0; 3], 1, 0) };
         let x = tensor(&[1, 3, 2], &[1.0f32; 6]);

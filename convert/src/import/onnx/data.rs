@@ -77,7 +77,11 @@ fn dropout(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         Some(id) => b.ints(id, "training_mode")?.iter().any(|t| *t != 0),
         None => false,
     };
-    if training {
+    let nothing = match node.input(1) {
+        Some(ratio) => b.scalar_float(ratio, "ratio")? == Some(0.0),
+        None => false,
+    };
+    if training && !nothing {
         return Err(unsupported("dropout in training mode", "export the model in evaluation mode"));
     }
     let x = node.required(0, "data")?;

@@ -293,7 +293,7 @@ fn top_k(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let wide = if native { dtype } else { computed_in(dtype) };
     let x = cast(b, node, "wide", x, wide)?;
     let op = Op::TopK { axis, smallest: !largest };
-    let results = vec![(wide, shape.clone()), (DType::I64, shape)];
+    let results = [(wide, shape.clone()), (DType::I64, shape)];
     let outputs = b.emit_several(node, "", op, &[Some(x)], &results)?;
     Ok(vec![cast(b, node, "values", outputs[0], dtype)?, outputs[1]])
 }

@@ -30,6 +30,7 @@ mod control;
 mod conv;
 mod conv_transpose;
 mod data;
+mod deform;
 mod dims;
 mod einsum;
 mod elementwise;
@@ -95,6 +96,7 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     transformer::OPERATORS,
     indexing::OPERATORS,
     sampling::OPERATORS,
+    deform::OPERATORS,
     sequences::OPERATORS,
 ];
 
@@ -361,7 +363,7 @@ impl<'a> Import<'a> {
         let is_sequence =
             |slot: &Slot| slot.value().is_some_and(|id| self.builder.sequence(id).is_some());
         if slots.iter().any(is_sequence) && !sequences::takes_sequences(proto.op_type()) {
-            return Err(unsupported("a sequence as its input is not supported", "").into());
+            return Err(unsupported("an input that is a sequence of tensors", "").into());
         }
         let inputs = slots.iter().map(|slot| slot.value()).collect();
         let node = OnnxNode {
@@ -556,7 +558,7 @@ fn remedy_for(op_type: &str) -> String {
         | "TfIdfVectorizer" => "do this step in the application and start the model behind it",
         "Bernoulli" | "Multinomial" | "RandomNormal" | "RandomNormalLike" | "RandomUniform"
         | "RandomUniformLike" => "make the random numbers an input of the model",
-        _ => "",
+        _ => "end the model before it, or replace it by other operators",
     };
     advice.to_owned()
 }

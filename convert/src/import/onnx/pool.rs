@@ -4,9 +4,12 @@ use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::conv::{channels_last, spatial, to_first, to_last, window};
+use super::dims;
 use super::failure::{Failure, invalid, unsupported};
 use crate::dim::Dim;
-use crate::graph::{BinaryKind, Op, Pool, PoolKind, ReduceKind, UnaryKind};
+use crate::graph::{
+    BinaryKind, Op, PadMode, Pool, PoolKind, ReduceKind, ScatterReduction, UnaryKind,
+};
 
 use super::parts;
 
@@ -17,6 +20,7 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
         let p = norm_order(n)?;
         pool(b, n, PoolKind::Norm { p })
     }),
+    ("MaxUnpool", unpool),
     ("GlobalMaxPool", |b, n| global(b, n, ReduceKind::Max)),
     ("GlobalAveragePool", |b, n| global(b, n, ReduceKind::Mean)),
     ("GlobalLpPool", global_norm),
@@ -92,6 +96,67 @@ fn pool(b: &mut Builder, node: &OnnxNode<'_>, kind: PoolKind) -> Outcome {
     let y = b.transpose(node, "to_nchw", results[0], &to_first(rank))?;
     let indices = b.transpose(node, "indices", results[1], &to_first(rank))?;
     Ok(vec![y, indices])
+}
+
+/// Elements put back where a maximum found them, zeros elsewhere.
+fn unpool(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
+    node.at_most(3)?;
+    let (x, positions) = (node.required(0, "X")?, node.required(1, "I")?);
+    let (batch, channels, sizes) = spatial(b, x)?;
+    let (dtype, shape) = (b.dtype(x), b.shape(x));
+    if !dtype.is_float() || b.dtype(positions) != DType::I64 || b.shape(positions) != shape {
+        return Err(invalid("the positions are not one i64 per element"));
+    }
+    let rank = sizes.len();
+    let list = |name: &str, count: usize, fill: i64| -> Result<Vec<i64>, Failure> {
+        let values = node.attributes.ints(name)?.map_or_else(|| vec![fill; count], <[i64]>::to_vec);
+        match values.len() == count && values.iter().all(|v| (fill..1 << 30).contains(v)) {
+            true => Ok(values),
+            false => Err(invalid(format!("{name} {values:?} for {rank} spatial axes"))),
+        }
+    };
+    if !node.attributes.has("kernel_shape") {
+        return Err(invalid("attribute `kernel_shape` is missing"));
+    }
+    let kernel = list("kernel_shape", rank, 1)?;
+    let (stride, pads) = (list("strides", rank, 1)?, list("pads", 2 * rank, 0)?);
+    let mut output = vec![batch, channels];
+    for (axis, size) in sizes.iter().enumerate() {
+        let last = size.sub(&Dim::from(1i64)).mul(&Dim::from(stride[axis]));
+        let size = last.add(&Dim::from(kernel[axis] - pads[axis] - pads[rank + axis]));
+        if dims::bounds(&size, &b.graph.symbols).is_none_or(|(low, _)| low < 1) {
+            let size = size.display(&b.graph.symbols);
+            return Err(invalid(format!("axis {axis} of the result would have size {size}")));
+        }
+        output.push(size);
+    }
+    let (all, count) = (dims::product(&output)?, dims::product(&shape)?);
+    let zero = b.scalar(format!("{}/zero", node.name), dtype, 0.0)?;
+    let canvas = b.emit(node, "canvas", Op::Expand, &[Some(zero)], dtype, vec![all.clone()])?;
+    let positions = b.reshape(node, "positions", positions, vec![count.clone()])?;
+    let updates = b.reshape(node, "updates", x, vec![count])?;
+    let op = Op::ScatterElements { axis: 0, reduction: ScatterReduction::Replace };
+    let inputs = [Some(canvas), Some(positions), Some(updates)];
+    let y = b.emit(node, "scattered", op, &inputs, dtype, vec![all])?;
+    let y = b.reshape(node, "unpooled", y, output.clone())?;
+    // A larger result has zeros behind.
+    let Some(stated) = node.input(2) else { return Ok(vec![y]) };
+    let stated = b.dims(stated, "output_shape")?;
+    let mut after = Vec::with_capacity(output.len());
+    for (own, stated) in output.iter().zip(&stated) {
+        let more = stated.sub(own).as_const().and_then(|more| usize::try_from(more).ok());
+        after.push(more.ok_or_else(|| {
+            unsupported("an output_shape below what follows from the input, or a dynamic one", "")
+        })?);
+    }
+    if stated.len() != output.len() {
+        return Err(invalid(format!("output_shape has {} axes", stated.len())));
+    }
+    if after.iter().all(|more| *more == 0) {
+        return Ok(vec![y]);
+    }
+    let op = Op::Pad { before: vec![0; after.len()], after, mode: PadMode::Constant(0.0) };
+    Ok(vec![b.emit(node, "", op, &[Some(y)], dtype, stated)?])
 }
 
 /// The input's spatial axes.

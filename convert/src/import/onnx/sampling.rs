@@ -26,7 +26,7 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
 ];
 
 /// Refuses what isn't real.
-fn expect_float(b: &Builder, x: ValueId) -> Result<(), Failure> {
+pub(super) fn expect_float(b: &Builder, x: ValueId) -> Result<(), Failure> {
     match b.dtype(x).is_float() {
         true => Ok(()),
         false => Err(unsupported(
@@ -261,7 +261,12 @@ fn non_max_suppression(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 }
 
 /// `count` values of an INTS attribute, or a default for each.
-fn ints(node: &OnnxNode<'_>, name: &str, count: usize, default: i64) -> Result<Vec<i64>, Failure> {
+pub(super) fn ints(
+    node: &OnnxNode<'_>,
+    name: &str,
+    count: usize,
+    default: i64,
+) -> Result<Vec<i64>, Failure> {
     const MOST: i64 = 1 << 30;
     let values = match node.attributes.ints(name)? {
         Some(values) if values.len() == count => values.to_vec(),

@@ -89,6 +89,7 @@ pub(crate) fn can_evaluate(op: &Op) -> bool {
                 | UnaryKind::Round
                 | UnaryKind::Sqrt
                 | UnaryKind::Not
+                | UnaryKind::Relu
         ),
         Op::Reduce { kind, .. } => {
             matches!(kind, ReduceKind::Sum | ReduceKind::Prod | ReduceKind::Max | ReduceKind::Min)
@@ -323,6 +324,8 @@ fn unary(kind: UnaryKind, elem: &Elem, symbols: &[Symbol]) -> Option<Elem> {
     Some(match (kind, elem) {
         (UnaryKind::Neg, Elem::Int(dim)) => Elem::Int(dims::negate(dim)?),
         (UnaryKind::Abs, Elem::Int(dim)) => Elem::Int(dims::max(dim, &dims::negate(dim)?, symbols)),
+        (UnaryKind::Relu, Elem::Int(dim)) => Elem::Int(dims::max(dim, &Dim::from(0i64), symbols)),
+        (UnaryKind::Relu, Elem::Real(v)) if !v.is_nan() => Elem::Real(v.max(0.0)),
         (UnaryKind::Not, Elem::Int(dim)) => Elem::Int(Dim::from(i64::from(dim.as_const()? == 0))),
         (UnaryKind::Floor | UnaryKind::Ceil | UnaryKind::Round, Elem::Int(_)) => elem.clone(),
         (UnaryKind::Neg, Elem::Real(v)) => Elem::Real(-v),

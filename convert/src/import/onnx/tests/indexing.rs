@@ -344,6 +344,19 @@ fn sampling() {
             &[1.0, 5.0, 4.0],
         ),
         case(
+            "DeformConv half a pixel to the right",
+            19,
+            vec![
+                image(),
+                reals("w", &[1, 1, 1, 1], &[2.0]),
+                reals("o", &[1, 2, 2, 2], &[0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5]),
+                reals("b", &[1], &[10.0]),
+            ],
+            N::new("DeformConv", &["x", "w", "o", "b"], &["y"]),
+            &[1, 1, 2, 2],
+            &[13.0, 12.0, 17.0, 14.0],
+        ),
+        case(
             "CenterCropPad",
             18,
             vec![counting("x", &[3, 2], 1), ints("s", &[1, 5])],
@@ -686,6 +699,14 @@ fn what_is_refused() {
                 .with(A::ints("kernel_shape", &[2, 2]))
                 .with(A::ints("strides", &[2, 2])),
             "an output_shape of 1×1×5×5 where the windows give 1×1×4×4",
+        ),
+        case(
+            "offsets of another size",
+            19,
+            vec![("x", t::FLOAT, &["1", "1", "3", "3"]), ("o", t::FLOAT, &["1", "8", "3", "3"])],
+            vec![reals("w", &[1, 1, 2, 2], &[1.0; 4])],
+            new("DeformConv", &["x", "w", "o"]),
+            "offsets of shape 1×8×3×3 for [8, 2, 2]",
         ),
         case(
             "a sequence as the result",

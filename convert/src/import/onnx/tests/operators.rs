@@ -218,13 +218,14 @@ fn convolution() {
             AROUND,
             "1×8×7×7×7",
         ),
-        refused(
-            "dynamic weights",
+        case(
+            "computed weights",
             11,
             X,
             vec![],
             vec![N::new("Conv", &["x", "x"], &["y"])],
-            "computed at run time",
+            "Transpose Transpose Conv Transpose",
+            "1×1×1×1",
         ),
         refused("negative group", 11, X, w(), vec![conv().with(A::int("group", -1))], "group"),
         refused(
@@ -360,7 +361,15 @@ fn pooling() {
             vec![N::new("MaxPool", &["x"], &["y"])],
             "kernel_shape",
         ),
-        refused("Lp", 12, X, vec![], vec![pool("LpPool", &[2, 2])], "LpPool"),
+        case("norm", 12, X, vec![], vec![pool("LpPool", &[2, 2])], AROUND, "1×3×31×20"),
+        refused(
+            "norm of order 0",
+            12,
+            X,
+            vec![],
+            vec![pool("LpPool", &[2, 2]).with(A::int("p", 0))],
+            "order 0",
+        ),
     ]);
 }
 
@@ -879,7 +888,7 @@ fn versions() {
             "2×3×4",
         ),
         refused(
-            "resize with crop",
+            "resize with crop, but without a region",
             13,
             &["1", "3", "4", "4"],
             vec![T::f32("s", &[4], &[1.0, 1.0, 2.0, 2.0])],
@@ -887,9 +896,9 @@ fn versions() {
                 N::new("Resize", &["x", "", "s"], &["y"])
                     .with(A::string("coordinate_transformation_mode", "tf_crop_and_resize")),
             ],
-            "tf_crop_and_resize",
+            "input #1 (roi) is missing",
         ),
-        refused(
+        case(
             "resize antialias",
             18,
             &["1", "3", "4", "4"],
@@ -899,7 +908,8 @@ fn versions() {
                     .with(A::int("antialias", 1))
                     .with(A::string("mode", "linear")),
             ],
-            "antialias",
+            "Interpolate Interpolate",
+            "1×3×2×2",
         ),
     ]);
 }

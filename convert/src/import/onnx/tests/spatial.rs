@@ -649,7 +649,7 @@ fn refused() {
         ("training", 6, X, node("Dropout", &["x"]), "training"),
         ("an old form", 6, X, node("LSTM", &["x", "w", "w"]), "its form in operator set 6"),
         ("shapes that differ", 6, X, node("Add", &["x", "v"]), "without `broadcast`"),
-        ("a long frame", 17, X, node("STFT", &["x", "step"]), "1 or 2"),
+        ("a signal of eight parts", 17, X, node("STFT", &["x", "step"]), "one or two numbers"),
     ] {
         let inputs = vec![input("x", x)];
         let mut constants = w();
