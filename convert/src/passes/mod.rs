@@ -20,6 +20,7 @@ mod gather;
 mod identity;
 mod layout;
 mod norm;
+mod pointwise;
 mod reshape;
 mod residual;
 mod scale_shift;
@@ -58,6 +59,7 @@ pub const PASSES: &[Pass] = &[
     Pass { name: "attention", about: "products around a softmax", run: attention::run },
     Pass { name: "layout", about: "moves transposes together and cancels them", run: layout::run },
     Pass { name: "absorb", about: "flattening order into weight rows", run: absorb::run },
+    Pass { name: "pointwise", about: "convolutions of one pixel", run: pointwise::run },
     Pass { name: "norm", about: "recognises layer and RMS normalisation", run: norm::run },
     Pass { name: "functions", about: "recognises activation formulas", run: functions::run },
     Pass {

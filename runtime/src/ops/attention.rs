@@ -319,7 +319,7 @@ fn exp_below(x: f32) -> f32 {
     /// Adding it rounds to an integer, in the low bits.
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
     /// The front of ln 2, of 9 bits: its product with n is exact.
-    const LN_2_FRONT: f32 = 0.693_359_375;
+    const LN_2_FRONT: f32 = 355.0 / 512.0;
     const LN_2_REST: f32 = -2.121_944_4e-4;
     /// e^-87 is 1.6e-38, a little above the smallest normal number.
     const LOW: f32 = -87.0;

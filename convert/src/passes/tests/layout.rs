@@ -49,7 +49,7 @@ fn transposes_cancel() {
                 let y = g.transpose(y, &[0, 2, 3, 1]);
                 g.finish(&[y])
             },
-            left: "Conv+bias Silu Reduce Conv+bias+clamp Conv+bias Sigmoid Mul Conv+bias",
+            left: "Conv+bias Silu Reduce MatMul+bias+clamp MatMul+bias Sigmoid Mul Conv+bias",
         },
         Case {
             name: "concat, slice, pad, softmax and a fan-out",

@@ -4,6 +4,7 @@
 mod attention;
 mod builder;
 mod cleaning;
+mod functions;
 mod fusing;
 mod layout;
 mod norm;

@@ -83,7 +83,7 @@ fn einsum() {
         case(
             "...ij,...jk->...ik",
             SPREAD,
-            Ok(("Reshape Transpose Transpose Reshape Reshape MatMul Reshape Transpose", "5×7×2×4")),
+            Ok(("Reshape Reshape Transpose Reshape MatMul Reshape Transpose", "5×7×2×4")),
         ),
         case("ij,jk,kl->iz", THREE, Err("is in no operand")),
         case("ij,jk->ik", THREE, Err("2 terms for 3 operands")),
