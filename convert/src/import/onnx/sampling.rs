@@ -10,7 +10,7 @@ use super::types::cast;
 use crate::dim::Dim;
 use crate::graph::{
     BinaryKind, Clamp, CompareKind, GridSample, MatMul, NonMaxSuppression, Op, PadMode, RoiAlign,
-    SampleMode, SamplePadding, ScatterReduction, ValueId,
+    SampleMode, SamplePadding, ValueId,
 };
 use crate::tensor::Tensor;
 
@@ -19,8 +19,6 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("AffineGrid", affine_grid),
     ("RoiAlign", roi_align),
     ("NonMaxSuppression", non_max_suppression),
-    ("MaxUnpool", max_unpool),
-    ("Col2Im", col2im),
     ("CenterCropPad", center_crop_pad),
     ("Shrink", shrink),
 ];
@@ -277,151 +275,6 @@ pub(super) fn ints(
         true => Ok(values),
         false => Err(invalid(format!("attribute `{name}` is {values:?}"))),
     }
-}
-
-/// Zeros, with the elements scattered over them.
-fn max_unpool(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
-    node.at_most(3)?;
-    let (x, indices) = (node.required(0, "X")?, node.required(1, "I")?);
-    let (dtype, mut shape) = (b.dtype(x), b.shape(x));
-    if shape.len() < 3 || b.dtype(indices) != DType::I64 || b.shape(indices) != shape {
-        let (x, indices) = (b.text(&shape), b.text(&b.shape(indices)));
-        return Err(invalid(format!("indices of shape {indices} for {x}")));
-    }
-    let axes = shape.len() - 2;
-    let kernel = node.attributes.ints("kernel_shape")?;
-    let kernel = kernel.ok_or_else(|| invalid("attribute `kernel_shape` is missing"))?.to_vec();
-    let (pads, strides) = (ints(node, "pads", 2 * axes, 0)?, ints(node, "strides", axes, 1)?);
-    if kernel.len() != axes || kernel.iter().any(|size| !(1..=1 << 30).contains(size)) {
-        return Err(invalid(format!("attribute `kernel_shape` is {kernel:?}")));
-    }
-    let count = dims::product(&shape)?;
-    for axis in 0..axes {
-        let grown =
-            dims::multiply(&shape[axis + 2].sub(&Dim::from(1i64)), &Dim::from(strides[axis]));
-        let grown = grown.ok_or_else(|| invalid("the size overflows"))?;
-        let more = kernel[axis] - pads[axis] - pads[axes + axis];
-        shape[axis + 2] = grown.add(&Dim::from(more));
-        if dims::bounds(&shape[axis + 2], &b.graph.symbols).is_none_or(|(low, _)| low < 1) {
-            return Err(invalid(format!("the padding leaves nothing of axis {}", axis + 2)));
-        }
-    }
-    if let Some(stated) = node.input(2) {
-        let stated = b.dims(stated, "output_shape")?;
-        let same = stated.len() == shape.len()
-            && stated.iter().zip(&shape).all(|(a, c)| dims::same(a, c, &b.graph.symbols));
-        if !same {
-            let (stated, inferred) = (b.text(&stated), b.text(&shape));
-            return Err(unsupported(
-                format!("an output_shape of {stated} where the windows give {inferred}"),
-                "what the indices mean then differs between runtimes; choose a size that the windows give",
-            ));
-        }
-    }
-    let total = dims::product(&shape)?;
-    let zero = b.scalar(format!("{}/zero", node.name), dtype, 0.0)?;
-    let zeros = b.emit(node, "zeros", Op::Expand, &[Some(zero)], dtype, vec![total.clone()])?;
-    let flat = b.reshape(node, "elements", x, vec![count.clone()])?;
-    let indices = b.reshape(node, "indices", indices, vec![count])?;
-    let op = Op::ScatterElements { axis: 0, reduction: ScatterReduction::Replace };
-    let inputs = [Some(zeros), Some(indices), Some(flat)];
-    let y = b.emit(node, "unpooled", op, &inputs, dtype, vec![total])?;
-    Ok(vec![b.reshape(node, "", y, shape)?])
-}
-
-/// Columns added up where their windows lie: a scatter into the padded image, cropped.
-fn col2im(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
-    node.at_most(3)?;
-    let x = node.required(0, "input")?;
-    let image = b.ints(node.required(1, "image_shape")?, "image_shape")?;
-    let block = b.ints(node.required(2, "block_shape")?, "block_shape")?;
-    expect_float(b, x)?;
-    let (dtype, of_x) = (b.dtype(x), b.shape(x));
-    let axes = image.len();
-    let (dilations, strides) = (ints(node, "dilations", axes, 1)?, ints(node, "strides", axes, 1)?);
-    let pads = ints(node, "pads", 2 * axes, 0)?;
-    let sizes = image.iter().chain(&block);
-    if of_x.len() != 3
-        || axes == 0
-        || axes > 5
-        || block.len() != axes
-        || !sizes.clone().all(|size| (1..=1 << 30).contains(size))
-    {
-        let x = b.text(&of_x);
-        return Err(invalid(format!("image {image:?} of blocks {block:?} from {x}")));
-    }
-    let padded: Vec<i64> =
-        (0..axes).map(|axis| image[axis] + pads[axis] + pads[axes + axis]).collect();
-    let windows: Vec<i64> = (0..axes)
-        .map(|axis| {
-            (padded[axis] - dilations[axis] * (block[axis] - 1) - 1).div_euclid(strides[axis]) + 1
-        })
-        .collect();
-    if windows.iter().any(|count| *count < 1) {
-        return Err(invalid(format!("blocks {block:?} don't fit into {padded:?}")));
-    }
-    let product = |sizes: &[i64]| -> Result<i64, Failure> {
-        let all = sizes.iter().try_fold(1i64, |all, size| all.checked_mul(*size));
-        all.filter(|all| *all <= 1 << 40).ok_or_else(|| unsupported("an image of that size", ""))
-    };
-    let (in_block, places, pixels) = (product(&block)?, product(&windows)?, product(&padded)?);
-    let rows = product(&[in_block, places])?;
-    if !of_x[2].is(places) {
-        let x = b.text(&of_x);
-        return Err(invalid(format!("{x} instead of {places} places of the blocks")));
-    }
-    let channels = dims::floor_div_by(&of_x[1], in_block);
-    if !dims::same(&channels.mul(&Dim::from(in_block)), &of_x[1], &b.graph.symbols) {
-        return Err(invalid(format!("{} isn't a multiple of {in_block}", b.text(&of_x[1..2]))));
-    }
-    // Of every element of a block at every place: the pixel of the padded image.
-    b.charge(usize::try_from(rows).unwrap_or(usize::MAX).saturating_mul(8))?;
-    let mut indices = Vec::with_capacity(rows as usize);
-    for element in 0..in_block {
-        for place in 0..places {
-            let (mut element, mut place, mut at, mut stride) = (element, place, 0, 1);
-            for axis in (0..axes).rev() {
-                let pixel =
-                    element % block[axis] * dilations[axis] + place % windows[axis] * strides[axis];
-                at += pixel * stride;
-                stride *= padded[axis];
-                element /= block[axis];
-                place /= windows[axis];
-            }
-            indices.push(at);
-        }
-    }
-    let indices = Tensor::from_i64([indices.len(), 1], &indices);
-    let indices = b.constant(format!("{}/pixels", node.name), indices);
-    let images =
-        dims::multiply(&of_x[0], &channels).ok_or_else(|| invalid("the size overflows"))?;
-    let (rows, pixels) = (Dim::from(rows), Dim::from(pixels));
-    let apart = vec![of_x[0].clone(), channels.clone(), rows.clone()];
-    let x = cast(b, node, "x", x, DType::F32)?;
-    let x = b.reshape(node, "apart", x, apart)?;
-    let x = b.transpose(node, "columns", x, &[2, 0, 1])?;
-    let x = b.reshape(node, "rows", x, vec![rows, images.clone()])?;
-    let zero = b.scalar(format!("{}/zero", node.name), DType::F32, 0.0)?;
-    let flat = vec![pixels.clone(), images];
-    let zeros = b.emit(node, "zeros", Op::Expand, &[Some(zero)], DType::F32, flat.clone())?;
-    let op = Op::ScatterNd { reduction: ScatterReduction::Add };
-    let inputs = [Some(zeros), Some(indices), Some(x)];
-    let y = b.emit(node, "sums", op, &inputs, DType::F32, flat)?;
-    let y = b.reshape(node, "images", y, vec![pixels, of_x[0].clone(), channels.clone()])?;
-    let y = b.transpose(node, "channels", y, &[1, 2, 0])?;
-    let mut shape = vec![of_x[0].clone(), channels];
-    shape.extend(padded.iter().map(|size| Dim::from(*size)));
-    let mut y = b.reshape(node, "padded", y, shape.clone())?;
-    if pads.iter().any(|pad| *pad != 0) {
-        let mut starts = vec![Dim::from(0i64); 2];
-        starts.extend(pads[..axes].iter().map(|pad| Dim::from(*pad)));
-        for (axis, size) in image.iter().enumerate() {
-            shape[axis + 2] = Dim::from(*size);
-        }
-        let op = Op::Slice { starts, steps: vec![1; axes + 2] };
-        y = b.emit(node, "cropped", op, &[Some(y)], DType::F32, shape)?;
-    }
-    Ok(vec![cast(b, node, "", y, dtype)?])
 }
 
 fn center_crop_pad(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
