@@ -5,7 +5,7 @@
 
 A case passes when every output of every data set is equal to the expected one within the case's own
 tolerance (ONNX's runner: rtol 1e-3, atol 1e-7 unless the case says otherwise; never tighter than two
-units in the last place of the largest number expected), refuses when the tool
+units in the last place of the largest number expected), is refused when the tool
 says on stderr what isn't supported and exits with 1, and fails otherwise. Inputs that decide shapes
 (the sizes of a Reshape, the axes of a reduction) are given at conversion with `--input-value`, for
 programs are planned ahead of time; such cases are counted apart. Exits with 1 when a case fails.
@@ -242,6 +242,7 @@ def main():
     parser.add_argument("--corpus", metavar="DIR", help="only write the models here, as seeds for convert/fuzz")
     parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name matches")
     parser.add_argument("--kind", action="append", choices=KINDS)
+    parser.add_argument("--least", type=int, default=0, metavar="N", help="fail when fewer cases pass")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
 
@@ -278,6 +279,9 @@ def main():
         pathlib.Path(arguments.json).write_text(json.dumps(rows, indent=1))
     if arguments.write:
         write_table(pathlib.Path(arguments.write), cases, verdicts, total)
+    if (passed := total["passed"] + total["given"]) < arguments.least:
+        print(f"only {passed} passed; at least {arguments.least} have to")
+        return 1
     return 1 if total["failed"] else 0
 
 

@@ -10,8 +10,8 @@ use whit_convert::evaluate::Samples;
 use whit_convert::graph::Graph;
 use whit_convert::import::onnx::import_onnx;
 use whit_convert::import::onnx::proto::{
-    AttributeProto as A, DimensionProto, GraphProto, ModelProto, NodeProto as N, TensorProto as T,
-    ValueInfoProto, data_type as t,
+    AttributeProto as A, DimensionProto, FunctionProto, GraphProto, ModelProto, NodeProto as N,
+    TensorProto as T, ValueInfoProto, data_type as t,
 };
 use whit_convert::import::{DimChoice, ImportOptions};
 use whit_convert::pipeline::{ConvertOptions, Scheme, convert};
@@ -410,9 +410,86 @@ pub(crate) fn indexing() -> Source {
     source
 }
 
+/// Recurrent layers, a branch chosen at run time, an unrolled loop and a function.
+pub(crate) fn recurrent() -> Source {
+    let mut random = Random::new(9);
+    let inputs = vec![
+        ValueInfoProto::tensor("x", t::FLOAT, ["t", "b", "3"].map(dim)),
+        ValueInfoProto::tensor("lengths", t::INT32, ["b"].map(dim)),
+        ValueInfoProto::tensor("which", t::BOOL, Vec::<DimensionProto>::new()),
+    ];
+    let mut constants = vec![T::i64("turns", &[], &[2])];
+    for (name, dims) in [
+        ("lw", vec![2, 16, 3]),
+        ("lr", vec![2, 16, 4]),
+        ("lb", vec![2, 32]),
+        ("lp", vec![2, 12]),
+        ("gw", vec![1, 12, 3]),
+        ("gr", vec![1, 12, 4]),
+        ("gb", vec![1, 24]),
+        ("rw", vec![1, 4, 3]),
+        ("rr", vec![1, 4, 4]),
+    ] {
+        constants.push(weight(&mut random, name, &dims));
+    }
+    let names = |names: &[&str]| {
+        let info = |name: &&str| ValueInfoProto {
+            name: Some((*name).to_owned()),
+            ..ValueInfoProto::default()
+        };
+        names.iter().map(info).collect::<Vec<_>>()
+    };
+    let graph = |inputs: &[&str], outputs: &[&str], node: Vec<N>| GraphProto {
+        node,
+        input: names(inputs),
+        output: names(outputs),
+        ..GraphProto::default()
+    };
+    let branch = |op: &str| graph(&[], &["chosen"], vec![N::new(op, &["gru"], &["chosen"])]);
+    let turn = vec![N::new("Add", &["state", "last"], &["next"])];
+    let own = |node: N| N { domain: Some("own".to_owned()), ..node };
+    let nodes = vec![
+        n("LSTM", &["x", "lw", "lr", "lb", "lengths", "", "", "lp"], &["lstm", "last", "cell"])
+            .with(A::string("direction", "bidirectional"))
+            .with(A::int("hidden_size", 4)),
+        n("GRU", &["x", "gw", "gr", "gb", "lengths"], &["gru"])
+            .with(A::int("hidden_size", 4))
+            .with(A::int("linear_before_reset", 1)),
+        N::new("RNN", &["x", "rw", "rr"], &["", "rnn"])
+            .named("rnn")
+            .with(A::string("direction", "reverse"))
+            .with(A::int("hidden_size", 4)),
+        n("If", &["which"], &["branch"])
+            .with(A::graph("then_branch", branch("Relu")))
+            .with(A::graph("else_branch", branch("Neg"))),
+        n("Loop", &["turns", "", "cell"], &["sum"])
+            .with(A::graph("body", graph(&["i", "go", "state"], &["go", "next"], turn))),
+        own(n("Twice", &["rnn"], &["doubled"])),
+    ];
+    let outputs = ["lstm", "branch", "sum", "doubled"];
+    let dims = [("t", 1, 4), ("b", 1, 3)];
+    let mut source = source("recurrent", &dims, inputs, constants, nodes, &outputs);
+    source.onnx.functions.push(FunctionProto {
+        name: Some("Twice".to_owned()),
+        domain: Some("own".to_owned()),
+        input: vec!["a".to_owned()],
+        output: vec!["b".to_owned()],
+        node: vec![N::new("Add", &["a", "a"], &["b"])],
+        ..FunctionProto::default()
+    });
+    source
+}
+
+fn dim(text: &str) -> DimensionProto {
+    match text.parse::<i64>() {
+        Ok(size) => size.into(),
+        Err(_) => text.into(),
+    }
+}
+
 /// Every source.
 pub(crate) fn sources() -> Vec<Source> {
-    vec![residual(), sequence(), integers(), qdq(), indexing()]
+    vec![residual(), sequence(), integers(), qdq(), indexing(), recurrent()]
 }
 
 /// `state = state + x`, twice, through the arena: a program with state, which no importer makes yet.

@@ -219,8 +219,8 @@ fn run<T: Number>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
             ];
             let mut start = [0; MAX_SPATIAL];
             let mut within = [(0, 0); MAX_SPATIAL];
-            // Without input channels there is nothing to read, and other sizes can be anything.
-            for axis in (0..MAX_SPATIAL).filter(|_| group_in > 0) {
+            // Beside a size of 0, the others can be anything: then there is nothing to read.
+            for axis in (0..MAX_SPATIAL).filter(|_| !x.is_empty() && !w.is_empty()) {
                 start[axis] = at[axis] as i64 * g.stride[axis] - g.pad[axis];
                 within[axis] = inside(g.input[axis], g.kernel[axis], g.dilation[axis], start[axis]);
             }

@@ -183,8 +183,12 @@ mod tests {
         let x = tensor(&[2, 3], &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]);
         let three = tensor(&[3], &[1.0f32; 3]);
         let good = attributes(LAYER, 1);
-        assert!(case(good, x.clone(), &[three.clone()]).run_bytes().is_ok());
-        assert!(case(good, shape(DType::F32, &[0, 3]), &[three.clone()]).run_bytes().is_ok());
+        assert!(case(good, x.clone(), core::slice::from_ref(&three)).run_bytes().is_ok());
+        assert!(
+            case(good, shape(DType::F32, &[0, 3]), core::slice::from_ref(&three))
+                .run_bytes()
+                .is_ok()
+        );
         assert!(case(good, shape(DType::F32, &[3, 0]), &[]).run_bytes().is_ok());
         for (a, factors) in [
             (attributes(0, 1), vec![]),

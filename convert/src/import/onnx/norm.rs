@@ -339,7 +339,7 @@ fn batch_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         ..7 => !node.attributes.flag("is_test", false)?,
         _ => node.attributes.flag("training_mode", false)?,
     };
-    if (node.opset < 14 && (training || more)) || (!training && more) {
+    if (more && !training) || (training && node.opset < 14) {
         return Err(unsupported(
             "batch normalisation in training mode",
             "export the model in evaluation mode",

@@ -44,6 +44,11 @@ enum Spread {
     },
 }
 
+/// Scales, and as many zero points.
+type Constants = (Vec<f32>, Vec<i32>);
+/// A shape and its elements.
+type Integers = (Vec<usize>, Vec<i64>);
+
 /// How integers of the model stand for reals.
 pub(super) struct Scaling {
     pub scale: ValueId,
@@ -66,7 +71,8 @@ impl Scaling {
             let alike = of_zero.len() == of_scale.len()
                 && of_zero.iter().zip(&of_scale).all(|(a, c)| same(a, c));
             let single = |shape: &[Dim]| shape.iter().all(|d| d.is(1));
-            if !alike && !(single(&of_zero) && single(&of_scale)) {
+            let fits = alike || single(&of_zero) && single(&of_scale);
+            if !fits {
                 return Err(invalid(format!(
                     "zero points of shape {} for scales of {}",
                     b.text(&of_zero),
@@ -111,7 +117,7 @@ impl Scaling {
     }
 
     /// Scales and zero points, when they are constants.
-    fn constants(&self, b: &mut Builder) -> Result<Option<(Vec<f32>, Vec<i32>)>, Failure> {
+    fn constants(&self, b: &mut Builder) -> Result<Option<Constants>, Failure> {
         let Some(scale) = b.tensor(self.scale) else { return Ok(None) };
         b.charge(scale.len().saturating_mul(8))?;
         let scale = scale.to_f32();
@@ -476,7 +482,7 @@ pub(super) fn centred(
     x: ValueId,
     zero_point: Option<ValueId>,
     axis: usize,
-) -> Result<Option<(Vec<usize>, Vec<i64>)>, Failure> {
+) -> Result<Option<Integers>, Failure> {
     let Some(tensor) = b.tensor(x) else { return Ok(None) };
     let zeros = match zero_point {
         None => vec![0],

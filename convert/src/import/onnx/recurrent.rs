@@ -33,6 +33,9 @@ const FUNCTIONS: [(&str, Function, Option<f32>, Option<f32>); 11] = [
     ("Softplus", Function::Softplus, None, None),
 ];
 
+/// A function with its alpha and beta; `None` where a layer has fewer than three.
+type Parametrised = Option<(Function, f32, f32)>;
+
 /// Sizes of a layer; time and batch may be symbolic.
 struct Sizes {
     time: Dim,
@@ -181,7 +184,7 @@ fn functions(
     node: &OnnxNode<'_>,
     kind: RecurrentKind,
     directions: usize,
-) -> Result<Vec<Option<(Function, f32, f32)>>, Failure> {
+) -> Result<Vec<Parametrised>, Failure> {
     let (count, defaults): (usize, [&str; 3]) = match kind {
         RecurrentKind::Lstm => (3, ["Sigmoid", "Tanh", "Tanh"]),
         RecurrentKind::Gru => (2, ["Sigmoid", "Tanh", ""]),

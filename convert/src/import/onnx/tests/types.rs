@@ -64,10 +64,27 @@ fn run(model: &ModelProto, inputs: &[Given]) -> Result<(Vec<u8>, Vec<String>), S
         let record = model.tensor(tensor).ok_or("no tensor")?;
         let name = model.text(record.name);
         let given = inputs.iter().find(|given| given.name == name).ok_or("no such input")?;
-        session.set_input_bytes(index, &given.bytes).map_err(|e| e.to_string())?;
+        // A real input that is only quantized takes the integers, or has them made.
+        let slot = session.input_slot(index).map_err(|e| e.to_string())?;
+        let set = match given.onnx == t::FLOAT && slot.scale() > 0.0 {
+            true => {
+                let words = given.bytes.chunks_exact(4);
+                let reals: Vec<f32> =
+                    words.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+                session.set_input_f32(index, &reals)
+            }
+            false => session.set_input_bytes(index, &given.bytes),
+        };
+        set.map_err(|e| e.to_string())?;
     }
     session.run().map_err(|e| e.to_string())?;
-    let bytes = session.output_bytes(0).map_err(|e| e.to_string())?.to_vec();
+    let mut bytes = session.output_bytes(0).map_err(|e| e.to_string())?.to_vec();
+    // A real output that is only dequantized is left as integers with a scale.
+    let slot = session.output_slot(0).map_err(|e| e.to_string())?;
+    if slot.scale() > 0.0 {
+        let real = |q: &u8| (i32::from(*q as i8) - slot.zero_point()) as f32 * slot.scale();
+        bytes = bytes.iter().flat_map(|q| real(q).to_le_bytes()).collect();
+    }
     Ok((bytes, converted.report.float_nodes))
 }
 
@@ -510,7 +527,7 @@ fn quantized_layers_become_integer_steps() {
     let byte = |name, onnx, value: i64| given(name, onnx, &[], vec![value as u8]);
     let all = |values: &[i64]| values.iter().map(|v| *v as u8).collect::<Vec<u8>>();
     let input = given("x", t::UINT8, &[1, 2, 5, 5], all(&x));
-    let constants = vec![
+    let constants = [
         reals("xs", &[], &[0.02]),
         byte("xz", t::UINT8, x_zero),
         given("w", t::INT8, &[3, 2, 3, 3], all(&w)),
@@ -606,7 +623,7 @@ fn weights_of_a_few_bits() {
     for column in 0..2 {
         let term = |k: usize| {
             let byte = packed[column * 16 + k / 2];
-            let q = if k % 2 == 0 { byte & 15 } else { byte >> 4 };
+            let q = byte >> (4 * (k % 2)) & 15;
             let zero = zeros[column] >> (4 * (k / 16)) & 15;
             (f32::from(q) - f32::from(zero)) * scales[column * 2 + k / 16] * x[k]
         };
