@@ -616,7 +616,7 @@ fn mislead_onnx(random: &mut Random, model: &mut ModelProto) {
     ];
     const REALS: [f32; 10] =
         [0.0, -0.0, 1.0, -1.0, 1e-45, 1e38, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.3];
-    const OPERATORS: [&str; 54] = [
+    const OPERATORS: [&str; 61] = [
         "Add",
         "Mul",
         "Div",
@@ -671,6 +671,13 @@ fn mislead_onnx(random: &mut Random, model: &mut ModelProto) {
         "GridSample",
         "SplitToSequence",
         "ConcatFromSequence",
+        "Einsum",
+        "Attention",
+        "RotaryEmbedding",
+        "SwiGLU",
+        "LinearAttention",
+        "NegativeLogLikelihoodLoss",
+        "SoftmaxCrossEntropyLoss",
     ];
     let Some(graph) = model.graph.as_mut() else { return };
     match random.below(10) {

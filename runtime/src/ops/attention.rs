@@ -323,7 +323,7 @@ fn exp_below(x: f32) -> f32 {
     const LN_2_REST: f32 = -2.121_944_4e-4;
     /// e^-87 is 1.6e-38, a little above the smallest normal number.
     const LOW: f32 = -87.0;
-    let inside = if x < LOW { LOW } else { x };
+    let inside = if LOW > x { LOW } else { x };
     let shifted = inside * core::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let f = inside - n * LN_2_FRONT - n * LN_2_REST;
@@ -333,7 +333,9 @@ fn exp_below(x: f32) -> f32 {
     let p = (p * f + 1.0) * f + 1.0;
     // n + 127 in the exponent's place: the low bits of the shifted number are n.
     let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
-    if x < LOW { 0.0 } else { p * power }
+    // All bits, or none: a branch would keep loops from being vectorised.
+    let kept = u32::from(x < LOW).wrapping_sub(1);
+    f32::from_bits((p * power).to_bits() & kept)
 }
 
 #[cfg(test)]
