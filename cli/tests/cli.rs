@@ -355,6 +355,13 @@ fn every_flipped_byte_is_noticed() {
 }
 
 #[test]
+fn a_missing_input_is_named() {
+    let folder = Folder::new("missing-input");
+    let model = int8(&folder);
+    fail(&["run", &model], &["is missing: give it with --input"]);
+}
+
+#[test]
 fn wrong_usage_exits_with_2() {
     for arguments in [
         vec!["inspect"],
@@ -366,7 +373,6 @@ fn wrong_usage_exits_with_2() {
         vec!["convert", "a.onnx", "-o", "b.whit", "--dim", "batch=0"],
         vec!["convert", "a.onnx", "-o", "b.whit", "--dim", "batch=9..2"],
         vec!["run", "a.whit", "--input", "no-equals-sign"],
-        vec!["run", "a.whit"],
         vec!["bench", "a.whit", "--isa", "altivec"],
         vec!["bench", "a.whit", "--seconds", "NaN"],
         vec!["bench", "a.whit", "--threads", "0"],
