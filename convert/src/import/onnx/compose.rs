@@ -9,7 +9,7 @@ use whit::DType;
 
 use super::builder::{Builder, OnnxNode};
 use super::dims;
-use super::failure::{Failure, invalid, unsupported};
+use super::failure::{Failure, invalid};
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, Clamp, CompareKind, MatMul, Op, PadMode, ReduceKind, UnaryKind};
 use crate::graph::{Graph, ValueId};
@@ -23,11 +23,13 @@ pub(crate) struct Compose<'c, 'n> {
     pub(crate) b: &'c mut Builder,
     pub(crate) node: &'c OnnxNode<'n>,
     parts: usize,
+    /// The next node bears the ONNX node's own name.
+    is_main: bool,
 }
 
 impl<'c, 'n> Compose<'c, 'n> {
     pub(crate) fn new(b: &'c mut Builder, node: &'c OnnxNode<'n>) -> Compose<'c, 'n> {
-        Compose { b, node, parts: 0 }
+        Compose { b, node, parts: 0, is_main: false }
     }
 
     pub(crate) fn graph(&self) -> &Graph {
@@ -50,13 +52,24 @@ impl<'c, 'n> Compose<'c, 'n> {
         dims::same(a, b, &self.b.graph.symbols)
     }
 
-    /// A number for the name of the next node.
+    /// Gives the next node the name of the ONNX node, by which options find it: the one that does the
+    /// bulk of the work, or the last one.
+    pub(crate) fn main(&mut self) -> &mut Self {
+        self.is_main = true;
+        self
+    }
+
+    /// What tells the next node apart: nothing for the main one, else what it does and a number.
     fn part(&mut self, what: &str) -> String {
+        if std::mem::take(&mut self.is_main) {
+            return String::new();
+        }
         self.parts += 1;
         format!("{what}_{}", self.parts)
     }
 
-    fn emit(
+    /// Any other operator.
+    pub(crate) fn emit(
         &mut self,
         what: &str,
         op: Op,
@@ -111,31 +124,28 @@ impl<'c, 'n> Compose<'c, 'n> {
         Ok(count)
     }
 
-    /// `0, 1, …` as i64, as many as `len`. `len` may be symbolic: then it is the front of a constant of
-    /// its largest size.
+    /// See [`Builder::range`].
     pub(crate) fn range(&mut self, len: &Dim) -> Made {
-        let most = self.largest(len)?;
-        let all = self.ints("range", &[most], |i| i as i64)?;
-        self.part_of(all, 0, &Dim::from(0i64), len)
+        let part = self.part("range");
+        self.b.range(self.node, &part, len)
     }
 
-    /// The largest value of a size.
+    /// See [`Builder::largest`].
     pub(crate) fn largest(&self, size: &Dim) -> Result<usize, Failure> {
-        let bounds = dims::bounds(size, &self.b.graph.symbols);
-        bounds.and_then(|(_, most)| usize::try_from(most).ok()).ok_or_else(|| {
-            unsupported("a size without an upper bound", super::failure::FIX_THE_DIM)
-        })
+        self.b.largest(size)
     }
 
     // Elementwise.
 
     pub(crate) fn binary(&mut self, kind: BinaryKind, x: ValueId, y: ValueId) -> Made {
-        if self.dtype(x) != self.dtype(y) {
-            let (x, y) = (self.dtype(x), self.dtype(y));
-            return Err(invalid(format!("operands of types {x} and {y}")));
-        }
-        let shape = dims::broadcast(&self.shape(x), &self.shape(y), &self.b.graph.symbols)?;
-        self.emit(&lower(kind), Op::Binary(kind), &[x, y], self.dtype(x), shape)
+        let part = self.part(&lower(kind));
+        self.b.binary(self.node, &part, kind, x, y)
+    }
+
+    /// An operand and a number of its type.
+    pub(crate) fn with_number(&mut self, kind: BinaryKind, x: ValueId, number: f64) -> Made {
+        let part = self.part(&lower(kind));
+        self.b.with_number(self.node, &part, kind, x, number)
     }
 
     pub(crate) fn add(&mut self, x: ValueId, y: ValueId) -> Made {
@@ -159,36 +169,28 @@ impl<'c, 'n> Compose<'c, 'n> {
         if factor == 1.0 {
             return Ok(x);
         }
-        let factor = self.scalar(self.dtype(x), f64::from(factor))?;
-        self.mul(x, factor)
+        self.with_number(BinaryKind::Mul, x, f64::from(factor))
     }
 
     pub(crate) fn unary(&mut self, kind: UnaryKind, x: ValueId) -> Made {
-        self.emit(&lower(kind), Op::Unary(kind), &[x], self.dtype(x), self.shape(x))
+        let part = self.part(&lower(kind));
+        self.b.unary(self.node, &part, kind, x)
     }
 
     pub(crate) fn compare(&mut self, kind: CompareKind, x: ValueId, y: ValueId) -> Made {
-        if self.dtype(x) != self.dtype(y) {
-            let (x, y) = (self.dtype(x), self.dtype(y));
-            return Err(invalid(format!("operands of types {x} and {y}")));
-        }
-        let shape = dims::broadcast(&self.shape(x), &self.shape(y), &self.b.graph.symbols)?;
-        self.emit(&lower(kind), Op::Compare(kind), &[x, y], DType::Bool, shape)
+        let part = self.part(&lower(kind));
+        self.b.compare(self.node, &part, kind, x, y)
     }
 
     /// `x` where the condition holds, else `y`.
     pub(crate) fn select(&mut self, condition: ValueId, x: ValueId, y: ValueId) -> Made {
-        let symbols = &self.b.graph.symbols;
-        let shape = dims::broadcast(&self.shape(x), &self.shape(y), symbols)?;
-        let shape = dims::broadcast(&self.shape(condition), &shape, symbols)?;
-        self.emit("where", Op::Where, &[condition, x, y], self.dtype(x), shape)
+        let part = self.part("where");
+        self.b.select(self.node, &part, [condition, x, y])
     }
 
     pub(crate) fn cast(&mut self, x: ValueId, to: DType) -> Made {
-        match self.dtype(x) == to {
-            true => Ok(x),
-            false => self.emit("cast", Op::Cast, &[x], to, self.shape(x)),
-        }
+        let part = self.part("cast");
+        self.b.cast(self.node, &part, x, to)
     }
 
     /// A half-precision operand in f32, in which composites are computed.
@@ -248,16 +250,8 @@ impl<'c, 'n> Compose<'c, 'n> {
         if axes.is_empty() {
             return Ok(x);
         }
-        let mut shape = self.shape(x);
-        for axis in axes.iter().rev() {
-            if keep_dims {
-                shape[*axis] = Dim::from(1i64);
-            } else {
-                shape.remove(*axis);
-            }
-        }
-        let op = Op::Reduce { kind, axes: axes.to_vec(), keep_dims };
-        self.emit(&format!("reduce_{}", lower(kind)), op, &[x], self.dtype(x), shape)
+        let part = self.part(&format!("reduce_{}", lower(kind)));
+        self.b.reduce(self.node, &part, kind, x, axes, keep_dims)
     }
 
     // Movement.
@@ -291,6 +285,13 @@ impl<'c, 'n> Compose<'c, 'n> {
         self.reshape(x, shape)
     }
 
+    /// A vector of one number per channel as an operand that broadcasts along axis 1.
+    pub(crate) fn per_channel(&mut self, vector: ValueId, rank: usize) -> Made {
+        let mut shape = self.shape(vector);
+        shape.extend((2..rank).map(|_| Dim::from(1i64)));
+        self.reshape(vector, shape)
+    }
+
     /// Broadcast to a shape.
     pub(crate) fn expand(&mut self, x: ValueId, shape: Vec<Dim>) -> Made {
         let from = self.shape(x);
@@ -306,7 +307,8 @@ impl<'c, 'n> Compose<'c, 'n> {
 
     /// `len` elements of an axis, from `start` on; the caller vouches that they are there.
     pub(crate) fn part_of(&mut self, x: ValueId, axis: usize, start: &Dim, len: &Dim) -> Made {
-        self.stepped(x, axis, start, len, 1)
+        let part = self.part("slice");
+        self.b.slice(self.node, &part, x, axis, start, len)
     }
 
     /// The same, taking every `step`th element.
@@ -319,9 +321,6 @@ impl<'c, 'n> Compose<'c, 'n> {
         step: i64,
     ) -> Made {
         let mut shape = self.shape(x);
-        if start.is(0) && step == 1 && self.same(&shape[axis], len) {
-            return Ok(x);
-        }
         let mut starts = vec![Dim::from(0i64); shape.len()];
         let mut steps = vec![1; shape.len()];
         (starts[axis], steps[axis], shape[axis]) = (start.clone(), step, len.clone());

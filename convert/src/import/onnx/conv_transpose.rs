@@ -15,10 +15,9 @@ use super::builder::{Builder, OnnxNode, Outcome};
 use super::conv::{Filters, filters, spatial, to_first, to_last};
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
-use super::parts;
-use super::types::cast;
 use crate::dim::Dim;
 use crate::graph::{Clamp, Conv, Op, PadMode, ValueId};
+use crate::tensor::Tensor;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] =
     &[("ConvTranspose", conv_transpose), ("Col2Im", col2im)];
@@ -228,7 +227,7 @@ fn transposed(
     }
     for (at, axis) in axes.iter().enumerate() {
         let start = Dim::from(axis.crop - axis.first() * axis.stride);
-        y = parts::slice(b, node, &format!("crop{at}"), y, at + 1, start, axis.output.clone())?;
+        y = b.slice(node, &format!("crop{at}"), y, at + 1, &start, &axis.output)?;
     }
     b.transpose(node, "", y, &to_first(rank))
 }
@@ -297,15 +296,16 @@ fn col2im(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     // [channels * block, 1, block…]: element k of a block goes to place k.
     let (rows, block_elements) = (rows as usize, block_elements as usize);
     let total = rows.saturating_mul(block_elements);
-    b.charge(total.saturating_mul(4))?;
+    b.charge(total.saturating_mul(8))?;
     let mut values = vec![0.0; total];
     for row in 0..rows {
         values[row * block_elements + row % block_elements] = 1.0;
     }
     let mut filters = vec![rows, 1];
     filters.extend(block.iter().map(|size| *size as usize));
-    let w = parts::floats(b, format!("{}/places", node.name), &filters, &values)?;
-    let w = cast(b, node, "places", w, b.dtype(x))?;
+    let w = Tensor::from_f32(filters.clone(), &values);
+    let w = b.constant(format!("{}/places", node.name), w);
+    let w = b.cast(node, "places", w, b.dtype(x))?;
     let groups = rows / block_elements;
     Ok(vec![transposed(b, node, [Some(x), Some(w), None], &filters, groups, &axes)?])
 }
@@ -351,7 +351,7 @@ fn weights(
             own[position] = axis.extent() as usize;
             let count = Dim::from(axis.extent());
             let part = format!("weights/cut{at}");
-            w = parts::slice(b, node, &part, w, position, Dim::from(0i64), count)?;
+            w = b.slice(node, &part, w, position, &Dim::from(0i64), &count)?;
         }
         let missing = axis.taps() * axis.stride - axis.extent();
         if missing > 0 {

@@ -8,7 +8,6 @@ use super::builder::{Builder, OnnxNode, Outcome};
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::sampling::{expect_float, ints};
-use super::types::cast;
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, Clamp, GridSample, MatMul, Op, SampleMode, SamplePadding, ValueId};
 use crate::tensor::Tensor;
@@ -116,7 +115,7 @@ fn deform_conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let images =
         dims::multiply(&batch, &Dim::from(parts)).ok_or_else(|| invalid("the size overflows"))?;
     let after = |first: &Dim, rest: &[i64]| [vec![first.clone()], sizes(rest)].concat();
-    let offset = cast(b, node, "offset", offset, f32)?;
+    let offset = b.cast(node, "offset", offset, f32)?;
     let apart = after(&images, &[taps, 2, out[0], out[1]]);
     let y = b.reshape(node, "offsets", offset, apart.clone())?;
     let mut starts = sizes(&[0; 5]);
@@ -132,7 +131,7 @@ fn deform_conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let y = binary(b, "places", BinaryKind::Add, y, base, shape)?;
     let grid = b.reshape(node, "grid", y, after(&images, &[taps * out[0], out[1], 2]))?;
 
-    let x = cast(b, node, "x", x, f32)?;
+    let x = b.cast(node, "x", x, f32)?;
     let in_part = channels / parts;
     let x = b.reshape(node, "images", x, after(&images, &[in_part, space[0], space[1]]))?;
     let op = Op::GridSample(GridSample {
@@ -143,13 +142,13 @@ fn deform_conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let sampled = after(&images, &[in_part, taps * out[0], out[1]]);
     let mut y = b.emit(node, "sampled", op, &[Some(x), Some(grid)], f32, sampled.clone())?;
     if let Some(mask) = node.input(4) {
-        let mask = cast(b, node, "mask", mask, f32)?;
+        let mask = b.cast(node, "mask", mask, f32)?;
         let mask = b.reshape(node, "masks", mask, after(&images, &[1, taps * out[0], out[1]]))?;
         y = binary(b, "masked", BinaryKind::Mul, y, mask, sampled)?;
     }
     let (inner, pixels) = (per_group * taps, out[0] * out[1]);
     let y = b.reshape(node, "columns", y, after(&batch, &[groups, inner, pixels]))?;
-    let w = cast(b, node, "w", w, f32)?;
+    let w = b.cast(node, "w", w, f32)?;
     let w = b.reshape(node, "weights", w, sizes(&[groups, outputs / groups, inner]))?;
     let op = Op::MatMul(MatMul {
         transpose_a: false,
@@ -165,9 +164,9 @@ fn deform_conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         if b.rank(bias) != 1 || !b.shape(bias)[0].is(outputs) {
             return Err(invalid(format!("a bias of shape {}", b.text(&b.shape(bias)))));
         }
-        let bias = cast(b, node, "bias", bias, f32)?;
+        let bias = b.cast(node, "bias", bias, f32)?;
         let bias = b.reshape(node, "biases", bias, sizes(&[outputs, 1, 1]))?;
         y = binary(b, "", BinaryKind::Add, y, bias, shape)?;
     }
-    Ok(vec![cast(b, node, "narrow", y, dtype)?])
+    Ok(vec![b.cast(node, "narrow", y, dtype)?])
 }

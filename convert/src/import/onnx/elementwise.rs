@@ -9,7 +9,7 @@ use super::dims;
 use super::failure::{Failure, invalid};
 use super::legacy;
 use super::transformer::swish;
-use super::types::{cast, wrapped};
+use super::types::wrapped;
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, CompareKind, Op, UnaryKind, ValueId};
 
@@ -167,15 +167,15 @@ fn pow(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     }
     if !dtype.is_float() && b.dtype(y).is_float() {
         // In reals; what is left of an integer base is cut off.
-        let base = cast(b, node, "base", x, DType::F32)?;
-        let y = cast(b, node, "exponent", y, DType::F32)?;
+        let base = b.cast(node, "base", x, DType::F32)?;
+        let y = b.cast(node, "exponent", y, DType::F32)?;
         let shape = dims::broadcast(&b.shape(x), &b.shape(y), &b.graph.symbols)?;
         let op = Op::Binary(BinaryKind::Pow);
         let z = b.emit(node, "real", op, &[Some(base), Some(y)], DType::F32, shape)?;
-        return Ok(vec![cast(b, node, "", z, dtype)?]);
+        return Ok(vec![b.cast(node, "", z, dtype)?]);
     }
     let y = legacy::aligned(b, node, x, y)?;
-    let y = cast(b, node, "exponent", y, dtype)?;
+    let y = b.cast(node, "exponent", y, dtype)?;
     let shape = dims::broadcast(&b.shape(x), &b.shape(y), &b.graph.symbols)?;
     let z = b.emit(node, "", Op::Binary(BinaryKind::Pow), &[Some(x), Some(y)], dtype, shape)?;
     let onnx = b.onnx_type(x);

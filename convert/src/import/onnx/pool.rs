@@ -3,6 +3,7 @@
 use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
+use super::compose::Compose;
 use super::conv::{channels_last, spatial, to_first, to_last, window};
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
@@ -10,8 +11,6 @@ use crate::dim::Dim;
 use crate::graph::{
     BinaryKind, Op, PadMode, Pool, PoolKind, ReduceKind, ScatterReduction, UnaryKind,
 };
-
-use super::parts;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("MaxPool", |b, n| pool(b, n, PoolKind::Max)),
@@ -174,24 +173,20 @@ fn all_spatial(b: &Builder, node: &OnnxNode<'_>) -> Result<Vec<usize>, Failure> 
 
 fn global(b: &mut Builder, node: &OnnxNode<'_>, kind: ReduceKind) -> Outcome {
     let axes = all_spatial(b, node)?;
-    Ok(vec![parts::reduce(b, node, "", kind, node.required(0, "X")?, &axes)?])
+    Ok(vec![b.reduce(node, "", kind, node.required(0, "X")?, &axes, true)?])
 }
 
 /// `(sum of |x|^p)^(1/p)` over all of the spatial axes.
 fn global_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let (axes, p) = (all_spatial(b, node)?, norm_order(node)?);
-    let x = node.required(0, "X")?;
-    let known = match p {
-        1 => Some(ReduceKind::L1),
-        2 => Some(ReduceKind::L2),
-        _ => None,
-    };
-    if let Some(kind) = known {
-        return Ok(vec![parts::reduce(b, node, "", kind, x, &axes)?]);
+    match p {
+        1 => return global(b, node, ReduceKind::L1),
+        2 => return global(b, node, ReduceKind::L2),
+        _ => {}
     }
-    let p = f64::from(p);
-    let abs = parts::unary(b, node, "abs", UnaryKind::Abs, x)?;
-    let powers = parts::with_scalar(b, node, "powers", BinaryKind::Pow, abs, p)?;
-    let sum = parts::reduce(b, node, "sum", ReduceKind::Sum, powers, &axes)?;
-    Ok(vec![parts::with_scalar(b, node, "", BinaryKind::Pow, sum, 1.0 / p)?])
+    let c = &mut Compose::new(b, node);
+    let abs = c.unary(UnaryKind::Abs, node.required(0, "X")?)?;
+    let powers = c.with_number(BinaryKind::Pow, abs, f64::from(p))?;
+    let sum = c.reduce(ReduceKind::Sum, powers, &axes, true)?;
+    Ok(vec![c.main().with_number(BinaryKind::Pow, sum, 1.0 / f64::from(p))?])
 }

@@ -6,7 +6,6 @@ use super::builder::{Builder, OnnxNode, Outcome};
 use super::data::axes_of;
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
-use super::types::cast;
 use crate::dim::Dim;
 use crate::graph::{
     BinaryKind, Clamp, CompareKind, GridSample, MatMul, NonMaxSuppression, Op, PadMode, RoiAlign,
@@ -72,12 +71,11 @@ fn grid_sample(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         return Err(invalid("an image without pixels"));
     }
     shape[2..].clone_from_slice(&places[1..=axes]);
-    let (x, grid) =
-        (cast(b, node, "x", x, DType::F32)?, cast(b, node, "places", grid, DType::F32)?);
+    let (x, grid) = (b.cast(node, "x", x, DType::F32)?, b.cast(node, "places", grid, DType::F32)?);
     let op = Op::GridSample(GridSample { mode, padding, align_corners });
     let part = if dtype == DType::F32 { "" } else { "sample" };
     let y = b.emit(node, part, op, &[Some(x), Some(grid)], DType::F32, shape)?;
-    Ok(vec![cast(b, node, "", y, dtype)?])
+    Ok(vec![b.cast(node, "", y, dtype)?])
 }
 
 /// Every pixel's own place times the transformation of its image.
@@ -123,7 +121,7 @@ fn affine_grid(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     }
     let places = Tensor::from_f32([pixels, axes + 1], &places);
     let places = b.constant(format!("{}/places", node.name), places);
-    let theta = cast(b, node, "theta", theta, DType::F32)?;
+    let theta = b.cast(node, "theta", theta, DType::F32)?;
     let op = Op::MatMul(MatMul {
         transpose_a: false,
         transpose_b: true,
@@ -137,7 +135,7 @@ fn affine_grid(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     shape.push(Dim::from(axes));
     let part = if dtype == DType::F32 { "" } else { "shaped" };
     let y = b.reshape(node, part, y, shape)?;
-    Ok(vec![cast(b, node, "", y, dtype)?])
+    Ok(vec![b.cast(node, "", y, dtype)?])
 }
 
 fn roi_align(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
@@ -182,12 +180,12 @@ fn roi_align(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     }
     let shape = vec![of_regions[0].clone(), of_x[1].clone(), Dim::from(height), Dim::from(width)];
     let (x, regions) =
-        (cast(b, node, "x", x, DType::F32)?, cast(b, node, "regions", regions, DType::F32)?);
+        (b.cast(node, "x", x, DType::F32)?, b.cast(node, "regions", regions, DType::F32)?);
     let op = Op::RoiAlign(RoiAlign { max, half_pixel, sampling_ratio, spatial_scale });
     let part = if dtype == DType::F32 { "" } else { "align" };
     let inputs = [Some(x), Some(regions), Some(images)];
     let y = b.emit(node, part, op, &inputs, DType::F32, shape)?;
-    Ok(vec![cast(b, node, "", y, dtype)?])
+    Ok(vec![b.cast(node, "", y, dtype)?])
 }
 
 /// The number of boxes that stay is only known at run time. A program's shapes aren't, so the result has
@@ -246,8 +244,8 @@ fn non_max_suppression(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
             ),
         ));
     }
-    let boxes = cast(b, node, "boxes", boxes, DType::F32)?;
-    let scores = cast(b, node, "scores", scores, DType::F32)?;
+    let boxes = b.cast(node, "boxes", boxes, DType::F32)?;
+    let scores = b.cast(node, "scores", scores, DType::F32)?;
     let op = Op::NonMaxSuppression(NonMaxSuppression {
         most_per_class,
         iou_threshold,
@@ -338,7 +336,7 @@ fn shrink(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         return Err(unsupported(format!("an operand of type {dtype}"), "cast to float before it"));
     }
     // Narrow integers are exact in f32.
-    let x = cast(b, node, "x", x, DType::F32)?;
+    let x = b.cast(node, "x", x, DType::F32)?;
     let scalar = |b: &mut Builder, part: &str, value: f32| {
         b.scalar(format!("{}/{part}", node.name), DType::F32, f64::from(value))
     };
@@ -362,5 +360,5 @@ fn shrink(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         DType::F32,
         shape.clone(),
     )?;
-    Ok(vec![cast(b, node, "", y, dtype)?])
+    Ok(vec![b.cast(node, "", y, dtype)?])
 }

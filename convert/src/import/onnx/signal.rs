@@ -7,14 +7,14 @@ use std::f64::consts::PI;
 use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
+use super::compose::{Compose, Made};
 use super::data::axis_of;
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
-use super::parts::{binary, floats, slice};
 use super::shapes::Elem;
 use super::tensor::dtype_of;
 use crate::dim::Dim;
-use crate::graph::{BinaryKind, Clamp, Conv, MatMul, Op, ValueId};
+use crate::graph::{Clamp, Conv, Op, ValueId};
 use crate::tensor::Tensor;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
@@ -145,44 +145,36 @@ fn dft(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let needed = if inverse && one_sided { length / 2 + 1 } else { length };
     let read = size.min(needed);
     let transform = Transform { read, length, parts, inverse, one_sided };
-    let x = slice(b, node, "cut", x, axis, Dim::from(0i64), Dim::from(read))?;
+    let c = &mut Compose::new(b, node);
+    let x = c.part_of(x, axis, &Dim::from(0i64), &Dim::from(read))?;
 
     // The axis and the parts last, everything else in front.
     let mut perm: Vec<usize> = (0..rank - 1).filter(|at| *at != axis).collect();
     perm.extend([axis, rank - 1]);
-    let moved = b.transpose(node, "to_rows", x, &perm)?;
+    let moved = c.transpose(x, &perm)?;
     let others: Vec<Dim> = perm[..rank - 2].iter().map(|at| shape[*at].clone()).collect();
     let rows = dims::product(&others)?;
-    let flat = vec![rows.clone(), Dim::from(read * parts)];
-    let flat = b.reshape(node, "rows", moved, flat)?;
+    let flat = c.reshape(moved, vec![rows, Dim::from(read * parts)])?;
 
-    let basis = basis(b, node, &transform)?;
+    let basis = basis(c, &transform)?;
     let (count, out_parts) = transform.result();
-    let op = Op::MatMul(MatMul {
-        transpose_a: false,
-        transpose_b: false,
-        clamp: Clamp::NONE,
-        inner_quant: None,
-    });
-    let inputs = [Some(flat), Some(basis)];
-    let made = vec![rows, Dim::from(count * out_parts)];
-    let y = b.emit(node, "product", op, &inputs, b.dtype(x), made)?;
+    let y = c.main().matmul(flat, basis)?;
     let mut unfolded = others;
     unfolded.extend([Dim::from(count), Dim::from(out_parts)]);
-    let y = b.reshape(node, "unfolded", y, unfolded)?;
+    let y = c.reshape(y, unfolded)?;
     let mut back = vec![0; rank];
     for (to, from) in perm.iter().enumerate() {
         back[*from] = to;
     }
-    Ok(vec![b.transpose(node, "", y, &back)?])
+    Ok(vec![c.transpose(y, &back)?])
 }
 
 /// `[read * parts, count * parts of the result]`.
-fn basis(b: &mut Builder, node: &OnnxNode<'_>, transform: &Transform) -> Result<ValueId, Failure> {
+fn basis(c: &mut Compose<'_, '_>, transform: &Transform) -> Made {
     let (count, out_parts) = transform.result();
     let (rows, columns) = (transform.read * transform.parts, count * out_parts);
     let total = rows.saturating_mul(columns);
-    b.charge(total.saturating_mul(8))?;
+    c.b.charge(total.saturating_mul(8))?;
     let mut values = Vec::with_capacity(total);
     for n in 0..transform.read {
         for part in 0..transform.parts {
@@ -196,7 +188,7 @@ fn basis(b: &mut Builder, node: &OnnxNode<'_>, transform: &Transform) -> Result<
         }
     }
     let tensor = Tensor::from_f32([rows, columns], &values);
-    Ok(b.constant(format!("{}/basis", node.name), tensor))
+    Ok(c.b.constant(format!("{}/basis", c.node.name), tensor))
 }
 
 /// Transforms of overlapping frames: a convolution whose stride is the hop and whose filters are the
@@ -255,19 +247,16 @@ fn stft(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         }
     }
     let tensor = Tensor::from_f32([2 * count, length, parts], &values);
-    let mut filters = b.constant(format!("{}/basis", node.name), tensor);
+    let c = &mut Compose::new(b, node);
+    let mut filters = c.b.constant(format!("{}/basis", node.name), tensor);
     if let (Some(window), None) = (window, factors) {
         let column = vec![Dim::from(length), Dim::from(1i64)];
-        let window = b.reshape(node, "window", window, column)?;
-        filters = binary(b, node, "windowed", BinaryKind::Mul, filters, window)?;
+        let window = c.reshape(window, column)?;
+        filters = c.mul(filters, window)?;
     }
     let signal = match shape.len() {
         3 => x,
-        _ => {
-            let mut shape = shape.clone();
-            shape.push(Dim::from(1i64));
-            b.reshape(node, "signal", x, shape)?
-        }
+        rank => c.unsqueeze(x, rank)?,
     };
     let op = Op::Conv(Conv {
         kernel: vec![length],
@@ -280,10 +269,10 @@ fn stft(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         inner_quant: None,
     });
     let made = vec![shape[0].clone(), frames.clone(), Dim::from(2 * count)];
-    let inputs = [Some(signal), Some(filters)];
-    let y = b.emit(node, "frames", op, &inputs, b.dtype(x), made)?;
+    let dtype = c.dtype(x);
+    let y = c.main().emit("frames", op, &[signal, filters], dtype, made)?;
     let split = vec![shape[0].clone(), frames, Dim::from(count), Dim::from(2i64)];
-    Ok(vec![b.reshape(node, "", y, split)?])
+    Ok(vec![c.reshape(y, split)?])
 }
 
 /// The type that attribute `name` states; float32 when it is absent.
@@ -296,7 +285,7 @@ fn stated_type(node: &OnnxNode<'_>, name: &str) -> Result<DType, Failure> {
         .ok_or_else(|| unsupported(format!("element type #{onnx}"), ""))
 }
 
-/// An f32 constant as the type that the model wants.
+/// An f32 constant, which the caller has charged to the import, as the type that the model wants.
 fn typed(
     b: &mut Builder,
     node: &OnnxNode<'_>,
@@ -305,7 +294,7 @@ fn typed(
     dtype: DType,
 ) -> Outcome {
     if dtype == DType::F32 {
-        return Ok(vec![floats(b, node.name.clone(), shape, values)?]);
+        return Ok(vec![b.constant(node.name.clone(), Tensor::from_f32(shape, values))]);
     }
     b.charge(values.len().saturating_mul(16))?;
     let elem = |value: &f32| match dtype.is_float() {
@@ -325,7 +314,7 @@ fn window(b: &mut Builder, node: &OnnxNode<'_>, f: fn(f64) -> f64) -> Outcome {
     let size = length_of(size, "the window's length")?;
     let periodic = node.attributes.flag("periodic", true)?;
     let dtype = stated_type(node, "output_datatype")?;
-    b.charge(size * 4)?;
+    b.charge(size * 8)?; // the numbers and the tensor
     let turns = if periodic { size } else { (size - 1).max(1) };
     let values: Vec<f32> =
         (0..size).map(|n| f(2.0 * PI * n as f64 / turns as f64) as f32).collect();
@@ -351,7 +340,7 @@ fn mel_weight_matrix(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let dtype = stated_type(node, "output_datatype")?;
     let (rows, bins) = (length as usize / 2 + 1, bins as usize);
     let total = rows.saturating_mul(bins);
-    b.charge(total.saturating_mul(4).saturating_add(bins * 16))?;
+    b.charge(total.saturating_mul(8).saturating_add(bins * 16))?;
     let step = (edges[1] - edges[0]) / (bins + 2) as f64;
     let mut at = Vec::with_capacity(bins + 2);
     for index in 0..bins + 2 {

@@ -172,7 +172,7 @@ fn dynamic_range(b: &mut Builder, node: &OnnxNode<'_>, ids: &[ValueId], dtype: D
         return Err(run_time("a length"));
     }
     let first = start.as_const().ok_or_else(|| run_time("start"))?;
-    let mut y = super::indexing::positions(b, node, "positions", &length)?;
+    let mut y = b.range(node, "positions", &length)?;
     for (part, kind, value) in
         [("steps", BinaryKind::Mul, delta), ("moved", BinaryKind::Add, first)]
     {
@@ -182,5 +182,5 @@ fn dynamic_range(b: &mut Builder, node: &OnnxNode<'_>, ids: &[ValueId], dtype: D
             y = b.emit(node, part, op, &[Some(y), Some(by)], DType::I64, shape)?;
         }
     }
-    Ok(vec![super::types::cast(b, node, "", y, dtype)?])
+    Ok(vec![b.cast(node, "", y, dtype)?])
 }

@@ -269,5 +269,5 @@ pub(super) fn layer_norm(
 ) -> Made {
     let last = c.rank(x).checked_sub(1).ok_or_else(|| invalid("a scalar is normalised"))?;
     let how = (NormKind::Layer, last, epsilon);
-    normalized(c.b, c.node, "layer_norm", x, how, [Some(scale), bias])
+    normalized(c, x, how, [Some(scale), bias])
 }
