@@ -14,6 +14,7 @@ use super::attributes::Attributes;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::shapes::{self, Elem, Known};
 use super::tensor::{MAX_ELEMENTS, MAX_RANK};
+use super::types::expect_float;
 use super::{dims, fold, types};
 use crate::dim::Dim;
 use crate::graph::{
@@ -274,6 +275,14 @@ impl Builder {
         })
     }
 
+    /// The one integer of a tensor.
+    pub(crate) fn int(&self, id: ValueId, what: &str) -> Result<i64, Failure> {
+        match self.ints(id, what)?[..] {
+            [one] => Ok(one),
+            ref other => Err(invalid(format!("{what} has {} elements, not 1", other.len()))),
+        }
+    }
+
     /// The tensor of a constant, also of one that stands for known elements.
     pub(crate) fn tensor(&mut self, id: ValueId) -> Option<Arc<Tensor>> {
         if let Some(tensor) = self.graph.constant(id) {
@@ -305,6 +314,13 @@ impl Builder {
             Some(values) if values.len() == 1 => Ok(Some(values[0])),
             Some(values) => Err(invalid(format!("{what} has {} elements, not 1", values.len()))),
         }
+    }
+
+    /// The same, which must be constant.
+    pub(crate) fn float(&mut self, id: ValueId, what: &str) -> Result<f32, Failure> {
+        self.scalar_float(id, what)?.ok_or_else(|| {
+            unsupported(format!("{what} is only known at run time"), "make it a constant")
+        })
     }
 
     /// The node that makes a value.
@@ -585,6 +601,17 @@ impl Builder {
             true => Ok(x),
             false => self.emit(node, part, Op::Cast, &[Some(x)], to, self.shape(x)),
         }
+    }
+
+    /// A half-precision operand in f32, in which composites are computed.
+    pub(crate) fn real(
+        &mut self,
+        node: &OnnxNode<'_>,
+        part: &str,
+        x: ValueId,
+    ) -> Result<ValueId, Failure> {
+        expect_float(self, x)?;
+        self.cast(node, part, x, DType::F32)
     }
 
     /// A reduction over ascending axes.

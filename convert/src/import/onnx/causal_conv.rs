@@ -2,7 +2,7 @@
 
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::compose::Compose;
-use super::conv::{to_first, to_last};
+use super::conv::{check_bias, to_first, to_last};
 use super::dims;
 use super::failure::invalid;
 use crate::dim::Dim;
@@ -27,11 +27,7 @@ fn causal_conv_with_state(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     }
     let activation = node.attributes.string("activation", "none")?;
     let bias = node.input(2);
-    if let Some(bias) = bias
-        && (b.shape(bias) != [expected] || b.dtype(bias) != b.dtype(x))
-    {
-        return Err(invalid("the bias is not one number per channel"));
-    }
+    check_bias(b, bias, x, channels)?;
     let c = &mut Compose::new(b, node);
     let dtype = c.dtype(x);
     let mut whole = shape.clone();
@@ -40,9 +36,7 @@ fn causal_conv_with_state(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         Some(past) => {
             let mut state = shape.clone();
             state[2] = Dim::from(k - 1);
-            let own = c.shape(past);
-            let fits = own.len() == 3 && (0..3).all(|at| c.same(&own[at], &state[at]));
-            if !fits || c.dtype(past) != dtype {
+            if !c.same_shape(&c.shape(past), &state) || c.dtype(past) != dtype {
                 return Err(invalid("past_state is not [batch, channels, k - 1]"));
             }
             c.concat(&[past, x], 2)?

@@ -10,8 +10,9 @@ use whit::DType;
 use super::builder::{Builder, OnnxNode};
 use super::dims;
 use super::failure::{Failure, invalid};
+use super::matmul::product;
 use crate::dim::Dim;
-use crate::graph::{BinaryKind, Clamp, CompareKind, MatMul, Op, PadMode, ReduceKind, UnaryKind};
+use crate::graph::{BinaryKind, CompareKind, Op, PadMode, ReduceKind, UnaryKind};
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Tensor;
 
@@ -46,6 +47,10 @@ impl<'c, 'n> Compose<'c, 'n> {
 
     pub(crate) fn rank(&self, x: ValueId) -> usize {
         self.b.rank(x)
+    }
+
+    pub(crate) fn same_shape(&self, a: &[Dim], b: &[Dim]) -> bool {
+        dims::same_shape(a, b, &self.b.graph.symbols)
     }
 
     pub(crate) fn same(&self, a: &Dim, b: &Dim) -> bool {
@@ -193,27 +198,25 @@ impl<'c, 'n> Compose<'c, 'n> {
         self.b.cast(self.node, &part, x, to)
     }
 
-    /// A half-precision operand in f32, in which composites are computed.
+    /// See [`Builder::real`].
     pub(crate) fn real(&mut self, x: ValueId) -> Made {
-        match self.dtype(x).is_float() {
-            true => self.cast(x, DType::F32),
-            false => Err(invalid(format!("an operand of type {}", self.dtype(x)))),
-        }
+        let part = self.part("cast");
+        self.b.real(self.node, &part, x)
     }
 
     // Sums and products.
 
     /// `x · y` over the last two axes, with the leading ones broadcast.
     pub(crate) fn matmul(&mut self, x: ValueId, y: ValueId) -> Made {
-        self.product(x, y, false)
+        self.plain_product(x, y, false)
     }
 
     /// `x · yᵀ` over the last two axes.
     pub(crate) fn matmul_transposed(&mut self, x: ValueId, y: ValueId) -> Made {
-        self.product(x, y, true)
+        self.plain_product(x, y, true)
     }
 
-    fn product(&mut self, x: ValueId, y: ValueId, transpose_b: bool) -> Made {
+    fn plain_product(&mut self, x: ValueId, y: ValueId, transpose_b: bool) -> Made {
         let (of_x, of_y) = (self.shape(x), self.shape(y));
         if of_x.len() < 2 || of_y.len() < 2 {
             return Err(invalid("a product of vectors"));
@@ -230,8 +233,7 @@ impl<'c, 'n> Compose<'c, 'n> {
         }
         let mut shape = dims::broadcast(outer_x, outer_y, &self.b.graph.symbols)?;
         shape.extend([inner_x[0].clone(), inner_y[n].clone()]);
-        let op = MatMul { transpose_a: false, transpose_b, clamp: Clamp::NONE, inner_quant: None };
-        self.emit("matmul", Op::MatMul(op), &[x, y], self.dtype(x), shape)
+        self.emit("matmul", product(false, transpose_b), &[x, y], self.dtype(x), shape)
     }
 
     pub(crate) fn softmax(&mut self, x: ValueId, axis: usize, log: bool) -> Made {
@@ -299,7 +301,7 @@ impl<'c, 'n> Compose<'c, 'n> {
             return Ok(x);
         }
         let common = dims::broadcast(&from, &shape, &self.b.graph.symbols)?;
-        if !common.iter().zip(&shape).all(|(a, b)| self.same(a, b)) {
+        if !self.same_shape(&common, &shape) {
             return Err(invalid(format!("{} doesn't broadcast", self.b.text(&from))));
         }
         self.emit("expand", Op::Expand, &[x], self.dtype(x), shape)

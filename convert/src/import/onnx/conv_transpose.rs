@@ -12,7 +12,7 @@
 //! `full[pad_before..pad_before + size]`; values of m that nobody needs aren't computed.
 
 use super::builder::{Builder, OnnxNode, Outcome};
-use super::conv::{Filters, filters, spatial, to_first, to_last};
+use super::conv::{Filters, check_bias, filters, spatial, to_first, to_last};
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use crate::dim::Dim;
@@ -68,17 +68,11 @@ fn axes(
     sizes: &[Dim],
 ) -> Result<Vec<Axis>, Failure> {
     let rank = sizes.len();
-    let list = |name: &str, count: usize, least: i64, fill: i64| -> Result<Vec<i64>, Failure> {
-        let values = node.attributes.ints(name)?.map_or_else(|| vec![fill; count], <[i64]>::to_vec);
-        match values.len() == count && values.iter().all(|v| (least..=MAX_SIZE).contains(v)) {
-            true => Ok(values),
-            false => Err(invalid(format!("{name} {values:?} for {rank} spatial axes"))),
-        }
-    };
-    let stride = list("strides", rank, 1, 1)?;
-    let dilation = list("dilations", rank, 1, 1)?;
-    let padding = list("output_padding", rank, 0, 0)?;
-    let pads = list("pads", 2 * rank, -MAX_SIZE, 0)?;
+    let a = &node.attributes;
+    let stride = a.ints_within("strides", rank, 1, 1..=MAX_SIZE)?;
+    let dilation = a.ints_within("dilations", rank, 1, 1..=MAX_SIZE)?;
+    let padding = a.ints_within("output_padding", rank, 0, 0..=MAX_SIZE)?;
+    let pads = a.ints_within("pads", 2 * rank, 0, -MAX_SIZE..=MAX_SIZE)?;
     let stated = match node.attributes.ints("output_shape")? {
         None => None,
         // Some exporters write all axes.
@@ -169,11 +163,7 @@ fn conv_transpose(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let axes = axes(b, node, &kernel, &sizes)?;
     let channels = shape[1].checked_mul(groups);
     let channels = channels.ok_or_else(|| invalid("too many output channels"))?;
-    if let Some(bias) = node.input(2)
-        && (b.shape(bias) != [Dim::from(channels)] || b.dtype(bias) != b.dtype(x))
-    {
-        return Err(invalid("the bias is not one number per output channel"));
-    }
+    check_bias(b, node.input(2), x, channels)?;
     let inputs = [Some(x), Some(w), node.input(2)];
     Ok(vec![transposed(b, node, inputs, &shape, groups, &axes)?])
 }
@@ -246,16 +236,10 @@ fn col2im(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     if block.len() != rank || !image.iter().chain(&block).all(|s| (1..=MAX_SIZE).contains(s)) {
         return Err(invalid(format!("blocks {block:?} of an image {image:?}")));
     }
-    let list = |name: &str, count: usize, least: i64| -> Result<Vec<i64>, Failure> {
-        let values =
-            node.attributes.ints(name)?.map_or_else(|| vec![least; count], <[i64]>::to_vec);
-        match values.len() == count && values.iter().all(|v| (least..=MAX_SIZE).contains(v)) {
-            true => Ok(values),
-            false => Err(invalid(format!("{name} {values:?} for {rank} axes"))),
-        }
-    };
-    let (stride, dilation) = (list("strides", rank, 1)?, list("dilations", rank, 1)?);
-    let pads = list("pads", 2 * rank, 0)?;
+    let a = &node.attributes;
+    let stride = a.ints_within("strides", rank, 1, 1..=MAX_SIZE)?;
+    let dilation = a.ints_within("dilations", rank, 1, 1..=MAX_SIZE)?;
+    let pads = a.ints_within("pads", 2 * rank, 0, 0..=MAX_SIZE)?;
     let mut axes = Vec::new();
     let mut counts = Vec::new();
     for axis in 0..rank {

@@ -85,7 +85,7 @@ fn expect_aligned(b: &Builder, data: &[Dim], indices: &[Dim], axis: usize) -> Re
 fn expect_same(b: &Builder, a: &[Dim], c: &[Dim], what: &str) -> Result<(), Failure> {
     let symbols = &b.graph.symbols;
     let known = |dims: &[Dim]| dims.iter().all(|dim| dim.as_const().is_some());
-    if a.len() == c.len() && a.iter().zip(c).all(|(a, c)| dims::same(a, c, symbols)) {
+    if dims::same_shape(a, c, symbols) {
         return Ok(());
     }
     let problem = format!("{what} of shape {} instead of {}", b.text(a), b.text(c));
@@ -235,24 +235,20 @@ fn tensor_scatter(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let mut along = vec![one.clone(); of_x.len()];
     along[axis] = shape[axis].clone();
     let rows = b.range(node, "steps", &shape[axis])?;
-    let mut rows = b.reshape(node, "rows", rows, along.clone())?;
+    let mut rows = b.reshape(node, "rows", rows, along)?;
     if let Some(first) = node.input(2) {
         expect_same(b, &b.shape(first), &of_x[..1], "write indices")?;
         let first = b.cast(node, "first", first, DType::I64)?;
         let mut per_batch = vec![one; of_x.len()];
         per_batch[0] = of_x[0].clone();
         let first = b.reshape(node, "starts", first, per_batch)?;
-        along[0] = of_x[0].clone();
-        let add = Op::Binary(BinaryKind::Add);
-        rows = b.emit(node, "from", add, &[Some(first), Some(rows)], DType::I64, along.clone())?;
+        rows = b.binary(node, "from", BinaryKind::Add, first, rows)?;
     }
     if circular {
         let size = of_x[axis].as_const().ok_or_else(|| {
             unsupported("a circular cache of dynamic size".to_owned(), FIX_THE_DIM)
         })?;
-        let size = b.scalar(format!("{}/size", node.name), DType::I64, size as f64)?;
-        let wrap = Op::Binary(BinaryKind::Mod);
-        rows = b.emit(node, "wrapped", wrap, &[Some(rows), Some(size)], DType::I64, along)?;
+        rows = b.with_number(node, "wrapped", BinaryKind::Mod, rows, size as f64)?;
     }
     let indices = b.emit(node, "indices", Op::Expand, &[Some(rows)], DType::I64, shape)?;
     let op = Op::ScatterElements { axis, reduction: ScatterReduction::Replace };
@@ -265,8 +261,7 @@ fn top_k(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let axis = axis_of(node.attributes.int("axis", -1)?, shape.len())?;
     let k = if node.opset < 10 {
         node.at_most(1)?;
-        let k = node.attributes.optional_int("k")?;
-        Dim::from(k.ok_or_else(|| invalid("attribute `k` is missing"))?)
+        Dim::from(node.attributes.required_int("k")?)
     } else {
         node.at_most(2)?;
         let k = b.dims(node.required(1, "K")?, "K")?;
@@ -301,11 +296,7 @@ fn cumulative(b: &mut Builder, node: &OnnxNode<'_>, product: bool) -> Outcome {
     node.at_most(2)?;
     let x = node.required(0, "x")?;
     let (dtype, shape) = (b.dtype(x), b.shape(x));
-    let axis = b.ints(node.required(1, "axis")?, "axis")?;
-    let axis = match axis[..] {
-        [axis] => axis_of(axis, shape.len())?,
-        _ => return Err(invalid(format!("{} axes instead of one", axis.len()))),
-    };
+    let axis = axis_of(b.int(node.required(1, "axis")?, "axis")?, shape.len())?;
     let exclusive = node.attributes.flag("exclusive", false)?;
     let reverse = node.attributes.flag("reverse", false)?;
     if dtype == DType::Bool {
@@ -388,14 +379,10 @@ fn diagonal(
     const FAR: i64 = 1 << 40; // beyond any matrix
     let row = b.range(node, "rows", rows)?;
     let upright = vec![rows.clone(), Dim::from(1i64)];
-    let row = b.reshape(node, "upright", row, upright.clone())?;
-    let k = b.scalar(format!("{}/k", node.name), DType::I64, k.clamp(-FAR, FAR) as f64)?;
-    let add = Op::Binary(BinaryKind::Add);
-    let row = b.emit(node, "shifted", add, &[Some(row), Some(k)], DType::I64, upright)?;
+    let row = b.reshape(node, "upright", row, upright)?;
+    let row = b.with_number(node, "shifted", BinaryKind::Add, row, k.clamp(-FAR, FAR) as f64)?;
     let column = b.range(node, "columns", columns)?;
-    let shape = vec![rows.clone(), columns.clone()];
-    let inputs = [Some(column), Some(row)];
-    b.emit(node, "mask", Op::Compare(kind), &inputs, DType::Bool, shape)
+    b.compare(node, "mask", kind, column, row)
 }
 
 fn trilu(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
@@ -403,10 +390,7 @@ fn trilu(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let x = node.required(0, "input")?;
     let (dtype, shape) = (b.dtype(x), b.shape(x));
     let k = match node.input(1) {
-        Some(id) => match b.ints(id, "k")?[..] {
-            [k] => k,
-            _ => return Err(invalid("k is not one number")),
-        },
+        Some(id) => b.int(id, "k")?,
         None => 0,
     };
     let kind = match node.attributes.flag("upper", true)? {
@@ -418,8 +402,7 @@ fn trilu(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     };
     let mask = diagonal(b, node, [rows, columns], k, kind)?;
     let zero = b.scalar(format!("{}/zero", node.name), dtype, 0.0)?;
-    let inputs = [Some(mask), Some(x), Some(zero)];
-    Ok(vec![b.emit(node, "", Op::Where, &inputs, dtype, shape)?])
+    Ok(vec![b.select(node, "", [mask, x, zero])?])
 }
 
 fn eye_like(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
@@ -445,15 +428,9 @@ fn eye_like(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 /// The one number in a constant, which may be stored as a float.
 fn whole_number(b: &mut Builder, id: ValueId, what: &str) -> Result<i64, Failure> {
     if !b.dtype(id).is_float() {
-        return match b.ints(id, what)?[..] {
-            [value] => Ok(value),
-            _ => Err(invalid(format!("{what} is not one number"))),
-        };
+        return b.int(id, what);
     }
-    let value = b.scalar_float(id, what)?;
-    let value = value.ok_or_else(|| {
-        unsupported(format!("{what} is only known at run time"), "make it a constant")
-    })?;
+    let value = b.float(id, what)?;
     match value as i64 as f32 == value {
         true => Ok(value as i64),
         false => Err(invalid(format!("{what} is {value}"))),
@@ -464,7 +441,7 @@ fn one_hot(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(3)?;
     let (indices, depth) = (node.required(0, "indices")?, node.required(1, "depth")?);
     let values = node.required(2, "values")?;
-    let mut shape = b.shape(indices);
+    let shape = b.shape(indices);
     let depth = whole_number(b, depth, "depth")?;
     if depth < 1 {
         return Err(invalid(format!("depth {depth}")));
@@ -474,33 +451,22 @@ fn one_hot(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     }
     let axis = axis_of(node.attributes.int("axis", -1)?, shape.len() + 1)?;
     let indices = b.cast(node, "indices", indices, DType::I64)?;
-    let mut narrow = shape.clone();
+    let mut narrow = shape;
     narrow.insert(axis, Dim::from(1i64));
-    shape.insert(axis, Dim::from(depth));
     let indices = b.reshape(node, "apart", indices, narrow)?;
-    let mut along = vec![Dim::from(1i64); shape.len()];
+    let mut along = vec![Dim::from(1i64); b.rank(indices)];
     along[axis] = Dim::from(depth);
     let classes = b.range(node, "classes", &Dim::from(depth))?;
-    let classes = b.reshape(node, "along", classes, along.clone())?;
+    let classes = b.reshape(node, "along", classes, along)?;
     // Indices below 0 count from the end; what is out of range is off everywhere.
-    let size = b.scalar(format!("{}/depth", node.name), DType::I64, depth as f64)?;
-    let below = Op::Binary(BinaryKind::Sub);
-    let below = b.emit(node, "below", below, &[Some(classes), Some(size)], DType::I64, along)?;
-    let is = |b: &mut Builder, part: &str, classes: ValueId| {
-        let equal = Op::Compare(CompareKind::Equal);
-        b.emit(node, part, equal, &[Some(indices), Some(classes)], DType::Bool, shape.clone())
-    };
-    let (front, back) = (is(b, "front", classes)?, is(b, "back", below)?);
-    let either = Op::Binary(BinaryKind::Or);
-    let hot =
-        b.emit(node, "hot", either, &[Some(front), Some(back)], DType::Bool, shape.clone())?;
-    let dtype = b.dtype(values);
-    let value = |b: &mut Builder, part: &str, index: i64| {
-        let op = Op::Slice { starts: vec![Dim::from(index)], steps: vec![1] };
-        b.emit(node, part, op, &[Some(values)], dtype, vec![Dim::from(1i64)])
-    };
-    let (off, on) = (value(b, "off", 0)?, value(b, "on", 1)?);
-    Ok(vec![b.emit(node, "", Op::Where, &[Some(hot), Some(on), Some(off)], dtype, shape)?])
+    let below = b.with_number(node, "below", BinaryKind::Sub, classes, depth as f64)?;
+    let front = b.compare(node, "front", CompareKind::Equal, indices, classes)?;
+    let back = b.compare(node, "back", CompareKind::Equal, indices, below)?;
+    let hot = b.binary(node, "hot", BinaryKind::Or, front, back)?;
+    let one = Dim::from(1i64);
+    let off = b.slice(node, "off", values, 0, &Dim::from(0i64), &one)?;
+    let on = b.slice(node, "on", values, 0, &one, &one)?;
+    Ok(vec![b.select(node, "", [hot, on, off])?])
 }
 
 /// One where the largest element is, the first one of equals, else zero.
@@ -527,9 +493,7 @@ fn hardmax(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     along[axis] = within[axis].clone();
     let places = b.range(node, "places", &within[axis])?;
     let places = b.reshape(node, "along", places, along)?;
-    let equal = Op::Compare(CompareKind::Equal);
-    let hot =
-        b.emit(node, "hot", equal, &[Some(largest), Some(places)], DType::Bool, within.clone())?;
+    let hot = b.compare(node, "hot", CompareKind::Equal, largest, places)?;
     let y = b.cast(node, if node.opset < 13 { "as" } else { "" }, hot, dtype)?;
     match node.opset < 13 {
         true => Ok(vec![b.reshape(node, "", y, shape)?]),

@@ -8,6 +8,7 @@ use super::conv::channels_last;
 use super::data::{axes_of, axis_of};
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
+use super::types::expect_float;
 use crate::dim::Dim;
 use crate::graph::{
     BinaryKind, CompareKind, NormKind, Op, Pool, PoolKind, ReduceKind, UnaryKind, ValueId,
@@ -35,10 +36,8 @@ pub(super) const MICROSOFT: &[(&str, super::Importer)] = &[
 
 fn float_input(b: &Builder, node: &OnnxNode<'_>) -> Result<ValueId, Failure> {
     let x = node.required(0, "X")?;
-    match b.dtype(x).is_float() {
-        true => Ok(x),
-        false => Err(invalid("the input is not of a floating-point type")),
-    }
+    expect_float(b, x)?;
+    Ok(x)
 }
 
 /// The trailing axes from `axis` on normalised; scale and bias broadcast to `x`.
@@ -51,7 +50,7 @@ pub(super) fn normalized(
     let (dtype, shape) = (c.dtype(x), c.shape(x));
     for factor in factors.iter_mut().flatten() {
         let all = dims::broadcast(&c.shape(*factor), &shape, &c.graph().symbols)?;
-        if all.len() != shape.len() || !all.iter().zip(&shape).all(|(a, b)| c.same(a, b)) {
+        if !c.same_shape(&all, &shape) {
             return Err(invalid("scale or bias doesn't broadcast to the input"));
         }
         *factor = c.cast(*factor, dtype)?;
@@ -228,10 +227,7 @@ fn group_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let (dtype, shape) = (b.dtype(x), b.shape(x));
     let epsilon = node.attributes.float("epsilon", 1e-5)?;
     check_stash_type(node)?;
-    let groups = node
-        .attributes
-        .optional_int("num_groups")?
-        .ok_or_else(|| invalid("attribute `num_groups` is missing"))?;
+    let groups = node.attributes.required_int("num_groups")?;
     let channels = shape.get(1).and_then(Dim::as_const).filter(|_| shape.len() >= 2);
     let channels = channels.ok_or_else(|| invalid("the number of channels isn't constant"))?;
     if groups < 1 || channels % groups != 0 {

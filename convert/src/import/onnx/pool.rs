@@ -4,9 +4,10 @@ use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::compose::Compose;
-use super::conv::{channels_last, spatial, to_first, to_last, window};
+use super::conv::{MAX_WINDOW, channels_last, spatial, to_first, to_last, window};
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
+use super::types::expect_float;
 use crate::dim::Dim;
 use crate::graph::{
     BinaryKind, Op, PadMode, Pool, PoolKind, ReduceKind, ScatterReduction, UnaryKind,
@@ -56,9 +57,7 @@ fn pool(b: &mut Builder, node: &OnnxNode<'_>, kind: PoolKind) -> Outcome {
     let ceil_mode = node.attributes.flag("ceil_mode", false)?;
     let count_include_pad =
         kind == PoolKind::Average && node.attributes.flag("count_include_pad", false)?;
-    let Some(kernel) = node.attributes.ints("kernel_shape")? else {
-        return Err(invalid("attribute `kernel_shape` is missing"));
-    };
+    let kernel = node.attributes.required_ints("kernel_shape")?;
     let window = window(b, node, kernel, &sizes, ceil_mode)?;
     for axis in 0..sizes.len() {
         let extent = (window.kernel[axis] - 1) * window.dilation[axis] + 1;
@@ -107,18 +106,11 @@ fn unpool(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         return Err(invalid("the positions are not one i64 per element"));
     }
     let rank = sizes.len();
-    let list = |name: &str, count: usize, fill: i64| -> Result<Vec<i64>, Failure> {
-        let values = node.attributes.ints(name)?.map_or_else(|| vec![fill; count], <[i64]>::to_vec);
-        match values.len() == count && values.iter().all(|v| (fill..1 << 30).contains(v)) {
-            true => Ok(values),
-            false => Err(invalid(format!("{name} {values:?} for {rank} spatial axes"))),
-        }
-    };
-    if !node.attributes.has("kernel_shape") {
-        return Err(invalid("attribute `kernel_shape` is missing"));
-    }
-    let kernel = list("kernel_shape", rank, 1)?;
-    let (stride, pads) = (list("strides", rank, 1)?, list("pads", 2 * rank, 0)?);
+    let a = &node.attributes;
+    a.required_ints("kernel_shape")?;
+    let kernel = a.ints_within("kernel_shape", rank, 1, 1..=MAX_WINDOW)?;
+    let stride = a.ints_within("strides", rank, 1, 1..=MAX_WINDOW)?;
+    let pads = a.ints_within("pads", 2 * rank, 0, 0..=MAX_WINDOW)?;
     let mut output = vec![batch, channels];
     for (axis, size) in sizes.iter().enumerate() {
         let last = size.sub(&Dim::from(1i64)).mul(&Dim::from(stride[axis]));
@@ -165,9 +157,7 @@ fn all_spatial(b: &Builder, node: &OnnxNode<'_>) -> Result<Vec<usize>, Failure> 
     if b.rank(x) < 3 {
         return Err(invalid("the input has no spatial axes"));
     }
-    if !b.dtype(x).is_float() {
-        return Err(invalid("the input is not of a floating-point type"));
-    }
+    expect_float(b, x)?;
     Ok((2..b.rank(x)).collect())
 }
 

@@ -8,13 +8,16 @@
 use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
+use super::compose::Compose;
 use super::data::axis_of;
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
+use super::matmul::product;
 use super::proto::data_type as t;
 use super::quant::{Scaling, centred, dequantize, dynamically, is_8_bit, quantize, result_type};
+use super::transformer::swish;
 use crate::dim::Dim;
-use crate::graph::{BinaryKind, Clamp, MatMul, Op, ReduceKind, UnaryKind, ValueId};
+use crate::graph::{BinaryKind, ReduceKind, ValueId};
 use crate::tensor::Tensor;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
@@ -32,8 +35,7 @@ pub(super) const CONTRIB: &[(&str, super::Importer)] = &[
     ("QLinearLeakyRelu", |b, n| function(b, n, "LeakyRelu")),
     ("QLinearSoftmax", |b, n| {
         // Which of ONNX's softmaxes is meant, whatever the model's own operator set.
-        let opset = n.attributes.optional_int("opset")?;
-        let opset = opset.ok_or_else(|| invalid("attribute `opset` is missing"))?;
+        let opset = n.attributes.required_int("opset")?;
         let inputs = (0..n.inputs.len()).map(|index| n.input(index)).collect();
         function(b, &OnnxNode { opset, ..inner(n, inputs) }, "Softmax")
     }),
@@ -56,9 +58,8 @@ pub(super) const CONTRIB: &[(&str, super::Importer)] = &[
         n.at_most(1)?;
         let alpha = n.attributes.float("alpha", 1.702)?;
         let x = n.required(0, "X")?;
-        let scaled = b.with_number(n, "scaled", BinaryKind::Mul, x, f64::from(alpha))?;
-        let gate = b.unary(n, "sigmoid", UnaryKind::Sigmoid, scaled)?;
-        Ok(vec![b.binary(n, "", BinaryKind::Mul, x, gate)?])
+        let c = &mut Compose::new(b, n);
+        Ok(vec![swish(c, x, alpha)?])
     }),
 ];
 
@@ -202,17 +203,12 @@ fn global_pool(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(5)?;
     let last = node.attributes.flag("channels_last", false)?;
     let x = real(b, node, 0, "x", 1)?;
-    let mut shape = b.shape(x);
-    if shape.len() < 3 {
+    let rank = b.rank(x);
+    if rank < 3 {
         return Err(invalid("the input has no spatial axes"));
     }
-    let axes: Vec<usize> =
-        if last { (1..shape.len() - 1).collect() } else { (2..shape.len()).collect() };
-    for axis in &axes {
-        shape[*axis] = Dim::from(1i64);
-    }
-    let op = Op::Reduce { kind: ReduceKind::Mean, axes, keep_dims: true };
-    let y = b.emit(node, "", op, &[Some(x)], DType::F32, shape)?;
+    let axes: Vec<usize> = if last { (1..rank - 1).collect() } else { (2..rank).collect() };
+    let y = b.reduce(node, "", ReduceKind::Mean, x, &axes, true)?;
     quantized(b, node, y, 3, node.required(0, "X")?)
 }
 
@@ -444,12 +440,7 @@ fn fused_matmul(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
             }
             let mut shape = dims::broadcast(&outer_x, &outer_y, &b.graph.symbols)?;
             shape.extend([m, n]);
-            let op = Op::MatMul(MatMul {
-                transpose_a: transposed[0],
-                transpose_b: transposed[1],
-                clamp: Clamp::NONE,
-                inner_quant: None,
-            });
+            let op = product(transposed[0], transposed[1]);
             b.emit(node, "", op, &[Some(x), Some(y)], dtype, shape)?
         }
     };

@@ -187,13 +187,7 @@ fn spread_out(
             merged[axis] = dims::multiply(&of_values[axis], &Dim::from(size))
                 .ok_or_else(|| invalid("the size overflows"))?;
             let merged = b.reshape(node, &format!("{part}/merged"), wide, merged)?;
-            if dims::same(&b.shape(merged)[axis], &shape[axis], &b.graph.symbols) {
-                return Ok(merged);
-            }
-            let zeros = vec![Dim::from(0i64); shape.len()];
-            let op = Op::Slice { starts: zeros, steps: vec![1; shape.len()] };
-            let cut = format!("{part}/cut");
-            b.emit(node, &cut, op, &[Some(merged)], DType::F32, shape.to_vec())
+            b.slice(node, &format!("{part}/cut"), merged, axis, &Dim::from(0i64), &shape[axis])
         }
     }
 }
@@ -451,8 +445,7 @@ pub(super) fn dynamically(
         [("min", ReduceKind::Min, BinaryKind::Min), ("max", ReduceKind::Max, BinaryKind::Max)];
     for (end, (part, kind, with_zero)) in ends.iter_mut().zip(kinds) {
         if !axes.is_empty() {
-            let op = Op::Reduce { kind, axes: axes.clone(), keep_dims: false };
-            *end = b.emit(node, part, op, &[Some(x)], DType::F32, Vec::new())?;
+            *end = b.reduce(node, part, kind, x, &axes, false)?;
         }
         *end = b.with_number(node, &format!("{part}/zero"), with_zero, *end, 0.0)?;
     }
@@ -460,11 +453,8 @@ pub(super) fn dynamically(
     let extent = b.binary(node, "extent", BinaryKind::Sub, max, min)?;
     let zero = b.scalar(format!("{}/none", node.name), DType::F32, 0.0)?;
     let one = b.scalar(format!("{}/one", node.name), DType::F32, 1.0)?;
-    let inputs = [Some(extent), Some(zero)];
-    let equal = Op::Compare(CompareKind::Equal);
-    let empty = b.emit(node, "is_empty", equal, &inputs, DType::Bool, Vec::new())?;
-    let inputs = [Some(empty), Some(one), Some(extent)];
-    let extent = b.emit(node, "steps", Op::Where, &inputs, DType::F32, Vec::new())?;
+    let empty = b.compare(node, "is_empty", CompareKind::Equal, extent, zero)?;
+    let extent = b.select(node, "steps", [empty, one, extent])?;
     let scale = b.with_number(node, "scale", BinaryKind::Div, extent, 255.0)?;
     let zero = b.binary(node, "zero/scaled", BinaryKind::Div, min, scale)?;
     let zero = b.unary(node, "zero/positive", UnaryKind::Neg, zero)?;

@@ -14,7 +14,7 @@ use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::shapes::Elem;
 use super::tensor::dtype_of;
 use crate::dim::Dim;
-use crate::graph::{Clamp, Conv, Op, ValueId};
+use crate::graph::{Clamp, Conv, Op};
 use crate::tensor::Tensor;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
@@ -37,14 +37,6 @@ fn turn(k: usize, n: usize, length: usize) -> (f64, f64) {
     let rest = (k as u64 * n as u64 % length as u64) as f64;
     let (sin, cos) = (2.0 * PI * rest / length as f64).sin_cos();
     (cos, sin)
-}
-
-/// The one integer of an operand.
-fn whole(b: &Builder, id: ValueId, what: &str) -> Result<i64, Failure> {
-    match b.ints(id, what)?.as_slice() {
-        [one] => Ok(*one),
-        other => Err(invalid(format!("{what} has {} elements, not 1", other.len()))),
-    }
 }
 
 fn length_of(value: i64, what: &str) -> Result<usize, Failure> {
@@ -124,7 +116,7 @@ fn dft(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         }
         _ => {
             node.at_most(3)?;
-            node.input(2).map(|id| whole(b, id, "the axis")).transpose()?.unwrap_or(-2)
+            node.input(2).map(|id| b.int(id, "the axis")).transpose()?.unwrap_or(-2)
         }
     };
     let axis = axis_of(axis, rank)?;
@@ -138,7 +130,7 @@ fn dft(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     };
     let size = known(b, &shape[axis], "the signal's length")?;
     let length = match node.input(1) {
-        Some(id) => length_of(whole(b, id, "dft_length")?, "dft_length")?,
+        Some(id) => length_of(b.int(id, "dft_length")?, "dft_length")?,
         None if inverse && one_sided => length_of(2 * (size as i64 - 1), "the length")?,
         None => size,
     };
@@ -205,14 +197,14 @@ fn stft(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         Some(Some(2)) => 2,
         _ => return Err(invalid("the last axis doesn't hold one or two numbers")),
     };
-    let step = length_of(whole(b, node.required(1, "frame_step")?, "frame_step")?, "frame_step")?;
+    let step = length_of(b.int(node.required(1, "frame_step")?, "frame_step")?, "frame_step")?;
     let one_sided = node.attributes.flag("onesided", true)?;
     let of_window = match node.input(2) {
         Some(id) if b.rank(id) == 1 => Some(known(b, &b.shape(id)[0], "the window's length")?),
         Some(_) => return Err(invalid("the window is not a vector")),
         None => None,
     };
-    let stated = node.input(3).map(|id| whole(b, id, "frame_length")).transpose()?;
+    let stated = node.input(3).map(|id| b.int(id, "frame_length")).transpose()?;
     let length = match (stated, of_window) {
         (Some(stated), _) => length_of(stated, "frame_length")?,
         (None, Some(length)) => length,
@@ -310,7 +302,7 @@ fn typed(
 /// A sum of cosines over `size` elements.
 fn window(b: &mut Builder, node: &OnnxNode<'_>, f: fn(f64) -> f64) -> Outcome {
     node.at_most(1)?;
-    let size = whole(b, node.required(0, "size")?, "the window's length")?;
+    let size = b.int(node.required(0, "size")?, "the window's length")?;
     let size = length_of(size, "the window's length")?;
     let periodic = node.attributes.flag("periodic", true)?;
     let dtype = stated_type(node, "output_datatype")?;
@@ -326,15 +318,13 @@ fn mel_weight_matrix(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(5)?;
     let mut numbers = [0i64; 3];
     for (index, what) in ["num_mel_bins", "dft_length", "sample_rate"].into_iter().enumerate() {
-        let value = whole(b, node.required(index, what)?, what)?;
+        let value = b.int(node.required(index, what)?, what)?;
         numbers[index] = length_of(value, what)? as i64;
     }
     let [bins, length, rate] = numbers;
     let mut edges = [0.0; 2];
     for (index, what) in ["lower_edge_hertz", "upper_edge_hertz"].into_iter().enumerate() {
-        let value = b.scalar_float(node.required(index + 3, what)?, what)?;
-        let value =
-            value.ok_or_else(|| unsupported(format!("{what} is computed at run time"), ""))?;
+        let value = b.float(node.required(index + 3, what)?, what)?;
         edges[index] = 2595.0 * (1.0 + f64::from(value) / 700.0).log10();
     }
     let dtype = stated_type(node, "output_datatype")?;

@@ -178,8 +178,7 @@ fn dynamic_range(b: &mut Builder, node: &OnnxNode<'_>, ids: &[ValueId], dtype: D
     {
         if value != i64::from(kind == BinaryKind::Mul) {
             let by = b.constant(format!("{}/{part}/by", node.name), Tensor::from_i64([], &[value]));
-            let (op, shape) = (Op::Binary(kind), vec![length.clone()]);
-            y = b.emit(node, part, op, &[Some(y), Some(by)], DType::I64, shape)?;
+            y = b.binary(node, part, kind, y, by)?;
         }
     }
     Ok(vec![b.cast(node, "", y, dtype)?])

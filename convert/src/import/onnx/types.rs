@@ -34,8 +34,8 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("BitwiseNot", |b, n| {
         n.at_most(1)?;
         let x = n.required(0, "X")?;
-        integers(b, x)?;
-        let y = b.emit(n, "", Op::Unary(UnaryKind::BitNot), &[Some(x)], b.dtype(x), b.shape(x))?;
+        expect_integer(b, x)?;
+        let y = b.unary(n, "", UnaryKind::BitNot, x)?;
         let onnx = b.onnx_type(x);
         Ok(vec![wrapped(b, n, y, onnx)?])
     }),
@@ -246,7 +246,16 @@ fn bit_cast(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     Ok(vec![y])
 }
 
-fn integers(b: &Builder, x: ValueId) -> Result<(), Failure> {
+/// Refuses an operand of a type that the operator isn't defined for: it is for reals.
+pub(super) fn expect_float(b: &Builder, x: ValueId) -> Result<(), Failure> {
+    match b.dtype(x).is_float() {
+        true => Ok(()),
+        false => Err(invalid(format!("an operand of type {}", b.dtype(x)))),
+    }
+}
+
+/// The same for integers.
+fn expect_integer(b: &Builder, x: ValueId) -> Result<(), Failure> {
     match b.dtype(x) {
         dtype if dtype.is_float() || dtype == DType::Bool => {
             Err(invalid(format!("an operand of type {dtype}")))
@@ -258,7 +267,7 @@ fn integers(b: &Builder, x: ValueId) -> Result<(), Failure> {
 fn bitwise(b: &mut Builder, node: &OnnxNode<'_>, kind: BinaryKind) -> Outcome {
     node.at_most(2)?;
     let (x, y) = (node.required(0, "A")?, node.required(1, "B")?);
-    integers(b, x)?;
+    expect_integer(b, x)?;
     Ok(vec![b.binary(node, "", kind, x, y)?])
 }
 
@@ -266,7 +275,7 @@ fn bitwise(b: &mut Builder, node: &OnnxNode<'_>, kind: BinaryKind) -> Outcome {
 fn bit_shift(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(2)?;
     let (x, y) = (node.required(0, "X")?, node.required(1, "Y")?);
-    integers(b, x)?;
+    expect_integer(b, x)?;
     let onnx = b.onnx_type(x);
     match node.attributes.string("direction", "")? {
         "LEFT" => {
@@ -283,12 +292,8 @@ fn bit_shift(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
             let rest = b.with_number(node, "rest", BinaryKind::Sub, y, 1.0)?;
             let shifted = b.binary(node, "shifted", BinaryKind::ShiftRight, half, rest)?;
             let zero = b.scalar(format!("{}/zero", node.name), DType::I64, 0.0)?;
-            let equal = Op::Compare(CompareKind::Equal);
-            let inputs = [Some(y), Some(zero)];
-            let none = b.emit(node, "none", equal, &inputs, DType::Bool, b.shape(y))?;
-            let shape = b.shape(shifted);
-            let inputs = [Some(none), Some(x), Some(shifted)];
-            Ok(vec![b.emit(node, "", Op::Where, &inputs, DType::I64, shape)?])
+            let none = b.compare(node, "none", CompareKind::Equal, y, zero)?;
+            Ok(vec![b.select(node, "", [none, x, shifted])?])
         }
         "RIGHT" => Ok(vec![b.binary(node, "", BinaryKind::ShiftRight, x, y)?]),
         other => Err(invalid(format!("direction `{other}` is not defined"))),
@@ -299,26 +304,15 @@ fn bit_shift(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 fn is_nan(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(1)?;
     let x = node.required(0, "X")?;
-    if !b.dtype(x).is_float() {
-        return Err(invalid(format!("an operand of type {}", b.dtype(x))));
-    }
+    expect_float(b, x)?;
     let equal = b.compare(node, "equal", CompareKind::Equal, x, x)?;
-    Ok(vec![b.emit(
-        node,
-        "",
-        Op::Unary(UnaryKind::Not),
-        &[Some(equal)],
-        DType::Bool,
-        b.shape(x),
-    )?])
+    Ok(vec![b.unary(node, "", UnaryKind::Not, equal)?])
 }
 
 fn is_inf(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(1)?;
     let mut x = node.required(0, "X")?;
-    if !b.dtype(x).is_float() {
-        return Err(invalid(format!("an operand of type {}", b.dtype(x))));
-    }
+    expect_float(b, x)?;
     let positive = node.attributes.flag("detect_positive", true)?;
     let negative = node.attributes.flag("detect_negative", true)?;
     let (kind, infinity) = match (positive, negative) {
