@@ -119,6 +119,11 @@ impl<'a> Attributes<'a> {
         Ok(self.optional_int(name)?.unwrap_or(default))
     }
 
+    /// An INT without a default.
+    pub(crate) fn required_int(&self, name: &str) -> Result<i64, Failure> {
+        self.optional_int(name)?.ok_or_else(|| invalid(format!("attribute `{name}` is missing")))
+    }
+
     /// An INT that is 0 or 1.
     pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool, Failure> {
         match self.int(name, i64::from(default))? {
@@ -130,6 +135,29 @@ impl<'a> Attributes<'a> {
 
     pub(crate) fn ints(&self, name: &str) -> Result<Option<&'a [i64]>, Failure> {
         Ok(self.find(name, attribute_type::INTS)?.map(|a| a.ints.as_slice()))
+    }
+
+    /// INTS without a default.
+    pub(crate) fn required_ints(&self, name: &str) -> Result<&'a [i64], Failure> {
+        self.ints(name)?.ok_or_else(|| invalid(format!("attribute `{name}` is missing")))
+    }
+
+    /// `count` INTS within a range, or a default for each.
+    pub(crate) fn ints_within(
+        &self,
+        name: &str,
+        count: usize,
+        default: i64,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> Result<Vec<i64>, Failure> {
+        let values = self.ints(name)?.map_or_else(|| vec![default; count], <[i64]>::to_vec);
+        if values.len() != count {
+            return Err(invalid(format!("{name} {values:?}: {count} numbers are expected")));
+        }
+        match values.iter().all(|value| range.contains(value)) {
+            true => Ok(values),
+            false => Err(invalid(format!("{name} {values:?} out of range"))),
+        }
     }
 
     pub(crate) fn float(&self, name: &str, default: f32) -> Result<f32, Failure> {

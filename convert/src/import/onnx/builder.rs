@@ -14,9 +14,13 @@ use super::attributes::Attributes;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::shapes::{self, Elem, Known};
 use super::tensor::{MAX_ELEMENTS, MAX_RANK};
+use super::types::expect_float;
 use super::{dims, fold, types};
 use crate::dim::Dim;
-use crate::graph::{Graph, Node, Op, PoolKind, Quant, ResizeMode, ValueId};
+use crate::graph::{
+    BinaryKind, CompareKind, Graph, Node, Op, PoolKind, Quant, ReduceKind, ResizeMode, UnaryKind,
+    ValueId,
+};
 use crate::tensor::Tensor;
 
 /// What an operator's importer returns: one value per output that it makes.
@@ -271,6 +275,14 @@ impl Builder {
         })
     }
 
+    /// The one integer of a tensor.
+    pub(crate) fn int(&self, id: ValueId, what: &str) -> Result<i64, Failure> {
+        match self.ints(id, what)?[..] {
+            [one] => Ok(one),
+            ref other => Err(invalid(format!("{what} has {} elements, not 1", other.len()))),
+        }
+    }
+
     /// The tensor of a constant, also of one that stands for known elements.
     pub(crate) fn tensor(&mut self, id: ValueId) -> Option<Arc<Tensor>> {
         if let Some(tensor) = self.graph.constant(id) {
@@ -302,6 +314,13 @@ impl Builder {
             Some(values) if values.len() == 1 => Ok(Some(values[0])),
             Some(values) => Err(invalid(format!("{what} has {} elements, not 1", values.len()))),
         }
+    }
+
+    /// The same, which must be constant.
+    pub(crate) fn float(&mut self, id: ValueId, what: &str) -> Result<f32, Failure> {
+        self.scalar_float(id, what)?.ok_or_else(|| {
+            unsupported(format!("{what} is only known at run time"), "make it a constant")
+        })
     }
 
     /// The node that makes a value.
@@ -492,6 +511,178 @@ impl Builder {
         let shape = value.const_shape()?;
         let known: Option<Vec<Known>> = operands.iter().map(|id| self.known(*id)).collect();
         shapes::evaluate(op, &known?, value.dtype, shape, &self.graph.symbols)
+    }
+
+    // What importers are made of: nodes whose shape follows from their operands.
+
+    /// Two operands of one type, broadcast.
+    pub(crate) fn binary(
+        &mut self,
+        node: &OnnxNode<'_>,
+        part: &str,
+        kind: BinaryKind,
+        x: ValueId,
+        y: ValueId,
+    ) -> Result<ValueId, Failure> {
+        let shape = self.pair(x, y)?;
+        self.emit(node, part, Op::Binary(kind), &[Some(x), Some(y)], self.dtype(x), shape)
+    }
+
+    /// An operand and a number of its type.
+    pub(crate) fn with_number(
+        &mut self,
+        node: &OnnxNode<'_>,
+        part: &str,
+        kind: BinaryKind,
+        x: ValueId,
+        number: f64,
+    ) -> Result<ValueId, Failure> {
+        let name = format!("{}/{}", node.name, join(part, "number"));
+        let number = self.scalar(name, self.dtype(x), number)?;
+        self.binary(node, part, kind, x, number)
+    }
+
+    /// One operand.
+    pub(crate) fn unary(
+        &mut self,
+        node: &OnnxNode<'_>,
+        part: &str,
+        kind: UnaryKind,
+        x: ValueId,
+    ) -> Result<ValueId, Failure> {
+        self.emit(node, part, Op::Unary(kind), &[Some(x)], self.dtype(x), self.shape(x))
+    }
+
+    /// Two operands of one type, broadcast, as bools.
+    pub(crate) fn compare(
+        &mut self,
+        node: &OnnxNode<'_>,
+        part: &str,
+        kind: CompareKind,
+        x: ValueId,
+        y: ValueId,
+    ) -> Result<ValueId, Failure> {
+        let shape = self.pair(x, y)?;
+        self.emit(node, part, Op::Compare(kind), &[Some(x), Some(y)], DType::Bool, shape)
+    }
+
+    /// What two operands of one type broadcast to.
+    fn pair(&self, x: ValueId, y: ValueId) -> Result<Vec<Dim>, Failure> {
+        if self.dtype(x) != self.dtype(y) {
+            let (x, y) = (self.dtype(x), self.dtype(y));
+            return Err(invalid(format!("operands of types {x} and {y}")));
+        }
+        dims::broadcast(&self.shape(x), &self.shape(y), &self.graph.symbols)
+    }
+
+    /// `x` where the condition holds, else `y`, broadcast.
+    pub(crate) fn select(
+        &mut self,
+        node: &OnnxNode<'_>,
+        part: &str,
+        [condition, x, y]: [ValueId; 3],
+    ) -> Result<ValueId, Failure> {
+        let symbols = &self.graph.symbols;
+        let shape = dims::broadcast(&self.shape(x), &self.shape(y), symbols)?;
+        let shape = dims::broadcast(&self.shape(condition), &shape, symbols)?;
+        let inputs = [Some(condition), Some(x), Some(y)];
+        self.emit(node, part, Op::Where, &inputs, self.dtype(x), shape)
+    }
+
+    /// A cast, or the value itself when it has the type already.
+    pub(crate) fn cast(
+        &mut self,
+        node: &OnnxNode<'_>,
+        part: &str,
+        x: ValueId,
+        to: DType,
+    ) -> Result<ValueId, Failure> {
+        match self.dtype(x) == to {
+            true => Ok(x),
+            false => self.emit(node, part, Op::Cast, &[Some(x)], to, self.shape(x)),
+        }
+    }
+
+    /// A half-precision operand in f32, in which composites are computed.
+    pub(crate) fn real(
+        &mut self,
+        node: &OnnxNode<'_>,
+        part: &str,
+        x: ValueId,
+    ) -> Result<ValueId, Failure> {
+        expect_float(self, x)?;
+        self.cast(node, part, x, DType::F32)
+    }
+
+    /// A reduction over ascending axes.
+    pub(crate) fn reduce(
+        &mut self,
+        node: &OnnxNode<'_>,
+        part: &str,
+        kind: ReduceKind,
+        x: ValueId,
+        axes: &[usize],
+        keep_dims: bool,
+    ) -> Result<ValueId, Failure> {
+        let mut shape = self.shape(x);
+        for axis in axes.iter().rev() {
+            if keep_dims {
+                shape[*axis] = Dim::from(1i64);
+            } else {
+                shape.remove(*axis);
+            }
+        }
+        let op = Op::Reduce { kind, axes: axes.to_vec(), keep_dims };
+        self.emit(node, part, op, &[Some(x)], self.dtype(x), shape)
+    }
+
+    /// `len` elements of an axis, from `start` on, or the value itself when that is all; the caller
+    /// vouches that they are there.
+    pub(crate) fn slice(
+        &mut self,
+        node: &OnnxNode<'_>,
+        part: &str,
+        x: ValueId,
+        axis: usize,
+        start: &Dim,
+        len: &Dim,
+    ) -> Result<ValueId, Failure> {
+        let mut shape = self.shape(x);
+        if start.is(0) && dims::same(&shape[axis], len, &self.graph.symbols) {
+            return Ok(x);
+        }
+        let mut starts = vec![Dim::from(0i64); shape.len()];
+        let steps = vec![1; shape.len()];
+        (starts[axis], shape[axis]) = (start.clone(), len.clone());
+        self.emit(node, part, Op::Slice { starts, steps }, &[Some(x)], self.dtype(x), shape)
+    }
+
+    /// `0, 1, …` as i64, as many as `len`. `len` may be symbolic: then it is the front of a constant of
+    /// its largest size.
+    pub(crate) fn range(
+        &mut self,
+        node: &OnnxNode<'_>,
+        part: &str,
+        len: &Dim,
+    ) -> Result<ValueId, Failure> {
+        const MOST: usize = 1 << 22; // places of a sequence or an axis, not elements of a tensor
+        let most = self.largest(len)?;
+        if most > MOST {
+            let len = len.display(&self.graph.symbols);
+            return Err(unsupported(format!("an axis of {len} elements counted"), FIX_THE_DIM));
+        }
+        self.charge(most.saturating_mul(DType::I64.size()))?;
+        let all: Vec<i64> = (0..most).map(|at| at as i64).collect();
+        let all = self.constant(format!("{}/{part}", node.name), Tensor::from_i64([most], &all));
+        self.slice(node, part, all, 0, &Dim::from(0i64), len)
+    }
+
+    /// The largest value of a size.
+    pub(crate) fn largest(&self, size: &Dim) -> Result<usize, Failure> {
+        let bounds = dims::bounds(size, &self.graph.symbols);
+        bounds
+            .and_then(|(_, most)| usize::try_from(most).ok())
+            .ok_or_else(|| unsupported("a size without an upper bound", FIX_THE_DIM))
     }
 
     // Movement, which also passes through the dequantization of a constant: weights stay constants.

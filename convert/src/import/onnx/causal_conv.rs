@@ -1,10 +1,10 @@
 //! Causal depthwise convolution along time that carries its last inputs from run to run.
 
 use super::builder::{Builder, OnnxNode, Outcome};
-use super::conv::{to_first, to_last};
+use super::compose::Compose;
+use super::conv::{check_bias, to_first, to_last};
 use super::dims;
 use super::failure::invalid;
-use super::parts::{slice, unary};
 use crate::dim::Dim;
 use crate::graph::{Clamp, Conv, Op, PadMode, UnaryKind};
 
@@ -27,31 +27,24 @@ fn causal_conv_with_state(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     }
     let activation = node.attributes.string("activation", "none")?;
     let bias = node.input(2);
-    if let Some(bias) = bias
-        && (b.shape(bias) != [expected] || b.dtype(bias) != b.dtype(x))
-    {
-        return Err(invalid("the bias is not one number per channel"));
-    }
-    let dtype = b.dtype(x);
+    check_bias(b, bias, x, channels)?;
+    let c = &mut Compose::new(b, node);
+    let dtype = c.dtype(x);
     let mut whole = shape.clone();
     whole[2] = shape[2].add(&Dim::from(k - 1));
     let padded = match node.input(3) {
         Some(past) => {
             let mut state = shape.clone();
             state[2] = Dim::from(k - 1);
-            let symbols = &b.graph.symbols;
-            let own = b.shape(past);
-            let fits = own.len() == 3 && (0..3).all(|at| dims::same(&own[at], &state[at], symbols));
-            if !fits || b.dtype(past) != dtype {
+            if !c.same_shape(&c.shape(past), &state) || c.dtype(past) != dtype {
                 return Err(invalid("past_state is not [batch, channels, k - 1]"));
             }
-            let inputs = [Some(past), Some(x)];
-            b.emit(node, "padded", Op::Concat { axis: 2 }, &inputs, dtype, whole.clone())?
+            c.concat(&[past, x], 2)?
         }
         None => {
             let mode = PadMode::Constant(0.0);
             let op = Op::Pad { before: vec![0, 0, k - 1], after: vec![0; 3], mode };
-            b.emit(node, "padded", op, &[Some(x)], dtype, whole.clone())?
+            c.emit("pad", op, &[x], dtype, whole)?
         }
     };
     let mut op = Conv {
@@ -72,19 +65,15 @@ fn causal_conv_with_state(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
             x
         }
     };
-    let source = b.transpose(node, "to_nwc", source, &to_last(3))?;
-    let w = b.transpose(node, "weights", w, &to_last(3))?;
-    let mut inputs = vec![Some(source), Some(w)];
-    inputs.extend(bias.map(Some));
+    let mut inputs = vec![c.transpose(source, &to_last(3))?, c.transpose(w, &to_last(3))?];
+    inputs.extend(bias);
     let last = to_last(3).iter().map(|axis| shape[*axis].clone()).collect();
-    let mut y = b.emit(node, "conv", Op::Conv(op), &inputs, dtype, last)?;
+    let mut y = c.main().emit("conv", Op::Conv(op), &inputs, dtype, last)?;
     match activation {
         "none" => {}
-        "silu" | "swish" => y = unary(b, node, "activation", UnaryKind::Silu, y)?,
+        "silu" | "swish" => y = c.unary(UnaryKind::Silu, y)?,
         other => return Err(invalid(format!("activation `{other}` is not defined"))),
     }
-    let y = b.transpose(node, "", y, &to_first(3))?;
-    let (start, count) = (shape[2].clone(), Dim::from(k - 1));
-    let state = slice(b, node, "present_state", padded, 2, start, count)?;
-    Ok(vec![y, state])
+    let y = c.transpose(y, &to_first(3))?;
+    Ok(vec![y, c.part_of(padded, 2, &shape[2], &Dim::from(k - 1))?])
 }

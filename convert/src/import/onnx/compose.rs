@@ -9,9 +9,10 @@ use whit::DType;
 
 use super::builder::{Builder, OnnxNode};
 use super::dims;
-use super::failure::{Failure, invalid, unsupported};
+use super::failure::{Failure, invalid};
+use super::matmul::product;
 use crate::dim::Dim;
-use crate::graph::{BinaryKind, Clamp, CompareKind, MatMul, Op, PadMode, ReduceKind, UnaryKind};
+use crate::graph::{BinaryKind, CompareKind, Op, PadMode, ReduceKind, UnaryKind};
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Tensor;
 
@@ -23,11 +24,13 @@ pub(crate) struct Compose<'c, 'n> {
     pub(crate) b: &'c mut Builder,
     pub(crate) node: &'c OnnxNode<'n>,
     parts: usize,
+    /// The next node bears the ONNX node's own name.
+    is_main: bool,
 }
 
 impl<'c, 'n> Compose<'c, 'n> {
     pub(crate) fn new(b: &'c mut Builder, node: &'c OnnxNode<'n>) -> Compose<'c, 'n> {
-        Compose { b, node, parts: 0 }
+        Compose { b, node, parts: 0, is_main: false }
     }
 
     pub(crate) fn graph(&self) -> &Graph {
@@ -46,17 +49,32 @@ impl<'c, 'n> Compose<'c, 'n> {
         self.b.rank(x)
     }
 
+    pub(crate) fn same_shape(&self, a: &[Dim], b: &[Dim]) -> bool {
+        dims::same_shape(a, b, &self.b.graph.symbols)
+    }
+
     pub(crate) fn same(&self, a: &Dim, b: &Dim) -> bool {
         dims::same(a, b, &self.b.graph.symbols)
     }
 
-    /// A number for the name of the next node.
+    /// Gives the next node the name of the ONNX node, by which options find it: the one that does the
+    /// bulk of the work, or the last one.
+    pub(crate) fn main(&mut self) -> &mut Self {
+        self.is_main = true;
+        self
+    }
+
+    /// What tells the next node apart: nothing for the main one, else what it does and a number.
     fn part(&mut self, what: &str) -> String {
+        if std::mem::take(&mut self.is_main) {
+            return String::new();
+        }
         self.parts += 1;
         format!("{what}_{}", self.parts)
     }
 
-    fn emit(
+    /// Any other operator.
+    pub(crate) fn emit(
         &mut self,
         what: &str,
         op: Op,
@@ -111,31 +129,28 @@ impl<'c, 'n> Compose<'c, 'n> {
         Ok(count)
     }
 
-    /// `0, 1, …` as i64, as many as `len`. `len` may be symbolic: then it is the front of a constant of
-    /// its largest size.
+    /// See [`Builder::range`].
     pub(crate) fn range(&mut self, len: &Dim) -> Made {
-        let most = self.largest(len)?;
-        let all = self.ints("range", &[most], |i| i as i64)?;
-        self.part_of(all, 0, &Dim::from(0i64), len)
+        let part = self.part("range");
+        self.b.range(self.node, &part, len)
     }
 
-    /// The largest value of a size.
+    /// See [`Builder::largest`].
     pub(crate) fn largest(&self, size: &Dim) -> Result<usize, Failure> {
-        let bounds = dims::bounds(size, &self.b.graph.symbols);
-        bounds.and_then(|(_, most)| usize::try_from(most).ok()).ok_or_else(|| {
-            unsupported("a size without an upper bound", super::failure::FIX_THE_DIM)
-        })
+        self.b.largest(size)
     }
 
     // Elementwise.
 
     pub(crate) fn binary(&mut self, kind: BinaryKind, x: ValueId, y: ValueId) -> Made {
-        if self.dtype(x) != self.dtype(y) {
-            let (x, y) = (self.dtype(x), self.dtype(y));
-            return Err(invalid(format!("operands of types {x} and {y}")));
-        }
-        let shape = dims::broadcast(&self.shape(x), &self.shape(y), &self.b.graph.symbols)?;
-        self.emit(&lower(kind), Op::Binary(kind), &[x, y], self.dtype(x), shape)
+        let part = self.part(&lower(kind));
+        self.b.binary(self.node, &part, kind, x, y)
+    }
+
+    /// An operand and a number of its type.
+    pub(crate) fn with_number(&mut self, kind: BinaryKind, x: ValueId, number: f64) -> Made {
+        let part = self.part(&lower(kind));
+        self.b.with_number(self.node, &part, kind, x, number)
     }
 
     pub(crate) fn add(&mut self, x: ValueId, y: ValueId) -> Made {
@@ -159,59 +174,49 @@ impl<'c, 'n> Compose<'c, 'n> {
         if factor == 1.0 {
             return Ok(x);
         }
-        let factor = self.scalar(self.dtype(x), f64::from(factor))?;
-        self.mul(x, factor)
+        self.with_number(BinaryKind::Mul, x, f64::from(factor))
     }
 
     pub(crate) fn unary(&mut self, kind: UnaryKind, x: ValueId) -> Made {
-        self.emit(&lower(kind), Op::Unary(kind), &[x], self.dtype(x), self.shape(x))
+        let part = self.part(&lower(kind));
+        self.b.unary(self.node, &part, kind, x)
     }
 
     pub(crate) fn compare(&mut self, kind: CompareKind, x: ValueId, y: ValueId) -> Made {
-        if self.dtype(x) != self.dtype(y) {
-            let (x, y) = (self.dtype(x), self.dtype(y));
-            return Err(invalid(format!("operands of types {x} and {y}")));
-        }
-        let shape = dims::broadcast(&self.shape(x), &self.shape(y), &self.b.graph.symbols)?;
-        self.emit(&lower(kind), Op::Compare(kind), &[x, y], DType::Bool, shape)
+        let part = self.part(&lower(kind));
+        self.b.compare(self.node, &part, kind, x, y)
     }
 
     /// `x` where the condition holds, else `y`.
     pub(crate) fn select(&mut self, condition: ValueId, x: ValueId, y: ValueId) -> Made {
-        let symbols = &self.b.graph.symbols;
-        let shape = dims::broadcast(&self.shape(x), &self.shape(y), symbols)?;
-        let shape = dims::broadcast(&self.shape(condition), &shape, symbols)?;
-        self.emit("where", Op::Where, &[condition, x, y], self.dtype(x), shape)
+        let part = self.part("where");
+        self.b.select(self.node, &part, [condition, x, y])
     }
 
     pub(crate) fn cast(&mut self, x: ValueId, to: DType) -> Made {
-        match self.dtype(x) == to {
-            true => Ok(x),
-            false => self.emit("cast", Op::Cast, &[x], to, self.shape(x)),
-        }
+        let part = self.part("cast");
+        self.b.cast(self.node, &part, x, to)
     }
 
-    /// A half-precision operand in f32, in which composites are computed.
+    /// See [`Builder::real`].
     pub(crate) fn real(&mut self, x: ValueId) -> Made {
-        match self.dtype(x).is_float() {
-            true => self.cast(x, DType::F32),
-            false => Err(invalid(format!("an operand of type {}", self.dtype(x)))),
-        }
+        let part = self.part("cast");
+        self.b.real(self.node, &part, x)
     }
 
     // Sums and products.
 
     /// `x · y` over the last two axes, with the leading ones broadcast.
     pub(crate) fn matmul(&mut self, x: ValueId, y: ValueId) -> Made {
-        self.product(x, y, false)
+        self.plain_product(x, y, false)
     }
 
     /// `x · yᵀ` over the last two axes.
     pub(crate) fn matmul_transposed(&mut self, x: ValueId, y: ValueId) -> Made {
-        self.product(x, y, true)
+        self.plain_product(x, y, true)
     }
 
-    fn product(&mut self, x: ValueId, y: ValueId, transpose_b: bool) -> Made {
+    fn plain_product(&mut self, x: ValueId, y: ValueId, transpose_b: bool) -> Made {
         let (of_x, of_y) = (self.shape(x), self.shape(y));
         if of_x.len() < 2 || of_y.len() < 2 {
             return Err(invalid("a product of vectors"));
@@ -228,8 +233,7 @@ impl<'c, 'n> Compose<'c, 'n> {
         }
         let mut shape = dims::broadcast(outer_x, outer_y, &self.b.graph.symbols)?;
         shape.extend([inner_x[0].clone(), inner_y[n].clone()]);
-        let op = MatMul { transpose_a: false, transpose_b, clamp: Clamp::NONE, inner_quant: None };
-        self.emit("matmul", Op::MatMul(op), &[x, y], self.dtype(x), shape)
+        self.emit("matmul", product(false, transpose_b), &[x, y], self.dtype(x), shape)
     }
 
     pub(crate) fn softmax(&mut self, x: ValueId, axis: usize, log: bool) -> Made {
@@ -248,16 +252,8 @@ impl<'c, 'n> Compose<'c, 'n> {
         if axes.is_empty() {
             return Ok(x);
         }
-        let mut shape = self.shape(x);
-        for axis in axes.iter().rev() {
-            if keep_dims {
-                shape[*axis] = Dim::from(1i64);
-            } else {
-                shape.remove(*axis);
-            }
-        }
-        let op = Op::Reduce { kind, axes: axes.to_vec(), keep_dims };
-        self.emit(&format!("reduce_{}", lower(kind)), op, &[x], self.dtype(x), shape)
+        let part = self.part(&format!("reduce_{}", lower(kind)));
+        self.b.reduce(self.node, &part, kind, x, axes, keep_dims)
     }
 
     // Movement.
@@ -291,6 +287,13 @@ impl<'c, 'n> Compose<'c, 'n> {
         self.reshape(x, shape)
     }
 
+    /// A vector of one number per channel as an operand that broadcasts along axis 1.
+    pub(crate) fn per_channel(&mut self, vector: ValueId, rank: usize) -> Made {
+        let mut shape = self.shape(vector);
+        shape.extend((2..rank).map(|_| Dim::from(1i64)));
+        self.reshape(vector, shape)
+    }
+
     /// Broadcast to a shape.
     pub(crate) fn expand(&mut self, x: ValueId, shape: Vec<Dim>) -> Made {
         let from = self.shape(x);
@@ -298,7 +301,7 @@ impl<'c, 'n> Compose<'c, 'n> {
             return Ok(x);
         }
         let common = dims::broadcast(&from, &shape, &self.b.graph.symbols)?;
-        if !common.iter().zip(&shape).all(|(a, b)| self.same(a, b)) {
+        if !self.same_shape(&common, &shape) {
             return Err(invalid(format!("{} doesn't broadcast", self.b.text(&from))));
         }
         self.emit("expand", Op::Expand, &[x], self.dtype(x), shape)
@@ -306,7 +309,8 @@ impl<'c, 'n> Compose<'c, 'n> {
 
     /// `len` elements of an axis, from `start` on; the caller vouches that they are there.
     pub(crate) fn part_of(&mut self, x: ValueId, axis: usize, start: &Dim, len: &Dim) -> Made {
-        self.stepped(x, axis, start, len, 1)
+        let part = self.part("slice");
+        self.b.slice(self.node, &part, x, axis, start, len)
     }
 
     /// The same, taking every `step`th element.
@@ -319,9 +323,6 @@ impl<'c, 'n> Compose<'c, 'n> {
         step: i64,
     ) -> Made {
         let mut shape = self.shape(x);
-        if start.is(0) && step == 1 && self.same(&shape[axis], len) {
-            return Ok(x);
-        }
         let mut starts = vec![Dim::from(0i64); shape.len()];
         let mut steps = vec![1; shape.len()];
         (starts[axis], steps[axis], shape[axis]) = (start.clone(), step, len.clone());

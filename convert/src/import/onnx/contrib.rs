@@ -9,6 +9,7 @@ use super::attention::{
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::compose::{Compose, Made};
 use super::dims;
+use super::elementwise::unary;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::transformer::{layer_norm, rotate};
 use crate::dim::Dim;
@@ -29,16 +30,6 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("FastGelu", |b, n| bias_gelu(b, n, UnaryKind::GeluTanh)),
     ("BiasGelu", |b, n| bias_gelu(b, n, UnaryKind::Gelu)),
 ];
-
-fn unary(b: &mut Builder, node: &OnnxNode<'_>, kind: UnaryKind) -> Outcome {
-    node.at_most(1)?;
-    let c = &mut Compose::new(b, node);
-    let x = node.required(0, "X")?;
-    if !c.dtype(x).is_float() {
-        return Err(invalid(format!("an operand of type {}", c.dtype(x))));
-    }
-    Ok(vec![c.unary(kind, x)?])
-}
 
 /// Of the sum with an optional bias.
 fn bias_gelu(b: &mut Builder, node: &OnnxNode<'_>, kind: UnaryKind) -> Outcome {

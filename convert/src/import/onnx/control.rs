@@ -502,13 +502,8 @@ fn taken(
 ) -> Result<ValueId, Failure> {
     let node = part(import, name.to_owned());
     let builder = &mut import.builder;
-    let mut shape = builder.shape(x);
-    let mut starts = vec![Dim::from(0i64); shape.len()];
-    starts[axis] = Dim::from(index);
-    shape[axis] = Dim::from(1i64);
-    let op = Op::Slice { starts, steps: vec![1; shape.len()] };
-    let dtype = builder.dtype(x);
-    let slice = builder.emit(&node, "", op, &[Some(x)], dtype, shape.clone())?;
+    let slice = builder.slice(&node, "", x, axis, &Dim::from(index), &Dim::from(1i64))?;
+    let mut shape = builder.shape(slice);
     shape.remove(axis);
     builder.reshape(&node, "element", slice, shape)
 }

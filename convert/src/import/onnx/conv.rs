@@ -9,7 +9,7 @@ use crate::graph::{Clamp, Conv, Op, ValueId};
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[("Conv", conv)];
 
 /// Keeps window arithmetic far from overflow.
-const MAX_WINDOW: i64 = 1 << 30;
+pub(super) const MAX_WINDOW: i64 = 1 << 30;
 
 /// A window that slides over the spatial axes.
 pub(super) struct Window {
@@ -31,23 +31,16 @@ pub(super) fn window(
     ceil_mode: bool,
 ) -> Result<Window, Failure> {
     let rank = spatial.len();
-    let list = |name: &str, values: Option<&[i64]>, least: i64| -> Result<Vec<i64>, Failure> {
-        let values = values.map_or_else(|| vec![least; rank], <[i64]>::to_vec);
-        if values.len() != rank {
-            return Err(invalid(format!("{name} {values:?} for {rank} spatial axes")));
-        }
-        match values.iter().any(|v| *v < least || *v > MAX_WINDOW) {
-            true => Err(invalid(format!("{name} {values:?} out of range"))),
-            false => Ok(values),
-        }
-    };
-    let kernel = list("kernel_shape", Some(kernel), 1)?;
-    let stride = list("strides", node.attributes.ints("strides")?, 1)?;
-    let dilation = list("dilations", node.attributes.ints("dilations")?, 1)?;
-    let pads = node.attributes.ints("pads")?.map_or_else(|| vec![0; 2 * rank], <[i64]>::to_vec);
-    if pads.len() != 2 * rank {
-        return Err(invalid(format!("pads {pads:?} for {rank} spatial axes")));
+    if kernel.len() != rank {
+        return Err(invalid(format!("kernel_shape {kernel:?} for {rank} spatial axes")));
     }
+    if kernel.iter().any(|size| !(1..=MAX_WINDOW).contains(size)) {
+        return Err(invalid(format!("kernel_shape {kernel:?} out of range")));
+    }
+    let a = &node.attributes;
+    let stride = a.ints_within("strides", rank, 1, 1..=MAX_WINDOW)?;
+    let dilation = a.ints_within("dilations", rank, 1, 1..=MAX_WINDOW)?;
+    let pads = a.ints_within("pads", 2 * rank, 0, i64::MIN..=i64::MAX)?;
     if pads.iter().any(|p| *p < 0 || *p > MAX_WINDOW) {
         return Err(unsupported(
             format!("pads {pads:?}: negative or huge padding"),
@@ -236,6 +229,20 @@ pub(super) fn filters(
     Ok(Filters { shape, kernel, groups })
 }
 
+/// Refuses a bias that isn't one number of x's type per output channel.
+pub(super) fn check_bias(
+    b: &Builder,
+    bias: Option<ValueId>,
+    x: ValueId,
+    channels: usize,
+) -> Result<(), Failure> {
+    let fits = |bias| b.shape(bias) == [Dim::from(channels)] && b.dtype(bias) == b.dtype(x);
+    match bias.is_none_or(fits) {
+        true => Ok(()),
+        false => Err(invalid("the bias is not one number per output channel")),
+    }
+}
+
 fn conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(3)?;
     let (x, w) = (node.required(0, "X")?, node.required(1, "W")?);
@@ -244,11 +251,7 @@ fn conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let Filters { shape, kernel, groups } = filters(b, node, x, w, false)?;
     let window = window(b, node, &kernel, &sizes, false)?;
 
-    if let Some(bias) = bias
-        && (b.shape(bias) != [Dim::from(shape[0])] || b.dtype(bias) != b.dtype(x))
-    {
-        return Err(invalid("the bias is not one number per output channel"));
-    }
+    check_bias(b, bias, x, shape[0])?;
     // OIHW to OHWI.
     let w = b.transpose(node, "weights", w, &to_last(shape.len()))?;
     let mut output = vec![batch, Dim::from(shape[0])];

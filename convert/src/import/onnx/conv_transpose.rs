@@ -12,13 +12,12 @@
 //! `full[pad_before..pad_before + size]`; values of m that nobody needs aren't computed.
 
 use super::builder::{Builder, OnnxNode, Outcome};
-use super::conv::{Filters, filters, spatial, to_first, to_last};
+use super::conv::{Filters, check_bias, filters, spatial, to_first, to_last};
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
-use super::parts;
-use super::types::cast;
 use crate::dim::Dim;
 use crate::graph::{Clamp, Conv, Op, PadMode, ValueId};
+use crate::tensor::Tensor;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] =
     &[("ConvTranspose", conv_transpose), ("Col2Im", col2im)];
@@ -69,17 +68,11 @@ fn axes(
     sizes: &[Dim],
 ) -> Result<Vec<Axis>, Failure> {
     let rank = sizes.len();
-    let list = |name: &str, count: usize, least: i64, fill: i64| -> Result<Vec<i64>, Failure> {
-        let values = node.attributes.ints(name)?.map_or_else(|| vec![fill; count], <[i64]>::to_vec);
-        match values.len() == count && values.iter().all(|v| (least..=MAX_SIZE).contains(v)) {
-            true => Ok(values),
-            false => Err(invalid(format!("{name} {values:?} for {rank} spatial axes"))),
-        }
-    };
-    let stride = list("strides", rank, 1, 1)?;
-    let dilation = list("dilations", rank, 1, 1)?;
-    let padding = list("output_padding", rank, 0, 0)?;
-    let pads = list("pads", 2 * rank, -MAX_SIZE, 0)?;
+    let a = &node.attributes;
+    let stride = a.ints_within("strides", rank, 1, 1..=MAX_SIZE)?;
+    let dilation = a.ints_within("dilations", rank, 1, 1..=MAX_SIZE)?;
+    let padding = a.ints_within("output_padding", rank, 0, 0..=MAX_SIZE)?;
+    let pads = a.ints_within("pads", 2 * rank, 0, -MAX_SIZE..=MAX_SIZE)?;
     let stated = match node.attributes.ints("output_shape")? {
         None => None,
         // Some exporters write all axes.
@@ -170,11 +163,7 @@ fn conv_transpose(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let axes = axes(b, node, &kernel, &sizes)?;
     let channels = shape[1].checked_mul(groups);
     let channels = channels.ok_or_else(|| invalid("too many output channels"))?;
-    if let Some(bias) = node.input(2)
-        && (b.shape(bias) != [Dim::from(channels)] || b.dtype(bias) != b.dtype(x))
-    {
-        return Err(invalid("the bias is not one number per output channel"));
-    }
+    check_bias(b, node.input(2), x, channels)?;
     let inputs = [Some(x), Some(w), node.input(2)];
     Ok(vec![transposed(b, node, inputs, &shape, groups, &axes)?])
 }
@@ -228,7 +217,7 @@ fn transposed(
     }
     for (at, axis) in axes.iter().enumerate() {
         let start = Dim::from(axis.crop - axis.first() * axis.stride);
-        y = parts::slice(b, node, &format!("crop{at}"), y, at + 1, start, axis.output.clone())?;
+        y = b.slice(node, &format!("crop{at}"), y, at + 1, &start, &axis.output)?;
     }
     b.transpose(node, "", y, &to_first(rank))
 }
@@ -247,16 +236,10 @@ fn col2im(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     if block.len() != rank || !image.iter().chain(&block).all(|s| (1..=MAX_SIZE).contains(s)) {
         return Err(invalid(format!("blocks {block:?} of an image {image:?}")));
     }
-    let list = |name: &str, count: usize, least: i64| -> Result<Vec<i64>, Failure> {
-        let values =
-            node.attributes.ints(name)?.map_or_else(|| vec![least; count], <[i64]>::to_vec);
-        match values.len() == count && values.iter().all(|v| (least..=MAX_SIZE).contains(v)) {
-            true => Ok(values),
-            false => Err(invalid(format!("{name} {values:?} for {rank} axes"))),
-        }
-    };
-    let (stride, dilation) = (list("strides", rank, 1)?, list("dilations", rank, 1)?);
-    let pads = list("pads", 2 * rank, 0)?;
+    let a = &node.attributes;
+    let stride = a.ints_within("strides", rank, 1, 1..=MAX_SIZE)?;
+    let dilation = a.ints_within("dilations", rank, 1, 1..=MAX_SIZE)?;
+    let pads = a.ints_within("pads", 2 * rank, 0, 0..=MAX_SIZE)?;
     let mut axes = Vec::new();
     let mut counts = Vec::new();
     for axis in 0..rank {
@@ -297,15 +280,16 @@ fn col2im(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     // [channels * block, 1, block…]: element k of a block goes to place k.
     let (rows, block_elements) = (rows as usize, block_elements as usize);
     let total = rows.saturating_mul(block_elements);
-    b.charge(total.saturating_mul(4))?;
+    b.charge(total.saturating_mul(8))?;
     let mut values = vec![0.0; total];
     for row in 0..rows {
         values[row * block_elements + row % block_elements] = 1.0;
     }
     let mut filters = vec![rows, 1];
     filters.extend(block.iter().map(|size| *size as usize));
-    let w = parts::floats(b, format!("{}/places", node.name), &filters, &values)?;
-    let w = cast(b, node, "places", w, b.dtype(x))?;
+    let w = Tensor::from_f32(filters.clone(), &values);
+    let w = b.constant(format!("{}/places", node.name), w);
+    let w = b.cast(node, "places", w, b.dtype(x))?;
     let groups = rows / block_elements;
     Ok(vec![transposed(b, node, [Some(x), Some(w), None], &filters, groups, &axes)?])
 }
@@ -351,7 +335,7 @@ fn weights(
             own[position] = axis.extent() as usize;
             let count = Dim::from(axis.extent());
             let part = format!("weights/cut{at}");
-            w = parts::slice(b, node, &part, w, position, Dim::from(0i64), count)?;
+            w = b.slice(node, &part, w, position, &Dim::from(0i64), &count)?;
         }
         let missing = axis.taps() * axis.stride - axis.extent();
         if missing > 0 {

@@ -54,7 +54,7 @@ pub(super) fn axes_of(axes: &[i64], rank: usize) -> Result<Vec<usize>, Failure> 
 }
 
 /// The operand's axes, which were an attribute before they became an input.
-fn axes_input(
+pub(super) fn axes_input(
     b: &Builder,
     node: &OnnxNode<'_>,
     input_since: i64,
@@ -292,8 +292,7 @@ fn reshape(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let target = match node.opset {
         ..5 => {
             node.at_most(1)?;
-            let shape = node.attributes.ints("shape")?;
-            let shape = shape.ok_or_else(|| invalid("attribute `shape` is missing"))?;
+            let shape = node.attributes.required_ints("shape")?;
             shape.iter().map(|size| Dim::from(*size)).collect()
         }
         _ => {
@@ -459,9 +458,7 @@ fn pad(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     if node.opset < 11 {
         node.at_most(1)?;
         let name = if node.opset < 2 { "paddings" } else { "pads" };
-        let given = node.attributes.ints(name)?;
-        let given = given.ok_or_else(|| invalid(format!("attribute `{name}` is missing")))?;
-        pads = given.to_vec();
+        pads = node.attributes.required_ints(name)?.to_vec();
         fill = node.attributes.float("value", 0.0)?;
         axes = (0..rank).collect::<Vec<usize>>();
     } else {
@@ -538,10 +535,7 @@ fn pad(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 }
 
 fn fill_value(b: &mut Builder, id: ValueId) -> Result<f32, Failure> {
-    let fill = b.scalar_float(id, "constant_value")?;
-    let fill = fill.ok_or_else(|| {
-        unsupported("constant_value is computed at run time", "make it a constant")
-    })?;
+    let fill = b.float(id, "constant_value")?;
     if !b.dtype(id).is_float() {
         let exact = b.tensor(id).is_some_and(|t| t.to_i64().iter().all(|v| fill as i64 == *v));
         if !exact {
@@ -593,10 +587,7 @@ fn tile(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 fn blocks(b: &Builder, node: &OnnxNode<'_>) -> Result<(ValueId, i64, Vec<Dim>), Failure> {
     node.at_most(1)?;
     let x = node.required(0, "input")?;
-    let size = node
-        .attributes
-        .optional_int("blocksize")?
-        .ok_or_else(|| invalid("attribute `blocksize` is missing"))?;
+    let size = node.attributes.required_int("blocksize")?;
     let shape = b.shape(x);
     if shape.len() != 4 || !(1..=1 << 20).contains(&size) {
         return Err(invalid(format!("blocks of {size} in {} axes", shape.len())));

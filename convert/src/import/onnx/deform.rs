@@ -5,12 +5,13 @@
 use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
+use super::conv::MAX_WINDOW;
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
-use super::sampling::{expect_float, ints};
-use super::types::cast;
+use super::matmul::product;
+use super::types::expect_float;
 use crate::dim::Dim;
-use crate::graph::{BinaryKind, Clamp, GridSample, MatMul, Op, SampleMode, SamplePadding, ValueId};
+use crate::graph::{BinaryKind, GridSample, Op, SampleMode, SamplePadding, ValueId};
 use crate::tensor::Tensor;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[("DeformConv", deform_conv)];
@@ -49,8 +50,10 @@ fn deform_conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     {
         return Err(invalid(format!("kernel_shape {stated:?} for weights of {kernel:?}")));
     }
-    let (strides, dilations) = (ints(node, "strides", 2, 1)?, ints(node, "dilations", 2, 1)?);
-    let pads = ints(node, "pads", 4, 0)?;
+    let a = &node.attributes;
+    let strides = a.ints_within("strides", 2, 1, 1..=MAX_WINDOW)?;
+    let dilations = a.ints_within("dilations", 2, 1, 1..=MAX_WINDOW)?;
+    let pads = a.ints_within("pads", 4, 0, 0..=MAX_WINDOW)?;
     let (groups, parts) =
         (node.attributes.int("group", 1)?, node.attributes.int("offset_group", 1)?);
     let divides = |count: i64, into: i64| count >= 1 && into % count == 0;
@@ -116,7 +119,7 @@ fn deform_conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let images =
         dims::multiply(&batch, &Dim::from(parts)).ok_or_else(|| invalid("the size overflows"))?;
     let after = |first: &Dim, rest: &[i64]| [vec![first.clone()], sizes(rest)].concat();
-    let offset = cast(b, node, "offset", offset, f32)?;
+    let offset = b.cast(node, "offset", offset, f32)?;
     let apart = after(&images, &[taps, 2, out[0], out[1]]);
     let y = b.reshape(node, "offsets", offset, apart.clone())?;
     let mut starts = sizes(&[0; 5]);
@@ -124,15 +127,11 @@ fn deform_conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let flip = Op::Slice { starts, steps: vec![1, 1, -1, 1, 1] };
     let y = b.emit(node, "x_first", flip, &[Some(y)], f32, apart)?;
     let y = b.transpose(node, "pairs", y, &[0, 1, 3, 4, 2])?;
-    let shape = after(&images, &[taps, out[0], out[1], 2]);
-    let binary = |b: &mut Builder, part: &str, kind, a: ValueId, c: ValueId, shape: Vec<Dim>| {
-        b.emit(node, part, Op::Binary(kind), &[Some(a), Some(c)], f32, shape)
-    };
-    let y = binary(b, "scaled", BinaryKind::Mul, y, reach, shape.clone())?;
-    let y = binary(b, "places", BinaryKind::Add, y, base, shape)?;
+    let y = b.binary(node, "scaled", BinaryKind::Mul, y, reach)?;
+    let y = b.binary(node, "places", BinaryKind::Add, y, base)?;
     let grid = b.reshape(node, "grid", y, after(&images, &[taps * out[0], out[1], 2]))?;
 
-    let x = cast(b, node, "x", x, f32)?;
+    let x = b.cast(node, "x", x, f32)?;
     let in_part = channels / parts;
     let x = b.reshape(node, "images", x, after(&images, &[in_part, space[0], space[1]]))?;
     let op = Op::GridSample(GridSample {
@@ -141,33 +140,28 @@ fn deform_conv(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         align_corners: false,
     });
     let sampled = after(&images, &[in_part, taps * out[0], out[1]]);
-    let mut y = b.emit(node, "sampled", op, &[Some(x), Some(grid)], f32, sampled.clone())?;
+    let mut y = b.emit(node, "sampled", op, &[Some(x), Some(grid)], f32, sampled)?;
     if let Some(mask) = node.input(4) {
-        let mask = cast(b, node, "mask", mask, f32)?;
+        let mask = b.cast(node, "mask", mask, f32)?;
         let mask = b.reshape(node, "masks", mask, after(&images, &[1, taps * out[0], out[1]]))?;
-        y = binary(b, "masked", BinaryKind::Mul, y, mask, sampled)?;
+        y = b.binary(node, "masked", BinaryKind::Mul, y, mask)?;
     }
     let (inner, pixels) = (per_group * taps, out[0] * out[1]);
     let y = b.reshape(node, "columns", y, after(&batch, &[groups, inner, pixels]))?;
-    let w = cast(b, node, "w", w, f32)?;
+    let w = b.cast(node, "w", w, f32)?;
     let w = b.reshape(node, "weights", w, sizes(&[groups, outputs / groups, inner]))?;
-    let op = Op::MatMul(MatMul {
-        transpose_a: false,
-        transpose_b: false,
-        clamp: Clamp::NONE,
-        inner_quant: None,
-    });
-    let product = after(&batch, &[groups, outputs / groups, pixels]);
-    let y = b.emit(node, "product", op, &[Some(w), Some(y)], f32, product)?;
+    let shape = after(&batch, &[groups, outputs / groups, pixels]);
+    let op = product(false, false);
+    let y = b.emit(node, "product", op, &[Some(w), Some(y)], f32, shape)?;
     let shape = after(&batch, &[outputs, out[0], out[1]]);
-    let mut y = b.reshape(node, "outputs", y, shape.clone())?;
+    let mut y = b.reshape(node, "outputs", y, shape)?;
     if let Some(bias) = node.input(3) {
         if b.rank(bias) != 1 || !b.shape(bias)[0].is(outputs) {
             return Err(invalid(format!("a bias of shape {}", b.text(&b.shape(bias)))));
         }
-        let bias = cast(b, node, "bias", bias, f32)?;
+        let bias = b.cast(node, "bias", bias, f32)?;
         let bias = b.reshape(node, "biases", bias, sizes(&[outputs, 1, 1]))?;
-        y = binary(b, "", BinaryKind::Add, y, bias, shape)?;
+        y = b.binary(node, "", BinaryKind::Add, y, bias)?;
     }
-    Ok(vec![cast(b, node, "narrow", y, dtype)?])
+    Ok(vec![b.cast(node, "narrow", y, dtype)?])
 }

@@ -94,6 +94,11 @@ pub(crate) fn same(a: &Dim, b: &Dim, symbols: &[Symbol]) -> bool {
     a == b || bounds(&a.sub(b), symbols) == Some((0, 0))
 }
 
+/// True when two shapes have as many axes, of the same sizes.
+pub(crate) fn same_shape(a: &[Dim], b: &[Dim], symbols: &[Symbol]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b, symbols))
+}
+
 /// True when `a <= b` for all values of the symbols.
 pub(crate) fn at_most(a: &Dim, b: &Dim, symbols: &[Symbol]) -> bool {
     bounds(&b.sub(a), symbols).is_some_and(|(low, _)| low >= 0)

@@ -9,8 +9,7 @@ use super::dims;
 use super::failure::{Failure, invalid};
 use super::legacy;
 use super::transformer::swish;
-use super::types::{cast, wrapped};
-use crate::dim::Dim;
+use super::types::{expect_float, wrapped};
 use crate::graph::{BinaryKind, CompareKind, Op, UnaryKind, ValueId};
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
@@ -110,27 +109,23 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("LogSoftmax", |b, n| softmax(b, n, true)),
 ];
 
-/// Two operands of one type and what they broadcast to.
-fn pair(
-    b: &mut Builder,
-    node: &OnnxNode<'_>,
-) -> Result<(ValueId, ValueId, DType, Vec<Dim>), Failure> {
+/// Two operands of one type, and the type.
+fn pair(b: &mut Builder, node: &OnnxNode<'_>) -> Result<(ValueId, ValueId, DType), Failure> {
     node.at_most(2)?;
     let (x, y) = (node.required(0, "A")?, node.required(1, "B")?);
     if b.dtype(x) != b.dtype(y) {
         return Err(invalid(format!("operands of types {} and {}", b.dtype(x), b.dtype(y))));
     }
     let y = legacy::aligned(b, node, x, y)?;
-    let shape = dims::broadcast(&b.shape(x), &b.shape(y), &b.graph.symbols)?;
-    Ok((x, y, b.dtype(x), shape))
+    Ok((x, y, b.dtype(x)))
 }
 
 fn numeric(b: &mut Builder, node: &OnnxNode<'_>, kind: BinaryKind) -> Outcome {
-    let (x, y, dtype, shape) = pair(b, node)?;
+    let (x, y, dtype) = pair(b, node)?;
     if dtype == DType::Bool {
         return Err(invalid("arithmetic on bool"));
     }
-    let z = b.emit(node, "", Op::Binary(kind), &[Some(x), Some(y)], dtype, shape)?;
+    let z = b.binary(node, "", kind, x, y)?;
     // Of these types only unsigned ones wrap; the others stay in their range.
     let onnx = b.onnx_type(x);
     Ok(vec![match kind {
@@ -140,11 +135,11 @@ fn numeric(b: &mut Builder, node: &OnnxNode<'_>, kind: BinaryKind) -> Outcome {
 }
 
 fn logical(b: &mut Builder, node: &OnnxNode<'_>, kind: BinaryKind) -> Outcome {
-    let (x, y, dtype, shape) = pair(b, node)?;
+    let (x, y, dtype) = pair(b, node)?;
     if dtype != DType::Bool {
         return Err(invalid(format!("logic on {dtype}")));
     }
-    Ok(vec![b.emit(node, "", Op::Binary(kind), &[Some(x), Some(y)], dtype, shape)?])
+    Ok(vec![b.binary(node, "", kind, x, y)?])
 }
 
 fn modulo(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
@@ -167,17 +162,14 @@ fn pow(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     }
     if !dtype.is_float() && b.dtype(y).is_float() {
         // In reals; what is left of an integer base is cut off.
-        let base = cast(b, node, "base", x, DType::F32)?;
-        let y = cast(b, node, "exponent", y, DType::F32)?;
-        let shape = dims::broadcast(&b.shape(x), &b.shape(y), &b.graph.symbols)?;
-        let op = Op::Binary(BinaryKind::Pow);
-        let z = b.emit(node, "real", op, &[Some(base), Some(y)], DType::F32, shape)?;
-        return Ok(vec![cast(b, node, "", z, dtype)?]);
+        let base = b.cast(node, "base", x, DType::F32)?;
+        let y = b.cast(node, "exponent", y, DType::F32)?;
+        let z = b.binary(node, "real", BinaryKind::Pow, base, y)?;
+        return Ok(vec![b.cast(node, "", z, dtype)?]);
     }
     let y = legacy::aligned(b, node, x, y)?;
-    let y = cast(b, node, "exponent", y, dtype)?;
-    let shape = dims::broadcast(&b.shape(x), &b.shape(y), &b.graph.symbols)?;
-    let z = b.emit(node, "", Op::Binary(BinaryKind::Pow), &[Some(x), Some(y)], dtype, shape)?;
+    let y = b.cast(node, "exponent", y, dtype)?;
+    let z = b.binary(node, "", BinaryKind::Pow, x, y)?;
     let onnx = b.onnx_type(x);
     Ok(vec![wrapped(b, node, z, onnx)?])
 }
@@ -191,9 +183,7 @@ fn prelu(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     }
     let slope = legacy::slope(b, node, x, slope)?;
     let shape = dims::broadcast(&of_x, &b.shape(slope), &b.graph.symbols)?;
-    if shape.len() != of_x.len()
-        || !shape.iter().zip(&of_x).all(|(a, c)| dims::same(a, c, &b.graph.symbols))
-    {
+    if !dims::same_shape(&shape, &of_x, &b.graph.symbols) {
         return Err(invalid("the slope doesn't broadcast to the input"));
     }
     let op = Op::Binary(BinaryKind::PRelu);
@@ -210,35 +200,21 @@ fn variadic(b: &mut Builder, node: &OnnxNode<'_>, kind: BinaryKind, mean: bool) 
     let count = node.inputs.len();
     for index in 1..count {
         let operand = node.required(index, "data")?;
-        if b.dtype(operand) != dtype {
-            return Err(invalid(format!("operands of types {dtype} and {}", b.dtype(operand))));
-        }
-        let shape = dims::broadcast(&b.shape(result), &b.shape(operand), &b.graph.symbols)?;
         let part = if index + 1 == count && !mean { String::new() } else { index.to_string() };
-        result =
-            b.emit(node, &part, Op::Binary(kind), &[Some(result), Some(operand)], dtype, shape)?;
+        result = b.binary(node, &part, kind, result, operand)?;
     }
     if mean && count > 1 {
-        let divisor = b.scalar(format!("{}/count", node.name), dtype, count as f64)?;
-        let shape = b.shape(result);
-        result = b.emit(
-            node,
-            "",
-            Op::Binary(BinaryKind::Div),
-            &[Some(result), Some(divisor)],
-            dtype,
-            shape,
-        )?;
+        result = b.with_number(node, "", BinaryKind::Div, result, count as f64)?;
     }
     Ok(vec![result])
 }
 
 fn compare(b: &mut Builder, node: &OnnxNode<'_>, kind: CompareKind) -> Outcome {
-    let (x, y, dtype, shape) = pair(b, node)?;
+    let (x, y, dtype) = pair(b, node)?;
     if dtype == DType::Bool && kind != CompareKind::Equal {
         return Err(invalid("an order of bools"));
     }
-    Ok(vec![b.emit(node, "", Op::Compare(kind), &[Some(x), Some(y)], DType::Bool, shape)?])
+    Ok(vec![b.compare(node, "", kind, x, y)?])
 }
 
 fn select(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
@@ -248,25 +224,21 @@ fn select(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     if b.dtype(c) != DType::Bool || b.dtype(x) != b.dtype(y) {
         return Err(invalid("operands are not bool and two of one type"));
     }
-    let shape = dims::broadcast(&b.shape(x), &b.shape(y), &b.graph.symbols)?;
-    let shape = dims::broadcast(&b.shape(c), &shape, &b.graph.symbols)?;
-    Ok(vec![b.emit(node, "", Op::Where, &[Some(c), Some(x), Some(y)], b.dtype(x), shape)?])
+    Ok(vec![b.select(node, "", [c, x, y])?])
 }
 
 fn emit_unary(b: &mut Builder, node: &OnnxNode<'_>, kind: UnaryKind) -> Outcome {
     node.at_most(1)?;
     let x = node.required(0, "X")?;
-    Ok(vec![b.emit(node, "", Op::Unary(kind), &[Some(x)], b.dtype(x), b.shape(x))?])
+    Ok(vec![b.unary(node, "", kind, x)?])
 }
 
 /// Of floats.
-fn unary(b: &mut Builder, node: &OnnxNode<'_>, kind: UnaryKind) -> Outcome {
-    match node.input(0) {
-        Some(x) if !b.dtype(x).is_float() => {
-            Err(invalid(format!("an operand of type {}", b.dtype(x))))
-        }
-        _ => emit_unary(b, node, kind),
+pub(super) fn unary(b: &mut Builder, node: &OnnxNode<'_>, kind: UnaryKind) -> Outcome {
+    if let Some(x) = node.input(0) {
+        expect_float(b, x)?;
     }
+    emit_unary(b, node, kind)
 }
 
 /// Of floats or integers.
@@ -331,8 +303,7 @@ fn clip(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     for (part, kind, bound) in [("min", BinaryKind::Max, low), ("max", BinaryKind::Min, high)] {
         if let Some(bound) = bound {
             let bound = b.reshape(node, &format!("{part}/scalar"), bound, Vec::new())?;
-            let shape = b.shape(x);
-            y = b.emit(node, part, Op::Binary(kind), &[Some(y), Some(bound)], dtype, shape)?;
+            y = b.binary(node, part, kind, y, bound)?;
         }
     }
     Ok(vec![y])
@@ -344,7 +315,7 @@ fn emit_clip(b: &mut Builder, node: &OnnxNode<'_>, x: ValueId, min: f32, max: f3
     }
     // Where the bounds cross, the upper one wins.
     let kind = UnaryKind::Clip { min: min.min(max), max };
-    Ok(vec![b.emit(node, "", Op::Unary(kind), &[Some(x)], b.dtype(x), b.shape(x))?])
+    Ok(vec![b.unary(node, "", kind, x)?])
 }
 
 /// Before opset 13 everything from `axis` on sums to one; since then the axis alone.

@@ -8,7 +8,6 @@ use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::proto::data_type;
 use super::tensor::dtype_of;
-use super::types::cast;
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, CompareKind, Op, ScatterReduction, ValueId};
 use crate::tensor::Tensor;
@@ -86,7 +85,7 @@ fn expect_aligned(b: &Builder, data: &[Dim], indices: &[Dim], axis: usize) -> Re
 fn expect_same(b: &Builder, a: &[Dim], c: &[Dim], what: &str) -> Result<(), Failure> {
     let symbols = &b.graph.symbols;
     let known = |dims: &[Dim]| dims.iter().all(|dim| dim.as_const().is_some());
-    if a.len() == c.len() && a.iter().zip(c).all(|(a, c)| dims::same(a, c, symbols)) {
+    if dims::same_shape(a, c, symbols) {
         return Ok(());
     }
     let problem = format!("{what} of shape {} instead of {}", b.text(a), b.text(c));
@@ -170,11 +169,11 @@ fn scatter(b: &mut Builder, node: &OnnxNode<'_>, op: Op, operands: [ValueId; 3])
         return Err(invalid(format!("updates of type {} for {dtype}", b.dtype(updates))));
     }
     let wide = if replaces { dtype } else { computed_in(dtype) };
-    let (x, updates) = (cast(b, node, "data", x, wide)?, cast(b, node, "updates", updates, wide)?);
+    let (x, updates) = (b.cast(node, "data", x, wide)?, b.cast(node, "updates", updates, wide)?);
     let part = if wide == dtype { "" } else { "scatter" };
     let inputs = [Some(x), Some(indices), Some(updates)];
     let y = b.emit(node, part, op, &inputs, wide, shape)?;
-    Ok(vec![cast(b, node, "", y, dtype)?])
+    Ok(vec![b.cast(node, "", y, dtype)?])
 }
 
 fn scatter_elements(b: &mut Builder, node: &OnnxNode<'_>, reduces: bool) -> Outcome {
@@ -235,25 +234,21 @@ fn tensor_scatter(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let one = Dim::from(1i64);
     let mut along = vec![one.clone(); of_x.len()];
     along[axis] = shape[axis].clone();
-    let rows = positions(b, node, "steps", &shape[axis])?;
-    let mut rows = b.reshape(node, "rows", rows, along.clone())?;
+    let rows = b.range(node, "steps", &shape[axis])?;
+    let mut rows = b.reshape(node, "rows", rows, along)?;
     if let Some(first) = node.input(2) {
         expect_same(b, &b.shape(first), &of_x[..1], "write indices")?;
-        let first = cast(b, node, "first", first, DType::I64)?;
+        let first = b.cast(node, "first", first, DType::I64)?;
         let mut per_batch = vec![one; of_x.len()];
         per_batch[0] = of_x[0].clone();
         let first = b.reshape(node, "starts", first, per_batch)?;
-        along[0] = of_x[0].clone();
-        let add = Op::Binary(BinaryKind::Add);
-        rows = b.emit(node, "from", add, &[Some(first), Some(rows)], DType::I64, along.clone())?;
+        rows = b.binary(node, "from", BinaryKind::Add, first, rows)?;
     }
     if circular {
         let size = of_x[axis].as_const().ok_or_else(|| {
             unsupported("a circular cache of dynamic size".to_owned(), FIX_THE_DIM)
         })?;
-        let size = b.scalar(format!("{}/size", node.name), DType::I64, size as f64)?;
-        let wrap = Op::Binary(BinaryKind::Mod);
-        rows = b.emit(node, "wrapped", wrap, &[Some(rows), Some(size)], DType::I64, along)?;
+        rows = b.with_number(node, "wrapped", BinaryKind::Mod, rows, size as f64)?;
     }
     let indices = b.emit(node, "indices", Op::Expand, &[Some(rows)], DType::I64, shape)?;
     let op = Op::ScatterElements { axis, reduction: ScatterReduction::Replace };
@@ -266,8 +261,7 @@ fn top_k(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let axis = axis_of(node.attributes.int("axis", -1)?, shape.len())?;
     let k = if node.opset < 10 {
         node.at_most(1)?;
-        let k = node.attributes.optional_int("k")?;
-        Dim::from(k.ok_or_else(|| invalid("attribute `k` is missing"))?)
+        Dim::from(node.attributes.required_int("k")?)
     } else {
         node.at_most(2)?;
         let k = b.dims(node.required(1, "K")?, "K")?;
@@ -291,33 +285,29 @@ fn top_k(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     shape[axis] = k;
     let native = matches!(dtype, DType::F32 | DType::I8 | DType::I32 | DType::I64);
     let wide = if native { dtype } else { computed_in(dtype) };
-    let x = cast(b, node, "wide", x, wide)?;
+    let x = b.cast(node, "wide", x, wide)?;
     let op = Op::TopK { axis, smallest: !largest };
     let results = [(wide, shape.clone()), (DType::I64, shape)];
     let outputs = b.emit_several(node, "", op, &[Some(x)], &results)?;
-    Ok(vec![cast(b, node, "values", outputs[0], dtype)?, outputs[1]])
+    Ok(vec![b.cast(node, "values", outputs[0], dtype)?, outputs[1]])
 }
 
 fn cumulative(b: &mut Builder, node: &OnnxNode<'_>, product: bool) -> Outcome {
     node.at_most(2)?;
     let x = node.required(0, "x")?;
     let (dtype, shape) = (b.dtype(x), b.shape(x));
-    let axis = b.ints(node.required(1, "axis")?, "axis")?;
-    let axis = match axis[..] {
-        [axis] => axis_of(axis, shape.len())?,
-        _ => return Err(invalid(format!("{} axes instead of one", axis.len()))),
-    };
+    let axis = axis_of(b.int(node.required(1, "axis")?, "axis")?, shape.len())?;
     let exclusive = node.attributes.flag("exclusive", false)?;
     let reverse = node.attributes.flag("reverse", false)?;
     if dtype == DType::Bool {
         return Err(invalid("an operand of type bool"));
     }
     let wide = computed_in(dtype);
-    let x = cast(b, node, "wide", x, wide)?;
+    let x = b.cast(node, "wide", x, wide)?;
     let part = if wide == dtype { "" } else { "scan" };
     let op = Op::Cumulative { axis, product, exclusive, reverse };
     let y = b.emit(node, part, op, &[Some(x)], wide, shape)?;
-    Ok(vec![cast(b, node, "", y, dtype)?])
+    Ok(vec![b.cast(node, "", y, dtype)?])
 }
 
 fn reverse_sequence(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
@@ -378,31 +368,6 @@ fn compress(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     Ok(vec![b.emit(node, "", op, &[Some(x), Some(indices)], b.dtype(x), shape)?])
 }
 
-/// 0, 1, 2, … as i64; for a dynamic size the beginning of a longer constant.
-pub(super) fn positions(
-    b: &mut Builder,
-    node: &OnnxNode<'_>,
-    part: &str,
-    size: &Dim,
-) -> Result<ValueId, Failure> {
-    const MOST: i64 = 1 << 22; // places of a sequence or an axis, not elements of a tensor
-    let most = dims::bounds(size, &b.graph.symbols).map(|(_, most)| most);
-    let most = most.filter(|most| (0..=MOST).contains(most)).ok_or_else(|| {
-        let size = size.display(&b.graph.symbols);
-        unsupported(format!("an axis of {size} elements counted"), FIX_THE_DIM)
-    })?;
-    b.charge(most as usize * 8)?;
-    let all: Vec<i64> = (0..most).collect();
-    let all = b.constant(format!("{}/{part}", node.name), Tensor::from_i64([all.len()], &all));
-    match size.as_const() {
-        Some(_) => Ok(all),
-        None => {
-            let op = Op::Slice { starts: vec![Dim::from(0i64)], steps: vec![1] };
-            b.emit(node, part, op, &[Some(all)], DType::I64, vec![size.clone()])
-        }
-    }
-}
-
 /// Where a matrix is on, above or below a diagonal.
 fn diagonal(
     b: &mut Builder,
@@ -412,16 +377,12 @@ fn diagonal(
     kind: CompareKind,
 ) -> Result<ValueId, Failure> {
     const FAR: i64 = 1 << 40; // beyond any matrix
-    let row = positions(b, node, "rows", rows)?;
+    let row = b.range(node, "rows", rows)?;
     let upright = vec![rows.clone(), Dim::from(1i64)];
-    let row = b.reshape(node, "upright", row, upright.clone())?;
-    let k = b.scalar(format!("{}/k", node.name), DType::I64, k.clamp(-FAR, FAR) as f64)?;
-    let add = Op::Binary(BinaryKind::Add);
-    let row = b.emit(node, "shifted", add, &[Some(row), Some(k)], DType::I64, upright)?;
-    let column = positions(b, node, "columns", columns)?;
-    let shape = vec![rows.clone(), columns.clone()];
-    let inputs = [Some(column), Some(row)];
-    b.emit(node, "mask", Op::Compare(kind), &inputs, DType::Bool, shape)
+    let row = b.reshape(node, "upright", row, upright)?;
+    let row = b.with_number(node, "shifted", BinaryKind::Add, row, k.clamp(-FAR, FAR) as f64)?;
+    let column = b.range(node, "columns", columns)?;
+    b.compare(node, "mask", kind, column, row)
 }
 
 fn trilu(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
@@ -429,10 +390,7 @@ fn trilu(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let x = node.required(0, "input")?;
     let (dtype, shape) = (b.dtype(x), b.shape(x));
     let k = match node.input(1) {
-        Some(id) => match b.ints(id, "k")?[..] {
-            [k] => k,
-            _ => return Err(invalid("k is not one number")),
-        },
+        Some(id) => b.int(id, "k")?,
         None => 0,
     };
     let kind = match node.attributes.flag("upper", true)? {
@@ -444,8 +402,7 @@ fn trilu(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     };
     let mask = diagonal(b, node, [rows, columns], k, kind)?;
     let zero = b.scalar(format!("{}/zero", node.name), dtype, 0.0)?;
-    let inputs = [Some(mask), Some(x), Some(zero)];
-    Ok(vec![b.emit(node, "", Op::Where, &inputs, dtype, shape)?])
+    Ok(vec![b.select(node, "", [mask, x, zero])?])
 }
 
 fn eye_like(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
@@ -465,21 +422,15 @@ fn eye_like(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     };
     let k = node.attributes.int("k", 0)?;
     let mask = diagonal(b, node, [rows, columns], k, CompareKind::Equal)?;
-    Ok(vec![cast(b, node, "", mask, dtype)?])
+    Ok(vec![b.cast(node, "", mask, dtype)?])
 }
 
 /// The one number in a constant, which may be stored as a float.
 fn whole_number(b: &mut Builder, id: ValueId, what: &str) -> Result<i64, Failure> {
     if !b.dtype(id).is_float() {
-        return match b.ints(id, what)?[..] {
-            [value] => Ok(value),
-            _ => Err(invalid(format!("{what} is not one number"))),
-        };
+        return b.int(id, what);
     }
-    let value = b.scalar_float(id, what)?;
-    let value = value.ok_or_else(|| {
-        unsupported(format!("{what} is only known at run time"), "make it a constant")
-    })?;
+    let value = b.float(id, what)?;
     match value as i64 as f32 == value {
         true => Ok(value as i64),
         false => Err(invalid(format!("{what} is {value}"))),
@@ -490,7 +441,7 @@ fn one_hot(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(3)?;
     let (indices, depth) = (node.required(0, "indices")?, node.required(1, "depth")?);
     let values = node.required(2, "values")?;
-    let mut shape = b.shape(indices);
+    let shape = b.shape(indices);
     let depth = whole_number(b, depth, "depth")?;
     if depth < 1 {
         return Err(invalid(format!("depth {depth}")));
@@ -499,34 +450,23 @@ fn one_hot(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         return Err(invalid(format!("values of shape {}", b.text(&b.shape(values)))));
     }
     let axis = axis_of(node.attributes.int("axis", -1)?, shape.len() + 1)?;
-    let indices = cast(b, node, "indices", indices, DType::I64)?;
-    let mut narrow = shape.clone();
+    let indices = b.cast(node, "indices", indices, DType::I64)?;
+    let mut narrow = shape;
     narrow.insert(axis, Dim::from(1i64));
-    shape.insert(axis, Dim::from(depth));
     let indices = b.reshape(node, "apart", indices, narrow)?;
-    let mut along = vec![Dim::from(1i64); shape.len()];
+    let mut along = vec![Dim::from(1i64); b.rank(indices)];
     along[axis] = Dim::from(depth);
-    let classes = positions(b, node, "classes", &Dim::from(depth))?;
-    let classes = b.reshape(node, "along", classes, along.clone())?;
+    let classes = b.range(node, "classes", &Dim::from(depth))?;
+    let classes = b.reshape(node, "along", classes, along)?;
     // Indices below 0 count from the end; what is out of range is off everywhere.
-    let size = b.scalar(format!("{}/depth", node.name), DType::I64, depth as f64)?;
-    let below = Op::Binary(BinaryKind::Sub);
-    let below = b.emit(node, "below", below, &[Some(classes), Some(size)], DType::I64, along)?;
-    let is = |b: &mut Builder, part: &str, classes: ValueId| {
-        let equal = Op::Compare(CompareKind::Equal);
-        b.emit(node, part, equal, &[Some(indices), Some(classes)], DType::Bool, shape.clone())
-    };
-    let (front, back) = (is(b, "front", classes)?, is(b, "back", below)?);
-    let either = Op::Binary(BinaryKind::Or);
-    let hot =
-        b.emit(node, "hot", either, &[Some(front), Some(back)], DType::Bool, shape.clone())?;
-    let dtype = b.dtype(values);
-    let value = |b: &mut Builder, part: &str, index: i64| {
-        let op = Op::Slice { starts: vec![Dim::from(index)], steps: vec![1] };
-        b.emit(node, part, op, &[Some(values)], dtype, vec![Dim::from(1i64)])
-    };
-    let (off, on) = (value(b, "off", 0)?, value(b, "on", 1)?);
-    Ok(vec![b.emit(node, "", Op::Where, &[Some(hot), Some(on), Some(off)], dtype, shape)?])
+    let below = b.with_number(node, "below", BinaryKind::Sub, classes, depth as f64)?;
+    let front = b.compare(node, "front", CompareKind::Equal, indices, classes)?;
+    let back = b.compare(node, "back", CompareKind::Equal, indices, below)?;
+    let hot = b.binary(node, "hot", BinaryKind::Or, front, back)?;
+    let one = Dim::from(1i64);
+    let off = b.slice(node, "off", values, 0, &Dim::from(0i64), &one)?;
+    let on = b.slice(node, "on", values, 0, &one, &one)?;
+    Ok(vec![b.select(node, "", [hot, on, off])?])
 }
 
 /// One where the largest element is, the first one of equals, else zero.
@@ -544,19 +484,17 @@ fn hardmax(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         axis = 1;
     }
     let wide = computed_in(dtype);
-    let x = cast(b, node, "wide", x, wide)?;
+    let x = b.cast(node, "wide", x, wide)?;
     let mut narrow = within.clone();
     narrow[axis] = Dim::from(1i64);
     let op = Op::ArgReduce { axis, min: false, keep_dims: true, select_last: false };
     let largest = b.emit(node, "largest", op, &[Some(x)], DType::I64, narrow)?;
     let mut along = vec![Dim::from(1i64); within.len()];
     along[axis] = within[axis].clone();
-    let places = positions(b, node, "places", &within[axis])?;
+    let places = b.range(node, "places", &within[axis])?;
     let places = b.reshape(node, "along", places, along)?;
-    let equal = Op::Compare(CompareKind::Equal);
-    let hot =
-        b.emit(node, "hot", equal, &[Some(largest), Some(places)], DType::Bool, within.clone())?;
-    let y = cast(b, node, if node.opset < 13 { "as" } else { "" }, hot, dtype)?;
+    let hot = b.compare(node, "hot", CompareKind::Equal, largest, places)?;
+    let y = b.cast(node, if node.opset < 13 { "as" } else { "" }, hot, dtype)?;
     match node.opset < 13 {
         true => Ok(vec![b.reshape(node, "", y, shape)?]),
         false => Ok(vec![y]),
@@ -573,7 +511,7 @@ fn non_zero(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let filled = filled.and_then(|id| b.graph.constant(id)).filter(|t| t.len() == 1);
     let filled = filled.is_some_and(|tensor| tensor.to_f32()[0] != 0.0);
     if let ([size], true) = (&b.shape(x)[..], filled) {
-        let places = positions(b, node, "places", size)?;
+        let places = b.range(node, "places", size)?;
         return Ok(vec![b.reshape(node, "", places, vec![Dim::from(1i64), size.clone()])?]);
     }
     let tensor = b.tensor(x).ok_or_else(|| {

@@ -60,9 +60,7 @@ fn loss(c: &mut Compose<'_, '_>, log_prob: ValueId) -> Made {
     let classes = classes(&shape[1])?;
     let mut of_target = shape.clone();
     of_target.remove(1);
-    let fits = c.rank(target) == of_target.len()
-        && c.shape(target).iter().zip(&of_target).all(|(a, b)| c.same(a, b));
-    if !fits {
+    if !c.same_shape(&c.shape(target), &of_target) {
         return Err(invalid(format!(
             "targets of {} for scores of {}",
             c.b.text(&c.shape(target)),

@@ -12,7 +12,8 @@ use crate::tensor::Tensor;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[("MatMul", matmul), ("Gemm", gemm)];
 
-fn product(transpose_a: bool, transpose_b: bool) -> Op {
+/// The operator without anything fused into it.
+pub(super) fn product(transpose_a: bool, transpose_b: bool) -> Op {
     Op::MatMul(MatMul { transpose_a, transpose_b, clamp: Clamp::NONE, inner_quant: None })
 }
 
@@ -136,36 +137,18 @@ fn gemm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 
     let mut z = b.emit(node, "product", op, &[Some(x), Some(y)], dtype, shape.clone())?;
     if alpha_left != 1.0 {
-        z = scaled(b, node, "alpha", z, alpha_left)?;
+        z = b.with_number(node, "alpha", BinaryKind::Mul, z, f64::from(alpha_left))?;
     }
     if let Some(mut c) = c {
         if b.dtype(c) != dtype || dims::broadcast(&b.shape(c), &shape, &b.graph.symbols)? != shape {
             return Err(invalid("C doesn't broadcast to the product"));
         }
         if beta != 1.0 {
-            c = scaled(b, node, "beta", c, beta)?;
+            c = b.with_number(node, "beta", BinaryKind::Mul, c, f64::from(beta))?;
         }
         z = b.emit(node, "", Op::Binary(BinaryKind::Add), &[Some(z), Some(c)], dtype, shape)?;
     }
     Ok(vec![z])
-}
-
-fn scaled(
-    b: &mut Builder,
-    node: &OnnxNode<'_>,
-    part: &str,
-    x: ValueId,
-    factor: f32,
-) -> Result<ValueId, Failure> {
-    let factor = b.scalar(format!("{}/{part}", node.name), b.dtype(x), f64::from(factor))?;
-    b.emit(
-        node,
-        part,
-        Op::Binary(BinaryKind::Mul),
-        &[Some(x), Some(factor)],
-        b.dtype(x),
-        b.shape(x),
-    )
 }
 
 /// C as a vector of `n` numbers that the product adds by itself, when it is one.

@@ -46,7 +46,6 @@ mod narrow;
 mod nbits;
 mod norm;
 mod order;
-mod parts;
 mod pool;
 pub mod proto;
 mod prune;

@@ -8,7 +8,6 @@ use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::failure::{Failure, invalid, unsupported};
-use super::types::{binary, cast};
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, ValueId};
 use crate::tensor::Tensor;
@@ -56,7 +55,7 @@ fn matmul_n_bits(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         return Err(invalid(format!("an operand of type {dtype}")));
     }
     let weights = packed.weights(b, node)?;
-    let x = cast(b, node, "f32", x, DType::F32)?;
+    let x = b.cast(node, "f32", x, DType::F32)?;
     let product = super::importer("", "MatMul").ok_or_else(|| unsupported("MatMul", ""))?;
     let inner = OnnxNode {
         name: node.name.clone(),
@@ -68,13 +67,13 @@ fn matmul_n_bits(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let values = product(b, &inner)?;
     let mut y = values.first().copied().ok_or_else(|| invalid("it has no result"))?;
     if let Some(bias) = node.input(5) {
-        let bias = cast(b, node, "bias/f32", bias, DType::F32)?;
+        let bias = b.cast(node, "bias/f32", bias, DType::F32)?;
         if b.shape(bias) != [Dim::from(packed.columns)] {
             return Err(invalid("the bias is not one number per column"));
         }
-        y = binary(b, node, "bias", BinaryKind::Add, y, bias)?;
+        y = b.binary(node, "bias", BinaryKind::Add, y, bias)?;
     }
-    Ok(vec![cast(b, node, "cast", y, dtype)?])
+    Ok(vec![b.cast(node, "cast", y, dtype)?])
 }
 
 fn constant(

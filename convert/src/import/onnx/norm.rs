@@ -3,12 +3,12 @@
 use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
+use super::compose::{Compose, Made};
 use super::conv::channels_last;
 use super::data::{axes_of, axis_of};
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
-use super::parts::{binary, per_channel, reduce, unary, with_scalar};
-use super::types::cast;
+use super::types::expect_float;
 use crate::dim::Dim;
 use crate::graph::{
     BinaryKind, CompareKind, NormKind, Op, Pool, PoolKind, ReduceKind, UnaryKind, ValueId,
@@ -36,80 +36,82 @@ pub(super) const MICROSOFT: &[(&str, super::Importer)] = &[
 
 fn float_input(b: &Builder, node: &OnnxNode<'_>) -> Result<ValueId, Failure> {
     let x = node.required(0, "X")?;
-    match b.dtype(x).is_float() {
-        true => Ok(x),
-        false => Err(invalid("the input is not of a floating-point type")),
-    }
+    expect_float(b, x)?;
+    Ok(x)
 }
 
 /// The trailing axes from `axis` on normalised; scale and bias broadcast to `x`.
 pub(super) fn normalized(
-    b: &mut Builder,
-    node: &OnnxNode<'_>,
-    part: &str,
+    c: &mut Compose<'_, '_>,
     x: ValueId,
     (kind, axis, epsilon): (NormKind, usize, f32),
-    factors: [Option<ValueId>; 2],
-) -> Result<ValueId, Failure> {
-    let (dtype, shape) = (b.dtype(x), b.shape(x));
-    let mut factors = factors;
+    mut factors: [Option<ValueId>; 2],
+) -> Made {
+    let (dtype, shape) = (c.dtype(x), c.shape(x));
     for factor in factors.iter_mut().flatten() {
-        let all = dims::broadcast(&b.shape(*factor), &shape, &b.graph.symbols)?;
-        let same = |(a, c): (&Dim, &Dim)| dims::same(a, c, &b.graph.symbols);
-        if all.len() != shape.len() || !all.iter().zip(&shape).all(same) {
+        let all = dims::broadcast(&c.shape(*factor), &shape, &c.graph().symbols)?;
+        if !c.same_shape(&all, &shape) {
             return Err(invalid("scale or bias doesn't broadcast to the input"));
         }
-        *factor = cast(b, node, &format!("{part}/factor"), *factor, dtype)?;
+        *factor = c.cast(*factor, dtype)?;
     }
     // In f32, then back: what a narrower type keeps is only the result.
-    let wide = cast(b, node, &format!("{part}/wide"), x, DType::F32)?;
-    let mut inputs = vec![Some(wide)];
+    let mut inputs = vec![Some(c.cast(x, DType::F32)?)];
     if dtype == DType::F32 {
-        let fits = |id: ValueId| b.graph.value(id).shape == shape[axis..];
-        let scale = factors[0].filter(|id| fits(*id));
+        let fits = |id: &ValueId| c.graph().value(*id).shape == shape[axis..];
+        let scale = factors[0].filter(fits);
         // A bias is only added behind the scale.
-        let bias = factors[1].filter(|id| fits(*id) && (scale.is_some() || factors[0].is_none()));
+        let bias = factors[1].filter(|id| fits(id) && (scale.is_some() || factors[0].is_none()));
         inputs.extend([scale, bias]);
         while inputs.last().is_some_and(Option::is_none) {
             inputs.pop();
         }
-        let rest = [factors[0].filter(|_| scale.is_none()), factors[1].filter(|_| bias.is_none())];
-        factors = rest;
+        factors = [factors[0].filter(|_| scale.is_none()), factors[1].filter(|_| bias.is_none())];
     }
-    let count = factors.iter().flatten().count();
     let op = Op::Normalize { kind, axis, epsilon };
-    let own =
-        if count == 0 && dtype == DType::F32 { part.to_owned() } else { format!("{part}/normal") };
-    let y = b.emit(node, own.trim_start_matches('/'), op, &inputs, DType::F32, shape)?;
-    let mut y = cast(b, node, &format!("{part}/narrow"), y, dtype)?;
-    for (factor, kind) in factors.into_iter().zip([BinaryKind::Mul, BinaryKind::Add]) {
-        if let Some(factor) = factor {
-            y = binary(b, node, &format!("{part}/{kind:?}").to_lowercase(), kind, y, factor)?;
-        }
+    // The node's own name is that of what normalises.
+    let y = c.b.emit(c.node, "", op, &inputs, DType::F32, shape)?;
+    let mut y = c.cast(y, dtype)?;
+    if let Some(scale) = factors[0] {
+        y = c.mul(y, scale)?;
+    }
+    if let Some(bias) = factors[1] {
+        y = c.add(y, bias)?;
     }
     Ok(y)
 }
 
+/// The mean over axes, what `x` is around it, and the variance.
+fn moments(c: &mut Compose<'_, '_>, x: ValueId, axes: &[usize]) -> Result<[ValueId; 3], Failure> {
+    let mean = c.reduce(ReduceKind::Mean, x, axes, true)?;
+    let centred = c.sub(x, mean)?;
+    let squares = c.mul(centred, centred)?;
+    Ok([mean, centred, c.reduce(ReduceKind::Mean, squares, axes, true)?])
+}
+
 /// The mean and `1 / sqrt(variance + epsilon)` (or of the mean square) over axes, in f32.
 fn statistics(
-    b: &mut Builder,
-    node: &OnnxNode<'_>,
+    c: &mut Compose<'_, '_>,
     kind: NormKind,
     x: ValueId,
     axes: &[usize],
     epsilon: f32,
 ) -> Result<(ValueId, ValueId), Failure> {
-    let x = cast(b, node, "statistics/wide", x, DType::F32)?;
-    let mean = reduce(b, node, "mean", ReduceKind::Mean, x, axes)?;
-    let centred = match kind {
-        NormKind::Layer => binary(b, node, "centred", BinaryKind::Sub, x, mean)?,
-        NormKind::Rms => x,
+    let x = c.cast(x, DType::F32)?;
+    let (mean, variance) = match kind {
+        NormKind::Layer => {
+            let [mean, _, variance] = moments(c, x, axes)?;
+            (mean, variance)
+        }
+        NormKind::Rms => {
+            let mean = c.reduce(ReduceKind::Mean, x, axes, true)?;
+            let squares = c.mul(x, x)?;
+            (mean, c.reduce(ReduceKind::Mean, squares, axes, true)?)
+        }
     };
-    let squares = binary(b, node, "squares", BinaryKind::Mul, centred, centred)?;
-    let variance = reduce(b, node, "variance", ReduceKind::Mean, squares, axes)?;
-    let shifted = with_scalar(b, node, "shifted", BinaryKind::Add, variance, f64::from(epsilon))?;
-    let root = unary(b, node, "root", UnaryKind::Sqrt, shifted)?;
-    Ok((mean, unary(b, node, "inverse", UnaryKind::Reciprocal, root)?))
+    let shifted = c.with_number(BinaryKind::Add, variance, f64::from(epsilon))?;
+    let root = c.unary(UnaryKind::Sqrt, shifted)?;
+    Ok((mean, c.unary(UnaryKind::Reciprocal, root)?))
 }
 
 /// Precision of the statistics: only f32 is computed, and a narrower type is what ONNX allows to be
@@ -133,11 +135,12 @@ fn layer_norm(b: &mut Builder, node: &OnnxNode<'_>, kind: NormKind) -> Outcome {
     let axis = axis_of(node.attributes.int("axis", -1)?, rank)?;
     let epsilon = node.attributes.float("epsilon", 1e-5)?;
     check_stash_type(node)?;
-    let y = normalized(b, node, "", x, (kind, axis, epsilon), [Some(scale), node.input(2)])?;
+    let c = &mut Compose::new(b, node);
+    let y = normalized(c, x, (kind, axis, epsilon), [Some(scale), node.input(2)])?;
     let mut outputs = vec![y];
     if (1..3).any(|index| node.wants(index)) {
         let axes: Vec<usize> = (axis..rank).collect();
-        let (mean, inverse) = statistics(b, node, kind, x, &axes, epsilon)?;
+        let (mean, inverse) = statistics(c, kind, x, &axes, epsilon)?;
         if with_bias {
             outputs.push(mean);
         }
@@ -161,17 +164,18 @@ fn skip_layer_norm(b: &mut Builder, node: &OnnxNode<'_>, kind: NormKind) -> Outc
     if rank == 0 {
         return Err(invalid("the input is a scalar"));
     }
-    let mut sum = binary(b, node, "sum", BinaryKind::Add, x, skip)?;
+    let c = &mut Compose::new(b, node);
+    let mut sum = c.add(x, skip)?;
     if let Some(bias) = bias {
-        sum = binary(b, node, "sum/bias", BinaryKind::Add, sum, bias)?;
+        sum = c.add(sum, bias)?;
     }
-    if b.rank(sum) != rank {
+    if c.rank(sum) != rank {
         return Err(invalid("skip has more axes than the input"));
     }
-    let y = normalized(b, node, "", sum, (kind, rank - 1, epsilon), [Some(gamma), beta])?;
+    let y = normalized(c, sum, (kind, rank - 1, epsilon), [Some(gamma), beta])?;
     let mut outputs = vec![y];
     if (1..3).any(|index| node.wants(index)) {
-        let (mean, inverse) = statistics(b, node, kind, sum, &[rank - 1], epsilon)?;
+        let (mean, inverse) = statistics(c, kind, sum, &[rank - 1], epsilon)?;
         outputs.extend([mean, inverse]);
     } else {
         // Nobody reads them.
@@ -189,12 +193,14 @@ fn instance_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         return Err(invalid("the input has no spatial axes"));
     }
     let epsilon = node.attributes.float("epsilon", 1e-5)?;
+    let channels = b.shape(x)[1].clone();
+    let c = &mut Compose::new(b, node);
     let mut factors = [None; 2];
     for (index, what) in ["scale", "B"].into_iter().enumerate() {
-        let id = channel_operand(b, node, index + 1, what, &b.shape(x)[1])?;
-        factors[index] = Some(per_channel(b, node, what, id, rank)?);
+        let id = channel_operand(c.b, node, index + 1, what, &channels)?;
+        factors[index] = Some(c.per_channel(id, rank)?);
     }
-    Ok(vec![normalized(b, node, "", x, (NormKind::Layer, 2, epsilon), factors)?])
+    Ok(vec![normalized(c, x, (NormKind::Layer, 2, epsilon), factors)?])
 }
 
 /// An operand of one number per channel.
@@ -218,13 +224,10 @@ fn channel_operand(
 fn group_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(3)?;
     let x = float_input(b, node)?;
-    let shape = b.shape(x);
+    let (dtype, shape) = (b.dtype(x), b.shape(x));
     let epsilon = node.attributes.float("epsilon", 1e-5)?;
     check_stash_type(node)?;
-    let groups = node
-        .attributes
-        .optional_int("num_groups")?
-        .ok_or_else(|| invalid("attribute `num_groups` is missing"))?;
+    let groups = node.attributes.required_int("num_groups")?;
     let channels = shape.get(1).and_then(Dim::as_const).filter(|_| shape.len() >= 2);
     let channels = channels.ok_or_else(|| invalid("the number of channels isn't constant"))?;
     if groups < 1 || channels % groups != 0 {
@@ -235,25 +238,23 @@ fn group_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let scale = channel_operand(b, node, 1, "scale", &count)?;
     let bias = channel_operand(b, node, 2, "bias", &count)?;
 
+    let c = &mut Compose::new(b, node);
     let mut rest = vec![Dim::from(channels / groups)];
     rest.extend_from_slice(&shape[2..]);
     let grouped = vec![shape[0].clone(), Dim::from(groups), dims::product(&rest)?];
-    let grouped = b.reshape(node, "groups", x, grouped)?;
+    let grouped = c.reshape(x, grouped)?;
     let how = (NormKind::Layer, 2, epsilon);
     if per_group {
-        let scale = per_channel(b, node, "scale", scale, 3)?;
-        let bias = per_channel(b, node, "bias", bias, 3)?;
-        let y = normalized(b, node, "grouped", grouped, how, [Some(scale), Some(bias)])?;
-        return Ok(vec![b.reshape(node, "", y, shape)?]);
+        let (scale, bias) = (c.per_channel(scale, 3)?, c.per_channel(bias, 3)?);
+        let y = normalized(c, grouped, how, [Some(scale), Some(bias)])?;
+        return Ok(vec![c.reshape(y, shape)?]);
     }
-    let y = normalized(b, node, "grouped", grouped, how, [None, None])?;
-    let y = b.reshape(node, "ungrouped", y, shape.clone())?;
-    let (scale, dtype) = (per_channel(b, node, "scale", scale, shape.len())?, b.dtype(x));
-    let scale = cast(b, node, "scale/cast", scale, dtype)?;
-    let bias = per_channel(b, node, "bias", bias, shape.len())?;
-    let bias = cast(b, node, "bias/cast", bias, dtype)?;
-    let y = binary(b, node, "scaled", BinaryKind::Mul, y, scale)?;
-    Ok(vec![binary(b, node, "", BinaryKind::Add, y, bias)?])
+    let y = normalized(c, grouped, how, [None, None])?;
+    let y = c.reshape(y, shape.clone())?;
+    let (scale, bias) = (c.cast(scale, dtype)?, c.cast(bias, dtype)?);
+    let (scale, bias) = (c.per_channel(scale, shape.len())?, c.per_channel(bias, shape.len())?);
+    let y = c.mul(y, scale)?;
+    Ok(vec![c.add(y, bias)?])
 }
 
 /// `(x - mean) / (sqrt(mean((x - mean)²)) + 1e-9)`, where ONNX's own function adds the small number.
@@ -261,14 +262,13 @@ fn mean_variance_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(1)?;
     let x = float_input(b, node)?;
     let axes = node.attributes.ints("axes")?.unwrap_or(&[0, 2, 3]);
-    let axes = axes_of(axes, b.rank(x))?;
-    let mean = reduce(b, node, "mean", ReduceKind::Mean, x, &axes)?;
-    let centred = binary(b, node, "centred", BinaryKind::Sub, x, mean)?;
-    let squares = binary(b, node, "squares", BinaryKind::Mul, centred, centred)?;
-    let variance = reduce(b, node, "variance", ReduceKind::Mean, squares, &axes)?;
-    let deviation = unary(b, node, "deviation", UnaryKind::Sqrt, variance)?;
-    let divisor = with_scalar(b, node, "divisor", BinaryKind::Add, deviation, 1e-9)?;
-    Ok(vec![binary(b, node, "", BinaryKind::Div, centred, divisor)?])
+    let mut axes = axes_of(axes, b.rank(x))?;
+    axes.sort_unstable();
+    let c = &mut Compose::new(b, node);
+    let [_, centred, variance] = moments(c, x, &axes)?;
+    let deviation = c.unary(UnaryKind::Sqrt, variance)?;
+    let divisor = c.with_number(BinaryKind::Add, deviation, 1e-9)?;
+    Ok(vec![c.main().div(centred, divisor)?])
 }
 
 /// `x / norm(x)`, and 0 where the norm is 0.
@@ -281,15 +281,15 @@ fn lp_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         2 => ReduceKind::L2,
         p => return Err(invalid(format!("a norm of order {p}"))),
     };
-    let norm = reduce(b, node, "norm", kind, x, &[axis])?;
+    let c = &mut Compose::new(b, node);
+    let norm = c.reduce(kind, x, &[axis], true)?;
     // Where the norm is 0, so is x: any divisor will do.
-    let (dtype, shape) = (b.dtype(x), b.shape(norm));
-    let zero = b.scalar(format!("{}/zero", node.name), dtype, 0.0)?;
-    let op = Op::Compare(CompareKind::Equal);
-    let is_zero = b.emit(node, "is_zero", op, &[Some(norm), Some(zero)], DType::Bool, shape)?;
-    let one = cast(b, node, "one", is_zero, dtype)?;
-    let divisor = binary(b, node, "divisor", BinaryKind::Add, norm, one)?;
-    Ok(vec![binary(b, node, "", BinaryKind::Div, x, divisor)?])
+    let dtype = c.dtype(x);
+    let zero = c.scalar(dtype, 0.0)?;
+    let is_zero = c.compare(CompareKind::Equal, norm, zero)?;
+    let one = c.cast(is_zero, dtype)?;
+    let divisor = c.add(norm, one)?;
+    Ok(vec![c.main().div(x, divisor)?])
 }
 
 /// `x / (bias + alpha / size * sum of squares of the neighbouring channels)^beta`. The sum is an average
@@ -297,7 +297,7 @@ fn lp_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 fn local_response_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(1)?;
     let x = float_input(b, node)?;
-    let shape = b.shape(x);
+    let (dtype, shape) = (b.dtype(x), b.shape(x));
     if shape.len() < 2 {
         return Err(invalid("the input has no channel axis"));
     }
@@ -307,9 +307,10 @@ fn local_response_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let size = node.attributes.optional_int("size")?.filter(|s| (1..=4096).contains(s));
     let size = size.ok_or_else(|| invalid("attribute `size` is missing or out of range"))?;
     let size = size as usize;
-    let squares = binary(b, node, "squares", BinaryKind::Mul, x, x)?;
+    let c = &mut Compose::new(b, node);
+    let squares = c.mul(x, x)?;
     let rows = vec![shape[0].clone(), shape[1].clone(), dims::product(&shape[2..])?];
-    let squares = b.reshape(node, "rows", squares, rows.clone())?;
+    let squares = c.reshape(squares, rows.clone())?;
     let op = Op::Pool(Pool {
         kind: PoolKind::Average,
         kernel: vec![size],
@@ -320,12 +321,12 @@ fn local_response_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         count_include_pad: true,
         column_major: false,
     });
-    let means = b.emit(node, "means", op, &[Some(squares)], b.dtype(x), rows)?;
-    let means = b.reshape(node, "neighbours", means, shape)?;
-    let scaled = with_scalar(b, node, "scaled", BinaryKind::Mul, means, f64::from(alpha))?;
-    let base = with_scalar(b, node, "base", BinaryKind::Add, scaled, f64::from(bias))?;
-    let power = with_scalar(b, node, "power", BinaryKind::Pow, base, f64::from(beta))?;
-    Ok(vec![binary(b, node, "", BinaryKind::Div, x, power)?])
+    let means = c.emit("neighbours", op, &[squares], dtype, rows)?;
+    let means = c.reshape(means, shape)?;
+    let scaled = c.with_number(BinaryKind::Mul, means, f64::from(alpha))?;
+    let base = c.with_number(BinaryKind::Add, scaled, f64::from(bias))?;
+    let power = c.with_number(BinaryKind::Pow, base, f64::from(beta))?;
+    Ok(vec![c.main().div(x, power)?])
 }
 
 fn batch_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
@@ -361,7 +362,8 @@ fn batch_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     }
     if !constant || training {
         let operands = [1, 2, 3, 4].map(|index| inputs[index].unwrap_or(x));
-        return by_arithmetic(b, node, x, operands, epsilon, training.then_some(momentum));
+        let c = &mut Compose::new(b, node);
+        return by_arithmetic(c, x, operands, epsilon, training.then_some(momentum));
     }
     let op = Op::BatchNorm { epsilon };
     Ok(vec![match shape.len() {
@@ -372,55 +374,41 @@ fn batch_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 
 /// Batch normalisation with statistics that are computed at run time: given, or those of the batch.
 fn by_arithmetic(
-    b: &mut Builder,
-    node: &OnnxNode<'_>,
+    c: &mut Compose<'_, '_>,
     x: ValueId,
     [scale, bias, mean, var]: [ValueId; 4],
     epsilon: f32,
     momentum: Option<f32>,
 ) -> Outcome {
-    let rank = b.rank(x);
-    let dtype = b.dtype(x);
-    let column = |b: &mut Builder, part: &str, id: ValueId| -> Result<ValueId, Failure> {
-        let id = cast(b, node, &format!("{part}/cast"), id, dtype)?;
-        per_channel(b, node, part, id, rank)
+    let (dtype, rank) = (c.dtype(x), c.rank(x));
+    let column = |c: &mut Compose<'_, '_>, id: ValueId| -> Made {
+        let id = c.cast(id, dtype)?;
+        c.per_channel(id, rank)
     };
-    let (scale, bias) = (column(b, "scale", scale)?, column(b, "bias", bias)?);
+    let (scale, bias) = (column(c, scale)?, column(c, bias)?);
     let mut running = Vec::new();
     let (mean_of, var_of) = match momentum {
-        None => (column(b, "mean", mean)?, column(b, "var", var)?),
+        None => (column(c, mean)?, column(c, var)?),
         Some(momentum) => {
             let axes: Vec<usize> = (0..rank).filter(|axis| *axis != 1).collect();
-            let own = reduce(b, node, "batch_mean", ReduceKind::Mean, x, &axes)?;
-            let centred = binary(b, node, "centred", BinaryKind::Sub, x, own)?;
-            let squares = binary(b, node, "squares", BinaryKind::Mul, centred, centred)?;
-            let own_var = reduce(b, node, "batch_var", ReduceKind::Mean, squares, &axes)?;
+            let [own, _, own_var] = moments(c, x, &axes)?;
             let momentum = f64::from(momentum);
-            for (part, old, new) in [("running_mean", mean, own), ("running_var", var, own_var)] {
-                let to = b.dtype(old);
-                let flat = b.reshape(node, &format!("{part}/flat"), new, b.shape(old))?;
-                let flat = cast(b, node, &format!("{part}/cast"), flat, to)?;
-                let old =
-                    with_scalar(b, node, &format!("{part}/old"), BinaryKind::Mul, old, momentum)?;
-                let new = with_scalar(
-                    b,
-                    node,
-                    &format!("{part}/new"),
-                    BinaryKind::Mul,
-                    flat,
-                    1.0 - momentum,
-                )?;
-                running.push(binary(b, node, part, BinaryKind::Add, old, new)?);
+            for (old, new) in [(mean, own), (var, own_var)] {
+                let flat = c.reshape(new, c.shape(old))?;
+                let flat = c.cast(flat, c.dtype(old))?;
+                let old = c.with_number(BinaryKind::Mul, old, momentum)?;
+                let new = c.with_number(BinaryKind::Mul, flat, 1.0 - momentum)?;
+                running.push(c.add(old, new)?);
             }
             (own, own_var)
         }
     };
-    let shifted = with_scalar(b, node, "shifted", BinaryKind::Add, var_of, f64::from(epsilon))?;
-    let root = unary(b, node, "root", UnaryKind::Sqrt, shifted)?;
-    let factor = binary(b, node, "factor", BinaryKind::Div, scale, root)?;
-    let centred = binary(b, node, "minus_mean", BinaryKind::Sub, x, mean_of)?;
-    let scaled = binary(b, node, "scaled", BinaryKind::Mul, centred, factor)?;
-    let mut outputs = vec![binary(b, node, "", BinaryKind::Add, scaled, bias)?];
+    let shifted = c.with_number(BinaryKind::Add, var_of, f64::from(epsilon))?;
+    let root = c.unary(UnaryKind::Sqrt, shifted)?;
+    let factor = c.div(scale, root)?;
+    let centred = c.sub(x, mean_of)?;
+    let scaled = c.mul(centred, factor)?;
+    let mut outputs = vec![c.main().add(scaled, bias)?];
     outputs.extend(running);
     Ok(outputs)
 }

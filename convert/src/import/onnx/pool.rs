@@ -3,15 +3,15 @@
 use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
-use super::conv::{channels_last, spatial, to_first, to_last, window};
+use super::compose::Compose;
+use super::conv::{MAX_WINDOW, channels_last, spatial, to_first, to_last, window};
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
+use super::types::expect_float;
 use crate::dim::Dim;
 use crate::graph::{
     BinaryKind, Op, PadMode, Pool, PoolKind, ReduceKind, ScatterReduction, UnaryKind,
 };
-
-use super::parts;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("MaxPool", |b, n| pool(b, n, PoolKind::Max)),
@@ -57,9 +57,7 @@ fn pool(b: &mut Builder, node: &OnnxNode<'_>, kind: PoolKind) -> Outcome {
     let ceil_mode = node.attributes.flag("ceil_mode", false)?;
     let count_include_pad =
         kind == PoolKind::Average && node.attributes.flag("count_include_pad", false)?;
-    let Some(kernel) = node.attributes.ints("kernel_shape")? else {
-        return Err(invalid("attribute `kernel_shape` is missing"));
-    };
+    let kernel = node.attributes.required_ints("kernel_shape")?;
     let window = window(b, node, kernel, &sizes, ceil_mode)?;
     for axis in 0..sizes.len() {
         let extent = (window.kernel[axis] - 1) * window.dilation[axis] + 1;
@@ -108,18 +106,11 @@ fn unpool(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         return Err(invalid("the positions are not one i64 per element"));
     }
     let rank = sizes.len();
-    let list = |name: &str, count: usize, fill: i64| -> Result<Vec<i64>, Failure> {
-        let values = node.attributes.ints(name)?.map_or_else(|| vec![fill; count], <[i64]>::to_vec);
-        match values.len() == count && values.iter().all(|v| (fill..1 << 30).contains(v)) {
-            true => Ok(values),
-            false => Err(invalid(format!("{name} {values:?} for {rank} spatial axes"))),
-        }
-    };
-    if !node.attributes.has("kernel_shape") {
-        return Err(invalid("attribute `kernel_shape` is missing"));
-    }
-    let kernel = list("kernel_shape", rank, 1)?;
-    let (stride, pads) = (list("strides", rank, 1)?, list("pads", 2 * rank, 0)?);
+    let a = &node.attributes;
+    a.required_ints("kernel_shape")?;
+    let kernel = a.ints_within("kernel_shape", rank, 1, 1..=MAX_WINDOW)?;
+    let stride = a.ints_within("strides", rank, 1, 1..=MAX_WINDOW)?;
+    let pads = a.ints_within("pads", 2 * rank, 0, 0..=MAX_WINDOW)?;
     let mut output = vec![batch, channels];
     for (axis, size) in sizes.iter().enumerate() {
         let last = size.sub(&Dim::from(1i64)).mul(&Dim::from(stride[axis]));
@@ -166,32 +157,26 @@ fn all_spatial(b: &Builder, node: &OnnxNode<'_>) -> Result<Vec<usize>, Failure> 
     if b.rank(x) < 3 {
         return Err(invalid("the input has no spatial axes"));
     }
-    if !b.dtype(x).is_float() {
-        return Err(invalid("the input is not of a floating-point type"));
-    }
+    expect_float(b, x)?;
     Ok((2..b.rank(x)).collect())
 }
 
 fn global(b: &mut Builder, node: &OnnxNode<'_>, kind: ReduceKind) -> Outcome {
     let axes = all_spatial(b, node)?;
-    Ok(vec![parts::reduce(b, node, "", kind, node.required(0, "X")?, &axes)?])
+    Ok(vec![b.reduce(node, "", kind, node.required(0, "X")?, &axes, true)?])
 }
 
 /// `(sum of |x|^p)^(1/p)` over all of the spatial axes.
 fn global_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let (axes, p) = (all_spatial(b, node)?, norm_order(node)?);
-    let x = node.required(0, "X")?;
-    let known = match p {
-        1 => Some(ReduceKind::L1),
-        2 => Some(ReduceKind::L2),
-        _ => None,
-    };
-    if let Some(kind) = known {
-        return Ok(vec![parts::reduce(b, node, "", kind, x, &axes)?]);
+    match p {
+        1 => return global(b, node, ReduceKind::L1),
+        2 => return global(b, node, ReduceKind::L2),
+        _ => {}
     }
-    let p = f64::from(p);
-    let abs = parts::unary(b, node, "abs", UnaryKind::Abs, x)?;
-    let powers = parts::with_scalar(b, node, "powers", BinaryKind::Pow, abs, p)?;
-    let sum = parts::reduce(b, node, "sum", ReduceKind::Sum, powers, &axes)?;
-    Ok(vec![parts::with_scalar(b, node, "", BinaryKind::Pow, sum, 1.0 / p)?])
+    let c = &mut Compose::new(b, node);
+    let abs = c.unary(UnaryKind::Abs, node.required(0, "X")?)?;
+    let powers = c.with_number(BinaryKind::Pow, abs, f64::from(p))?;
+    let sum = c.reduce(ReduceKind::Sum, powers, &axes, true)?;
+    Ok(vec![c.main().with_number(BinaryKind::Pow, sum, 1.0 / f64::from(p))?])
 }

@@ -8,14 +8,16 @@
 use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
+use super::compose::Compose;
 use super::data::axis_of;
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
+use super::matmul::product;
 use super::proto::data_type as t;
 use super::quant::{Scaling, centred, dequantize, dynamically, is_8_bit, quantize, result_type};
-use super::types::{binary, cast, unary, with_number};
+use super::transformer::swish;
 use crate::dim::Dim;
-use crate::graph::{BinaryKind, Clamp, MatMul, Op, ReduceKind, UnaryKind, ValueId};
+use crate::graph::{BinaryKind, ReduceKind, ValueId};
 use crate::tensor::Tensor;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
@@ -33,8 +35,7 @@ pub(super) const CONTRIB: &[(&str, super::Importer)] = &[
     ("QLinearLeakyRelu", |b, n| function(b, n, "LeakyRelu")),
     ("QLinearSoftmax", |b, n| {
         // Which of ONNX's softmaxes is meant, whatever the model's own operator set.
-        let opset = n.attributes.optional_int("opset")?;
-        let opset = opset.ok_or_else(|| invalid("attribute `opset` is missing"))?;
+        let opset = n.attributes.required_int("opset")?;
         let inputs = (0..n.inputs.len()).map(|index| n.input(index)).collect();
         function(b, &OnnxNode { opset, ..inner(n, inputs) }, "Softmax")
     }),
@@ -57,9 +58,8 @@ pub(super) const CONTRIB: &[(&str, super::Importer)] = &[
         n.at_most(1)?;
         let alpha = n.attributes.float("alpha", 1.702)?;
         let x = n.required(0, "X")?;
-        let scaled = with_number(b, n, "scaled", BinaryKind::Mul, x, f64::from(alpha))?;
-        let gate = unary(b, n, "sigmoid", UnaryKind::Sigmoid, scaled)?;
-        Ok(vec![binary(b, n, "", BinaryKind::Mul, x, gate)?])
+        let c = &mut Compose::new(b, n);
+        Ok(vec![swish(c, x, alpha)?])
     }),
 ];
 
@@ -143,10 +143,10 @@ fn bias(
             b.constant(format!("{}/bias_scale", node.name), Tensor::from_f32(shape, &values))
         }
         _ => {
-            let x = cast(b, node, "bias/x_scale", scales[0], DType::F32)?;
-            let w = cast(b, node, "bias/w_scale", scales[1], DType::F32)?;
-            let product = binary(b, node, "bias/scale", BinaryKind::Mul, x, w)?;
-            with_number(b, node, "bias/factor", BinaryKind::Mul, product, f64::from(factor))?
+            let x = b.cast(node, "bias/x_scale", scales[0], DType::F32)?;
+            let w = b.cast(node, "bias/w_scale", scales[1], DType::F32)?;
+            let product = b.binary(node, "bias/scale", BinaryKind::Mul, x, w)?;
+            b.with_number(node, "bias/factor", BinaryKind::Mul, product, f64::from(factor))?
         }
     };
     let axis = b.rank(bias) as i64 - 1;
@@ -178,7 +178,7 @@ fn elementwise(b: &mut Builder, node: &OnnxNode<'_>, kind: BinaryKind) -> Outcom
     node.at_most(8)?;
     let x = real(b, node, 0, "a", 1)?;
     let y = real(b, node, 3, "b", 1)?;
-    let z = binary(b, node, "", kind, x, y)?;
+    let z = b.binary(node, "", kind, x, y)?;
     quantized(b, node, z, 6, node.required(0, "A")?)
 }
 
@@ -203,17 +203,12 @@ fn global_pool(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(5)?;
     let last = node.attributes.flag("channels_last", false)?;
     let x = real(b, node, 0, "x", 1)?;
-    let mut shape = b.shape(x);
-    if shape.len() < 3 {
+    let rank = b.rank(x);
+    if rank < 3 {
         return Err(invalid("the input has no spatial axes"));
     }
-    let axes: Vec<usize> =
-        if last { (1..shape.len() - 1).collect() } else { (2..shape.len()).collect() };
-    for axis in &axes {
-        shape[*axis] = Dim::from(1i64);
-    }
-    let op = Op::Reduce { kind: ReduceKind::Mean, axes, keep_dims: true };
-    let y = b.emit(node, "", op, &[Some(x)], DType::F32, shape)?;
+    let axes: Vec<usize> = if last { (1..rank - 1).collect() } else { (2..rank).collect() };
+    let y = b.reduce(node, "", ReduceKind::Mean, x, &axes, true)?;
     quantized(b, node, y, 3, node.required(0, "X")?)
 }
 
@@ -292,13 +287,13 @@ fn integer_sum(
         let part = format!("weights_{factor}");
         let w = b.constant(format!("{}/{part}", node.name), Tensor::from_f32(shape, &values));
         let y = import(b, node, name, vec![Some(x), Some(w)])?;
-        let mut y = cast(b, node, &format!("{part}/i32"), y, DType::I32)?;
+        let mut y = b.cast(node, &format!("{part}/i32"), y, DType::I32)?;
         if factor != 1.0 {
-            y = with_number(b, node, &format!("{part}/factor"), BinaryKind::Mul, y, factor)?;
+            y = b.with_number(node, &format!("{part}/factor"), BinaryKind::Mul, y, factor)?;
         }
         sum = Some(match sum {
             None => y,
-            Some(so_far) => binary(b, node, "sum", BinaryKind::Add, so_far, y)?,
+            Some(so_far) => b.binary(node, "sum", BinaryKind::Add, so_far, y)?,
         });
     }
     Ok(vec![sum.ok_or_else(|| invalid("it has no weights"))?])
@@ -318,9 +313,9 @@ fn shifted(
     if !is_8_bit(b, x) {
         return Err(invalid(format!("an operand of type {}", t::name(b.onnx_type(x)))));
     }
-    let wide = cast(b, node, &format!("{part}/wide"), x, to)?;
+    let wide = b.cast(node, &format!("{part}/wide"), x, to)?;
     let Some(zero) = zero else { return Ok(wide) };
-    let mut zero = cast(b, node, &format!("{part}/zero_point"), zero, to)?;
+    let mut zero = b.cast(node, &format!("{part}/zero_point"), zero, to)?;
     let of_zero = b.shape(zero);
     if of_zero.iter().all(|d| d.is(1)) {
         zero = b.reshape(node, &format!("{part}/zero"), zero, Vec::new())?;
@@ -330,7 +325,7 @@ fn shifted(
         along[axis_of(axis, rank)?] = of_zero[0].clone();
         zero = b.reshape(node, &format!("{part}/zero"), zero, along)?;
     }
-    let y = binary(b, node, &format!("{part}/shifted"), BinaryKind::Sub, wide, zero)?;
+    let y = b.binary(node, &format!("{part}/shifted"), BinaryKind::Sub, wide, zero)?;
     match b.shape(y).len() == b.rank(x) {
         true => Ok(y),
         false => Err(invalid("a zero point has more axes than its operand")),
@@ -404,7 +399,7 @@ fn dynamic_matmul(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 
 fn with_bias(b: &mut Builder, node: &OnnxNode<'_>, y: ValueId, bias: Option<ValueId>) -> Outcome {
     Ok(vec![match bias {
-        Some(bias) => binary(b, node, "bias", BinaryKind::Add, y, bias)?,
+        Some(bias) => b.binary(node, "bias", BinaryKind::Add, y, bias)?,
         None => y,
     }])
 }
@@ -445,17 +440,12 @@ fn fused_matmul(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
             }
             let mut shape = dims::broadcast(&outer_x, &outer_y, &b.graph.symbols)?;
             shape.extend([m, n]);
-            let op = Op::MatMul(MatMul {
-                transpose_a: transposed[0],
-                transpose_b: transposed[1],
-                clamp: Clamp::NONE,
-                inner_quant: None,
-            });
+            let op = product(transposed[0], transposed[1]);
             b.emit(node, "", op, &[Some(x), Some(y)], dtype, shape)?
         }
     };
     match alpha {
         1.0 => Ok(vec![z]),
-        _ => Ok(vec![with_number(b, node, "alpha", BinaryKind::Mul, z, f64::from(alpha))?]),
+        _ => Ok(vec![b.with_number(node, "alpha", BinaryKind::Mul, z, f64::from(alpha))?]),
     }
 }

@@ -16,7 +16,7 @@ use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::narrow;
 use super::proto::data_type as t;
 use super::tensor::dtype_of;
-use super::types::{binary, cast, narrow_float, own_type, unary, with_number};
+use super::types::{narrow_float, own_type};
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, CompareKind, Op, Quant, ReduceKind, UnaryKind, ValueId};
 use crate::tensor::Tensor;
@@ -163,7 +163,7 @@ fn spread_out(
     spread: Spread,
     shape: &[Dim],
 ) -> Result<ValueId, Failure> {
-    let values = cast(b, node, &format!("{part}/real"), values, DType::F32)?;
+    let values = b.cast(node, &format!("{part}/real"), values, DType::F32)?;
     let one = Dim::from(1i64);
     match spread {
         Spread::All => b.reshape(node, &format!("{part}/one"), values, Vec::new()),
@@ -187,13 +187,7 @@ fn spread_out(
             merged[axis] = dims::multiply(&of_values[axis], &Dim::from(size))
                 .ok_or_else(|| invalid("the size overflows"))?;
             let merged = b.reshape(node, &format!("{part}/merged"), wide, merged)?;
-            if dims::same(&b.shape(merged)[axis], &shape[axis], &b.graph.symbols) {
-                return Ok(merged);
-            }
-            let zeros = vec![Dim::from(0i64); shape.len()];
-            let op = Op::Slice { starts: zeros, steps: vec![1; shape.len()] };
-            let cut = format!("{part}/cut");
-            b.emit(node, &cut, op, &[Some(merged)], DType::F32, shape.to_vec())
+            b.slice(node, &format!("{part}/cut"), merged, axis, &Dim::from(0i64), &shape[axis])
         }
     }
 }
@@ -243,13 +237,13 @@ pub(super) fn dequantize(
             return Ok(b.constant(format!("{}/{}", node.name, name("reals")), reals));
         }
     }
-    let mut real = cast(b, node, &name("real"), x, DType::F32)?;
+    let mut real = b.cast(node, &name("real"), x, DType::F32)?;
     if let Some(zero) = scaling.zero_point {
         let zero = spread_out(b, node, &name("zero_point"), zero, spread, &shape)?;
-        real = binary(b, node, &name("shifted"), BinaryKind::Sub, real, zero)?;
+        real = b.binary(node, &name("shifted"), BinaryKind::Sub, real, zero)?;
     }
     let scale = spread_out(b, node, &name("scale"), scaling.scale, spread, &shape)?;
-    binary(b, node, part, BinaryKind::Mul, real, scale)
+    b.binary(node, part, BinaryKind::Mul, real, scale)
 }
 
 /// Reals, f32, as integers or narrow floats of an ONNX type.
@@ -298,22 +292,22 @@ pub(super) fn quantize(
     let name =
         |what: &str| if part.is_empty() { what.to_owned() } else { format!("{part}/{what}") };
     let scale = spread_out(b, node, &name("scale"), scaling.scale, spread, &shape)?;
-    let mut y = binary(b, node, &name("scaled"), BinaryKind::Div, x, scale)?;
+    let mut y = b.binary(node, &name("scaled"), BinaryKind::Div, x, scale)?;
     if let Some(to_float) = narrow_float(to) {
         let kind = UnaryKind::RoundNarrow { to: to_float, saturate };
-        let y = unary(b, node, part, kind, y)?;
+        let y = b.unary(node, part, kind, y)?;
         b.set_onnx_type(y, to);
         return Ok(y);
     }
-    y = unary(b, node, &name("rounded"), UnaryKind::Round, y)?;
+    y = b.unary(node, &name("rounded"), UnaryKind::Round, y)?;
     if let Some(zero) = scaling.zero_point {
         let zero = spread_out(b, node, &name("zero_point"), zero, spread, &shape)?;
-        y = binary(b, node, &name("shifted"), BinaryKind::Add, y, zero)?;
+        y = b.binary(node, &name("shifted"), BinaryKind::Add, y, zero)?;
     }
     let (low, high) = range.unwrap_or_default();
     let kind = UnaryKind::Clip { min: low as f32, max: high as f32 };
-    y = unary(b, node, &name("saturated"), kind, y)?;
-    let y = cast(b, node, part, y, dtype)?;
+    y = b.unary(node, &name("saturated"), kind, y)?;
+    let y = b.cast(node, part, y, dtype)?;
     b.set_onnx_type(y, to);
     Ok(y)
 }
@@ -342,7 +336,7 @@ fn quantize_linear(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     if b.dtype(x) == DType::Bool || !b.dtype(scaling.scale).is_float() {
         return Err(invalid(format!("{} and a scale of {}", b.dtype(x), b.dtype(scaling.scale))));
     }
-    let x = cast(b, node, "f32", x, DType::F32)?;
+    let x = b.cast(node, "f32", x, DType::F32)?;
     let to = zero_type.or(stated).unwrap_or(t::UINT8);
     Ok(vec![quantize(b, node, "", x, &scaling, to, saturate)?])
 }
@@ -391,7 +385,7 @@ fn dequantize_linear(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         },
     };
     let y = dequantize(b, node, "", x, &scaling)?;
-    Ok(vec![cast(b, node, "cast", y, result)?])
+    Ok(vec![b.cast(node, "cast", y, result)?])
 }
 
 /// The integer value with this meaning: itself, another constant, or the same bits under another
@@ -451,26 +445,22 @@ pub(super) fn dynamically(
         [("min", ReduceKind::Min, BinaryKind::Min), ("max", ReduceKind::Max, BinaryKind::Max)];
     for (end, (part, kind, with_zero)) in ends.iter_mut().zip(kinds) {
         if !axes.is_empty() {
-            let op = Op::Reduce { kind, axes: axes.clone(), keep_dims: false };
-            *end = b.emit(node, part, op, &[Some(x)], DType::F32, Vec::new())?;
+            *end = b.reduce(node, part, kind, x, &axes, false)?;
         }
-        *end = with_number(b, node, &format!("{part}/zero"), with_zero, *end, 0.0)?;
+        *end = b.with_number(node, &format!("{part}/zero"), with_zero, *end, 0.0)?;
     }
     let [min, max] = ends;
-    let extent = binary(b, node, "extent", BinaryKind::Sub, max, min)?;
+    let extent = b.binary(node, "extent", BinaryKind::Sub, max, min)?;
     let zero = b.scalar(format!("{}/none", node.name), DType::F32, 0.0)?;
     let one = b.scalar(format!("{}/one", node.name), DType::F32, 1.0)?;
-    let inputs = [Some(extent), Some(zero)];
-    let equal = Op::Compare(CompareKind::Equal);
-    let empty = b.emit(node, "is_empty", equal, &inputs, DType::Bool, Vec::new())?;
-    let inputs = [Some(empty), Some(one), Some(extent)];
-    let extent = b.emit(node, "steps", Op::Where, &inputs, DType::F32, Vec::new())?;
-    let scale = with_number(b, node, "scale", BinaryKind::Div, extent, 255.0)?;
-    let zero = binary(b, node, "zero/scaled", BinaryKind::Div, min, scale)?;
-    let zero = unary(b, node, "zero/positive", UnaryKind::Neg, zero)?;
-    let zero = unary(b, node, "zero/in_range", UnaryKind::Clip { min: 0.0, max: 255.0 }, zero)?;
-    let zero = unary(b, node, "zero/rounded", UnaryKind::Round, zero)?;
-    let zero_point = cast(b, node, "zero_point", zero, DType::U8)?;
+    let empty = b.compare(node, "is_empty", CompareKind::Equal, extent, zero)?;
+    let extent = b.select(node, "steps", [empty, one, extent])?;
+    let scale = b.with_number(node, "scale", BinaryKind::Div, extent, 255.0)?;
+    let zero = b.binary(node, "zero/scaled", BinaryKind::Div, min, scale)?;
+    let zero = b.unary(node, "zero/positive", UnaryKind::Neg, zero)?;
+    let zero = b.unary(node, "zero/in_range", UnaryKind::Clip { min: 0.0, max: 255.0 }, zero)?;
+    let zero = b.unary(node, "zero/rounded", UnaryKind::Round, zero)?;
+    let zero_point = b.cast(node, "zero_point", zero, DType::U8)?;
     let scaling = Scaling::new(scale, Some(zero_point), 1);
     let y = quantize(b, node, "", x, &scaling, t::UINT8, true)?;
     Ok(Dynamic { y, scale, zero_point })

@@ -7,8 +7,9 @@ use whit::format::RecurrentFunction as Function;
 use super::builder::{Builder, OnnxNode, Outcome};
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
+use super::matmul::product;
 use crate::dim::Dim;
-use crate::graph::{BinaryKind, Clamp, MatMul, Op, Recurrent, RecurrentKind, ValueId};
+use crate::graph::{BinaryKind, Op, Recurrent, RecurrentKind, ValueId};
 use crate::tensor::Tensor;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
@@ -74,15 +75,15 @@ fn layer(b: &mut Builder, node: &OnnxNode<'_>, kind: RecurrentKind) -> Outcome {
     if !dtype.is_float() {
         return Err(invalid(format!("X is {dtype}")));
     }
-    let mut x = as_f32(b, node, "x", x)?;
+    let mut x = b.real(node, "x", x)?;
     if b.rank(x) != 3 {
         return Err(invalid(format!("X has {} axes, not 3", b.rank(x))));
     }
     if batch_first {
         x = b.transpose(node, "x", x, &[1, 0, 2])?;
     }
-    let weights = as_f32(b, node, "w", node.required(1, "W")?)?;
-    let recurrent = as_f32(b, node, "r", node.required(2, "R")?)?;
+    let weights = b.real(node, "w", node.required(1, "W")?)?;
+    let recurrent = b.real(node, "r", node.required(2, "R")?)?;
     let of_x = b.shape(x);
     let hidden = match b.shape(recurrent).as_slice() {
         [_, _, hidden] => hidden.as_const().and_then(|h| usize::try_from(h).ok()),
@@ -106,7 +107,7 @@ fn layer(b: &mut Builder, node: &OnnxNode<'_>, kind: RecurrentKind) -> Outcome {
 
     let bias = match node.input(3) {
         Some(bias) => {
-            let bias = as_f32(b, node, "b", bias)?;
+            let bias = b.real(node, "b", bias)?;
             expect(b, bias, "B", &fixed(&[directions, 2 * gates * hidden]))?;
             Some(bias)
         }
@@ -125,7 +126,7 @@ fn layer(b: &mut Builder, node: &OnnxNode<'_>, kind: RecurrentKind) -> Outcome {
             inputs[1] = Some(b.transpose(node, "recurrent weights", recurrent, &[0, 2, 1])?);
             inputs[4] = initial(b, node, 6, "initial_c", &state, batch_first)?;
             if let Some(peepholes) = node.input(7) {
-                let peepholes = as_f32(b, node, "p", peepholes)?;
+                let peepholes = b.real(node, "p", peepholes)?;
                 expect(b, peepholes, "P", &fixed(&[directions, 3 * hidden]))?;
                 inputs[5] = Some(peepholes);
             }
@@ -166,15 +167,7 @@ fn layer(b: &mut Builder, node: &OnnxNode<'_>, kind: RecurrentKind) -> Outcome {
             true => b.transpose(node, &format!("output {index}"), id, perm)?,
             false => id,
         };
-        let id = match dtype {
-            DType::F32 => id,
-            _ => {
-                let part = format!("result {index}");
-                let shape = b.shape(id);
-                b.emit(node, &part, Op::Cast, &[Some(id)], dtype, shape)?
-            }
-        };
-        results.push(id);
+        results.push(b.cast(node, &format!("result {index}"), id, dtype)?);
     }
     Ok(results)
 }
@@ -221,28 +214,9 @@ fn functions(
 
 fn expect(b: &Builder, id: ValueId, what: &str, shape: &[Dim]) -> Result<(), Failure> {
     let own = b.shape(id);
-    let same = own.len() == shape.len()
-        && own.iter().zip(shape).all(|(own, dim)| dims::same(own, dim, &b.graph.symbols));
-    match same {
+    match dims::same_shape(&own, shape, &b.graph.symbols) {
         true => Ok(()),
         false => Err(invalid(format!("{what} has shape {}, not {}", b.text(&own), b.text(shape)))),
-    }
-}
-
-/// States are kept in f32 whatever the model's precision.
-fn as_f32(
-    b: &mut Builder,
-    node: &OnnxNode<'_>,
-    part: &str,
-    id: ValueId,
-) -> Result<ValueId, Failure> {
-    let shape = b.shape(id);
-    match b.dtype(id) {
-        DType::F32 => Ok(id),
-        dtype if dtype.is_float() => {
-            b.emit(node, &format!("{part} as f32"), Op::Cast, &[Some(id)], DType::F32, shape)
-        }
-        dtype => Err(invalid(format!("an operand is {dtype}"))),
     }
 }
 
@@ -255,12 +229,7 @@ fn sliced(
     start: usize,
     len: usize,
 ) -> Result<ValueId, Failure> {
-    let mut shape = b.shape(x);
-    let mut starts = vec![Dim::from(0i64); shape.len()];
-    starts[1] = Dim::from(start);
-    shape[1] = Dim::from(len);
-    let op = Op::Slice { starts, steps: vec![1; shape.len()] };
-    b.emit(node, part, op, &[Some(x)], DType::F32, shape)
+    b.slice(node, part, x, 1, &Dim::from(start), &Dim::from(len))
 }
 
 /// What the input contributes to the gates at every time step, biases included:
@@ -283,12 +252,7 @@ fn input_gates(
         true => b.transpose(node, "input weights", flat, &[1, 0])?,
         false => flat,
     };
-    let op = Op::MatMul(MatMul {
-        transpose_a: false,
-        transpose_b: !constant,
-        clamp: Clamp::NONE,
-        inner_quant: None,
-    });
+    let op = product(false, !constant);
     let shape = vec![sizes.time.clone(), sizes.batch.clone(), Dim::from(columns)];
     let Some(bias) = bias else {
         return b.emit(node, "gates", op, &[Some(x), Some(flat)], DType::F32, shape);
@@ -311,15 +275,10 @@ fn input_gates(
         let inputs = [Some(x), Some(flat), Some(bias)];
         return b.emit(node, "gates", op, &inputs, DType::F32, shape);
     }
-    let mut product =
-        b.emit(node, "product", op, &[Some(x), Some(flat)], DType::F32, shape.clone())?;
-    let add = |b: &mut Builder, part: &str, x, y, shape| {
-        let op = Op::Binary(BinaryKind::Add);
-        b.emit(node, part, op, &[Some(x), Some(y)], DType::F32, shape)
-    };
+    let mut gates_of_x = b.emit(node, "product", op, &[Some(x), Some(flat)], DType::F32, shape)?;
     let of_input = sliced(b, node, "input bias", bias, 0, half)?;
     let of_input = b.reshape(node, "input bias row", of_input, vec![Dim::from(columns)])?;
-    product = add(b, "input gates", product, of_input, shape.clone())?;
+    gates_of_x = b.binary(node, "input gates", BinaryKind::Add, gates_of_x, of_input)?;
     let recurrent = sliced(b, node, "recurrent bias", bias, half, added)?;
     let recurrent = match added == half {
         true => b.reshape(node, "recurrent bias row", recurrent, vec![Dim::from(columns)])?,
@@ -333,7 +292,7 @@ fn input_gates(
             b.reshape(node, "recurrent bias row", padded, vec![Dim::from(columns)])?
         }
     };
-    add(b, "gates", product, recurrent, shape)
+    b.binary(node, "gates", BinaryKind::Add, gates_of_x, recurrent)
 }
 
 /// Lengths of the sequences, unless all are known to be the whole.
@@ -380,7 +339,7 @@ fn initial(
     batch_first: bool,
 ) -> Result<Option<ValueId>, Failure> {
     let Some(id) = node.input(index) else { return Ok(None) };
-    let mut id = as_f32(b, node, what, id)?;
+    let mut id = b.real(node, what, id)?;
     if batch_first && b.rank(id) == 3 {
         id = b.transpose(node, what, id, &[1, 0, 2])?;
     }

@@ -3,7 +3,7 @@
 use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
-use super::data::{axes_of, axis_of};
+use super::data::{axes_input, axes_of, axis_of};
 use super::failure::{invalid, unsupported};
 use super::types::wrapped;
 use crate::dim::Dim;
@@ -27,7 +27,7 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
 /// `input_since`: the opset in which the axes became an input.
 fn reduce(b: &mut Builder, node: &OnnxNode<'_>, kind: ReduceKind, input_since: i64) -> Outcome {
     let x = node.required(0, "data")?;
-    let (dtype, mut shape) = (b.dtype(x), b.shape(x));
+    let (dtype, rank) = (b.dtype(x), b.rank(x));
     let needs_reals = matches!(
         kind,
         ReduceKind::Mean | ReduceKind::L2 | ReduceKind::LogSum | ReduceKind::LogSumExp
@@ -37,16 +37,10 @@ fn reduce(b: &mut Builder, node: &OnnxNode<'_>, kind: ReduceKind, input_since: i
         return Err(unsupported(format!("over {dtype}"), "cast to float before it"));
     }
     let keep_dims = node.attributes.flag("keepdims", true)?;
-    let axes = if node.opset < input_since {
-        node.at_most(1)?;
-        node.attributes.ints("axes")?.map(<[i64]>::to_vec)
-    } else {
-        node.at_most(2)?;
-        node.input(1).map(|id| b.ints(id, "axes")).transpose()?
-    };
+    let axes = axes_input(b, node, input_since)?;
     let no_op = node.opset >= input_since && node.attributes.flag("noop_with_empty_axes", false)?;
     let mut axes = match axes {
-        Some(axes) if !axes.is_empty() => axes_of(&axes, shape.len())?,
+        Some(axes) if !axes.is_empty() => axes_of(&axes, rank)?,
         _ if no_op => {
             let identity = matches!(
                 kind,
@@ -61,18 +55,10 @@ fn reduce(b: &mut Builder, node: &OnnxNode<'_>, kind: ReduceKind, input_since: i
                 false => Err(unsupported("a reduction over no axes", "")),
             };
         }
-        _ => (0..shape.len()).collect(),
+        _ => (0..rank).collect(),
     };
     axes.sort_unstable();
-    for axis in axes.iter().rev() {
-        if keep_dims {
-            shape[*axis] = Dim::from(1i64);
-        } else {
-            shape.remove(*axis);
-        }
-    }
-    let op = Op::Reduce { kind, axes, keep_dims };
-    let y = b.emit(node, "", op, &[Some(x)], dtype, shape)?;
+    let y = b.reduce(node, "", kind, x, &axes, keep_dims)?;
     let onnx = b.onnx_type(x);
     Ok(vec![match kind {
         ReduceKind::Max | ReduceKind::Min => y,

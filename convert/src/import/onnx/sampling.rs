@@ -3,14 +3,15 @@
 use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
+use super::compose::Compose;
 use super::data::axes_of;
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
-use super::types::cast;
+use super::matmul::product;
 use crate::dim::Dim;
 use crate::graph::{
-    BinaryKind, Clamp, CompareKind, GridSample, MatMul, NonMaxSuppression, Op, PadMode, RoiAlign,
-    SampleMode, SamplePadding, ValueId,
+    CompareKind, GridSample, NonMaxSuppression, Op, PadMode, RoiAlign, SampleMode, SamplePadding,
+    ValueId,
 };
 use crate::tensor::Tensor;
 
@@ -23,8 +24,8 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("Shrink", shrink),
 ];
 
-/// Refuses what isn't real.
-pub(super) fn expect_float(b: &Builder, x: ValueId) -> Result<(), Failure> {
+/// Refuses what isn't real, though ONNX allows it.
+pub(super) fn only_float(b: &Builder, x: ValueId) -> Result<(), Failure> {
     match b.dtype(x).is_float() {
         true => Ok(()),
         false => Err(unsupported(
@@ -57,8 +58,8 @@ fn grid_sample(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         other => return Err(invalid(format!("padding_mode `{other}` is not defined"))),
     };
     let align_corners = node.attributes.flag("align_corners", false)?;
-    expect_float(b, x)?;
-    expect_float(b, grid)?;
+    only_float(b, x)?;
+    only_float(b, grid)?;
     if !(3..=5).contains(&shape.len()) {
         return Err(unsupported(format!("{} spatial axes", shape.len().saturating_sub(2)), ""));
     }
@@ -72,12 +73,11 @@ fn grid_sample(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         return Err(invalid("an image without pixels"));
     }
     shape[2..].clone_from_slice(&places[1..=axes]);
-    let (x, grid) =
-        (cast(b, node, "x", x, DType::F32)?, cast(b, node, "places", grid, DType::F32)?);
+    let (x, grid) = (b.cast(node, "x", x, DType::F32)?, b.cast(node, "places", grid, DType::F32)?);
     let op = Op::GridSample(GridSample { mode, padding, align_corners });
     let part = if dtype == DType::F32 { "" } else { "sample" };
     let y = b.emit(node, part, op, &[Some(x), Some(grid)], DType::F32, shape)?;
-    Ok(vec![cast(b, node, "", y, dtype)?])
+    Ok(vec![b.cast(node, "", y, dtype)?])
 }
 
 /// Every pixel's own place times the transformation of its image.
@@ -86,7 +86,7 @@ fn affine_grid(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let theta = node.required(0, "theta")?;
     let size = b.ints(node.required(1, "size")?, "size")?;
     let align_corners = node.attributes.flag("align_corners", false)?;
-    expect_float(b, theta)?;
+    only_float(b, theta)?;
     let (dtype, of_theta) = (b.dtype(theta), b.shape(theta));
     let space = match size[..] {
         [_, _, _, _] | [_, _, _, _, _] => &size[2..],
@@ -123,21 +123,16 @@ fn affine_grid(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     }
     let places = Tensor::from_f32([pixels, axes + 1], &places);
     let places = b.constant(format!("{}/places", node.name), places);
-    let theta = cast(b, node, "theta", theta, DType::F32)?;
-    let op = Op::MatMul(MatMul {
-        transpose_a: false,
-        transpose_b: true,
-        clamp: Clamp::NONE,
-        inner_quant: None,
-    });
+    let theta = b.cast(node, "theta", theta, DType::F32)?;
     let flat = vec![of_theta[0].clone(), Dim::from(pixels), Dim::from(axes)];
+    let op = product(false, true);
     let y = b.emit(node, "grid", op, &[Some(places), Some(theta)], DType::F32, flat)?;
     let mut shape = vec![of_theta[0].clone()];
     shape.extend(space.iter().map(|size| Dim::from(*size)));
     shape.push(Dim::from(axes));
     let part = if dtype == DType::F32 { "" } else { "shaped" };
     let y = b.reshape(node, part, y, shape)?;
-    Ok(vec![cast(b, node, "", y, dtype)?])
+    Ok(vec![b.cast(node, "", y, dtype)?])
 }
 
 fn roi_align(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
@@ -168,8 +163,8 @@ fn roi_align(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let sampling_ratio = sampling_ratio.ok_or_else(|| {
         unsupported(format!("sampling_ratio {}", a.int("sampling_ratio", 0).unwrap_or(0)), "")
     })?;
-    expect_float(b, x)?;
-    expect_float(b, regions)?;
+    only_float(b, x)?;
+    only_float(b, regions)?;
     let (dtype, of_x, of_regions) = (b.dtype(x), b.shape(x), b.shape(regions));
     let images_fit = b.rank(images) == 1
         && matches!(b.dtype(images), DType::I32 | DType::I64)
@@ -182,12 +177,12 @@ fn roi_align(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     }
     let shape = vec![of_regions[0].clone(), of_x[1].clone(), Dim::from(height), Dim::from(width)];
     let (x, regions) =
-        (cast(b, node, "x", x, DType::F32)?, cast(b, node, "regions", regions, DType::F32)?);
+        (b.cast(node, "x", x, DType::F32)?, b.cast(node, "regions", regions, DType::F32)?);
     let op = Op::RoiAlign(RoiAlign { max, half_pixel, sampling_ratio, spatial_scale });
     let part = if dtype == DType::F32 { "" } else { "align" };
     let inputs = [Some(x), Some(regions), Some(images)];
     let y = b.emit(node, part, op, &inputs, DType::F32, shape)?;
-    Ok(vec![cast(b, node, "", y, dtype)?])
+    Ok(vec![b.cast(node, "", y, dtype)?])
 }
 
 /// The number of boxes that stay is only known at run time. A program's shapes aren't, so the result has
@@ -197,24 +192,17 @@ fn non_max_suppression(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let (boxes, scores) = (node.required(0, "boxes")?, node.required(1, "scores")?);
     let (of_boxes, of_scores) = (b.shape(boxes), b.shape(scores));
     let most = match node.input(2) {
-        Some(id) => match b.ints(id, "max_output_boxes_per_class")?[..] {
-            [most] => most,
-            _ => return Err(invalid("max_output_boxes_per_class is not one number")),
-        },
+        Some(id) => b.int(id, "max_output_boxes_per_class")?,
         None => 0,
     };
     let threshold = |b: &mut Builder, index: usize, what: &str| -> Result<Option<f32>, Failure> {
-        let Some(id) = node.input(index) else { return Ok(None) };
-        let value = b.scalar_float(id, what)?;
-        let run_time =
-            || unsupported(format!("{what} is only known at run time"), "make it a constant");
-        value.ok_or_else(run_time).map(Some)
+        node.input(index).map(|id| b.float(id, what)).transpose()
     };
     let iou_threshold = threshold(b, 3, "iou_threshold")?.unwrap_or(0.0);
     let score_threshold = threshold(b, 4, "score_threshold")?;
     let center_point_box = node.attributes.flag("center_point_box", false)?;
-    expect_float(b, boxes)?;
-    expect_float(b, scores)?;
+    only_float(b, boxes)?;
+    only_float(b, scores)?;
     let symbols = &b.graph.symbols;
     let fits = of_boxes.len() == 3
         && of_scores.len() == 3
@@ -246,8 +234,8 @@ fn non_max_suppression(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
             ),
         ));
     }
-    let boxes = cast(b, node, "boxes", boxes, DType::F32)?;
-    let scores = cast(b, node, "scores", scores, DType::F32)?;
+    let boxes = b.cast(node, "boxes", boxes, DType::F32)?;
+    let scores = b.cast(node, "scores", scores, DType::F32)?;
     let op = Op::NonMaxSuppression(NonMaxSuppression {
         most_per_class,
         iou_threshold,
@@ -256,25 +244,6 @@ fn non_max_suppression(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     });
     let shape = vec![rows, Dim::from(3i64)];
     Ok(vec![b.emit(node, "", op, &[Some(boxes), Some(scores)], DType::I64, shape)?])
-}
-
-/// `count` values of an INTS attribute, or a default for each.
-pub(super) fn ints(
-    node: &OnnxNode<'_>,
-    name: &str,
-    count: usize,
-    default: i64,
-) -> Result<Vec<i64>, Failure> {
-    const MOST: i64 = 1 << 30;
-    let values = match node.attributes.ints(name)? {
-        Some(values) if values.len() == count => values.to_vec(),
-        Some(values) => return Err(invalid(format!("attribute `{name}` is {values:?}"))),
-        None => vec![default; count],
-    };
-    match values.iter().all(|value| (default.min(1)..=MOST).contains(value)) {
-        true => Ok(values),
-        false => Err(invalid(format!("attribute `{name}` is {values:?}"))),
-    }
 }
 
 fn center_crop_pad(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
@@ -332,35 +301,20 @@ fn center_crop_pad(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 fn shrink(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(1)?;
     let x = node.required(0, "input")?;
-    let (dtype, shape) = (b.dtype(x), b.shape(x));
+    let dtype = b.dtype(x);
     let (bias, limit) = (node.attributes.float("bias", 0.0)?, node.attributes.float("lambd", 0.5)?);
     if matches!(dtype, DType::I32 | DType::I64 | DType::Bool) {
         return Err(unsupported(format!("an operand of type {dtype}"), "cast to float before it"));
     }
     // Narrow integers are exact in f32.
-    let x = cast(b, node, "x", x, DType::F32)?;
-    let scalar = |b: &mut Builder, part: &str, value: f32| {
-        b.scalar(format!("{}/{part}", node.name), DType::F32, f64::from(value))
-    };
-    let (low, high) = (scalar(b, "low", -limit)?, scalar(b, "high", limit)?);
-    let (bias, zero) = (scalar(b, "bias", bias)?, scalar(b, "zero", 0.0)?);
-    let emit = |b: &mut Builder, part: &str, op: Op, inputs: [ValueId; 2], dtype: DType| {
-        b.emit(node, part, op, &inputs.map(Some), dtype, shape.clone())
-    };
-    let below = emit(b, "below", Op::Compare(CompareKind::Less), [x, low], DType::Bool)?;
-    let above = emit(b, "above", Op::Compare(CompareKind::Greater), [x, high], DType::Bool)?;
-    let up = emit(b, "up", Op::Binary(BinaryKind::Add), [x, bias], DType::F32)?;
-    let down = emit(b, "down", Op::Binary(BinaryKind::Sub), [x, bias], DType::F32)?;
-    let inputs = [Some(above), Some(down), Some(zero)];
-    let y = b.emit(node, "high or zero", Op::Where, &inputs, DType::F32, shape.clone())?;
-    let part = if dtype == DType::F32 { "" } else { "shrunk" };
-    let y = b.emit(
-        node,
-        part,
-        Op::Where,
-        &[Some(below), Some(up), Some(y)],
-        DType::F32,
-        shape.clone(),
-    )?;
-    Ok(vec![cast(b, node, "", y, dtype)?])
+    let c = &mut Compose::new(b, node);
+    let x = c.cast(x, DType::F32)?;
+    let mut number = |value: f32| c.scalar(DType::F32, f64::from(value));
+    let (low, high, bias, zero) = (number(-limit)?, number(limit)?, number(bias)?, number(0.0)?);
+    let below = c.compare(CompareKind::Less, x, low)?;
+    let above = c.compare(CompareKind::Greater, x, high)?;
+    let (up, down) = (c.add(x, bias)?, c.sub(x, bias)?);
+    let y = c.select(above, down, zero)?;
+    let y = c.main().select(below, up, y)?;
+    Ok(vec![c.cast(y, dtype)?])
 }

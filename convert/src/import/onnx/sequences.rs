@@ -4,14 +4,14 @@
 use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
+use super::compose::Compose;
 use super::data::axis_of;
-use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::proto::data_type;
 use super::shapes::{Elem, Known};
 use super::tensor::dtype_of;
 use crate::dim::Dim;
-use crate::graph::{Op, ValueId};
+use crate::graph::ValueId;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("SequenceConstruct", construct),
@@ -64,10 +64,7 @@ fn tensor(b: &Builder, node: &OnnxNode<'_>, index: usize, what: &str) -> Result<
 
 /// A position that may count from the end; `last` is the largest one.
 fn position(b: &Builder, id: ValueId, length: usize, last: usize) -> Result<usize, Failure> {
-    let position = match b.ints(id, "the position")?[..] {
-        [position] => position,
-        _ => return Err(invalid("the position is not one number")),
-    };
+    let position = b.int(id, "the position")?;
     let counted = if position < 0 {
         usize::try_from(position.unsigned_abs()).ok().and_then(|back| length.checked_sub(back))
     } else {
@@ -170,13 +167,10 @@ fn split(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let mut elements = Vec::with_capacity(sizes.len());
     let mut start = 0;
     for (index, size) in sizes.iter().enumerate() {
-        let mut starts = vec![Dim::from(0i64); shape.len()];
-        starts[axis] = Dim::from(start);
-        let mut part = shape.clone();
-        part[axis] = Dim::from(*size);
-        let op = Op::Slice { starts, steps: vec![1; shape.len()] };
-        let mut y = b.emit(node, &index.to_string(), op, &[Some(x)], b.dtype(x), part.clone())?;
+        let (first, len) = (Dim::from(start), Dim::from(*size));
+        let mut y = b.slice(node, &index.to_string(), x, axis, &first, &len)?;
         if !keeps_axis {
+            let mut part = shape.clone();
             part.remove(axis);
             y = b.reshape(node, &format!("{index}/narrow"), y, part)?;
         }
@@ -189,10 +183,7 @@ fn split(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 fn concat(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(1)?;
     let mut elements = sequence(b, node)?;
-    let axis = node
-        .attributes
-        .optional_int("axis")?
-        .ok_or_else(|| invalid("attribute `axis` is missing"))?;
+    let axis = node.attributes.required_int("axis")?;
     let stacks = node.attributes.flag("new_axis", false)?;
     let first = *elements.first().ok_or_else(|| invalid("the sequence is empty"))?;
     let axis = axis_of(axis, b.rank(first) + usize::from(stacks))?;
@@ -206,25 +197,7 @@ fn concat(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
             *id = b.reshape(node, &format!("{index}"), *id, shape)?;
         }
     }
-    let mut shape = b.shape(elements[0]);
-    for id in &elements[1..] {
-        let other = b.shape(*id);
-        let symbols = &b.graph.symbols;
-        let fits = other.len() == shape.len()
-            && (0..shape.len()).all(|at| at == axis || dims::same(&shape[at], &other[at], symbols));
-        if !fits {
-            let (ours, theirs) = (b.text(&shape), b.text(&other));
-            return Err(invalid(format!("elements of shapes {ours} and {theirs}")));
-        }
-        shape[axis] =
-            dims::sum(&shape[axis], &other[axis]).ok_or_else(|| invalid("the size overflows"))?;
-    }
-    if let [only] = elements[..] {
-        return Ok(vec![only]);
-    }
-    let dtype = b.dtype(first);
-    let inputs: Vec<Option<ValueId>> = elements.into_iter().map(Some).collect();
-    Ok(vec![b.emit(node, "", Op::Concat { axis }, &inputs, dtype, shape)?])
+    Ok(vec![Compose::new(b, node).main().concat(&elements, axis)?])
 }
 
 /// One that holds something; an empty one has nothing that could be followed.

@@ -7,14 +7,14 @@ use std::f64::consts::PI;
 use whit::DType;
 
 use super::builder::{Builder, OnnxNode, Outcome};
+use super::compose::{Compose, Made};
 use super::data::axis_of;
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
-use super::parts::{binary, floats, slice};
 use super::shapes::Elem;
 use super::tensor::dtype_of;
 use crate::dim::Dim;
-use crate::graph::{BinaryKind, Clamp, Conv, MatMul, Op, ValueId};
+use crate::graph::{Clamp, Conv, Op};
 use crate::tensor::Tensor;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
@@ -37,14 +37,6 @@ fn turn(k: usize, n: usize, length: usize) -> (f64, f64) {
     let rest = (k as u64 * n as u64 % length as u64) as f64;
     let (sin, cos) = (2.0 * PI * rest / length as f64).sin_cos();
     (cos, sin)
-}
-
-/// The one integer of an operand.
-fn whole(b: &Builder, id: ValueId, what: &str) -> Result<i64, Failure> {
-    match b.ints(id, what)?.as_slice() {
-        [one] => Ok(*one),
-        other => Err(invalid(format!("{what} has {} elements, not 1", other.len()))),
-    }
 }
 
 fn length_of(value: i64, what: &str) -> Result<usize, Failure> {
@@ -124,7 +116,7 @@ fn dft(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         }
         _ => {
             node.at_most(3)?;
-            node.input(2).map(|id| whole(b, id, "the axis")).transpose()?.unwrap_or(-2)
+            node.input(2).map(|id| b.int(id, "the axis")).transpose()?.unwrap_or(-2)
         }
     };
     let axis = axis_of(axis, rank)?;
@@ -138,51 +130,43 @@ fn dft(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     };
     let size = known(b, &shape[axis], "the signal's length")?;
     let length = match node.input(1) {
-        Some(id) => length_of(whole(b, id, "dft_length")?, "dft_length")?,
+        Some(id) => length_of(b.int(id, "dft_length")?, "dft_length")?,
         None if inverse && one_sided => length_of(2 * (size as i64 - 1), "the length")?,
         None => size,
     };
     let needed = if inverse && one_sided { length / 2 + 1 } else { length };
     let read = size.min(needed);
     let transform = Transform { read, length, parts, inverse, one_sided };
-    let x = slice(b, node, "cut", x, axis, Dim::from(0i64), Dim::from(read))?;
+    let c = &mut Compose::new(b, node);
+    let x = c.part_of(x, axis, &Dim::from(0i64), &Dim::from(read))?;
 
     // The axis and the parts last, everything else in front.
     let mut perm: Vec<usize> = (0..rank - 1).filter(|at| *at != axis).collect();
     perm.extend([axis, rank - 1]);
-    let moved = b.transpose(node, "to_rows", x, &perm)?;
+    let moved = c.transpose(x, &perm)?;
     let others: Vec<Dim> = perm[..rank - 2].iter().map(|at| shape[*at].clone()).collect();
     let rows = dims::product(&others)?;
-    let flat = vec![rows.clone(), Dim::from(read * parts)];
-    let flat = b.reshape(node, "rows", moved, flat)?;
+    let flat = c.reshape(moved, vec![rows, Dim::from(read * parts)])?;
 
-    let basis = basis(b, node, &transform)?;
+    let basis = basis(c, &transform)?;
     let (count, out_parts) = transform.result();
-    let op = Op::MatMul(MatMul {
-        transpose_a: false,
-        transpose_b: false,
-        clamp: Clamp::NONE,
-        inner_quant: None,
-    });
-    let inputs = [Some(flat), Some(basis)];
-    let made = vec![rows, Dim::from(count * out_parts)];
-    let y = b.emit(node, "product", op, &inputs, b.dtype(x), made)?;
+    let y = c.main().matmul(flat, basis)?;
     let mut unfolded = others;
     unfolded.extend([Dim::from(count), Dim::from(out_parts)]);
-    let y = b.reshape(node, "unfolded", y, unfolded)?;
+    let y = c.reshape(y, unfolded)?;
     let mut back = vec![0; rank];
     for (to, from) in perm.iter().enumerate() {
         back[*from] = to;
     }
-    Ok(vec![b.transpose(node, "", y, &back)?])
+    Ok(vec![c.transpose(y, &back)?])
 }
 
 /// `[read * parts, count * parts of the result]`.
-fn basis(b: &mut Builder, node: &OnnxNode<'_>, transform: &Transform) -> Result<ValueId, Failure> {
+fn basis(c: &mut Compose<'_, '_>, transform: &Transform) -> Made {
     let (count, out_parts) = transform.result();
     let (rows, columns) = (transform.read * transform.parts, count * out_parts);
     let total = rows.saturating_mul(columns);
-    b.charge(total.saturating_mul(8))?;
+    c.b.charge(total.saturating_mul(8))?;
     let mut values = Vec::with_capacity(total);
     for n in 0..transform.read {
         for part in 0..transform.parts {
@@ -196,7 +180,7 @@ fn basis(b: &mut Builder, node: &OnnxNode<'_>, transform: &Transform) -> Result<
         }
     }
     let tensor = Tensor::from_f32([rows, columns], &values);
-    Ok(b.constant(format!("{}/basis", node.name), tensor))
+    Ok(c.b.constant(format!("{}/basis", c.node.name), tensor))
 }
 
 /// Transforms of overlapping frames: a convolution whose stride is the hop and whose filters are the
@@ -213,14 +197,14 @@ fn stft(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         Some(Some(2)) => 2,
         _ => return Err(invalid("the last axis doesn't hold one or two numbers")),
     };
-    let step = length_of(whole(b, node.required(1, "frame_step")?, "frame_step")?, "frame_step")?;
+    let step = length_of(b.int(node.required(1, "frame_step")?, "frame_step")?, "frame_step")?;
     let one_sided = node.attributes.flag("onesided", true)?;
     let of_window = match node.input(2) {
         Some(id) if b.rank(id) == 1 => Some(known(b, &b.shape(id)[0], "the window's length")?),
         Some(_) => return Err(invalid("the window is not a vector")),
         None => None,
     };
-    let stated = node.input(3).map(|id| whole(b, id, "frame_length")).transpose()?;
+    let stated = node.input(3).map(|id| b.int(id, "frame_length")).transpose()?;
     let length = match (stated, of_window) {
         (Some(stated), _) => length_of(stated, "frame_length")?,
         (None, Some(length)) => length,
@@ -255,19 +239,16 @@ fn stft(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         }
     }
     let tensor = Tensor::from_f32([2 * count, length, parts], &values);
-    let mut filters = b.constant(format!("{}/basis", node.name), tensor);
+    let c = &mut Compose::new(b, node);
+    let mut filters = c.b.constant(format!("{}/basis", node.name), tensor);
     if let (Some(window), None) = (window, factors) {
         let column = vec![Dim::from(length), Dim::from(1i64)];
-        let window = b.reshape(node, "window", window, column)?;
-        filters = binary(b, node, "windowed", BinaryKind::Mul, filters, window)?;
+        let window = c.reshape(window, column)?;
+        filters = c.mul(filters, window)?;
     }
     let signal = match shape.len() {
         3 => x,
-        _ => {
-            let mut shape = shape.clone();
-            shape.push(Dim::from(1i64));
-            b.reshape(node, "signal", x, shape)?
-        }
+        rank => c.unsqueeze(x, rank)?,
     };
     let op = Op::Conv(Conv {
         kernel: vec![length],
@@ -280,10 +261,10 @@ fn stft(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         inner_quant: None,
     });
     let made = vec![shape[0].clone(), frames.clone(), Dim::from(2 * count)];
-    let inputs = [Some(signal), Some(filters)];
-    let y = b.emit(node, "frames", op, &inputs, b.dtype(x), made)?;
+    let dtype = c.dtype(x);
+    let y = c.main().emit("frames", op, &[signal, filters], dtype, made)?;
     let split = vec![shape[0].clone(), frames, Dim::from(count), Dim::from(2i64)];
-    Ok(vec![b.reshape(node, "", y, split)?])
+    Ok(vec![c.reshape(y, split)?])
 }
 
 /// The type that attribute `name` states; float32 when it is absent.
@@ -296,7 +277,7 @@ fn stated_type(node: &OnnxNode<'_>, name: &str) -> Result<DType, Failure> {
         .ok_or_else(|| unsupported(format!("element type #{onnx}"), ""))
 }
 
-/// An f32 constant as the type that the model wants.
+/// An f32 constant, which the caller has charged to the import, as the type that the model wants.
 fn typed(
     b: &mut Builder,
     node: &OnnxNode<'_>,
@@ -305,7 +286,7 @@ fn typed(
     dtype: DType,
 ) -> Outcome {
     if dtype == DType::F32 {
-        return Ok(vec![floats(b, node.name.clone(), shape, values)?]);
+        return Ok(vec![b.constant(node.name.clone(), Tensor::from_f32(shape, values))]);
     }
     b.charge(values.len().saturating_mul(16))?;
     let elem = |value: &f32| match dtype.is_float() {
@@ -321,11 +302,11 @@ fn typed(
 /// A sum of cosines over `size` elements.
 fn window(b: &mut Builder, node: &OnnxNode<'_>, f: fn(f64) -> f64) -> Outcome {
     node.at_most(1)?;
-    let size = whole(b, node.required(0, "size")?, "the window's length")?;
+    let size = b.int(node.required(0, "size")?, "the window's length")?;
     let size = length_of(size, "the window's length")?;
     let periodic = node.attributes.flag("periodic", true)?;
     let dtype = stated_type(node, "output_datatype")?;
-    b.charge(size * 4)?;
+    b.charge(size * 8)?; // the numbers and the tensor
     let turns = if periodic { size } else { (size - 1).max(1) };
     let values: Vec<f32> =
         (0..size).map(|n| f(2.0 * PI * n as f64 / turns as f64) as f32).collect();
@@ -337,21 +318,19 @@ fn mel_weight_matrix(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(5)?;
     let mut numbers = [0i64; 3];
     for (index, what) in ["num_mel_bins", "dft_length", "sample_rate"].into_iter().enumerate() {
-        let value = whole(b, node.required(index, what)?, what)?;
+        let value = b.int(node.required(index, what)?, what)?;
         numbers[index] = length_of(value, what)? as i64;
     }
     let [bins, length, rate] = numbers;
     let mut edges = [0.0; 2];
     for (index, what) in ["lower_edge_hertz", "upper_edge_hertz"].into_iter().enumerate() {
-        let value = b.scalar_float(node.required(index + 3, what)?, what)?;
-        let value =
-            value.ok_or_else(|| unsupported(format!("{what} is computed at run time"), ""))?;
+        let value = b.float(node.required(index + 3, what)?, what)?;
         edges[index] = 2595.0 * (1.0 + f64::from(value) / 700.0).log10();
     }
     let dtype = stated_type(node, "output_datatype")?;
     let (rows, bins) = (length as usize / 2 + 1, bins as usize);
     let total = rows.saturating_mul(bins);
-    b.charge(total.saturating_mul(4).saturating_add(bins * 16))?;
+    b.charge(total.saturating_mul(8).saturating_add(bins * 16))?;
     let step = (edges[1] - edges[0]) / (bins + 2) as f64;
     let mut at = Vec::with_capacity(bins + 2);
     for index in 0..bins + 2 {

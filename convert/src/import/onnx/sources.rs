@@ -172,15 +172,14 @@ fn dynamic_range(b: &mut Builder, node: &OnnxNode<'_>, ids: &[ValueId], dtype: D
         return Err(run_time("a length"));
     }
     let first = start.as_const().ok_or_else(|| run_time("start"))?;
-    let mut y = super::indexing::positions(b, node, "positions", &length)?;
+    let mut y = b.range(node, "positions", &length)?;
     for (part, kind, value) in
         [("steps", BinaryKind::Mul, delta), ("moved", BinaryKind::Add, first)]
     {
         if value != i64::from(kind == BinaryKind::Mul) {
             let by = b.constant(format!("{}/{part}/by", node.name), Tensor::from_i64([], &[value]));
-            let (op, shape) = (Op::Binary(kind), vec![length.clone()]);
-            y = b.emit(node, part, op, &[Some(y), Some(by)], DType::I64, shape)?;
+            y = b.binary(node, part, kind, y, by)?;
         }
     }
-    Ok(vec![super::types::cast(b, node, "", y, dtype)?])
+    Ok(vec![b.cast(node, "", y, dtype)?])
 }

@@ -15,16 +15,20 @@ use NodeProto as N;
 use TensorProto as T;
 use data_type as t;
 
+mod arithmetic;
 mod composites;
 mod control;
 mod hostile;
 mod indexing;
 mod models;
-mod operators;
+mod movement;
 mod options;
 mod recurrent;
 mod spatial;
+mod table;
 mod types;
+mod versions;
+mod windows;
 
 /// An f32 input.
 fn input(name: &str, dims: &[&str]) -> ValueInfoProto {
@@ -64,6 +68,18 @@ fn ops(graph: &Graph) -> String {
         }
     };
     graph.nodes.iter().map(|n| name(&n.op)).collect::<Vec<_>>().join(" ")
+}
+
+/// One importer for one operator of one domain.
+#[test]
+fn no_operator_is_imported_twice() {
+    let own = super::OPERATORS.iter().map(|rows| ("", *rows));
+    let mut seen = std::collections::HashSet::new();
+    for (domain, rows) in own.chain(super::DOMAINS.iter().copied()) {
+        for (operator, _) in rows {
+            assert!(seen.insert((domain, *operator)), "{domain} {operator}");
+        }
+    }
 }
 
 /// The shape of the first output.

@@ -120,9 +120,7 @@ fn swiglu(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let c = &mut Compose::new(b, node);
     let (x, y) = (node.required(0, "A")?, node.required(1, "B")?);
     let dtype = c.dtype(x);
-    let same = c.shape(x).len() == c.shape(y).len()
-        && c.shape(x).iter().zip(&c.shape(y)).all(|(a, b)| c.same(a, b));
-    if !same || c.dtype(y) != dtype {
+    if !c.same_shape(&c.shape(x), &c.shape(y)) || c.dtype(y) != dtype {
         return Err(invalid("A and B differ in type or shape"));
     }
     let (x, y) = (c.real(x)?, c.real(y)?);
@@ -269,5 +267,5 @@ pub(super) fn layer_norm(
 ) -> Made {
     let last = c.rank(x).checked_sub(1).ok_or_else(|| invalid("a scalar is normalised"))?;
     let how = (NormKind::Layer, last, epsilon);
-    normalized(c.b, c.node, "layer_norm", x, how, [Some(scale), bias])
+    normalized(c, x, how, [Some(scale), bias])
 }

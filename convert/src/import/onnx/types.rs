@@ -12,8 +12,7 @@ use super::builder::{Builder, OnnxNode, Outcome};
 use super::failure::{Failure, invalid, unsupported};
 use super::proto::data_type as t;
 use super::tensor::dtype_of;
-use super::{dims, legacy, narrow};
-use crate::dim::Dim;
+use super::{legacy, narrow};
 use crate::graph::{BinaryKind, CompareKind, Op, UnaryKind, ValueId};
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
@@ -35,8 +34,8 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("BitwiseNot", |b, n| {
         n.at_most(1)?;
         let x = n.required(0, "X")?;
-        integers(b, x)?;
-        let y = b.emit(n, "", Op::Unary(UnaryKind::BitNot), &[Some(x)], b.dtype(x), b.shape(x))?;
+        expect_integer(b, x)?;
+        let y = b.unary(n, "", UnaryKind::BitNot, x)?;
         let onnx = b.onnx_type(x);
         Ok(vec![wrapped(b, n, y, onnx)?])
     }),
@@ -116,63 +115,9 @@ pub(super) fn wrapped(
         b.set_onnx_type(y, onnx);
         return Ok(y);
     };
-    let y = with_number(b, node, "wrapped", BinaryKind::BitAnd, y, mask as f64)?;
+    let y = b.with_number(node, "wrapped", BinaryKind::BitAnd, y, mask as f64)?;
     b.set_onnx_type(y, onnx);
     Ok(y)
-}
-
-/// `y kind number`, of y's type.
-pub(super) fn with_number(
-    b: &mut Builder,
-    node: &OnnxNode<'_>,
-    part: &str,
-    kind: BinaryKind,
-    y: ValueId,
-    number: f64,
-) -> Result<ValueId, Failure> {
-    let number = b.scalar(format!("{}/{part}/number", node.name), b.dtype(y), number)?;
-    binary(b, node, part, kind, y, number)
-}
-
-/// Two operands of one type, broadcast.
-pub(super) fn binary(
-    b: &mut Builder,
-    node: &OnnxNode<'_>,
-    part: &str,
-    kind: BinaryKind,
-    x: ValueId,
-    y: ValueId,
-) -> Result<ValueId, Failure> {
-    if b.dtype(x) != b.dtype(y) {
-        return Err(invalid(format!("operands of types {} and {}", b.dtype(x), b.dtype(y))));
-    }
-    let shape = dims::broadcast(&b.shape(x), &b.shape(y), &b.graph.symbols)?;
-    b.emit(node, part, Op::Binary(kind), &[Some(x), Some(y)], b.dtype(x), shape)
-}
-
-/// One operand.
-pub(super) fn unary(
-    b: &mut Builder,
-    node: &OnnxNode<'_>,
-    part: &str,
-    kind: UnaryKind,
-    x: ValueId,
-) -> Result<ValueId, Failure> {
-    b.emit(node, part, Op::Unary(kind), &[Some(x)], b.dtype(x), b.shape(x))
-}
-
-/// A cast, or the value itself when it has the type already.
-pub(super) fn cast(
-    b: &mut Builder,
-    node: &OnnxNode<'_>,
-    part: &str,
-    x: ValueId,
-    to: DType,
-) -> Result<ValueId, Failure> {
-    match b.dtype(x) == to {
-        true => Ok(x),
-        false => b.emit(node, part, Op::Cast, &[Some(x)], to, b.shape(x)),
-    }
 }
 
 fn attribute_type(n: &OnnxNode<'_>) -> Result<i32, Failure> {
@@ -214,28 +159,28 @@ fn cast_to(
         _ => false,
     };
     if let Some(to_float) = narrow_float(to) {
-        let real = cast(b, node, "real", x, DType::F32)?;
+        let real = b.cast(node, "real", x, DType::F32)?;
         let kind = UnaryKind::RoundNarrow { to: to_float, saturate };
-        let y = unary(b, node, "", kind, real)?;
+        let y = b.unary(node, "", kind, real)?;
         b.set_onnx_type(y, to);
         return Ok(y);
     }
     if let Some((low, high)) = narrow::range(to) {
         // Floats lose their fraction first; then the low bits count.
-        let whole = cast(b, node, "whole", x, DType::I32)?;
-        let bits = with_number(b, node, "bits", BinaryKind::BitAnd, whole, (high - low) as f64)?;
+        let whole = b.cast(node, "whole", x, DType::I32)?;
+        let bits = b.with_number(node, "bits", BinaryKind::BitAnd, whole, (high - low) as f64)?;
         let y = match low {
             0 => bits,
             _ => {
-                let sign = with_number(b, node, "sign", BinaryKind::BitXor, bits, -low as f64)?;
-                with_number(b, node, "signed", BinaryKind::Add, sign, low as f64)?
+                let sign = b.with_number(node, "sign", BinaryKind::BitXor, bits, -low as f64)?;
+                b.with_number(node, "signed", BinaryKind::Add, sign, low as f64)?
             }
         };
-        let y = cast(b, node, "", y, dtype)?;
+        let y = b.cast(node, "", y, dtype)?;
         b.set_onnx_type(y, to);
         return Ok(y);
     }
-    let y = cast(b, node, "", x, dtype)?;
+    let y = b.cast(node, "", x, dtype)?;
     // In i64 a negative or larger number would stay what it is instead of wrapping around.
     if mask_of(to).is_some() && (signed && b.known(x).is_none() && !narrower(from)) {
         return wrapped(b, node, y, to);
@@ -287,13 +232,13 @@ fn bit_cast(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     if own.size() != other.size() {
         return Err(invalid(format!("{} and {} differ in size", t::name(from), t::name(to))));
     }
-    let bits = cast(b, node, "bits", x, own)?;
+    let bits = b.cast(node, "bits", x, own)?;
     let y = match (own == other, other) {
         (true, _) => bits,
-        (false, DType::Bool) => cast(b, node, "truth", bits, DType::Bool)?,
+        (false, DType::Bool) => b.cast(node, "truth", bits, DType::Bool)?,
         (false, _) => b.emit(node, "cast", Op::BitCast, &[Some(bits)], other, b.shape(x))?,
     };
-    let y = cast(b, node, "", y, result)?;
+    let y = b.cast(node, "", y, result)?;
     let y = if mask_of(to).is_some() { wrapped(b, node, y, to)? } else { y };
     if y != x {
         b.set_onnx_type(y, to);
@@ -301,7 +246,16 @@ fn bit_cast(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     Ok(vec![y])
 }
 
-fn integers(b: &Builder, x: ValueId) -> Result<(), Failure> {
+/// Refuses an operand of a type that the operator isn't defined for: it is for reals.
+pub(super) fn expect_float(b: &Builder, x: ValueId) -> Result<(), Failure> {
+    match b.dtype(x).is_float() {
+        true => Ok(()),
+        false => Err(invalid(format!("an operand of type {}", b.dtype(x)))),
+    }
+}
+
+/// The same for integers.
+fn expect_integer(b: &Builder, x: ValueId) -> Result<(), Failure> {
     match b.dtype(x) {
         dtype if dtype.is_float() || dtype == DType::Bool => {
             Err(invalid(format!("an operand of type {dtype}")))
@@ -313,84 +267,57 @@ fn integers(b: &Builder, x: ValueId) -> Result<(), Failure> {
 fn bitwise(b: &mut Builder, node: &OnnxNode<'_>, kind: BinaryKind) -> Outcome {
     node.at_most(2)?;
     let (x, y) = (node.required(0, "A")?, node.required(1, "B")?);
-    integers(b, x)?;
-    Ok(vec![binary(b, node, "", kind, x, y)?])
+    expect_integer(b, x)?;
+    Ok(vec![b.binary(node, "", kind, x, y)?])
 }
 
 /// A shift by a negative number or by all bits leaves what the sign alone would.
 fn bit_shift(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(2)?;
     let (x, y) = (node.required(0, "X")?, node.required(1, "Y")?);
-    integers(b, x)?;
+    expect_integer(b, x)?;
     let onnx = b.onnx_type(x);
     match node.attributes.string("direction", "")? {
         "LEFT" => {
-            let y = binary(b, node, "", BinaryKind::ShiftLeft, x, y)?;
+            let y = b.binary(node, "", BinaryKind::ShiftLeft, x, y)?;
             Ok(vec![wrapped(b, node, y, onnx)?])
         }
         "RIGHT" if onnx == t::UINT64 => {
             // By one bit first, without the sign that i64 sees; by none is another matter.
-            let half = with_number(b, node, "half", BinaryKind::ShiftRight, x, 1.0)?;
+            let half = b.with_number(node, "half", BinaryKind::ShiftRight, x, 1.0)?;
             let name = format!("{}/positive", node.name);
             let largest = crate::tensor::Tensor::from_i64([], &[i64::MAX]);
             let largest = b.constant(name, largest);
-            let half = binary(b, node, "halved", BinaryKind::BitAnd, half, largest)?;
-            let rest = with_number(b, node, "rest", BinaryKind::Sub, y, 1.0)?;
-            let shifted = binary(b, node, "shifted", BinaryKind::ShiftRight, half, rest)?;
+            let half = b.binary(node, "halved", BinaryKind::BitAnd, half, largest)?;
+            let rest = b.with_number(node, "rest", BinaryKind::Sub, y, 1.0)?;
+            let shifted = b.binary(node, "shifted", BinaryKind::ShiftRight, half, rest)?;
             let zero = b.scalar(format!("{}/zero", node.name), DType::I64, 0.0)?;
-            let equal = Op::Compare(CompareKind::Equal);
-            let inputs = [Some(y), Some(zero)];
-            let none = b.emit(node, "none", equal, &inputs, DType::Bool, b.shape(y))?;
-            let shape = b.shape(shifted);
-            let inputs = [Some(none), Some(x), Some(shifted)];
-            Ok(vec![b.emit(node, "", Op::Where, &inputs, DType::I64, shape)?])
+            let none = b.compare(node, "none", CompareKind::Equal, y, zero)?;
+            Ok(vec![b.select(node, "", [none, x, shifted])?])
         }
-        "RIGHT" => Ok(vec![binary(b, node, "", BinaryKind::ShiftRight, x, y)?]),
+        "RIGHT" => Ok(vec![b.binary(node, "", BinaryKind::ShiftRight, x, y)?]),
         other => Err(invalid(format!("direction `{other}` is not defined"))),
     }
-}
-
-fn compare(
-    b: &mut Builder,
-    node: &OnnxNode<'_>,
-    part: &str,
-    kind: CompareKind,
-    x: ValueId,
-    y: ValueId,
-) -> Result<ValueId, Failure> {
-    let shape: Vec<Dim> = dims::broadcast(&b.shape(x), &b.shape(y), &b.graph.symbols)?;
-    b.emit(node, part, Op::Compare(kind), &[Some(x), Some(y)], DType::Bool, shape)
 }
 
 /// A NaN isn't equal to itself.
 fn is_nan(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(1)?;
     let x = node.required(0, "X")?;
-    if !b.dtype(x).is_float() {
-        return Err(invalid(format!("an operand of type {}", b.dtype(x))));
-    }
-    let equal = compare(b, node, "equal", CompareKind::Equal, x, x)?;
-    Ok(vec![b.emit(
-        node,
-        "",
-        Op::Unary(UnaryKind::Not),
-        &[Some(equal)],
-        DType::Bool,
-        b.shape(x),
-    )?])
+    expect_float(b, x)?;
+    let equal = b.compare(node, "equal", CompareKind::Equal, x, x)?;
+    Ok(vec![b.unary(node, "", UnaryKind::Not, equal)?])
 }
 
 fn is_inf(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     node.at_most(1)?;
     let mut x = node.required(0, "X")?;
-    if !b.dtype(x).is_float() {
-        return Err(invalid(format!("an operand of type {}", b.dtype(x))));
-    }
+    expect_float(b, x)?;
     let positive = node.attributes.flag("detect_positive", true)?;
     let negative = node.attributes.flag("detect_negative", true)?;
     let (kind, infinity) = match (positive, negative) {
         (true, true) => {
-            x = unary(b, node, "abs", UnaryKind::Abs, x)?;
+            x = b.unary(node, "abs", UnaryKind::Abs, x)?;
             (CompareKind::Equal, f64::INFINITY)
         }
         (true, false) => (CompareKind::Equal, f64::INFINITY),
@@ -399,5 +326,5 @@ fn is_inf(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         (false, false) => (CompareKind::Less, f64::NEG_INFINITY),
     };
     let infinity = b.scalar(format!("{}/infinity", node.name), b.dtype(x), infinity)?;
-    Ok(vec![compare(b, node, "", kind, x, infinity)?])
+    Ok(vec![b.compare(node, "", kind, x, infinity)?])
 }

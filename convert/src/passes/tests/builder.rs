@@ -176,6 +176,63 @@ impl Build {
         self.node(Op::Softmax { axis, log: false }, &[x], shape)
     }
 
+    /// The trailing axes from `axis` on, normalised, with a random scale and bias where they can be
+    /// constants.
+    pub(super) fn normalize(&mut self, x: ValueId, kind: NormKind, axis: usize) -> ValueId {
+        let shape = self.shape(x);
+        let sizes: Option<Vec<usize>> =
+            shape[axis..].iter().map(|d| d.as_const().map(|d| d as usize)).collect();
+        let mut inputs = vec![x];
+        if let Some(sizes) = sizes {
+            inputs.extend([self.random(&sizes), self.random(&sizes)]);
+        }
+        // A large epsilon: rows that are nearly constant would make much of what is rounded.
+        self.node(Op::Normalize { kind, axis, epsilon: 0.1 }, &inputs, shape)
+    }
+
+    /// Each of `len` results as two neighbours of an axis of `size`, weighted.
+    pub(super) fn interpolate(
+        &mut self,
+        x: ValueId,
+        axis: usize,
+        size: usize,
+        len: usize,
+    ) -> ValueId {
+        let taps: Vec<i32> =
+            (0..2 * len).map(|i| ((i / 2 * size / len + i % 2).min(size - 1)) as i32).collect();
+        let taps = self.graph.add_constant("taps", Tensor::from_i32([len, 2], &taps));
+        let weights = self.random(&[len, 2]);
+        let mut shape = self.shape(x);
+        shape[axis] = Dim::from(len);
+        self.node(Op::Interpolate { axis }, &[x, taps, weights], shape)
+    }
+
+    /// The first `k` elements along an axis, and their indices.
+    pub(super) fn top_k(&mut self, x: ValueId, axis: usize, k: usize) -> [ValueId; 2] {
+        let mut shape = self.shape(x);
+        shape[axis] = Dim::from(k);
+        let values = self.node(Op::TopK { axis, smallest: false }, &[x], shape.clone());
+        let indices = self.graph.add_value("indices", DType::I64, shape);
+        self.graph.nodes.last_mut().expect("just made").outputs.push(indices);
+        [values, indices]
+    }
+
+    /// Scaled dot-product attention of `x` on itself, over its last two axes.
+    pub(super) fn attention(&mut self, x: ValueId, size: usize) -> ValueId {
+        let rank = self.shape(x).len();
+        // Small scores: a softmax of large ones is a choice, which rounding may change.
+        let x = self.unary(UnaryKind::Tanh, x);
+        let (q, k, v) = (self.dense(x, size), self.dense(x, size), self.dense(x, size));
+        let mut columns: Vec<usize> = (0..rank).collect();
+        columns.swap(rank - 2, rank - 1);
+        let k = self.transpose(k, &columns);
+        let scores = self.matmul(q, k);
+        let scale = self.scalar(1.0 / (size as f32).sqrt());
+        let scores = self.binary(BinaryKind::Mul, scores, scale);
+        let weights = self.softmax(scores, rank - 1);
+        self.matmul(weights, v)
+    }
+
     pub(super) fn concat(&mut self, parts: &[ValueId], axis: usize) -> ValueId {
         let mut shape = self.shape(parts[0]);
         for part in &parts[1..] {

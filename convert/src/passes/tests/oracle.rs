@@ -61,16 +61,24 @@ pub(super) fn run(graph: &Graph, inputs: &[Array], symbols: &[i64]) -> Vec<Array
         values[id.0 as usize] = Some(array.clone());
     }
     for node in &graph.nodes {
-        let y = node.outputs[0];
-        let shape = evaluated(&graph.value(y).shape, symbols);
         let operands: Vec<Option<Array>> = node
             .inputs
             .iter()
             .map(|id| id.map(|id| values[id.0 as usize].clone().expect("made before")))
             .collect();
-        let result = eval(graph, node, &operands, shape.clone(), symbols);
-        assert_eq!(result.shape, shape, "{:?} {}", node.op, node.name);
-        values[y.0 as usize] = Some(result);
+        let shapes = node.outputs.iter().map(|y| evaluated(&graph.value(*y).shape, symbols));
+        let shapes: Vec<Vec<usize>> = shapes.collect();
+        let results = match &node.op {
+            Op::TopK { axis, smallest } => {
+                let x = operands[0].as_ref().expect("first operand");
+                top_k(x, *axis, *smallest, &shapes[0]).to_vec()
+            }
+            _ => vec![eval(graph, node, &operands, shapes[0].clone(), symbols)],
+        };
+        for ((y, result), shape) in node.outputs.iter().zip(results).zip(shapes) {
+            assert_eq!(result.shape, shape, "{:?} {}", node.op, node.name);
+            values[y.0 as usize] = Some(result);
+        }
     }
     graph.outputs.iter().map(|id| values[id.0 as usize].clone().expect("made")).collect()
 }
@@ -151,18 +159,56 @@ fn eval(
                 other => unimplemented!("{other:?}"),
             }
         }),
-        Op::Compare(CompareKind::Equal) => {
-            Array::build(shape, |at| f64::from(a.broadcast_at(at) == b().broadcast_at(at)))
-        }
+        Op::Compare(kind) => Array::build(shape, |at| {
+            let (a, b) = (a.broadcast_at(at), b().broadcast_at(at));
+            f64::from(match kind {
+                CompareKind::Equal => a == b,
+                CompareKind::Less => a < b,
+                CompareKind::LessOrEqual => a <= b,
+                CompareKind::Greater => a > b,
+                CompareKind::GreaterOrEqual => a >= b,
+            })
+        }),
         Op::Unary(kind) => Array::build(shape, |at| {
             super::super::functions::eval_unary(*kind, a.at(at)).expect("known function")
         }),
         Op::Cast => a.clone(),
-        Op::Softmax { axis, .. } => Array::build(shape.clone(), |at| {
-            let along = |i: usize| [&at[..*axis], &[i], &at[axis + 1..]].concat();
-            let sum: f64 = (0..shape[*axis]).map(|i| a.at(&along(i)).exp()).sum();
-            a.at(at).exp() / sum
+        Op::Softmax { axis, log } => Array::build(shape.clone(), |at| {
+            let row: Vec<f64> = (0..shape[*axis]).map(|i| a.at(&moved(at, *axis, i))).collect();
+            let sum: f64 = row.iter().map(|x| x.exp()).sum();
+            if *log { a.at(at) - sum.ln() } else { a.at(at).exp() / sum }
         }),
+        Op::Interpolate { axis } => Array::build(shape, |at| {
+            let (indices, weights) = (b(), operand(2).expect("weights"));
+            let tap = |t: usize| {
+                let from = indices.at(&[at[*axis], t]) as usize;
+                weights.at(&[at[*axis], t]) * a.at(&moved(at, *axis, from))
+            };
+            (0..indices.shape[1]).map(tap).sum()
+        }),
+        Op::GatherElements { axis } => {
+            Array::build(shape, |at| a.at(&moved(at, *axis, counted(b().at(at), a.shape[*axis]))))
+        }
+        Op::ScatterElements { axis, reduction } => {
+            let (places, updates) = (b(), operand(2).expect("updates"));
+            Array::build(shape, |at| {
+                // Every update in order, of which most go elsewhere.
+                indices(&places.shape).iter().fold(a.at(at), |y, from| {
+                    let to = counted(places.at(from), a.shape[*axis]);
+                    if moved(from, *axis, to) != at {
+                        return y;
+                    }
+                    let update = updates.at(from);
+                    match reduction {
+                        ScatterReduction::Replace => update,
+                        ScatterReduction::Add => y + update,
+                        ScatterReduction::Mul => y * update,
+                        ScatterReduction::Max => y.max(update),
+                        ScatterReduction::Min => y.min(update),
+                    }
+                })
+            })
+        }
         Op::Normalize { kind, axis, epsilon } => {
             let rows = indices(&a.shape[*axis..]);
             Array::build(shape, |at| {
@@ -242,9 +288,7 @@ fn eval(
         Op::Gather { axis } => Array::build(shape, |at| {
             let (head, rest) = at.split_at(*axis);
             let (index, tail) = rest.split_at(b().shape.len());
-            let i = b().at(index);
-            let i = if i < 0.0 { i + a.shape[*axis] as f64 } else { i };
-            a.at(&[head, &[i as usize], tail].concat())
+            a.at(&[head, &[counted(b().at(index), a.shape[*axis])], tail].concat())
         }),
         Op::Quantize => {
             let q = quant(node.outputs[0]);
@@ -276,12 +320,43 @@ fn eval(
                     ReduceKind::Sum => elements.sum(),
                     ReduceKind::Mean => elements.sum::<f64>() / all.len() as f64,
                     ReduceKind::Max => elements.fold(f64::NEG_INFINITY, f64::max),
-                    other => unimplemented!("{other:?}"),
+                    ReduceKind::Min => elements.fold(f64::INFINITY, f64::min),
+                    ReduceKind::Prod => elements.product(),
+                    ReduceKind::L1 => elements.map(f64::abs).sum(),
+                    ReduceKind::L2 => elements.map(|x| x * x).sum::<f64>().sqrt(),
+                    ReduceKind::SumSquare => elements.map(|x| x * x).sum(),
+                    ReduceKind::LogSum => elements.sum::<f64>().ln(),
+                    ReduceKind::LogSumExp => elements.map(f64::exp).sum::<f64>().ln(),
                 }
             })
         }
         other => unimplemented!("{other:?}"),
     }
+}
+
+/// The first elements along an axis in order of size, as many as `shape` has, and their indices.
+fn top_k(x: &Array, axis: usize, smallest: bool, shape: &[usize]) -> [Array; 2] {
+    let ranked = |at: &[usize]| {
+        let mut row: Vec<(f64, usize)> =
+            (0..x.shape[axis]).map(|i| (x.at(&moved(at, axis, i)), i)).collect();
+        // A stable sort leaves equals in the order of their indices.
+        row.sort_by(|(a, _), (b, _)| if smallest { a.total_cmp(b) } else { b.total_cmp(a) });
+        row[at[axis]]
+    };
+    [
+        Array::build(shape.to_vec(), |at| ranked(at).0),
+        Array::build(shape.to_vec(), |at| ranked(at).1 as f64),
+    ]
+}
+
+/// The index with another position along one axis.
+fn moved(at: &[usize], axis: usize, to: usize) -> Vec<usize> {
+    [&at[..axis], &[to], &at[axis + 1..]].concat()
+}
+
+/// An index that may count from the end.
+fn counted(index: f64, size: usize) -> usize {
+    (if index < 0.0 { index + size as f64 } else { index }) as usize
 }
 
 /// Where a kernel position reads, when that is inside the input.
@@ -296,4 +371,41 @@ fn window(conv: &Conv, x: &Array, at: &[usize], k: &[usize]) -> Option<Vec<usize
 
 fn clamped(value: f64, clamp: Clamp) -> f64 {
     value.max(f64::from(clamp.min)).min(f64::from(clamp.max))
+}
+
+#[test]
+fn indexed_elements() {
+    // [[1, 5, 3], [4, 2, 4]], and numbers by hand for what is selected from it.
+    let x = Array { shape: vec![2, 3], data: vec![1.0, 5.0, 3.0, 4.0, 2.0, 4.0] };
+    let [values, places] = top_k(&x, 1, false, &[2, 2]);
+    assert_eq!((values.data, places.data), (vec![5.0, 3.0, 4.0, 4.0], vec![1.0, 2.0, 0.0, 2.0]));
+    let [values, places] = top_k(&x, 0, true, &[1, 3]);
+    assert_eq!((values.data, places.data), (vec![1.0, 2.0, 3.0], vec![0.0, 1.0, 0.0]));
+
+    struct Case {
+        op: Op,
+        indices: [f64; 4],
+        third: [f64; 4],
+        expected: &'static [f64],
+    }
+    let scatter = |reduction| Op::ScatterElements { axis: 1, reduction };
+    #[rustfmt::skip]
+    let cases = [
+        Case { op: Op::GatherElements { axis: 1 }, indices: [2.0, -2.0, 0.0, 0.0], third: [0.0; 4],
+            expected: &[3.0, 5.0, 4.0, 4.0] },
+        Case { op: scatter(ScatterReduction::Replace), indices: [0.0, 0.0, -1.0, 1.0],
+            third: [7.0, 8.0, 9.0, 6.0], expected: &[8.0, 5.0, 3.0, 4.0, 6.0, 9.0] },
+        Case { op: scatter(ScatterReduction::Add), indices: [0.0, 0.0, -1.0, 1.0],
+            third: [7.0, 8.0, 9.0, 6.0], expected: &[16.0, 5.0, 3.0, 4.0, 8.0, 13.0] },
+        Case { op: Op::Interpolate { axis: 1 }, indices: [0.0, 1.0, 2.0, 2.0],
+            third: [0.5, 0.5, 2.0, 1.0], expected: &[3.0, 9.0, 3.0, 12.0] },
+    ];
+    for Case { op, indices, third, expected } in cases {
+        let square = |data: [f64; 4]| Some(Array { shape: vec![2, 2], data: data.to_vec() });
+        let shape = vec![2, expected.len() / 2];
+        let node = Node { name: "n".into(), op, inputs: vec![], outputs: vec![] };
+        let operands = [Some(x.clone()), square(indices), square(third)];
+        let y = eval(&Graph::default(), &node, &operands, shape, &[]);
+        assert_eq!(y.data, expected, "{:?}", node.op);
+    }
 }

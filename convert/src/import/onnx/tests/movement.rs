@@ -1,0 +1,291 @@
+//! Operators that move elements, and shapes that the model computes.
+
+use super::table::{case, check, ints, refused};
+use super::*;
+
+#[test]
+fn movement() {
+    const X: &[&str] = &["b", "4", "6", "6"];
+    let one = |op: &str| N::new(op, &["x"], &["y"]);
+    check(vec![
+        case("flatten", 13, X, vec![], vec![one("Flatten")], "Reshape", "b×144"),
+        case(
+            "flatten at the end",
+            13,
+            X,
+            vec![],
+            vec![one("Flatten").with(A::int("axis", 4))],
+            "Reshape",
+            "144*b×1",
+        ),
+        case(
+            "reshape",
+            13,
+            X,
+            vec![ints("a", &[0, -1, 2])],
+            vec![N::new("Reshape", &["x", "a"], &["y"])],
+            "Reshape",
+            "b×72×2",
+        ),
+        refused(
+            "reshape, not whole",
+            13,
+            X,
+            vec![ints("a", &[0, -1, 7])],
+            vec![N::new("Reshape", &["x", "a"], &["y"])],
+            "doesn't divide",
+        ),
+        case(
+            "expand",
+            13,
+            X,
+            vec![ints("a", &[2, 1, 1, 1, 1])],
+            vec![N::new("Expand", &["x", "a"], &["y"])],
+            "Expand",
+            "2×b×4×6×6",
+        ),
+        case(
+            "gather",
+            13,
+            X,
+            vec![T::i64("i", &[], &[-1])],
+            vec![N::new("Gather", &["x", "i"], &["y"]).with(A::int("axis", 1))],
+            "Gather",
+            "b×6×6",
+        ),
+        refused(
+            "gather outside",
+            13,
+            X,
+            vec![ints("i", &[4])],
+            vec![N::new("Gather", &["x", "i"], &["y"]).with(A::int("axis", 1))],
+            "index 4 into 4",
+        ),
+        case(
+            "concat",
+            13,
+            X,
+            vec![],
+            vec![N::new("Concat", &["x", "x"], &["y"]).with(A::int("axis", 0))],
+            "Concat",
+            "2*b×4×6×6",
+        ),
+        case(
+            "tile",
+            13,
+            X,
+            vec![ints("a", &[1, 2, 1, 1])],
+            vec![N::new("Tile", &["x", "a"], &["y"])],
+            "Reshape Expand Reshape",
+            "b×8×6×6",
+        ),
+        case(
+            "tile a new axis",
+            13,
+            &["b", "1"],
+            vec![ints("a", &[1, 5])],
+            vec![N::new("Tile", &["x", "a"], &["y"])],
+            "Expand",
+            "b×5",
+        ),
+        case(
+            "depth to space",
+            13,
+            X,
+            vec![],
+            vec![one("DepthToSpace").with(A::int("blocksize", 2))],
+            "Reshape Transpose Reshape",
+            "b×1×12×12",
+        ),
+        case(
+            "space to depth",
+            13,
+            X,
+            vec![],
+            vec![one("SpaceToDepth").with(A::int("blocksize", 3))],
+            "Reshape Transpose Reshape",
+            "b×36×2×2",
+        ),
+        case(
+            "transpose",
+            13,
+            &["b", "2", "3"],
+            vec![],
+            vec![one("Transpose")],
+            "Transpose",
+            "3×2×b",
+        ),
+        refused(
+            "perm",
+            13,
+            &["b", "2", "3"],
+            vec![],
+            vec![one("Transpose").with(A::ints("perm", &[0, 0, 1]))],
+            "occurs twice",
+        ),
+        case(
+            "argmax",
+            13,
+            X,
+            vec![],
+            vec![one("ArgMax").with(A::int("axis", -1)).with(A::int("keepdims", 0))],
+            "ArgReduce",
+            "b×4×6",
+        ),
+        case(
+            "constant of shape",
+            13,
+            X,
+            vec![],
+            vec![
+                N::new("Shape", &["x"], &["s"]),
+                N::new("ConstantOfShape", &["s"], &["c"]),
+                N::new("Add", &["x", "c"], &["y"]),
+            ],
+            "Expand Add",
+            "b×4×6×6",
+        ),
+        case(
+            "range",
+            13,
+            &["4", "3"],
+            vec![T::i64("s", &[], &[10]), T::i64("e", &[], &[3]), T::i64("d", &[], &[-2])],
+            vec![
+                N::new("Range", &["s", "e", "d"], &["r"]),
+                N::new("Cast", &["r"], &["f"]).with(A::int("to", 1)),
+                N::new("Unsqueeze", &["f", "one"], &["u"]),
+                N::new("Mul", &["x", "u"], &["y"]),
+                N::new("Constant", &[], &["one"]).with(A::ints("value_ints", &[1])),
+            ],
+            "Mul",
+            "4×3",
+        ),
+    ]);
+}
+
+/// What exporters write to compute shapes leaves no nodes behind.
+
+#[test]
+fn shape_arithmetic() {
+    const X: &[&str] = &["b", "s", "8", "6"];
+    let n = |op: &str, i: &[&str], o: &str| N::new(op, i, &[o]);
+    let c = |name: &str, v: i64| T::i64(name, &[], &[v]);
+    check(vec![
+        case(
+            "flatten as torch does",
+            13,
+            X,
+            vec![c("zero", 0), ints("minus", &[-1]), ints("ax", &[0])],
+            vec![
+                n("Shape", &["x"], "sh"),
+                n("Gather", &["sh", "zero"], "g"),
+                n("Unsqueeze", &["g", "ax"], "u"),
+                n("Concat", &["u", "minus"], "t").with(A::int("axis", 0)),
+                n("Reshape", &["x", "t"], "y"),
+            ],
+            "Reshape",
+            "b×48*s",
+        ),
+        case(
+            "split heads",
+            13,
+            X,
+            vec![
+                c("two", 2),
+                c("three", 3),
+                ints("ax", &[0]),
+                ints("ends", &[2]),
+                ints("zero", &[0]),
+            ],
+            vec![
+                n("Shape", &["x"], "sh"),
+                n("Slice", &["sh", "zero", "ends"], "head"),
+                n("Gather", &["sh", "two"], "g"),
+                n("Div", &["g", "two"], "d"),
+                n("Mul", &["d", "three"], "m"),
+                n("Unsqueeze", &["m", "ax"], "u"),
+                n("Constant", &[], "four").with(A::ints("value_ints", &[4])),
+                n("Concat", &["head", "u", "four"], "t").with(A::int("axis", 0)),
+                n("Reshape", &["x", "t"], "y"),
+            ],
+            "Reshape",
+            "b×s×12×4",
+        ),
+        case(
+            "resize to twice the size through floats",
+            13,
+            &["b", "8", "h", "6"],
+            vec![
+                ints("ends", &[4]),
+                ints("two", &[2]),
+                ints("zero", &[0]),
+                T::f32("k", &[2], &[2.0, 2.0]),
+            ],
+            vec![
+                n("Shape", &["x"], "sh"),
+                n("Slice", &["sh", "two", "ends"], "hw"),
+                n("Slice", &["sh", "zero", "two"], "nc"),
+                n("Cast", &["hw"], "f").with(A::int("to", 1)),
+                n("Mul", &["f", "k"], "fm"),
+                n("Floor", &["fm"], "ff"),
+                n("Cast", &["ff"], "fi").with(A::int("to", 7)),
+                n("Concat", &["nc", "fi"], "t").with(A::int("axis", 0)),
+                n("Resize", &["x", "", "", "t"], "y"),
+            ],
+            "Transpose Resize Transpose",
+            "b×8×2*h×12",
+        ),
+        case(
+            "expand with where",
+            13,
+            X,
+            vec![ints("want", &[-1, -1, 8, 6]), ints("minus", &[-1])],
+            vec![
+                n("Shape", &["x"], "sh"),
+                n("Equal", &["want", "minus"], "e"),
+                n("Where", &["e", "sh", "want"], "t"),
+                n("Expand", &["x", "t"], "y"),
+            ],
+            "Expand",
+            "b×s×8×6",
+        ),
+        case(
+            "product",
+            13,
+            X,
+            vec![],
+            vec![
+                n("Shape", &["x"], "sh"),
+                n("ReduceProd", &["sh"], "p").with(A::int("keepdims", 1)),
+                n("Reshape", &["x", "p"], "y"),
+            ],
+            "Reshape",
+            "48*b*s",
+        ),
+        case(
+            "size as data, constant",
+            13,
+            &["2", "8"],
+            vec![],
+            vec![
+                n("Size", &["x"], "s"),
+                n("Cast", &["s"], "f").with(A::int("to", 1)),
+                n("Div", &["x", "f"], "y"),
+            ],
+            "Div",
+            "2×8",
+        ),
+        refused(
+            "size as data, dynamic",
+            13,
+            X,
+            vec![],
+            vec![
+                n("Size", &["x"], "s"),
+                n("Cast", &["s"], "f").with(A::int("to", 1)),
+                n("Div", &["x", "f"], "y"),
+            ],
+            "48*b*s is read as data",
+        ),
+    ]);
+}
