@@ -55,14 +55,9 @@ impl Constants {
         }
         let rows = blocks.first()?.rows;
         let columns = blocks.len() * hidden;
-        let mut values = vec![
-            0.0;
-            {
-                let elements = rows.checked_mul(columns)?;
-                self.charge(elements)?;
-                elements
-            }
-        ];
+        let elements = rows.checked_mul(columns)?;
+        self.charge(elements)?;
+        let mut values = vec![0.0; elements];
         let mut read: BTreeMap<ValueId, Vec<f32>> = BTreeMap::new();
         for (gate, block) in blocks.iter().enumerate() {
             let tensor = f32_constant(graph, block.matrix)?;
