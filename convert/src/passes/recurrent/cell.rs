@@ -64,21 +64,32 @@ fn operands(edit: &Editor<'_>, id: ValueId, kind: BinaryKind) -> Vec<(ValueId, V
     both.map(|(a, b)| vec![(a, b), (b, a)]).unwrap_or_default()
 }
 
-/// What a function is applied to, when nobody else reads its result.
-fn unary(edit: &Editor<'_>, id: ValueId, uses: usize) -> Option<(UnaryKind, ValueId)> {
-    let node = edit.node(edit.producer(id).filter(|_| edit.uses(id) <= uses)?);
+/// What a function is applied to, when nobody else reads its result. It may be applied to several
+/// gates at once, before they are split.
+fn unary(edit: &Editor<'_>, id: ValueId, uses: usize) -> Option<(UnaryKind, Window)> {
+    let mut node = edit.node(edit.producer(id).filter(|_| edit.uses(id) <= uses)?);
+    let mut start = 0;
+    if let Op::Slice { starts, steps } = &node.op {
+        let x = input(node, 0)?;
+        let [zero, first] = starts.as_slice() else { return None };
+        let of_columns = zero.is(0)
+            && steps.iter().all(|step| *step == 1)
+            && edit.graph.value(x).shape.first() == edit.graph.value(id).shape.first();
+        start = usize::try_from(first.as_const()?).ok().filter(|_| of_columns)?;
+        node = edit.node(edit.producer(x)?);
+    }
     match node.op {
-        Op::Unary(kind) => Some((kind, input(node, 0)?)),
+        Op::Unary(kind) => Some((kind, (input(node, 0)?, start))),
         _ => None,
     }
 }
 
-fn tanh(edit: &Editor<'_>, id: ValueId, uses: usize) -> Option<ValueId> {
+fn tanh(edit: &Editor<'_>, id: ValueId, uses: usize) -> Option<Window> {
     unary(edit, id, uses).filter(|(kind, _)| *kind == UnaryKind::Tanh).map(|(_, x)| x)
 }
 
 /// A gate: its function, and what of.
-fn gate(edit: &Editor<'_>, id: ValueId, uses: usize) -> Option<(Function, ValueId)> {
+fn gate(edit: &Editor<'_>, id: ValueId, uses: usize) -> Option<(Function, Window)> {
     let (kind, x) = unary(edit, id, uses)?;
     let function = match kind {
         UnaryKind::Sigmoid => (RecurrentFunction::Sigmoid, 0.0, 0.0),
@@ -93,7 +104,7 @@ fn lstm(edit: &Editor<'_>, root: usize, batch: &Dim, hidden: usize) -> Option<Ce
     let state = output(edit.node(root))?;
     for (o, bent) in operands(edit, state, BinaryKind::Mul) {
         let Some((function, o)) = gate(edit, o, 1) else { continue };
-        let Some(after) = tanh(edit, bent, 1) else { continue };
+        let Some((after, 0)) = tanh(edit, bent, 1) else { continue };
         for (kept, added) in operands(edit, after, BinaryKind::Add) {
             for (f, before) in operands(edit, kept, BinaryKind::Mul) {
                 for (i, g) in operands(edit, added, BinaryKind::Mul) {
@@ -105,7 +116,7 @@ fn lstm(edit: &Editor<'_>, root: usize, batch: &Dim, hidden: usize) -> Option<Ce
                     if of_f != function || of_i != function || edit.uses(kept) != 1 {
                         continue;
                     }
-                    let sums = [i, o, f, g].map(|id| Sum::of(edit, id, batch, hidden));
+                    let sums = [i, o, f, g].map(|of| Sum::of(edit, of, batch, hidden));
                     let Some(sums) = sums.into_iter().collect::<Option<Vec<Sum>>>() else {
                         continue;
                     };
@@ -178,7 +189,7 @@ fn gru_of(
     batch: &Dim,
     hidden: usize,
 ) -> Option<Cell> {
-    let sum = |id: ValueId| Sum::of(edit, id, batch, hidden);
+    let sum = |of: Window| Sum::of(edit, of, batch, hidden);
     // Each is read by the two terms of the new state.
     let (function, z) = gate(edit, z, 2)?;
     let mut candidate = sum(tanh(edit, n, 2)?)?;
@@ -195,7 +206,7 @@ fn gru_of(
     let behind = (0..candidate.others.len()).find_map(|at| {
         let (id, start) = candidate.others[at];
         let (r, rest) = reset(id).filter(|_| start == 0)?;
-        let inner = sum(rest).filter(|inner| inner.others.is_empty())?;
+        let inner = sum((rest, 0)).filter(|inner| inner.others.is_empty())?;
         Some((at, r, inner))
     });
     let (r, variant, of_candidate, inner_bias) = match behind {

@@ -44,10 +44,10 @@ pub(super) struct Sum {
 }
 
 impl Sum {
-    /// The terms of a value; `None` when something doesn't fit.
-    pub(super) fn of(edit: &Editor<'_>, id: ValueId, batch: &Dim, hidden: usize) -> Option<Sum> {
+    /// The terms of a window; `None` when something doesn't fit.
+    pub(super) fn of(edit: &Editor<'_>, of: Window, batch: &Dim, hidden: usize) -> Option<Sum> {
         let mut sum = Sum::default();
-        sum.collect(edit, (id, 0), (batch, hidden), MAX_DEPTH)?;
+        sum.collect(edit, of, (batch, hidden), MAX_DEPTH)?;
         Some(sum)
     }
 
