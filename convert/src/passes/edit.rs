@@ -12,6 +12,8 @@ pub(super) struct Editor<'g> {
     pub(super) graph: &'g mut Graph,
     producer: Vec<Option<usize>>,
     uses: Vec<usize>,
+    /// Nodes that read a value, or did; those inserted are counted behind the graph's.
+    readers: Vec<Vec<usize>>,
     inserted: Vec<(usize, Node)>,
     changed: bool,
 }
@@ -19,11 +21,12 @@ pub(super) struct Editor<'g> {
 impl<'g> Editor<'g> {
     pub(super) fn new(graph: &'g mut Graph) -> Editor<'g> {
         let producer = graph.producers();
-        let mut uses: Vec<usize> = graph.consumers().iter().map(Vec::len).collect();
+        let readers = graph.consumers();
+        let mut uses: Vec<usize> = readers.iter().map(Vec::len).collect();
         for output in &graph.outputs {
             uses[output.0 as usize] += 1;
         }
-        Editor { graph, producer, uses, inserted: Vec::new(), changed: false }
+        Editor { graph, producer, uses, readers, inserted: Vec::new(), changed: false }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -63,7 +66,7 @@ impl<'g> Editor<'g> {
     /// Puts another node in the place of one.
     pub(super) fn replace(&mut self, index: usize, node: Node) {
         self.uncount(index);
-        self.count(&node);
+        self.count(index, &node);
         for output in &node.outputs {
             self.grow(*output);
             self.producer[output.0 as usize] = Some(index);
@@ -82,7 +85,7 @@ impl<'g> Editor<'g> {
 
     /// Puts a node before another; it can be found through [`Editor::producer`] after this sweep.
     pub(super) fn insert_before(&mut self, index: usize, node: Node) {
-        self.count(&node);
+        self.count(self.graph.nodes.len() + self.inserted.len(), &node);
         self.inserted.push((index, node));
         self.changed = true;
     }
@@ -94,13 +97,22 @@ impl<'g> Editor<'g> {
         if !forward_name(self.graph, from, to) {
             return false;
         }
-        self.graph.replace_uses(from, to);
-        for (_, node) in &mut self.inserted {
+        self.grow(to);
+        let readers = std::mem::take(&mut self.readers[from.0 as usize]);
+        let len = self.graph.nodes.len();
+        for reader in &readers {
+            let node = match reader.checked_sub(len) {
+                Some(inserted) => &mut self.inserted[inserted].1,
+                None => &mut self.graph.nodes[*reader],
+            };
             for id in node.inputs.iter_mut().flatten().filter(|id| **id == from) {
                 *id = to;
             }
         }
-        self.grow(to);
+        for id in self.graph.outputs.iter_mut().filter(|id| **id == from) {
+            *id = to;
+        }
+        self.readers[to.0 as usize].extend(readers);
         self.uses[to.0 as usize] += std::mem::take(&mut self.uses[from.0 as usize]);
         self.remove(index);
         true
@@ -126,9 +138,10 @@ impl<'g> Editor<'g> {
         self.changed
     }
 
-    fn count(&mut self, node: &Node) {
+    fn count(&mut self, index: usize, node: &Node) {
         for id in node.inputs.iter().flatten() {
             self.grow(*id);
+            self.readers[id.0 as usize].push(index);
             self.uses[id.0 as usize] += 1;
         }
     }
@@ -145,6 +158,7 @@ impl<'g> Editor<'g> {
         if self.uses.len() < len {
             self.uses.resize(len, 0);
             self.producer.resize(len, None);
+            self.readers.resize(len, Vec::new());
         }
     }
 }

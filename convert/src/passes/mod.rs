@@ -21,6 +21,7 @@ mod identity;
 mod layout;
 mod norm;
 mod pointwise;
+mod recurrent;
 mod reshape;
 mod residual;
 mod scale_shift;
@@ -57,6 +58,7 @@ pub const PASSES: &[Pass] = &[
     Pass { name: "broadcast", about: "drops an expand before broadcasting", run: broadcast::run },
     Pass { name: "reshape", about: "merges reshapes", run: reshape::run },
     Pass { name: "attention", about: "products around a softmax", run: attention::run },
+    Pass { name: "recurrent", about: "recurrent cells written out", run: recurrent::run },
     Pass { name: "layout", about: "moves transposes together and cancels them", run: layout::run },
     Pass { name: "absorb", about: "flattening order into weight rows", run: absorb::run },
     Pass { name: "pointwise", about: "convolutions of one pixel", run: pointwise::run },

@@ -123,8 +123,8 @@ fn beside_unsigned(graph: &mut Graph, at: usize) -> usize {
 /// Takes back what `unsigned_to_signed` put beside a u8 where no integer node uses it: reals that are
 /// quantized and dequantized at once, on the way to or from the same integers.
 fn drop_detours(graph: &mut Graph) {
+    let producers = graph.producers();
     for at in 0..graph.nodes.len() {
-        let producers = graph.producers();
         let node = &graph.nodes[at];
         let made = |id: ValueId, op: &Op| source(graph, &producers, id, op);
         // The i8 in the middle and what it is the i8 of.
@@ -166,49 +166,62 @@ fn source<'g>(
     id: ValueId,
     op: &Op,
 ) -> Option<&'g Node> {
-    let node = &graph.nodes[producers[id.0 as usize]?];
+    let node = &graph.nodes[producers.get(id.0 as usize).copied().flatten()?];
     (node.op == *op).then_some(node)
 }
 
 /// The i8 value behind a dequantize node, if it has one scale.
 fn integers_behind(graph: &Graph, producers: &[Option<usize>], id: ValueId) -> Option<ValueId> {
     let integer = source(graph, producers, id, &Op::Dequantize)?.inputs[0]?;
-    let value = graph.value(integer);
+    is_integer(graph, integer).then_some(integer)
+}
+
+/// An i8 value with one scale.
+fn is_integer(graph: &Graph, id: ValueId) -> bool {
+    let value = graph.value(id);
     let per_tensor = value.quant.as_ref().is_some_and(|quant| quant.axis.is_none());
-    (value.dtype == DType::I8 && per_tensor).then_some(integer)
+    value.dtype == DType::I8 && per_tensor
 }
 
 /// Input → move → quantize becomes input → quantize → move, so that the input itself can be i8.
 fn quantize_before_moving(graph: &mut Graph) {
-    for _ in 0..graph.nodes.len() {
-        let producers = graph.producers();
-        let consumers = graph.consumers();
-        let swap = graph.nodes.iter().enumerate().find_map(|(at, node)| {
-            if node.op != Op::Quantize || graph.value(node.outputs[0]).dtype != DType::I8 {
-                return None;
-            }
-            let moved = node.inputs[0]?;
-            let mover_at = producers[moved.0 as usize]?;
-            let mover = &graph.nodes[mover_at];
-            let plain = matches!(mover.op, Op::Reshape | Op::Transpose { .. } | Op::Slice { .. });
-            let from = mover.inputs[0]?;
-            let sole = consumers[moved.0 as usize].len() == 1 && !graph.outputs.contains(&moved);
-            let per_tensor = graph.value(node.outputs[0]).quant.as_ref()?.axis.is_none();
-            (plain && sole && per_tensor && graph.inputs.contains(&from))
-                .then_some((at, mover_at, from))
-        });
-        let Some((at, mover_at, from)) = swap else { return };
-        let result = graph.nodes[at].outputs[0];
-        let (name, shape) = (graph.value(from).name.clone(), graph.value(from).shape.clone());
-        let integer = graph.add_value(format!("{name}/q"), DType::I8, shape);
-        graph.value_mut(integer).quant = graph.value(result).quant.clone();
-        graph.nodes[mover_at].inputs[0] = Some(integer);
-        graph.nodes[mover_at].outputs[0] = result;
-        let mut quantize = graph.nodes.remove(at);
-        quantize.inputs[0] = Some(from);
-        quantize.outputs[0] = integer;
-        graph.nodes.insert(mover_at, quantize);
+    let producers = graph.producers();
+    let consumers = graph.consumers();
+    for at in 0..graph.nodes.len() {
+        if let Some((mover_at, from)) = moved_input(graph, &producers, &consumers, at) {
+            let result = graph.nodes[at].outputs[0];
+            let (name, shape) = (graph.value(from).name.clone(), graph.value(from).shape.clone());
+            let integer = graph.add_value(format!("{name}/q"), DType::I8, shape);
+            graph.value_mut(integer).quant = graph.value(result).quant.clone();
+            // Nobody else reads what is moved, so the two change places.
+            graph.nodes.swap(mover_at, at);
+            graph.nodes[mover_at].inputs[0] = Some(from);
+            graph.nodes[mover_at].outputs[0] = integer;
+            graph.nodes[at].inputs[0] = Some(integer);
+            graph.nodes[at].outputs[0] = result;
+        }
     }
+}
+
+/// The node between an input and a quantize node, and that input.
+fn moved_input(
+    graph: &Graph,
+    producers: &[Option<usize>],
+    consumers: &[Vec<usize>],
+    at: usize,
+) -> Option<(usize, ValueId)> {
+    let node = &graph.nodes[at];
+    if node.op != Op::Quantize || graph.value(node.outputs[0]).dtype != DType::I8 {
+        return None;
+    }
+    let moved = node.inputs[0]?;
+    let mover_at = producers[moved.0 as usize]?;
+    let mover = &graph.nodes[mover_at];
+    let plain = matches!(mover.op, Op::Reshape | Op::Transpose { .. } | Op::Slice { .. });
+    let from = mover.inputs[0]?;
+    let sole = consumers[moved.0 as usize].len() == 1 && !graph.outputs.contains(&moved);
+    let per_tensor = graph.value(node.outputs[0]).quant.as_ref()?.axis.is_none();
+    (plain && sole && per_tensor && graph.inputs.contains(&from)).then_some((mover_at, from))
 }
 
 /// A Relu or Clip between a node and its quantize node is dropped where saturation does the same,
@@ -286,53 +299,67 @@ fn only_quantized(graph: &Graph, consumers: &[Vec<usize>], id: ValueId) -> Optio
 /// comes behind still finds its dequantize node. A concatenation needs one scale for all its parts,
 /// so [`integer_form`] has it.
 fn move_integers(graph: &mut Graph) {
-    let mut at = 0;
-    while at < graph.nodes.len() {
-        let producers = graph.producers();
-        let node = &graph.nodes[at];
+    let nodes = std::mem::take(&mut graph.nodes);
+    // The integers behind each real, as far as the walk has come.
+    let mut behind: HashMap<ValueId, ValueId> = HashMap::new();
+    for mut node in nodes {
         let movable = moves_elements(&node.op) && !matches!(node.op, Op::Concat { .. });
-        let from = node.inputs.first().copied().flatten().filter(|_| movable);
-        if let Some(integer) = from.and_then(|id| integers_behind(graph, &producers, id)) {
-            let y = node.outputs[0];
-            let (name, shape) = (graph.value(y).name.clone(), graph.value(y).shape.clone());
-            let moved = graph.add_value(name.clone(), DType::I8, shape);
-            let quant = graph.value(integer).quant.clone();
-            let node = &mut graph.nodes[at];
-            if let (Op::Pad { mode: PadMode::Constant(real), .. }, Some(quant)) =
-                (&mut node.op, &quant)
+        let from = node.inputs.first().copied().flatten();
+        let integer = from.filter(|_| movable).and_then(|id| behind.get(&id).copied());
+        let Some(integer) = integer else {
+            if let (Op::Dequantize, Some(x)) = (&node.op, from)
+                && is_integer(graph, x)
             {
-                let q = (f64::from(*real) / f64::from(quant.scale[0])).round_ties_even()
-                    + f64::from(quant.zero_point[0]);
-                *real = q.clamp(-128.0, 127.0) as f32;
+                behind.insert(node.outputs[0], x);
             }
-            node.inputs[0] = Some(integer);
-            node.outputs[0] = moved;
-            let dequantize = Node {
-                name: format!("{name}/dequantize"),
-                op: Op::Dequantize,
-                inputs: vec![Some(moved)],
-                outputs: vec![y],
-            };
-            graph.value_mut(moved).quant = quant;
-            graph.nodes.insert(at + 1, dequantize);
+            graph.nodes.push(node);
+            continue;
+        };
+        let y = node.outputs[0];
+        let (name, shape) = (graph.value(y).name.clone(), graph.value(y).shape.clone());
+        let moved = graph.add_value(name.clone(), DType::I8, shape);
+        let quant = graph.value(integer).quant.clone();
+        if let (Op::Pad { mode: PadMode::Constant(real), .. }, Some(quant)) = (&mut node.op, &quant)
+        {
+            let q = (f64::from(*real) / f64::from(quant.scale[0])).round_ties_even()
+                + f64::from(quant.zero_point[0]);
+            *real = q.clamp(-128.0, 127.0) as f32;
         }
-        at += 1;
+        node.inputs[0] = Some(integer);
+        node.outputs[0] = moved;
+        graph.nodes.push(node);
+        graph.value_mut(moved).quant = quant;
+        graph.nodes.push(Node {
+            name: format!("{name}/dequantize"),
+            op: Op::Dequantize,
+            inputs: vec![Some(moved)],
+            outputs: vec![y],
+        });
+        behind.insert(y, moved);
     }
 }
 
 /// Gives every node between dequantize and quantize its integer form.
 fn integer_nodes(graph: &mut Graph) {
-    let mut at = 0;
-    while at < graph.nodes.len() {
-        let producers = graph.producers();
-        let consumers = graph.consumers();
-        if let Some((node, extra)) = integer_form(graph, &producers, &consumers, at) {
-            let count = extra.len();
-            graph.nodes[at] = node;
-            graph.nodes.splice(at..at, extra);
-            at += count;
-        }
-        at += 1;
+    // Neither list goes out of date: dequantize nodes stay where they are, and a result's readers are
+    // looked at before anything of theirs changes.
+    let producers = graph.producers();
+    let consumers = graph.consumers();
+    let mut before: Vec<Vec<Node>> = Vec::with_capacity(graph.nodes.len());
+    for at in 0..graph.nodes.len() {
+        let form = integer_form(graph, &producers, &consumers, at);
+        before.push(match form {
+            Some((node, extra)) => {
+                graph.nodes[at] = node;
+                extra
+            }
+            None => Vec::new(),
+        });
+    }
+    let nodes = std::mem::take(&mut graph.nodes);
+    for (node, extra) in nodes.into_iter().zip(before) {
+        graph.nodes.extend(extra);
+        graph.nodes.push(node);
     }
 }
 

@@ -51,9 +51,36 @@ pub(super) enum Extent {
 }
 
 /// Nodes that take part, and how each value between them is stored.
+#[derive(Default)]
 pub(super) struct Region {
     nodes: BTreeMap<usize, Remapped>,
     stored: BTreeMap<ValueId, Vec<usize>>,
+}
+
+/// Nodes in and around regions.
+#[derive(Default)]
+pub(super) struct Meets {
+    /// Those that work on permuted axes, and transposes that change.
+    changed: BTreeSet<usize>,
+    /// Others, which read or make what they did.
+    beside: BTreeSet<usize>,
+}
+
+impl Meets {
+    pub(super) fn contains(&self, node: &usize) -> bool {
+        self.changed.contains(node) || self.beside.contains(node)
+    }
+
+    /// What one of them changes is part of the other.
+    pub(super) fn disturbs(&self, other: &Meets) -> bool {
+        self.changed.iter().any(|node| other.contains(node))
+            || self.beside.iter().any(|node| other.changed.contains(node))
+    }
+
+    pub(super) fn join(&mut self, other: Meets) {
+        self.changed.extend(other.changed);
+        self.beside.extend(other.beside);
+    }
 }
 
 /// Bytes transposed in and around a region.
@@ -77,12 +104,24 @@ impl Region {
         perm: Vec<usize>,
         extent: Extent,
     ) -> Option<Region> {
-        let mut region = Region { nodes: BTreeMap::new(), stored: BTreeMap::new() };
+        let (region, fits) = Region::visit(graph, links, start, perm, extent);
+        fits.then_some(region)
+    }
+
+    /// The same, and what was seen until two nodes needed one value in different layouts (false).
+    pub(super) fn visit(
+        graph: &Graph,
+        links: &Links,
+        start: ValueId,
+        perm: Vec<usize>,
+        extent: Extent,
+    ) -> (Region, bool) {
+        let mut region = Region::default();
         let mut queue = vec![(start, perm)];
         while let Some((id, perm)) = queue.pop() {
             match region.stored.get(&id) {
                 Some(known) if *known == perm => continue,
-                Some(_) => return None,
+                Some(_) => return (region, false),
                 None => region.stored.insert(id, perm.clone()),
             };
             let producer = links.producer(id).map(|at| (at, true));
@@ -109,7 +148,43 @@ impl Region {
                 region.nodes.insert(at, remapped);
             }
         }
-        Some(region)
+        (region, true)
+    }
+
+    /// Nodes that take part or border on the region.
+    pub(super) fn meets(&self, graph: &Graph, links: &Links) -> Meets {
+        let mut meets = Meets::default();
+        meets.changed.extend(self.nodes.keys());
+        for id in self.stored.keys() {
+            for at in links.producer(*id).iter().chain(links.consumers(*id)) {
+                match graph.nodes[*at].op {
+                    Op::Transpose { .. } => meets.changed.insert(*at),
+                    _ if self.nodes.contains_key(at) => continue,
+                    _ => meets.beside.insert(*at),
+                };
+            }
+        }
+        meets
+    }
+
+    /// Both regions as one; they don't meet.
+    pub(super) fn join(&mut self, other: Region) {
+        self.nodes.extend(other.nodes);
+        self.stored.extend(other.stored);
+    }
+
+    /// Any value of the region would have grown the same one.
+    pub(super) fn is_reversible(&self) -> bool {
+        self.nodes.values().all(|remapped| remapped.reversible)
+    }
+
+    pub(super) fn visited(&self) -> usize {
+        self.nodes.len() + self.stored.len()
+    }
+
+    /// How each value of the region would be stored.
+    pub(super) fn into_stored(self) -> BTreeMap<ValueId, Vec<usize>> {
+        self.stored
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -3,6 +3,7 @@
 
 mod attention;
 mod builder;
+mod cells;
 mod cleaning;
 mod functions;
 mod fusing;

@@ -73,6 +73,10 @@ pub(super) fn run(graph: &Graph, inputs: &[Array], symbols: &[i64]) -> Vec<Array
                 let x = operands[0].as_ref().expect("first operand");
                 top_k(x, *axis, *smallest, &shapes[0]).to_vec()
             }
+            Op::Recurrent(layer) => {
+                let operands: Vec<Option<&Array>> = operands.iter().map(Option::as_ref).collect();
+                recurrent(layer, &operands).to_vec()
+            }
             _ => vec![eval(graph, node, &operands, shapes[0].clone(), symbols)],
         };
         for ((y, result), shape) in node.outputs.iter().zip(results).zip(shapes) {
@@ -357,6 +361,69 @@ fn moved(at: &[usize], axis: usize, to: usize) -> Vec<usize> {
 /// An index that may count from the end.
 fn counted(index: f64, size: usize) -> usize {
     (if index < 0.0 { index + size as f64 } else { index }) as usize
+}
+
+/// One direction of an LSTM or GRU from its first time step on, sequence by sequence, as the formulas
+/// of the ONNX operator reference.
+fn recurrent(layer: &Recurrent, operands: &[Option<&Array>]) -> [Array; 3] {
+    assert_eq!(layer.backwards, [false]);
+    assert_eq!(layer.clip, f32::INFINITY);
+    let operand = |k: usize| operands.get(k).copied().flatten();
+    assert!(operand(2).is_none(), "lengths");
+    let (x, weights) = (operand(0).expect("gates"), operand(1).expect("weights"));
+    let (time, batch, hidden) = (x.shape[0], x.shape[1], weights.shape[1]);
+    let function = |index: usize, x: f64| match layer.functions[index] {
+        Some((whit::format::RecurrentFunction::Sigmoid, ..)) => 1.0 / (1.0 + (-x).exp()),
+        Some((whit::format::RecurrentFunction::HardSigmoid, alpha, beta)) => {
+            (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0)
+        }
+        Some((whit::format::RecurrentFunction::Tanh, ..)) => x.tanh(),
+        other => unimplemented!("{other:?}"),
+    };
+    let zeros = || Array { shape: vec![1, batch, hidden], data: vec![0.0; batch * hidden] };
+    let mut every =
+        Array { shape: vec![time, 1, batch, hidden], data: vec![0.0; time * batch * hidden] };
+    let mut state = operand(3).cloned().unwrap_or_else(zeros);
+    let lstm = layer.kind == RecurrentKind::Lstm;
+    let mut cell = operand(4).filter(|_| lstm).cloned().unwrap_or_else(zeros);
+    for t in 0..time {
+        for row in 0..batch {
+            let h: Vec<f64> = (0..hidden).map(|k| state.at(&[0, row, k])).collect();
+            let product = |weights: &Array, column: usize, h: &[f64]| -> f64 {
+                (0..hidden).map(|k| h[k] * weights.at(&[0, k, column])).sum()
+            };
+            let gate = |gate: usize, j: usize| x.at(&[t, row, gate * hidden + j]);
+            let sum = |at: usize, j: usize| gate(at, j) + product(weights, at * hidden + j, &h);
+            let reset: Vec<f64> = match lstm {
+                true => vec![],
+                false => (0..hidden).map(|j| function(0, sum(1, j))).collect(),
+            };
+            for j in 0..hidden {
+                let new = if lstm {
+                    assert!(!layer.variant && operand(5).is_none());
+                    let [i, o, f] = [0, 1, 2].map(|at| function(0, sum(at, j)));
+                    let c = &mut cell.data[row * hidden + j];
+                    *c = f * *c + i * function(1, sum(3, j));
+                    o * function(2, *c)
+                } else {
+                    let z = function(0, sum(0, j));
+                    let candidate = operand(4).expect("candidate");
+                    let bias = operand(5).map_or(0.0, |bias| bias.at(&[0, j]));
+                    let share = match layer.variant {
+                        true => reset[j] * (product(candidate, j, &h) + bias),
+                        false => {
+                            let seen: Vec<f64> = h.iter().zip(&reset).map(|(h, r)| h * r).collect();
+                            product(candidate, j, &seen) + bias
+                        }
+                    };
+                    (1.0 - z) * function(1, gate(2, j) + share) + z * h[j]
+                };
+                state.data[row * hidden + j] = new;
+                every.data[(t * batch + row) * hidden + j] = new;
+            }
+        }
+    }
+    [every, state, cell]
 }
 
 /// Where a kernel position reads, when that is inside the input.
