@@ -4,7 +4,8 @@
 //! The walk goes from the last product back to the first. On the way it collects what is added to the
 //! scores (masks), the bending of scores (softcap) and the factors, which may also stand at the queries
 //! or the keys. Every value between the products must have no other reader: with one, the scores are
-//! needed anyway.
+//! needed anyway. Reshapes in between may split and merge the axes before queries and keys; masks from
+//! behind them are brought to the axes of the products.
 
 use whit::DType;
 
@@ -44,36 +45,63 @@ struct Chain {
     product: usize,
 }
 
-enum Mask {
+struct Mask {
+    kind: MaskKind,
+    /// Shape of the scores that it is applied to, which has the elements of the product in order.
+    scores: Vec<Dim>,
+}
+
+enum MaskKind {
     /// Is added to the scores.
     Added(ValueId),
     /// Where the condition has this value, scores are replaced by a number.
     Replaced { condition: ValueId, when: bool, by: f32 },
 }
 
+impl Mask {
+    /// What has the mask's shape.
+    fn source(&self) -> ValueId {
+        match self.kind {
+            MaskKind::Added(id) => id,
+            MaskKind::Replaced { condition, .. } => condition,
+        }
+    }
+}
+
 fn fuse(edit: &mut Editor<'_>, root: usize) -> Option<()> {
     let (probabilities, v) = product(edit, root, false)?;
     let rank = edit.graph.value(v).shape.len();
-    if !(3..=4).contains(&rank) || edit.graph.value(probabilities).shape.len() != rank {
+    let shape = edit.graph.value(probabilities).shape.clone();
+    if !(3..=4).contains(&rank) || shape.len() != rank {
         return None;
     }
     let mut at = sole_producer(edit, probabilities)?;
+    if edit.node(at).op == Op::Reshape {
+        at = sole_producer(edit, regrouped(edit, at)?)?;
+    }
     let mut guarded = None;
     if edit.node(at).op == Op::Where {
         let (inner, bias) = guard(edit, at)?;
         (at, guarded) = (sole_producer(edit, inner)?, Some(bias));
     }
-    if edit.node(at).op != (Op::Softmax { axis: rank - 1, log: false }) {
+    let scores = input(edit.node(at), 0)?;
+    let outer = edit.graph.value(scores).shape.clone();
+    if edit.node(at).op != (Op::Softmax { axis: outer.len().checked_sub(1)?, log: false }) {
         return None;
     }
-    let scores = input(edit.node(at), 0)?;
-    let shape = edit.graph.value(scores).shape.clone();
     let mut chain = Chain { factor: 1.0, ..Chain::default() };
-    walk(edit, scores, &shape, &mut chain, MAX_DEPTH)?;
+    walk(edit, scores, &outer, &mut chain, MAX_DEPTH)?;
+    if edit.graph.value(output(edit.node(chain.product))?).shape != shape {
+        return None;
+    }
     // The guard looks at exactly what is added.
     let zero_rows = match guarded {
-        Some(bias) => match chain.masks[..] {
-            [Mask::Added(mask)] if mask == bias => true,
+        Some(bias) => match &chain.masks[..] {
+            [Mask { kind: MaskKind::Added(mask), scores }]
+                if *mask == bias && [&shape; 2] == [scores, &outer] =>
+            {
+                true
+            }
             _ => return None,
         },
         None => false,
@@ -93,7 +121,14 @@ fn fuse(edit: &mut Editor<'_>, root: usize) -> Option<()> {
     {
         (keys.source, v, group) = (few_k, few_v, times_k);
     }
-    let (masks, causal) = split_causal(edit, std::mem::take(&mut chain.masks), &shape);
+    let (masks, causal) = split_causal(edit, std::mem::take(&mut chain.masks));
+    let fitted = masks
+        .into_iter()
+        .map(|mask| {
+            let fit = Fit::new(&edit.graph.value(mask.source()).shape, &mask.scores, &shape)?;
+            Some((mask.kind, fit))
+        })
+        .collect::<Option<Vec<_>>>()?;
 
     // From here on the graph changes; what could still be refused is looked at before.
     let of_q = edit.graph.value(q).shape.clone();
@@ -117,7 +152,7 @@ fn fuse(edit: &mut Editor<'_>, root: usize) -> Option<()> {
     }
 
     let name = edit.node(root).name.clone();
-    let mask = added(edit, root, &name, masks)?;
+    let mask = added(edit, root, &name, fitted)?;
     let k = keys.value(edit, root, &name);
     let y = output(edit.node(root))?;
     let mut inputs = vec![q, k, v];
@@ -170,6 +205,14 @@ fn product(edit: &Editor<'_>, index: usize, may_transpose_b: bool) -> Option<(Va
 /// The node that makes a value which nobody else reads.
 fn sole_producer(edit: &Editor<'_>, id: ValueId) -> Option<usize> {
     if edit.uses(id) == 1 { edit.producer(id) } else { None }
+}
+
+/// What a reshape reads that keeps the queries and keys, the last two axes.
+fn regrouped(edit: &Editor<'_>, at: usize) -> Option<ValueId> {
+    let (x, y) = (input(edit.node(at), 0)?, output(edit.node(at))?);
+    let (from, to) = (&edit.graph.value(x).shape, &edit.graph.value(y).shape);
+    let last = |shape: &[Dim]| shape.len().checked_sub(2).map(|at| shape[at..].to_vec());
+    (last(from)? == last(to)?).then_some(x)
 }
 
 /// `where(max(bias) == -inf, 0, probabilities)`: the probabilities and the bias.
@@ -244,12 +287,17 @@ fn walk(
         return walk(edit, inner, shape, chain, depth - 1);
     }
     let operand = |k: usize| input(node, k);
+    let masked = |kind: MaskKind| Mask { kind, scores: shape.to_vec() };
     match node.op {
+        Op::Reshape => {
+            let inner = regrouped(edit, at)?;
+            walk(edit, inner, &edit.graph.value(inner).shape, chain, depth - 1)
+        }
         Op::Binary(BinaryKind::Add) if may_mask => {
             let (a, b) = (operand(0)?, operand(1)?);
             for (inner, mask) in [(a, b), (b, a)] {
                 if walk(edit, inner, shape, chain, depth - 1).is_some() {
-                    chain.masks.push(Mask::Added(mask));
+                    chain.masks.push(masked(MaskKind::Added(mask)));
                     return Some(());
                 }
                 *chain = Chain { factor: 1.0, ..Chain::default() };
@@ -264,7 +312,7 @@ fn walk(
                 let by = f32_scalar(edit.graph, number).filter(|by| *by <= HIDES);
                 let Some(by) = by else { continue };
                 if walk(edit, inner, shape, chain, depth - 1).is_some() {
-                    chain.masks.push(Mask::Replaced { condition, when, by });
+                    chain.masks.push(masked(MaskKind::Replaced { condition, when, by }));
                     return Some(());
                 }
                 *chain = Chain { factor: 1.0, ..Chain::default() };
@@ -359,27 +407,29 @@ fn unrepeated(edit: &Editor<'_>, id: ValueId) -> Option<(ValueId, usize)> {
 }
 
 /// Takes the causal part out of the masks: the others, and the offset.
-fn split_causal(edit: &Editor<'_>, masks: Vec<Mask>, scores: &[Dim]) -> (Vec<Mask>, Option<Dim>) {
+fn split_causal(edit: &Editor<'_>, masks: Vec<Mask>) -> (Vec<Mask>, Option<Dim>) {
     let mut flat = Vec::new();
     for mask in masks {
-        match mask {
+        match mask.kind {
             // Importers and exporters add masks to each other first.
-            Mask::Added(id) => match parts(edit, id) {
+            MaskKind::Added(id) => match parts(edit, id) {
                 Some((a, b))
-                    if offset_of(edit, a, scores).is_some()
-                        || offset_of(edit, b, scores).is_some() =>
+                    if offset_of(edit, a, &mask.scores).is_some()
+                        || offset_of(edit, b, &mask.scores).is_some() =>
                 {
-                    flat.extend([Mask::Added(a), Mask::Added(b)]);
+                    let scores = mask.scores;
+                    flat.push(Mask { kind: MaskKind::Added(a), scores: scores.clone() });
+                    flat.push(Mask { kind: MaskKind::Added(b), scores });
                 }
-                _ => flat.push(Mask::Added(id)),
+                _ => flat.push(mask),
             },
-            other => flat.push(other),
+            MaskKind::Replaced { .. } => flat.push(mask),
         }
     }
     let mut causal: Option<Dim> = None;
     flat.retain(|mask| {
-        let found = match mask {
-            Mask::Added(id) if causal.is_none() => offset_of(edit, *id, scores),
+        let found = match &mask.kind {
+            MaskKind::Added(id) if causal.is_none() => offset_of(edit, *id, &mask.scores),
             _ => None,
         };
         let is_other = found.is_none();
@@ -446,18 +496,86 @@ fn triangle(mask: &Tensor) -> Option<i64> {
     if fits { i64::try_from(first).ok().map(|first| first - 1) } else { None }
 }
 
+/// How a mask gets the axes of the products.
+struct Fit {
+    /// What it is expanded to first, where a group of axes becomes one and only some of them vary.
+    wide: Option<Vec<Dim>>,
+    /// Its shape then, when it is another.
+    shape: Option<Vec<Dim>>,
+}
+
+impl Fit {
+    /// For a mask of scores that have the elements of the product in order, and its last two axes.
+    fn new(mask: &[Dim], scores: &[Dim], product: &[Dim]) -> Option<Fit> {
+        if scores == product {
+            return Some(Fit { wide: None, shape: None });
+        }
+        let one = Dim::from(1i64);
+        let mut wide = vec![one.clone(); scores.len().checked_sub(mask.len())?];
+        wide.extend_from_slice(mask);
+        let expanded = wide.clone();
+        let mut shape = Vec::new();
+        let (mut i, mut j) = (0, 0);
+        let (outer, inner) = (&scores[..scores.len() - 2], &product[..product.len() - 2]);
+        while i < outer.len() || j < inner.len() {
+            let (many, few) = group(&outer[i..], &inner[j..])?;
+            let own = &mut wide[i..i + many];
+            if own.iter().all(|dim| dim.is(1)) {
+                shape.extend(vec![one.clone(); few]);
+            } else {
+                if own.iter().zip(&outer[i..]).any(|(dim, all)| dim != all && !dim.is(1)) {
+                    return None;
+                }
+                own.clone_from_slice(&outer[i..i + many]);
+                shape.extend_from_slice(&inner[j..j + few]);
+            }
+            (i, j) = (i + many, j + few);
+        }
+        shape.extend_from_slice(&wide[outer.len()..]);
+        Some(Fit { wide: (wide != expanded).then_some(wide), shape: Some(shape) })
+    }
+
+    /// Applies it; the new nodes stand before `root`.
+    fn apply(self, edit: &mut Editor<'_>, root: usize, name: &str, mut id: ValueId) -> ValueId {
+        for (op, shape) in [(Op::Expand, self.wide), (Op::Reshape, self.shape)] {
+            if let Some(shape) = shape.filter(|shape| edit.graph.value(id).shape != *shape) {
+                id = insert(edit, root, &format!("{name}/fitted"), op, &[id], shape);
+            }
+        }
+        id
+    }
+}
+
+/// How many of the first axes on each side hold the same elements: one on one of the sides, or none
+/// where the other has an axis of size 1.
+fn group(a: &[Dim], b: &[Dim]) -> Option<(usize, usize)> {
+    let size = |dims: &[Dim]| super::edit::product(dims);
+    let (first_a, first_b) = (a.first(), b.first());
+    if first_a.is_some() && first_a == first_b {
+        return Some((1, 1));
+    }
+    if first_a.is_some_and(|dim| dim.is(1)) {
+        return Some((1, 0));
+    }
+    if first_b.is_some_and(|dim| dim.is(1)) {
+        return Some((0, 1));
+    }
+    let merged = (2..=a.len()).find(|n| Some(&size(&a[..*n])) == first_b).map(|n| (n, 1));
+    merged.or_else(|| (2..=b.len()).find(|n| Some(&size(&b[..*n])) == first_a).map(|n| (1, n)))
+}
+
 /// The masks as one that is added; the new nodes stand before `root`.
 fn added(
     edit: &mut Editor<'_>,
     root: usize,
     name: &str,
-    masks: Vec<Mask>,
+    masks: Vec<(MaskKind, Fit)>,
 ) -> Option<Option<ValueId>> {
     let mut sum: Option<ValueId> = None;
-    for (index, mask) in masks.into_iter().enumerate() {
-        let part = match mask {
-            Mask::Added(id) => id,
-            Mask::Replaced { condition, when, by } => {
+    for (index, (kind, fit)) in masks.into_iter().enumerate() {
+        let part = match kind {
+            MaskKind::Added(id) => id,
+            MaskKind::Replaced { condition, when, by } => {
                 let mut number = |value: f32| {
                     edit.graph.add_constant(format!("{name}/mask"), Tensor::from_f32([], &[value]))
                 };
@@ -468,6 +586,7 @@ fn added(
                 insert(edit, root, &name, Op::Where, &[condition, a, b], shape)
             }
         };
+        let part = fit.apply(edit, root, &format!("{name}/mask_{index}"), part);
         sum = Some(match sum {
             None => part,
             Some(before) => {

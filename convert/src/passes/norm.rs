@@ -2,8 +2,9 @@
 //!
 //! What all spellings share is `sqrt(mean(d²) + epsilon)` over trailing axes. Where `d` is divided by it,
 //! `d` is normalised: by RMS, or as a layer when `d` is something minus its own mean. TensorFlow spells
-//! the latter `x · s + (bias − mean · s)` with `s` the scale over the root. Scale and bias follow as nodes of
-//! their own and are taken in when they are constants of the normalised axes.
+//! the latter `x · s + (bias − mean · s)` or `x · s + (bias + (−mean) · s)` with `s` the scale over the root.
+//! Scale and bias follow as nodes of their own, or the scale is in the factor, and are taken in when they
+//! are constants of the normalised axes.
 
 use whit::DType;
 
@@ -103,22 +104,39 @@ fn inverse_root(edit: &Editor<'_>, id: ValueId) -> Option<Power> {
     if is_number(edit, exponent, -0.5) { power(edit, base) } else { None }
 }
 
+/// One over the root of a power, and the scale that it is multiplied with.
+fn factor(edit: &Editor<'_>, id: ValueId) -> Option<(Power, Option<ValueId>)> {
+    if let Some(found) = inverse_root(edit, id) {
+        return Some((found, None));
+    }
+    let (a, b) = binary(edit, id, BinaryKind::Mul)?;
+    match (inverse_root(edit, a), inverse_root(edit, b)) {
+        (Some(found), None) => Some((found, Some(b))),
+        (None, Some(found)) => Some((found, Some(a))),
+        _ => None,
+    }
+}
+
 /// `d` over the root of its own power.
 fn quotient(edit: &mut Editor<'_>, index: usize) -> Option<()> {
     let node = edit.node(index);
     let (a, b) = (input(node, 0)?, input(node, 1)?);
-    let found = match node.op {
-        Op::Binary(BinaryKind::Div) => root(edit, b).filter(|power| power.d == a),
-        Op::Binary(BinaryKind::Mul) => inverse_root(edit, b)
-            .filter(|power| power.d == a)
-            .or_else(|| inverse_root(edit, a).filter(|power| power.d == b)),
-        _ => None,
-    }?;
+    let (found, scale) = match node.op {
+        Op::Binary(BinaryKind::Div) => (root(edit, b).filter(|power| power.d == a)?, None),
+        Op::Binary(BinaryKind::Mul) => factor(edit, b)
+            .filter(|(power, _)| power.d == a)
+            .or_else(|| factor(edit, a).filter(|(power, _)| power.d == b))?,
+        _ => return None,
+    };
     let (kind, x) = match centred(edit, found.d, found.axis) {
         Some((x, _)) => (NormKind::Layer, x),
         None => (NormKind::Rms, found.d),
     };
-    normalize(edit, index, kind, &found, [Some(x), None, None])
+    let scale = match scale {
+        Some(scale) => Some(vector(edit, scale, x, found.axis)?),
+        None => None,
+    };
+    normalize(edit, index, kind, &found, [Some(x), scale, None])
 }
 
 /// What `d` is the deviation of from its mean, and the mean.
@@ -127,51 +145,73 @@ fn centred(edit: &Editor<'_>, d: ValueId, axis: usize) -> Option<(ValueId, Value
     (trailing_mean(edit, mean) == Some((x, axis))).then_some((x, mean))
 }
 
-/// `x · s + (bias − mean · s)`, with `s` one over the root or the scale over it.
+/// `x · s` plus what [`shifts`] knows, with `s` one over the root or the scale over it.
 fn shifted(edit: &mut Editor<'_>, index: usize) -> Option<()> {
     let node = edit.node(index);
-    if node.op != Op::Binary(BinaryKind::Add) {
-        return None;
-    }
     let (a, b) = (input(node, 0)?, input(node, 1)?);
-    let (found, operands) = [(a, b), (b, a)].into_iter().find_map(|(product, rest)| {
-        let factors = binary(edit, product, BinaryKind::Mul)?;
-        let (bias, shift) = binary(edit, rest, BinaryKind::Sub)?;
-        let (m, s) = binary(edit, shift, BinaryKind::Mul)?;
-        let candidates = [(factors.0, factors.1), (factors.1, factors.0)];
-        candidates.into_iter().find_map(|(x, by)| {
-            let mean = match by {
-                by if by == s => m,
-                by if by == m => s,
-                _ => return None,
-            };
-            let (found, scale) = match inverse_root(edit, by) {
-                Some(found) => (found, None),
-                None => {
-                    let (p, q) = binary(edit, by, BinaryKind::Mul)?;
-                    match (inverse_root(edit, p), inverse_root(edit, q)) {
-                        (Some(found), None) => (found, Some(q)),
-                        (None, Some(found)) => (found, Some(p)),
-                        _ => return None,
-                    }
-                }
-            };
-            if centred(edit, found.d, found.axis) != Some((x, mean)) {
-                return None;
-            }
-            Some((found, (x, scale, bias)))
-        })
-    })?;
-    let (x, scale, bias) = operands;
+    let (found, x, scale, bias) = match node.op {
+        Op::Binary(BinaryKind::Add) => {
+            deviation(edit, a, shifts(edit, b)).or_else(|| deviation(edit, b, shifts(edit, a)))
+        }
+        Op::Binary(BinaryKind::Sub) => {
+            let (m, s) = binary(edit, b, BinaryKind::Mul)?;
+            deviation(edit, a, [(None, m, s), (None, s, m)].into())
+        }
+        _ => None,
+    }?;
     let scale = match scale {
         Some(scale) => Some(vector(edit, scale, x, found.axis)?),
         None => None,
     };
-    let bias = match is_number(edit, bias, 0.0) {
-        true => None,
-        false => Some(vector(edit, bias, x, found.axis)?),
+    let bias = match bias.filter(|bias| !is_number(edit, *bias, 0.0)) {
+        Some(bias) => Some(vector(edit, bias, x, found.axis)?),
+        None => None,
     };
     normalize(edit, index, NormKind::Layer, &found, [Some(x), scale, bias])
+}
+
+/// The bias, if any, the mean and the factor of a shift, as far as its own form tells.
+type Shift = (Option<ValueId>, ValueId, ValueId);
+
+/// How a value may be read as `bias − mean · s`, with the minus anywhere.
+fn shifts(edit: &Editor<'_>, id: ValueId) -> Vec<Shift> {
+    if let Some((bias, shift)) = binary(edit, id, BinaryKind::Sub) {
+        let product = binary(edit, shift, BinaryKind::Mul);
+        return product
+            .map(|(m, s)| vec![(Some(bias), m, s), (Some(bias), s, m)])
+            .unwrap_or_default();
+    }
+    let sums = match binary(edit, id, BinaryKind::Add) {
+        Some((a, b)) => vec![(Some(a), b), (Some(b), a)],
+        None => vec![(None, id)],
+    };
+    let mut found = Vec::new();
+    for (bias, shift) in sums {
+        let Some((p, q)) = binary(edit, shift, BinaryKind::Mul) else { continue };
+        for (m, s) in [(p, q), (q, p)] {
+            found.extend(unary(edit, m, UnaryKind::Neg).map(|mean| (bias, mean, s)));
+        }
+    }
+    found
+}
+
+/// `x · s` whose `s` and mean are those of one of the shifts: the power, `x`, the scale and the bias.
+fn deviation(
+    edit: &Editor<'_>,
+    product: ValueId,
+    shifts: Vec<Shift>,
+) -> Option<(Power, ValueId, Option<ValueId>, Option<ValueId>)> {
+    let (p, q) = binary(edit, product, BinaryKind::Mul)?;
+    shifts.into_iter().find_map(|(bias, mean, s)| {
+        let x = match s {
+            s if s == q => p,
+            s if s == p => q,
+            _ => return None,
+        };
+        let (found, scale) = factor(edit, s)?;
+        let same = centred(edit, found.d, found.axis) == Some((x, mean));
+        same.then_some((found, x, scale, bias))
+    })
 }
 
 fn normalize(

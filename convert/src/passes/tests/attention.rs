@@ -262,3 +262,99 @@ fn exported_forms() {
         },
     ]);
 }
+
+/// `[groups of windows, heads, n, size]` for queries, keys and values.
+fn windows(g: &mut Build, samples: &Dim, windows: usize) -> [ValueId; 3] {
+    let dims = [samples.mul(&Dim::from(windows)), HEADS.into(), QUERIES.into(), SIZE.into()];
+    let [q, k, v] = [0; 3].map(|_| g.input_dims(dims.to_vec()));
+    [q, g.transpose(k, &[0, 1, 3, 2]), v]
+}
+
+/// A mask of windows, added to the scores of which every sample has that many.
+fn shifted(g: &mut Build, scores: ValueId, samples: Dim, windows: usize) -> ValueId {
+    let flat = g.shape(scores);
+    let mut apart = vec![samples, Dim::from(windows)];
+    apart.extend_from_slice(&flat[1..]);
+    let s = g.reshape(scores, apart);
+    let mask = g.random(&[1, windows, 1, QUERIES, QUERIES]);
+    let s = g.binary(BinaryKind::Add, s, mask);
+    g.reshape(s, flat)
+}
+
+#[test]
+fn reshaped_scores() {
+    use BinaryKind::{Add, Mul};
+    check_cases(&[
+        Case {
+            name: "Keras 3 through tf2onnx: einsum as a product with samples and heads in one axis",
+            build: |g| {
+                let dims = |d: &[usize]| d.iter().map(|d| Dim::from(*d)).collect::<Vec<_>>();
+                let (q, k, v) = (g.input(&[4, 3, 5]), g.input(&[4, 6, 5]), g.input(&[4, 6, 2]));
+                let k = g.transpose(k, &[0, 2, 1]);
+                let s = g.matmul(q, k);
+                let s = g.reshape(s, dims(&[1, 4, 3, 6, 1]));
+                let s = g.reshape(s, dims(&[1, 4, 3, 6]));
+                let s = scaled(g, s, Mul, 0.5);
+                let p = g.softmax(s, 3);
+                let p = g.reshape(p, dims(&[1, 4, 3, 6, 1]));
+                let p = g.reshape(p, dims(&[4, 3, 6]));
+                let y = g.matmul(p, v);
+                g.finish(&[y])
+            },
+            left: "Reshape Reshape Reshape Attention Reshape",
+        },
+        Case {
+            name: "Swin: a position for every window, and a mask of shifted windows",
+            build: |g| {
+                let [q, k, v] = windows(g, &Dim::from(1i64), 4);
+                let s = g.matmul(q, k);
+                let position = g.random(&[1, HEADS, QUERIES, QUERIES]);
+                let s = g.binary(Add, s, position);
+                let s = shifted(g, s, Dim::from(1i64), 4);
+                weighted(g, s, v)
+            },
+            left: "Add Attention+mask",
+        },
+        Case {
+            name: "Swin with any number of samples",
+            build: |g| {
+                let batch = g.batch();
+                let [q, k, v] = windows(g, &batch, 4);
+                let s = g.matmul(q, k);
+                let s = shifted(g, s, batch, 4);
+                weighted(g, s, v)
+            },
+            left: "Expand Reshape Attention+mask",
+        },
+        Case {
+            name: "heads and queries in one axis before softmax",
+            build: |g| {
+                let batch = g.batch();
+                let [q, k, v] = windows(g, &batch, 2);
+                let s = g.matmul(q, k);
+                let shape = g.shape(s);
+                let merged = [shape[0].clone(), (HEADS * QUERIES).into(), QUERIES.into()];
+                let s = g.reshape(s, merged.to_vec());
+                let mask = g.random(&[HEADS * QUERIES, QUERIES]);
+                let s = g.binary(Add, s, mask);
+                let p = g.softmax(s, 2);
+                let p = g.reshape(p, shape);
+                let y = g.matmul(p, v);
+                g.finish(&[y])
+            },
+            left: "Transpose MatMul Reshape Add Softmax Reshape MatMul",
+        },
+        Case {
+            name: "shifted scores that are an output, too",
+            build: |g| {
+                let [q, k, v] = windows(g, &Dim::from(1i64), 2);
+                let s = g.matmul(q, k);
+                let s = shifted(g, s, Dim::from(1i64), 2);
+                let p = g.softmax(s, 3);
+                let y = g.matmul(p, v);
+                g.finish(&[y, s])
+            },
+            left: "Transpose MatMul Reshape Add Reshape Softmax MatMul",
+        },
+    ]);
+}

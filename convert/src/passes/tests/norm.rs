@@ -26,6 +26,17 @@ fn scale_and_bias(g: &mut Build, y: ValueId, shape: &[usize]) -> ValueId {
     g.binary(BinaryKind::Add, y, bias)
 }
 
+/// The mean, and the scale over the root of the variance.
+fn keras_factor(g: &mut Build, x: ValueId) -> (ValueId, ValueId) {
+    let mean = g.mean(x, &[2], true);
+    let d = g.binary(BinaryKind::Sub, x, mean);
+    let p = power(g, d, false, &[2]);
+    let root = g.unary(UnaryKind::Sqrt, p);
+    let inverse = g.unary(UnaryKind::Reciprocal, root);
+    let scale = g.random(&[1, 1, WIDTH]);
+    (mean, g.binary(BinaryKind::Mul, inverse, scale))
+}
+
 fn sequence(g: &mut Build) -> ValueId {
     let n = g.batch();
     g.input_dims(vec![n, 3usize.into(), WIDTH.into()])
@@ -101,6 +112,86 @@ fn layer_and_rms() {
                 g.finish(&[y])
             },
             left: "Normalize+bias",
+        },
+        Case {
+            name: "Keras 3 through tf2onnx: the mean negated, scale and bias with all axes",
+            build: |g| {
+                let x = sequence(g);
+                let (mean, s) = keras_factor(g, x);
+                let scaled = g.binary(Mul, x, s);
+                let negated = g.unary(UnaryKind::Neg, mean);
+                let shift = g.binary(Mul, negated, s);
+                let bias = g.random(&[1, 1, WIDTH]);
+                let rest = g.binary(Add, shift, bias);
+                let y = g.binary(Add, scaled, rest);
+                g.finish(&[y])
+            },
+            left: "Normalize+scale+bias",
+        },
+        Case {
+            name: "Keras 3 through tf2onnx without bias",
+            build: |g| {
+                let x = sequence(g);
+                let (mean, s) = keras_factor(g, x);
+                let scaled = g.binary(Mul, x, s);
+                let negated = g.unary(UnaryKind::Neg, mean);
+                let shift = g.binary(Mul, negated, s);
+                let y = g.binary(Add, scaled, shift);
+                g.finish(&[y])
+            },
+            left: "Normalize+scale",
+        },
+        Case {
+            name: "the product with the mean taken off",
+            build: |g| {
+                let x = sequence(g);
+                let (mean, s) = keras_factor(g, x);
+                let scaled = g.binary(Mul, x, s);
+                let shift = g.binary(Mul, mean, s);
+                let y = g.binary(Sub, scaled, shift);
+                g.finish(&[y])
+            },
+            left: "Normalize+scale",
+        },
+        Case {
+            name: "the mean added instead of taken off",
+            build: |g| {
+                let x = sequence(g);
+                let (mean, s) = keras_factor(g, x);
+                let scaled = g.binary(Mul, x, s);
+                let shift = g.binary(Mul, mean, s);
+                let y = g.binary(Add, scaled, shift);
+                g.finish(&[y])
+            },
+            left: "Reduce Sub Mul Reduce Add Sqrt Reciprocal Mul Mul Mul Add",
+        },
+        Case {
+            name: "Keras 3 through tf2onnx: RMS with the scale in the factor",
+            build: |g| {
+                let x = sequence(g);
+                let p = power(g, x, false, &[2]);
+                let root = g.unary(UnaryKind::Sqrt, p);
+                let inverse = g.unary(UnaryKind::Reciprocal, root);
+                let scale = g.random(&[WIDTH]);
+                let s = g.binary(Mul, inverse, scale);
+                let y = g.binary(Mul, x, s);
+                g.finish(&[y])
+            },
+            left: "Normalize+scale",
+        },
+        Case {
+            name: "RMS with a factor that is computed",
+            build: |g| {
+                let x = sequence(g);
+                let p = power(g, x, false, &[2]);
+                let root = g.unary(UnaryKind::Sqrt, p);
+                let inverse = g.unary(UnaryKind::Reciprocal, root);
+                let scale = g.input(&[WIDTH]);
+                let s = g.binary(Mul, inverse, scale);
+                let y = g.binary(Mul, x, s);
+                g.finish(&[y])
+            },
+            left: "Mul Reduce Add Sqrt Reciprocal Mul Mul",
         },
         Case {
             name: "RMS as Llama has it",
