@@ -1,6 +1,7 @@
 //! Weights and biases of cells, put in the order of the operator once for all time steps.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Tensor;
@@ -69,11 +70,13 @@ impl Constants {
             if !fits {
                 return None;
             }
-            if !read.contains_key(&block.matrix) {
-                self.charge(tensor.len())?;
-                read.insert(block.matrix, tensor.to_f32());
-            }
-            let from = &read[&block.matrix];
+            let from = match read.entry(block.matrix) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    self.charge(tensor.len())?;
+                    new.insert(tensor.to_f32())
+                }
+            };
             for row in 0..rows {
                 let to = &mut values[row * columns + gate * hidden..][..hidden];
                 for (column, to) in to.iter_mut().enumerate() {
