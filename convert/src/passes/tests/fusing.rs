@@ -241,6 +241,20 @@ fn behind_moved_data() {
             left: "Conv+bias Reshape Transpose Reshape",
         },
         Case {
+            name: "PyTorch: attention's last layer over rows, added to a sequence",
+            build: |g| {
+                let n = g.batch();
+                let x = g.input_dims(vec![n.clone(), 3usize.into(), 4usize.into()]);
+                let y = g.reshape(x, vec![n.mul(&Dim::from(3usize)), 4usize.into()]);
+                let y = g.dense(y, 4);
+                let shape = g.shape(x);
+                let y = g.reshape(y, shape);
+                let y = g.binary(BinaryKind::Add, x, y);
+                g.finish(&[y])
+            },
+            left: "Reshape MatMul+residual Reshape",
+        },
+        Case {
             name: "channels in reverse order, and a part of them",
             build: |g| {
                 let y = upscaled(g, 3);
