@@ -56,6 +56,10 @@ fn merge(edit: &mut Editor<'_>, index: usize) -> Option<()> {
     let mut node = edit.node(first).clone();
     node.inputs[0] = Some(x);
     edit.replace(first, node);
+    // Not left to dead-code: until then other passes would see that it reads `x`.
+    if edit.uses(before) == 0 {
+        edit.remove(at);
+    }
     Some(())
 }
 
