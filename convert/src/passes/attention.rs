@@ -15,6 +15,7 @@ use crate::graph::{ReduceKind, UnaryKind, ValueId};
 use crate::tensor::Tensor;
 
 use super::edit::{Editor, f32_constant, f32_scalar, input, is_identity, output};
+use super::regroup::{padded, regrouped};
 
 /// From here on down, a number hides a score. Added to any usual score (below 32) it absorbs it, so that
 /// replacing a score by it and adding it are the same.
@@ -77,7 +78,7 @@ fn fuse(edit: &mut Editor<'_>, root: usize) -> Option<()> {
     }
     let mut at = sole_producer(edit, probabilities)?;
     if edit.node(at).op == Op::Reshape {
-        at = sole_producer(edit, regrouped(edit, at)?)?;
+        at = sole_producer(edit, same_last_two(edit, at)?)?;
     }
     let mut guarded = None;
     if edit.node(at).op == Op::Where {
@@ -208,7 +209,7 @@ fn sole_producer(edit: &Editor<'_>, id: ValueId) -> Option<usize> {
 }
 
 /// What a reshape reads that keeps the queries and keys, the last two axes.
-fn regrouped(edit: &Editor<'_>, at: usize) -> Option<ValueId> {
+fn same_last_two(edit: &Editor<'_>, at: usize) -> Option<ValueId> {
     let (x, y) = (input(edit.node(at), 0)?, output(edit.node(at))?);
     let (from, to) = (&edit.graph.value(x).shape, &edit.graph.value(y).shape);
     let last = |shape: &[Dim]| shape.len().checked_sub(2).map(|at| shape[at..].to_vec());
@@ -290,7 +291,7 @@ fn walk(
     let masked = |kind: MaskKind| Mask { kind, scores: shape.to_vec() };
     match node.op {
         Op::Reshape => {
-            let inner = regrouped(edit, at)?;
+            let inner = same_last_two(edit, at)?;
             walk(edit, inner, &edit.graph.value(inner).shape, chain, depth - 1)
         }
         Op::Binary(BinaryKind::Add) if may_mask => {
@@ -505,34 +506,16 @@ struct Fit {
 }
 
 impl Fit {
-    /// For a mask of scores that have the elements of the product in order, and its last two axes.
+    /// For a mask of scores that have the elements of the product in order.
     fn new(mask: &[Dim], scores: &[Dim], product: &[Dim]) -> Option<Fit> {
         if scores == product {
             return Some(Fit { wide: None, shape: None });
         }
-        let one = Dim::from(1i64);
-        let mut wide = vec![one.clone(); scores.len().checked_sub(mask.len())?];
-        wide.extend_from_slice(mask);
-        let expanded = wide.clone();
-        let mut shape = Vec::new();
-        let (mut i, mut j) = (0, 0);
-        let (outer, inner) = (&scores[..scores.len() - 2], &product[..product.len() - 2]);
-        while i < outer.len() || j < inner.len() {
-            let (many, few) = group(&outer[i..], &inner[j..])?;
-            let own = &mut wide[i..i + many];
-            if own.iter().all(|dim| dim.is(1)) {
-                shape.extend(vec![one.clone(); few]);
-            } else {
-                if own.iter().zip(&outer[i..]).any(|(dim, all)| dim != all && !dim.is(1)) {
-                    return None;
-                }
-                own.clone_from_slice(&outer[i..i + many]);
-                shape.extend_from_slice(&inner[j..j + few]);
-            }
-            (i, j) = (i + many, j + few);
-        }
-        shape.extend_from_slice(&wide[outer.len()..]);
-        Some(Fit { wide: (wide != expanded).then_some(wide), shape: Some(shape) })
+        let (wide, shape) = regrouped(mask, scores, product)?;
+        Some(Fit {
+            wide: (wide != padded(mask, scores.len())?).then_some(wide),
+            shape: Some(shape),
+        })
     }
 
     /// Applies it; the new nodes stand before `root`.
@@ -544,24 +527,6 @@ impl Fit {
         }
         id
     }
-}
-
-/// How many of the first axes on each side hold the same elements: one on one of the sides, or none
-/// where the other has an axis of size 1.
-fn group(a: &[Dim], b: &[Dim]) -> Option<(usize, usize)> {
-    let size = |dims: &[Dim]| super::edit::product(dims);
-    let (first_a, first_b) = (a.first(), b.first());
-    if first_a.is_some() && first_a == first_b {
-        return Some((1, 1));
-    }
-    if first_a.is_some_and(|dim| dim.is(1)) {
-        return Some((1, 0));
-    }
-    if first_b.is_some_and(|dim| dim.is(1)) {
-        return Some((0, 1));
-    }
-    let merged = (2..=a.len()).find(|n| Some(&size(&a[..*n])) == first_b).map(|n| (n, 1));
-    merged.or_else(|| (2..=b.len()).find(|n| Some(&size(&b[..*n])) == first_a).map(|n| (1, n)))
 }
 
 /// The masks as one that is added; the new nodes stand before `root`.

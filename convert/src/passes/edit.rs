@@ -63,6 +63,24 @@ impl<'g> Editor<'g> {
         if self.uses(id) == 1 { self.producer(id) } else { None }
     }
 
+    /// Like [`Editor::sole_source`], seen through nodes that only move data, which must have no other
+    /// readers either. `passes` looks at each of them.
+    pub(super) fn sole_origin(
+        &self,
+        index: usize,
+        operand: usize,
+        passes: impl Fn(&Graph, &Node) -> bool,
+    ) -> Option<usize> {
+        let mut at = self.sole_source(index, operand)?;
+        while matches!(self.node(at).op, Op::Reshape | Op::Transpose { .. } | Op::Slice { .. }) {
+            if !passes(self.graph, self.node(at)) {
+                return None;
+            }
+            at = self.sole_source(at, 0)?;
+        }
+        Some(at)
+    }
+
     /// Puts another node in the place of one.
     pub(super) fn replace(&mut self, index: usize, node: Node) {
         self.uncount(index);

@@ -1,4 +1,5 @@
-//! Look-ups in disguise: a one-hot product becomes a gather of rows, a gather of one index a slice.
+//! Look-ups in disguise: a one-hot product becomes a gather of rows, a gather of successive
+//! indices a slice.
 
 use whit::DType;
 
@@ -13,7 +14,7 @@ pub(super) fn run(graph: &mut Graph) -> bool {
     let mut edit = Editor::new(graph);
     for index in 0..edit.len() {
         if edit.is_alive(index) && one_hot(&mut edit, index).is_none() {
-            single(&mut edit, index);
+            successive(&mut edit, index);
         }
     }
     edit.finish()
@@ -115,20 +116,26 @@ fn counts_up(graph: &Graph, id: ValueId, n: usize) -> bool {
     })
 }
 
-/// A gather of one constant index as a slice, which later stages can do without copying.
-fn single(edit: &mut Editor<'_>, index: usize) -> Option<()> {
+/// A gather of constant indices that count up, or of one, as a slice, which later stages can do without
+/// copying. (PyTorch's `as_strided` is such a gather.)
+fn successive(edit: &mut Editor<'_>, index: usize) -> Option<()> {
     let node = edit.node(index);
     let Op::Gather { axis } = node.op else { return None };
     let (x, y) = (input(node, 0)?, output(node)?);
     let indices = edit.graph.constant(input(node, 1)?)?;
-    let at = if indices.len() == 1 { indices.to_i64()[0] } else { return None };
+    let indices = indices.to_i64();
+    let (at, count) = (*indices.first()?, i64::try_from(indices.len()).ok()?);
+    if !indices.iter().copied().eq(at..at.checked_add(count)?) {
+        return None;
+    }
     let data = edit.graph.value(x);
     let size = data.shape.get(axis)?;
     let start = if at < 0 { size.add(&Dim::from(at)) } else { Dim::from(at) };
     let known = match size.as_const() {
-        Some(size) => at >= -size && at < size,
+        Some(size) if at < 0 => at >= -size && count <= -at,
+        Some(size) => at.checked_add(count)? <= size,
         // The last of a symbolic axis is there; other indices may not be.
-        None => at == -1 || at == 0,
+        None => (at == -1 || at == 0) && count == 1,
     };
     if !known {
         return None;
@@ -137,7 +144,7 @@ fn single(edit: &mut Editor<'_>, index: usize) -> Option<()> {
     starts[axis] = start;
     let steps = vec![1; data.shape.len()];
     let mut shape = data.shape.clone();
-    shape[axis] = Dim::from(1i64);
+    shape[axis] = Dim::from(count);
     let (dtype, quant, name) = (data.dtype, data.quant.clone(), node.name.clone());
     if quant.as_ref().is_some_and(|q| q.axis.is_some()) {
         return None;

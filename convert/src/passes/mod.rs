@@ -22,6 +22,7 @@ mod layout;
 mod norm;
 mod pointwise;
 mod recurrent;
+mod regroup;
 mod reshape;
 mod residual;
 mod scale_shift;
@@ -54,7 +55,7 @@ pub const PASSES: &[Pass] = &[
     Pass { name: "fold", about: "moves the data of constants", run: fold::run },
     Pass { name: "identity", about: "drops nodes that change nothing", run: identity::run },
     Pass { name: "cse", about: "computes equal things once", run: cse::run },
-    Pass { name: "gather", about: "one-hot products and single indices", run: gather::run },
+    Pass { name: "gather", about: "one-hot products and successive indices", run: gather::run },
     Pass { name: "broadcast", about: "drops an expand before broadcasting", run: broadcast::run },
     Pass { name: "reshape", about: "merges reshapes", run: reshape::run },
     Pass { name: "attention", about: "products around a softmax", run: attention::run },

@@ -2,11 +2,11 @@
 //!
 //! Only in float graphs: where quantized tensors meet, the quantize stage decides. The fused layer
 //! stands where the addition was, so both operands exist by then; of two layers the later one takes
-//! the other's result.
+//! the other's result. Reshapes in between move behind the addition.
 
 use whit::DType;
 
-use crate::graph::{BinaryKind, Clamp, Graph, Op};
+use crate::graph::{BinaryKind, Clamp, Graph, Node, Op};
 
 use super::edit::{Editor, input, output, same_kind};
 
@@ -34,7 +34,10 @@ fn absorb(edit: &mut Editor<'_>, index: usize) -> Option<()> {
     if !dense(a) || !dense(b) || edit.graph.value(y).dtype != DType::F32 {
         return None;
     }
-    let layer = |operand| edit.sole_source(index, operand).filter(|at| is_open(edit, *at));
+    let layer = |operand| {
+        let at = edit.sole_origin(index, operand, |_, node| node.op == Op::Reshape)?;
+        is_open(edit, at).then_some(at)
+    };
     let (at, residual) = match (layer(0), layer(1)) {
         (Some(first), Some(second)) if first > second => (first, b),
         (Some(first), None) => (first, b),
@@ -44,9 +47,29 @@ fn absorb(edit: &mut Editor<'_>, index: usize) -> Option<()> {
     let mut fused = edit.node(at).clone();
     fused.inputs.resize(4, None);
     fused.inputs[3] = Some(residual);
-    fused.outputs = vec![y];
-    edit.remove(at);
-    edit.replace(index, fused);
+    let own = output(&fused)?;
+    if edit.sole_source(index, 0) == Some(at) || edit.sole_source(index, 1) == Some(at) {
+        fused.outputs = vec![y];
+        edit.remove(at);
+        edit.replace(index, fused);
+        return Some(());
+    }
+    // The layer's result has another shape there: the tensor gets it, too, and the sum is reshaped.
+    let name = edit.node(index).name.clone();
+    let shape = edit.graph.value(own).shape.clone();
+    let flat = edit.graph.add_value(format!("{name}/residual"), DType::F32, shape.clone());
+    let sum = edit.graph.add_value(format!("{name}/sum"), DType::F32, shape);
+    let reshape = |name: String, x, y| Node {
+        name,
+        op: Op::Reshape,
+        inputs: vec![Some(x)],
+        outputs: vec![y],
+    };
+    fused.inputs[3] = Some(flat);
+    fused.outputs = vec![sum];
+    edit.insert_before(index, reshape(format!("{name}/residual"), residual, flat));
+    edit.insert_before(index, fused);
+    edit.replace(index, reshape(name, sum, y));
     Some(())
 }
 

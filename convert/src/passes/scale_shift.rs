@@ -1,10 +1,11 @@
 //! Folds `y * scale + shift` per output channel into the weights and the bias of a layer.
 //!
-//! Batch normalisation is exported this way by tf2onnx: Conv, Mul, Add or MatMul, Add, Mul, Add.
+//! Batch normalisation is exported this way by tf2onnx: Conv, Mul, Add or MatMul, Add, Mul, Add. Behind a
+//! transposed convolution the phases are put in their places first, which keeps channels together.
 //! The arithmetic is done in f64 and rounded to f32 once. Layers with integer weights are left
 //! alone: their scales are the quantize stage's business.
 
-use crate::graph::{BinaryKind, Clamp, Graph, Node, Op};
+use crate::graph::{BinaryKind, Clamp, Graph, Node, Op, ValueId};
 
 use super::edit::{Editor, channel_vector, f32_constant, input, output, rounded, same_kind};
 
@@ -53,7 +54,7 @@ fn channels(graph: &Graph, node: &Node) -> Option<usize> {
 }
 
 /// Folds `scale` and `shift` behind the layer that makes an operand of node `index`; the layer takes
-/// the node's place.
+/// the node's place, or its results are moved to it as before.
 pub(super) fn fold_after(
     edit: &mut Editor<'_>,
     index: usize,
@@ -61,12 +62,53 @@ pub(super) fn fold_after(
     scale: &[f64],
     shift: &[f64],
 ) -> bool {
-    let Some(at) = edit.sole_source(index, operand) else { return false };
-    let Some(mut layer) = scaled(edit, at, scale, shift) else { return false };
-    edit.remove(at);
-    layer.outputs = edit.node(index).outputs.clone();
-    edit.replace(index, layer);
+    let channels = scale.len();
+    let together = |graph: &Graph, node: &Node| keeps_channels(graph, node, channels);
+    let Some(at) = edit.sole_origin(index, operand, together) else { return false };
+    let Some(wide) = self::channels(edit.graph, edit.node(at)) else { return false };
+    if edit.sole_source(index, operand) == Some(at) {
+        let Some(mut layer) = scaled(edit, at, scale, shift) else { return false };
+        edit.remove(at);
+        layer.outputs = edit.node(index).outputs.clone();
+        edit.replace(index, layer);
+        return true;
+    }
+    if channels == 0 || wide % channels != 0 {
+        return false;
+    }
+    let Some(moved) = input(edit.node(index), operand) else { return false };
+    let times = wide / channels;
+    let Some(layer) = scaled(edit, at, &scale.repeat(times), &shift.repeat(times)) else {
+        return false;
+    };
+    // The result is made by a node that nothing else reads, so it can always stand in.
+    if !edit.forward(index, moved) {
+        return false;
+    }
+    edit.replace(at, layer);
     true
+}
+
+/// Element `i` of the result is one whose place before was the same modulo `channels`.
+fn keeps_channels(graph: &Graph, node: &Node, channels: usize) -> bool {
+    let last = |id: Option<ValueId>| {
+        let dim = graph.value(id?).shape.last()?.as_const();
+        dim.and_then(|dim| usize::try_from(dim).ok())
+    };
+    let (Some(before), Some(after)) = (last(input(node, 0)), last(output(node))) else {
+        return false;
+    };
+    let inside = match &node.op {
+        Op::Reshape => true,
+        Op::Transpose { perm } => perm.last().is_some_and(|axis| axis + 1 == perm.len()),
+        Op::Slice { starts, steps } => {
+            let whole = starts.last().is_some_and(|start| start.is(0)) && steps.last() == Some(&1);
+            whole && before == after
+        }
+        _ => false,
+    };
+    let whole = |size: usize| size.checked_rem(channels) == Some(0);
+    inside && whole(before) && whole(after)
 }
 
 /// The layer with scaled weights and bias, when it is one whose weights are float constants.

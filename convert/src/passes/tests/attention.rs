@@ -354,7 +354,7 @@ fn reshaped_scores() {
                 let y = g.matmul(p, v);
                 g.finish(&[y, s])
             },
-            left: "Transpose MatMul Reshape Add Reshape Softmax MatMul",
+            left: "Transpose MatMul Add Softmax MatMul",
         },
     ]);
 }

@@ -268,6 +268,24 @@ fn look_ups() {
             },
             left: "Slice Reshape",
         },
+        Case {
+            name: "PyTorch, dynamo: as_strided as a gather of all elements, and one of some of them",
+            build: |g| {
+                let x = g.input(&[6]);
+                let dims = |d: &[usize]| d.iter().map(|d| Dim::from(*d)).collect::<Vec<_>>();
+                let mut gather = |values: &[i64], shape: &[usize]| {
+                    let indices = g.graph.add_constant("i", Tensor::from_i64(shape, values));
+                    g.node(Op::Gather { axis: 0 }, &[x, indices], dims(shape))
+                };
+                let all = gather(&[0, 1, 2, 3, 4, 5], &[1, 6, 1]);
+                let some = gather(&[2, 3, 4, 5], &[2, 2]);
+                let last = gather(&[-2, -1], &[2]);
+                let around = gather(&[-1, 0], &[2]);
+                let steps = gather(&[0, 2], &[2]);
+                g.finish(&[all, some, last, around, steps])
+            },
+            left: "Reshape Slice Reshape Slice Gather Gather",
+        },
     ]);
 }
 
@@ -291,4 +309,48 @@ fn fold_with_evaluates_but_keeps_dequantized_weights() {
     assert_eq!(summary(&after), "Mul Dequantize MatMul");
     assert_same("fold_with", &before, &after);
     assert!(!super::super::fold_with(&mut after, &evaluate));
+}
+
+#[test]
+fn arithmetic_between_reshapes() {
+    use crate::graph::BinaryKind::{Add, Mul};
+    check_cases(&[
+        Case {
+            name: "PaddlePaddle: squeeze-and-excitation with biases added per channel of NCHW",
+            build: |g| {
+                let n = g.batch();
+                let x = g.input_dims(vec![n, 4usize.into(), 5usize.into(), 6usize.into()]);
+                let x = g.transpose(x, &[0, 3, 1, 2]);
+                let mut y = g.mean(x, &[2, 3], true);
+                for (channels, kind) in [(3, UnaryKind::Relu), (6, UnaryKind::Sigmoid)] {
+                    y = g.transpose(y, &[0, 2, 3, 1]);
+                    y = g.conv(y, channels, 1, 0);
+                    y = g.transpose(y, &[0, 3, 1, 2]);
+                    let bias = g.random(&[1, channels, 1, 1]);
+                    y = g.binary(Add, y, bias);
+                    y = g.unary(kind, y);
+                }
+                let y = g.binary(Mul, x, y);
+                let y = g.transpose(y, &[0, 2, 3, 1]);
+                g.finish(&[y])
+            },
+            left: "Reduce MatMul+bias+clamp MatMul+bias Sigmoid Mul",
+        },
+        Case {
+            name: "a factor of some of the axes that become one",
+            build: |g| {
+                let x = g.input(&[2, 3, 4]);
+                let y = g.reshape(x, [6usize, 4].map(Dim::from).to_vec());
+                let by = g.random(&[6, 1]);
+                let y = g.binary(Mul, y, by);
+                let y = g.reshape(y, [24usize].map(Dim::from).to_vec());
+                let z = g.reshape(x, [2usize, 3, 2, 2].map(Dim::from).to_vec());
+                let by = g.random(&[2, 1]);
+                let z = g.binary(Mul, z, by);
+                let z = g.reshape(z, [24usize].map(Dim::from).to_vec());
+                g.finish(&[y, z])
+            },
+            left: "Mul Reshape Reshape Mul Reshape",
+        },
+    ]);
 }

@@ -204,3 +204,95 @@ fn residuals() {
         },
     ]);
 }
+
+/// A transposed convolution of stride 2 as importers write it: phases side by side, then in their places.
+fn upscaled(g: &mut Build, channels: usize) -> crate::graph::ValueId {
+    let dims = |d: &[usize]| d.iter().map(|d| Dim::from(*d)).collect::<Vec<_>>();
+    let x = g.input(&[1, 3, 5, 2]);
+    let y = g.conv(x, 4 * channels, 1, 0);
+    let y = g.reshape(y, dims(&[3, 5, 2, 2, channels]));
+    let y = g.transpose(y, &[0, 2, 1, 3, 4]);
+    g.reshape(y, dims(&[1, 6, 10, channels]))
+}
+
+#[test]
+fn behind_moved_data() {
+    use BinaryKind::Mul;
+    check_cases(&[
+        Case {
+            name: "PyTorch: transposed convolution, batch norm, relu",
+            build: |g| {
+                let y = upscaled(g, 3);
+                let y = g.slice(y, 1, 0, 1, 5);
+                let y = g.batch_norm(y);
+                let y = g.unary(UnaryKind::Relu, y);
+                g.finish(&[y])
+            },
+            left: "Conv+bias+clamp Reshape Transpose Reshape Slice",
+        },
+        Case {
+            name: "Keras 3 through tf2onnx: transposed convolution, batch norm as a product",
+            build: |g| {
+                let y = upscaled(g, 3);
+                let scale = g.random(&[1, 1, 1, 3]);
+                let y = g.binary(Mul, y, scale);
+                g.finish(&[y])
+            },
+            left: "Conv+bias Reshape Transpose Reshape",
+        },
+        Case {
+            name: "PyTorch: attention's last layer over rows, added to a sequence",
+            build: |g| {
+                let n = g.batch();
+                let x = g.input_dims(vec![n.clone(), 3usize.into(), 4usize.into()]);
+                let y = g.reshape(x, vec![n.mul(&Dim::from(3usize)), 4usize.into()]);
+                let y = g.dense(y, 4);
+                let shape = g.shape(x);
+                let y = g.reshape(y, shape);
+                let y = g.binary(BinaryKind::Add, x, y);
+                g.finish(&[y])
+            },
+            left: "Reshape MatMul+residual Reshape",
+        },
+        Case {
+            name: "channels in reverse order, and a part of them",
+            build: |g| {
+                let y = upscaled(g, 3);
+                let y = g.slice(y, 3, 2, -1, 3);
+                let scale = g.random(&[3]);
+                let reversed = g.binary(Mul, y, scale);
+                let y = upscaled(g, 4);
+                let y = g.slice(y, 3, 1, 1, 2);
+                let scale = g.random(&[2]);
+                let part = g.binary(Mul, y, scale);
+                g.finish(&[reversed, part])
+            },
+            left: "Conv+bias Reshape Transpose Reshape Slice Mul \
+                   Conv+bias Reshape Transpose Reshape Slice Mul",
+        },
+        Case {
+            name: "moved data that is an output, too",
+            build: |g| {
+                let moved = upscaled(g, 3);
+                let y = g.batch_norm(moved);
+                let z = g.unary(UnaryKind::Relu, moved);
+                g.finish(&[y, z])
+            },
+            left: "Conv+bias Reshape Transpose Reshape Mul Add Relu",
+        },
+        Case {
+            name: "channels moved among the places",
+            build: |g| {
+                let x = g.input(&[1, 3, 5, 2]);
+                let y = g.conv(x, 6, 1, 0);
+                let y = g.reshape(y, [3usize, 5, 2, 3].map(Dim::from).to_vec());
+                let y = g.transpose(y, &[0, 1, 3, 2]);
+                let y = g.reshape(y, [1usize, 3, 5, 6].map(Dim::from).to_vec());
+                let scale = g.random(&[6]);
+                let y = g.binary(Mul, y, scale);
+                g.finish(&[y])
+            },
+            left: "Conv+bias Reshape Transpose Reshape Mul",
+        },
+    ]);
+}
