@@ -73,9 +73,11 @@ impl Samples {
         let all = count.min(u32::MAX as f32) as u32;
         let (mut first, mut end) = (0, all);
         if step > 0.0 {
-            first =
-                (libm::floorf((-1.0 - start) / step) as i64 - 2).clamp(0, i64::from(all)) as u32;
-            end = (libm::ceilf((extent as f32 - start) / step) as i64 + 2)
+            first = (libm::floorf((-1.0 - start) / step) as i64)
+                .saturating_sub(2)
+                .clamp(0, i64::from(all)) as u32;
+            end = (libm::ceilf((extent as f32 - start) / step) as i64)
+                .saturating_add(2)
                 .clamp(i64::from(first), i64::from(all)) as u32;
         }
         // Samples are at least half a pixel apart unless the ratio says otherwise.
