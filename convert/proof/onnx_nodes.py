@@ -305,7 +305,9 @@ def write_table(path, cases, verdicts, total):
         count, reasons = rows[operator]
         count[verdict] += 1
         if verdict == "refused":
-            reasons[re.sub(r"^error: \S+: ", "", re.sub(r" ?\(inputs [^)]*\)|`[^`]*` ?", "", detail))] = None
+            # The reason alone: without the file, the node and its inputs.
+            reason = re.sub(r" ?\(inputs [^)]*\)|`[^`]*` ?", "", detail)
+            reasons[re.sub(r"^(error: \S+: )?(\S+ (and \d+ more)? ?: )?", "", reason)] = None
     lines = [
         "# ONNX's operator cases",
         "",

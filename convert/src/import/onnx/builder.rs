@@ -250,7 +250,7 @@ impl Builder {
         let known = self.known(id).ok_or_else(|| {
             unsupported(
                 format!("{what} is computed from data at run time"),
-                "make it a constant or simplify the model, for example with onnxsim",
+                "if an input decides it, give that at conversion (--input-value); or simplify the model, for example with onnxsim",
             )
         })?;
         if known.shape.len() > 1 {
