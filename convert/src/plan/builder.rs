@@ -339,13 +339,7 @@ impl<'g> Builder<'g> {
         for id in &node.outputs {
             outputs.push(if self.read.contains(id) { Some(self.tensor(*id)?) } else { None });
         }
-        let mut bytes = vec![0; A::SIZE];
-        attributes.write(&mut bytes);
-        let name = node.name.clone();
-        let attributes = bytes;
-        let in_place = Vec::new();
-        let step = PlannedStep { name, op, variant, attributes, inputs, outputs, macs, in_place };
-        self.plan.steps.push(step);
+        self.push_step(&node.name, op, variant, attributes, inputs, outputs, macs, &[]);
         Ok(())
     }
 
@@ -376,6 +370,21 @@ impl<'g> Builder<'g> {
         macs: u64,
         in_place: &[usize],
     ) {
+        let outputs = vec![Some(output)];
+        self.push_step(name, op, variant, attributes, inputs, outputs, macs, in_place);
+    }
+
+    fn push_step<A: Field>(
+        &mut self,
+        name: &str,
+        op: StepOp,
+        variant: Option<DType>,
+        attributes: A,
+        inputs: Vec<Option<usize>>,
+        outputs: Vec<Option<usize>>,
+        macs: u64,
+        in_place: &[usize],
+    ) {
         let mut bytes = vec![0; A::SIZE];
         attributes.write(&mut bytes);
         self.plan.steps.push(PlannedStep {
@@ -384,7 +393,7 @@ impl<'g> Builder<'g> {
             variant,
             attributes: bytes,
             inputs,
-            outputs: vec![Some(output)],
+            outputs,
             macs,
             in_place: in_place.to_vec(),
         });

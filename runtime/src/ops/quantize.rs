@@ -130,7 +130,11 @@ fn channels<'a>(
     })
 }
 
-fn run_quantize(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+/// `number(x, scale, zero point)` of every element, as the byte that is stored.
+fn quantize_each(
+    context: &mut Context<'_>,
+    number: impl Fn(f32, f32, i32) -> u8,
+) -> Result<(), StepErrorKind> {
     let step = context.step;
     let y = step.output(0)?;
     let operands = context.operands([0, 1, 2])?;
@@ -139,51 +143,45 @@ fn run_quantize(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let x: &[f32] = typed(x, 0)?;
     for (index, (to, from)) in operands.output.iter_mut().zip(x).enumerate() {
         let (scale, zero_point) = channels.of(index);
-        *to = quantize_value(*from, scale, zero_point) as u8;
+        *to = number(*from, scale, zero_point);
     }
     Ok(())
 }
 
+fn run_quantize(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    quantize_each(context, |x, scale, zero_point| quantize_value(x, scale, zero_point) as u8)
+}
+
 fn run_quantize_u8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    quantize_each(context, |x, scale, zero_point| {
+        (round_clamp(x / scale, -zero_point, 255 - zero_point) + zero_point) as u8
+    })
+}
+
+/// The real number of every element; `number` reads the byte that is stored.
+fn dequantize_each(
+    context: &mut Context<'_>,
+    number: impl Fn(u8) -> i32,
+) -> Result<(), StepErrorKind> {
     let step = context.step;
-    let y = step.output(0)?;
+    let x = step.input(0)?;
     let operands = context.operands([0, 1, 2])?;
-    let [x, scales, zero_points] = operands.inputs;
-    let channels = channels(&step, &y, scales, zero_points)?;
-    let x: &[f32] = typed(x, 0)?;
-    for (index, (to, from)) in operands.output.iter_mut().zip(x).enumerate() {
+    let [bytes, scales, zero_points] = operands.inputs;
+    let channels = channels(&step, &x, scales, zero_points)?;
+    for (index, (to, from)) in operands.output.chunks_exact_mut(4).zip(bytes).enumerate() {
         let (scale, zero_point) = channels.of(index);
-        *to = (round_clamp(*from / scale, -zero_point, 255 - zero_point) + zero_point) as u8;
+        let real = (number(*from) - zero_point) as f32 * scale;
+        to.copy_from_slice(&real.to_le_bytes());
     }
     Ok(())
 }
 
 fn run_dequantize_u8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let step = context.step;
-    let x = step.input(0)?;
-    let operands = context.operands([0, 1, 2])?;
-    let [bytes, scales, zero_points] = operands.inputs;
-    let channels = channels(&step, &x, scales, zero_points)?;
-    for (index, (to, from)) in operands.output.chunks_exact_mut(4).zip(bytes).enumerate() {
-        let (scale, zero_point) = channels.of(index);
-        let real = (i32::from(*from) - zero_point) as f32 * scale;
-        to.copy_from_slice(&real.to_le_bytes());
-    }
-    Ok(())
+    dequantize_each(context, i32::from)
 }
 
 fn run_dequantize(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let step = context.step;
-    let x = step.input(0)?;
-    let operands = context.operands([0, 1, 2])?;
-    let [bytes, scales, zero_points] = operands.inputs;
-    let channels = channels(&step, &x, scales, zero_points)?;
-    for (index, (to, from)) in operands.output.chunks_exact_mut(4).zip(bytes).enumerate() {
-        let (scale, zero_point) = channels.of(index);
-        let real = (i32::from(*from as i8) - zero_point) as f32 * scale;
-        to.copy_from_slice(&real.to_le_bytes());
-    }
-    Ok(())
+    dequantize_each(context, |byte| i32::from(byte as i8))
 }
 
 fn check_lut(step: &Step<'_>) -> Result<(), StepErrorKind> {
