@@ -103,6 +103,26 @@ fn check_accepts_what_converts() {
 }
 
 #[test]
+fn check_accepts_half_precision() {
+    let folder = Folder::new("half");
+    let tensor = |name: &str| ValueInfoProto::tensor(name, data_type::FLOAT16, [2i64, 6]);
+    let graph = GraphProto {
+        node: vec![NodeProto::new("Add", &["x", "x"], &["y"])],
+        input: vec![tensor("x")],
+        output: vec![tensor("y")],
+        ..GraphProto::default()
+    };
+    let path = folder.path("half.onnx");
+    std::fs::write(&path, ModelProto::new(17, graph).to_bytes()).expect("a file");
+    for arguments in
+        [vec!["convert", "--check", &path], vec!["convert", &path, "-o", &folder.path("half.whit")]]
+    {
+        let output = whit(&arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn every_pass_that_changes_the_graph_is_dumped() {
     let folder = Folder::new("dump");
     let node = |op: &str, x: &str, y: &str| NodeProto::new(op, &[x], &[y]);

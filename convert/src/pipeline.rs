@@ -133,12 +133,9 @@ pub fn convert(
     watch: &mut dyn Watch,
 ) -> Result<Converted, ConvertError> {
     let mut report = Report { nodes_imported: graph.nodes.len(), ..Report::default() };
-    passes::widen::run(&mut graph);
-    let already_quantized =
-        graph.nodes.iter().any(|node| matches!(node.op, Op::Quantize | Op::Dequantize));
+    let already_quantized = is_quantized(&graph);
     let will_be_integer = already_quantized || options.scheme == Scheme::Int8;
-    watch.graph("import", &graph);
-    rewrite(&mut graph, if will_be_integer { &["residual"] } else { &[] }, watch);
+    rewrite_imported(&mut graph, will_be_integer, watch);
 
     let mut calibration = "none".to_owned();
     match (options.scheme, already_quantized) {
@@ -169,11 +166,7 @@ pub fn convert(
         (Scheme::None | Scheme::F16, false) => {}
     }
     if will_be_integer {
-        integers::lower(&mut graph);
-        integers::fold_dequantized(&mut graph);
-        watch.graph("integers", &graph);
-        // What stayed float between integers can still be fused.
-        rewrite(&mut graph, &[], watch);
+        lower_to_integers(&mut graph, watch);
         report.float_nodes = graph
             .nodes
             .iter()
@@ -204,6 +197,26 @@ pub fn convert(
     Ok(Converted { file: emit(&program.plan, &golden), report })
 }
 
+fn is_quantized(graph: &Graph) -> bool {
+    graph.nodes.iter().any(|node| matches!(node.op, Op::Quantize | Op::Dequantize))
+}
+
+/// Rewrites a graph before it is quantized or planned.
+fn rewrite_imported(graph: &mut Graph, will_be_integer: bool, watch: &mut dyn Watch) {
+    passes::widen::run(graph);
+    watch.graph("import", graph);
+    rewrite(graph, if will_be_integer { &["residual"] } else { &[] }, watch);
+}
+
+/// Makes what lies between quantize and dequantize nodes integer.
+fn lower_to_integers(graph: &mut Graph, watch: &mut dyn Watch) {
+    integers::lower(graph);
+    integers::fold_dequantized(graph);
+    watch.graph("integers", graph);
+    // What stayed float between integers can still be fused.
+    rewrite(graph, &[], watch);
+}
+
 /// Passes and constant folding until nothing changes.
 fn rewrite(graph: &mut Graph, skip: &[&str], watch: &mut dyn Watch) {
     for _ in 0..MAX_ROUNDS {
@@ -220,12 +233,10 @@ fn rewrite(graph: &mut Graph, skip: &[&str], watch: &mut dyn Watch) {
 /// # Errors
 /// As [`convert`].
 pub fn check(mut graph: Graph) -> Result<(), ConvertError> {
-    let quantized = graph.nodes.iter().any(|node| matches!(node.op, Op::Quantize | Op::Dequantize));
-    rewrite(&mut graph, if quantized { &["residual"] } else { &[] }, &mut ());
+    let quantized = is_quantized(&graph);
+    rewrite_imported(&mut graph, quantized, &mut ());
     if quantized {
-        integers::lower(&mut graph);
-        integers::fold_dequantized(&mut graph);
-        rewrite(&mut graph, &[], &mut ());
+        lower_to_integers(&mut graph, &mut ());
     }
     plan(&graph, &PlanOptions::default()).map_err(EvaluateError::from)?;
     Ok(())
