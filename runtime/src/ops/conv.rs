@@ -199,7 +199,7 @@ fn check_residual(
 ) -> Result<(), StepErrorKind> {
     let Some(residual) = step.optional_input(index) else { return Ok(()) };
     let output = step.output(0)?;
-    if layout == Layout::Depthwise && same_bytes(&residual, &output) {
+    if layout == Layout::Depthwise && same_bytes(&residual.place, &output.place) {
         return Err(StepErrorKind::Overlap);
     }
     expect_type(&residual, dtype, index as u8)?;
@@ -231,7 +231,7 @@ fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(
     if weights.layout != layout {
         return Err(StepErrorKind::OperandLayout(1));
     }
-    if weights.bytes < weight_len {
+    if weights.bytes() < weight_len {
         return Err(StepErrorKind::OperandShape(1));
     }
     expect_vector(&step.input(2)?, DType::I32, channels, 2)?;
@@ -264,7 +264,7 @@ fn check_f32(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<
     if weights.layout != layout {
         return Err(StepErrorKind::OperandLayout(1));
     }
-    if weights.bytes / weights.dtype.size() < weight_len {
+    if weights.bytes() / weights.dtype.size() < weight_len {
         return Err(StepErrorKind::OperandShape(1));
     }
     expect_vector(&step.input(2)?, DType::F32, channels, 2)?;
@@ -291,7 +291,7 @@ fn parts_i8<'v>(context: &'v mut Context<'_>) -> Result<PartsI8<'v>, StepErrorKi
     let residual = match residual {
         None => None,
         Some(slot) => Some(ResidualI8 {
-            data: if same_bytes(&slot, &y) {
+            data: if same_bytes(&slot.place, &y.place) {
                 ResidualData::InOutput
             } else {
                 ResidualData::Apart(typed(residual_data, RESIDUAL_I8 as u8)?)
@@ -397,7 +397,7 @@ fn parts_f32<'v>(context: &'v mut Context<'_>) -> Result<PartsF32<'v>, StepError
     let attributes: ConvAttributes = context.step.attributes();
     let y = context.step.output(0)?;
     let residual = context.step.optional_input(RESIDUAL_F32);
-    let in_place = residual.map(|slot| same_bytes(&slot, &y));
+    let in_place = residual.map(|slot| same_bytes(&slot.place, &y.place));
     let weights_dtype = context.step.input(1)?.dtype;
     let operands = context.operands_over([0, 1, 2, RESIDUAL_F32], RESIDUAL_F32)?;
     let [input, weights, bias, residual] = operands.inputs;
