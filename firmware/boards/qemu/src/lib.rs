@@ -16,3 +16,7 @@ pub const MEMORY_BYTES: usize = if cfg!(feature = "microbit") {
 } else {
     192 << 10 // twice what the largest of the MLPerf Tiny models takes
 };
+
+/// A session's memory, which it wants at a multiple of 64.
+#[repr(align(64))]
+pub struct Memory(pub [u8; MEMORY_BYTES]);

@@ -13,7 +13,7 @@ use semihosting::io::{Read, Write};
 use semihosting::{c, println, process};
 use whit::{DType, Model, Options, Session};
 use whit_board_qemu::counter::{self, Calibration};
-use whit_board_qemu::{MEMORY_BYTES, OPERATORS, model, stack};
+use whit_board_qemu::{MEMORY_BYTES, Memory, OPERATORS, model, stack};
 
 /// Steps whose instructions are reported one by one.
 const MAX_STEPS: usize = 256;
@@ -34,10 +34,6 @@ fn main() -> ! {
     measure(&calibration, &mut memory.0);
     process::exit(0)
 }
-
-/// A session wants its memory at a multiple of 64.
-#[repr(align(64))]
-struct Memory([u8; MEMORY_BYTES]);
 
 fn fail(what: &str, error: impl Display) -> ! {
     println!("{what}: {error}");
