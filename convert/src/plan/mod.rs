@@ -110,7 +110,8 @@ pub struct PlannedStep {
     pub outputs: Vec<Option<usize>>,
     /// Multiply-accumulates at the largest dimensions.
     pub macs: u64,
-    /// Inputs whose memory the first output may take over, element for element.
+    /// Inputs whose memory the first output may take over: the step reads each element before it
+    /// writes the one at its place.
     pub in_place: Vec<usize>,
 }
 

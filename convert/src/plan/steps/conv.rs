@@ -368,9 +368,15 @@ fn lower_f32(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), Plan
         inputs,
         output,
         layer.macs,
-        &[],
+        over_residual(layer.op, &[3]),
     );
     Ok(())
+}
+
+/// The residual, number `residual` of the inputs, is read element by element before the result is
+/// written there, but for depthwise kernels.
+fn over_residual(op: StepOp, residual: &[usize]) -> &[usize] {
+    if op == StepOp::DepthwiseConv2d { &[] } else { residual }
 }
 
 /// A per-channel vector; a single number stands for all channels.
@@ -498,7 +504,7 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
         inputs,
         output,
         layer.macs,
-        &[],
+        over_residual(layer.op, &[5]),
     );
     Ok(())
 }

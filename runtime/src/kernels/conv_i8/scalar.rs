@@ -32,9 +32,9 @@ pub(super) fn conv_i8_scalar(conv: &mut ConvI8<'_>) {
                     }
                 }
             }
-            let index = pixel * g.out_c + channel;
-            conv.output[pixel * conv.output_stride + channel] =
-                requantize_i8(acc, padded_channel(&g, channel), index, &conv.epilogue);
+            let y = &mut conv.output[pixel * conv.output_stride + channel];
+            let residual = conv.epilogue.residual_at(pixel * g.out_c + channel, *y);
+            *y = requantize_i8(acc, padded_channel(&g, channel), residual, &conv.epilogue);
         }
     }
 }

@@ -25,9 +25,9 @@ pub(super) fn depthwise_i8_scalar(conv: &mut DepthwiseI8<'_>) {
                 let weight = conv.weights[tap * padded_c(g.in_c) + channel];
                 acc = acc.wrapping_add(i32::from(x) * i32::from(weight));
             }
-            let index = pixel * g.out_c + channel;
-            conv.output[pixel * conv.output_stride + channel] =
-                requantize_i8(acc, channel, index, &conv.epilogue);
+            let y = &mut conv.output[pixel * conv.output_stride + channel];
+            let residual = conv.epilogue.residual_at(pixel * g.out_c + channel, *y);
+            *y = requantize_i8(acc, channel, residual, &conv.epilogue);
         }
     }
 }
