@@ -5,8 +5,11 @@
 //! family's stated tolerance for floats. `select(isa)` hands out the entry for an instruction set.
 //! A kernel knows nothing of files, steps or arenas.
 
+pub mod add_i8;
 pub mod conv_f32;
 pub mod conv_i8;
+#[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
+mod cortex_m;
 pub mod depthwise_f32;
 pub mod depthwise_i8;
 pub mod matmul_f32;
@@ -19,6 +22,19 @@ mod testing;
 
 /// Output channels per weight panel. 16 i32 or f32 accumulators fill one AVX-512 register.
 pub const PANEL_N: usize = 16;
+
+/// Output channels of an i8 weight word of [`Packing::CortexM`].
+pub const PAIR_N: usize = 2;
+
+/// The order in which i8 weights and the vectors along output channels lie; FORMAT.md, "Weight
+/// layouts", has both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// For vector instructions: layouts 1 (panels) and 3 (depthwise).
+    Panels,
+    /// For Cortex-M: layout 6, pairs of channels, or whole filters when depthwise.
+    CortexM,
+}
 
 /// Inputs per panel entry of i8 weights: what VNNI and `sdot` multiply into one i32 lane.
 pub const PANEL_K: usize = 4;
@@ -117,6 +133,24 @@ impl ConvGeometry {
     /// Bytes (= elements) of i8 weights in panels `[groups][N/16][K/4][16][4]`, zero-padded.
     pub const fn packed_i8_len(&self) -> usize {
         self.padded_out_c() * self.k().next_multiple_of(PANEL_K)
+    }
+
+    /// Length of the per-output-channel arrays of a convolution that isn't depthwise.
+    pub const fn channels_len(&self, packing: Packing) -> usize {
+        self.groups * self.padded_channels(packing)
+    }
+
+    /// Output channels of one group, rounded up to whole panels or pairs.
+    pub const fn padded_channels(&self, packing: Packing) -> usize {
+        self.group_out_c().next_multiple_of(match packing {
+            Packing::Panels => PANEL_N,
+            Packing::CortexM => PAIR_N,
+        })
+    }
+
+    /// Bytes of i8 weights of a convolution that isn't depthwise.
+    pub const fn weights_i8_len(&self, packing: Packing) -> usize {
+        self.channels_len(packing) * self.k().next_multiple_of(PANEL_K)
     }
 
     /// Elements of float weights in panels `[groups][N/16][K][16]`, zero-padded.

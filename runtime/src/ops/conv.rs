@@ -9,7 +9,7 @@ use crate::kernels::conv_i8::{self, ConvI8};
 use crate::kernels::depthwise_f32::{self, DepthwiseF32};
 use crate::kernels::depthwise_i8::{self, DepthwiseI8};
 use crate::kernels::{
-    ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, ResidualData, ResidualI8,
+    ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, Packing, ResidualData, ResidualI8,
 };
 use crate::memory::{Context, Slot, same_bytes, typed, typed_mut};
 use crate::ops::shape::{expect_apart_but, expect_dense};
@@ -35,10 +35,19 @@ macro_rules! select_isa {
     ($run:ident) => {
         |isa: Isa| -> RunFn {
             match isa {
+                // One entry for all: it has scalar code for what it can't do, so that nothing is
+                // linked twice.
+                #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
+                _ => $run::<{ Isa::CortexM as usize }>,
                 #[cfg(all(target_arch = "x86_64", feature = "std"))]
                 Isa::Avx2 => $run::<{ Isa::Avx2 as usize }>,
                 #[cfg(all(target_arch = "x86_64", feature = "std"))]
                 Isa::Avx512 => $run::<{ Isa::Avx512 as usize }>,
+                #[cfg(not(all(
+                    target_os = "none",
+                    target_abi = "eabihf",
+                    not(feature = "no-dsp")
+                )))]
                 _ => $run::<{ Isa::Scalar as usize }>,
             }
         }
@@ -189,6 +198,29 @@ fn packed_sizes(geometry: &ConvGeometry, layout: Layout) -> Result<(usize, usize
     Ok((channels, fits(channels, k)?))
 }
 
+/// As [`packed_sizes`], for i8 in layout 6.
+fn cortex_m_sizes(
+    geometry: &ConvGeometry,
+    is_depthwise: bool,
+) -> Result<(usize, usize), StepErrorKind> {
+    if !geometry.is_bounded() {
+        return Err(StepErrorKind::TooLarge);
+    }
+    match is_depthwise {
+        true if !geometry.is_depthwise() => Err(StepErrorKind::Attribute("groups")),
+        // Bounded: the products below are at most those of `is_bounded`.
+        true => Ok((geometry.in_c, geometry.k() * geometry.in_c)),
+        false => {
+            Ok((geometry.channels_len(Packing::CortexM), geometry.weights_i8_len(Packing::CortexM)))
+        }
+    }
+}
+
+/// The kernels' name for an i8 layout.
+fn packing(layout: Layout) -> Packing {
+    if layout == Layout::CortexM { Packing::CortexM } else { Packing::Panels }
+}
+
 /// A residual is the output's equal in type and shape. Depthwise kernels want it apart from the
 /// output, all others can read an element where they write it next.
 fn check_residual(
@@ -225,12 +257,13 @@ fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(
     if geometry.k() > MAX_K_I8 {
         return Err(StepErrorKind::TooLarge);
     }
-    let (channels, weight_len) = packed_sizes(&geometry, layout)?;
-    let weights = step.input(1)?;
+    let weights = step.input(WEIGHTS)?;
     expect_type(&weights, DType::I8, 1)?;
-    if weights.layout != layout {
-        return Err(StepErrorKind::OperandLayout(1));
-    }
+    let (channels, weight_len) = match weights.layout {
+        Layout::CortexM => cortex_m_sizes(&geometry, layout == Layout::Depthwise)?,
+        own if own == layout => packed_sizes(&geometry, layout)?,
+        _ => return Err(StepErrorKind::OperandLayout(1)),
+    };
     if weights.bytes() < weight_len {
         return Err(StepErrorKind::OperandShape(1));
     }
@@ -275,6 +308,7 @@ fn check_f32(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<
 struct PartsI8<'v> {
     input: &'v [i8],
     weights: &'v [i8],
+    packing: Packing,
     bias: &'v [i32],
     weight_sums: &'v [i32],
     epilogue: EpilogueI8<'v>,
@@ -286,6 +320,7 @@ fn parts_i8<'v>(context: &'v mut Context<'_>) -> Result<PartsI8<'v>, StepErrorKi
     let attributes: ConvAttributes = context.step.attributes();
     let residual = context.step.optional_input(RESIDUAL_I8);
     let y: Slot = context.step.output(0)?;
+    let packing = packing(context.step.input(WEIGHTS)?.layout);
     let operands = context.operands_over([0, 1, 2, 3, 4, RESIDUAL_I8], RESIDUAL_I8)?;
     let [input, weights, bias, scale, weight_sums, residual_data] = operands.inputs;
     let residual = match residual {
@@ -307,6 +342,7 @@ fn parts_i8<'v>(context: &'v mut Context<'_>) -> Result<PartsI8<'v>, StepErrorKi
     Ok(PartsI8 {
         input: typed(input, 0)?,
         weights: typed(weights, 1)?,
+        packing,
         bias: typed(bias, 2)?,
         weight_sums: typed(weight_sums, 4)?,
         epilogue: EpilogueI8 {
@@ -339,6 +375,7 @@ fn run_panels_i8<const ISA: usize>(
         input: parts.input,
         input_zero_point,
         weights: parts.weights,
+        packing: parts.packing,
         bias: parts.bias,
         weight_sums: parts.weight_sums,
         epilogue: parts.epilogue,
@@ -373,6 +410,7 @@ fn run_depthwise_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), S
         input: parts.input,
         input_zero_point,
         weights: parts.weights,
+        packing: parts.packing,
         bias: parts.bias,
         weight_sums: parts.weight_sums,
         epilogue: parts.epilogue,

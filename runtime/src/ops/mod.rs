@@ -112,8 +112,17 @@ fn no_scratch(_: &Step<'_>, _: Isa) -> usize {
     0
 }
 
-/// Every operator of this build.
-pub static ALL: &[&Operator] = &[
+macro_rules! table {
+    ($( &$NAME:ident, )*) => {
+        /// Every operator of this build.
+        pub static ALL: &[&Operator] = &[$(&$NAME),*];
+
+        /// What the statics in [`ALL`] are called, in the same order: for tools that write tables.
+        pub static NAMES: &[&str] = &[$(stringify!($NAME)),*];
+    };
+}
+
+table! {
     &CONV_I8,
     &CONV_F32,
     &DEPTHWISE_I8,
@@ -198,7 +207,7 @@ pub static ALL: &[&Operator] = &[
     &ROI_ALIGN_F32,
     &NON_MAX_SUPPRESSION_F32,
     &REVERSE_SEQUENCE,
-];
+}
 
 /// A step, bound to its operator.
 #[derive(Clone, Copy)]

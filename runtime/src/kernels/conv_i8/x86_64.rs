@@ -8,7 +8,7 @@ use core::arch::asm;
 
 use super::ConvI8;
 use super::implicit_gemm::{self, Job, Strip};
-use crate::kernels::{ConvGeometry, PANEL_K, PANEL_N};
+use crate::kernels::{ConvGeometry, PANEL_K, PANEL_N, Packing};
 
 mod avx2;
 mod avx512;
@@ -34,6 +34,9 @@ pub(super) fn conv_i8_avx2(conv: &mut ConvI8<'_>) {
         // SAFETY: this function has the feature.
         unsafe { implicit_gemm::run::<Avx2>(conv) }
     }
+    if conv.packing != Packing::Panels {
+        return super::scalar::conv_i8_scalar(conv);
+    }
     // SAFETY: `select` gives this function out only if `Isa::Avx2.is_available()`.
     unsafe { run(conv) }
 }
@@ -45,7 +48,7 @@ pub(super) fn conv_i8_avx512vnni(conv: &mut ConvI8<'_>) {
         // SAFETY: this function has the features.
         unsafe { implicit_gemm::run::<Avx512>(conv) }
     }
-    if conv.weight_sums.is_empty() {
+    if conv.weight_sums.is_empty() || conv.packing != Packing::Panels {
         // `Isa::Avx512` includes `Isa::Avx2`.
         return conv_i8_avx2(conv);
     }
