@@ -334,6 +334,12 @@ impl Step<'_> {
         self.tensors.slot(self.output_tensor(index), self.dims)
     }
 
+    /// The layout of input number `index`; dense when it isn't there.
+    pub(crate) fn input_layout(&self, index: usize) -> Layout {
+        let record = self.tensors.record(self.input_tensor(index));
+        record.and_then(|record| Layout::from_number(record.layout())).unwrap_or(Layout::Dense)
+    }
+
     /// Where input number `index` lies, if it is there: cheaper than the whole slot.
     pub(crate) fn input_place(&self, index: usize) -> Option<Place> {
         self.tensors.place(self.input_tensor(index), self.dims)
