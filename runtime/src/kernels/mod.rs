@@ -6,6 +6,7 @@
 //! A kernel knows nothing of files, steps or arenas.
 
 pub mod conv_f32;
+pub mod conv_i16;
 pub mod conv_i8;
 pub mod depthwise_f32;
 pub mod depthwise_i8;
