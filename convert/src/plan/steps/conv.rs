@@ -15,8 +15,8 @@ use crate::tensor::Tensor;
 
 use super::{clamp_q, conv_i16, is_i8, quant_of, ratio};
 
-/// Bias magnitudes at most: leaves the accumulator room for the products.
-const MAX_BIAS: f64 = (1u32 << 30) as f64;
+/// Below it, every integer is exact in f64.
+const MAX_EXACT: f64 = (1u64 << 53) as f64;
 
 /// A convolution or fully connected layer with its weights in OHWI order.
 pub(super) struct Layer<'n> {
@@ -421,6 +421,11 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
     let k = geometry.k();
     let sums: Vec<i32> =
         ohwi.chunks_exact(k).map(|row| row.iter().map(|w| i32::from(*w)).sum()).collect();
+    // What the products of a channel come to at most.
+    let reach = |channel: usize| -> i64 {
+        let row = &ohwi[channel * k..(channel + 1) * k];
+        row.iter().map(|w| 128 * i64::from(w.unsigned_abs())).sum()
+    };
     let depthwise = layer.op == StepOp::DepthwiseConv2d;
     let packed = if depthwise {
         // [channels][taps] to [taps][channels].
@@ -444,15 +449,18 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
     for (channel, real) in real_bias.iter().enumerate() {
         let step = f64::from(x.scale[0]) * f64::from(weight_scales[channel]);
         let q = (real / step).round_ties_even();
-        if q.is_nan() || q.abs() > MAX_BIAS {
+        // Exact in i64 below 2^53; a NaN is refused below.
+        let folded = q as i64 - i64::from(x.zero_point[0]) * i64::from(sums[channel]);
+        let fits = folded.unsigned_abs().saturating_add(reach(channel).unsigned_abs());
+        if q.is_nan() || q.abs() > MAX_EXACT || fits > i32::MAX as u64 {
             let why = format!(
-                "bias {real:e} of channel {channel} doesn't fit 31 bits at its scale {step:e}; \
+                "bias {real:e} of channel {channel} and its products don't fit 32 bits at the scale {step:e}; \
                  keep it float with --keep-float {}",
                 node.name
             );
             return Err(unsupported(node, why));
         }
-        bias.push((q as i32).wrapping_sub(x.zero_point[0].wrapping_mul(sums[channel])));
+        bias.push(folded as i32);
     }
 
     // With a residual, the convolution's own result has a quantization of its own.

@@ -3,7 +3,7 @@
 use crate::graph::{Graph, Node, State, ValueId};
 
 /// The same graph without dead nodes, unused constants and values of folded shape arithmetic.
-pub(super) fn pruned(graph: Graph) -> Graph {
+pub(crate) fn pruned(graph: Graph) -> Graph {
     let mut needed = vec![false; graph.values.len()];
     for id in graph.sources().chain(graph.results()) {
         needed[id.0 as usize] = true;
