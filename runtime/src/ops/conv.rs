@@ -18,7 +18,7 @@ use crate::ops::{
 };
 
 /// Products per output at most, so that `K × 2¹⁴` plus a bias of 30 bits stays within an i32.
-const MAX_K_I8: usize = 1 << 16;
+pub(super) const MAX_K_I8: usize = 1 << 16;
 
 /// How far windows may reach beyond the input: u16 padding on either side, doubled for slack.
 const MAX_REACH: u64 = 4 << 16;
@@ -109,16 +109,16 @@ pub static FULLY_CONNECTED_F32: Operator = Operator {
 };
 
 /// What every kernel needs to know of a step, read once.
-struct Layer {
-    attributes: ConvAttributes,
-    x: Slot,
-    y: Slot,
+pub(super) struct Layer {
+    pub(super) attributes: ConvAttributes,
+    pub(super) x: Slot,
+    pub(super) y: Slot,
     /// Number of the output among the operands.
     output: u8,
 }
 
 impl Layer {
-    fn of(step: &Step<'_>) -> Result<Layer, StepErrorKind> {
+    pub(super) fn of(step: &Step<'_>) -> Result<Layer, StepErrorKind> {
         Ok(Layer {
             attributes: step.expect_attributes()?,
             x: step.input(0)?,
@@ -129,7 +129,7 @@ impl Layer {
 }
 
 /// How a layer's geometry follows from its shapes and attributes.
-type GeometryFn = fn(&Layer) -> Result<ConvGeometry, StepErrorKind>;
+pub(super) type GeometryFn = fn(&Layer) -> Result<ConvGeometry, StepErrorKind>;
 
 fn scratch_bytes(
     step: &Step<'_>,
@@ -141,7 +141,7 @@ fn scratch_bytes(
 }
 
 /// Geometry of a convolution step; an error when attributes and shapes contradict each other.
-fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind> {
+pub(super) fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind> {
     let Layer { attributes, x, y, output } = layer;
     if x.rank() != 4 {
         return Err(StepErrorKind::OperandShape(0));
@@ -189,7 +189,7 @@ fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind> {
 }
 
 /// Geometry of a matrix product over the last axis of x.
-fn matrix_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind> {
+pub(super) fn matrix_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind> {
     let Layer { x, y, output, .. } = layer;
     let (k, n) = (x.dims().last().copied(), y.dims().last().copied());
     let (Some(k), Some(n)) = (k, n) else { return Err(StepErrorKind::OperandShape(0)) };
@@ -265,7 +265,7 @@ fn check_residual(
 
 /// Checks that every operand but the weights is dense, and that the output lies apart from the
 /// inputs; the residual may be the same bytes.
-fn check_memory(step: &Step<'_>, residual: usize) -> Result<(), StepErrorKind> {
+pub(super) fn check_memory(step: &Step<'_>, residual: usize) -> Result<(), StepErrorKind> {
     expect_apart_but(step, residual)?;
     for index in (0..step.input_count()).filter(|index| *index != WEIGHTS) {
         let Some(x) = step.optional_input(index) else { continue };
