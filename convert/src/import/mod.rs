@@ -8,7 +8,15 @@ use crate::error::ImportError;
 use crate::graph::Graph;
 use crate::tensor::Tensor;
 
+mod builder;
+mod compose;
+mod dims;
+mod failure;
+mod fold;
+mod inputs;
 pub mod onnx;
+mod prune;
+mod shapes;
 
 /// What the caller decides about a model.
 #[derive(Clone, Debug, Default)]

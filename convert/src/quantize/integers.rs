@@ -20,6 +20,7 @@ pub fn lower(graph: &mut Graph) {
     move_integers(graph);
     integer_nodes(graph);
     requantize(graph);
+    integer_states(graph);
     integer_interface(graph);
     drop_detours(graph);
     crate::passes::remove_dead_code(graph);
@@ -32,7 +33,7 @@ pub fn lower(graph: &mut Graph) {
 fn unsigned_to_signed(graph: &mut Graph) {
     let mut shifts: Vec<bool> =
         graph.values.iter().map(|v| v.dtype == DType::U8 && v.quant.is_some()).collect();
-    for id in graph.inputs.iter().chain(&graph.outputs) {
+    for id in graph.sources().chain(graph.results()) {
         shifts[id.0 as usize] = false;
     }
     // Whatever moves elements has one type for all that it moves.
@@ -219,7 +220,7 @@ fn moved_input(
     let mover = &graph.nodes[mover_at];
     let plain = matches!(mover.op, Op::Reshape | Op::Transpose { .. } | Op::Slice { .. });
     let from = mover.inputs[0]?;
-    let sole = consumers[moved.0 as usize].len() == 1 && !graph.outputs.contains(&moved);
+    let sole = consumers[moved.0 as usize].len() == 1 && !graph.is_result(moved);
     let per_tensor = graph.value(node.outputs[0]).quant.as_ref()?.axis.is_none();
     (plain && sole && per_tensor && graph.inputs.contains(&from)).then_some((mover_at, from))
 }
@@ -239,7 +240,7 @@ fn absorb_clamps(graph: &mut Graph) {
         let computes = made_by.is_some_and(|maker| {
             maker.op != Op::Dequantize && integer_inputs(graph, maker).is_some()
         });
-        if !computes || consumers[x.0 as usize].len() != 1 || graph.outputs.contains(&x) {
+        if !computes || consumers[x.0 as usize].len() != 1 || graph.is_result(x) {
             continue;
         }
         let (low, high) = representable(&quant);
@@ -276,7 +277,7 @@ fn absorb_clamps(graph: &mut Graph) {
 
 /// The quantization of a value whose readers are all quantize nodes to the same i8, if that is so.
 fn only_quantized(graph: &Graph, consumers: &[Vec<usize>], id: ValueId) -> Option<Quant> {
-    if graph.outputs.contains(&id) {
+    if graph.is_result(id) {
         return None;
     }
     let mut common: Option<&Quant> = None;
@@ -455,6 +456,49 @@ fn requantize(graph: &mut Graph) {
     }
 }
 
+/// States that are only quantized at the start of a run and dequantized at its end become i8.
+fn integer_states(graph: &mut Graph) {
+    crate::passes::remove_dead_code(graph);
+    let producers = graph.producers();
+    let consumers = graph.consumers();
+    for index in 0..graph.states.len() {
+        let (read, next) = (graph.states[index].read, graph.states[index].next);
+        let Some(quant) = only_quantized(graph, &consumers, read) else { continue };
+        let integer = integers_behind(graph, &producers, next);
+        let Some(integer) = integer.filter(|id| graph.value(*id).quant.as_ref() == Some(&quant))
+        else {
+            continue;
+        };
+        let initial = graph.states[index].initial.as_ref().map(|tensor| {
+            let quantized: Vec<i8> = tensor.to_f32().iter().map(|x| nearest(*x, &quant)).collect();
+            Arc::new(Tensor::from_i8(tensor.shape.clone(), &quantized))
+        });
+        graph.states[index].initial = match initial {
+            // Zero bytes stand for a real number that is 0 only if the zero point is.
+            None if quant.zero_point[0] != 0 => {
+                let Some(shape) = graph.value(read).const_shape() else { continue };
+                let zeros = vec![quant.zero_point[0] as i8; shape.iter().product()];
+                Some(Arc::new(Tensor::from_i8(shape, &zeros)))
+            }
+            initial => initial,
+        };
+        graph.states[index].next = integer;
+        let value = graph.value_mut(read);
+        value.dtype = DType::I8;
+        value.quant = Some(quant);
+        for reader in &consumers[read.0 as usize] {
+            let result = graph.nodes[*reader].outputs[0];
+            graph.replace_uses(result, read);
+        }
+    }
+}
+
+/// The i8 nearest to a real number.
+fn nearest(real: f32, quant: &Quant) -> i8 {
+    let q = (f64::from(real) / f64::from(quant.scale[0])).round_ties_even();
+    (q + f64::from(quant.zero_point[0])).clamp(-128.0, 127.0) as i8
+}
+
 /// Inputs that are only quantized and outputs that are only dequantized become i8.
 fn integer_interface(graph: &mut Graph) {
     crate::passes::remove_dead_code(graph);
@@ -479,7 +523,7 @@ fn integer_interface(graph: &mut Graph) {
         let output = graph.outputs[index];
         let Some(integer) = integers_behind(graph, &producers, output) else { continue };
         // A constant or an input as a result keeps its own name and stays as it is.
-        if graph.value(integer).constant.is_some() || graph.inputs.contains(&integer) {
+        if graph.value(integer).constant.is_some() || graph.is_source(integer) {
             continue;
         }
         if !graph.outputs.contains(&integer) {
@@ -519,7 +563,7 @@ fn fuse_residuals(graph: &mut Graph) {
                 let free = !taken[maker]
                     && graph.nodes[maker].inputs.get(3).copied().flatten().is_none()
                     && consumers[layer.0 as usize].len() == 1
-                    && !graph.outputs.contains(&layer)
+                    && !graph.is_result(layer)
                     && graph.constant(residual).is_none();
                 (fits && free).then_some((maker, layer, residual))
             })

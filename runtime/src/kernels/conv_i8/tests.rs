@@ -91,8 +91,16 @@ impl Data {
         }
     }
 
-    fn run(&self, isa: Isa, with_weight_sums: bool) -> Vec<i8> {
+    /// Runs it, with the residual apart or where the output goes.
+    fn run(&self, isa: Isa, with_weight_sums: bool, in_place: bool) -> Vec<i8> {
         let mut output = vec![UNTOUCHED; self.output_len()];
+        let epilogue = match in_place {
+            true => {
+                let channels = self.geometry.out_c;
+                self.epilogue.get_in_place(channels, &mut output, self.output_stride)
+            }
+            false => self.epilogue.get(),
+        };
         // One byte off, so that nothing in it is aligned.
         let mut scratch = vec![0xa5; scratch_bytes(&self.geometry, isa) + 1];
         select(isa)(&mut ConvI8 {
@@ -102,7 +110,7 @@ impl Data {
             weights: &self.weights,
             bias: &self.bias,
             weight_sums: if with_weight_sums { &self.weight_sums } else { &[] },
-            epilogue: self.epilogue.get(),
+            epilogue,
             output: &mut output,
             output_stride: self.output_stride,
             scratch: &mut scratch[1..],
@@ -117,11 +125,12 @@ fn check(case: Case, random: &mut Random) {
         for with_residual in [false, true] {
             let data = Data::new(case.geometry(), fill, with_residual, random);
             for isa in Isa::available() {
-                for with_weight_sums in [true, false] {
+                for (sums, in_place) in [(true, false), (false, false), (true, true), (false, true)]
+                {
                     assert!(
-                        data.run(isa, with_weight_sums) == data.expected,
-                        "{isa} differs for {case:?}, {fill:?}, residual {with_residual}, weight \
-                         sums {with_weight_sums}"
+                        data.run(isa, sums, in_place) == data.expected,
+                        "{isa} differs for {case:?}, {fill:?}, residual {with_residual}, in place \
+                         {in_place}, weight sums {sums}"
                     );
                 }
             }
@@ -281,9 +290,9 @@ fn strange_scales() {
             if let Some((_, residual)) = &mut data.epilogue.residual {
                 residual.scale_conv = scale_conv;
             }
-            let expected = data.run(Isa::Scalar, true);
+            let expected = data.run(Isa::Scalar, true, false);
             for isa in Isa::available() {
-                assert!(data.run(isa, true) == expected, "{isa} differs");
+                assert!(data.run(isa, true, with_residual) == expected, "{isa} differs");
             }
         }
     }
@@ -296,7 +305,7 @@ fn overflow_wraps() {
     let geometry = ConvGeometry::matmul(3, 140_000, 3);
     let data = Data::new(geometry, Fill::Lowest, false, &mut random);
     for isa in Isa::available() {
-        assert!(data.run(isa, true) == data.expected, "{isa} differs");
+        assert!(data.run(isa, true, false) == data.expected, "{isa} differs");
     }
 }
 
