@@ -157,7 +157,8 @@ impl Run {
                     outputs.push(Collected {
                         name,
                         dtype: slot.dtype(),
-                        scaled: slot.dtype() == DType::I8 && slot.scale() > 0.0,
+                        scaled: matches!(slot.dtype(), DType::I8 | DType::I16)
+                            && slot.scale() > 0.0,
                         shape,
                         bytes: Vec::new(),
                         reals: Vec::new(),

@@ -29,6 +29,12 @@ pub(crate) trait Named {
     fn name(&self) -> &str;
 }
 
+impl Named for String {
+    fn name(&self) -> &str {
+        self
+    }
+}
+
 /// More axes than any operator here has a use for.
 pub(crate) const MAX_RANK: usize = 8;
 

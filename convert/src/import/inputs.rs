@@ -2,8 +2,11 @@
 
 use super::builder::Builder;
 use super::{DimChoice, ImportOptions};
+use whit::DType;
+
 use crate::dim::{Dim, Symbol};
 use crate::error::{ImportError, UnspecifiedDim};
+use crate::tensor::Tensor;
 
 /// The largest size that a dimension can be given.
 pub(crate) const MAX_DIM: i64 = 1 << 40;
@@ -166,4 +169,38 @@ fn decide(
         true => Ok(dims),
         false => Err(ImportError::UnspecifiedDims(unspecified)),
     }
+}
+
+/// The value that the caller gave an input, in the type and shape that the model declares.
+pub(crate) fn given(
+    builder: &Builder,
+    name: &str,
+    dtype: DType,
+    shape: &[Dim],
+    value: &Tensor,
+) -> Result<Tensor, ImportError> {
+    let wrong = |problem: String| ImportError::Input { input: name.to_owned(), problem };
+    let Some(mut tensor) = value.converted(dtype) else {
+        return Err(wrong(format!(
+            "the value given is of type {} and isn't exact in the model's {dtype}",
+            value.dtype,
+        )));
+    };
+    // A single number fits every shape of one element.
+    if tensor.shape.is_empty() && shape.iter().all(|dim| dim.is(1)) {
+        tensor = tensor.reshaped(vec![1; shape.len()]);
+    }
+    let fits = tensor.shape.len() == shape.len()
+        && tensor.shape.iter().zip(shape).all(|(size, dim)| match dim.as_const() {
+            Some(declared) => usize::try_from(declared) == Ok(*size),
+            None => true,
+        });
+    if !fits {
+        return Err(wrong(format!(
+            "the value given has shape {:?}, the model declares {}",
+            tensor.shape,
+            builder.text(shape)
+        )));
+    }
+    Ok(tensor)
 }

@@ -7,6 +7,7 @@
 
 pub mod add_i8;
 pub mod conv_f32;
+pub mod conv_i16;
 pub mod conv_i8;
 #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
 mod cortex_m;

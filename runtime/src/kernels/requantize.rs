@@ -1,6 +1,7 @@
 //! Requantization: the one rounding that every integer kernel shares.
 
 use super::EpilogueI8;
+use crate::format::Element;
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 pub(crate) mod x86_64;
@@ -24,6 +25,36 @@ pub fn round_clamp(x: f32, lo: i32, hi: i32) -> i32 {
     let x = if x < hi_f { x } else { hi_f };
     round_ties_even(x) as i32
 }
+
+/// An integer type that stands for reals, by a scale and a zero point.
+pub trait Quantized: Element + Ord {
+    /// The type's smallest number.
+    const LOWEST: i32;
+    /// The type's largest number.
+    const HIGHEST: i32;
+    /// The number.
+    fn widen(self) -> i32;
+    /// The number, which lies in the type's range.
+    fn narrow(number: i32) -> Self;
+}
+
+macro_rules! quantized {
+    ($($ty:ty),*) => {$(
+        impl Quantized for $ty {
+            const LOWEST: i32 = <$ty>::MIN as i32;
+            const HIGHEST: i32 = <$ty>::MAX as i32;
+            #[inline(always)]
+            fn widen(self) -> i32 {
+                i32::from(self)
+            }
+            #[inline(always)]
+            fn narrow(number: i32) -> Self {
+                number as $ty
+            }
+        }
+    )*};
+}
+quantized!(i8, i16);
 
 /// The formula of [`EpilogueI8`]: the output of an accumulator that ends at `channel` (an index of
 /// the padded per-channel arrays), with the element of the residual that

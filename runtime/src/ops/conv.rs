@@ -18,7 +18,7 @@ use crate::ops::{
 };
 
 /// Products per output at most, so that `K × 2¹⁴` plus a bias of 30 bits stays within an i32.
-const MAX_K_I8: usize = 1 << 16;
+pub(super) const MAX_K_I8: usize = 1 << 16;
 
 /// How far windows may reach beyond the input: u16 padding on either side, doubled for slack.
 const MAX_REACH: u64 = 4 << 16;
@@ -113,7 +113,7 @@ pub static FULLY_CONNECTED_F32: Operator = Operator {
 };
 
 /// Geometry of a convolution step; an error when attributes and shapes contradict each other.
-fn conv_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKind> {
+pub(super) fn conv_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKind> {
     let attributes: ConvAttributes = step.expect_attributes()?;
     let (x, y) = (step.input(0)?, step.output(0)?);
     if x.rank() != 4 {
@@ -163,7 +163,7 @@ fn conv_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKind> {
 }
 
 /// Geometry of a matrix product over the last axis of x.
-fn matrix_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKind> {
+pub(super) fn matrix_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKind> {
     step.expect_attributes::<ConvAttributes>()?;
     let (x, y) = (step.input(0)?, step.output(0)?);
     let (k, n) = (x.dims().last().copied(), y.dims().last().copied());
@@ -240,7 +240,7 @@ fn check_residual(
 
 /// Checks that every operand but the weights is dense, and that the output lies apart from the
 /// inputs; the residual may be the same bytes.
-fn check_memory(step: &Step<'_>, residual: usize) -> Result<(), StepErrorKind> {
+pub(super) fn check_memory(step: &Step<'_>, residual: usize) -> Result<(), StepErrorKind> {
     expect_apart_but(step, residual)?;
     for index in (0..step.input_count()).filter(|index| *index != WEIGHTS) {
         let Some(x) = step.optional_input(index) else { continue };

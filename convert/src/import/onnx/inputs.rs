@@ -8,7 +8,7 @@ use super::tensor::dtype_of;
 use super::{Attributes, Import, Slot};
 use crate::dim::Dim;
 use crate::error::ImportError;
-use crate::import::inputs::{Axis, Declared, Dynamic, MAX_DIM, sizes};
+use crate::import::inputs::{Axis, Declared, Dynamic, MAX_DIM, given, sizes};
 use crate::import::{ImportOptions, InputLayout};
 use crate::tensor::Tensor;
 
@@ -109,29 +109,7 @@ fn set_input<'a>(
     let Some(dtype) = dtype_of(declared) else {
         return Err(wrong(format!("element type {} is not supported", data_type::name(declared))));
     };
-    let Some(mut tensor) = value.converted(dtype) else {
-        return Err(wrong(format!(
-            "the value given is of type {} and isn't exact in the model's {}",
-            value.dtype,
-            data_type::name(declared)
-        )));
-    };
-    // A single number fits every shape of one element.
-    if tensor.shape.is_empty() && shape.iter().all(|dim| dim.is(1)) {
-        tensor = tensor.reshaped(vec![1; shape.len()]);
-    }
-    let fits = tensor.shape.len() == shape.len()
-        && tensor.shape.iter().zip(shape).all(|(size, dim)| match dim.as_const() {
-            Some(declared) => usize::try_from(declared) == Ok(*size),
-            None => true,
-        });
-    if !fits {
-        return Err(wrong(format!(
-            "the value given has shape {:?}, the model declares {}",
-            tensor.shape,
-            import.builder.text(shape)
-        )));
-    }
+    let tensor = given(&import.builder, name, dtype, shape, value)?;
     import.note(format!("input `{name}` fixed to the value given"));
     let id = import.builder.constant(name.to_owned(), tensor);
     import.builder.set_onnx_type(id, declared);

@@ -253,14 +253,7 @@ impl<'a> Import<'a> {
         reason: String,
         remedy: String,
     ) {
-        let same = |n: &&mut UnsupportedNode| {
-            n.op_type == op_type && n.domain == domain && n.reason == reason
-        };
-        if let Some(known) = self.unsupported.iter_mut().find(same) {
-            known.count += 1;
-            return;
-        }
-        self.unsupported.push(UnsupportedNode {
+        let node = UnsupportedNode {
             op_type: op_type.to_owned(),
             domain: domain.to_owned(),
             count: 1,
@@ -268,7 +261,8 @@ impl<'a> Import<'a> {
             shapes,
             reason,
             remedy,
-        });
+        };
+        node.join(&mut self.unsupported);
     }
 
     /// Imports a node of the scope at hand.
