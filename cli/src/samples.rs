@@ -5,6 +5,7 @@ use half::{bf16, f16};
 use whit::{DType, Session};
 use whit_convert::evaluate::{Samples, feed};
 
+use crate::commands::Sequence;
 use crate::data::{Binding, Dataset, Extent, InputSpec, bind};
 
 /// A data set whose arrays have been matched to the inputs of a model.
@@ -181,12 +182,15 @@ pub(crate) struct Outputs {
 pub(crate) fn run_all(
     session: &mut Session<'_>,
     samples: &dyn Samples,
+    sequence: Sequence,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Outputs> {
     let count = session.model().outputs().len();
     let mut rows: Vec<(usize, Vec<f32>)> = vec![(0, Vec::new()); count];
     for sample in 0..samples.len() {
-        session.reset_state();
+        if sequence.begins(sample) {
+            session.reset_state();
+        }
         feed(session, samples, sample)?;
         let model = *session.model();
         session

@@ -376,6 +376,11 @@ pub(crate) fn overlap(a: &Slot, b: &Slot) -> bool {
     a.storage == b.storage && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
 }
 
+/// Whether two tensors are the same bytes.
+pub(crate) fn same_bytes(a: &Slot, b: &Slot) -> bool {
+    a.storage == b.storage && a.offset == b.offset && a.bytes == b.bytes
+}
+
 /// What a step works with while it runs: its description and its memory.
 pub struct Context<'c> {
     /// Operand shapes and attributes.
@@ -413,6 +418,19 @@ impl Context<'_> {
         &mut self,
         inputs: [usize; N],
     ) -> Result<Operands<'_, N>, StepErrorKind> {
+        self.operands_over(inputs, usize::MAX)
+    }
+
+    /// As [`Context::operands`], but input number `over` may be the very bytes of the output. Its
+    /// view is empty then: what it holds is what the output holds until it is written.
+    ///
+    /// # Errors
+    /// [`StepErrorKind::Overlap`] when the output shares bytes with an input in another way.
+    pub fn operands_over<const N: usize>(
+        &mut self,
+        inputs: [usize; N],
+        over: usize,
+    ) -> Result<Operands<'_, N>, StepErrorKind> {
         let output = self.step.output(0)?;
         if output.storage == Storage::Constant {
             return Err(StepErrorKind::Overlap);
@@ -422,6 +440,9 @@ impl Context<'_> {
         for (view, index) in views.iter_mut().zip(inputs) {
             let Some(slot) = self.step.optional_input(index) else { continue };
             if overlap(&slot, &output) {
+                if index == over && same_bytes(&slot, &output) {
+                    continue;
+                }
                 return Err(StepErrorKind::Overlap);
             }
             let start = self.regions.start(&slot)?;

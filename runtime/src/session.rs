@@ -289,7 +289,7 @@ impl<'m> Session<'m> {
     }
 
     /// Copies real numbers in: as they are for an f32 input, quantized with the input's scale and
-    /// zero point for an i8 input, `saturate(round_ties_even(x / scale) + zero_point)`.
+    /// zero point for an i8 or i16 input, `saturate(round_ties_even(x / scale) + zero_point)`.
     ///
     /// # Errors
     /// [`SessionError::InputType`] for inputs of other types.
@@ -307,6 +307,11 @@ impl<'m> Session<'m> {
             DType::I8 if slot.scale > 0.0 => {
                 for (to, from) in self.input_mut::<i8>(index)?.iter_mut().zip(values) {
                     *to = ops::quantize_value(*from, slot.scale, slot.zero_point);
+                }
+            }
+            DType::I16 if slot.scale > 0.0 => {
+                for (to, from) in self.input_mut::<i16>(index)?.iter_mut().zip(values) {
+                    *to = ops::quantize_value_i16(*from, slot.scale);
                 }
             }
             expected => return Err(SessionError::InputType { input: index as u32, expected }),

@@ -9,16 +9,16 @@ use crate::kernels::conv_i8::{self, ConvI8};
 use crate::kernels::depthwise_f32::{self, DepthwiseF32};
 use crate::kernels::depthwise_i8::{self, DepthwiseI8};
 use crate::kernels::{
-    ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, Packing, ResidualI8,
+    ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, Packing, ResidualData, ResidualI8,
 };
-use crate::memory::{Context, Slot, typed, typed_mut};
-use crate::ops::shape::{expect_apart_in_any_layout, expect_dense};
+use crate::memory::{Context, Slot, same_bytes, typed, typed_mut};
+use crate::ops::shape::{expect_apart_but, expect_dense};
 use crate::ops::{
     Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector, no_scratch,
 };
 
 /// Products per output at most, so that `K × 2¹⁴` plus a bias of 30 bits stays within an i32.
-const MAX_K_I8: usize = 1 << 16;
+pub(super) const MAX_K_I8: usize = 1 << 16;
 
 /// How far windows may reach beyond the input: u16 padding on either side, doubled for slack.
 const MAX_REACH: u64 = 4 << 16;
@@ -113,7 +113,7 @@ pub static FULLY_CONNECTED_F32: Operator = Operator {
 };
 
 /// Geometry of a convolution step; an error when attributes and shapes contradict each other.
-fn conv_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKind> {
+pub(super) fn conv_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKind> {
     let attributes: ConvAttributes = step.expect_attributes()?;
     let (x, y) = (step.input(0)?, step.output(0)?);
     if x.rank() != 4 {
@@ -163,7 +163,7 @@ fn conv_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKind> {
 }
 
 /// Geometry of a matrix product over the last axis of x.
-fn matrix_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKind> {
+pub(super) fn matrix_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKind> {
     step.expect_attributes::<ConvAttributes>()?;
     let (x, y) = (step.input(0)?, step.output(0)?);
     let (k, n) = (x.dims().last().copied(), y.dims().last().copied());
@@ -221,16 +221,27 @@ fn packing(layout: Layout) -> Packing {
     if layout == Layout::CortexM { Packing::CortexM } else { Packing::Panels }
 }
 
-fn check_residual(step: &Step<'_>, index: usize, dtype: DType) -> Result<(), StepErrorKind> {
+/// A residual is the output's equal in type and shape. Depthwise kernels want it apart from the
+/// output, all others can read an element where they write it next.
+fn check_residual(
+    step: &Step<'_>,
+    layout: Layout,
+    index: usize,
+    dtype: DType,
+) -> Result<(), StepErrorKind> {
     let Some(residual) = step.optional_input(index) else { return Ok(()) };
+    let output = step.output(0)?;
+    if layout == Layout::Depthwise && same_bytes(&residual, &output) {
+        return Err(StepErrorKind::Overlap);
+    }
     expect_type(&residual, dtype, index as u8)?;
-    expect_same_shape(&residual, &step.output(0)?, index as u8)
+    expect_same_shape(&residual, &output, index as u8)
 }
 
 /// Checks that every operand but the weights is dense, and that the output lies apart from the
-/// inputs.
-fn check_memory(step: &Step<'_>) -> Result<(), StepErrorKind> {
-    expect_apart_in_any_layout(step)?;
+/// inputs; the residual may be the same bytes.
+pub(super) fn check_memory(step: &Step<'_>, residual: usize) -> Result<(), StepErrorKind> {
+    expect_apart_but(step, residual)?;
     for index in (0..step.input_count()).filter(|index| *index != WEIGHTS) {
         let Some(x) = step.optional_input(index) else { continue };
         expect_dense(&x, index.min(255) as u8)?;
@@ -240,7 +251,7 @@ fn check_memory(step: &Step<'_>) -> Result<(), StepErrorKind> {
 
 fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
     step.expect_counts(RESIDUAL_I8, RESIDUAL_I8 + 1)?;
-    check_memory(step)?;
+    check_memory(step, RESIDUAL_I8)?;
     expect_type(&step.input(0)?, DType::I8, 0)?;
     expect_type(&step.output(0)?, DType::I8, step.input_count() as u8)?;
     if geometry.k() > MAX_K_I8 {
@@ -270,12 +281,12 @@ fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(
     if i8::try_from(attributes.zero_point).is_err() {
         return Err(StepErrorKind::Attribute("zero point"));
     }
-    check_residual(step, RESIDUAL_I8, DType::I8)
+    check_residual(step, layout, RESIDUAL_I8, DType::I8)
 }
 
 fn check_f32(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
     step.expect_counts(RESIDUAL_F32, RESIDUAL_F32 + 1)?;
-    check_memory(step)?;
+    check_memory(step, RESIDUAL_F32)?;
     expect_type(&step.input(0)?, DType::F32, 0)?;
     expect_type(&step.output(0)?, DType::F32, step.input_count() as u8)?;
     let (channels, weight_len) = packed_sizes(&geometry, layout)?;
@@ -290,7 +301,7 @@ fn check_f32(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<
         return Err(StepErrorKind::OperandShape(1));
     }
     expect_vector(&step.input(2)?, DType::F32, channels, 2)?;
-    check_residual(step, RESIDUAL_F32, DType::F32)
+    check_residual(step, layout, RESIDUAL_F32, DType::F32)
 }
 
 /// What the i8 kernels take besides their geometry.
@@ -310,12 +321,16 @@ fn parts_i8<'v>(context: &'v mut Context<'_>) -> Result<PartsI8<'v>, StepErrorKi
     let residual = context.step.optional_input(RESIDUAL_I8);
     let y: Slot = context.step.output(0)?;
     let packing = packing(context.step.input(WEIGHTS)?.layout);
-    let operands = context.operands([0, 1, 2, 3, 4, RESIDUAL_I8])?;
+    let operands = context.operands_over([0, 1, 2, 3, 4, RESIDUAL_I8], RESIDUAL_I8)?;
     let [input, weights, bias, scale, weight_sums, residual_data] = operands.inputs;
     let residual = match residual {
         None => None,
         Some(slot) => Some(ResidualI8 {
-            data: typed(residual_data, RESIDUAL_I8 as u8)?,
+            data: if same_bytes(&slot, &y) {
+                ResidualData::InOutput
+            } else {
+                ResidualData::Apart(typed(residual_data, RESIDUAL_I8 as u8)?)
+            },
             scale_conv: attributes.residual_scale[0],
             scale_data: attributes.residual_scale[1],
             zero_point: slot.zero_point,
@@ -418,9 +433,11 @@ struct PartsF32<'v> {
 
 fn parts_f32<'v>(context: &'v mut Context<'_>) -> Result<PartsF32<'v>, StepErrorKind> {
     let attributes: ConvAttributes = context.step.attributes();
-    let has_residual = context.step.optional_input(RESIDUAL_F32).is_some();
+    let y = context.step.output(0)?;
+    let residual = context.step.optional_input(RESIDUAL_F32);
+    let in_place = residual.map(|slot| same_bytes(&slot, &y));
     let weights_dtype = context.step.input(1)?.dtype;
-    let operands = context.operands([0, 1, 2, RESIDUAL_F32])?;
+    let operands = context.operands_over([0, 1, 2, RESIDUAL_F32], RESIDUAL_F32)?;
     let [input, weights, bias, residual] = operands.inputs;
     let scratch_bytes = operands.scratch.len() / 4 * 4;
     Ok(PartsF32 {
@@ -432,7 +449,11 @@ fn parts_f32<'v>(context: &'v mut Context<'_>) -> Result<PartsF32<'v>, StepError
         },
         epilogue: EpilogueF32 {
             bias: typed(bias, 2)?,
-            residual: if has_residual { Some(typed(residual, 3)?) } else { None },
+            residual: match in_place {
+                None => None,
+                Some(true) => Some(ResidualData::InOutput),
+                Some(false) => Some(ResidualData::Apart(typed(residual, 3)?)),
+            },
             min: attributes.clamp[0],
             max: attributes.clamp[1],
         },
@@ -486,4 +507,108 @@ fn run_depthwise_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), 
     };
     depthwise_f32::select(isa)(&mut depthwise);
     Ok(())
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use crate::SessionError;
+    use crate::ops::testing::{Case, Random, Tensor, bytes_of, shape, tensor};
+
+    const ROWS: usize = 5;
+    /// Not a whole number of panels, so that tiles are partial.
+    const CHANNELS: usize = 37;
+
+    /// A layer whose input, output and residual have one shape, in i8 or f32.
+    fn layer(op: Op, dtype: DType) -> Case {
+        let mut random = Random(0x2545_f491);
+        let (rows, c) = (ROWS as u32, CHANNELS as u32);
+        let activations = [1, 1, rows, c];
+        let padded = CHANNELS.next_multiple_of(PANEL_N);
+        let taps = if op == Op::DepthwiseConv2d { 1 } else { CHANNELS };
+        let (float, own) = (dtype == DType::F32, op == Op::DepthwiseConv2d);
+        let packed_k = if float { taps } else { taps.next_multiple_of(crate::kernels::PANEL_K) };
+        let layout = match (own, float) {
+            (true, _) => Layout::Depthwise,
+            (false, true) => Layout::PanelFloat,
+            (false, false) => Layout::PanelI8,
+        };
+        let weights = padded * if own { 1 } else { packed_k };
+        let one = padded as u32;
+        let mut activation = || match float {
+            true => tensor(&activations, &random.f32s(ROWS * CHANNELS)),
+            false => tensor(&activations, &random.i8s(ROWS * CHANNELS)).quantized(0.5, 3),
+        };
+        let (x, residual) = (activation(), activation());
+        let packed =
+            |tensor: Tensor| Tensor { dims: vec![c, taps as u32], ..tensor }.packed(layout);
+        let attributes = ConvAttributes {
+            kernel: [1, 1],
+            stride: [1, 1],
+            dilation: [1, 1],
+            groups: if own { c } else { 1 },
+            clamp: [f32::NEG_INFINITY, f32::INFINITY],
+            clamp_q: [-128, 127],
+            zero_point: -4,
+            residual_scale: [0.7, 0.9],
+            residual_clamp_q: [-100, 120],
+            ..ConvAttributes::default()
+        };
+        let mut inputs = match float {
+            true => vec![
+                Some(x),
+                Some(packed(tensor(&[weights as u32], &random.f32s(weights)))),
+                Some(tensor(&[one], &random.f32s(padded)).constant()),
+            ],
+            false => vec![
+                Some(x),
+                Some(packed(tensor(&[weights as u32], &random.i8s(weights)))),
+                Some(tensor(&[one], &vec![100i32; padded]).constant()),
+                Some(tensor(&[one], &vec![0.003f32; padded]).constant()),
+                None,
+            ],
+        };
+        inputs.push(Some(residual));
+        Case {
+            op,
+            variant: Some(dtype),
+            attributes: bytes_of(attributes),
+            inputs,
+            output: shape(dtype, &activations).quantized(if float { 0.0 } else { 0.5 }, 0),
+            more_outputs: vec![],
+            shared: None,
+        }
+    }
+
+    /// An output may be the very bytes of the residual, but for depthwise; every other overlap is
+    /// refused.
+    #[test]
+    fn output_over_the_residual() {
+        let overlap = Err(SessionError::Step { step: 0, kind: StepErrorKind::Overlap });
+        for dtype in [DType::I8, DType::F32] {
+            for op in [Op::Conv2d, Op::FullyConnected, Op::DepthwiseConv2d] {
+                let residual = layer(op, dtype).inputs.len() - 1;
+                // What the harness counts: the inputs that are there.
+                let number = layer(op, dtype).inputs.iter().flatten().count() - 1;
+                for isa in Isa::available() {
+                    let apart = layer(op, dtype).run_on(Some(isa));
+                    assert!(apart.is_ok(), "{op} {dtype}: {apart:?}");
+                    let mut over = layer(op, dtype);
+                    over.shared = Some((number, 0));
+                    let over = over.run_on(Some(isa));
+                    let expected = if op == Op::DepthwiseConv2d { &overlap } else { &apart };
+                    assert!(over == *expected, "{op} {dtype} on {isa}");
+                }
+                for (input, behind) in [(0, 0), (0, 4), (number, 4), (number, 64)] {
+                    let mut case = layer(op, dtype);
+                    case.shared = Some((input, behind));
+                    assert!(case.run_bytes() == overlap, "{op} {dtype} over {input} + {behind}");
+                }
+                // With other values it is another result: the residual counts.
+                let mut other = layer(op, dtype);
+                other.inputs[residual] = other.inputs[0].clone();
+                assert!(other.run_bytes() != layer(op, dtype).run_bytes());
+            }
+        }
+    }
 }

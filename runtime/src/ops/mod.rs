@@ -10,6 +10,7 @@ mod cast;
 mod compare;
 mod concat;
 mod conv;
+mod conv_i16;
 mod conv_nd;
 mod cumulative;
 mod elementwise;
@@ -18,6 +19,8 @@ mod fuzz;
 mod gather;
 mod gather_nd;
 mod grid_sample;
+#[cfg(test)]
+mod i16_tests;
 mod indices;
 mod interpolate;
 mod matmul;
@@ -46,17 +49,19 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{Field, Layout, NO_OPERAND, Op, StepRecord};
 use crate::isa::Isa;
+use crate::kernels::requantize::Quantized;
 use crate::memory::{Context, Slot};
 use crate::model::Model;
 
 pub use attention::ATTENTION_F32;
-pub use binary::{BINARY_BOOL, BINARY_F32, BINARY_I8, BINARY_I32, BINARY_I64};
+pub use binary::{BINARY_BOOL, BINARY_F32, BINARY_I8, BINARY_I16, BINARY_I32, BINARY_I64};
 pub use cast::CAST;
 pub use compare::{COMPARE_BOOL, COMPARE_F32, COMPARE_I8, COMPARE_I32, COMPARE_I64, COMPARE_U8};
 pub use concat::CONCAT;
 pub use conv::{
     CONV_F32, CONV_I8, DEPTHWISE_F32, DEPTHWISE_I8, FULLY_CONNECTED_F32, FULLY_CONNECTED_I8,
 };
+pub use conv_i16::{CONV_I16, DEPTHWISE_I16, FULLY_CONNECTED_I16};
 pub use conv_nd::{CONV_ND_F32, CONV_ND_I32};
 pub use cumulative::{CUMULATIVE_F32, CUMULATIVE_I32, CUMULATIVE_I64};
 pub use gather::GATHER;
@@ -67,26 +72,29 @@ pub use matmul::{MATMUL_F32, MATMUL_I32, MATMUL_I64};
 pub use non_max_suppression::NON_MAX_SUPPRESSION_F32;
 pub use normalize::NORMALIZE_F32;
 pub use pad::PAD;
-pub use pool::{POOL_F32, POOL_I8};
+pub use pool::{POOL_F32, POOL_I8, POOL_I16};
 pub use pool_nd::{POOL_ND_F32, POOL_ND_I8, POOL_ND_U8};
-pub(crate) use quantize::quantize_value;
-pub use quantize::{DEQUANTIZE_I8, DEQUANTIZE_U8, LUT_I8, QUANTIZE_I8, QUANTIZE_U8};
+pub use quantize::{
+    DEQUANTIZE_I8, DEQUANTIZE_I16, DEQUANTIZE_I32, DEQUANTIZE_U8, LUT_I8, LUT_I16, QUANTIZE_I8,
+    QUANTIZE_I16, QUANTIZE_U8,
+};
+pub(crate) use quantize::{quantize_value, quantize_value_i16};
 pub use recurrent::{GRU_F32, LSTM_F32, RNN_F32};
 pub use reduce::{
     ARG_REDUCE_F32, ARG_REDUCE_I8, ARG_REDUCE_I32, ARG_REDUCE_I64, REDUCE_F32, REDUCE_I8,
-    REDUCE_I32, REDUCE_I64,
+    REDUCE_I16, REDUCE_I32, REDUCE_I64,
 };
-pub use resize::{RESIZE_F32, RESIZE_I8};
+pub use resize::{RESIZE_F32, RESIZE_I8, RESIZE_I16};
 pub use reverse_sequence::REVERSE_SEQUENCE;
 pub use roi_align::ROI_ALIGN_F32;
 pub use scatter::{
     SCATTER_ELEMENTS, SCATTER_ELEMENTS_F32, SCATTER_ELEMENTS_I32, SCATTER_ELEMENTS_I64, SCATTER_ND,
     SCATTER_ND_F32, SCATTER_ND_I32, SCATTER_ND_I64,
 };
-pub use softmax::{SOFTMAX_F32, SOFTMAX_I8};
+pub use softmax::{SOFTMAX_F32, SOFTMAX_I8, SOFTMAX_I16};
 pub use strided::{COPY, EXPAND, SLICE, TRANSPOSE};
 pub use top_k::{TOP_K_F32, TOP_K_I8, TOP_K_I32, TOP_K_I64};
-pub use unary::{UNARY_BOOL, UNARY_F32, UNARY_I32, UNARY_I64};
+pub use unary::{UNARY_BOOL, UNARY_F32, UNARY_I16, UNARY_I32, UNARY_I64};
 pub use where_::WHERE;
 
 /// Runs one step.
@@ -207,6 +215,19 @@ table! {
     &ROI_ALIGN_F32,
     &NON_MAX_SUPPRESSION_F32,
     &REVERSE_SEQUENCE,
+    &CONV_I16,
+    &DEPTHWISE_I16,
+    &FULLY_CONNECTED_I16,
+    &QUANTIZE_I16,
+    &DEQUANTIZE_I16,
+    &DEQUANTIZE_I32,
+    &LUT_I16,
+    &POOL_I16,
+    &BINARY_I16,
+    &UNARY_I16,
+    &SOFTMAX_I16,
+    &REDUCE_I16,
+    &RESIZE_I16,
 }
 
 /// A step, bound to its operator.
@@ -413,9 +434,9 @@ pub(crate) fn expect_same_shape(
     if slot.dims() == like.dims() { Ok(()) } else { Err(StepErrorKind::OperandShape(operand)) }
 }
 
-/// Checks that the bounds of a quantized clamp are i8s.
-pub(crate) fn expect_clamp_q(clamp_q: [i32; 2]) -> Result<(), StepErrorKind> {
-    let fits = clamp_q.into_iter().all(|bound| i8::try_from(bound).is_ok());
+/// Checks that the bounds of a quantized clamp are numbers of its type.
+pub(crate) fn expect_clamp_of<T: Quantized>(clamp_q: [i32; 2]) -> Result<(), StepErrorKind> {
+    let fits = clamp_q.into_iter().all(|bound| (T::LOWEST..=T::HIGHEST).contains(&bound));
     if fits { Ok(()) } else { Err(StepErrorKind::Attribute("clamp")) }
 }
 

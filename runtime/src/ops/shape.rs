@@ -6,7 +6,7 @@
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{Layout, MAX_RANK};
-use crate::memory::{Slot, overlap};
+use crate::memory::{Slot, overlap, same_bytes};
 use crate::ops::Step;
 
 /// A shape around one of its axes: `[outer, extent, inner]`.
@@ -86,21 +86,20 @@ pub(crate) fn expect_dense(slot: &Slot, operand: u8) -> Result<(), StepErrorKind
 /// each other.
 pub(crate) fn expect_apart(step: &Step<'_>) -> Result<(), StepErrorKind> {
     expect_all_dense(step)?;
-    expect_no_overlap(step, |_, _| false)
+    expect_no_overlap(step, |_, _, _| false)
 }
 
-/// Checks that the output lies apart from the inputs, for operators that check layouts themselves.
-pub(crate) fn expect_apart_in_any_layout(step: &Step<'_>) -> Result<(), StepErrorKind> {
-    expect_no_overlap(step, |_, _| false)
+/// Checks that the output lies apart from the inputs, but for input `over`, which may be the same
+/// bytes; for operators that check layouts themselves.
+pub(crate) fn expect_apart_but(step: &Step<'_>, over: usize) -> Result<(), StepErrorKind> {
+    expect_no_overlap(step, |index, x, y| index == over && same_bytes(x, y))
 }
 
 /// Checks that every operand is dense, and that the output lies apart from each input or, element
 /// for element, exactly over it.
 pub(crate) fn expect_elementwise(step: &Step<'_>) -> Result<(), StepErrorKind> {
     expect_all_dense(step)?;
-    expect_no_overlap(step, |x, y| {
-        x.offset == y.offset && x.bytes == y.bytes && x.dtype.size() == y.dtype.size()
-    })
+    expect_no_overlap(step, |_, x, y| same_bytes(x, y) && x.dtype.size() == y.dtype.size())
 }
 
 fn expect_all_dense(step: &Step<'_>) -> Result<(), StepErrorKind> {
@@ -119,13 +118,13 @@ fn expect_all_dense(step: &Step<'_>) -> Result<(), StepErrorKind> {
 
 fn expect_no_overlap(
     step: &Step<'_>,
-    may_share: fn(&Slot, &Slot) -> bool,
+    may_share: impl Fn(usize, &Slot, &Slot) -> bool,
 ) -> Result<(), StepErrorKind> {
     for number in 0..step.output_count() {
         let Some(y) = step.optional_output(number) else { continue };
         for index in 0..step.input_count() {
             let Some(x) = step.optional_input(index) else { continue };
-            if overlap(&x, &y) && !may_share(&x, &y) {
+            if overlap(&x, &y) && !may_share(index, &x, &y) {
                 return Err(StepErrorKind::Overlap);
             }
         }

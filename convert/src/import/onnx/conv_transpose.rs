@@ -11,10 +11,11 @@
 //! per spatial axis, the kernel dilated and padded with zeros to T * s elements. The result is
 //! `full[pad_before..pad_before + size]`; values of m that nobody needs aren't computed.
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::conv::{Filters, check_bias, filters, spatial, to_first, to_last};
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use super::node::OnnxNode;
 use crate::dim::Dim;
 use crate::graph::{Clamp, Conv, Op, PadMode, ValueId};
 use crate::tensor::Tensor;

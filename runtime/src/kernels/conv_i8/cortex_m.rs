@@ -187,13 +187,10 @@ impl Job<'_, '_> {
         let mut rows = [[0i8; ROW]; PIXELS];
         let Some(residual) = self.conv.epilogue.residual else { return };
         let zero_point = self.conv.epilogue.zero_point;
-        let add = AddI8 {
-            zero_points: [zero_point, residual.zero_point],
-            scales: [residual.scale_conv, residual.scale_data],
-            zero_point: residual.out_zero_point,
-            min: residual.min,
-            max: residual.max,
-        };
+        let add = AddI8::residual(zero_point, &residual);
+        let output = self.conv.output.as_mut_ptr();
+        let stride = self.conv.output_stride;
+        let (data, data_stride) = residual.data.rows(self.g.out_c, output, stride);
         let channels = self.g.group_out_c();
         for start in (0..channels).step_by(ROW) {
             let len = ROW.min(channels - start);
@@ -204,13 +201,11 @@ impl Job<'_, '_> {
             unsafe { self.channels(start, len, pixel, count, out) };
             for (i, row) in rows.iter().enumerate().take(count) {
                 let pixel = pixel + i;
-                // SAFETY: `check` proved that the residual has the output's elements, densely, and
-                // the output its rows. If the two are the same memory, each element is read before
-                // it is written.
+                // SAFETY: `check` proved that the residual has the output's elements, and the output its
+                // rows. If the two are the same memory, each element is read before it is written.
                 unsafe {
-                    let data = residual.data.as_ptr().add(pixel * self.g.out_c + start);
-                    let to = self.conv.output.as_mut_ptr();
-                    let to = to.add(pixel * self.conv.output_stride + start);
+                    let data = data.add(pixel * data_stride + start);
+                    let to = output.add(pixel * stride + start);
                     add_i8::add_raw(&add, row.as_ptr(), data, to, len);
                 }
             }

@@ -41,7 +41,8 @@ pub struct ConvI8<'a> {
     /// Per output channel, the sum of its weights, as long as the bias; see [`weight_sums`]. Empty
     /// if there are none: kernels that need them (AVX-512 VNNI) leave the work to the next.
     pub weight_sums: &'a [i32],
-    /// From accumulator to output.
+    /// From accumulator to output. Kernels compute every output once, and read its residual before
+    /// they write it.
     pub epilogue: EpilogueI8<'a>,
     /// [`ConvGeometry::out_pixels`] rows of `out_c` elements; row `p` starts at
     /// `p * output_stride`. What lies between rows is not written.

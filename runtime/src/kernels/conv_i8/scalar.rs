@@ -10,10 +10,10 @@ pub(super) fn conv_i8_scalar(conv: &mut ConvI8<'_>) {
     for pixel in 0..g.out_pixels() {
         for channel in 0..g.out_c {
             let acc = accumulate(conv, pixel, channel);
-            let index = pixel * g.out_c + channel;
             let padded = padded_channel(&g, conv.packing, channel);
-            conv.output[pixel * conv.output_stride + channel] =
-                requantize_i8(acc, padded, index, &conv.epilogue);
+            let y = &mut conv.output[pixel * conv.output_stride + channel];
+            let residual = conv.epilogue.residual_at(pixel * g.out_c + channel, *y);
+            *y = requantize_i8(acc, padded, residual, &conv.epilogue);
         }
     }
 }

@@ -107,8 +107,16 @@ impl Data {
         }
     }
 
-    fn run(&self, isa: Isa, with_weight_sums: bool) -> Vec<i8> {
+    /// Runs it, with the residual apart or where the output goes.
+    fn run(&self, isa: Isa, with_weight_sums: bool, in_place: bool) -> Vec<i8> {
         let mut output = vec![UNTOUCHED; self.output_len()];
+        let epilogue = match in_place {
+            true => {
+                let channels = self.geometry.out_c;
+                self.epilogue.get_in_place(channels, &mut output, self.output_stride)
+            }
+            false => self.epilogue.get(),
+        };
         // One byte off, so that nothing in it is aligned.
         let mut scratch = vec![0xa5; scratch_bytes(&self.geometry, isa) + 1];
         select(isa)(&mut ConvI8 {
@@ -119,7 +127,7 @@ impl Data {
             packing: self.packing,
             bias: &self.bias,
             weight_sums: if with_weight_sums { &self.weight_sums } else { &[] },
-            epilogue: self.epilogue.get(),
+            epilogue,
             output: &mut output,
             output_stride: self.output_stride,
             scratch: &mut scratch[1..],
@@ -142,11 +150,12 @@ fn check(case: Case, random: &mut Random) {
         for (with_residual, packing) in VARIANTS {
             let data = Data::new(case.geometry(), packing, fill, with_residual, random);
             for isa in Isa::available() {
-                for with_weight_sums in [true, false] {
+                for (sums, in_place) in [(true, false), (false, false), (true, true), (false, true)]
+                {
                     assert!(
-                        data.run(isa, with_weight_sums) == data.expected,
+                        data.run(isa, sums, in_place) == data.expected,
                         "{isa} differs for {case:?}, {fill:?}, {packing:?}, residual \
-                         {with_residual}, weight sums {with_weight_sums}"
+                         {with_residual}, in place {in_place}, weight sums {sums}"
                     );
                 }
             }
@@ -306,9 +315,9 @@ fn strange_scales() {
             if let Some((_, residual)) = &mut data.epilogue.residual {
                 residual.scale_conv = scale_conv;
             }
-            let expected = data.run(Isa::Scalar, true);
+            let expected = data.run(Isa::Scalar, true, false);
             for isa in Isa::available() {
-                assert!(data.run(isa, true) == expected, "{isa} differs");
+                assert!(data.run(isa, true, with_residual) == expected, "{isa} differs");
             }
         }
     }
@@ -322,7 +331,7 @@ fn overflow_wraps() {
     for (_, packing) in &VARIANTS[1..3] {
         let data = Data::new(geometry, *packing, Fill::Lowest, false, &mut random);
         for isa in Isa::available() {
-            assert!(data.run(isa, true) == data.expected, "{isa} differs");
+            assert!(data.run(isa, true, false) == data.expected, "{isa} differs");
         }
     }
 }

@@ -35,7 +35,8 @@ pub struct DepthwiseI8<'a> {
     /// Per channel, the sum of its weights, or empty. For kernels that need unsigned activations;
     /// none of today's does.
     pub weight_sums: &'a [i32],
-    /// From accumulator to output.
+    /// From accumulator to output. A residual lies apart from the output, since channels may be
+    /// computed twice.
     pub epilogue: EpilogueI8<'a>,
     /// [`ConvGeometry::out_pixels`] rows of `out_c` elements; row `p` starts at
     /// `p * output_stride`. What lies between rows is not written.
@@ -51,7 +52,8 @@ pub struct DepthwiseI8<'a> {
 /// # Panics
 ///
 /// The kernels panic when a slice is shorter than its field says, when the geometry isn't depthwise
-/// or [bounded](ConvGeometry::is_bounded), or the epilogue isn't [sound](EpilogueI8::is_sound).
+/// or [bounded](ConvGeometry::is_bounded), the epilogue isn't [sound](EpilogueI8::is_sound), or the
+/// residual is in the output.
 pub fn select(isa: Isa) -> fn(&mut DepthwiseI8<'_>) {
     match isa {
         #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
@@ -136,6 +138,7 @@ impl DepthwiseI8<'_> {
         let (channels, pixels) = (channels_len(geometry.in_c, self.packing), geometry.out_pixels());
         let taps = geometry.kernel_h * geometry.kernel_w;
         assert!(self.epilogue.is_sound(channels, pixels * geometry.out_c), "epilogue unsound");
+        assert!(!self.epilogue.is_in_place(), "residual in the output");
         assert!(self.input.len() >= geometry.input_len(), "input too short");
         assert!(self.weights.len() >= taps * channels, "weights too short");
         assert!(self.bias.len() >= channels, "bias too short");

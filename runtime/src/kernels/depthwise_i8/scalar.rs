@@ -10,9 +10,9 @@ pub(super) fn depthwise_i8_scalar(conv: &mut DepthwiseI8<'_>) {
     for pixel in 0..g.out_pixels() {
         for channel in 0..g.in_c {
             let acc = accumulate(conv, pixel, channel);
-            let index = pixel * g.out_c + channel;
-            conv.output[pixel * conv.output_stride + channel] =
-                requantize_i8(acc, channel, index, &conv.epilogue);
+            let y = &mut conv.output[pixel * conv.output_stride + channel];
+            let residual = conv.epilogue.residual_at(pixel * g.out_c + channel, *y);
+            *y = requantize_i8(acc, channel, residual, &conv.epilogue);
         }
     }
 }

@@ -1,0 +1,108 @@
+//! Convolution, depthwise convolution and fully connected layers on i16 activations with i8 weights.
+
+use crate::dtype::DType;
+use crate::error::StepErrorKind;
+use crate::format::{ConvAttributes, Layout, Op};
+use crate::kernels::conv_i16::{self, ConvI16};
+use crate::kernels::{ConvGeometry, PANEL_N};
+use crate::memory::{Context, typed, typed_mut};
+use crate::ops::conv::{MAX_K_I8, check_memory, conv_geometry, matrix_geometry};
+use crate::ops::{Operator, Step, expect_clamp_of, expect_type, expect_vector, no_scratch};
+
+/// Inputs: x, weights, bias, scales.
+const INPUTS: usize = 4;
+
+/// i16 convolution.
+pub static CONV_I16: Operator = Operator {
+    op: Op::Conv2d,
+    dtype: Some(DType::I16),
+    check: |step| check(step, conv_geometry(step)?, Layout::Dense),
+    select: |_| run_conv,
+    scratch_bytes: no_scratch,
+};
+
+/// i16 depthwise convolution.
+pub static DEPTHWISE_I16: Operator = Operator {
+    op: Op::DepthwiseConv2d,
+    dtype: Some(DType::I16),
+    check: |step| check(step, conv_geometry(step)?, Layout::Depthwise),
+    select: |_| run_depthwise,
+    scratch_bytes: no_scratch,
+};
+
+/// i16 fully connected layer over the last axis.
+pub static FULLY_CONNECTED_I16: Operator = Operator {
+    op: Op::FullyConnected,
+    dtype: Some(DType::I16),
+    check: |step| check(step, matrix_geometry(step)?, Layout::Dense),
+    select: |_| run_fully_connected,
+    scratch_bytes: no_scratch,
+};
+
+fn check(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
+    step.expect_counts(INPUTS, INPUTS)?;
+    // No input has this number: there is no residual.
+    check_memory(step, INPUTS)?;
+    expect_type(&step.input(0)?, DType::I16, 0)?;
+    expect_type(&step.output(0)?, DType::I16, INPUTS as u8)?;
+    if !geometry.is_bounded() || geometry.k() > MAX_K_I8 {
+        return Err(StepErrorKind::TooLarge);
+    }
+    let (channels, weight_len) = if layout == Layout::Depthwise {
+        if !geometry.is_depthwise() {
+            return Err(StepErrorKind::Attribute("groups"));
+        }
+        (geometry.in_c, geometry.k() * geometry.in_c.next_multiple_of(PANEL_N))
+    } else {
+        (geometry.out_c, geometry.k() * geometry.out_c)
+    };
+    let weights = step.input(1)?;
+    expect_type(&weights, DType::I8, 1)?;
+    if weights.layout != layout {
+        return Err(StepErrorKind::OperandLayout(1));
+    }
+    if weights.bytes < weight_len {
+        return Err(StepErrorKind::OperandShape(1));
+    }
+    expect_vector(&step.input(2)?, DType::I64, channels, 2)?;
+    expect_vector(&step.input(3)?, DType::F32, channels, 3)?;
+    let [min, max] = step.attributes::<ConvAttributes>().clamp_q;
+    expect_clamp_of::<i16>([min, max])?;
+    if min > max { Err(StepErrorKind::Attribute("clamp")) } else { Ok(()) }
+}
+
+fn run(
+    context: &mut Context<'_>,
+    geometry: ConvGeometry,
+    kernel: fn(&mut ConvI16<'_>),
+) -> Result<(), StepErrorKind> {
+    let [min, max] = context.step.attributes::<ConvAttributes>().clamp_q;
+    let operands = context.operands([0, 1, 2, 3])?;
+    let [input, weights, bias, scale] = operands.inputs;
+    kernel(&mut ConvI16 {
+        geometry,
+        input: typed(input, 0)?,
+        weights: typed(weights, 1)?,
+        bias: typed(bias, 2)?,
+        scale: typed(scale, 3)?,
+        min,
+        max,
+        output: typed_mut(operands.output, INPUTS as u8)?,
+    });
+    Ok(())
+}
+
+fn run_conv(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let geometry = conv_geometry(&context.step)?;
+    run(context, geometry, conv_i16::conv_i16)
+}
+
+fn run_fully_connected(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let geometry = matrix_geometry(&context.step)?;
+    run(context, geometry, conv_i16::conv_i16)
+}
+
+fn run_depthwise(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let geometry = conv_geometry(&context.step)?;
+    run(context, geometry, conv_i16::depthwise_i16)
+}
