@@ -70,11 +70,15 @@ fn is_direct(g: &ConvGeometry) -> bool {
     g.is_pointwise() && g.in_c.is_multiple_of(PANEL_K)
 }
 
+/// Pixels that are expanded at a time: two count as three, the last one twice.
+fn expanded_pixels(g: &ConvGeometry) -> usize {
+    if g.out_pixels() == 1 { 1 } else { PIXELS }
+}
+
 /// Bytes of scratch: expanded activations of a block of pixels, its patches, and room to align.
 pub(super) fn scratch_bytes(g: &ConvGeometry) -> usize {
-    let pixels = PIXELS.min(g.out_pixels());
-    let patch = if is_direct(g) { 0 } else { 1 };
-    quads(g) * PANEL_K * pixels * (2 + patch) + align_of::<u32>() - 1
+    let patches = if is_direct(g) { 0 } else { PIXELS.min(g.out_pixels()) };
+    quads(g) * PANEL_K * (expanded_pixels(g) * size_of::<i16>() + patches) + align_of::<u32>() - 1
 }
 
 /// For Cortex-M: `select` hands it out only where the target has the instructions.
@@ -93,14 +97,13 @@ pub(super) fn conv_i8_cortex_m(conv: &mut ConvI8<'_>) {
     let skip = conv.scratch.as_ptr().align_offset(align_of::<u32>());
     let expanded = conv.scratch[skip..].as_mut_ptr();
     let (quads, total) = (quads(&g), g.out_pixels());
-    let pixels = PIXELS.min(total);
-    let patch = quads * PANEL_K;
+    let expanded_bytes = quads * PANEL_K * expanded_pixels(&g) * size_of::<i16>();
     let mut job = Job {
         conv,
         g,
         quads,
         expanded: expanded.cast(),
-        patches: expanded.wrapping_add(patch * pixels * 2).cast(),
+        patches: expanded.wrapping_add(expanded_bytes).cast(),
         offsets: [0; PIXELS],
         float_mode,
     };
