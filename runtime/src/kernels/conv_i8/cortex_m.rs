@@ -22,8 +22,8 @@ const PIXELS: usize = 3;
 /// (4 and 8 quads) divide it.
 const CHUNK_QUADS: usize = 120;
 
-/// Bytes that gathering may read behind a patch's source and write behind a patch.
-const SLACK: usize = 3;
+/// Bytes that gathering may read behind a patch's source and write behind a patch: a word.
+const SLACK: usize = 4;
 
 /// Channels of a row on its way to a residual addition.
 const ROW: usize = 64;
@@ -336,7 +336,7 @@ impl Job<'_, '_> {
         let input = self.conv.input.as_ptr();
         let row_step = g.in_w * g.in_c;
         let image = at.image * g.in_h * row_step;
-        let whole = self.runs_are_whole && self.windows_inside(h0, w0);
+        let whole = self.runs_are_whole && self.is_inside(h0, w0);
         let first = image + h0.max(0) as usize * row_step + w0.max(0) as usize * g.in_c;
         let end = first + (g.kernel_h - 1) * g.dilation_h * row_step + run;
         if whole && end + SLACK <= self.conv.input.len() {
@@ -350,53 +350,85 @@ impl Job<'_, '_> {
             // SAFETY: as the caller's.
             unsafe { self.gather_edge(group, image, [h0, w0], to) };
         }
-        for i in g.k()..self.quads * PANEL_K {
-            // SAFETY: below quads × 4.
-            unsafe { to.add(i).write(0) };
-        }
+        // SAFETY: behind K bytes, whose end is at most that of the quads.
+        unsafe { to.add(g.k()).cast::<u32>().write_unaligned(0) };
     }
 
     /// Whether all taps of a window with this top left corner are inside the input.
-    fn windows_inside(&self, h0: isize, w0: isize) -> bool {
+    fn is_inside(&self, h0: isize, w0: isize) -> bool {
         let g = &self.g;
         let span_h = (g.kernel_h - 1) * g.dilation_h;
         let span_w = (g.kernel_w - 1) * g.dilation_w;
         h0 >= 0 && w0 >= 0 && h0 as usize + span_h < g.in_h && w0 as usize + span_w < g.in_w
     }
 
-    /// Copies a patch byte by byte, for windows that reach into the padding or aren't runs.
+    /// Copies the patch of a window that reaches into the padding, or whose rows aren't runs.
     ///
     /// # Safety
     ///
-    /// `image` is the start of one, the group exists, and `to` is valid for K bytes.
+    /// `image` is the start of one, the group exists, and `to` is valid for K bytes and [`SLACK`] more.
     #[inline(never)]
     unsafe fn gather_edge(&self, group: usize, image: usize, [h0, w0]: [isize; 2], to: *mut i8) {
         let g = &self.g;
+        // Taps of a row that are copied at once, and how many such pieces there are.
+        let (taps, pieces) = if self.runs_are_whole { (g.kernel_w, 1) } else { (1, g.kernel_w) };
         let channels = g.group_in_c();
-        let input = self.conv.input.as_ptr();
         let mut to = to;
         for kh in 0..g.kernel_h {
             let h = h0 + (kh * g.dilation_h) as isize;
-            for kw in 0..g.kernel_w {
-                let w = w0 + (kw * g.dilation_w) as isize;
-                let inside = h >= 0 && w >= 0 && (h as usize) < g.in_h && (w as usize) < g.in_w;
-                let from = match inside {
-                    true => image + (h as usize * g.in_w + w as usize) * g.in_c + group * channels,
-                    false => 0,
-                };
-                for c in 0..channels {
-                    // SAFETY: a tap inside the input has all channels of the group; taps and channels
-                    // are K bytes.
-                    unsafe {
-                        let x = match inside {
-                            true => input.add(from + c).read(),
-                            false => self.conv.input_zero_point,
-                        };
-                        to.write(x);
-                        to = to.add(1);
+            let row = h as usize * g.in_w;
+            for piece in 0..pieces {
+                let w = w0 + (piece * g.dilation_w) as isize;
+                // The taps between the padding on either side.
+                let mut left = (-w).clamp(0, taps as isize) as usize;
+                let end = (g.in_w as isize - w).clamp(left as isize, taps as isize) as usize;
+                let mut inside = (end - left) * channels;
+                if h < 0 || h as usize >= g.in_h || inside == 0 {
+                    (left, inside) = (taps, 0);
+                }
+                // SAFETY: pieces are K bytes. If there are taps inside, the first is in row `h` at column
+                // `w + left`, and all of them are in that row.
+                unsafe {
+                    self.pad(to, left * channels);
+                    if inside > 0 {
+                        let column = (w + left as isize) as usize;
+                        let from = image + (row + column) * g.in_c + group * channels;
+                        self.copy(to.add(left * channels), from, inside);
+                        self.pad(to.add(left * channels + inside), (taps - end) * channels);
                     }
+                    to = to.add(taps * channels);
                 }
             }
+        }
+    }
+
+    /// Copies input from element `from` on.
+    ///
+    /// # Safety
+    ///
+    /// The elements exist; `to` is valid for `len` bytes and [`SLACK`] more.
+    unsafe fn copy(&self, to: *mut i8, from: usize, len: usize) {
+        let input = self.conv.input;
+        if from + len + SLACK <= input.len() {
+            // SAFETY: the caller's, and there are more bytes behind the source.
+            return unsafe { whit_gather_i8(to, input.as_ptr().add(from), len, 0, 1) };
+        }
+        for i in 0..len {
+            // SAFETY: the caller's.
+            unsafe { to.add(i).write(input.as_ptr().add(from + i).read()) };
+        }
+    }
+
+    /// Writes padding.
+    ///
+    /// # Safety
+    ///
+    /// `to` is valid for `len` bytes and [`SLACK`] more.
+    unsafe fn pad(&self, to: *mut i8, len: usize) {
+        let word = u32::from(self.conv.input_zero_point as u8) * 0x0101_0101;
+        for i in (0..len).step_by(4) {
+            // SAFETY: the caller's.
+            unsafe { to.add(i).cast::<u32>().write_unaligned(word) };
         }
     }
 }

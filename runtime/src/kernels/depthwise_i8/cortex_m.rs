@@ -64,13 +64,23 @@ unsafe extern "C" {
     fn whit_depthwise_3x3_stride1_i8(channel: *mut Channel);
     fn whit_depthwise_3x3_stride2_i8(channel: *mut Channel);
     fn whit_depthwise_i8(channel: *mut Channel);
-    fn whit_expand_planes_i8(
-        from: *const i8,
-        column_step: usize,
-        to: *mut i16,
-        plane_bytes: usize,
-        columns: usize,
-    );
+    fn whit_expand_planes_i8(expand: *const Expand);
+}
+
+/// What the assembly expands: four channels of some rows.
+#[repr(C)]
+struct Expand {
+    from: *const i8,
+    column_step: usize,
+    to: *mut i16,
+    plane_bytes: usize,
+    /// At least 1.
+    columns: usize,
+    /// At least 1.
+    rows: usize,
+    /// From the end of a row's columns to the next row.
+    from_skip: usize,
+    to_skip_bytes: usize,
 }
 
 /// How a strip lies in scratch.
@@ -241,45 +251,28 @@ impl Job<'_, '_> {
         for quad in (0..g.in_c).step_by(PLANES) {
             // The last word of channels may overlap the one before, so as not to read beyond a pixel.
             let channel = quad.min(g.in_c.saturating_sub(PLANES));
-            for row in begin..end {
-                let in_row = image * g.in_h + top + row - g.pad_top;
+            if begin < end && columns > 0 {
+                let in_row = image * g.in_h + top + begin - g.pad_top;
                 let from = in_row * g.in_w * g.in_c + channel;
-                let to = self.planes.wrapping_add(row * row_words).cast::<i16>();
-                let to = to.wrapping_add(g.pad_left);
-                // SAFETY: the row is in the input, and `columns` halfwords behind the padding are in
-                // the row of each plane.
-                unsafe { self.expand(from, to, columns, plane_words) };
+                let to = self.planes.wrapping_add(begin * row_words).cast::<i16>();
+                let expand = Expand {
+                    from: self.conv.input.as_ptr().wrapping_add(from),
+                    column_step: g.in_c,
+                    to: to.wrapping_add(g.pad_left),
+                    plane_bytes: plane_words * size_of::<u32>(),
+                    columns,
+                    rows: end - begin,
+                    from_skip: (g.in_w - columns) * g.in_c,
+                    to_skip_bytes: row_words * size_of::<u32>() - columns * size_of::<i16>(),
+                };
+                // SAFETY: the rows are in the input, and `columns` halfwords behind the padding are in
+                // the rows of each plane.
+                unsafe { expand_planes(&expand) };
             }
             for channel_of in quad..g.in_c.min(quad + PLANES) {
                 let plane = self.planes.wrapping_add((channel_of - channel) * plane_words);
                 // SAFETY: as the caller's; the channel's plane has the rows' input.
                 unsafe { self.channel(image, first, rows, channel_of, plane) };
-            }
-        }
-    }
-
-    /// Expands columns of the input from element `from` on.
-    ///
-    /// # Safety
-    ///
-    /// `columns` pixels are there from `from` on, `to` is valid for as many halfwords in each plane.
-    unsafe fn expand(&self, from: usize, to: *mut i16, columns: usize, plane_words: usize) {
-        let in_c = self.strip.g.in_c;
-        if columns == 0 {
-            return;
-        }
-        // SAFETY: the caller's; words of four channels if there are four.
-        unsafe {
-            let from = self.conv.input.as_ptr().add(from);
-            if in_c >= PLANES {
-                let plane_bytes = plane_words * size_of::<u32>();
-                return whit_expand_planes_i8(from, in_c, to, plane_bytes, columns);
-            }
-            for column in 0..columns {
-                for plane in 0..in_c {
-                    let x = from.add(column * in_c + plane).read();
-                    to.add(plane * plane_words * 2 + column).write(i16::from(x));
-                }
             }
         }
     }
@@ -373,5 +366,33 @@ impl Job<'_, '_> {
                     requantize_i8(acc, channel, 0, &epilogue);
             }
         }
+    }
+}
+
+/// Expands rows into planes: as many as a pixel has channels, at most four.
+///
+/// # Safety
+///
+/// The rows are there, and room for them in each plane.
+unsafe fn expand_planes(expand: &Expand) {
+    if expand.column_step >= PLANES {
+        // SAFETY: the caller's; pixels of at least four channels are read four channels at a time.
+        return unsafe { whit_expand_planes_i8(expand) };
+    }
+    let (mut from, mut to) = (expand.from, expand.to);
+    for _ in 0..expand.rows {
+        for _ in 0..expand.columns {
+            for plane in 0..expand.column_step {
+                // SAFETY: the caller's.
+                unsafe {
+                    let to = to.byte_add(plane * expand.plane_bytes);
+                    to.write(i16::from(from.add(plane).read()));
+                }
+            }
+            from = from.wrapping_add(expand.column_step);
+            to = to.wrapping_add(1);
+        }
+        from = from.wrapping_add(expand.from_skip);
+        to = to.wrapping_byte_add(expand.to_skip_bytes);
     }
 }
