@@ -5,6 +5,7 @@
 //! products, and the rounding with the FPU, are in `cortex_m.s`; they are exact, whatever the order.
 
 use core::arch::global_asm;
+use core::mem::offset_of;
 
 use super::{ConvI8, padded_channel, scalar, weights_start};
 use crate::kernels::add_i8::{self, AddI8};
@@ -27,10 +28,12 @@ const ROW: usize = 64;
 /// What the assembly walks through. It writes back `out`, `bias` and `scale`.
 #[repr(C)]
 struct Gemm {
-    out: [*mut i8; PIXELS],
-    zero_point: i32,
+    /// −128 times the sum of each pixel's activations.
+    offsets: [i32; PIXELS],
     bias: *const i32,
     scale: *const f32,
+    out: [*mut i8; PIXELS],
+    zero_point: i32,
     x: *const u32,
     first_end: *const u32,
     blocks_end: *const u32,
@@ -42,10 +45,18 @@ struct Gemm {
 }
 
 unsafe extern "C" {
-    fn whit_gemm3_i8(gemm: *mut Gemm);
-    fn whit_gemm1_i8(gemm: *mut Gemm);
-    fn whit_expand3_i8(a: *const i8, b: *const i8, c: *const i8, to: *mut u32, quads: usize);
-    fn whit_expand1_i8(from: *const i8, to: *mut u32, quads: usize);
+    // Both take a pointer to `Gemm::out`.
+    fn whit_gemm3_i8(out: *mut u8);
+    fn whit_gemm1_i8(out: *mut u8);
+    fn whit_expand3_i8(
+        a: *const i8,
+        b: *const i8,
+        c: *const i8,
+        to: *mut u32,
+        quads: usize,
+        offsets: *mut i32,
+    );
+    fn whit_expand1_i8(from: *const i8, to: *mut u32, quads: usize, offset: *mut i32);
     fn whit_copy_i8(to: *mut i8, from: *const i8, len: usize);
 }
 
@@ -90,6 +101,7 @@ pub(super) fn conv_i8_cortex_m(conv: &mut ConvI8<'_>) {
         quads,
         expanded: expanded.cast(),
         patches: expanded.wrapping_add(patch * pixels * 2).cast(),
+        offsets: [0; PIXELS],
         float_mode,
     };
     for group in 0..g.groups {
@@ -111,6 +123,8 @@ struct Job<'c, 'a> {
     expanded: *mut u32,
     /// Quads × 4 bytes for each pixel of a block; only if the input isn't read in place.
     patches: *mut i8,
+    /// −128 times the sum of the activations of each of the block's pixels.
+    offsets: [i32; PIXELS],
     float_mode: FloatMode,
 }
 
@@ -135,11 +149,17 @@ impl Job<'_, '_> {
             // SAFETY: as above.
             pixels.map(|i| unsafe { self.patches.add(i * patch).cast_const() })
         };
-        // SAFETY: each source has whole quads; `expanded` has room for as many pixels as expanded.
-        unsafe {
-            match count {
-                1 => whit_expand1_i8(sources[0], self.expanded, quads),
-                _ => whit_expand3_i8(sources[0], sources[1], sources[2], self.expanded, quads),
+        self.offsets = [0; PIXELS];
+        for start in (0..quads).step_by(CHUNK_QUADS) {
+            let quads = CHUNK_QUADS.min(quads - start);
+            let offsets = self.offsets.as_mut_ptr();
+            // SAFETY: each source has whole quads; `expanded` has room for as many pixels as expanded.
+            unsafe {
+                let [a, b, c] = sources.map(|source| source.add(start * PANEL_K));
+                match count {
+                    1 => whit_expand1_i8(a, self.expanded.add(start * 2), quads, offsets),
+                    _ => whit_expand3_i8(a, b, c, self.expanded.add(start * 6), quads, offsets),
+                }
             }
         }
 
@@ -264,6 +284,7 @@ impl Job<'_, '_> {
         // and `expanded` holds `quads * words` words.
         unsafe {
             let mut gemm = Gemm {
+                offsets: self.offsets,
                 out,
                 zero_point: self.conv.epilogue.zero_point,
                 bias: self.conv.bias.as_ptr().add(padded),
@@ -280,9 +301,10 @@ impl Job<'_, '_> {
                     first,
                 )),
             };
+            let out = (&raw mut gemm).cast::<u8>().add(offset_of!(Gemm, out));
             match count {
-                1 => whit_gemm1_i8(&mut gemm),
-                _ => whit_gemm3_i8(&mut gemm),
+                1 => whit_gemm1_i8(out),
+                _ => whit_gemm3_i8(out),
             }
         }
     }
