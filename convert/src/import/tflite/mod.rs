@@ -20,14 +20,20 @@ use super::{ImportOptions, inputs, prune};
 use crate::error::{ImportError, UnsupportedNode};
 use crate::graph::{Graph, Op, ValueId};
 
-mod arithmetic;
 mod conv;
 mod data;
+mod elementwise;
+mod indexing;
 mod node;
 mod operators;
 mod pool;
+mod reduce;
+mod resize;
 mod schema;
+mod slice;
+mod sources;
 mod tensor;
+mod transpose_conv;
 
 /// The version of the schema; its changes since are additions.
 const VERSION: u32 = 3;
@@ -35,8 +41,18 @@ const VERSION: u32 = 3;
 type Importer = fn(&mut Builder, &TfliteNode<'_>) -> Outcome;
 
 /// Every operator that is imported, by family. Adding one means a row here and a function there.
-const OPERATORS: &[&[(&str, Importer)]] =
-    &[conv::OPERATORS, pool::OPERATORS, arithmetic::OPERATORS, data::OPERATORS];
+const OPERATORS: &[&[(&str, Importer)]] = &[
+    conv::OPERATORS,
+    transpose_conv::OPERATORS,
+    pool::OPERATORS,
+    elementwise::OPERATORS,
+    reduce::OPERATORS,
+    data::OPERATORS,
+    slice::OPERATORS,
+    indexing::OPERATORS,
+    resize::OPERATORS,
+    sources::OPERATORS,
+];
 
 fn importer(name: &str) -> Option<Importer> {
     let mut rows = OPERATORS.iter().copied().flatten();

@@ -142,6 +142,42 @@ impl<'a> TfliteNode<'a> {
         Ok(id)
     }
 
+    /// The same integers with a scale that is `factor` times as large.
+    pub(super) fn scaled(
+        &self,
+        b: &mut Builder,
+        part: &str,
+        x: ValueId,
+        quant: &Quant,
+        factor: f32,
+    ) -> Result<ValueId, Failure> {
+        let id = b.emit(self, part, Op::BitCast, &[Some(x)], b.dtype(x), b.shape(x))?;
+        let scale = quant.scale.iter().map(|scale| scale * factor).collect();
+        b.graph.value_mut(id).quant = Some(Quant { scale, ..quant.clone() });
+        Ok(id)
+    }
+
+    /// Operand `index`, a matrix of `count` rows of two sizes.
+    pub(super) fn pairs(
+        &self,
+        b: &mut Builder,
+        index: usize,
+        what: &str,
+        count: usize,
+    ) -> Result<Vec<[usize; 2]>, Failure> {
+        const MOST: i64 = 1 << 30; // keeps sums of sizes far from overflow
+        let x = self.required(index, what)?;
+        let tensor = b.tensor(x).ok_or_else(|| {
+            unsupported(format!("{what} are computed at run time"), "make them constant")
+        })?;
+        let values = tensor.to_i64();
+        let fits = tensor.shape == [count, 2] && values.iter().all(|v| (0..=MOST).contains(v));
+        if !fits || tensor.dtype.is_float() {
+            return Err(invalid(format!("{what} {values:?} for {count} axes")));
+        }
+        Ok(values.chunks_exact(2).map(|pair| [pair[0] as usize, pair[1] as usize]).collect())
+    }
+
     /// What follows an operator by itself.
     pub(super) fn activated(
         &self,
