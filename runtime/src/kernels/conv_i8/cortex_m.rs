@@ -70,11 +70,15 @@ fn is_direct(g: &ConvGeometry) -> bool {
     g.is_pointwise() && g.in_c.is_multiple_of(PANEL_K)
 }
 
+/// Pixels that are expanded at a time: two count as three, the last one twice.
+fn expanded_pixels(g: &ConvGeometry) -> usize {
+    if g.out_pixels() == 1 { 1 } else { PIXELS }
+}
+
 /// Bytes of scratch: expanded activations of a block of pixels, its patches, and room to align.
 pub(super) fn scratch_bytes(g: &ConvGeometry) -> usize {
-    let pixels = PIXELS.min(g.out_pixels());
-    let patch = if is_direct(g) { 0 } else { 1 };
-    quads(g) * PANEL_K * pixels * (2 + patch) + align_of::<u32>() - 1
+    let patches = if is_direct(g) { 0 } else { PIXELS.min(g.out_pixels()) };
+    quads(g) * PANEL_K * (expanded_pixels(g) * size_of::<i16>() + patches) + align_of::<u32>() - 1
 }
 
 /// For Cortex-M: `select` hands it out only where the target has the instructions.
@@ -93,14 +97,13 @@ pub(super) fn conv_i8_cortex_m(conv: &mut ConvI8<'_>) {
     let skip = conv.scratch.as_ptr().align_offset(align_of::<u32>());
     let expanded = conv.scratch[skip..].as_mut_ptr();
     let (quads, total) = (quads(&g), g.out_pixels());
-    let pixels = PIXELS.min(total);
-    let patch = quads * PANEL_K;
+    let expanded_bytes = quads * PANEL_K * expanded_pixels(&g) * size_of::<i16>();
     let mut job = Job {
         conv,
         g,
         quads,
         expanded: expanded.cast(),
-        patches: expanded.wrapping_add(patch * pixels * 2).cast(),
+        patches: expanded.wrapping_add(expanded_bytes).cast(),
         offsets: [0; PIXELS],
         float_mode,
     };
@@ -187,13 +190,10 @@ impl Job<'_, '_> {
         let mut rows = [[0i8; ROW]; PIXELS];
         let Some(residual) = self.conv.epilogue.residual else { return };
         let zero_point = self.conv.epilogue.zero_point;
-        let add = AddI8 {
-            zero_points: [zero_point, residual.zero_point],
-            scales: [residual.scale_conv, residual.scale_data],
-            zero_point: residual.out_zero_point,
-            min: residual.min,
-            max: residual.max,
-        };
+        let add = AddI8::residual(zero_point, &residual);
+        let output = self.conv.output.as_mut_ptr();
+        let stride = self.conv.output_stride;
+        let (data, data_stride) = residual.data.rows(self.g.out_c, output, stride);
         let channels = self.g.group_out_c();
         for start in (0..channels).step_by(ROW) {
             let len = ROW.min(channels - start);
@@ -204,16 +204,11 @@ impl Job<'_, '_> {
             unsafe { self.channels(start, len, pixel, count, out) };
             for (i, row) in rows.iter().enumerate().take(count) {
                 let pixel = pixel + i;
-                // SAFETY: `check` proved that the residual has the output's elements, densely, and
-                // the output its rows. If the two are the same memory, each element is read before
-                // it is written.
+                // SAFETY: `check` proved that the residual has the output's elements, and the output its
+                // rows. If the two are the same memory, each element is read before it is written.
                 unsafe {
-                    let stride = self.conv.output_stride;
-                    let to = self.conv.output.as_mut_ptr();
-                    let (data, data_stride) =
-                        residual.data.rows(self.g.out_c, to.cast_const(), stride);
                     let data = data.add(pixel * data_stride + start);
-                    let to = to.add(pixel * stride + start);
+                    let to = output.add(pixel * stride + start);
                     add_i8::add_raw(&add, row.as_ptr(), data, to, len);
                 }
             }

@@ -7,9 +7,10 @@
 use core::arch::global_asm;
 
 use super::{DepthwiseI8, scalar};
+use crate::kernels::add_i8::{self, AddI8};
 use crate::kernels::cortex_m::{FloatMode, clamp};
 use crate::kernels::requantize::requantize_i8;
-use crate::kernels::{ConvGeometry, Packing};
+use crate::kernels::{ConvGeometry, EpilogueI8, Packing};
 
 global_asm!(include_str!("cortex_m.s"), options(raw));
 
@@ -156,8 +157,7 @@ pub(super) fn scratch_bytes(geometry: &ConvGeometry) -> usize {
 
 /// For Cortex-M: `select` hands it out only where the target has the instructions.
 pub(super) fn depthwise_i8_cortex_m(conv: &mut DepthwiseI8<'_>) {
-    // A residual may lie under the output, which is written here in another order.
-    if conv.packing != Packing::CortexM || conv.epilogue.residual.is_some() {
+    if conv.packing != Packing::CortexM {
         return scalar::depthwise_i8_scalar(conv);
     }
     conv.check(scratch_bytes);
@@ -177,12 +177,22 @@ pub(super) fn depthwise_i8_cortex_m(conv: &mut DepthwiseI8<'_>) {
             unsafe { job.strip(image, first, rows) };
         }
     }
-    let (min, max) = (job.conv.epilogue.min, job.conv.epilogue.max);
-    if min > -128 || max < 127 {
-        for pixel in 0..g.out_pixels() {
-            let row = &mut job.conv.output[pixel * job.conv.output_stride..][..g.in_c];
-            // SAFETY: the slice's own length.
-            unsafe { clamp(row.as_mut_ptr(), row.len(), min, max) };
+    let EpilogueI8 { zero_point, min, max, residual, .. } = job.conv.epilogue;
+    for pixel in 0..g.out_pixels() {
+        if min == -128 && max == 127 && residual.is_none() {
+            break;
+        }
+        let row = &mut job.conv.output[pixel * job.conv.output_stride..][..g.in_c];
+        let at = row.as_mut_ptr();
+        // SAFETY: the slice's own length. `check` proved that the residual has the output's elements,
+        // and that it is apart from the output.
+        unsafe {
+            clamp(at, row.len(), min, max);
+            if let Some(residual) = residual {
+                let (data, data_stride) = residual.data.rows(g.in_c, at, 0);
+                let data = data.add(pixel * data_stride);
+                add_i8::add_raw(&AddI8::residual(zero_point, &residual), at, data, at, row.len());
+            }
         }
     }
 }
@@ -358,8 +368,9 @@ impl Job<'_, '_> {
             // NaN, or numbers beyond i32: as the definition has it.
             for pixel in pixel..pixel + rows * g.out_w {
                 let acc = scalar::accumulate(self.conv, pixel, channel);
+                let epilogue = EpilogueI8 { residual: None, ..self.conv.epilogue };
                 self.conv.output[pixel * stride + channel] =
-                    requantize_i8(acc, channel, 0, &self.conv.epilogue);
+                    requantize_i8(acc, channel, 0, &epilogue);
             }
         }
     }
