@@ -6,7 +6,7 @@ use crate::dtype::DType;
 use crate::format::{
     DimOp, DimRecord, Field, FormatError, GoldenRecord, HEADER_BYTES, Header, Layout, MAGIC,
     MAX_RANK, MetadataRecord, NO_OPERAND, Name, OpBits, SECTION_ALIGN, Section, SectionEntry,
-    StateRecord, StepRecord, Storage, SymbolRecord, TensorRecord, VERSION_MAJOR,
+    StateRecord, StepRecord, Storage, SymbolRecord, TensorRecord, VERSION_MAJOR, crc32,
 };
 
 /// Entries of the dimension table (symbols and expressions) at most: the bounds of all of them
@@ -239,7 +239,7 @@ impl<'a> Model<'a> {
             let entry =
                 SectionEntry::read(&self.bytes[HEADER_BYTES + index * SectionEntry::SIZE..]);
             let bytes = sub_slice(self.bytes, entry.offset, entry.bytes).unwrap_or(&[]);
-            if crc32fast::hash(bytes) != entry.crc32 {
+            if crc32(&[bytes]) != entry.crc32 {
                 return Err(FormatError::Checksum { section: Section::from_number(entry.kind) });
             }
         }

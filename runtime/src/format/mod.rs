@@ -7,6 +7,7 @@
 mod attributes;
 #[allow(unsafe_code, reason = "bytes seen as slices of numbers")]
 mod cast;
+mod checksum;
 mod error;
 mod header;
 mod op;
@@ -16,6 +17,7 @@ mod writer;
 
 pub use attributes::*;
 pub use cast::{Element, cast, cast_mut};
+pub(crate) use checksum::crc32;
 pub use error::FormatError;
 pub(crate) use header::directory_crc32;
 pub use header::{

@@ -79,11 +79,12 @@ fn run(
     kernel: fn(&mut ConvI16<'_>),
 ) -> Result<(), StepErrorKind> {
     let layer = Layer::of(&context.step)?;
+    let geometry = geometry(&layer)?;
     let [min, max] = layer.attributes.clamp_q;
     let operands = context.operands([0, 1, 2, 3])?;
     let [input, weights, bias, scale] = operands.inputs;
     kernel(&mut ConvI16 {
-        geometry: geometry(&layer)?,
+        geometry,
         input: typed(input, 0)?,
         weights: typed(weights, 1)?,
         bias: typed(bias, 2)?,
