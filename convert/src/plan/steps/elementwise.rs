@@ -167,7 +167,11 @@ pub(super) fn unary(
     builder.elementwise(node, StepOp::Unary, x.dtype, attributes, inputs, &[0])
 }
 
-fn lut_step(builder: &mut Builder<'_>, node: &Node, table: &[i8; 256]) -> Result<(), PlanError> {
+pub(super) fn lut_step(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    table: &[i8; 256],
+) -> Result<(), PlanError> {
     let name = format!("{}/table", node.name);
     let table = builder.constant_i8(&name, Layout::Dense, &[table.len()], table)?;
     let x = builder.input(node, 0)?;
