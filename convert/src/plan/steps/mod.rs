@@ -35,6 +35,7 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
         Op::Binary(kind) => elementwise::binary(builder, node, *kind),
         Op::Compare(kind) => elementwise::compare(builder, node, *kind),
         Op::Unary(kind) => elementwise::unary(builder, node, *kind),
+        Op::Lut { table } => elementwise::lut_step(builder, node, table),
         Op::Where => elementwise::where_(builder, node),
         Op::Cast => elementwise::cast(builder, node),
         Op::Quantize => elementwise::quantize(builder, node),
