@@ -378,7 +378,11 @@ fn lower_f32(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), Plan
 }
 
 /// A per-channel vector; a single number stands for all channels.
-pub(super) fn spread<T: Copy>(node: &Node, values: &[T], channels: usize) -> Result<Vec<T>, PlanError> {
+pub(super) fn spread<T: Copy>(
+    node: &Node,
+    values: &[T],
+    channels: usize,
+) -> Result<Vec<T>, PlanError> {
     match values {
         [one] => Ok(vec![*one; channels]),
         _ if values.len() == channels => Ok(values.to_vec()),
