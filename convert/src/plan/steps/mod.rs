@@ -51,6 +51,7 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
         }
         Op::Gather { axis } => data::gather(builder, node, *axis),
         Op::Recurrent(layer) => recurrent::recurrent(builder, node, layer),
+        Op::QuantizedLstm(layer) => recurrent::quantized_lstm(builder, node, layer),
         Op::GatherElements { axis } => indexing::gather_elements(builder, node, *axis),
         Op::GatherNd { batch_axes } => indexing::gather_nd(builder, node, *batch_axes),
         Op::ScatterElements { axis, reduction } => {
