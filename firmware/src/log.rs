@@ -146,7 +146,7 @@ impl LogEntry {
 /// What the log writes for a fault of a slot.
 fn fault_number(fault: Fault) -> u8 {
     match fault {
-        Fault::Crc => 1,
+        Fault::Unmapped => 1,
         Fault::Attempts => 2,
         Fault::Flash => 3,
         Fault::SelfTest(error) => 15 + test_number(error),

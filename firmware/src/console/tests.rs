@@ -204,7 +204,7 @@ fn the_benchmark_answers_as_its_runner_reads_it() {
 #[test]
 fn the_benchmark_takes_pixels_and_floats() {
     let flash = flash();
-    let mut buffer = vec![0u8; 4 * ELEMENTS + 3];
+    let mut buffer = [0u8; 4 * ELEMENTS + 3];
     let skip = buffer.as_ptr().align_offset(4);
     let mut rig = Rig::new(&flash, &mut buffer[skip..]);
     rig.upload(&classifier(0, |_| ()), 1);
