@@ -18,6 +18,9 @@ pub enum ImportError {
     #[error("not a readable ONNX file: {0}")]
     Protobuf(String),
 
+    #[error("not a readable TFLite file: {0}")]
+    Flatbuffer(String),
+
     /// The model contradicts itself or the specification.
     #[error("the model is not valid: {0}")]
     Model(String),
@@ -48,7 +51,7 @@ pub enum ImportError {
 }
 
 /// What the importers read.
-pub const SUPPORTED_FORMATS: &str = "ONNX (.onnx)";
+pub const SUPPORTED_FORMATS: &str = "ONNX (.onnx), TensorFlow Lite (.tflite)";
 
 /// A dynamic dimension for which the caller made no choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +79,19 @@ pub struct UnsupportedNode {
     pub reason: String,
     /// What to do about it; may be empty.
     pub remedy: String,
+}
+
+impl UnsupportedNode {
+    /// Adds this to what is known: the same problem of another node only counts.
+    pub(crate) fn join(self, known: &mut Vec<UnsupportedNode>) {
+        let same = |n: &&mut UnsupportedNode| {
+            n.op_type == self.op_type && n.domain == self.domain && n.reason == self.reason
+        };
+        match known.iter_mut().find(same) {
+            Some(known) => known.count += 1,
+            None => known.push(self),
+        }
+    }
 }
 
 impl fmt::Display for UnsupportedNode {

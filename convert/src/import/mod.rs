@@ -8,7 +8,17 @@ use crate::error::ImportError;
 use crate::graph::Graph;
 use crate::tensor::Tensor;
 
+mod builder;
+mod compose;
+mod dims;
+mod failure;
+mod fold;
+mod inputs;
 pub mod onnx;
+mod phases;
+mod prune;
+mod shapes;
+pub mod tflite;
 
 /// What the caller decides about a model.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +55,8 @@ pub enum InputLayout {
 ///
 /// # Errors
 ///
-/// [`ImportError::Format`] for a file that isn't ONNX, and whatever [`onnx::import_onnx`] returns.
+/// [`ImportError::Format`] for a file that is neither ONNX nor TFLite, and whatever [`onnx::import_onnx`] or
+/// [`tflite::import_tflite`] returns.
 pub fn import_file(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Graph, ImportError> {
     let path = path.as_ref();
     let io = |source| ImportError::Io { path: path.to_owned(), source };
@@ -54,6 +65,9 @@ pub fn import_file(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Gr
         0 => Bytes::new(),
         _ => Bytes::from_owner(whit::ModelFile::open(path).map_err(io)?),
     };
+    if tflite::is_tflite(&bytes) {
+        return tflite::import_tflite(bytes, options);
+    }
     if let Some((what, remedy)) = other_format(&bytes, path) {
         return Err(ImportError::Format {
             file: path.display().to_string(),
@@ -66,10 +80,8 @@ pub fn import_file(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Gr
     onnx::import_onnx(bytes, Some(parent), options)
 }
 
-/// What a file is and what to do with it, when it isn't ONNX.
+/// What a file is and what to do with it, when it isn't one that is imported.
 fn other_format(bytes: &[u8], path: &Path) -> Option<(&'static str, &'static str)> {
-    const TFLITE: (&str, &str) =
-        ("a TensorFlow Lite model", ": export it with `python -m tf2onnx.convert --tflite`");
     const GGUF: (&str, &str) = ("a GGUF model", "");
     const ORT: (&str, &str) =
         ("an ONNX Runtime (.ort) model", ": use the .onnx file that it was made from");
@@ -82,7 +94,6 @@ fn other_format(bytes: &[u8], path: &Path) -> Option<(&'static str, &'static str
     const HDF5: (&str, &str) = ("a Keras or HDF5 file", ": export it with tf2onnx");
     match bytes {
         [] => return Some(("empty", "")),
-        [_, _, _, _, b'T', b'F', b'L', b'3', ..] => return Some(TFLITE),
         [_, _, _, _, b'O', b'R', b'T', b'M', ..] => return Some(ORT),
         [b'G', b'G', b'U', b'F', ..] => return Some(GGUF),
         [b'P', b'K', 3, 4, ..] => return Some(TORCH),
@@ -93,7 +104,7 @@ fn other_format(bytes: &[u8], path: &Path) -> Option<(&'static str, &'static str
     }
     let extension = path.extension()?.to_str()?.to_ascii_lowercase();
     match extension.as_str() {
-        "tflite" => Some(TFLITE),
+        "tflite" => Some(("not a TensorFlow Lite model, whatever it is called", "")),
         "gguf" => Some(GGUF),
         "ort" => Some(ORT),
         "safetensors" => Some(SAFETENSORS),

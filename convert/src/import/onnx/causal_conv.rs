@@ -1,10 +1,11 @@
 //! Causal depthwise convolution along time that carries its last inputs from run to run.
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::compose::Compose;
 use super::conv::{check_bias, to_first, to_last};
 use super::dims;
 use super::failure::invalid;
+use super::node::OnnxNode;
 use crate::dim::Dim;
 use crate::graph::{Clamp, Conv, Op, PadMode, UnaryKind};
 

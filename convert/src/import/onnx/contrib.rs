@@ -6,11 +6,12 @@ use whit::DType;
 use super::attention::{
     Bias, Frontier, attend, both, default_scale, frontier_bias, join_heads, split_heads,
 };
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::compose::{Compose, Made};
 use super::dims;
 use super::elementwise::unary;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use super::node::OnnxNode;
 use super::transformer::{layer_norm, rotate};
 use crate::dim::Dim;
 use crate::graph::{CompareKind, ReduceKind, UnaryKind, ValueId};
@@ -269,7 +270,7 @@ fn rotary_embedding(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         }
         *cache = c.gather(*cache, positions, 0)?;
     }
-    rotate(c, x, caches[0], caches[1])
+    rotate(c, node, x, caches[0], caches[1])
 }
 
 fn embed_layer_norm(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {

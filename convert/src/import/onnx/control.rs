@@ -6,9 +6,9 @@
 //! time is lost.
 
 use super::attributes::Attributes;
-use super::builder::OnnxNode;
 use super::data::axis_of;
 use super::failure::{FIX_THE_DIM, Failure, Stop, invalid, unsupported};
+use super::node::OnnxNode;
 use super::proto::{GraphProto, NodeProto, ValueInfoProto};
 use super::shapes::Elem;
 use super::tensor::dtype_of;

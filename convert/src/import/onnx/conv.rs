@@ -1,8 +1,9 @@
 //! Convolution, and the sliding window that pooling shares.
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use super::node::OnnxNode;
 use crate::dim::Dim;
 use crate::graph::{Clamp, Conv, Op, ValueId};
 

@@ -2,9 +2,10 @@
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use super::node::OnnxNode;
 use crate::dim::Dim;
 use crate::graph::{Op, PadMode, ValueId};
 

@@ -4,12 +4,13 @@
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::expect_float;
+use super::builder::{Builder, Outcome};
+use super::compose::product;
 use super::conv::MAX_WINDOW;
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
-use super::matmul::product;
-use super::types::expect_float;
+use super::node::OnnxNode;
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, GridSample, Op, SampleMode, SamplePadding, ValueId};
 use crate::tensor::Tensor;

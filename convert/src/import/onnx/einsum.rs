@@ -6,11 +6,12 @@
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::MAX_RANK;
+use super::builder::{Builder, Outcome};
 use super::compose::Compose;
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
-use super::tensor::MAX_RANK;
+use super::node::OnnxNode;
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, ReduceKind, ValueId};
 

@@ -2,14 +2,16 @@
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::expect_float;
+use super::builder::{Builder, Outcome};
 use super::compose::Compose;
 use super::data::axis_of;
 use super::dims;
 use super::failure::{Failure, invalid};
 use super::legacy;
+use super::node::OnnxNode;
 use super::transformer::swish;
-use super::types::{expect_float, wrapped};
+use super::types::wrapped;
 use crate::graph::{BinaryKind, CompareKind, Op, UnaryKind, ValueId};
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[

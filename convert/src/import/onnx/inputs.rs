@@ -1,33 +1,16 @@
-//! Inputs of the model: their types, and what becomes of their dynamic dimensions.
+//! Inputs of the model: their types, shapes, and layouts.
 
-use super::builder::OnnxNode;
+use super::builder::MAX_RANK;
 use super::failure::Failure;
+use super::node::OnnxNode;
 use super::proto::{ValueInfoProto, data_type};
-use super::tensor::{MAX_RANK, dtype_of};
+use super::tensor::dtype_of;
 use super::{Attributes, Import, Slot};
-use crate::dim::{Dim, Symbol};
-use crate::error::{ImportError, UnspecifiedDim};
-use crate::import::{DimChoice, ImportOptions, InputLayout};
+use crate::dim::Dim;
+use crate::error::ImportError;
+use crate::import::inputs::{Axis, Declared, Dynamic, MAX_DIM, given, sizes};
+use crate::import::{ImportOptions, InputLayout};
 use crate::tensor::Tensor;
-
-/// The largest size that a dimension can be given.
-const MAX_DIM: i64 = 1 << 40;
-
-/// An axis of an input as the model declares it.
-enum Axis {
-    Size(i64),
-    /// Index into the list of dynamic dimensions.
-    Dynamic(usize),
-}
-
-/// A dynamic dimension: all axes with one name.
-struct Dynamic {
-    name: String,
-    named: bool,
-    /// (input, axis) of each occurrence.
-    places: Vec<(String, usize)>,
-    choice: Option<DimChoice>,
-}
 
 /// Adds the inputs of the model to the graph.
 pub(super) fn add<'a>(import: &mut Import<'a>, options: &ImportOptions) -> Result<(), ImportError> {
@@ -40,42 +23,17 @@ pub(super) fn add<'a>(import: &mut Import<'a>, options: &ImportOptions) -> Resul
         .collect();
 
     let mut dynamics: Vec<Dynamic> = Vec::new();
-    let mut shapes: Vec<Vec<Axis>> = Vec::new();
+    let mut declared: Vec<Declared> = Vec::new();
     for input in &inputs {
-        shapes.push(axes(input, &mut dynamics)?);
+        let name = input.name().to_owned();
+        declared.push(Declared { name, axes: axes(input, &mut dynamics)? });
     }
-    name_the_unnamed(&mut dynamics);
-    apply_choices(&mut dynamics, &inputs, &shapes, options)?;
-    for (name, value) in &options.input_values {
-        let Some(index) = inputs.iter().position(|i| i.name() == name) else { continue };
-        for (axis, size) in shapes[index].iter().zip(&value.shape) {
-            if let (Axis::Dynamic(dynamic), Ok(size)) = (axis, i64::try_from(*size))
-                && dynamics[*dynamic].choice.is_none()
-            {
-                dynamics[*dynamic].choice = Some(DimChoice::Fixed(size));
-            }
-        }
+    let mut notes = Vec::new();
+    let shapes = sizes(&mut import.builder, &declared, dynamics, options, &mut notes)?;
+    for note in notes {
+        import.note(note);
     }
-    let dims = decide(import, &dynamics)?;
-
-    let named = options.input_layouts.iter().map(|(name, _)| name);
-    for name in named.chain(options.input_values.iter().map(|(name, _)| name)) {
-        if !inputs.iter().any(|i| i.name() == name) {
-            let names: Vec<&str> = inputs.iter().map(|i| i.name()).collect();
-            return Err(ImportError::Input {
-                input: name.clone(),
-                problem: format!("no such input; the model has {}", names.join(", ")),
-            });
-        }
-    }
-    for (input, axes) in inputs.iter().zip(shapes) {
-        let shape: Vec<Dim> = axes
-            .iter()
-            .map(|axis| match axis {
-                Axis::Size(size) => Dim::from(*size),
-                Axis::Dynamic(index) => dims[*index].clone(),
-            })
-            .collect();
+    for (input, shape) in inputs.iter().zip(shapes) {
         if let Some((_, value)) = options.input_values.iter().find(|(n, _)| n == input.name()) {
             set_input(import, input, &shape, value)?;
             continue;
@@ -137,102 +95,6 @@ fn axes(input: &ValueInfoProto, dynamics: &mut Vec<Dynamic>) -> Result<Vec<Axis>
     Ok(axes)
 }
 
-/// `INPUT_AXIS`, made different from every other name.
-fn name_the_unnamed(dynamics: &mut [Dynamic]) {
-    for index in 0..dynamics.len() {
-        if dynamics[index].named {
-            continue;
-        }
-        let (input, axis) = &dynamics[index].places[0];
-        let mut name = format!("{input}_{axis}");
-        while dynamics.iter().any(|d| d.name == name) {
-            name.push('_');
-        }
-        dynamics[index].name = name;
-    }
-}
-
-fn apply_choices(
-    dynamics: &mut [Dynamic],
-    inputs: &[&ValueInfoProto],
-    shapes: &[Vec<Axis>],
-    options: &ImportOptions,
-) -> Result<(), ImportError> {
-    for (name, choice) in &options.dims {
-        let wrong = |problem: String| ImportError::DimChoice { name: name.clone(), problem };
-        let (low, high) = match *choice {
-            DimChoice::Fixed(size) => (size, size),
-            DimChoice::Range(low, high) => (low, high),
-        };
-        if low < 1 || high < low || high > MAX_DIM {
-            return Err(wrong(format!(
-                "{low}..{high} is not a range of sizes from 1 to {MAX_DIM}"
-            )));
-        }
-        let index = match dynamics.iter().position(|d| d.name == *name) {
-            Some(index) => index,
-            // INPUT:AXIS; the input's name may hold colons itself.
-            None => {
-                let place = name.rsplit_once(':').and_then(|(input, axis)| {
-                    let input = inputs.iter().position(|i| i.name() == input)?;
-                    shapes[input].get(axis.parse::<usize>().ok()?)
-                });
-                match place {
-                    Some(Axis::Dynamic(index)) => *index,
-                    Some(Axis::Size(size)) if low == *size && high == *size => continue,
-                    Some(Axis::Size(size)) => {
-                        return Err(wrong(format!("the model fixes this axis to {size}")));
-                    }
-                    None => {
-                        let known = dynamics.iter().map(|d| d.name.clone()).collect();
-                        return Err(ImportError::UnknownDim { name: name.clone(), known });
-                    }
-                }
-            }
-        };
-        let choice = if low == high { DimChoice::Fixed(low) } else { DimChoice::Range(low, high) };
-        if dynamics[index].choice.is_some_and(|earlier| earlier != choice) {
-            return Err(wrong(format!("dimension `{}` is given twice", dynamics[index].name)));
-        }
-        dynamics[index].choice = Some(choice);
-    }
-    Ok(())
-}
-
-/// The size of each dynamic dimension: as chosen, 1 for a batch, and an error for the rest.
-fn decide(import: &mut Import<'_>, dynamics: &[Dynamic]) -> Result<Vec<Dim>, ImportError> {
-    let mut dims = Vec::new();
-    let mut unspecified = Vec::new();
-    for dynamic in dynamics {
-        let Dynamic { name, places, choice, .. } = dynamic;
-        let is_batch = places.iter().all(|(_, axis)| *axis == 0);
-        dims.push(match choice {
-            Some(DimChoice::Fixed(size)) => Dim::from(*size),
-            Some(DimChoice::Range(min, max)) => {
-                let symbols = &mut import.builder.graph.symbols;
-                let index =
-                    u32::try_from(symbols.len()).expect("fewer symbols than bytes in the file");
-                symbols.push(Symbol { name: name.clone(), min: *min, max: *max });
-                Dim::symbol(index)
-            }
-            None => {
-                if is_batch {
-                    import.note(format!("dimension `{name}` fixed to 1; choose with --dim"));
-                } else {
-                    let (input, axis) = &places[0];
-                    let place = format!("axis {axis} of input `{input}`");
-                    unspecified.push(UnspecifiedDim { name: name.clone(), place });
-                }
-                Dim::from(1i64)
-            }
-        });
-    }
-    match unspecified.is_empty() {
-        true => Ok(dims),
-        false => Err(ImportError::UnspecifiedDims(unspecified)),
-    }
-}
-
 /// An input with a value that the caller gave: a constant.
 fn set_input<'a>(
     import: &mut Import<'a>,
@@ -247,29 +109,7 @@ fn set_input<'a>(
     let Some(dtype) = dtype_of(declared) else {
         return Err(wrong(format!("element type {} is not supported", data_type::name(declared))));
     };
-    let Some(mut tensor) = value.converted(dtype) else {
-        return Err(wrong(format!(
-            "the value given is of type {} and isn't exact in the model's {}",
-            value.dtype,
-            data_type::name(declared)
-        )));
-    };
-    // A single number fits every shape of one element.
-    if tensor.shape.is_empty() && shape.iter().all(|dim| dim.is(1)) {
-        tensor = tensor.reshaped(vec![1; shape.len()]);
-    }
-    let fits = tensor.shape.len() == shape.len()
-        && tensor.shape.iter().zip(shape).all(|(size, dim)| match dim.as_const() {
-            Some(declared) => usize::try_from(declared) == Ok(*size),
-            None => true,
-        });
-    if !fits {
-        return Err(wrong(format!(
-            "the value given has shape {:?}, the model declares {}",
-            tensor.shape,
-            import.builder.text(shape)
-        )));
-    }
+    let tensor = given(&import.builder, name, dtype, shape, value)?;
     import.note(format!("input `{name}` fixed to the value given"));
     let id = import.builder.constant(name.to_owned(), tensor);
     import.builder.set_onnx_type(id, declared);

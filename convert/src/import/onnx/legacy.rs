@@ -1,10 +1,11 @@
 //! The first operator sets, 1 to 6: which operators' forms of that time are known, and the broadcasting
 //! that had to be asked for.
 
-use super::builder::{Builder, OnnxNode};
+use super::builder::Builder;
 use super::data::axis_of;
 use super::dims;
 use super::failure::{Failure, invalid};
+use super::node::OnnxNode;
 use super::proto::data_type;
 use crate::dim::Dim;
 use crate::graph::ValueId;

@@ -2,9 +2,10 @@
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::compose::{Compose, Made};
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use super::node::OnnxNode;
 use crate::dim::Dim;
 use crate::graph::{CompareKind, ReduceKind, UnaryKind, ValueId};
 
@@ -19,7 +20,7 @@ fn negative_log_likelihood(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     let given = node.required(0, "input")?;
     let dtype = c.dtype(given);
     let log_prob = c.real(given)?;
-    let loss = loss(c, log_prob)?;
+    let loss = loss(c, node, log_prob)?;
     Ok(vec![c.cast(loss, dtype)?])
 }
 
@@ -33,7 +34,7 @@ fn softmax_cross_entropy(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
         return Err(invalid("the scores have no axis of classes"));
     }
     let log_prob = c.softmax(scores, 1, true)?;
-    let loss = loss(c, log_prob)?;
+    let loss = loss(c, node, log_prob)?;
     let mut outputs = vec![c.cast(loss, dtype)?];
     if node.wants(1) {
         outputs.push(c.cast(log_prob, dtype)?);
@@ -45,8 +46,7 @@ fn softmax_cross_entropy(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
 ///
 /// A target is turned into a one-hot selection: elements of other classes count as 0. A target outside
 /// the classes selects nothing, so its loss is 0; the standard leaves it undefined.
-fn loss(c: &mut Compose<'_, '_>, log_prob: ValueId) -> Made {
-    let node = c.node;
+fn loss(c: &mut Compose<'_, '_>, node: &OnnxNode<'_>, log_prob: ValueId) -> Made {
     let target = node.required(1, "target")?;
     let reduction = node.attributes.string("reduction", "mean")?;
     if !matches!(reduction, "none" | "mean" | "sum") {

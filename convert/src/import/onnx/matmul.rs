@@ -2,20 +2,17 @@
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
+use super::compose::product;
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
 use super::legacy;
+use super::node::OnnxNode;
 use crate::dim::Dim;
-use crate::graph::{BinaryKind, Clamp, MatMul, Op, ValueId};
+use crate::graph::{BinaryKind, Op, ValueId};
 use crate::tensor::Tensor;
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[("MatMul", matmul), ("Gemm", gemm)];
-
-/// The operator without anything fused into it.
-pub(super) fn product(transpose_a: bool, transpose_b: bool) -> Op {
-    Op::MatMul(MatMul { transpose_a, transpose_b, clamp: Clamp::NONE, inner_quant: None })
-}
 
 fn check_types(b: &Builder, x: ValueId, y: ValueId) -> Result<(), Failure> {
     match b.dtype(x) == b.dtype(y) && b.dtype(x) != DType::Bool {

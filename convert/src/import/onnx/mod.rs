@@ -12,30 +12,26 @@ use bytes::Bytes;
 use prost::Message;
 
 use self::attributes::Attributes;
-use self::builder::{Builder, OnnxNode, Outcome};
+use self::builder::{Builder, Outcome};
 use self::failure::{Failure, Stop, unsupported};
+use self::node::OnnxNode;
 use self::proto::{FunctionProto, GraphProto, ModelProto, NodeProto, data_type};
 use self::scope::{Bodies, Body, Scope};
-use super::ImportOptions;
+use super::{ImportOptions, builder, compose, dims, failure, prune, shapes};
 use crate::error::{ImportError, UnsupportedNode};
 use crate::graph::{Graph, Op, ValueId};
 
 mod attention;
 mod attributes;
-mod builder;
 mod causal_conv;
-mod compose;
 mod contrib;
 mod control;
 mod conv;
 mod conv_transpose;
 mod data;
 mod deform;
-mod dims;
 mod einsum;
 mod elementwise;
-mod failure;
-mod fold;
 mod functions;
 mod indexing;
 mod inputs;
@@ -44,11 +40,11 @@ mod loss;
 mod matmul;
 mod narrow;
 mod nbits;
+mod node;
 mod norm;
 mod order;
 mod pool;
 pub mod proto;
-mod prune;
 mod qlinear;
 mod quant;
 mod recurrent;
@@ -57,7 +53,6 @@ mod resize;
 mod sampling;
 mod scope;
 mod sequences;
-mod shapes;
 mod signal;
 mod sources;
 mod tensor;
@@ -258,14 +253,7 @@ impl<'a> Import<'a> {
         reason: String,
         remedy: String,
     ) {
-        let same = |n: &&mut UnsupportedNode| {
-            n.op_type == op_type && n.domain == domain && n.reason == reason
-        };
-        if let Some(known) = self.unsupported.iter_mut().find(same) {
-            known.count += 1;
-            return;
-        }
-        self.unsupported.push(UnsupportedNode {
+        let node = UnsupportedNode {
             op_type: op_type.to_owned(),
             domain: domain.to_owned(),
             count: 1,
@@ -273,7 +261,8 @@ impl<'a> Import<'a> {
             shapes,
             reason,
             remedy,
-        });
+        };
+        node.join(&mut self.unsupported);
     }
 
     /// Imports a node of the scope at hand.

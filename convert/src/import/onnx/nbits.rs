@@ -6,8 +6,9 @@
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::failure::{Failure, invalid, unsupported};
+use super::node::OnnxNode;
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, ValueId};
 use crate::tensor::Tensor;

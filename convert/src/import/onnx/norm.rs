@@ -2,13 +2,14 @@
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::expect_float;
+use super::builder::{Builder, Outcome};
 use super::compose::{Compose, Made};
 use super::conv::channels_last;
 use super::data::{axes_of, axis_of};
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
-use super::types::expect_float;
+use super::node::OnnxNode;
 use crate::dim::Dim;
 use crate::graph::{
     BinaryKind, CompareKind, NormKind, Op, Pool, PoolKind, ReduceKind, UnaryKind, ValueId,

@@ -2,12 +2,13 @@
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::expect_float;
+use super::builder::{Builder, Outcome};
 use super::compose::Compose;
 use super::conv::{MAX_WINDOW, channels_last, spatial, to_first, to_last, window};
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
-use super::types::expect_float;
+use super::node::OnnxNode;
 use crate::dim::Dim;
 use crate::graph::{
     BinaryKind, Op, PadMode, Pool, PoolKind, ReduceKind, ScatterReduction, UnaryKind,

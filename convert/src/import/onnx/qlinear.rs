@@ -7,12 +7,13 @@
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::compose::Compose;
+use super::compose::product;
 use super::data::axis_of;
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
-use super::matmul::product;
+use super::node::OnnxNode;
 use super::proto::data_type as t;
 use super::quant::{Scaling, centred, dequantize, dynamically, is_8_bit, quantize, result_type};
 use super::transformer::swish;

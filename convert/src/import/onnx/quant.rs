@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::data::axis_of;
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::narrow;
+use super::node::OnnxNode;
 use super::proto::data_type as t;
 use super::tensor::dtype_of;
 use super::types::{narrow_float, own_type};

@@ -4,10 +4,11 @@
 use whit::DType;
 use whit::format::RecurrentFunction as Function;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
+use super::compose::product;
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
-use super::matmul::product;
+use super::node::OnnxNode;
 use crate::dim::Dim;
 use crate::graph::{BinaryKind, Op, Recurrent, RecurrentKind, ValueId};
 use crate::tensor::Tensor;

@@ -2,9 +2,10 @@
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::data::{axes_input, axes_of, axis_of};
 use super::failure::{invalid, unsupported};
+use super::node::OnnxNode;
 use super::types::wrapped;
 use crate::dim::Dim;
 use crate::graph::{Op, ReduceKind};

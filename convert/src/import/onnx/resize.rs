@@ -7,11 +7,12 @@
 use bytes::Bytes;
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::conv::channels_last;
 use super::data::axes_of;
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use super::node::OnnxNode;
 use crate::dim::Dim;
 use crate::graph::{CoordinateMode, NearestRounding, Op, ResizeMode, ValueId};
 use crate::tensor::Tensor;

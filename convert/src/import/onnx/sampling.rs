@@ -2,12 +2,13 @@
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::compose::Compose;
+use super::compose::product;
 use super::data::axes_of;
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
-use super::matmul::product;
+use super::node::OnnxNode;
 use crate::dim::Dim;
 use crate::graph::{
     CompareKind, GridSample, NonMaxSuppression, Op, PadMode, RoiAlign, SampleMode, SamplePadding,

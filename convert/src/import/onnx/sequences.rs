@@ -3,10 +3,11 @@
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::compose::Compose;
 use super::data::axis_of;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use super::node::OnnxNode;
 use super::proto::data_type;
 use super::shapes::{Elem, Known};
 use super::tensor::dtype_of;

@@ -6,11 +6,12 @@ use std::f64::consts::PI;
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::compose::{Compose, Made};
 use super::data::axis_of;
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use super::node::OnnxNode;
 use super::shapes::Elem;
 use super::tensor::dtype_of;
 use crate::dim::Dim;
@@ -180,7 +181,7 @@ fn basis(c: &mut Compose<'_, '_>, transform: &Transform) -> Made {
         }
     }
     let tensor = Tensor::from_f32([rows, columns], &values);
-    Ok(c.b.constant(format!("{}/basis", c.node.name), tensor))
+    Ok(c.b.constant(format!("{}/basis", c.node.name()), tensor))
 }
 
 /// Transforms of overlapping frames: a convolution whose stride is the hop and whose filters are the

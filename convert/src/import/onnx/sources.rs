@@ -2,9 +2,10 @@
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::dims;
 use super::failure::{Failure, invalid, unsupported};
+use super::node::OnnxNode;
 use super::proto::{TensorProto, data_type};
 use super::shapes::{Elem, Known, to_tensor};
 use super::tensor::{TensorProblem, read};

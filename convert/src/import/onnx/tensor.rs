@@ -8,15 +8,10 @@ use bytes::Bytes;
 use half::{bf16, f16};
 use whit::DType;
 
+use super::builder::{MAX_ELEMENTS, MAX_RANK};
 use super::narrow;
 use super::proto::{TensorProto, data_type};
 use crate::tensor::Tensor;
-
-/// More axes than any operator here has a use for.
-pub(crate) const MAX_RANK: usize = 8;
-
-/// Keeps every byte count, in any type, far from overflow.
-pub(crate) const MAX_ELEMENTS: usize = 1 << 48;
 
 /// Why a tensor wasn't read.
 #[derive(Debug)]

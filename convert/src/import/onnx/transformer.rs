@@ -1,10 +1,11 @@
 //! What transformers are made of besides attention: rotary embedding, gated units, linear attention.
 
 use super::attention::{join_heads, split_heads};
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome};
 use super::compose::{Compose, Made};
 use super::dims;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
+use super::node::OnnxNode;
 use super::norm::normalized;
 use crate::dim::Dim;
 use crate::graph::{NormKind, UnaryKind, ValueId};
@@ -33,17 +34,18 @@ fn rotary_embedding(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
             *cache = c.gather(*cache, positions, 0)?;
         }
     }
-    rotate(c, given, cos, sin)
+    rotate(c, node, given, cos, sin)
 }
 
 /// Turns pairs of channels by the angles whose cosines and sines are `[batch, sequence, pairs]`.
 pub(super) fn rotate(
     c: &mut Compose<'_, '_>,
+    node: &OnnxNode<'_>,
     given: ValueId,
     mut cos: ValueId,
     mut sin: ValueId,
 ) -> Outcome {
-    let a = &c.node.attributes;
+    let a = &node.attributes;
     let interleaved = a.flag("interleaved", false)?;
     let heads = a.int("num_heads", 0)?;
     let turned = a.int("rotary_embedding_dim", 0)?;

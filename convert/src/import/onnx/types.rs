@@ -8,8 +8,9 @@
 use whit::DType;
 use whit::format::NarrowFloat;
 
-use super::builder::{Builder, OnnxNode, Outcome};
+use super::builder::{Builder, Outcome, expect_float};
 use super::failure::{Failure, invalid, unsupported};
+use super::node::OnnxNode;
 use super::proto::data_type as t;
 use super::tensor::dtype_of;
 use super::{legacy, narrow};
@@ -77,6 +78,25 @@ pub(super) fn tracked(
         }
     }
     Ok(values)
+}
+
+impl Builder {
+    /// The type that a value has in the model.
+    pub(crate) fn onnx_type(&self, id: ValueId) -> i32 {
+        self.source_types.get(&id).copied().unwrap_or_else(|| own_type(self.dtype(id)))
+    }
+
+    /// Whether the type in the model has been stated.
+    pub(crate) fn has_onnx_type(&self, id: ValueId) -> bool {
+        self.source_types.contains_key(&id)
+    }
+
+    /// States the type that a value has in the model.
+    pub(crate) fn set_onnx_type(&mut self, id: ValueId, onnx: i32) {
+        if onnx != own_type(self.dtype(id)) {
+            self.source_types.insert(id, onnx);
+        }
+    }
 }
 
 /// The type of this module that stands for itself.
@@ -246,15 +266,7 @@ fn bit_cast(b: &mut Builder, node: &OnnxNode<'_>) -> Outcome {
     Ok(vec![y])
 }
 
-/// Refuses an operand of a type that the operator isn't defined for: it is for reals.
-pub(super) fn expect_float(b: &Builder, x: ValueId) -> Result<(), Failure> {
-    match b.dtype(x).is_float() {
-        true => Ok(()),
-        false => Err(invalid(format!("an operand of type {}", b.dtype(x)))),
-    }
-}
-
-/// The same for integers.
+/// Refuses what isn't an integer.
 fn expect_integer(b: &Builder, x: ValueId) -> Result<(), Failure> {
     match b.dtype(x) {
         dtype if dtype.is_float() || dtype == DType::Bool => {

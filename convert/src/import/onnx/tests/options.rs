@@ -479,9 +479,8 @@ fn external_data() {
 fn other_formats_are_named() {
     let folder = std::env::temp_dir().join(format!("whit-formats-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let cases: [(&str, &[u8], &str); 6] = [
-        ("m.tflite", b"\x1c\0\0\0TFL3", "TensorFlow Lite"),
-        ("m.onnx", b"\x1c\0\0\0TFL3", "TensorFlow Lite"),
+    let cases: [(&str, &[u8], &str); 5] = [
+        ("m.tflite", b"hello", "not a TensorFlow Lite model"),
         ("m.gguf", b"GGUF\x03", "GGUF"),
         ("m.pt", b"PK\x03\x04", "PyTorch"),
         ("m.safetensors", b"\x02\0\0\0\0\0\0\0{}", "safetensors"),
@@ -491,7 +490,11 @@ fn other_formats_are_named() {
         std::fs::write(folder.join(name), bytes).unwrap();
         let text =
             import_file(folder.join(name), &ImportOptions::default()).unwrap_err().to_string();
-        assert!(text.contains(part) && text.contains("supported formats: ONNX (.onnx)"), "{text}");
+        assert!(
+            text.contains(part)
+                && text.contains("supported formats: ONNX (.onnx), TensorFlow Lite (.tflite)"),
+            "{text}"
+        );
     }
     std::fs::remove_dir_all(folder).unwrap();
     let missing = import_file("/nonexistent/m.onnx", &ImportOptions::default()).unwrap_err();

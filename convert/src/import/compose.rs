@@ -2,34 +2,33 @@
 //! its formula.
 //!
 //! Each method adds one node, or what it comes to when its operands are known, and names it after
-//! the ONNX node and what it does. Shapes follow from the operands; what doesn't fit is an error of
+//! the node of the model and what it does. Shapes follow from the operands; what doesn't fit is an error of
 //! the model.
 
 use whit::DType;
 
-use super::builder::{Builder, OnnxNode};
+use super::builder::{Builder, Named};
 use super::dims;
 use super::failure::{Failure, invalid};
-use super::matmul::product;
 use crate::dim::Dim;
-use crate::graph::{BinaryKind, CompareKind, Op, PadMode, ReduceKind, UnaryKind};
+use crate::graph::{BinaryKind, Clamp, CompareKind, MatMul, Op, PadMode, ReduceKind, UnaryKind};
 use crate::graph::{Graph, ValueId};
 use crate::tensor::Tensor;
 
 /// A value, or why there is none.
 pub(crate) type Made = Result<ValueId, Failure>;
 
-/// Composes what one ONNX node becomes.
+/// Composes what one node of the model becomes.
 pub(crate) struct Compose<'c, 'n> {
     pub(crate) b: &'c mut Builder,
-    pub(crate) node: &'c OnnxNode<'n>,
+    pub(crate) node: &'c (dyn Named + 'n),
     parts: usize,
-    /// The next node bears the ONNX node's own name.
+    /// The next node bears the node of the model's own name.
     is_main: bool,
 }
 
 impl<'c, 'n> Compose<'c, 'n> {
-    pub(crate) fn new(b: &'c mut Builder, node: &'c OnnxNode<'n>) -> Compose<'c, 'n> {
+    pub(crate) fn new(b: &'c mut Builder, node: &'c (dyn Named + 'n)) -> Compose<'c, 'n> {
         Compose { b, node, parts: 0, is_main: false }
     }
 
@@ -57,7 +56,7 @@ impl<'c, 'n> Compose<'c, 'n> {
         dims::same(a, b, &self.b.graph.symbols)
     }
 
-    /// Gives the next node the name of the ONNX node, by which options find it: the one that does the
+    /// Gives the next node the name of the node of the model, by which options find it: the one that does the
     /// bulk of the work, or the last one.
     pub(crate) fn main(&mut self) -> &mut Self {
         self.is_main = true;
@@ -92,7 +91,7 @@ impl<'c, 'n> Compose<'c, 'n> {
     /// A number of the given type.
     pub(crate) fn scalar(&mut self, dtype: DType, value: f64) -> Made {
         let part = self.part("number");
-        self.b.scalar(format!("{}/{part}", self.node.name), dtype, value)
+        self.b.scalar(format!("{}/{part}", self.node.name()), dtype, value)
     }
 
     /// An i64 constant whose elements follow from their index. It is charged to the import before it is
@@ -105,7 +104,7 @@ impl<'c, 'n> Compose<'c, 'n> {
     ) -> Made {
         let count = self.charged(shape, DType::I64.size())?;
         let values: Vec<i64> = (0..count).map(element).collect();
-        let name = format!("{}/{what}", self.node.name);
+        let name = format!("{}/{what}", self.node.name());
         Ok(self.b.constant(name, Tensor::from_i64(shape, &values)))
     }
 
@@ -118,7 +117,7 @@ impl<'c, 'n> Compose<'c, 'n> {
     ) -> Made {
         let count = self.charged(shape, DType::F32.size())?;
         let values: Vec<f32> = (0..count).map(element).collect();
-        let name = format!("{}/{what}", self.node.name);
+        let name = format!("{}/{what}", self.node.name());
         Ok(self.b.constant(name, Tensor::from_f32(shape, &values)))
     }
 
@@ -371,6 +370,11 @@ impl<'c, 'n> Compose<'c, 'n> {
         let op = Op::Pad { before: vec![0; shape.len()], after, mode: PadMode::Constant(value) };
         self.emit("pad", op, &[x], self.dtype(x), shape)
     }
+}
+
+/// The operator without anything fused into it.
+pub(crate) fn product(transpose_a: bool, transpose_b: bool) -> Op {
+    Op::MatMul(MatMul { transpose_a, transpose_b, clamp: Clamp::NONE, inner_quant: None })
 }
 
 fn lower(kind: impl std::fmt::Debug) -> String {

@@ -10,12 +10,9 @@ use std::sync::Arc;
 
 use whit::DType;
 
-use super::attributes::Attributes;
 use super::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use super::shapes::{self, Elem, Known};
-use super::tensor::{MAX_ELEMENTS, MAX_RANK};
-use super::types::expect_float;
-use super::{dims, fold, types};
+use super::{dims, fold};
 use crate::dim::Dim;
 use crate::graph::{
     BinaryKind, CompareKind, Graph, Node, Op, PoolKind, Quant, ReduceKind, ResizeMode, UnaryKind,
@@ -26,42 +23,23 @@ use crate::tensor::Tensor;
 /// What an operator's importer returns: one value per output that it makes.
 pub(crate) type Outcome = Result<Vec<ValueId>, Failure>;
 
-/// One node of the model, with its operands resolved.
-pub(crate) struct OnnxNode<'a> {
-    /// Its name, or operator and index when it has none.
-    pub name: String,
-    pub inputs: Vec<Option<ValueId>>,
-    /// Names of the outputs; empty for one that nobody wants.
-    pub outputs: &'a [String],
-    pub attributes: Attributes<'a>,
-    /// Version of the default operator set.
-    pub opset: i64,
+/// A node of the source model, as far as what it becomes needs it.
+pub(crate) trait Named {
+    /// Its name in the model, or one made for it.
+    fn name(&self) -> &str;
 }
 
-impl OnnxNode<'_> {
-    pub(crate) fn input(&self, index: usize) -> Option<ValueId> {
-        self.inputs.get(index).copied().flatten()
-    }
-
-    pub(crate) fn required(&self, index: usize, what: &str) -> Result<ValueId, Failure> {
-        self.input(index).ok_or_else(|| invalid(format!("input #{index} ({what}) is missing")))
-    }
-
-    /// Refuses more inputs than the operator has.
-    pub(crate) fn at_most(&self, inputs: usize) -> Result<(), Failure> {
-        match self.inputs.len() > inputs {
-            true => {
-                Err(invalid(format!("{} inputs; at most {inputs} are defined", self.inputs.len())))
-            }
-            false => Ok(()),
-        }
-    }
-
-    /// True when output `index` is read by somebody.
-    pub(crate) fn wants(&self, index: usize) -> bool {
-        self.outputs.get(index).is_some_and(|name| !name.is_empty())
+impl Named for String {
+    fn name(&self) -> &str {
+        self
     }
 }
+
+/// More axes than any operator here has a use for.
+pub(crate) const MAX_RANK: usize = 8;
+
+/// Keeps every byte count, in any type, far from overflow.
+pub(crate) const MAX_ELEMENTS: usize = 1 << 48;
 
 /// Elements tracked in all: bounds the memory that a hostile model can make the importer use.
 const MAX_TRACKED_ELEMS: usize = 1 << 20;
@@ -71,8 +49,8 @@ pub(crate) struct Builder {
     /// Elements of values that have neither a producer nor (yet) a constant.
     known: HashMap<ValueId, Known>,
     producers: HashMap<ValueId, usize>,
-    /// ONNX types of values that another type holds here.
-    onnx_types: HashMap<ValueId, i32>,
+    /// Numbers of the source format's types, for values that another type holds here.
+    pub source_types: HashMap<ValueId, i32>,
     tracked_elems: usize,
     /// What sequences hold; their own values have no tensor behind them.
     sequences: HashMap<ValueId, Vec<ValueId>>,
@@ -89,7 +67,7 @@ impl Builder {
             graph,
             known: HashMap::new(),
             producers: HashMap::new(),
-            onnx_types: HashMap::new(),
+            source_types: HashMap::new(),
             tracked_elems: 0,
             sequences: HashMap::new(),
             budget_bytes: file_bytes.saturating_mul(8).saturating_add(64 << 20),
@@ -99,23 +77,6 @@ impl Builder {
 
     pub(crate) fn dtype(&self, id: ValueId) -> DType {
         self.graph.value(id).dtype
-    }
-
-    /// The type that a value has in the model.
-    pub(crate) fn onnx_type(&self, id: ValueId) -> i32 {
-        self.onnx_types.get(&id).copied().unwrap_or_else(|| types::own_type(self.dtype(id)))
-    }
-
-    /// Whether the type in the model has been stated.
-    pub(crate) fn has_onnx_type(&self, id: ValueId) -> bool {
-        self.onnx_types.contains_key(&id)
-    }
-
-    /// States the type that a value has in the model.
-    pub(crate) fn set_onnx_type(&mut self, id: ValueId, onnx: i32) {
-        if onnx != types::own_type(self.dtype(id)) {
-            self.onnx_types.insert(id, onnx);
-        }
     }
 
     pub(crate) fn shape(&self, id: ValueId) -> Vec<Dim> {
@@ -401,10 +362,10 @@ impl Builder {
     }
 
     /// Adds an operator, or what it comes to when its operands are known. `part` tells the nodes
-    /// apart that one ONNX node becomes; it is empty for the main one.
+    /// apart that one node of the model becomes; it is empty for the main one.
     pub(crate) fn emit(
         &mut self,
-        node: &OnnxNode<'_>,
+        node: &dyn Named,
         part: &str,
         op: Op,
         inputs: &[Option<ValueId>],
@@ -412,8 +373,8 @@ impl Builder {
         shape: Vec<Dim>,
     ) -> Result<ValueId, Failure> {
         let name = match part {
-            "" => node.name.clone(),
-            _ => format!("{}/{part}", node.name),
+            "" => node.name().to_owned(),
+            _ => format!("{}/{part}", node.name()),
         };
         let quant = self.carried_quant(&op, inputs).filter(|_| !dtype.is_float());
         let id = self.value(name.clone(), dtype, shape)?;
@@ -447,15 +408,15 @@ impl Builder {
     /// Adds an operator with several results, each with its type and shape.
     pub(crate) fn emit_several(
         &mut self,
-        node: &OnnxNode<'_>,
+        node: &dyn Named,
         part: &str,
         op: Op,
         inputs: &[Option<ValueId>],
         results: &[(DType, Vec<Dim>)],
     ) -> Result<Vec<ValueId>, Failure> {
         let name = match part {
-            "" => node.name.clone(),
-            _ => format!("{}/{part}", node.name),
+            "" => node.name().to_owned(),
+            _ => format!("{}/{part}", node.name()),
         };
         let mut outputs = Vec::with_capacity(results.len());
         for (index, (dtype, shape)) in results.iter().enumerate() {
@@ -475,16 +436,16 @@ impl Builder {
     /// Adds a node that makes a value of its own from `x`, whatever is known of it.
     pub(crate) fn emit_unfolded(
         &mut self,
-        node: &OnnxNode<'_>,
+        node: &dyn Named,
         op: Op,
         x: ValueId,
     ) -> Result<ValueId, Failure> {
         self.materialise(x)?;
-        let id = self.value(node.name.clone(), self.dtype(x), self.shape(x))?;
+        let id = self.value(node.name().to_owned(), self.dtype(x), self.shape(x))?;
         self.graph.value_mut(id).quant = self.graph.value(x).quant.clone();
         self.producers.insert(id, self.graph.nodes.len());
         self.graph.nodes.push(Node {
-            name: node.name.clone(),
+            name: node.name().to_owned(),
             op,
             inputs: vec![Some(x)],
             outputs: vec![id],
@@ -518,7 +479,7 @@ impl Builder {
     /// Two operands of one type, broadcast.
     pub(crate) fn binary(
         &mut self,
-        node: &OnnxNode<'_>,
+        node: &dyn Named,
         part: &str,
         kind: BinaryKind,
         x: ValueId,
@@ -531,13 +492,13 @@ impl Builder {
     /// An operand and a number of its type.
     pub(crate) fn with_number(
         &mut self,
-        node: &OnnxNode<'_>,
+        node: &dyn Named,
         part: &str,
         kind: BinaryKind,
         x: ValueId,
         number: f64,
     ) -> Result<ValueId, Failure> {
-        let name = format!("{}/{}", node.name, join(part, "number"));
+        let name = format!("{}/{}", node.name(), join(part, "number"));
         let number = self.scalar(name, self.dtype(x), number)?;
         self.binary(node, part, kind, x, number)
     }
@@ -545,7 +506,7 @@ impl Builder {
     /// One operand.
     pub(crate) fn unary(
         &mut self,
-        node: &OnnxNode<'_>,
+        node: &dyn Named,
         part: &str,
         kind: UnaryKind,
         x: ValueId,
@@ -556,7 +517,7 @@ impl Builder {
     /// Two operands of one type, broadcast, as bools.
     pub(crate) fn compare(
         &mut self,
-        node: &OnnxNode<'_>,
+        node: &dyn Named,
         part: &str,
         kind: CompareKind,
         x: ValueId,
@@ -578,7 +539,7 @@ impl Builder {
     /// `x` where the condition holds, else `y`, broadcast.
     pub(crate) fn select(
         &mut self,
-        node: &OnnxNode<'_>,
+        node: &dyn Named,
         part: &str,
         [condition, x, y]: [ValueId; 3],
     ) -> Result<ValueId, Failure> {
@@ -592,7 +553,7 @@ impl Builder {
     /// A cast, or the value itself when it has the type already.
     pub(crate) fn cast(
         &mut self,
-        node: &OnnxNode<'_>,
+        node: &dyn Named,
         part: &str,
         x: ValueId,
         to: DType,
@@ -606,7 +567,7 @@ impl Builder {
     /// A half-precision operand in f32, in which composites are computed.
     pub(crate) fn real(
         &mut self,
-        node: &OnnxNode<'_>,
+        node: &dyn Named,
         part: &str,
         x: ValueId,
     ) -> Result<ValueId, Failure> {
@@ -617,7 +578,7 @@ impl Builder {
     /// A reduction over ascending axes.
     pub(crate) fn reduce(
         &mut self,
-        node: &OnnxNode<'_>,
+        node: &dyn Named,
         part: &str,
         kind: ReduceKind,
         x: ValueId,
@@ -640,7 +601,7 @@ impl Builder {
     /// vouches that they are there.
     pub(crate) fn slice(
         &mut self,
-        node: &OnnxNode<'_>,
+        node: &dyn Named,
         part: &str,
         x: ValueId,
         axis: usize,
@@ -661,7 +622,7 @@ impl Builder {
     /// its largest size.
     pub(crate) fn range(
         &mut self,
-        node: &OnnxNode<'_>,
+        node: &dyn Named,
         part: &str,
         len: &Dim,
     ) -> Result<ValueId, Failure> {
@@ -673,7 +634,7 @@ impl Builder {
         }
         self.charge(most.saturating_mul(DType::I64.size()))?;
         let all: Vec<i64> = (0..most).map(|at| at as i64).collect();
-        let all = self.constant(format!("{}/{part}", node.name), Tensor::from_i64([most], &all));
+        let all = self.constant(format!("{}/{part}", node.name()), Tensor::from_i64([most], &all));
         self.slice(node, part, all, 0, &Dim::from(0i64), len)
     }
 
@@ -690,7 +651,7 @@ impl Builder {
     /// Permutes axes.
     pub(crate) fn transpose(
         &mut self,
-        node: &OnnxNode<'_>,
+        node: &dyn Named,
         part: &str,
         x: ValueId,
         perm: &[usize],
@@ -717,7 +678,7 @@ impl Builder {
     /// The same elements in another shape; the caller has checked the count.
     pub(crate) fn reshape(
         &mut self,
-        node: &OnnxNode<'_>,
+        node: &dyn Named,
         part: &str,
         x: ValueId,
         shape: Vec<Dim>,
@@ -771,4 +732,12 @@ impl Builder {
 
 fn join(part: &str, more: &str) -> String {
     if part.is_empty() { more.to_owned() } else { format!("{part}/{more}") }
+}
+
+/// Refuses an operand of a type that the operator isn't defined for: it is for reals.
+pub(crate) fn expect_float(b: &Builder, x: ValueId) -> Result<(), Failure> {
+    match b.dtype(x).is_float() {
+        true => Ok(()),
+        false => Err(invalid(format!("an operand of type {}", b.dtype(x)))),
+    }
 }

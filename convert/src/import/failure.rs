@@ -16,6 +16,15 @@ pub(crate) enum Failure {
     Invalid(String),
 }
 
+impl Failure {
+    /// What is wrong, without the remedy.
+    pub(crate) fn text(self) -> String {
+        match self {
+            Failure::Unsupported { reason, .. } | Failure::Invalid(reason) => reason,
+        }
+    }
+}
+
 /// Why a node that holds others wasn't imported: itself, or one of them in a way that ends the import.
 #[derive(Debug)]
 pub(crate) enum Stop {
