@@ -95,11 +95,9 @@ plan() { # MODEL
 convert() { # MODEL OUT.whit
     case $1 in
         digits)
-            "$whit" convert examples/digits/digits.onnx -o "$2" --quantize int8 \
+            "$whit" convert examples/digits/digits.onnx -o "$2" --target cortex-m --quantize int8 \
                 --calibrate examples/digits/digits-calib.npz ;;
-        sww) "$whit" convert "$shared/$1/float.onnx" -o "$2" --quantize int8 --calibrate "$shared/$1/calib.npz" ;;
-        vww) "$whit" convert "$shared/$1/qdq.onnx" -o "$2" --input-layout input_1=nhwc ;;
-        *) "$whit" convert "$shared/$1/qdq.onnx" -o "$2" ;;
+        *) "$whit" convert "$shared/$1/int8.tflite" -o "$2" --target cortex-m ;;
     esac
 }
 
@@ -123,7 +121,7 @@ expect_lean() { # IMAGE
 run_model() { # MODEL
     local model=$1 data count entry name folder=$work/$1
     mkdir -p "$folder"
-    convert "$model" "$folder/model.whit" > "$folder/convert.log"
+    convert "$model" "$folder/model.whit" &> "$folder/convert.log" || { cat "$folder/convert.log" >&2; return 1; }
     "$whit" inspect "$folder/model.whit" --json > "$folder/inspect.json"
     "$whit" inspect "$folder/model.whit" --operators > "$folder/operators.rs"
     export WHIT_OPERATORS=$folder/operators.rs

@@ -149,7 +149,8 @@ fn check(case: Case, random: &mut Random) {
 #[should_panic(expected = "residual in the output")]
 fn residual_in_the_output_is_refused() {
     let case = Case { input: (2, 2, 24), out_c: 24, groups: 24, ..UNIT };
-    let data = Data::new(case.geometry(), Fill::Any, true, &mut Random(0x0bad_5eed_0bad_5eed));
+    let mut random = Random(0x0bad_5eed_0bad_5eed);
+    let data = Data::new(case.geometry(), Packing::Panels, Fill::Any, true, &mut random);
     let mut output = vec![UNTOUCHED; data.output_len()];
     let epilogue = data.epilogue.get_in_place(24, &mut output, data.output_stride);
     select(Isa::Scalar)(&mut DepthwiseI8 {
@@ -157,6 +158,7 @@ fn residual_in_the_output_is_refused() {
         input: &data.input,
         input_zero_point: data.input_zero_point,
         weights: &data.weights,
+        packing: data.packing,
         bias: &data.bias,
         weight_sums: &[],
         epilogue,
