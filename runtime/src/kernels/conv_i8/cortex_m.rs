@@ -238,6 +238,7 @@ impl Job<'_, '_> {
     ///
     /// As [`Job::rows_with_residual`]; the channels are of one group and `first` begins a pair; each of
     /// `out` is valid for `len` writes.
+    #[inline(never)]
     unsafe fn channels(
         &mut self,
         first: usize,

@@ -101,6 +101,7 @@ struct Strip {
 
 impl Strip {
     /// `None` if a strip would take too much memory.
+    #[inline(never)]
     fn new(geometry: &ConvGeometry) -> Option<Strip> {
         let mut g = *geometry;
         if g.in_w == 1 && g.out_w == 1 && g.kernel_w == 1 && g.pad_left == 0 {
@@ -228,6 +229,7 @@ impl Job<'_, '_> {
     /// # Safety
     ///
     /// The rows exist and fit a strip; the convolution has been checked.
+    #[inline(never)]
     unsafe fn strip(&mut self, image: usize, first: usize, rows: usize) {
         let Strip { g, row_words, .. } = self.strip;
         let plane_words = self.strip.plane_words();
@@ -318,6 +320,7 @@ impl Job<'_, '_> {
     /// # Safety
     ///
     /// As [`Job::strip`]; `plane` holds the channel's input; the rest of `job` is the strip's template.
+    #[inline(never)]
     unsafe fn channel(
         &mut self,
         first_pixel: usize,
@@ -382,6 +385,7 @@ impl Job<'_, '_> {
 /// # Safety
 ///
 /// The rows are there, and room for them in each plane.
+#[inline(never)]
 unsafe fn expand_planes(expand: &Expand) {
     if expand.column_step >= PLANES {
         // SAFETY: the caller's; pixels of at least four channels are read four channels at a time.
