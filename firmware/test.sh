@@ -158,6 +158,27 @@ run_model() { # MODEL
     done
 }
 
+# The application for a real board, with the digits as its factory model: built for the board, and
+# run in QEMU's model of it.
+device() {
+    local folder=$work/digits/device
+    export WHIT_OPERATORS=$work/digits/operators.rs WHIT_MODEL=$work/digits/model.whit
+    target=thumbv7em-none-eabihf
+    use_target "$target"
+    build_device() { # FEATURES
+        build_package "$target_dir/boards" -p whit-board-stm32f405 --features "$1"
+    }
+    build_device ''
+    cp "$target_dir/boards/target/$target/release/device" "$folder-stm32f405"
+    build_device qemu
+    "$python" firmware/report.py samples "$work/digits/inspect.json" examples/digits/digits-test.npz 2 "$folder" > /dev/null
+    "$whit" run "$work/digits/model.whit" --input "image=$folder/input.npy" --output "$folder/real" > /dev/null
+    "$python" firmware/report.py device "$target_dir/boards/target/$target/release/device" "$folder"
+    printf 'device   stm32f405: %d bytes of flash, %d of them the model and %d those of Whit\n' \
+        "$(code_bytes "$folder-stm32f405")" "$(stat -c %s "$WHIT_MODEL")" \
+        "$(sed -n 's/^code_bytes //p' "$work"/an386-digits.run)"
+}
+
 set_up
 if [[ -z $models ]]; then
     models=digits
@@ -168,5 +189,6 @@ if [[ -z $models ]]; then
     fi
 fi
 for model in $models; do run_model "$model"; done
+[[ " $models " != *' digits '* || -n $machines ]] || device
 echo
 "$python" firmware/report.py table "$work" "${write[@]}" "${marks[@]}"
