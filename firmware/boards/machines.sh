@@ -19,8 +19,6 @@ build_package() { # FOLDER CARGO-ARGUMENTS...
         while read -r name; do unset "$name"; done < <(compgen -e CARGO_PROFILE_ || true)
         cd "$boards"
         export CARGO_TARGET_DIR=$1/target
-        # 16 KB of RAM and 256 KB of flash want small code.
-        [[ ${feature:-} != microbit ]] || export CARGO_PROFILE_RELEASE_OPT_LEVEL=s
         # shellcheck disable=SC2086  # several words
         ${WHIT_FIRMWARE_CARGO:-cargo} build -q --release ${WHIT_FIRMWARE_FLAGS:-} --target "$target" "${@:2}"
     )
