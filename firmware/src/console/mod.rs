@@ -25,6 +25,8 @@
 
 mod benchmark;
 mod lines;
+#[cfg(test)]
+mod tests;
 
 use embedded_io::{Read, ReadReady, Write};
 use embedded_storage::nor_flash::NorFlash;

@@ -22,6 +22,8 @@
 
 mod boot;
 mod layout;
+#[cfg(test)]
+mod tests;
 mod update;
 
 use core::ops::Range;

@@ -114,6 +114,8 @@ ops! {
     ReverseSequence = 34, "reverse_sequence";
     /// Scaled dot-product attention.
     Attention = 47, "attention";
+    /// Long short-term memory on i8, its cell on i16.
+    QuantizedLstm = 48, "quantized_lstm";
 }
 
 impl fmt::Display for Op {
@@ -131,6 +133,19 @@ impl OpBits {
     pub const fn insert(&mut self, op: Op) {
         let number = op as usize;
         self.0[number / 64] |= 1 << (number % 64);
+    }
+
+    /// Takes an operator out.
+    pub const fn remove(&mut self, op: Op) {
+        let number = op as usize;
+        self.0[number / 64] &= !(1 << (number % 64));
+    }
+
+    /// The set of one number, which needn't be an operator of this version.
+    pub(crate) const fn of_number(number: u16) -> OpBits {
+        let mut bits = OpBits([0; 2]);
+        bits.0[number as usize / 64 % 2] |= 1 << (number % 64);
+        bits
     }
 
     /// Whether the operator is in the set.

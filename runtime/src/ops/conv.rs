@@ -58,36 +58,34 @@ macro_rules! select_isa {
 pub static CONV_I8: Operator = Operator {
     op: Op::Conv2d,
     dtype: Some(DType::I8),
-    check: |step| check_i8(step, conv_geometry(step)?, Layout::PanelI8),
+    check: |step| check_i8(step, conv_geometry, Layout::PanelI8),
     select: select_isa!(run_conv_i8),
-    scratch_bytes: |step, isa| conv_geometry(step).map_or(0, |g| conv_i8::scratch_bytes(&g, isa)),
+    scratch_bytes: |step, isa| scratch_bytes(step, isa, conv_geometry, conv_i8::scratch_bytes),
 };
 
 /// f32 convolution, weights f32 or f16.
 pub static CONV_F32: Operator = Operator {
     op: Op::Conv2d,
     dtype: Some(DType::F32),
-    check: |step| check_f32(step, conv_geometry(step)?, Layout::PanelFloat),
+    check: |step| check_f32(step, conv_geometry, Layout::PanelFloat),
     select: select_isa!(run_conv_f32),
-    scratch_bytes: |step, isa| conv_geometry(step).map_or(0, |g| conv_f32::scratch_bytes(&g, isa)),
+    scratch_bytes: |step, isa| scratch_bytes(step, isa, conv_geometry, conv_f32::scratch_bytes),
 };
 
 /// i8 depthwise convolution.
 pub static DEPTHWISE_I8: Operator = Operator {
     op: Op::DepthwiseConv2d,
     dtype: Some(DType::I8),
-    check: |step| check_i8(step, conv_geometry(step)?, Layout::Depthwise),
+    check: |step| check_i8(step, conv_geometry, Layout::Depthwise),
     select: select_isa!(run_depthwise_i8),
-    scratch_bytes: |step, isa| {
-        conv_geometry(step).map_or(0, |g| depthwise_i8::scratch_bytes(&g, isa))
-    },
+    scratch_bytes: |step, isa| scratch_bytes(step, isa, conv_geometry, depthwise_i8::scratch_bytes),
 };
 
 /// f32 depthwise convolution, weights f32 or f16.
 pub static DEPTHWISE_F32: Operator = Operator {
     op: Op::DepthwiseConv2d,
     dtype: Some(DType::F32),
-    check: |step| check_f32(step, conv_geometry(step)?, Layout::Depthwise),
+    check: |step| check_f32(step, conv_geometry, Layout::Depthwise),
     select: select_isa!(run_depthwise_f32),
     scratch_bytes: no_scratch,
 };
@@ -96,32 +94,60 @@ pub static DEPTHWISE_F32: Operator = Operator {
 pub static FULLY_CONNECTED_I8: Operator = Operator {
     op: Op::FullyConnected,
     dtype: Some(DType::I8),
-    check: |step| check_i8(step, matrix_geometry(step)?, Layout::PanelI8),
+    check: |step| check_i8(step, matrix_geometry, Layout::PanelI8),
     select: select_isa!(run_fully_connected_i8),
-    scratch_bytes: |step, isa| matrix_geometry(step).map_or(0, |g| conv_i8::scratch_bytes(&g, isa)),
+    scratch_bytes: |step, isa| scratch_bytes(step, isa, matrix_geometry, conv_i8::scratch_bytes),
 };
 
 /// f32 fully connected layer over the last axis, weights f32 or f16.
 pub static FULLY_CONNECTED_F32: Operator = Operator {
     op: Op::FullyConnected,
     dtype: Some(DType::F32),
-    check: |step| check_f32(step, matrix_geometry(step)?, Layout::PanelFloat),
+    check: |step| check_f32(step, matrix_geometry, Layout::PanelFloat),
     select: select_isa!(run_fully_connected_f32),
-    scratch_bytes: |step, isa| {
-        matrix_geometry(step).map_or(0, |g| conv_f32::scratch_bytes(&g, isa))
-    },
+    scratch_bytes: |step, isa| scratch_bytes(step, isa, matrix_geometry, conv_f32::scratch_bytes),
 };
 
+/// What every kernel needs to know of a step, read once.
+pub(super) struct Layer {
+    pub(super) attributes: ConvAttributes,
+    pub(super) x: Slot,
+    pub(super) y: Slot,
+    /// Number of the output among the operands.
+    output: u8,
+}
+
+impl Layer {
+    pub(super) fn of(step: &Step<'_>) -> Result<Layer, StepErrorKind> {
+        Ok(Layer {
+            attributes: step.expect_attributes()?,
+            x: step.input(0)?,
+            y: step.output(0)?,
+            output: step.input_count() as u8,
+        })
+    }
+}
+
+/// How a layer's geometry follows from its shapes and attributes.
+pub(super) type GeometryFn = fn(&Layer) -> Result<ConvGeometry, StepErrorKind>;
+
+fn scratch_bytes(
+    step: &Step<'_>,
+    isa: Isa,
+    geometry: GeometryFn,
+    bytes: fn(&ConvGeometry, Isa) -> usize,
+) -> usize {
+    Layer::of(step).and_then(|layer| geometry(&layer)).map_or(0, |geometry| bytes(&geometry, isa))
+}
+
 /// Geometry of a convolution step; an error when attributes and shapes contradict each other.
-pub(super) fn conv_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKind> {
-    let attributes: ConvAttributes = step.expect_attributes()?;
-    let (x, y) = (step.input(0)?, step.output(0)?);
+pub(super) fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind> {
+    let Layer { attributes, x, y, output } = layer;
     if x.rank() != 4 {
         return Err(StepErrorKind::OperandShape(0));
     }
-    let output_operand = step.input_count() as u8;
     if y.rank() != 4 || x.dim(0) != y.dim(0) || y.elements() == 0 || x.elements() == 0 {
-        return Err(StepErrorKind::OperandShape(output_operand));
+        return Err(StepErrorKind::OperandShape(*output));
     }
     let groups = attributes.groups as usize;
     let windows = [attributes.kernel, attributes.stride, attributes.dilation];
@@ -135,7 +161,7 @@ pub(super) fn conv_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKi
         let reach = (y.dim(axis + 1) as u64 - 1) * u64::from(attributes.stride[axis])
             + (u64::from(attributes.kernel[axis]) - 1) * u64::from(attributes.dilation[axis]);
         if reach > x.dim(axis + 1) as u64 + MAX_REACH {
-            return Err(StepErrorKind::OperandShape(output_operand));
+            return Err(StepErrorKind::OperandShape(*output));
         }
     }
     let [kernel_h, kernel_w] = attributes.kernel.map(usize::from);
@@ -163,9 +189,8 @@ pub(super) fn conv_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKi
 }
 
 /// Geometry of a matrix product over the last axis of x.
-pub(super) fn matrix_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepErrorKind> {
-    step.expect_attributes::<ConvAttributes>()?;
-    let (x, y) = (step.input(0)?, step.output(0)?);
+pub(super) fn matrix_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind> {
+    let Layer { x, y, output, .. } = layer;
     let (k, n) = (x.dims().last().copied(), y.dims().last().copied());
     let (Some(k), Some(n)) = (k, n) else { return Err(StepErrorKind::OperandShape(0)) };
     if x.elements() == 0 || y.elements() == 0 {
@@ -173,7 +198,7 @@ pub(super) fn matrix_geometry(step: &Step<'_>) -> Result<ConvGeometry, StepError
     }
     let (m, m_of_y) = (x.elements() / k as usize, y.elements() / n as usize);
     if m != m_of_y {
-        return Err(StepErrorKind::OperandShape(step.input_count() as u8));
+        return Err(StepErrorKind::OperandShape(*output));
     }
     Ok(ConvGeometry::matmul(m, k as usize, n as usize))
 }
@@ -225,17 +250,17 @@ fn packing(layout: Layout) -> Packing {
 /// output, all others can read an element where they write it next.
 fn check_residual(
     step: &Step<'_>,
+    layer: &Layer,
     layout: Layout,
     index: usize,
     dtype: DType,
 ) -> Result<(), StepErrorKind> {
     let Some(residual) = step.optional_input(index) else { return Ok(()) };
-    let output = step.output(0)?;
-    if layout == Layout::Depthwise && same_bytes(&residual, &output) {
+    if layout == Layout::Depthwise && same_bytes(&residual.place, &layer.y.place) {
         return Err(StepErrorKind::Overlap);
     }
     expect_type(&residual, dtype, index as u8)?;
-    expect_same_shape(&residual, &output, index as u8)
+    expect_same_shape(&residual, &layer.y, index as u8)
 }
 
 /// Checks that every operand but the weights is dense, and that the output lies apart from the
@@ -249,11 +274,13 @@ pub(super) fn check_memory(step: &Step<'_>, residual: usize) -> Result<(), StepE
     Ok(())
 }
 
-fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
+fn check_i8(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(), StepErrorKind> {
+    let layer = Layer::of(step)?;
+    let geometry = geometry(&layer)?;
     step.expect_counts(RESIDUAL_I8, RESIDUAL_I8 + 1)?;
     check_memory(step, RESIDUAL_I8)?;
-    expect_type(&step.input(0)?, DType::I8, 0)?;
-    expect_type(&step.output(0)?, DType::I8, step.input_count() as u8)?;
+    expect_type(&layer.x, DType::I8, 0)?;
+    expect_type(&layer.y, DType::I8, layer.output)?;
     if geometry.k() > MAX_K_I8 {
         return Err(StepErrorKind::TooLarge);
     }
@@ -264,7 +291,7 @@ fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(
         own if own == layout => packed_sizes(&geometry, layout)?,
         _ => return Err(StepErrorKind::OperandLayout(1)),
     };
-    if weights.bytes < weight_len {
+    if weights.bytes() < weight_len {
         return Err(StepErrorKind::OperandShape(1));
     }
     expect_vector(&step.input(2)?, DType::I32, channels, 2)?;
@@ -272,7 +299,7 @@ fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(
     if let Some(sums) = step.optional_input(4) {
         expect_vector(&sums, DType::I32, channels, 4)?;
     }
-    let attributes: ConvAttributes = step.attributes();
+    let attributes = &layer.attributes;
     for [min, max] in [attributes.clamp_q, attributes.residual_clamp_q] {
         if i8::try_from(min).is_err() || i8::try_from(max).is_err() || min > max {
             return Err(StepErrorKind::Attribute("clamp"));
@@ -281,14 +308,16 @@ fn check_i8(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(
     if i8::try_from(attributes.zero_point).is_err() {
         return Err(StepErrorKind::Attribute("zero point"));
     }
-    check_residual(step, layout, RESIDUAL_I8, DType::I8)
+    check_residual(step, &layer, layout, RESIDUAL_I8, DType::I8)
 }
 
-fn check_f32(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
+fn check_f32(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(), StepErrorKind> {
+    let layer = Layer::of(step)?;
+    let geometry = geometry(&layer)?;
     step.expect_counts(RESIDUAL_F32, RESIDUAL_F32 + 1)?;
     check_memory(step, RESIDUAL_F32)?;
-    expect_type(&step.input(0)?, DType::F32, 0)?;
-    expect_type(&step.output(0)?, DType::F32, step.input_count() as u8)?;
+    expect_type(&layer.x, DType::F32, 0)?;
+    expect_type(&layer.y, DType::F32, layer.output)?;
     let (channels, weight_len) = packed_sizes(&geometry, layout)?;
     let weights = step.input(1)?;
     if !matches!(weights.dtype, DType::F32 | DType::F16) {
@@ -297,11 +326,11 @@ fn check_f32(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<
     if weights.layout != layout {
         return Err(StepErrorKind::OperandLayout(1));
     }
-    if weights.bytes / weights.dtype.size() < weight_len {
+    if weights.bytes() / weights.dtype.size() < weight_len {
         return Err(StepErrorKind::OperandShape(1));
     }
     expect_vector(&step.input(2)?, DType::F32, channels, 2)?;
-    check_residual(step, layout, RESIDUAL_F32, DType::F32)
+    check_residual(step, &layer, layout, RESIDUAL_F32, DType::F32)
 }
 
 /// What the i8 kernels take besides their geometry.
@@ -316,17 +345,16 @@ struct PartsI8<'v> {
     scratch: &'v mut [u8],
 }
 
-fn parts_i8<'v>(context: &'v mut Context<'_>) -> Result<PartsI8<'v>, StepErrorKind> {
-    let attributes: ConvAttributes = context.step.attributes();
+fn parts_i8<'v>(context: &'v mut Context<'_>, layer: &Layer) -> Result<PartsI8<'v>, StepErrorKind> {
+    let Layer { attributes, y, .. } = layer;
     let residual = context.step.optional_input(RESIDUAL_I8);
-    let y: Slot = context.step.output(0)?;
-    let packing = packing(context.step.input(WEIGHTS)?.layout);
+    let packing = packing(context.step.input_layout(WEIGHTS));
     let operands = context.operands_over([0, 1, 2, 3, 4, RESIDUAL_I8], RESIDUAL_I8)?;
     let [input, weights, bias, scale, weight_sums, residual_data] = operands.inputs;
     let residual = match residual {
         None => None,
         Some(slot) => Some(ResidualI8 {
-            data: if same_bytes(&slot, &y) {
+            data: if same_bytes(&slot.place, &y.place) {
                 ResidualData::InOutput
             } else {
                 ResidualData::Apart(typed(residual_data, RESIDUAL_I8 as u8)?)
@@ -364,16 +392,17 @@ fn padding_value(x: &Slot) -> i8 {
 
 fn run_panels_i8<const ISA: usize>(
     context: &mut Context<'_>,
-    geometry: ConvGeometry,
+    geometry: GeometryFn,
 ) -> Result<(), StepErrorKind> {
-    let input_zero_point = padding_value(&context.step.input(0)?);
+    let layer = Layer::of(&context.step)?;
+    let geometry = geometry(&layer)?;
     let isa = Isa::ALL[ISA];
-    let parts = parts_i8(context)?;
+    let parts = parts_i8(context, &layer)?;
     let scratch_bytes = conv_i8::scratch_bytes(&geometry, isa);
     let mut conv = ConvI8 {
         geometry,
         input: parts.input,
-        input_zero_point,
+        input_zero_point: padding_value(&layer.x),
         weights: parts.weights,
         packing: parts.packing,
         bias: parts.bias,
@@ -388,27 +417,25 @@ fn run_panels_i8<const ISA: usize>(
 }
 
 fn run_conv_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let geometry = conv_geometry(&context.step)?;
-    run_panels_i8::<ISA>(context, geometry)
+    run_panels_i8::<ISA>(context, conv_geometry)
 }
 
 fn run_fully_connected_i8<const ISA: usize>(
     context: &mut Context<'_>,
 ) -> Result<(), StepErrorKind> {
-    let geometry = matrix_geometry(&context.step)?;
-    run_panels_i8::<ISA>(context, geometry)
+    run_panels_i8::<ISA>(context, matrix_geometry)
 }
 
 fn run_depthwise_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let geometry = conv_geometry(&context.step)?;
-    let input_zero_point = padding_value(&context.step.input(0)?);
+    let layer = Layer::of(&context.step)?;
+    let geometry = conv_geometry(&layer)?;
     let isa = Isa::ALL[ISA];
-    let parts = parts_i8(context)?;
+    let parts = parts_i8(context, &layer)?;
     let scratch_bytes = depthwise_i8::scratch_bytes(&geometry, isa);
     let mut depthwise = DepthwiseI8 {
         geometry,
         input: parts.input,
-        input_zero_point,
+        input_zero_point: padding_value(&layer.x),
         weights: parts.weights,
         packing: parts.packing,
         bias: parts.bias,
@@ -431,11 +458,13 @@ struct PartsF32<'v> {
     scratch: &'v mut [f32],
 }
 
-fn parts_f32<'v>(context: &'v mut Context<'_>) -> Result<PartsF32<'v>, StepErrorKind> {
-    let attributes: ConvAttributes = context.step.attributes();
-    let y = context.step.output(0)?;
-    let residual = context.step.optional_input(RESIDUAL_F32);
-    let in_place = residual.map(|slot| same_bytes(&slot, &y));
+fn parts_f32<'v>(
+    context: &'v mut Context<'_>,
+    layer: &Layer,
+) -> Result<PartsF32<'v>, StepErrorKind> {
+    let Layer { attributes, y, .. } = layer;
+    let residual = context.step.input_place(RESIDUAL_F32);
+    let in_place = residual.map(|place| same_bytes(&place, &y.place));
     let weights_dtype = context.step.input(1)?.dtype;
     let operands = context.operands_over([0, 1, 2, RESIDUAL_F32], RESIDUAL_F32)?;
     let [input, weights, bias, residual] = operands.inputs;
@@ -464,10 +493,12 @@ fn parts_f32<'v>(context: &'v mut Context<'_>) -> Result<PartsF32<'v>, StepError
 
 fn run_panels_f32<const ISA: usize>(
     context: &mut Context<'_>,
-    geometry: ConvGeometry,
+    geometry: GeometryFn,
 ) -> Result<(), StepErrorKind> {
+    let layer = Layer::of(&context.step)?;
+    let geometry = geometry(&layer)?;
     let isa = Isa::ALL[ISA];
-    let parts = parts_f32(context)?;
+    let parts = parts_f32(context, &layer)?;
     let mut conv = ConvF32 {
         geometry,
         input: parts.input,
@@ -482,21 +513,20 @@ fn run_panels_f32<const ISA: usize>(
 }
 
 fn run_conv_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let geometry = conv_geometry(&context.step)?;
-    run_panels_f32::<ISA>(context, geometry)
+    run_panels_f32::<ISA>(context, conv_geometry)
 }
 
 fn run_fully_connected_f32<const ISA: usize>(
     context: &mut Context<'_>,
 ) -> Result<(), StepErrorKind> {
-    let geometry = matrix_geometry(&context.step)?;
-    run_panels_f32::<ISA>(context, geometry)
+    run_panels_f32::<ISA>(context, matrix_geometry)
 }
 
 fn run_depthwise_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let geometry = conv_geometry(&context.step)?;
+    let layer = Layer::of(&context.step)?;
+    let geometry = conv_geometry(&layer)?;
     let isa = Isa::ALL[ISA];
-    let parts = parts_f32(context)?;
+    let parts = parts_f32(context, &layer)?;
     let mut depthwise = DepthwiseF32 {
         geometry,
         input: parts.input,

@@ -6,7 +6,7 @@
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{Layout, MAX_RANK};
-use crate::memory::{Slot, overlap, same_bytes};
+use crate::memory::{Place, Slot, overlap, same_bytes};
 use crate::ops::Step;
 
 /// A shape around one of its axes: `[outer, extent, inner]`.
@@ -99,7 +99,10 @@ pub(crate) fn expect_apart_but(step: &Step<'_>, over: usize) -> Result<(), StepE
 /// for element, exactly over it.
 pub(crate) fn expect_elementwise(step: &Step<'_>) -> Result<(), StepErrorKind> {
     expect_all_dense(step)?;
-    expect_no_overlap(step, |_, x, y| same_bytes(x, y) && x.dtype.size() == y.dtype.size())
+    let size = step.optional_output(0).map(|y| y.dtype.size());
+    expect_no_overlap(step, |index, x, y| {
+        same_bytes(x, y) && step.optional_input(index).map(|x| x.dtype.size()) == size
+    })
 }
 
 fn expect_all_dense(step: &Step<'_>) -> Result<(), StepErrorKind> {
@@ -118,18 +121,18 @@ fn expect_all_dense(step: &Step<'_>) -> Result<(), StepErrorKind> {
 
 fn expect_no_overlap(
     step: &Step<'_>,
-    may_share: impl Fn(usize, &Slot, &Slot) -> bool,
+    may_share: impl Fn(usize, &Place, &Place) -> bool,
 ) -> Result<(), StepErrorKind> {
     for number in 0..step.output_count() {
-        let Some(y) = step.optional_output(number) else { continue };
+        let Some(y) = step.output_place(number) else { continue };
         for index in 0..step.input_count() {
-            let Some(x) = step.optional_input(index) else { continue };
+            let Some(x) = step.input_place(index) else { continue };
             if overlap(&x, &y) && !may_share(index, &x, &y) {
                 return Err(StepErrorKind::Overlap);
             }
         }
         for other in 0..number {
-            if step.optional_output(other).is_some_and(|other| overlap(&other, &y)) {
+            if step.output_place(other).is_some_and(|other| overlap(&other, &y)) {
                 return Err(StepErrorKind::Overlap);
             }
         }

@@ -409,8 +409,7 @@ pub(super) fn spread<T: Copy>(
     }
 }
 
-/// Packs i8 weights as the target's kernels read them. A pair of weights that doesn't fit a halfword
-/// of layout 6 sends the layer back to panels, which every backend runs.
+/// Packs i8 weights as the target's kernels read them.
 fn pack_i8(layer: &Layer<'_>, ohwi: &[i8], target: Target) -> (Packing, Vec<i8>) {
     let geometry = &layer.geometry;
     let depthwise = layer.op == StepOp::DepthwiseConv2d;
@@ -419,9 +418,8 @@ fn pack_i8(layer: &Layer<'_>, ohwi: &[i8], target: Target) -> (Packing, Vec<i8>)
             return (Packing::CortexM, ohwi.to_vec());
         }
         let mut packed = vec![0; geometry.weights_i8_len(Packing::CortexM)];
-        if conv_i8::pack_weights_cortex_m(geometry, ohwi, &mut packed) {
-            return (Packing::CortexM, packed);
-        }
+        conv_i8::pack_weights_cortex_m(geometry, ohwi, &mut packed);
+        return (Packing::CortexM, packed);
     }
     if depthwise {
         // [channels][taps] to [taps][channels].

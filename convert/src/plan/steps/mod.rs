@@ -35,6 +35,7 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
         Op::Binary(kind) => elementwise::binary(builder, node, *kind),
         Op::Compare(kind) => elementwise::compare(builder, node, *kind),
         Op::Unary(kind) => elementwise::unary(builder, node, *kind),
+        Op::Lut { table } => elementwise::lut_step(builder, node, table),
         Op::Where => elementwise::where_(builder, node),
         Op::Cast => elementwise::cast(builder, node),
         Op::Quantize => elementwise::quantize(builder, node),
@@ -50,6 +51,7 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
         }
         Op::Gather { axis } => data::gather(builder, node, *axis),
         Op::Recurrent(layer) => recurrent::recurrent(builder, node, layer),
+        Op::QuantizedLstm(layer) => recurrent::quantized_lstm(builder, node, layer),
         Op::GatherElements { axis } => indexing::gather_elements(builder, node, *axis),
         Op::GatherNd { batch_axes } => indexing::gather_nd(builder, node, *batch_axes),
         Op::ScatterElements { axis, reduction } => {

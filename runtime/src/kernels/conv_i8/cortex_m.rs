@@ -5,6 +5,7 @@
 //! products, and the rounding with the FPU, are in `cortex_m.s`; they are exact, whatever the order.
 
 use core::arch::global_asm;
+use core::mem::offset_of;
 
 use super::{ConvI8, padded_channel, scalar, weights_start};
 use crate::kernels::add_i8::{self, AddI8};
@@ -27,10 +28,12 @@ const ROW: usize = 64;
 /// What the assembly walks through. It writes back `out`, `bias` and `scale`.
 #[repr(C)]
 struct Gemm {
-    out: [*mut i8; PIXELS],
-    zero_point: i32,
+    /// −128 times the sum of each pixel's activations.
+    offsets: [i32; PIXELS],
     bias: *const i32,
     scale: *const f32,
+    out: [*mut i8; PIXELS],
+    zero_point: i32,
     x: *const u32,
     first_end: *const u32,
     blocks_end: *const u32,
@@ -42,10 +45,18 @@ struct Gemm {
 }
 
 unsafe extern "C" {
-    fn whit_gemm3_i8(gemm: *mut Gemm);
-    fn whit_gemm1_i8(gemm: *mut Gemm);
-    fn whit_expand3_i8(a: *const i8, b: *const i8, c: *const i8, to: *mut u32, quads: usize);
-    fn whit_expand1_i8(from: *const i8, to: *mut u32, quads: usize);
+    // Both take a pointer to `Gemm::out`.
+    fn whit_gemm3_i8(out: *mut u8);
+    fn whit_gemm1_i8(out: *mut u8);
+    fn whit_expand3_i8(
+        a: *const i8,
+        b: *const i8,
+        c: *const i8,
+        to: *mut u32,
+        quads: usize,
+        offsets: *mut i32,
+    );
+    fn whit_expand1_i8(from: *const i8, to: *mut u32, quads: usize, offset: *mut i32);
     fn whit_copy_i8(to: *mut i8, from: *const i8, len: usize);
 }
 
@@ -59,11 +70,15 @@ fn is_direct(g: &ConvGeometry) -> bool {
     g.is_pointwise() && g.in_c.is_multiple_of(PANEL_K)
 }
 
+/// Pixels that are expanded at a time: two count as three, the last one twice.
+fn expanded_pixels(g: &ConvGeometry) -> usize {
+    if g.out_pixels() == 1 { 1 } else { PIXELS }
+}
+
 /// Bytes of scratch: expanded activations of a block of pixels, its patches, and room to align.
 pub(super) fn scratch_bytes(g: &ConvGeometry) -> usize {
-    let pixels = PIXELS.min(g.out_pixels());
-    let patch = if is_direct(g) { 0 } else { 1 };
-    quads(g) * PANEL_K * pixels * (2 + patch) + align_of::<u32>() - 1
+    let patches = if is_direct(g) { 0 } else { PIXELS.min(g.out_pixels()) };
+    quads(g) * PANEL_K * (expanded_pixels(g) * size_of::<i16>() + patches) + align_of::<u32>() - 1
 }
 
 /// For Cortex-M: `select` hands it out only where the target has the instructions.
@@ -82,14 +97,14 @@ pub(super) fn conv_i8_cortex_m(conv: &mut ConvI8<'_>) {
     let skip = conv.scratch.as_ptr().align_offset(align_of::<u32>());
     let expanded = conv.scratch[skip..].as_mut_ptr();
     let (quads, total) = (quads(&g), g.out_pixels());
-    let pixels = PIXELS.min(total);
-    let patch = quads * PANEL_K;
+    let expanded_bytes = quads * PANEL_K * expanded_pixels(&g) * size_of::<i16>();
     let mut job = Job {
         conv,
         g,
         quads,
         expanded: expanded.cast(),
-        patches: expanded.wrapping_add(patch * pixels * 2).cast(),
+        patches: expanded.wrapping_add(expanded_bytes).cast(),
+        offsets: [0; PIXELS],
         float_mode,
     };
     for group in 0..g.groups {
@@ -111,6 +126,8 @@ struct Job<'c, 'a> {
     expanded: *mut u32,
     /// Quads × 4 bytes for each pixel of a block; only if the input isn't read in place.
     patches: *mut i8,
+    /// −128 times the sum of the activations of each of the block's pixels.
+    offsets: [i32; PIXELS],
     float_mode: FloatMode,
 }
 
@@ -135,11 +152,17 @@ impl Job<'_, '_> {
             // SAFETY: as above.
             pixels.map(|i| unsafe { self.patches.add(i * patch).cast_const() })
         };
-        // SAFETY: each source has whole quads; `expanded` has room for as many pixels as expanded.
-        unsafe {
-            match count {
-                1 => whit_expand1_i8(sources[0], self.expanded, quads),
-                _ => whit_expand3_i8(sources[0], sources[1], sources[2], self.expanded, quads),
+        self.offsets = [0; PIXELS];
+        for start in (0..quads).step_by(CHUNK_QUADS) {
+            let quads = CHUNK_QUADS.min(quads - start);
+            let offsets = self.offsets.as_mut_ptr();
+            // SAFETY: each source has whole quads; `expanded` has room for as many pixels as expanded.
+            unsafe {
+                let [a, b, c] = sources.map(|source| source.add(start * PANEL_K));
+                match count {
+                    1 => whit_expand1_i8(a, self.expanded.add(start * 2), quads, offsets),
+                    _ => whit_expand3_i8(a, b, c, self.expanded.add(start * 6), quads, offsets),
+                }
             }
         }
 
@@ -167,13 +190,10 @@ impl Job<'_, '_> {
         let mut rows = [[0i8; ROW]; PIXELS];
         let Some(residual) = self.conv.epilogue.residual else { return };
         let zero_point = self.conv.epilogue.zero_point;
-        let add = AddI8 {
-            zero_points: [zero_point, residual.zero_point],
-            scales: [residual.scale_conv, residual.scale_data],
-            zero_point: residual.out_zero_point,
-            min: residual.min,
-            max: residual.max,
-        };
+        let add = AddI8::residual(zero_point, &residual);
+        let output = self.conv.output.as_mut_ptr();
+        let stride = self.conv.output_stride;
+        let (data, data_stride) = residual.data.rows(self.g.out_c, output, stride);
         let channels = self.g.group_out_c();
         for start in (0..channels).step_by(ROW) {
             let len = ROW.min(channels - start);
@@ -184,16 +204,11 @@ impl Job<'_, '_> {
             unsafe { self.channels(start, len, pixel, count, out) };
             for (i, row) in rows.iter().enumerate().take(count) {
                 let pixel = pixel + i;
-                // SAFETY: `check` proved that the residual has the output's elements, densely, and
-                // the output its rows. If the two are the same memory, each element is read before
-                // it is written.
+                // SAFETY: `check` proved that the residual has the output's elements, and the output its
+                // rows. If the two are the same memory, each element is read before it is written.
                 unsafe {
-                    let stride = self.conv.output_stride;
-                    let to = self.conv.output.as_mut_ptr();
-                    let (data, data_stride) =
-                        residual.data.rows(self.g.out_c, to.cast_const(), stride);
                     let data = data.add(pixel * data_stride + start);
-                    let to = to.add(pixel * stride + start);
+                    let to = output.add(pixel * stride + start);
                     add_i8::add_raw(&add, row.as_ptr(), data, to, len);
                 }
             }
@@ -264,6 +279,7 @@ impl Job<'_, '_> {
         // and `expanded` holds `quads * words` words.
         unsafe {
             let mut gemm = Gemm {
+                offsets: self.offsets,
                 out,
                 zero_point: self.conv.epilogue.zero_point,
                 bias: self.conv.bias.as_ptr().add(padded),
@@ -280,9 +296,10 @@ impl Job<'_, '_> {
                     first,
                 )),
             };
+            let out = (&raw mut gemm).cast::<u8>().add(offset_of!(Gemm, out));
             match count {
-                1 => whit_gemm1_i8(&mut gemm),
-                _ => whit_gemm3_i8(&mut gemm),
+                1 => whit_gemm1_i8(out),
+                _ => whit_gemm3_i8(out),
             }
         }
     }

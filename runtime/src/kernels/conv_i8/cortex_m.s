@@ -2,17 +2,19 @@
 @
 @ Activations have been expanded to halfwords, in the order of the weights: for each quad of inputs, the
 @ pair (0, 2) of every pixel, then the pair (1, 3) of every pixel. A weight word holds the same pair for two
-@ output channels, as halfwords 256*b + a: SMLAD of the word sums 256*b + a, SMLAD of its SXTB16 sums a.
-@ The difference of the sums is 256*sum(b) modulo 2^32, exact while |sum(b)| < 2^23: at most 508 inputs
-@ between two flushes, which the caller arranges (`CHUNK_QUADS`).
+@ output channels, as halfwords 256*b + a + 128: SMLAD of the word sums 256*b + a + 128, SMLAD of its UXTB16
+@ sums a + 128. The difference of the sums is 256*sum(b) modulo 2^32, exact while |sum(b)| < 2^23: at most
+@ 508 inputs between two flushes, which the caller arranges (`CHUNK_QUADS`). The sums start from
+@ bias(a) - 128 * (sum of the pixel's activations).
 @
-@ struct Gemm, shared with cortex_m.rs
-.equ G_BIAS, 16             @ bias, scale: the next pair of channels
-.equ G_X, 24                @ first activation, end of the first chunk of whole blocks
-.equ G_BLOCKS_END, 32       @ end of whole blocks, end of all
-.equ G_CHUNK_BYTES, 40
-.equ G_OUT_END, 44
-.equ G_WEIGHTS, 48
+@ struct Gemm, shared with cortex_m.rs; pointers to it are to `out`.
+.equ G_BIAS, -8             @ bias, scale: the next pair of channels
+.equ G_ZERO_POINT, 12       @ after three outs
+.equ G_X, 16                @ first activation, end of the first chunk of whole blocks
+.equ G_BLOCKS_END, 24       @ end of whole blocks, end of all
+.equ G_CHUNK_BYTES, 32
+.equ G_OUT_END, 36
+.equ G_WEIGHTS, 40
 
     .syntax unified
     .thumb
@@ -26,7 +28,7 @@
     smlad   r10, r4, r2, r10
     smlad   r11, r5, r2, r11
     smlad   r12, r6, r2, r12
-    sxtb16  r2, r2
+    uxtb16  r2, r2
     smlad   r7, r4, r2, r7
     smlad   r8, r5, r2, r8
     smlad   r9, r6, r2, r9
@@ -34,7 +36,7 @@
     smlad   r10, r4, r3, r10
     smlad   r11, r5, r3, r11
     smlad   r12, r6, r3, r12
-    sxtb16  r3, r3
+    uxtb16  r3, r3
     smlad   r7, r4, r3, r7
     smlad   r8, r5, r3, r8
     smlad   r9, r6, r3, r9
@@ -52,17 +54,18 @@ whit_gemm3_i8:
     mov     r2, r0
     ldr     r1, [r2, #G_WEIGHTS]
 1:  @ the next pair of channels; r2: Gemm
-    ldrd    r3, r4, [r2, #G_BIAS]
-    ldrd    r7, r10, [r3], #8
-    vldmia  r4!, {s2, s3}
-    strd    r3, r4, [r2, #G_BIAS]
+    ldmdb   r2, {r3-r7}                 @ three offsets, bias, scale
+    ldrd    r8, r10, [r6], #8
+    vldmia  r7!, {s2, s3}
+    strd    r6, r7, [r2, #G_BIAS]
     vmov    s12, s13, r10, r10
     vmov    s14, r10
-    mov     r8, r7
-    mov     r9, r7
+    add     r7, r8, r3
+    add     r9, r8, r5
+    add     r8, r8, r4
     mov     r10, r7
-    mov     r11, r7
-    mov     r12, r7
+    mov     r11, r8
+    mov     r12, r9
     ldrd    r0, lr, [r2, #G_X]
     cmp     r0, lr
     beq     3f
@@ -169,16 +172,16 @@ whit_gemm3_i8:
     ldm     r0!, {r4-r7}
     ldm     r1!, {r8-r11}
     smlad   r3, r4, r8, r3
-    sxtb16  r8, r8
+    uxtb16  r8, r8
     smlad   r2, r4, r8, r2
     smlad   r3, r5, r9, r3
-    sxtb16  r9, r9
+    uxtb16  r9, r9
     smlad   r2, r5, r9, r2
     smlad   r3, r6, r10, r3
-    sxtb16  r10, r10
+    uxtb16  r10, r10
     smlad   r2, r6, r10, r2
     smlad   r3, r7, r11, r3
-    sxtb16  r11, r11
+    uxtb16  r11, r11
     smlad   r2, r7, r11, r2
 .endm
 
@@ -193,11 +196,12 @@ whit_gemm1_i8:
     push    {r3-r11, lr}
     mov     r12, r0
     ldr     r1, [r12, #G_WEIGHTS]
-1:  ldrd    r4, r5, [r12, #G_BIAS]
-    ldrd    r2, r3, [r4], #8
-    vldmia  r5!, {s2, s3}
-    strd    r4, r5, [r12, #G_BIAS]
+1:  ldmdb   r12, {r5-r9}                @ r5: offset, r8: bias, r9: scale
+    ldrd    r2, r3, [r8], #8
+    vldmia  r9!, {s2, s3}
+    strd    r8, r9, [r12, #G_BIAS]
     vmov    s12, r3
+    add     r2, r2, r5
     mov     r3, r2
     ldrd    r0, lr, [r12, #G_X]
     cmp     r0, lr
@@ -223,7 +227,7 @@ whit_gemm1_i8:
     vcvtr.s32.f32 s5, s5
     vmov    r2, r3, s4, s5
     ldr     r4, [r12]
-    ldr     r5, [r12, #12]
+    ldr     r5, [r12, #G_ZERO_POINT]
     qadd    r2, r2, r5
     qadd    r3, r3, r5
     ssat    r2, #8, r2
@@ -242,10 +246,10 @@ whit_gemm1_i8:
     ldm     r0!, {r4, r5}
     ldm     r1!, {r8, r9}
     smlad   r3, r4, r8, r3
-    sxtb16  r8, r8
+    uxtb16  r8, r8
     smlad   r2, r4, r8, r2
     smlad   r3, r5, r9, r3
-    sxtb16  r9, r9
+    uxtb16  r9, r9
     smlad   r2, r5, r9, r2
     cmp     r0, lr
     bne     6b
@@ -264,19 +268,22 @@ whit_gemm1_i8:
     b       2b
     .size   whit_gemm1_i8, . - whit_gemm1_i8
 
-@ Expands the bytes of three pixels to halfwords in the order above. r0-r2: pixels, r3: where to, [sp]: quads,
-@ at least 1. The pixels may be unaligned.
+@ Expands the bytes of three pixels to halfwords in the order above, and takes 128 * their sums off the offsets.
+@ r0-r2: pixels, may be unaligned, r3: where to, [sp]: quads, 1 to 127 so that halfwords hold the sums,
+@ [sp, #4]: three offsets.
     .section .text.whit_expand3_i8, "ax", %progbits
     .global whit_expand3_i8
     .type   whit_expand3_i8, %function
     .thumb_func
     .p2align 2
 whit_expand3_i8:
-    push    {r4-r9}
-    ldr     r12, [sp, #24]
-    add     r12, r3, r12, lsl #3
-    add     r12, r12, r12, lsl #1
-    sub     r12, r12, r3, lsl #1        @ r3 + 24 * quads
+    push    {r4-r11, lr}
+    ldr     lr, [sp, #36]
+    add     lr, lr, lr, lsl #1
+    add     lr, r3, lr, lsl #3          @ r3 + 24 * quads
+    mov     r10, #0
+    mov     r11, #0
+    mov     r12, #0
 1:  ldr     r4, [r0], #4
     ldr     r5, [r1], #4
     ldr     r6, [r2], #4
@@ -286,29 +293,54 @@ whit_expand3_i8:
     sxtb16  r4, r4
     sxtb16  r5, r5
     sxtb16  r6, r6
+    sadd16  r10, r10, r4
+    sadd16  r11, r11, r5
+    sadd16  r12, r12, r6
     stm     r3!, {r4-r9}
-    cmp     r3, r12
+    sadd16  r10, r10, r7
+    sadd16  r11, r11, r8
+    sadd16  r12, r12, r9
+    cmp     r3, lr
     bne     1b
-    pop     {r4-r9}
-    bx      lr
+    ldr     r0, [sp, #40]
+    ldm     r0, {r4, r5, r6}
+    sxth    r7, r10
+    add     r10, r7, r10, asr #16
+    sub     r4, r4, r10, lsl #7
+    sxth    r7, r11
+    add     r11, r7, r11, asr #16
+    sub     r5, r5, r11, lsl #7
+    sxth    r7, r12
+    add     r12, r7, r12, asr #16
+    sub     r6, r6, r12, lsl #7
+    stm     r0, {r4, r5, r6}
+    pop     {r4-r11, pc}
     .size   whit_expand3_i8, . - whit_expand3_i8
 
-@ Expands the bytes of one pixel. r0: pixel, r1: where to, r2: quads, at least 1.
+@ The same for one pixel. r0: pixel, r1: where to, r2: quads, r3: offset.
     .section .text.whit_expand1_i8, "ax", %progbits
     .global whit_expand1_i8
     .type   whit_expand1_i8, %function
     .thumb_func
     .p2align 2
 whit_expand1_i8:
-    push    {r4, r5}
+    push    {r4-r6}
     add     r2, r1, r2, lsl #3
-1:  ldr     r3, [r0], #4
-    sxtb16  r5, r3, ror #8
-    sxtb16  r4, r3
+    mov     r12, #0
+1:  ldr     r6, [r0], #4
+    sxtb16  r5, r6, ror #8
+    sxtb16  r4, r6
+    sadd16  r12, r12, r5
+    sadd16  r12, r12, r4
     stm     r1!, {r4, r5}
     cmp     r1, r2
     bne     1b
-    pop     {r4, r5}
+    sxth    r4, r12
+    add     r12, r4, r12, asr #16
+    ldr     r4, [r3]
+    sub     r4, r4, r12, lsl #7
+    str     r4, [r3]
+    pop     {r4-r6}
     bx      lr
     .size   whit_expand1_i8, . - whit_expand1_i8
 

@@ -17,6 +17,10 @@ mod x86_64;
 #[cfg(all(test, feature = "std"))]
 mod tests;
 
+/// What is added, modulo 256, to the weights of a pair's first channel: they are stored unsigned, so
+/// that two weights fit a halfword whatever they are.
+const FIRST_OFFSET: i8 = -128;
+
 /// A quantized convolution, ready to run: `output = epilogue(bias + input ∗ weights)`, accumulated
 /// in i32 with wrapping arithmetic.
 pub struct ConvI8<'a> {
@@ -105,37 +109,29 @@ pub fn pack_weights(geometry: &ConvGeometry, ohwi: &[i8], out: &mut [i8]) {
 
 /// Packs weights as [`pack_weights`] does, but in words of two channels and two inputs,
 /// `[groups][N/2][K/4][2][2]` halfwords: halfword h of word j of a quad belongs to inputs `4q + j + 2h`
-/// and is `256 · b + a` for the weights a and b of the pair's first and second channel.
+/// and is `256 · b + a + 128` for the weights a and b of the pair's first and second channel.
 ///
-/// So `SMLAD` sums `256 · b + a`, and sums a after one `SXTB16`, for two inputs at a time.
-/// False when a weight doesn't fit, which only b = −128 beside a negative a does; `out` is then of no use.
+/// So `SMLAD` sums `256 · b + a + 128`, and sums `a + 128` after one `UXTB16`, for two inputs at a time.
 ///
 /// # Panics
 ///
 /// If `ohwi` is not `out_c * k` long or `out` not [`ConvGeometry::weights_i8_len`].
-pub fn pack_weights_cortex_m(geometry: &ConvGeometry, ohwi: &[i8], out: &mut [i8]) -> bool {
+pub fn pack_weights_cortex_m(geometry: &ConvGeometry, ohwi: &[i8], out: &mut [i8]) {
     let k = geometry.k();
     assert_eq!(ohwi.len(), geometry.out_c * k);
     assert_eq!(out.len(), geometry.weights_i8_len(Packing::CortexM));
-    out.fill(0);
-    for first in 0..geometry.out_c {
-        let lane = first % geometry.group_out_c();
-        if !lane.is_multiple_of(PAIR_N) {
-            continue;
-        }
-        let pair_start = weights_start(geometry, Packing::CortexM, first);
+    for pair in out.chunks_exact_mut(PAIR_N) {
+        pair.copy_from_slice(&[FIRST_OFFSET, 0]);
+    }
+    for channel in 0..geometry.out_c {
+        let lane = channel % geometry.group_out_c() % PAIR_N;
+        let pair_start = weights_start(geometry, Packing::CortexM, channel);
+        let offset = if lane == 0 { FIRST_OFFSET } else { 0 };
         for i in 0..k {
-            let a = i16::from(ohwi[first * k + i]);
-            let has_second = lane + 1 < geometry.group_out_c();
-            let b = if has_second { ohwi[(first + 1) * k + i] } else { 0 };
-            let Ok(half) = i16::try_from(256 * i32::from(b) + i32::from(a)) else {
-                return false;
-            };
-            let at = pair_start + pair_offset(i);
-            [out[at], out[at + 1]] = half.to_le_bytes().map(|byte| byte as i8);
+            let at = pair_start + pair_offset(i) + lane;
+            out[at] = ohwi[channel * k + i].wrapping_add(offset);
         }
     }
-    true
 }
 
 /// Sums the weights of each output channel, given as in [`pack_weights`]; padding gets zeros.

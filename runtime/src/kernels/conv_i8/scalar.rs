@@ -1,8 +1,8 @@
 //! The definition of the i8 convolution, as the formula reads.
 
-use super::{ConvI8, padded_channel, pair_offset, weight_offset, weights_start};
-use crate::kernels::Packing;
+use super::{ConvI8, FIRST_OFFSET, padded_channel, pair_offset, weight_offset, weights_start};
 use crate::kernels::requantize::requantize_i8;
+use crate::kernels::{PAIR_N, Packing};
 
 pub(super) fn conv_i8_scalar(conv: &mut ConvI8<'_>) {
     conv.check();
@@ -25,7 +25,8 @@ pub(super) fn accumulate(conv: &ConvI8<'_>, pixel: usize, channel: usize) -> i32
     let image = pixel / (g.out_h * g.out_w);
     let group = channel / g.group_out_c();
     let weights = &conv.weights[weights_start(&g, conv.packing, channel)..];
-    let is_second = !(channel % g.group_out_c()).is_multiple_of(2);
+    let lane = channel % g.group_out_c() % PAIR_N;
+    let offset = if lane == 0 { FIRST_OFFSET } else { 0 };
     let mut acc = conv.bias[padded_channel(&g, conv.packing, channel)];
     for kh in 0..g.kernel_h {
         for kw in 0..g.kernel_w {
@@ -42,19 +43,12 @@ pub(super) fn accumulate(conv: &ConvI8<'_>, pixel: usize, channel: usize) -> i32
                 let x = inside.map_or(conv.input_zero_point, |start| conv.input[start + c]);
                 let i = (kh * g.kernel_w + kw) * g.group_in_c() + c;
                 let weight = match conv.packing {
-                    Packing::Panels => i32::from(weights[weight_offset(i)]),
-                    Packing::CortexM => pair_weight(&weights[pair_offset(i)..], is_second),
+                    Packing::Panels => weights[weight_offset(i)],
+                    Packing::CortexM => weights[pair_offset(i) + lane].wrapping_sub(offset),
                 };
-                acc = acc.wrapping_add(i32::from(x) * weight);
+                acc = acc.wrapping_add(i32::from(x) * i32::from(weight));
             }
         }
     }
     acc
-}
-
-/// The weight of the first or second channel of a pair: a halfword is `256 · second + first`.
-fn pair_weight(half: &[i8], is_second: bool) -> i32 {
-    let first = i32::from(half[0]);
-    let both = i32::from(i16::from_le_bytes([half[0] as u8, half[1] as u8]));
-    if is_second { (both - first) >> 8 } else { first }
 }
