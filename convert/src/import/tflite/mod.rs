@@ -34,6 +34,8 @@ mod schema;
 mod slice;
 mod sources;
 mod tensor;
+#[cfg(test)]
+mod tests;
 mod transpose_conv;
 
 /// The version of the schema; its changes since are additions.
