@@ -5,6 +5,7 @@ use half::{bf16, f16};
 use whit::{DType, Session};
 use whit_convert::evaluate::{Samples, feed};
 
+use crate::commands::Sequence;
 use crate::data::{Binding, Dataset, Extent, InputSpec, bind};
 
 /// A data set whose arrays have been matched to the inputs of a model.
@@ -157,7 +158,9 @@ pub(crate) fn output_f32(session: &Session<'_>, output: usize) -> Result<Vec<f32
             bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
         }
         DType::I16 => {
-            bytes.chunks_exact(2).map(|b| f32::from(i16::from_le_bytes([b[0], b[1]]))).collect()
+            let step = if slot.scale() > 0.0 { slot.scale() } else { 1.0 };
+            let real = |b: &[u8]| f32::from(i16::from_le_bytes([b[0], b[1]])) * step;
+            bytes.chunks_exact(2).map(real).collect()
         }
         DType::I32 => bytes
             .chunks_exact(4)
@@ -181,12 +184,15 @@ pub(crate) struct Outputs {
 pub(crate) fn run_all(
     session: &mut Session<'_>,
     samples: &dyn Samples,
+    sequence: Sequence,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Outputs> {
     let count = session.model().outputs().len();
     let mut rows: Vec<(usize, Vec<f32>)> = vec![(0, Vec::new()); count];
     for sample in 0..samples.len() {
-        session.reset_state();
+        if sequence.begins(sample) {
+            session.reset_state();
+        }
         feed(session, samples, sample)?;
         let model = *session.model();
         session

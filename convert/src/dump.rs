@@ -34,8 +34,8 @@ pub fn to_onnx(graph: &Graph) -> Bytes {
     }
     let mut told = HashSet::new();
     proto.value_info.retain(|value| told.insert(value.name.clone()));
-    proto.input = graph.inputs.iter().map(|id| info(graph, *id)).collect();
-    proto.output = graph.outputs.iter().map(|id| info(graph, *id)).collect();
+    proto.input = graph.sources().map(|id| info(graph, id)).collect();
+    proto.output = graph.results().map(|id| info(graph, id)).collect();
     let mut model = ModelProto::new(18, proto);
     model
         .opset_import

@@ -2,7 +2,7 @@
 
 use whit::format::{
     FileBuilder, GoldenRecord, Header, MAX_RANK, MetadataRecord, NO_OPERAND, Name, OpBits,
-    SECTION_ALIGN, Section, StepRecord, SymbolRecord, TensorRecord,
+    SECTION_ALIGN, Section, StateRecord, StepRecord, SymbolRecord, TensorRecord,
 };
 
 use crate::plan::Plan;
@@ -120,10 +120,22 @@ pub fn emit(plan: &Plan, golden: &[Golden]) -> Vec<u8> {
     if !golden_records.is_empty() {
         file.records(Section::Golden, &golden_records).bytes(Section::GoldenData, golden_data);
     }
+    let states: Vec<StateRecord> = plan
+        .states
+        .iter()
+        .map(|state| StateRecord {
+            tensor: state.tensor as u32,
+            has_initial: u32::from(state.initial.is_some()),
+            offset: state.initial.unwrap_or(0) as u64,
+        })
+        .collect();
+    if !states.is_empty() {
+        file.records(Section::State, &states);
+    }
     file.bytes(Section::Constants, plan.constants.clone());
     file.finish(Header {
         arena_bytes: plan.arena_bytes as u64,
-        state_bytes: 0,
+        state_bytes: plan.state_bytes as u64,
         weight_bytes: plan.constants.len() as u64,
         macs: plan.steps.iter().map(|step| step.macs).sum(),
         liveness_bound_bytes: plan.liveness_bound_bytes as u64,

@@ -154,7 +154,7 @@ pub fn bind_shape(session: &mut Session<'_>, input: usize, shape: &[usize]) -> R
     }
 }
 
-/// Fills the inputs of a session from a sample; real numbers are quantized for i8 inputs.
+/// Fills the inputs of a session from a sample; real numbers are quantized for i8 and i16 inputs.
 ///
 /// # Errors
 /// When an array is missing or doesn't fit.
@@ -167,7 +167,7 @@ pub fn feed(
     for (input, tensor) in model.inputs().enumerate() {
         let slot = session.input_slot(input).map_err(|e| EvaluateError::Sample(e.to_string()))?;
         let name = model.tensor(tensor).map_or("", |record| model.text(record.name));
-        let quantized = slot.dtype() == DType::I8 && slot.scale() > 0.0;
+        let quantized = matches!(slot.dtype(), DType::I8 | DType::I16) && slot.scale() > 0.0;
         let dtype = if quantized { DType::F32 } else { slot.dtype() };
         let (shape, bytes) =
             samples.input(sample, input, name, dtype).map_err(EvaluateError::Sample)?;
@@ -279,7 +279,8 @@ fn input_bytes(session: &mut Session<'_>, input: usize) -> Result<Vec<u8>, Evalu
     })
 }
 
-/// Fills every input with numbers that any model can take: small reals, any i8, 0 or 1 otherwise.
+/// Fills every input with numbers that any model can take: small reals, any i8, any quantized i16, 0
+/// or 1 otherwise.
 /// `state` is the generator's (Marsaglia's xorshift) and must not be 0.
 ///
 /// # Errors
@@ -310,6 +311,9 @@ fn pseudo_random(
             (0..count).flat_map(|_| ((next() % 2001) as f32 / 1000.0 - 1.0).to_le_bytes()).collect()
         }
         DType::I8 => (0..count).map(|_| next() as u8).collect(),
+        DType::I16 if slot.scale() > 0.0 => {
+            (0..count).flat_map(|_| (next() as i16).to_le_bytes()).collect()
+        }
         dtype => (0..count)
             .flat_map(|_| {
                 let mut element = vec![0u8; dtype.size()];

@@ -631,6 +631,21 @@ pub struct NonMaxSuppression {
     pub center_point_box: bool,
 }
 
+/// A tensor that lives from one run to the next: the memory of a delay line, a recurrent cell, a
+/// resource variable.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Name in the source model.
+    pub name: String,
+    /// Its content at the start of a run. No node makes it.
+    pub read: ValueId,
+    /// Its content at the end of a run, of the same type, shape and quantization; `read` itself when it
+    /// never changes.
+    pub next: ValueId,
+    /// Its content before the first run and after a reset; zero bytes without.
+    pub initial: Option<Arc<Tensor>>,
+}
+
 /// A model: values, nodes in an order in which they can run, inputs and outputs.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
@@ -644,6 +659,8 @@ pub struct Graph {
     pub inputs: Vec<ValueId>,
     /// What the caller reads, in order.
     pub outputs: Vec<ValueId>,
+    /// What lives across runs.
+    pub states: Vec<State>,
     /// Symbols of symbolic dimensions.
     pub symbols: Vec<Symbol>,
     /// Metadata of the source (producer, opset, licence, …) as key and value.
@@ -692,7 +709,7 @@ impl Graph {
         producers
     }
 
-    /// Indices of the nodes that read each value, once per operand. Being a graph output isn't counted.
+    /// Indices of the nodes that read each value, once per operand. Being a result isn't counted.
     pub fn consumers(&self) -> Vec<Vec<usize>> {
         let mut consumers = vec![Vec::new(); self.values.len()];
         for (index, node) in self.nodes.iter().enumerate() {
@@ -703,7 +720,27 @@ impl Graph {
         consumers
     }
 
-    /// Makes every reader of `from`, and the graph's outputs, read `to` instead.
+    /// What no node makes and isn't constant: inputs, and states at the start of a run.
+    pub fn sources(&self) -> impl Iterator<Item = ValueId> {
+        self.inputs.iter().copied().chain(self.states.iter().map(|state| state.read))
+    }
+
+    /// What must be there when a run ends: outputs, and what states become.
+    pub fn results(&self) -> impl Iterator<Item = ValueId> {
+        self.outputs.iter().copied().chain(self.states.iter().map(|state| state.next))
+    }
+
+    /// Whether a value is an input, or a state at the start of a run.
+    pub fn is_source(&self, id: ValueId) -> bool {
+        self.sources().any(|source| source == id)
+    }
+
+    /// Whether a value is an output, or what a state becomes.
+    pub fn is_result(&self, id: ValueId) -> bool {
+        self.results().any(|result| result == id)
+    }
+
+    /// Makes every reader of `from`, the graph's outputs and its states read `to` instead.
     pub fn replace_uses(&mut self, from: ValueId, to: ValueId) {
         for node in &mut self.nodes {
             for input in node.inputs.iter_mut().flatten() {
@@ -712,10 +749,14 @@ impl Graph {
                 }
             }
         }
-        for output in &mut self.outputs {
-            if *output == from {
-                *output = to;
-            }
+        self.replace_results(from, to);
+    }
+
+    /// Makes outputs and states that are `from` be `to` instead.
+    pub(crate) fn replace_results(&mut self, from: ValueId, to: ValueId) {
+        let nexts = self.states.iter_mut().map(|state| &mut state.next);
+        for id in self.outputs.iter_mut().chain(nexts).filter(|id| **id == from) {
+            *id = to;
         }
     }
 

@@ -17,7 +17,7 @@ use whit_convert::pipeline::{ConvertOptions, Scheme};
 use super::bench::measure;
 use super::convert::{Request, convert_graph, provenance};
 use super::eval::{Answers, Quality, Task, answers, quality};
-use super::{print_json, print_text};
+use super::{Sequence, print_json, print_text};
 use crate::data::{Dataset, read_npz};
 use crate::report::{self, Align};
 
@@ -77,7 +77,7 @@ fn make(scheme: Scheme, calibration: &Dataset, test: &Dataset) -> Result<Form> {
     })?;
     let file = AlignedBytes::new(&converted.file);
     let model = Model::open(file.as_slice())?;
-    let found = answers(model, test, None, 0, true)?;
+    let found = answers(model, test, None, 0, Sequence::default(), true)?;
     let Quality::Classification(result) = quality(Task::Classify, &found, test)? else {
         unreachable!("the task is classification")
     };
@@ -103,10 +103,10 @@ fn make(scheme: Scheme, calibration: &Dataset, test: &Dataset) -> Result<Form> {
 
 /// Outputs that differ between instruction sets, counted over all test images.
 fn differing_outputs(form: &Form, test: &Dataset) -> Result<usize> {
-    let reference = answers(form.model()?, test, Some(Isa::Scalar), 0, true)?;
+    let reference = answers(form.model()?, test, Some(Isa::Scalar), 0, Sequence::default(), true)?;
     let mut differing = 0;
     for isa in Isa::available() {
-        let found = answers(form.model()?, test, Some(isa), 0, true)?;
+        let found = answers(form.model()?, test, Some(isa), 0, Sequence::default(), true)?;
         differing += found.rows.iter().zip(&reference.rows).filter(|(a, b)| a != b).count();
     }
     Ok(differing)

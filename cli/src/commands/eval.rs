@@ -11,7 +11,7 @@ use whit_convert::evaluate::{AlignedBytes, Samples};
 use whit_convert::import::{ImportOptions, import_file};
 use whit_convert::pipeline::{ConvertOptions, convert};
 
-use super::{Images, ModelPath, Target, print_json, print_text};
+use super::{Images, ModelPath, Sequence, Target, print_json, print_text};
 use crate::data::Dataset;
 use crate::metrics::{self, Anomaly, Classification, Embedding, Regression};
 use crate::report::{self, Align};
@@ -34,6 +34,8 @@ pub(crate) struct Eval {
     /// Which output holds the answer
     #[arg(long, default_value_t = 0)]
     output: usize,
+    #[command(flatten)]
+    sequence: Sequence,
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
@@ -80,6 +82,7 @@ pub(crate) fn answers(
     data: &Dataset,
     isa: Option<Isa>,
     output: usize,
+    sequence: Sequence,
     quiet: bool,
 ) -> Result<Answers> {
     let infos: Vec<_> = model.inputs().filter_map(|tensor| tensor_info(&model, tensor)).collect();
@@ -92,7 +95,7 @@ pub(crate) fn answers(
         bail!("--output {output}: the model has {count} outputs, counted from 0");
     }
     let bar = (!quiet).then(|| progress_bar("evaluating", bound.len()));
-    let mut outputs = run_all(&mut session, &bound, &mut |done| {
+    let mut outputs = run_all(&mut session, &bound, sequence, &mut |done| {
         if let Some(bar) = &bar {
             bar.set_position(done as u64);
         }
@@ -212,13 +215,13 @@ impl Eval {
         let image_spec = whit_file::image_spec(&input_specs(&model), &self.images);
         let data = Dataset::open(&self.data, image_spec.as_ref())?;
         let isa = self.target.isa()?;
-        let own = answers(model, &data, isa, self.output, self.json)?;
+        let own = answers(model, &data, isa, self.output, self.sequence, self.json)?;
         let reference = match &self.reference {
             Some(path) => {
                 let bytes = reference_bytes(path)?;
                 let model =
                     Model::open(bytes.as_slice()).with_context(|| path.display().to_string())?;
-                Some(answers(model, &data, isa, self.output, self.json)?)
+                Some(answers(model, &data, isa, self.output, self.sequence, self.json)?)
             }
             None => None,
         };

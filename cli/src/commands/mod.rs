@@ -56,6 +56,22 @@ impl Command {
     }
 }
 
+/// How samples follow each other, for models that remember something from one run to the next.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct Sequence {
+    /// Reset what a model with state remembers before every Nth sample; without this option, all
+    /// samples are steps of one sequence
+    #[arg(long, value_name = "N")]
+    pub(crate) reset_every: Option<std::num::NonZeroUsize>,
+}
+
+impl Sequence {
+    /// Whether a sequence begins with this sample.
+    pub(crate) fn begins(self, sample: usize) -> bool {
+        self.reset_every.map_or(sample == 0, |every| sample.is_multiple_of(every.get()))
+    }
+}
+
 /// Where a model runs.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Target {

@@ -11,7 +11,7 @@ use whit::{DType, Session};
 use whit_convert::evaluate::{Samples, feed};
 
 use super::bench::{Profile, profile_table};
-use super::{ModelPath, Target, print_json, print_text};
+use super::{ModelPath, Sequence, Target, print_json, print_text};
 use crate::data::{Array, ArrayData, Dataset, read_npy_file, write_npy_file};
 use crate::report::{self, Align};
 use crate::samples::{Bound, output_f32};
@@ -33,6 +33,8 @@ pub(crate) struct Run {
     /// Write outputs in the model's own type instead of dequantized
     #[arg(long)]
     raw: bool,
+    #[command(flatten)]
+    sequence: Sequence,
     #[command(flatten)]
     target: Target,
     /// Show the time of every step
@@ -135,7 +137,9 @@ impl Run {
         let model = *session.model();
         let mut outputs: Vec<Collected> = Vec::new();
         for sample in 0..samples.len() {
-            session.reset_state();
+            if self.sequence.begins(sample) {
+                session.reset_state();
+            }
             feed(session, samples, sample)?;
             profile.run(session).map_err(|e| whit_file::named(&model, e))?;
             for (index, tensor) in model.outputs().enumerate() {
@@ -153,7 +157,8 @@ impl Run {
                     outputs.push(Collected {
                         name,
                         dtype: slot.dtype(),
-                        scaled: slot.dtype() == DType::I8 && slot.scale() > 0.0,
+                        scaled: matches!(slot.dtype(), DType::I8 | DType::I16)
+                            && slot.scale() > 0.0,
                         shape,
                         bytes: Vec::new(),
                         reals: Vec::new(),

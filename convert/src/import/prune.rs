@@ -1,11 +1,11 @@
 //! Drops nodes and values that no output needs, and numbers the rest anew.
 
-use crate::graph::{Graph, Node, ValueId};
+use crate::graph::{Graph, Node, State, ValueId};
 
 /// The same graph without dead nodes, unused constants and values of folded shape arithmetic.
 pub(crate) fn pruned(graph: Graph) -> Graph {
     let mut needed = vec![false; graph.values.len()];
-    for id in graph.inputs.iter().chain(&graph.outputs) {
+    for id in graph.sources().chain(graph.results()) {
         needed[id.0 as usize] = true;
     }
     let mut live = vec![false; graph.nodes.len()];
@@ -37,6 +37,11 @@ pub(crate) fn pruned(graph: Graph) -> Graph {
         nodes: nodes.collect(),
         inputs: graph.inputs.iter().map(new).collect(),
         outputs: graph.outputs.iter().map(new).collect(),
+        states: graph
+            .states
+            .iter()
+            .map(|state| State { read: new(&state.read), next: new(&state.next), ..state.clone() })
+            .collect(),
         values,
         name: graph.name,
         symbols: graph.symbols,

@@ -22,6 +22,23 @@ pub fn check(graph: &Graph) -> Result<(), String> {
         }
         defined[id.0 as usize] = true;
     }
+    for state in &graph.states {
+        let (read, next) = (state.read, state.next);
+        if !in_range(&read) || !in_range(&next) {
+            return Err(format!("state `{}` is out of range", state.name));
+        }
+        if std::mem::replace(&mut defined[read.0 as usize], true) {
+            return Err(format!("state `{}` is read into a value that exists already", state.name));
+        }
+        let (from, to) = (graph.value(read), graph.value(next));
+        let initial = state.initial.as_ref();
+        let fits = initial.is_none_or(|tensor| {
+            from.const_shape().as_ref() == Some(&tensor.shape) && from.dtype == tensor.dtype
+        });
+        if (from.dtype, &from.shape, &from.quant) != (to.dtype, &to.shape, &to.quant) || !fits {
+            return Err(format!("state `{}` becomes something of another type", state.name));
+        }
+    }
     for node in &graph.nodes {
         let at = |what: &str| Err(format!("{:?} `{}`: {what}", node.op, node.name));
         let (least, most) = arity(&node.op);
@@ -50,8 +67,8 @@ pub fn check(graph: &Graph) -> Result<(), String> {
             return at(&what);
         }
     }
-    match graph.outputs.iter().find(|id| !in_range(id) || !defined[id.0 as usize]) {
-        Some(id) => Err(format!("output {} is never made", id.0)),
+    match graph.results().find(|id| !in_range(id) || !defined[id.0 as usize]) {
+        Some(id) => Err(format!("result {} is never made", id.0)),
         None => Ok(()),
     }
 }

@@ -1,12 +1,12 @@
-//! Drops nodes that no graph output needs, and the data of constants that nobody reads.
+//! Drops nodes that no output and no state needs, and the data of constants that nobody reads.
 
 use crate::graph::Graph;
 
 /// Runs the pass.
 pub(super) fn run(graph: &mut Graph) -> bool {
     let mut needed = vec![false; graph.values.len()];
-    for output in &graph.outputs {
-        needed[output.0 as usize] = true;
+    for result in graph.results() {
+        needed[result.0 as usize] = true;
     }
     let mut keep = vec![false; graph.nodes.len()];
     for (index, node) in graph.nodes.iter().enumerate().rev() {

@@ -23,8 +23,8 @@ impl<'g> Editor<'g> {
         let producer = graph.producers();
         let readers = graph.consumers();
         let mut uses: Vec<usize> = readers.iter().map(Vec::len).collect();
-        for output in &graph.outputs {
-            uses[output.0 as usize] += 1;
+        for result in graph.results() {
+            uses[result.0 as usize] += 1;
         }
         Editor { graph, producer, uses, readers, inserted: Vec::new(), changed: false }
     }
@@ -52,7 +52,7 @@ impl<'g> Editor<'g> {
         self.producer(input(self.node(index), operand)?)
     }
 
-    /// How often a value is read, graph outputs included.
+    /// How often a value is read, outputs and states included.
     pub(super) fn uses(&self, id: ValueId) -> usize {
         self.uses.get(id.0 as usize).copied().unwrap_or(0)
     }
@@ -127,9 +127,7 @@ impl<'g> Editor<'g> {
                 *id = to;
             }
         }
-        for id in self.graph.outputs.iter_mut().filter(|id| **id == from) {
-            *id = to;
-        }
+        self.graph.replace_results(from, to);
         self.readers[to.0 as usize].extend(readers);
         self.uses[to.0 as usize] += std::mem::take(&mut self.uses[from.0 as usize]);
         self.remove(index);
@@ -182,11 +180,10 @@ impl<'g> Editor<'g> {
 }
 
 /// Prepares `to` to stand in for `from`: hands over the name of a graph output. False when `to` is
-/// a graph input, a constant or another output, whose own name the caller knows.
+/// an input, a state, a constant or another output, whose own name the caller knows.
 pub(super) fn forward_name(graph: &mut Graph, from: ValueId, to: ValueId) -> bool {
     if graph.outputs.contains(&from) {
-        if graph.outputs.contains(&to) || graph.inputs.contains(&to) || graph.constant(to).is_some()
-        {
+        if graph.outputs.contains(&to) || graph.is_source(to) || graph.constant(to).is_some() {
             return false;
         }
         graph.value_mut(to).name = graph.value(from).name.clone();

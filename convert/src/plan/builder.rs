@@ -6,13 +6,16 @@ use whit::DType;
 use whit::format::{Field, Layout, Op as StepOp, SECTION_ALIGN, Storage};
 
 use crate::dim::Dim;
-use crate::graph::{Graph, Node, Quant, Value, ValueId};
+use crate::graph::{Graph, Node, Quant, State, Value, ValueId};
 use crate::plan::alias::Aliases;
 use crate::plan::dims::DimTable;
-use crate::plan::{Plan, PlanError, PlanOptions, PlannedStep, PlannedTensor};
+use crate::plan::{Plan, PlanError, PlanOptions, PlannedState, PlannedStep, PlannedTensor};
 
 /// Bytes at either end that tell most constants apart.
 const SAMPLE_BYTES: usize = 64;
+
+/// States lie at multiples of this, as activations do.
+const STATE_ALIGN: usize = 16;
 
 /// A plan under construction.
 pub struct Builder<'g> {
@@ -47,8 +50,8 @@ impl<'g> Builder<'g> {
                 .nodes
                 .iter()
                 .flat_map(|node| node.inputs.iter().flatten())
-                .chain(&graph.outputs)
                 .copied()
+                .chain(graph.results())
                 .collect(),
         };
         for symbol in &graph.symbols {
@@ -58,7 +61,39 @@ impl<'g> Builder<'g> {
             let tensor = builder.tensor(*input)?;
             builder.plan.inputs.push(tensor);
         }
+        for state in &graph.states {
+            builder.state(state)?;
+        }
         Ok(builder)
+    }
+
+    /// Gives a state its place and its initial value.
+    fn state(&mut self, state: &State) -> Result<(), PlanError> {
+        let value = self.graph.value(state.read);
+        if value.const_shape().is_none() {
+            return Err(PlanError::SymbolicState {
+                name: state.name.clone(),
+                shape: self.graph.shape_text(&value.shape),
+            });
+        }
+        let mut tensor =
+            self.describe(&state.name, value.dtype, &value.shape, value.quant.as_ref())?;
+        tensor.storage = Storage::State;
+        tensor.offset = self.plan.state_bytes.next_multiple_of(STATE_ALIGN);
+        self.plan.state_bytes = tensor.offset + tensor.bytes;
+        let initial = match &state.initial {
+            Some(initial) if initial.data.iter().any(|byte| *byte != 0) => {
+                let name = format!("{}/initial", state.name);
+                let (dtype, data) = (initial.dtype, initial.data.to_vec());
+                let at = self.constant(&name, dtype, Layout::Dense, &initial.shape, data)?;
+                Some(self.plan.tensors[at].offset)
+            }
+            _ => None,
+        };
+        let tensor = self.add_tensor(tensor);
+        self.plan.tensor_of_value.insert(state.read, tensor);
+        self.plan.states.push(PlannedState { tensor, initial });
+        Ok(())
     }
 
     /// The finished plan, its steps still in the graph's order and its arena still without offsets.
@@ -66,6 +101,9 @@ impl<'g> Builder<'g> {
         for output in &self.graph.outputs {
             let tensor = self.tensor(*output)?;
             self.plan.outputs.push(tensor);
+        }
+        for state in &self.graph.states {
+            self.tensor(state.next)?;
         }
         self.plan.dims = self.dims.into_records();
         Ok((self.plan, self.aliases))
@@ -220,10 +258,10 @@ impl<'g> Builder<'g> {
             && root != self.aliases.root(whole).0
             && self.plan.tensors[root].bytes == self.plan.tensors[part].bytes
             && !self.plan.inputs.iter().any(|input| self.aliases.root(*input).0 == root)
-            && !self.graph.outputs.iter().any(|output| {
+            && !self.graph.results().any(|output| {
                 self.plan
                     .tensor_of_value
-                    .get(output)
+                    .get(&output)
                     .is_some_and(|t| self.aliases.root(*t).0 == root)
             })
     }

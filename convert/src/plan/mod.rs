@@ -3,7 +3,7 @@
 //! [`plan`] takes a rewritten (and perhaps quantized) [`Graph`] to a [`Plan`], which
 //! [`emit`](crate::emit::emit) writes down. The stages: every node becomes a step with its
 //! attribute record and packed constants (`steps`), values that only rename memory become views
-//! ([`alias`]), the order of steps is chosen to lower the peak ([`order`]), and buffers get offsets
+//! ([`alias`]), states are updated where they lie or by a copy ([`state`]), the order of steps is chosen to lower the peak ([`order`]), and buffers get offsets
 //! ([`arena`]).
 
 pub mod alias;
@@ -11,6 +11,7 @@ pub mod arena;
 mod builder;
 mod dims;
 pub mod order;
+pub mod state;
 mod steps;
 
 use std::collections::HashMap;
@@ -42,6 +43,16 @@ pub enum PlanError {
         "the converter made an invalid graph, which is a fault in it; please report it with the model: {0}"
     )]
     Graph(String),
+    /// A state whose size isn't fixed.
+    #[error(
+        "state `{name}` has the shape {shape}: what lives across runs needs a fixed size; fix its dimensions with --dim NAME=N"
+    )]
+    SymbolicState {
+        /// Name of the state.
+        name: String,
+        /// Its shape.
+        shape: String,
+    },
     /// More symbolic dimensions than a file holds.
     #[error(
         "the model has {0} symbolic dimensions and expressions, more than the format's 256; fix some with --dim NAME=N"
@@ -57,6 +68,31 @@ pub enum PlanError {
 pub struct PlanOptions {
     /// Store the weights of float matrix products and convolutions as f16.
     pub f16_weights: bool,
+    /// Whose kernels weights are packed for.
+    pub target: Target,
+}
+
+/// The machine that a file is made for. Every backend runs every file; the wrong one is slower.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Panels, for vector instructions; any machine runs them.
+    #[default]
+    Any,
+    /// Pairs of output channels, for the DSP instructions of Cortex-M; nothing padded for vectors.
+    CortexM,
+}
+
+impl Target {
+    /// Every target.
+    pub const ALL: [Target; 2] = [Target::Any, Target::CortexM];
+
+    /// The name that `--target` takes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Target::Any => "any",
+            Target::CortexM => "cortex-m",
+        }
+    }
 }
 
 /// A tensor of the file.
@@ -99,8 +135,18 @@ pub struct PlannedStep {
     pub outputs: Vec<Option<usize>>,
     /// Multiply-accumulates at the largest dimensions.
     pub macs: u64,
-    /// Inputs whose memory the first output may take over, element for element.
+    /// Inputs whose memory the first output may take over: the step reads each element before it
+    /// writes the one at its place.
     pub in_place: Vec<usize>,
+}
+
+/// A tensor that lives across runs.
+#[derive(Clone, Debug)]
+pub struct PlannedState {
+    /// The tensor, in state storage.
+    pub tensor: usize,
+    /// Its first content: an offset in the constants. Zero bytes without.
+    pub initial: Option<usize>,
 }
 
 /// A program, decided down to the byte.
@@ -122,6 +168,10 @@ pub struct Plan {
     pub inputs: Vec<usize>,
     /// Tensor indices of the outputs.
     pub outputs: Vec<usize>,
+    /// What lives across runs.
+    pub states: Vec<PlannedState>,
+    /// Bytes of state storage.
+    pub state_bytes: usize,
     /// Bytes of the arena.
     pub arena_bytes: usize,
     /// Largest sum of buffers alive at one step.
@@ -146,6 +196,7 @@ pub fn plan(graph: &Graph, options: &PlanOptions) -> Result<Plan, PlanError> {
         steps::lower(&mut builder, node)?;
     }
     let (mut plan, mut aliases) = builder.finish()?;
+    state::update(&mut plan, &mut aliases, graph);
     plan.steps = order::lower_peak(&plan, &aliases);
     alias::in_place(&plan, &mut aliases);
     arena::assign(&mut plan, &aliases);

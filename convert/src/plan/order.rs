@@ -25,20 +25,35 @@ pub fn lower_peak(plan: &Plan, aliases: &Aliases) -> Vec<PlannedStep> {
     if peak(&greedy) < peak(&plan.steps) { greedy } else { plan.steps.clone() }
 }
 
-/// Steps that must run before each step: those that write a group it reads.
+/// Steps that must run before each step: those that write a group it reads. A state has an old and a
+/// new content in one place, so its readers and writers also stay in their order.
 fn dependencies(plan: &Plan, aliases: &Aliases) -> Vec<Vec<usize>> {
     let mut writers: HashMap<usize, Vec<usize>> = HashMap::new();
+    let mut state_readers: HashMap<usize, Vec<usize>> = HashMap::new();
     let mut dependencies = Vec::with_capacity(plan.steps.len());
     for (index, step) in plan.steps.iter().enumerate() {
         let mut before: Vec<usize> = Vec::new();
         for tensor in step.inputs.iter().flatten() {
-            if plan.tensors[*tensor].storage == Storage::Arena {
-                before.extend(writers.get(&aliases.root(*tensor).0).into_iter().flatten());
+            let root = aliases.root(*tensor).0;
+            if plan.tensors[*tensor].storage != Storage::Constant {
+                before.extend(writers.get(&root).into_iter().flatten());
+            }
+        }
+        for tensor in step.outputs.iter().flatten() {
+            if plan.tensors[*tensor].storage == Storage::State {
+                let root = aliases.root(*tensor).0;
+                before.extend(writers.get(&root).into_iter().flatten());
+                before.extend(state_readers.get(&root).into_iter().flatten());
             }
         }
         before.sort_unstable();
         before.dedup();
         dependencies.push(before);
+        for tensor in step.inputs.iter().flatten() {
+            if plan.tensors[*tensor].storage == Storage::State {
+                state_readers.entry(aliases.root(*tensor).0).or_default().push(index);
+            }
+        }
         for output in step.outputs.iter().flatten() {
             writers.entry(aliases.root(*output).0).or_default().push(index);
         }
@@ -74,7 +89,8 @@ fn greedy_order(plan: &Plan, aliases: &Aliases) -> Vec<usize> {
     };
     let groups_made = |index: usize| {
         let outputs = plan.steps[index].outputs.iter().flatten();
-        let mut groups: Vec<usize> = outputs.map(|tensor| group(*tensor)).collect();
+        let in_arena = outputs.filter(|tensor| plan.tensors[**tensor].storage == Storage::Arena);
+        let mut groups: Vec<usize> = in_arena.map(|tensor| group(*tensor)).collect();
         groups.sort_unstable();
         groups.dedup();
         groups

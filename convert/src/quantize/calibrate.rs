@@ -41,7 +41,7 @@ impl Range {
 pub type Ranges = HashMap<ValueId, Range>;
 
 /// Runs the graph on every sample and gives the range of every f32 value that a step makes, and of
-/// the inputs. `progress` is called with the number of runs done and the number in all.
+/// the inputs. For a model with state the samples are consecutive steps of one sequence. `progress` is called with the number of runs done and the number in all.
 ///
 /// # Errors
 /// When a sample doesn't fit the model, or has a value that isn't finite.
@@ -120,8 +120,9 @@ fn run_all(
     let model = *session.model();
     let steps = &program.plan.steps;
     let mut scratch = Vec::new();
+    // The samples are one sequence: what lives across runs goes from one to the next.
+    session.reset_state();
     for sample in 0..samples.len() {
-        session.reset_state();
         feed(&mut session, samples, sample)?;
         for input in 0..model.inputs().len() {
             let is_float = session.input_slot(input).is_ok_and(|slot| slot.dtype() == DType::F32);

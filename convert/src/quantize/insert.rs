@@ -25,8 +25,8 @@ pub fn insert(graph: &mut Graph, ranges: &Ranges, keep_float: &HashSet<String>) 
     let mut quantized: HashMap<ValueId, ValueId> = HashMap::new();
     let nodes = std::mem::take(&mut graph.nodes);
     let mut out: Vec<Node> = Vec::with_capacity(nodes.len() * 2);
-    for input in graph.inputs.clone() {
-        quantize_value(graph, &mut out, &mut quantized, &quants, input);
+    for source in graph.sources().collect::<Vec<_>>() {
+        quantize_value(graph, &mut out, &mut quantized, &quants, source);
     }
     let mut left_float = Vec::new();
     for (mut node, integer) in nodes.into_iter().zip(integer) {
@@ -47,9 +47,10 @@ pub fn insert(graph: &mut Graph, ranges: &Ranges, keep_float: &HashSet<String>) 
         }
     }
     graph.nodes = out;
-    for output in &mut graph.outputs {
-        if let Some(real) = quantized.get(output) {
-            *output = *real;
+    let nexts = graph.states.iter_mut().map(|state| &mut state.next);
+    for result in graph.outputs.iter_mut().chain(nexts) {
+        if let Some(real) = quantized.get(result) {
+            *result = *real;
         }
     }
     left_float
@@ -114,7 +115,25 @@ fn choose(
             fixed.insert(output.0, range);
         }
     }
+    // What a state becomes is what it is in the next run.
+    for state in &graph.states {
+        let (a, b) = (find(&mut group, state.read.0), find(&mut group, state.next.0));
+        group[a as usize] = b;
+        if touched.contains(&state.read) || touched.contains(&state.next) {
+            touched.extend([state.read, state.next]);
+        }
+    }
     let mut unions: HashMap<u32, Range> = HashMap::new();
+    for state in &graph.states {
+        let Some(initial) = state.initial.as_ref().filter(|t| t.dtype == DType::F32) else {
+            continue;
+        };
+        let root = find(&mut group, state.read.0);
+        for value in initial.to_f32() {
+            let range = Range { min: value, max: value };
+            unions.entry(root).and_modify(|union| *union = union.union(range)).or_insert(range);
+        }
+    }
     for id in (0..graph.values.len() as u32).map(ValueId) {
         let Some(range) = fixed.get(&id.0).or_else(|| ranges.get(&id)).copied() else { continue };
         let root = find(&mut group, id.0);
@@ -123,8 +142,8 @@ fn choose(
     let mut quants = HashMap::new();
     for (at, id) in (0..graph.values.len() as u32).map(|at| (at as usize, ValueId(at))) {
         let clamped = consumers[at].len() == 1
-            && !graph.outputs.contains(&id)
-            && !graph.inputs.contains(&id)
+            && !graph.is_result(id)
+            && !graph.is_source(id)
             && consumers[at].iter().all(|reader| {
                 clamp_of(&graph.nodes[*reader].op).is_some() && integer[*reader].is_some()
             });

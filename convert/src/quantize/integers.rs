@@ -7,7 +7,10 @@ use bytes::Bytes;
 use whit::DType;
 
 use crate::graph::{BinaryKind, Clamp, Graph, Node, Op, PadMode, Quant, ValueId};
-use crate::quantize::{clamp_of, integer_inputs, keeps_scale, moves_elements, representable};
+use crate::quantize::{
+    clamp_of, integer_inputs, is_quantized_type, keeps_scale, limits, lut, moves_elements,
+    representable,
+};
 use crate::tensor::Tensor;
 
 /// Rewrites the graph: u8 becomes i8, clamps become saturation, nodes become integer nodes, real
@@ -20,6 +23,7 @@ pub fn lower(graph: &mut Graph) {
     move_integers(graph);
     integer_nodes(graph);
     requantize(graph);
+    integer_states(graph);
     integer_interface(graph);
     drop_detours(graph);
     crate::passes::remove_dead_code(graph);
@@ -32,7 +36,7 @@ pub fn lower(graph: &mut Graph) {
 fn unsigned_to_signed(graph: &mut Graph) {
     let mut shifts: Vec<bool> =
         graph.values.iter().map(|v| v.dtype == DType::U8 && v.quant.is_some()).collect();
-    for id in graph.inputs.iter().chain(&graph.outputs) {
+    for id in graph.sources().chain(graph.results()) {
         shifts[id.0 as usize] = false;
     }
     // Whatever moves elements has one type for all that it moves.
@@ -170,17 +174,17 @@ fn source<'g>(
     (node.op == *op).then_some(node)
 }
 
-/// The i8 value behind a dequantize node, if it has one scale.
+/// The i8 or i16 value behind a dequantize node, if it has one scale.
 fn integers_behind(graph: &Graph, producers: &[Option<usize>], id: ValueId) -> Option<ValueId> {
     let integer = source(graph, producers, id, &Op::Dequantize)?.inputs[0]?;
     is_integer(graph, integer).then_some(integer)
 }
 
-/// An i8 value with one scale.
+/// An i8 or i16 value with one scale.
 fn is_integer(graph: &Graph, id: ValueId) -> bool {
     let value = graph.value(id);
     let per_tensor = value.quant.as_ref().is_some_and(|quant| quant.axis.is_none());
-    value.dtype == DType::I8 && per_tensor
+    is_quantized_type(value.dtype) && per_tensor
 }
 
 /// Input → move → quantize becomes input → quantize → move, so that the input itself can be i8.
@@ -191,7 +195,8 @@ fn quantize_before_moving(graph: &mut Graph) {
         if let Some((mover_at, from)) = moved_input(graph, &producers, &consumers, at) {
             let result = graph.nodes[at].outputs[0];
             let (name, shape) = (graph.value(from).name.clone(), graph.value(from).shape.clone());
-            let integer = graph.add_value(format!("{name}/q"), DType::I8, shape);
+            let dtype = graph.value(result).dtype;
+            let integer = graph.add_value(format!("{name}/q"), dtype, shape);
             graph.value_mut(integer).quant = graph.value(result).quant.clone();
             // Nobody else reads what is moved, so the two change places.
             graph.nodes.swap(mover_at, at);
@@ -211,7 +216,7 @@ fn moved_input(
     at: usize,
 ) -> Option<(usize, ValueId)> {
     let node = &graph.nodes[at];
-    if node.op != Op::Quantize || graph.value(node.outputs[0]).dtype != DType::I8 {
+    if node.op != Op::Quantize || !is_quantized_type(graph.value(node.outputs[0]).dtype) {
         return None;
     }
     let moved = node.inputs[0]?;
@@ -219,7 +224,7 @@ fn moved_input(
     let mover = &graph.nodes[mover_at];
     let plain = matches!(mover.op, Op::Reshape | Op::Transpose { .. } | Op::Slice { .. });
     let from = mover.inputs[0]?;
-    let sole = consumers[moved.0 as usize].len() == 1 && !graph.outputs.contains(&moved);
+    let sole = consumers[moved.0 as usize].len() == 1 && !graph.is_result(moved);
     let per_tensor = graph.value(node.outputs[0]).quant.as_ref()?.axis.is_none();
     (plain && sole && per_tensor && graph.inputs.contains(&from)).then_some((mover_at, from))
 }
@@ -234,15 +239,15 @@ fn absorb_clamps(graph: &mut Graph) {
         let node = &graph.nodes[at];
         let Some((min, max)) = clamp_of(&node.op) else { continue };
         let (Some(x), y) = (node.inputs[0], node.outputs[0]) else { continue };
-        let Some(quant) = only_quantized(graph, &consumers, y) else { continue };
+        let Some((dtype, quant)) = only_quantized(graph, &consumers, y) else { continue };
         let made_by = producers[x.0 as usize].map(|maker| &graph.nodes[maker]);
         let computes = made_by.is_some_and(|maker| {
             maker.op != Op::Dequantize && integer_inputs(graph, maker).is_some()
         });
-        if !computes || consumers[x.0 as usize].len() != 1 || graph.outputs.contains(&x) {
+        if !computes || consumers[x.0 as usize].len() != 1 || graph.is_result(x) {
             continue;
         }
-        let (low, high) = representable(&quant);
+        let (low, high) = representable(dtype, &quant);
         let half_step = f64::from(quant.scale[0]) / 2.0;
         if min <= low + half_step && max >= high - half_step {
             graph.replace_uses(y, x);
@@ -251,7 +256,7 @@ fn absorb_clamps(graph: &mut Graph) {
         // Rounding first and clamping then gives the same, as both bounds or their saturation are
         // whole steps.
         let (name, shape) = (node.name.clone(), graph.value(x).shape.clone());
-        let integer = graph.add_value(format!("{name}/q"), DType::I8, shape.clone());
+        let integer = graph.add_value(format!("{name}/q"), dtype, shape.clone());
         graph.value_mut(integer).quant = Some(quant);
         let real = graph.add_value(format!("{name}/dq"), DType::F32, shape);
         graph.nodes[at].inputs[0] = Some(real);
@@ -274,25 +279,27 @@ fn absorb_clamps(graph: &mut Graph) {
     }
 }
 
-/// The quantization of a value whose readers are all quantize nodes to the same i8, if that is so.
-fn only_quantized(graph: &Graph, consumers: &[Vec<usize>], id: ValueId) -> Option<Quant> {
-    if graph.outputs.contains(&id) {
+/// The type and quantization of a value whose readers are all quantize nodes to the same integers, if
+/// that is so.
+fn only_quantized(graph: &Graph, consumers: &[Vec<usize>], id: ValueId) -> Option<(DType, Quant)> {
+    if graph.is_result(id) {
         return None;
     }
-    let mut common: Option<&Quant> = None;
+    let mut common: Option<(DType, &Quant)> = None;
     for reader in &consumers[id.0 as usize] {
         let node = &graph.nodes[*reader];
         let result = graph.value(*node.outputs.first()?);
-        if node.op != Op::Quantize || result.dtype != DType::I8 {
+        if node.op != Op::Quantize || !is_quantized_type(result.dtype) {
             return None;
         }
         let quant = result.quant.as_ref().filter(|quant| quant.axis.is_none())?;
-        if common.is_some_and(|common| common != quant) {
+        let own = (result.dtype, quant);
+        if common.is_some_and(|common| common != own) {
             return None;
         }
-        common = Some(quant);
+        common = Some(own);
     }
-    common.cloned()
+    common.map(|(dtype, quant)| (dtype, quant.clone()))
 }
 
 /// Dequantize → move becomes move → dequantize: what is only moved is moved as integers, and what
@@ -317,13 +324,15 @@ fn move_integers(graph: &mut Graph) {
         };
         let y = node.outputs[0];
         let (name, shape) = (graph.value(y).name.clone(), graph.value(y).shape.clone());
-        let moved = graph.add_value(name.clone(), DType::I8, shape);
+        let dtype = graph.value(integer).dtype;
+        let moved = graph.add_value(name.clone(), dtype, shape);
         let quant = graph.value(integer).quant.clone();
         if let (Op::Pad { mode: PadMode::Constant(real), .. }, Some(quant)) = (&mut node.op, &quant)
         {
             let q = (f64::from(*real) / f64::from(quant.scale[0])).round_ties_even()
                 + f64::from(quant.zero_point[0]);
-            *real = q.clamp(-128.0, 127.0) as f32;
+            let [low, high] = limits(dtype).map(f64::from);
+            *real = q.clamp(low, high) as f32;
         }
         node.inputs[0] = Some(integer);
         node.outputs[0] = moved;
@@ -373,11 +382,22 @@ fn integer_form(
     let node = graph.nodes[at].clone();
     let operands = integer_inputs(graph, &node)?;
     let y = node.outputs[0];
-    let y_quant = only_quantized(graph, consumers, y)?;
+    let (dtype, y_quant) = only_quantized(graph, consumers, y)?;
     let mut result = node.clone();
     let mut extra = Vec::new();
     for operand in &operands {
-        result.inputs[*operand] = Some(integers_behind(graph, producers, node.inputs[*operand]?)?);
+        let integer = integers_behind(graph, producers, node.inputs[*operand]?)?;
+        if graph.value(integer).dtype != dtype {
+            return None;
+        }
+        result.inputs[*operand] = Some(integer);
+    }
+    if let (Op::Unary(kind), DType::I16) = (&node.op, dtype) {
+        // Where a table isn't exact enough, the function stays float.
+        let x_quant = graph.value(result.inputs[0]?).quant.as_ref()?;
+        if lut::is_curved(*kind) && lut::table_i16(x_quant, &y_quant, *kind).is_none() {
+            return None;
+        }
     }
     if let Op::Conv(_) | Op::MatMul(_) = node.op {
         // Weights per channel or per tensor, i8; the bias stays as it is, the planner reads both
@@ -403,7 +423,7 @@ fn integer_form(
                 if graph.value(part).quant.as_ref() != Some(&y_quant) {
                     let (name, shape) =
                         (graph.value(part).name.clone(), graph.value(part).shape.clone());
-                    let rescaled = graph.add_value(format!("{name}/rescaled"), DType::I8, shape);
+                    let rescaled = graph.add_value(format!("{name}/rescaled"), dtype, shape);
                     graph.value_mut(rescaled).quant = Some(y_quant.clone());
                     extra.push(Node {
                         name: format!("{name}/rescale"),
@@ -420,7 +440,7 @@ fn integer_form(
         _ => y_quant,
     };
     let (name, shape) = (graph.value(y).name.clone(), graph.value(y).shape.clone());
-    let integer = graph.add_value(name, DType::I8, shape);
+    let integer = graph.add_value(name, dtype, shape);
     graph.value_mut(integer).quant = Some(own_quant);
     result.outputs[0] = integer;
     // The quantize nodes behind read integers from now on, and are resolved by `requantize`.
@@ -441,33 +461,82 @@ fn requantize(graph: &mut Graph) {
         let (Some(x), y) = (graph.nodes[at].inputs[0], graph.nodes[at].outputs[0]) else {
             continue;
         };
-        let from = if graph.value(x).dtype == DType::I8 {
+        let from = if is_quantized_type(graph.value(x).dtype) {
             Some(x)
         } else {
             integers_behind(graph, &producers, x)
         };
         let Some(from) = from else { continue };
-        if graph.value(from).quant == graph.value(y).quant && graph.value(y).dtype == DType::I8 {
+        if graph.value(from).dtype != graph.value(y).dtype {
+            continue;
+        }
+        if graph.value(from).quant == graph.value(y).quant {
             graph.replace_uses(y, from);
-        } else if graph.value(y).dtype == DType::I8 {
+        } else {
             graph.nodes[at].inputs[0] = Some(from);
         }
     }
 }
 
-/// Inputs that are only quantized and outputs that are only dequantized become i8.
+/// States that are only quantized at the start of a run and dequantized at its end become i8.
+fn integer_states(graph: &mut Graph) {
+    crate::passes::remove_dead_code(graph);
+    let producers = graph.producers();
+    let consumers = graph.consumers();
+    for index in 0..graph.states.len() {
+        let (read, next) = (graph.states[index].read, graph.states[index].next);
+        let Some((dtype, quant)) = only_quantized(graph, &consumers, read) else { continue };
+        if dtype != DType::I8 {
+            continue;
+        }
+        let integer = integers_behind(graph, &producers, next);
+        let Some(integer) = integer.filter(|id| graph.value(*id).quant.as_ref() == Some(&quant))
+        else {
+            continue;
+        };
+        let initial = graph.states[index].initial.as_ref().map(|tensor| {
+            let quantized: Vec<i8> = tensor.to_f32().iter().map(|x| nearest(*x, &quant)).collect();
+            Arc::new(Tensor::from_i8(tensor.shape.clone(), &quantized))
+        });
+        graph.states[index].initial = match initial {
+            // Zero bytes stand for a real number that is 0 only if the zero point is.
+            None if quant.zero_point[0] != 0 => {
+                let Some(shape) = graph.value(read).const_shape() else { continue };
+                let zeros = vec![quant.zero_point[0] as i8; shape.iter().product()];
+                Some(Arc::new(Tensor::from_i8(shape, &zeros)))
+            }
+            initial => initial,
+        };
+        graph.states[index].next = integer;
+        let value = graph.value_mut(read);
+        value.dtype = DType::I8;
+        value.quant = Some(quant);
+        for reader in &consumers[read.0 as usize] {
+            let result = graph.nodes[*reader].outputs[0];
+            graph.replace_uses(result, read);
+        }
+    }
+}
+
+/// The i8 nearest to a real number.
+fn nearest(real: f32, quant: &Quant) -> i8 {
+    let q = (f64::from(real) / f64::from(quant.scale[0])).round_ties_even();
+    (q + f64::from(quant.zero_point[0])).clamp(-128.0, 127.0) as i8
+}
+
+/// Inputs that are only quantized and outputs that are only dequantized become integers.
 fn integer_interface(graph: &mut Graph) {
     crate::passes::remove_dead_code(graph);
     let consumers = graph.consumers();
     for index in 0..graph.inputs.len() {
         let input = graph.inputs[index];
-        let Some(quant) = only_quantized(graph, &consumers, input) else { continue };
+        let Some((dtype, quant)) = only_quantized(graph, &consumers, input) else { continue };
         let readers = consumers[input.0 as usize].clone();
         if readers.is_empty() {
             continue;
         }
         let value = graph.value_mut(input);
-        value.dtype = DType::I8;
+        value.dtype = dtype;
         value.quant = Some(quant);
         for reader in readers {
             let result = graph.nodes[reader].outputs[0];
@@ -479,7 +548,7 @@ fn integer_interface(graph: &mut Graph) {
         let output = graph.outputs[index];
         let Some(integer) = integers_behind(graph, &producers, output) else { continue };
         // A constant or an input as a result keeps its own name and stays as it is.
-        if graph.value(integer).constant.is_some() || graph.inputs.contains(&integer) {
+        if graph.value(integer).constant.is_some() || graph.is_source(integer) {
             continue;
         }
         if !graph.outputs.contains(&integer) {
@@ -519,7 +588,7 @@ fn fuse_residuals(graph: &mut Graph) {
                 let free = !taken[maker]
                     && graph.nodes[maker].inputs.get(3).copied().flatten().is_none()
                     && consumers[layer.0 as usize].len() == 1
-                    && !graph.outputs.contains(&layer)
+                    && !graph.is_result(layer)
                     && graph.constant(residual).is_none();
                 (fits && free).then_some((maker, layer, residual))
             })

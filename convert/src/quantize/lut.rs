@@ -1,4 +1,5 @@
-//! Tables: any function of one i8 as 256 entries, computed once in double precision.
+//! Tables: any function of one i8 as 256 entries, of one i16 as lines between entries, computed once in
+//! double precision.
 
 use libm::{
     acos, acosh, asin, asinh, atan, atanh, cos, cosh, erf, exp, expm1, fabs, log, log1p, sin, sinh,
@@ -20,6 +21,56 @@ pub fn table(x: &Quant, y: &Quant, f: impl Fn(f64) -> f64) -> [i8; 256] {
         let real = f64::from(x.scale[0]) * f64::from(q - x.zero_point[0]);
         let result = (f(real) / scale).round_ties_even() + zero_point;
         if result.is_nan() { -128 } else { result.clamp(-128.0, 127.0) as i8 }
+    })
+}
+
+/// The fewest intervals of a table over i16, as a power of two: 2 KB.
+const LEAST_BITS: u32 = 9;
+
+/// The most: 8 KB, which a microcontroller may still have to spare.
+const MOST_BITS: u32 = 12;
+
+/// What lines between entries may add to the rounding of the result, in steps.
+const MAX_ERR_LINES: f64 = 1.0;
+
+/// Whether a function of an i16 needs a table: those made of straight pieces that meet in 0 don't, and
+/// neither do clips.
+pub(crate) fn is_curved(kind: UnaryKind) -> bool {
+    use UnaryKind::{Abs, Clip, LeakyRelu, Neg, Relu};
+    !matches!(kind, Relu | Clip { .. } | LeakyRelu { .. } | Neg | Abs)
+}
+
+/// A function at the numbers −32768, −32768 + d, … 32768, d a power of two, with the fewest entries that
+/// keep lines between them within a step of it everywhere; `None` when no table of a bearable size does.
+pub fn table_i16(x: &Quant, y: &Quant, kind: UnaryKind) -> Option<Vec<i16>> {
+    let (from, to) = (f64::from(x.scale[0]), f64::from(y.scale[0]));
+    let exact: Vec<f64> = (-32768..=32768)
+        .map(|q| {
+            let steps = unary_f64(kind, from * f64::from(q)) / to;
+            // Undefined is the smallest number, as in i8.
+            if steps.is_nan() { -32768.0 } else { steps.clamp(-32768.0, 32767.0) }
+        })
+        .collect();
+    (LEAST_BITS..=MOST_BITS).find_map(|bits| {
+        let width = 1usize << (16 - bits);
+        let table: Vec<i16> =
+            exact.iter().step_by(width).map(|entry| entry.round_ties_even() as i16).collect();
+        let fits = exact[..1 << 16].iter().enumerate().all(|(place, exact)| {
+            let (at, fraction) = (place / width, (place % width) as i32);
+            let (low, high) = (i32::from(table[at]), i32::from(table[at + 1]));
+            let line = low + (((high - low) * fraction + (width as i32 >> 1)) >> (16 - bits));
+            (f64::from(line) - exact.round_ties_even()).abs() <= MAX_ERR_LINES
+        });
+        fits.then_some(table)
+    })
+}
+
+/// `exp(-d * scale)` for differences `d = 256 h + l` of 0 to 65535 steps: entry h is that of 256 h, entry
+/// 256 + l that of l, both in units of 2⁻³⁰.
+pub fn softmax_tables_i16(scale: f32) -> [i32; 512] {
+    std::array::from_fn(|index| {
+        let d = if index < 256 { index as f64 * 256.0 } else { (index - 256) as f64 };
+        (exp(-d * f64::from(scale)) * f64::from(1u32 << 30)).round_ties_even() as i32
     })
 }
 

@@ -1,13 +1,15 @@
 //! From real numbers to integers.
 //!
 //! There is one way to an integer program: a graph with explicit quantize and dequantize nodes,
-//! which [`integers::lower`] turns into nodes on i8. A QDQ model arrives in that form. For a float
+//! which [`integers::lower`] turns into nodes on i8, and on i16 where the model has that. A QDQ model arrives in that form. For a float
 //! model, [`calibrate`] finds ranges on data and [`insert`] puts the nodes in.
 
 pub mod calibrate;
 pub mod insert;
 pub mod integers;
 pub mod lut;
+
+use whit::DType;
 
 use crate::graph::{Graph, Op, Quant, UnaryKind, ValueId};
 
@@ -26,10 +28,24 @@ pub fn asymmetric(min: f32, max: f32) -> Quant {
     Quant::per_tensor(scale as f32, zero_point as i32)
 }
 
-/// The reals that an i8 tensor can hold.
-pub fn representable(quant: &Quant) -> (f64, f64) {
+/// The types that integer nodes compute in.
+pub(crate) fn is_quantized_type(dtype: DType) -> bool {
+    matches!(dtype, DType::I8 | DType::I16)
+}
+
+/// The smallest and the largest number of a type that integer nodes compute in.
+pub(crate) fn limits(dtype: DType) -> [i32; 2] {
+    match dtype {
+        DType::I16 => [-32768, 32767],
+        _ => [-128, 127],
+    }
+}
+
+/// The reals that a quantized tensor can hold.
+pub fn representable(dtype: DType, quant: &Quant) -> (f64, f64) {
     let (scale, zero_point) = (f64::from(quant.scale[0]), quant.zero_point[0]);
-    (scale * f64::from(-128 - zero_point), scale * f64::from(127 - zero_point))
+    let [low, high] = limits(dtype);
+    (scale * f64::from(low - zero_point), scale * f64::from(high - zero_point))
 }
 
 /// Nodes that move or pick elements without computing: they work on integers as on reals.
@@ -55,7 +71,7 @@ fn keeps_scale(op: &Op) -> bool {
     moves_elements(op) || matches!(op, Op::Resize { mode: crate::graph::ResizeMode::Linear, .. })
 }
 
-/// Which inputs of a node are activations that an integer form reads as i8; `None` when the node
+/// Which inputs of a node are activations that an integer form reads as integers; `None` when the node
 /// has no integer form. Weights and biases are not among them.
 pub fn integer_inputs(graph: &Graph, node: &crate::graph::Node) -> Option<Vec<usize>> {
     use crate::graph::{BinaryKind, PoolKind, ReduceKind, ResizeMode};
@@ -128,7 +144,7 @@ mod tests {
     fn zero_is_exact_and_the_range_is_covered() {
         for (min, max) in [(0.0, 6.0), (-1.0, 1.0), (2.0, 5.0), (-3.0, -1.0), (-0.1, 20.0)] {
             let quant = asymmetric(min, max);
-            let (low, high) = representable(&quant);
+            let (low, high) = representable(DType::I8, &quant);
             let step = f64::from(quant.scale[0]);
             assert!(
                 low <= f64::from(min) + step / 2.0 && high >= f64::from(max) - step / 2.0,

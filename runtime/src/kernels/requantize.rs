@@ -1,6 +1,7 @@
 //! Requantization: the one rounding that every integer kernel shares.
 
 use super::EpilogueI8;
+use crate::format::Element;
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 pub(crate) mod x86_64;
@@ -25,17 +26,48 @@ pub fn round_clamp(x: f32, lo: i32, hi: i32) -> i32 {
     round_ties_even(x) as i32
 }
 
+/// An integer type that stands for reals, by a scale and a zero point.
+pub trait Quantized: Element + Ord {
+    /// The type's smallest number.
+    const LOWEST: i32;
+    /// The type's largest number.
+    const HIGHEST: i32;
+    /// The number.
+    fn widen(self) -> i32;
+    /// The number, which lies in the type's range.
+    fn narrow(number: i32) -> Self;
+}
+
+macro_rules! quantized {
+    ($($ty:ty),*) => {$(
+        impl Quantized for $ty {
+            const LOWEST: i32 = <$ty>::MIN as i32;
+            const HIGHEST: i32 = <$ty>::MAX as i32;
+            #[inline(always)]
+            fn widen(self) -> i32 {
+                i32::from(self)
+            }
+            #[inline(always)]
+            fn narrow(number: i32) -> Self {
+                number as $ty
+            }
+        }
+    )*};
+}
+quantized!(i8, i16);
+
 /// The formula of [`EpilogueI8`]: the output of an accumulator that ends at `channel` (an index of
-/// the padded per-channel arrays) and at element `index` of the dense output.
+/// the padded per-channel arrays), with the element of the residual that
+/// [`EpilogueI8::residual_at`] tells.
 #[inline(always)]
-pub fn requantize_i8(acc: i32, channel: usize, index: usize, epilogue: &EpilogueI8<'_>) -> i8 {
+pub fn requantize_i8(acc: i32, channel: usize, residual_data: i8, epilogue: &EpilogueI8<'_>) -> i8 {
     let EpilogueI8 { scale, zero_point, min, max, residual } = *epilogue;
     let q = round_clamp(acc as f32 * scale[channel], min - zero_point, max - zero_point);
     let y = match residual {
         None => q + zero_point,
         Some(r) => {
             let conv = q as f32 * r.scale_conv;
-            let data = (i32::from(r.data[index]) - r.zero_point) as f32 * r.scale_data;
+            let data = (i32::from(residual_data) - r.zero_point) as f32 * r.scale_data;
             let (min, max) = (r.min - r.out_zero_point, r.max - r.out_zero_point);
             round_clamp(conv + data, min, max) + r.out_zero_point
         }

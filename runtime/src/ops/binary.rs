@@ -1,7 +1,7 @@
 //! Two operands, elementwise, broadcasting as NumPy does. The output may lie exactly over an
 //! operand of its own shape.
 //!
-//! Quantized i8, in f32 with one IEEE rounding per operation, `ra = (a - za) as f32 * scale[0]` and
+//! Quantized i8 and i16, in f32 with one IEEE rounding per operation, `ra = (a - za) as f32 * scale[0]` and
 //! `rb = (b - zb) as f32 * scale[1]`:
 //!
 //! ```text
@@ -16,11 +16,11 @@
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{BinaryAttributes, BinaryOp, Op};
-use crate::kernels::requantize::round_clamp;
+use crate::kernels::requantize::{Quantized, round_clamp};
 use crate::memory::Context;
 use crate::ops::elementwise::zip;
 use crate::ops::shape::{expect_broadcast, expect_elementwise, expect_types};
-use crate::ops::{Operator, RunFn, Step, expect_clamp_q, no_scratch};
+use crate::ops::{Operator, RunFn, Step, expect_clamp_of, no_scratch};
 
 const fn operator(
     dtype: DType,
@@ -43,7 +43,11 @@ pub static BINARY_I64: Operator =
 pub static BINARY_BOOL: Operator =
     operator(DType::Bool, |step| check(step, DType::Bool, &BOOL), |_| run_bool);
 /// Quantized i8: add, sub, mul, min, max.
-pub static BINARY_I8: Operator = operator(DType::I8, check_i8, |_| run_i8);
+pub static BINARY_I8: Operator =
+    operator(DType::I8, |step| check_quantized::<i8>(step, DType::I8), |_| run_quantized::<i8>);
+/// Quantized i16: as i8.
+pub static BINARY_I16: Operator =
+    operator(DType::I16, |step| check_quantized::<i16>(step, DType::I16), |_| run_quantized::<i16>);
 
 use BinaryOp::{
     Add, And, BitAnd, BitOr, BitXor, Div, Fmod, Max, Min, Mod, Mul, Or, PRelu, Pow, ShiftLeft,
@@ -72,9 +76,9 @@ fn check(step: &Step<'_>, dtype: DType, kinds: &[BinaryOp]) -> Result<(), StepEr
     expect_broadcast(&step.input(1)?, &y, 1)
 }
 
-fn check_i8(step: &Step<'_>) -> Result<(), StepErrorKind> {
-    check(step, DType::I8, &QUANTIZED)?;
-    expect_clamp_q(step.attributes::<BinaryAttributes>().clamp_q)
+fn check_quantized<T: Quantized>(step: &Step<'_>, dtype: DType) -> Result<(), StepErrorKind> {
+    check(step, dtype, &QUANTIZED)?;
+    expect_clamp_of::<T>(step.attributes::<BinaryAttributes>().clamp_q)
 }
 
 fn kind(attributes: &BinaryAttributes) -> Result<BinaryOp, StepErrorKind> {
@@ -175,21 +179,21 @@ fn run_bool(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     }
 }
 
-fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn run_quantized<T: Quantized>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let step = context.step;
     let attributes: BinaryAttributes = step.attributes();
     let (za, zb) = (step.input(0)?.zero_point, step.input(1)?.zero_point);
     let zero_point = step.output(0)?.zero_point;
     let [scale_a, scale_b] = attributes.scale;
     let (low, high) = (attributes.clamp_q[0] - zero_point, attributes.clamp_q[1] - zero_point);
-    let put = move |t: f32| (round_clamp(t, low, high) + zero_point) as i8;
-    let real_a = move |a: i8| (i32::from(a) - za) as f32 * scale_a;
-    let real_b = move |b: i8| (i32::from(b) - zb) as f32 * scale_b;
+    let put = move |t: f32| T::narrow(round_clamp(t, low, high) + zero_point);
+    let real_a = move |a: T| (a.widen() - za) as f32 * scale_a;
+    let real_b = move |b: T| (b.widen() - zb) as f32 * scale_b;
     match kind(&attributes)? {
         Add => zip(context, |a, b| put(real_a(a) + real_b(b))),
         Sub => zip(context, |a, b| put(real_a(a) - real_b(b))),
-        Mul => zip(context, |a: i8, b: i8| {
-            put((i32::from(a) - za).wrapping_mul(i32::from(b) - zb) as f32 * scale_a)
+        Mul => zip(context, |a: T, b: T| {
+            put((a.widen() - za).wrapping_mul(b.widen() - zb) as f32 * scale_a)
         }),
         Min => zip(context, |a, b| put(if real_b(b) < real_a(a) { real_b(b) } else { real_a(a) })),
         Max => zip(context, |a, b| put(if real_b(b) > real_a(a) { real_b(b) } else { real_a(a) })),

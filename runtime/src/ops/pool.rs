@@ -4,9 +4,10 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{Op, PoolAttributes};
 use crate::kernels::pool::{self, PoolGeometry, PoolI8};
+use crate::kernels::requantize::Quantized;
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::shape::{expect_apart, expect_types};
-use crate::ops::{Operator, Step, expect_clamp_q, no_scratch};
+use crate::ops::{Operator, Step, expect_clamp_of, no_scratch};
 
 const MAX: u32 = 1;
 const AVERAGE: u32 = 2;
@@ -27,8 +28,17 @@ pub static POOL_F32: Operator = Operator {
 pub static POOL_I8: Operator = Operator {
     op: Op::Pool2d,
     dtype: Some(DType::I8),
-    check: check_i8,
+    check: |step| check_quantized::<i8>(step, DType::I8),
     select: |_| run_i8,
+    scratch_bytes: no_scratch,
+};
+
+/// i16 pooling.
+pub static POOL_I16: Operator = Operator {
+    op: Op::Pool2d,
+    dtype: Some(DType::I16),
+    check: |step| check_quantized::<i16>(step, DType::I16),
+    select: |_| run_i16,
     scratch_bytes: no_scratch,
 };
 
@@ -76,12 +86,13 @@ fn geometry(step: &Step<'_>) -> Result<PoolGeometry, StepErrorKind> {
     })
 }
 
-fn check_i8(step: &Step<'_>) -> Result<(), StepErrorKind> {
-    let geometry = check(step, DType::I8)?;
-    expect_clamp_q(step.attributes::<PoolAttributes>().clamp_q)?;
+fn check_quantized<T: Quantized>(step: &Step<'_>, dtype: DType) -> Result<(), StepErrorKind> {
+    let geometry = check(step, dtype)?;
+    expect_clamp_of::<T>(step.attributes::<PoolAttributes>().clamp_q)?;
     // Largest sum of a window.
     let taps = (0..2).map(|axis| geometry.kernel[axis].min(geometry.input[axis]) as u64);
-    let step_size = u64::from(step.input(0)?.zero_point.unsigned_abs()) + 128;
+    let zero_point = step.input(0)?.zero_point;
+    let step_size = u64::from(zero_point.unsigned_abs() + T::LOWEST.unsigned_abs());
     if taps.product::<u64>().checked_mul(step_size).is_none_or(|sum| sum > i32::MAX as u64) {
         return Err(StepErrorKind::TooLarge);
     }
@@ -100,17 +111,34 @@ fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     Ok(())
 }
 
-fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let step = context.step;
-    let geometry = geometry(&step)?;
+/// Where a quantized result goes.
+fn quantized_result(step: &Step<'_>) -> Result<PoolI8, StepErrorKind> {
     let attributes: PoolAttributes = step.attributes();
-    let to = PoolI8 {
+    Ok(PoolI8 {
         input_zero_point: step.input(0)?.zero_point,
         zero_point: step.output(0)?.zero_point,
         scale: attributes.scale,
         min: attributes.clamp_q[0],
         max: attributes.clamp_q[1],
-    };
+    })
+}
+
+fn run_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let step = context.step;
+    let (geometry, to) = (geometry(&step)?, quantized_result(&step)?);
+    let operands = context.operands([0])?;
+    let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
+    match step.attributes::<PoolAttributes>().kind {
+        MAX => pool::max_i16(&geometry, &to, x, y),
+        _ => pool::average_i16(&geometry, &to, x, y),
+    }
+    Ok(())
+}
+
+fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let step = context.step;
+    let (geometry, to) = (geometry(&step)?, quantized_result(&step)?);
+    let attributes: PoolAttributes = step.attributes();
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     match attributes.kind {

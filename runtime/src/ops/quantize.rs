@@ -1,10 +1,10 @@
-//! Between real numbers and quantized integers: quantize, dequantize, and tables over i8.
+//! Between real numbers and quantized integers: quantize, dequantize, and tables over i8 and i16.
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
-use crate::format::{Op, QuantizeAttributes};
+use crate::format::{Element, Op, QuantizeAttributes};
 use crate::kernels::requantize::round_clamp;
-use crate::memory::{Context, Slot, typed};
+use crate::memory::{Context, Slot, typed, typed_mut};
 use crate::ops::shape::{expect_apart, expect_elementwise, product};
 use crate::ops::{Operator, Step, expect_same_shape, expect_type, expect_vector, no_scratch};
 
@@ -47,6 +47,35 @@ pub static DEQUANTIZE_I8: Operator = Operator {
     scratch_bytes: no_scratch,
 };
 
+/// f32 to i16, whose zero point is 0.
+pub static QUANTIZE_I16: Operator = Operator {
+    op: Op::Quantize,
+    dtype: Some(DType::I16),
+    check: |step| check(step, DType::F32, DType::I16),
+    select: |_| run_quantize_i16,
+    scratch_bytes: no_scratch,
+};
+
+/// i16 to f32.
+pub static DEQUANTIZE_I16: Operator = Operator {
+    op: Op::Dequantize,
+    dtype: Some(DType::I16),
+    check: |step| check(step, DType::I16, DType::F32),
+    select: |_| |context| dequantize_wide(context, |x: i16, z| i32::from(x).wrapping_sub(z) as f32),
+    scratch_bytes: no_scratch,
+};
+
+/// i32 to f32.
+pub static DEQUANTIZE_I32: Operator = Operator {
+    op: Op::Dequantize,
+    dtype: Some(DType::I32),
+    check: |step| check(step, DType::I32, DType::F32),
+    select: |_| {
+        |context| dequantize_wide(context, |x: i32, z| (i64::from(x) - i64::from(z)) as f32)
+    },
+    scratch_bytes: no_scratch,
+};
+
 /// Any function of one i8, as a table indexed by the value plus 128. Inputs: x, table.
 pub static LUT_I8: Operator = Operator {
     op: Op::Lut,
@@ -56,10 +85,26 @@ pub static LUT_I8: Operator = Operator {
     scratch_bytes: no_scratch,
 };
 
+/// A function of one i16, between the entries of a table by straight lines. Inputs: x, table (i16) of
+/// 2ⁿ + 1 entries, n from 1 to 16, for the numbers −32768, −32768 + 2^(16 − n), … 32768.
+pub static LUT_I16: Operator = Operator {
+    op: Op::Lut,
+    dtype: Some(DType::I16),
+    check: check_lut_i16,
+    select: |_| run_lut_i16,
+    scratch_bytes: no_scratch,
+};
+
 /// `saturate(round_ties_even(x / scale) + zero_point)`; a NaN becomes −128.
 #[inline(always)]
 pub(crate) fn quantize_value(x: f32, scale: f32, zero_point: i32) -> i8 {
     (round_clamp(x / scale, -128 - zero_point, 127 - zero_point) + zero_point) as i8
+}
+
+/// The same for an i16; a NaN becomes −32768.
+#[inline(always)]
+pub(crate) fn quantize_value_i16(x: f32, scale: f32) -> i16 {
+    round_clamp(x / scale, i32::from(i16::MIN), i32::from(i16::MAX)) as i16
 }
 
 fn check(step: &Step<'_>, from: DType, to: DType) -> Result<(), StepErrorKind> {
@@ -176,6 +221,39 @@ fn dequantize_each(
     Ok(())
 }
 
+fn run_quantize_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let step = context.step;
+    let y = step.output(0)?;
+    let operands = context.operands([0, 1, 2])?;
+    let [x, scales, zero_points] = operands.inputs;
+    let channels = channels(&step, &y, scales, zero_points)?;
+    let x: &[f32] = typed(x, 0)?;
+    let y: &mut [i16] = typed_mut(operands.output, 1)?;
+    for (index, (to, from)) in y.iter_mut().zip(x).enumerate() {
+        *to = quantize_value_i16(*from, channels.of(index).0);
+    }
+    Ok(())
+}
+
+/// `real(x, zero point) · scale` of every element.
+fn dequantize_wide<T: Element>(
+    context: &mut Context<'_>,
+    real: impl Fn(T, i32) -> f32,
+) -> Result<(), StepErrorKind> {
+    let step = context.step;
+    let slot = step.input(0)?;
+    let operands = context.operands([0, 1, 2])?;
+    let [x, scales, zero_points] = operands.inputs;
+    let channels = channels(&step, &slot, scales, zero_points)?;
+    let x: &[T] = typed(x, 0)?;
+    let y: &mut [f32] = typed_mut(operands.output, 1)?;
+    for (index, (to, from)) in y.iter_mut().zip(x).enumerate() {
+        let (scale, zero_point) = channels.of(index);
+        *to = real(*from, zero_point) * scale;
+    }
+    Ok(())
+}
+
 fn run_dequantize_u8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     dequantize_each(context, i32::from)
 }
@@ -192,6 +270,36 @@ fn check_lut(step: &Step<'_>) -> Result<(), StepErrorKind> {
     expect_vector(&table, DType::I8, LUT_LEN, 1)?;
     expect_type(&y, DType::I8, 2)?;
     expect_same_shape(&y, &x, 2)
+}
+
+fn check_lut_i16(step: &Step<'_>) -> Result<(), StepErrorKind> {
+    step.expect_counts(2, 2)?;
+    expect_elementwise(step)?;
+    let (x, table, y) = (step.input(0)?, step.input(1)?, step.output(0)?);
+    expect_type(&x, DType::I16, 0)?;
+    expect_type(&table, DType::I16, 1)?;
+    expect_type(&y, DType::I16, 2)?;
+    let intervals = table.elements().wrapping_sub(1);
+    if !intervals.is_power_of_two() || !(2..=1 << 16).contains(&intervals) {
+        return Err(StepErrorKind::OperandShape(1));
+    }
+    expect_same_shape(&y, &x, 2)
+}
+
+fn run_lut_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let intervals = context.step.input(1)?.elements() - 1;
+    // Numbers of an interval: 2^(16 − n).
+    let bits = 16 - intervals.trailing_zeros();
+    let half = (1 << bits) >> 1;
+    let ([x, table], mut y) = context.elementwise::<i16, i16, 2>([0, 1])?;
+    for index in 0..y.len() {
+        let place = (i32::from(x.get(index)) + 32768) as u32;
+        let (at, fraction) = ((place >> bits) as usize, (place & ((1 << bits) - 1)) as i32);
+        let (low, high) = (i32::from(table.get(at)), i32::from(table.get(at + 1)));
+        // At most 2¹⁶ · 2¹⁵: it fits.
+        y.set(index, (low + (((high - low) * fraction + half) >> bits)) as i16);
+    }
+    Ok(())
 }
 
 fn run_lut(context: &mut Context<'_>) -> Result<(), StepErrorKind> {

@@ -1,7 +1,7 @@
 //! Reductions over any set of axes: sum, mean, extremes, norms; and the index of an extreme.
 //!
 //! The input is read once, in memory order, into one accumulator per output element. Integers wrap;
-//! the mean of integers rounds toward zero. Quantized i8 has max and min of the stored numbers,
+//! the mean of integers rounds toward zero. Quantized i8 and i16 have max and min of the stored numbers,
 //! rescaled, and
 //!
 //! ```text
@@ -15,10 +15,10 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{ArgReduceAttributes, Element, MAX_RANK, Op, ReduceAttributes, ReduceOp};
 use crate::isa::Isa;
-use crate::kernels::requantize::round_clamp;
+use crate::kernels::requantize::{Quantized, round_clamp};
 use crate::memory::{Context, Slot, typed, typed_mut};
 use crate::ops::shape::{Walk, expect_apart, expect_types, split};
-use crate::ops::{Operator, RunFn, Step, expect_clamp_q, no_scratch};
+use crate::ops::{Operator, RunFn, Step, expect_clamp_of, no_scratch};
 
 type Check = fn(&Step<'_>) -> Result<(), StepErrorKind>;
 
@@ -41,7 +41,19 @@ pub static REDUCE_I32: Operator =
 pub static REDUCE_I64: Operator =
     reduce(DType::I64, |s| check(s, DType::I64, &INTEGER), |_| run_i64, no_scratch);
 /// Quantized i8: mean, max, min.
-pub static REDUCE_I8: Operator = reduce(DType::I8, check_i8, |_| run_i8, scratch_i8);
+pub static REDUCE_I8: Operator = reduce(
+    DType::I8,
+    |s| check_quantized::<i8>(s, DType::I8),
+    |_| run_quantized::<i8>,
+    scratch_quantized,
+);
+/// Quantized i16: as i8.
+pub static REDUCE_I16: Operator = reduce(
+    DType::I16,
+    |s| check_quantized::<i16>(s, DType::I16),
+    |_| run_quantized::<i16>,
+    scratch_quantized,
+);
 
 use ReduceOp::{L1, L2, LogSum, LogSumExp, Max, Mean, Min, Prod, Sum, SumSquare};
 
@@ -80,12 +92,12 @@ fn expect_reduced(x: &Slot, y: &Slot, axes: u32) -> Result<(), StepErrorKind> {
     if kept_as_1 || dropped { Ok(()) } else { Err(StepErrorKind::OperandShape(1)) }
 }
 
-fn check_i8(step: &Step<'_>) -> Result<(), StepErrorKind> {
-    check(step, DType::I8, &QUANTIZED)?;
+fn check_quantized<T: Quantized>(step: &Step<'_>, dtype: DType) -> Result<(), StepErrorKind> {
+    check(step, dtype, &QUANTIZED)?;
     let attributes: ReduceAttributes = step.attributes();
-    expect_clamp_q(attributes.clamp_q)?;
+    expect_clamp_of::<T>(attributes.clamp_q)?;
     let (x, y) = (step.input(0)?, step.output(0)?);
-    let step_size = u64::from(x.zero_point.unsigned_abs()) + 128;
+    let step_size = u64::from(x.zero_point.unsigned_abs() + T::LOWEST.unsigned_abs());
     let count = count(&x, &y) as u64;
     if attributes.kind == Mean as u32
         && count.checked_mul(step_size).is_none_or(|sum| sum > i32::MAX as u64)
@@ -256,32 +268,32 @@ run_integer!(run_i32, i32);
 run_integer!(run_i64, i64);
 
 /// The i32 sums of a mean.
-fn scratch_i8(step: &Step<'_>, _: Isa) -> usize {
+fn scratch_quantized(step: &Step<'_>, _: Isa) -> usize {
     if !matches!(kind(step), Ok(Mean)) {
         return 0;
     }
     step.output(0).map_or(0, |y| y.elements().saturating_mul(size_of::<i32>()))
 }
 
-fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn run_quantized<T: Quantized>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let step = context.step;
     let (walk, attributes) = (walk(&step)?, step.attributes::<ReduceAttributes>());
     let (from, to) = (step.input(0)?, step.output(0)?);
     let (low, high) =
         (attributes.clamp_q[0] - to.zero_point, attributes.clamp_q[1] - to.zero_point);
-    let put = |real: f32| (round_clamp(real, low, high) + to.zero_point) as i8;
+    let put = |real: f32| T::narrow(round_clamp(real, low, high) + to.zero_point);
     let operands = context.operands([0])?;
-    let x: &[i8] = typed(operands.inputs[0], 0)?;
-    let y: &mut [i8] = typed_mut(operands.output, 1)?;
+    let x: &[T] = typed(operands.inputs[0], 0)?;
+    let y: &mut [T] = typed_mut(operands.output, 1)?;
     match kind(&step)? {
-        Max => accumulate(&walk, x, y, i8::MIN, i8::max, i8::max),
-        Min => accumulate(&walk, x, y, i8::MAX, i8::min, i8::min),
+        Max => accumulate(&walk, x, y, T::narrow(T::LOWEST), T::max, T::max),
+        Min => accumulate(&walk, x, y, T::narrow(T::HIGHEST), T::min, T::min),
         _ => {
             let len = y.len();
             let bytes = operands.scratch.get_mut(..len * 4).ok_or(StepErrorKind::TooLarge)?;
             let acc: &mut [i32] = typed_mut(bytes, 2)?;
             let add = i32::wrapping_add;
-            accumulate(&walk, x, acc, 0, |acc, x| add(acc, i32::from(x) - from.zero_point), add);
+            accumulate(&walk, x, acc, 0, |acc, x: T| add(acc, x.widen() - from.zero_point), add);
             let scale = attributes.scale / count(&from, &to).max(1) as f32;
             for (y, acc) in y.iter_mut().zip(acc) {
                 *y = put(*acc as f32 * scale);
@@ -290,7 +302,7 @@ fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
         }
     }
     for y in y {
-        *y = put((i32::from(*y) - from.zero_point) as f32 * attributes.scale);
+        *y = put((y.widen() - from.zero_point) as f32 * attributes.scale);
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{MAX_RANK, Op, ResizeAttributes};
 use crate::isa::Isa;
-use crate::kernels::requantize::round_clamp;
+use crate::kernels::requantize::{Quantized, round_clamp};
 use crate::memory::{Context, Slot, typed, typed_mut};
 use crate::ops::shape::{expect_apart, expect_types, product, strides};
 use crate::ops::{Operator, Step};
@@ -32,7 +32,16 @@ pub static RESIZE_I8: Operator = Operator {
     op: Op::Resize,
     dtype: Some(DType::I8),
     check: |step| check(step, DType::I8),
-    select: |_| run_i8,
+    select: |_| run_quantized::<i8>,
+    scratch_bytes,
+};
+
+/// i16; input and output have the same scale.
+pub static RESIZE_I16: Operator = Operator {
+    op: Op::Resize,
+    dtype: Some(DType::I16),
+    check: |step| check(step, DType::I16),
+    select: |_| run_quantized::<i16>,
     scratch_bytes,
 };
 
@@ -77,7 +86,7 @@ fn check(step: &Step<'_>, dtype: DType) -> Result<(), StepErrorKind> {
     if x.rank() != y.rank() || (x.elements() == 0 && y.elements() != 0) {
         return Err(StepErrorKind::OperandShape(1));
     }
-    if dtype == DType::I8 && (x.scale != y.scale || x.zero_point != y.zero_point) {
+    if dtype != DType::F32 && (x.scale != y.scale || x.zero_point != y.zero_point) {
         return Err(StepErrorKind::Attribute("scale"));
     }
     let mut resized = 0;
@@ -274,12 +283,13 @@ fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     })
 }
 
-fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn run_quantized<T: Quantized>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let step = context.step;
     let zero_point = step.input(0)?.zero_point;
     let operands = context.operands([0])?;
-    let x: &[i8] = typed(operands.inputs[0], 0)?;
-    let y: &mut [i8] = typed_mut(operands.output, 1)?;
+    let x: &[T] = typed(operands.inputs[0], 0)?;
+    let y: &mut [T] = typed_mut(operands.output, 1)?;
+    let (low, high) = (T::LOWEST - zero_point, T::HIGHEST - zero_point);
     for_each_block(&step, operands.scratch, |to, len, taps| {
         if let [(from, _)] = *taps {
             y[to..to + len].copy_from_slice(&x[from..from + len]);
@@ -291,11 +301,11 @@ fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
             for (from, weight) in taps {
                 let x = &x[from + start..from + start + count];
                 for (sum, x) in sums.iter_mut().zip(x) {
-                    *sum += weight * (i32::from(*x) - zero_point) as f32;
+                    *sum += weight * (x.widen() - zero_point) as f32;
                 }
             }
             for (y, sum) in y[to + start..to + start + count].iter_mut().zip(sums) {
-                *y = (round_clamp(sum, -128 - zero_point, 127 - zero_point) + zero_point) as i8;
+                *y = T::narrow(round_clamp(sum, low, high) + zero_point);
             }
         }
     })

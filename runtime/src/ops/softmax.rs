@@ -1,9 +1,9 @@
-//! Softmax and its logarithm along one axis, f32 and i8.
+//! Softmax and its logarithm along one axis, f32, i8 and i16.
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{Op, SoftmaxAttributes};
-use crate::kernels::softmax::{self, SoftmaxI8, SoftmaxShape, TABLE_LEN};
+use crate::kernels::softmax::{self, SoftmaxI8, SoftmaxI16, SoftmaxShape, TABLE_LEN};
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::shape::{expect_apart, expect_types, split};
 use crate::ops::{Operator, Step, expect_same_shape, expect_vector, no_scratch};
@@ -21,8 +21,17 @@ pub static SOFTMAX_F32: Operator = Operator {
 pub static SOFTMAX_I8: Operator = Operator {
     op: Op::Softmax,
     dtype: Some(DType::I8),
-    check: check_i8,
+    check: |step| check_quantized(step, DType::I8, TABLE_LEN),
     select: |_| run_i8,
+    scratch_bytes: no_scratch,
+};
+
+/// i16 softmax by two tables of exponentials.
+pub static SOFTMAX_I16: Operator = Operator {
+    op: Op::Softmax,
+    dtype: Some(DType::I16),
+    check: |step| check_quantized(step, DType::I16, 2 * TABLE_LEN),
+    select: |_| run_i16,
     scratch_bytes: no_scratch,
 };
 
@@ -41,10 +50,10 @@ fn check_f32(step: &Step<'_>) -> Result<(), StepErrorKind> {
     check(step).map(|_| ())
 }
 
-fn check_i8(step: &Step<'_>) -> Result<(), StepErrorKind> {
+fn check_quantized(step: &Step<'_>, dtype: DType, entries: usize) -> Result<(), StepErrorKind> {
     step.expect_counts(2, 2)?;
-    expect_types(step, &[DType::I8, DType::I32], DType::I8)?;
-    expect_vector(&step.input(1)?, DType::I32, TABLE_LEN, 1)?;
+    expect_types(step, &[dtype, DType::I32], dtype)?;
+    expect_vector(&step.input(1)?, DType::I32, entries, 1)?;
     if check(step)?.log != 0 {
         return Err(StepErrorKind::Attribute("log"));
     }
@@ -85,6 +94,19 @@ fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
         zero_point: step.output(0)?.zero_point,
     };
     softmax::softmax_i8(shape, &to, typed(x, 0)?, typed_mut(operands.output, 2)?);
+    Ok(())
+}
+
+fn run_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let step = context.step;
+    let Some(shape) = shape(&step)? else { return Ok(()) };
+    let operands = context.operands([0, 1])?;
+    let [x, table] = operands.inputs;
+    let tables = typed::<i32>(table, 1)?.as_chunks().0;
+    let [high, low, ..] = tables else { return Err(StepErrorKind::OperandShape(1)) };
+    let inverse_scale = step.attributes::<SoftmaxAttributes>().inverse_output_scale;
+    let to = SoftmaxI16 { high, low, inverse_scale };
+    softmax::softmax_i16(shape, &to, typed(x, 0)?, typed_mut(operands.output, 2)?);
     Ok(())
 }
 

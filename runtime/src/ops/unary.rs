@@ -6,6 +6,7 @@
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{NarrowFloat, Op, UnaryAttributes, UnaryOp};
+use crate::kernels::requantize::round_clamp;
 use crate::memory::Context;
 use crate::ops::elementwise::map;
 use crate::ops::shape::{expect_elementwise, expect_types};
@@ -17,6 +18,18 @@ pub static UNARY_F32: Operator = Operator {
     dtype: Some(DType::F32),
     check: check_f32,
     select: |_| run_f32,
+    scratch_bytes: no_scratch,
+};
+
+/// Quantized i16: clip of the stored numbers, and leaky_relu with one factor from input to output steps
+/// on either side of 0, which also is a change of scale, a relu, a negation.
+pub static UNARY_I16: Operator = Operator {
+    op: Op::Unary,
+    dtype: Some(DType::I16),
+    check: |step| {
+        check(step, DType::I16, |kind| matches!(kind, UnaryOp::Clip | UnaryOp::LeakyRelu))
+    },
+    select: |_| run_i16,
     scratch_bytes: no_scratch,
 };
 
@@ -50,6 +63,21 @@ pub static UNARY_BOOL: Operator = Operator {
 fn is_integer(kind: UnaryOp) -> bool {
     use UnaryOp::{Abs, BitNot, Clip, Neg, Relu, Sign};
     matches!(kind, Relu | Clip | Neg | Abs | Sign | BitNot)
+}
+
+fn run_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    const LOWEST: i32 = i16::MIN as i32;
+    const HIGHEST: i32 = i16::MAX as i32;
+    let UnaryAttributes { alpha, beta, .. } = context.step.attributes();
+    match kind(&context.step.attributes())? {
+        UnaryOp::Clip => map(context, |x: i16| {
+            round_clamp(clip(f32::from(x), alpha, beta), LOWEST, HIGHEST) as i16
+        }),
+        _ => map(context, |x: i16| {
+            let factor = if x < 0 { beta } else { alpha };
+            round_clamp(f32::from(x) * factor, LOWEST, HIGHEST) as i16
+        }),
+    }
 }
 
 fn check_f32(step: &Step<'_>) -> Result<(), StepErrorKind> {

@@ -159,7 +159,7 @@ impl<'a> TfliteNode<'a> {
         quant: Quant,
         shape: Vec<Dim>,
     ) -> Result<ValueId, Failure> {
-        if !matches!(dtype, DType::I8 | DType::U8) {
+        if !matches!(dtype, DType::I8 | DType::U8 | DType::I16) {
             return Err(unsupported(
                 format!("quantization to {dtype}"),
                 "quantize the model to int8",

@@ -24,7 +24,7 @@ impl Links {
         Links {
             producers: graph.producers(),
             consumers: graph.consumers(),
-            outputs: graph.outputs.iter().copied().collect(),
+            outputs: graph.results().collect(),
         }
     }
 

@@ -11,8 +11,6 @@ use crate::graph::{CoordinateMode, NearestRounding, Node, PadMode, ResizeMode};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 
-use super::is_i8;
-
 /// Bytes of a constant shape's elements behind `axis`, and whether every axis before it is 1:
 /// then a range along the axis is one piece of memory.
 fn contiguous_unit(shape: &[Dim], axis: usize, dtype: DType) -> Option<usize> {
@@ -180,7 +178,7 @@ pub(super) fn resize(
     }
     attributes.scales[..scales.len()].copy_from_slice(scales);
     let x = builder.value(builder.input(node, 0)?);
-    let variant = if is_i8(x) { DType::I8 } else { x.dtype };
+    let variant = x.dtype;
     let inputs = builder.inputs(node)?;
     builder.step(node, StepOp::Resize, Some(variant), attributes, inputs, 0)
 }

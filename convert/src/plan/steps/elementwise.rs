@@ -9,9 +9,9 @@ use whit::format::{
 use crate::graph::{BinaryKind, Clamp, CompareKind, Node, Quant, UnaryKind};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
-use crate::quantize::lut;
+use crate::quantize::{limits, lut};
 
-use super::{clamp_q, is_i8, quant_of, ratio};
+use super::{clamp_q, is_i8, is_quantized, quant_of, ratio};
 
 fn binary_op(kind: BinaryKind) -> BinaryOp {
     match kind {
@@ -47,10 +47,10 @@ pub(super) fn binary(
     let mut attributes = BinaryAttributes {
         kind: binary_op(kind) as u32,
         clamp: [f32::NEG_INFINITY, f32::INFINITY],
-        clamp_q: [-128, 127],
+        clamp_q: limits(a.dtype),
         ..BinaryAttributes::default()
     };
-    if is_i8(a) {
+    if is_quantized(a) {
         let (qa, qb, qy) = (quant_of(node, a)?, quant_of(node, b)?, quant_of(node, y)?);
         let (sa, sb) = (f64::from(qa.scale[0]), f64::from(qb.scale[0]));
         attributes.scale = match kind {
@@ -58,9 +58,9 @@ pub(super) fn binary(
             BinaryKind::Add | BinaryKind::Sub | BinaryKind::Min | BinaryKind::Max => {
                 [ratio(sa, qy.scale[0]), ratio(sb, qy.scale[0])]
             }
-            _ => return Err(unsupported(node, "no i8 form; keep it float")),
+            _ => return Err(unsupported(node, "no integer form; keep it float")),
         };
-        attributes.clamp_q = clamp_q(&Clamp::NONE, qy);
+        attributes.clamp_q = clamp_q(&Clamp::NONE, qy, a.dtype);
     }
     let is_logical = matches!(kind, BinaryKind::And | BinaryKind::Or | BinaryKind::Xor);
     let fits = match a.dtype {
@@ -161,10 +161,68 @@ pub(super) fn unary(
         let table = lut::table(qx, qy, |real| lut::unary_f64(kind, real));
         return lut_step(builder, node, &table);
     }
+    if is_quantized(x) {
+        return unary_i16(builder, node, kind);
+    }
     let (op, alpha, beta) = unary_op(kind);
     let inputs = builder.inputs(node)?;
     let attributes = UnaryAttributes { kind: op as u32, alpha, beta, reserved: 0 };
     builder.elementwise(node, StepOp::Unary, x.dtype, attributes, inputs, &[0])
+}
+
+/// A function of an i16: straight on either side of 0, clipped, or a table.
+fn unary_i16(builder: &mut Builder<'_>, node: &Node, kind: UnaryKind) -> Result<(), PlanError> {
+    let (x, y) = (builder.value(builder.input(node, 0)?), builder.value(node.outputs[0]));
+    let (qx, qy) = (quant_of(node, x)?, quant_of(node, y)?);
+    let step = f64::from(qx.scale[0]) / f64::from(qy.scale[0]);
+    let slopes = match kind {
+        UnaryKind::Relu => [1.0, 0.0],
+        UnaryKind::LeakyRelu { alpha } => [1.0, f64::from(alpha)],
+        UnaryKind::Neg => [-1.0, -1.0],
+        UnaryKind::Abs => [1.0, -1.0],
+        UnaryKind::Clip { min, max } => return clip_i16(builder, node, Clamp { min, max }, step),
+        kind => {
+            let why = "lines between the entries of a table aren't close enough; keep it float";
+            let table = lut::table_i16(qx, qy, kind).ok_or_else(|| unsupported(node, why))?;
+            let name = format!("{}/table", node.name);
+            let data = table.iter().flat_map(|entry| entry.to_le_bytes()).collect();
+            let table = builder.constant(&name, DType::I16, Layout::Dense, &[table.len()], data)?;
+            let inputs = vec![Some(builder.tensor(builder.input(node, 0)?)?), Some(table)];
+            let none = NoAttributes::default();
+            return builder.elementwise(node, StepOp::Lut, DType::I16, none, inputs, &[0]);
+        }
+    };
+    let inputs = builder.inputs(node)?;
+    let attributes = slopes_i16(slopes.map(|slope| slope * step));
+    builder.elementwise(node, StepOp::Unary, DType::I16, attributes, inputs, &[0])
+}
+
+/// Steps of the result for a step of the operand, from 0 up and below 0.
+fn slopes_i16([above, below]: [f64; 2]) -> UnaryAttributes {
+    let kind = UnaryOp::LeakyRelu as u32;
+    UnaryAttributes { kind, alpha: above as f32, beta: below as f32, reserved: 0 }
+}
+
+/// A clip of an i16, behind a change of scale when there is one.
+fn clip_i16(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    clamp: Clamp,
+    step: f64,
+) -> Result<(), PlanError> {
+    let y = builder.value(node.outputs[0]);
+    let mut from = builder.tensor(builder.input(node, 0)?)?;
+    if step != 1.0 {
+        let name = format!("{}/rescale", node.name);
+        let rescaled = builder.temporary(&name, y.dtype, &y.shape, y.quant.as_ref())?;
+        let (op, slopes) = (StepOp::Unary, slopes_i16([step, step]));
+        builder.step_to(&name, op, Some(DType::I16), slopes, vec![Some(from)], rescaled, 0, &[0]);
+        from = rescaled;
+    }
+    let [low, high] = clamp_q(&clamp, quant_of(node, y)?, DType::I16);
+    let (alpha, beta) = (low as f32, high as f32);
+    let attributes = UnaryAttributes { kind: UnaryOp::Clip as u32, alpha, beta, reserved: 0 };
+    builder.elementwise(node, StepOp::Unary, DType::I16, attributes, vec![Some(from)], &[0])
 }
 
 pub(super) fn lut_step(
@@ -220,8 +278,14 @@ pub(super) fn quantize(builder: &mut Builder<'_>, node: &Node) -> Result<(), Pla
         let table = lut::table(qx, qy, |real| real);
         return lut_step(builder, node, &table);
     }
-    if !matches!(y.dtype, DType::I8 | DType::U8) {
-        let why = format!("quantizing to {} is not supported; i8 and u8 models are", y.dtype);
+    if x.dtype == DType::I16 && y.dtype == DType::I16 {
+        let (qx, qy) = (quant_of(node, x)?, quant_of(node, y)?);
+        let step = f64::from(qx.scale[0]) / f64::from(qy.scale[0]);
+        let (inputs, attributes) = (builder.inputs(node)?, slopes_i16([step, step]));
+        return builder.elementwise(node, StepOp::Unary, DType::I16, attributes, inputs, &[0]);
+    }
+    if !matches!(y.dtype, DType::I8 | DType::U8 | DType::I16) {
+        let why = format!("quantizing to {} is not supported; i8, u8 and i16 are", y.dtype);
         return Err(unsupported(node, why));
     }
     let (attributes, inputs) = scale_inputs(builder, node, y.quant.as_ref())?;
@@ -230,7 +294,7 @@ pub(super) fn quantize(builder: &mut Builder<'_>, node: &Node) -> Result<(), Pla
 
 pub(super) fn dequantize(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanError> {
     let x = builder.value(builder.input(node, 0)?);
-    if !matches!(x.dtype, DType::I8 | DType::U8) {
+    if !matches!(x.dtype, DType::I8 | DType::U8 | DType::I16 | DType::I32) {
         let why = format!("dequantizing from {} at run time is not supported", x.dtype);
         return Err(unsupported(node, why));
     }

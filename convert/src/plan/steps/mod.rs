@@ -1,6 +1,7 @@
 //! From a node to its step: attribute record, packed constants, in-place candidates.
 
 mod conv;
+mod conv_i16;
 mod data;
 mod elementwise;
 mod indexing;
@@ -13,6 +14,7 @@ use whit::format::Op as StepOp;
 use crate::graph::{Clamp, Node, Op, Quant, Value};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
+use crate::quantize::limits;
 
 /// Adds the steps of a node.
 pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanError> {
@@ -86,7 +88,7 @@ fn spatial(node: &Node, values: &[usize]) -> Result<[u32; 3], PlanError> {
     Ok(three)
 }
 
-/// The per-tensor quantization of an i8 value.
+/// The per-tensor quantization of an integer value.
 fn quant_of<'g>(node: &Node, value: &'g Value) -> Result<&'g Quant, PlanError> {
     value
         .quant
@@ -95,17 +97,18 @@ fn quant_of<'g>(node: &Node, value: &'g Value) -> Result<&'g Quant, PlanError> {
         .ok_or_else(|| unsupported(node, format!("`{}` has no per-tensor scale", value.name)))
 }
 
-/// A clamp in real numbers as bounds on quantized values.
-fn clamp_q(clamp: &Clamp, quant: &Quant) -> [i32; 2] {
+/// A clamp in real numbers as bounds on quantized values of a type.
+fn clamp_q(clamp: &Clamp, quant: &Quant, dtype: DType) -> [i32; 2] {
+    let [low, high] = limits(dtype);
     let of = |real: f32, limit: i32| {
         if real.is_infinite() {
             return limit;
         }
         let q = (f64::from(real) / f64::from(quant.scale[0])).round_ties_even()
             + f64::from(quant.zero_point[0]);
-        q.clamp(-128.0, 127.0) as i32
+        q.clamp(f64::from(low), f64::from(high)) as i32
     };
-    [of(clamp.min, -128), of(clamp.max, 127)]
+    [of(clamp.min, low), of(clamp.max, high)]
 }
 
 /// The ratio of two scales, rounded once.
@@ -116,4 +119,9 @@ fn ratio(numerator: f64, denominator: f32) -> f32 {
 /// Whether a value is a quantized i8 tensor.
 fn is_i8(value: &Value) -> bool {
     value.dtype == DType::I8
+}
+
+/// Whether a value is a quantized i8 or i16 tensor.
+fn is_quantized(value: &Value) -> bool {
+    value.dtype == DType::I8 || (value.dtype == DType::I16 && value.quant.is_some())
 }

@@ -10,14 +10,14 @@ use crate::dim::Dim;
 use crate::graph::{Node, NormKind, Pool, PoolKind, ReduceKind};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
-use crate::quantize::lut;
+use crate::quantize::{limits, lut};
 
-use super::{is_i8, quant_of, ratio, spatial};
+use super::{is_i8, is_quantized, quant_of, ratio, spatial};
 
 pub(super) fn pool(builder: &mut Builder<'_>, node: &Node, pool: &Pool) -> Result<(), PlanError> {
     let id = builder.input(node, 0)?;
     let (x, y) = (builder.value(id), builder.value(node.outputs[0]));
-    let quantized = is_i8(x) && x.quant.is_some();
+    let quantized = is_quantized(x) && x.quant.is_some();
     let plain = !quantized && x.dtype != DType::F32;
     let packed = pool.kernel.len() <= 2 && !matches!(pool.kind, PoolKind::Norm { .. });
     if !packed || plain || node.outputs.len() > 1 {
@@ -44,12 +44,12 @@ pub(super) fn pool(builder: &mut Builder<'_>, node: &Node, pool: &Pool) -> Resul
         pad_after: spatial(&pool.pad_after, 0)?,
         count_include_pad: u32::from(pool.count_include_pad),
         scale: 1.0,
-        clamp_q: [-128, 127],
+        clamp_q: limits(x.dtype),
     };
-    let variant = if is_i8(x) {
+    let variant = if is_quantized(x) {
         let (qx, qy) = (quant_of(node, x)?, quant_of(node, y)?);
         attributes.scale = ratio(f64::from(qx.scale[0]), qy.scale[0]);
-        DType::I8
+        x.dtype
     } else {
         x.dtype
     };
@@ -76,7 +76,7 @@ pub(super) fn pool(builder: &mut Builder<'_>, node: &Node, pool: &Pool) -> Resul
 /// Pooling by the operator that takes every shape.
 fn pool_nd(builder: &mut Builder<'_>, node: &Node, pool: &Pool) -> Result<(), PlanError> {
     let x = builder.value(builder.input(node, 0)?);
-    if is_i8(x) && pool.kind != PoolKind::Max {
+    if is_quantized(x) && (!is_i8(x) || pool.kind != PoolKind::Max) {
         return Err(unsupported(node, "in i8, only a maximum is supported here; keep it float"));
     }
     let (kind, p) = match pool.kind {
@@ -144,10 +144,10 @@ pub(super) fn reduce(
         kind: op as u32,
         axes: axes.iter().fold(0, |mask, axis| mask | 1 << axis),
         scale: 1.0,
-        clamp_q: [-128, 127],
+        clamp_q: limits(x.dtype),
         reserved: 0,
     };
-    if is_i8(x) {
+    if is_quantized(x) {
         let (qx, qy) = (quant_of(node, x)?, quant_of(node, y)?);
         attributes.scale = ratio(f64::from(qx.scale[0]), qy.scale[0]);
     }
@@ -187,16 +187,19 @@ pub(super) fn softmax(
         reserved: 0,
     };
     let mut inputs = builder.inputs(node)?;
-    if is_i8(x) {
+    if is_quantized(x) {
         if log {
             return Err(unsupported(
                 node,
-                "the logarithm of a softmax has no i8 form; keep it float",
+                "the logarithm of a softmax has no integer form; keep it float",
             ));
         }
         let (qx, qy) = (quant_of(node, x)?, quant_of(node, y)?);
-        let table = lut::softmax_table(qx.scale[0]);
-        inputs.push(Some(builder.constant_i32(&format!("{}/table", node.name), &table)?));
+        let name = format!("{}/table", node.name);
+        inputs.push(Some(match x.dtype {
+            DType::I16 => builder.constant_i32(&name, &lut::softmax_tables_i16(qx.scale[0]))?,
+            _ => builder.constant_i32(&name, &lut::softmax_table(qx.scale[0]))?,
+        }));
         attributes.inverse_output_scale = ratio(1.0, qy.scale[0]);
     }
     builder.step(node, StepOp::Softmax, Some(x.dtype), attributes, inputs, 0)

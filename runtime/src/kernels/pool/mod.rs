@@ -19,6 +19,9 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 
+mod i16;
+
+pub use i16::{average_i16, max_i16};
 pub use scalar::{average_f32, average_i8, max_f32, max_i8};
 
 /// Shape of a pooling. Strides and dilations are at least 1; input and output have elements.
@@ -102,7 +105,7 @@ impl PoolGeometry {
     }
 }
 
-/// Where a quantized result goes.
+/// Where a quantized result goes; i16 is computed as i8 is, with zero points of 0.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "named in the formulas above")]
 pub struct PoolI8 {

@@ -11,14 +11,18 @@
 //!         + zero_point
 //! ```
 //!
-//! with one IEEE division and one IEEE multiplication in f32, so the order of the sum is of no
+//! i16: the exponential of `-d` steps, d = 256h + l, is a product of two table entries, both in units of
+//! 2⁻³⁰: `e(d) = (high[h] · low[l] + 2³⁶) >> 37` in i64, units of 2⁻²³; the rest is as in i8, with a zero
+//! point of 0.
+//!
+//! All with one IEEE division and one IEEE multiplication in f32, so the order of the sum is of no
 //! consequence and every backend gets the same bits.
 
 mod scalar;
 #[cfg(test)]
 mod tests;
 
-pub use scalar::{log_softmax_f32, softmax_f32, softmax_i8};
+pub use scalar::{log_softmax_f32, softmax_f32, softmax_i8, softmax_i16};
 
 /// Entries of the table of exponentials: one per difference of two i8.
 pub const TABLE_LEN: usize = 256;
@@ -56,6 +60,16 @@ impl Row {
     fn positions(self) -> impl Iterator<Item = usize> {
         (0..self.extent).map(move |index| self.start + index * self.step)
     }
+}
+
+/// How the i16 softmax is scaled.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "named in the formula above")]
+pub struct SoftmaxI16<'a> {
+    pub high: &'a [i32; TABLE_LEN],
+    pub low: &'a [i32; TABLE_LEN],
+    /// One over the output's scale.
+    pub inverse_scale: f32,
 }
 
 /// How the i8 softmax is scaled.

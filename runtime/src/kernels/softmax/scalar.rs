@@ -1,6 +1,6 @@
 //! Softmax in plain Rust.
 
-use super::{Row, SoftmaxI8, SoftmaxShape};
+use super::{Row, SoftmaxI8, SoftmaxI16, SoftmaxShape};
 use crate::kernels::requantize::round_clamp;
 
 fn largest(row: Row, x: &[f32]) -> f32 {
@@ -45,6 +45,25 @@ pub fn softmax_i8(shape: SoftmaxShape, to: &SoftmaxI8<'_>, x: &[i8], y: &mut [i8
         let scale = to.inverse_scale / sum as f32;
         for at in row.positions() {
             y[at] = (round_clamp(exponential(at) as f32 * scale, low, high) + to.zero_point) as i8;
+        }
+    }
+}
+
+/// Quantized softmax of i16.
+pub fn softmax_i16(shape: SoftmaxShape, to: &SoftmaxI16<'_>, x: &[i16], y: &mut [i16]) {
+    for row in shape.rows() {
+        let max = row.positions().fold(i16::MIN, |max, at| max.max(x[at]));
+        let exponential = |at: usize| {
+            let difference = max.abs_diff(x[at]);
+            let high = i64::from(to.high[usize::from(difference >> 8)]);
+            let low = i64::from(to.low[usize::from(difference & 255)]);
+            // Below 2⁶² + 2³⁶, whatever the tables hold.
+            (high * low + (1 << 36)) >> 37
+        };
+        let sum = row.positions().fold(0, |sum: i64, at| sum.wrapping_add(exponential(at)));
+        let scale = to.inverse_scale / sum as f32;
+        for at in row.positions() {
+            y[at] = round_clamp(exponential(at) as f32 * scale, -32768, 32767) as i16;
         }
     }
 }

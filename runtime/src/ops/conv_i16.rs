@@ -1,0 +1,109 @@
+//! Convolution, depthwise convolution and fully connected layers on i16 activations with i8 weights.
+
+use crate::dtype::DType;
+use crate::error::StepErrorKind;
+use crate::format::{Layout, Op};
+use crate::kernels::PANEL_N;
+use crate::kernels::conv_i16::{self, ConvI16};
+use crate::memory::{Context, typed, typed_mut};
+use crate::ops::conv::{GeometryFn, Layer, MAX_K_I8, check_memory, conv_geometry, matrix_geometry};
+use crate::ops::{Operator, Step, expect_clamp_of, expect_type, expect_vector, no_scratch};
+
+/// Inputs: x, weights, bias, scales.
+const INPUTS: usize = 4;
+
+/// i16 convolution.
+pub static CONV_I16: Operator = Operator {
+    op: Op::Conv2d,
+    dtype: Some(DType::I16),
+    check: |step| check(step, conv_geometry, Layout::Dense),
+    select: |_| run_conv,
+    scratch_bytes: no_scratch,
+};
+
+/// i16 depthwise convolution.
+pub static DEPTHWISE_I16: Operator = Operator {
+    op: Op::DepthwiseConv2d,
+    dtype: Some(DType::I16),
+    check: |step| check(step, conv_geometry, Layout::Depthwise),
+    select: |_| run_depthwise,
+    scratch_bytes: no_scratch,
+};
+
+/// i16 fully connected layer over the last axis.
+pub static FULLY_CONNECTED_I16: Operator = Operator {
+    op: Op::FullyConnected,
+    dtype: Some(DType::I16),
+    check: |step| check(step, matrix_geometry, Layout::Dense),
+    select: |_| run_fully_connected,
+    scratch_bytes: no_scratch,
+};
+
+fn check(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(), StepErrorKind> {
+    let layer = Layer::of(step)?;
+    let geometry = geometry(&layer)?;
+    step.expect_counts(INPUTS, INPUTS)?;
+    // No input has this number: there is no residual.
+    check_memory(step, INPUTS)?;
+    expect_type(&layer.x, DType::I16, 0)?;
+    expect_type(&layer.y, DType::I16, INPUTS as u8)?;
+    if !geometry.is_bounded() || geometry.k() > MAX_K_I8 {
+        return Err(StepErrorKind::TooLarge);
+    }
+    let (channels, weight_len) = if layout == Layout::Depthwise {
+        if !geometry.is_depthwise() {
+            return Err(StepErrorKind::Attribute("groups"));
+        }
+        (geometry.in_c, geometry.k() * geometry.in_c.next_multiple_of(PANEL_N))
+    } else {
+        (geometry.out_c, geometry.k() * geometry.out_c)
+    };
+    let weights = step.input(1)?;
+    expect_type(&weights, DType::I8, 1)?;
+    if weights.layout != layout {
+        return Err(StepErrorKind::OperandLayout(1));
+    }
+    if weights.bytes() < weight_len {
+        return Err(StepErrorKind::OperandShape(1));
+    }
+    expect_vector(&step.input(2)?, DType::I64, channels, 2)?;
+    expect_vector(&step.input(3)?, DType::F32, channels, 3)?;
+    let [min, max] = layer.attributes.clamp_q;
+    expect_clamp_of::<i16>([min, max])?;
+    if min > max { Err(StepErrorKind::Attribute("clamp")) } else { Ok(()) }
+}
+
+fn run(
+    context: &mut Context<'_>,
+    geometry: GeometryFn,
+    kernel: fn(&mut ConvI16<'_>),
+) -> Result<(), StepErrorKind> {
+    let layer = Layer::of(&context.step)?;
+    let geometry = geometry(&layer)?;
+    let [min, max] = layer.attributes.clamp_q;
+    let operands = context.operands([0, 1, 2, 3])?;
+    let [input, weights, bias, scale] = operands.inputs;
+    kernel(&mut ConvI16 {
+        geometry,
+        input: typed(input, 0)?,
+        weights: typed(weights, 1)?,
+        bias: typed(bias, 2)?,
+        scale: typed(scale, 3)?,
+        min,
+        max,
+        output: typed_mut(operands.output, INPUTS as u8)?,
+    });
+    Ok(())
+}
+
+fn run_conv(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    run(context, conv_geometry, conv_i16::conv_i16)
+}
+
+fn run_fully_connected(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    run(context, matrix_geometry, conv_i16::conv_i16)
+}
+
+fn run_depthwise(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    run(context, conv_geometry, conv_i16::depthwise_i16)
+}
