@@ -508,6 +508,11 @@ pub enum Op {
     Cast,
     /// The same bytes as another type of the same size, or with another [`Quant`].
     BitCast,
+    /// `table[x + 128]`, an i8 for every i8.
+    Lut {
+        /// The results, from that of −128 on.
+        table: Box<[i8; 256]>,
+    },
     /// f32 to the output's integer type and [`Quant`]: `saturate(round_ties_even(x / scale) + zero_point)`.
     Quantize,
     /// The input's integer type and [`Quant`] to f32.

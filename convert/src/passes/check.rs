@@ -115,7 +115,9 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
     };
     let axis_ok = |axis: usize| expect(axis < x.len());
     match &node.op {
-        Op::Unary(_) | Op::Cast | Op::BitCast | Op::BatchNorm { .. } => expect(x == y),
+        Op::Unary(_) | Op::Lut { .. } | Op::Cast | Op::BitCast | Op::BatchNorm { .. } => {
+            expect(x == y)
+        }
         Op::Quantize => {
             let described = graph.value(node.outputs[0]).quant.is_some();
             expect(x == y && described)

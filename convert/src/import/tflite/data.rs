@@ -2,6 +2,7 @@
 
 use whit::DType;
 
+use super::fixed_point;
 use super::node::TfliteNode;
 use super::reduce::axis_of;
 use super::schema::{
@@ -31,9 +32,16 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("BATCH_TO_SPACE_ND", batch_to_space),
     ("REVERSE_SEQUENCE", reverse_sequence),
     ("CAST", cast),
-    ("QUANTIZE", |b, n| {
-        let x = n.real(b, 0, "input")?;
-        Ok(vec![n.declared(b, x, 0)?])
+    ("QUANTIZE", |b, n| match n.both_i8(b)? {
+        Some((x, from, to)) if from == to => Ok(vec![x]),
+        Some((x, from, to)) => {
+            let table = fixed_point::requantized(&from, &to);
+            Ok(vec![n.lut(b, x, to, table)?])
+        }
+        None => {
+            let x = n.real(b, 0, "input")?;
+            Ok(vec![n.declared(b, x, 0)?])
+        }
     }),
     ("DEQUANTIZE", |b, n| {
         let x = n.real(b, 0, "input")?;

@@ -2,6 +2,7 @@
 
 use whit::DType;
 
+use super::fixed_point;
 use super::node::TfliteNode;
 use super::schema::{
     AddOptions, DivOptions, GeluOptions, L2NormOptions, LeakyReluOptions, MulOptions,
@@ -53,16 +54,29 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     }),
     ("SELECT", select),
     ("SELECT_V2", select),
-    ("RELU", |b, n| unary(b, n, UnaryKind::Relu)),
-    ("RELU6", |b, n| unary(b, n, UnaryKind::Clip { min: 0.0, max: 6.0 })),
-    ("RELU_N1_TO_1", |b, n| unary(b, n, UnaryKind::Clip { min: -1.0, max: 1.0 })),
-    ("RELU_0_TO_1", |b, n| unary(b, n, UnaryKind::Clip { min: 0.0, max: 1.0 })),
+    ("RELU", |b, n| clip(b, n, 0.0, f32::INFINITY)),
+    ("RELU6", |b, n| clip(b, n, 0.0, 6.0)),
+    ("RELU_N1_TO_1", |b, n| clip(b, n, -1.0, 1.0)),
+    ("RELU_0_TO_1", |b, n| clip(b, n, 0.0, 1.0)),
     ("LOGISTIC", |b, n| unary(b, n, UnaryKind::Sigmoid)),
     ("TANH", |b, n| unary(b, n, UnaryKind::Tanh)),
-    ("HARD_SWISH", |b, n| unary(b, n, UnaryKind::HardSwish)),
+    ("HARD_SWISH", |b, n| match n.both_i8(b)? {
+        Some((x, from, to)) => {
+            let table = fixed_point::hard_swish(&from, &to);
+            Ok(vec![n.lut(b, x, to, table)?])
+        }
+        None => unary(b, n, UnaryKind::HardSwish),
+    }),
     ("LEAKY_RELU", |b, n| {
         let options: LeakyReluOptions = n.options()?;
-        unary(b, n, UnaryKind::LeakyRelu { alpha: options.alpha })
+        let alpha = options.alpha;
+        match n.both_i8(b)? {
+            Some((x, from, to)) => {
+                let table = fixed_point::leaky_relu(&from, &to, alpha);
+                Ok(vec![n.lut(b, x, to, table)?])
+            }
+            None => unary(b, n, UnaryKind::LeakyRelu { alpha }),
+        }
     }),
     ("ELU", |b, n| unary(b, n, UnaryKind::Elu { alpha: 1.0 })),
     ("GELU", |b, n| {
@@ -242,6 +256,20 @@ fn unary(b: &mut Builder, node: &TfliteNode<'_>, kind: UnaryKind) -> Outcome {
     }
     let y = b.unary(node, "", kind, x)?;
     Ok(vec![node.declared(b, y, 0)?])
+}
+
+/// A clamp. Between integers of one scale it leaves them as they are; else they are rescaled.
+fn clip(b: &mut Builder, node: &TfliteNode<'_>, min: f32, max: f32) -> Outcome {
+    if let Some((x, from, to)) = node.both_i8(b)?
+        && from != to
+    {
+        let table = fixed_point::clipped(&from, &to, min, max);
+        return Ok(vec![node.lut(b, x, to, table)?]);
+    }
+    match max == f32::INFINITY {
+        true => unary(b, node, UnaryKind::Relu),
+        false => unary(b, node, UnaryKind::Clip { min, max }),
+    }
 }
 
 fn last_axis(b: &Builder, x: ValueId) -> Result<usize, Failure> {

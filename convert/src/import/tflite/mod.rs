@@ -24,6 +24,7 @@ use crate::graph::{Graph, Op, ValueId};
 mod conv;
 mod data;
 mod elementwise;
+mod fixed_point;
 mod indexing;
 mod node;
 mod operators;

@@ -71,6 +71,13 @@ impl<'a> TfliteNode<'a> {
         what: &str,
     ) -> Result<ValueId, Failure> {
         let x = self.required(index, what)?;
+        if b.dtype(x) == DType::I32
+            && b.graph.value(x).quant.is_none()
+            && let Some(tensor) = self.input_tensor(index)
+        {
+            // Numbers of 32 bits are mostly indices and sizes; here they stand for reals.
+            b.graph.value_mut(x).quant = tensor::quant(tensor)?;
+        }
         self.dequantized(b, what, x)
     }
 
@@ -105,7 +112,8 @@ impl<'a> TfliteNode<'a> {
         let tensor = self.output_tensor(index)?;
         let kind = tensor.kind;
         let shape = b.shape(real);
-        if kind == tensor_type::FLOAT32 {
+        // Integers that stand for themselves are the result already.
+        if kind == tensor_type::FLOAT32 || !b.dtype(real).is_float() {
             return Ok(real);
         }
         let dtype = tensor::dtype_of(kind)?;
@@ -119,6 +127,33 @@ impl<'a> TfliteNode<'a> {
             )));
         };
         self.quantized(b, "quantize", real, dtype, quant, shape)
+    }
+
+    /// The scales of operand 0 and of the result, when both are i8 with one scale.
+    pub(super) fn both_i8(&self, b: &Builder) -> Result<Option<(ValueId, Quant, Quant)>, Failure> {
+        let (Some(x), to) = (self.input(0), self.output_tensor(0)?) else { return Ok(None) };
+        let (from, to_quant) = (b.graph.value(x).quant.clone(), tensor::quant(to)?);
+        let i8s = b.dtype(x) == DType::I8 && to.kind == tensor_type::INT8;
+        Ok(match (from, to_quant) {
+            (Some(from), Some(to)) if i8s && from.axis.is_none() && to.axis.is_none() => {
+                Some((x, from, to))
+            }
+            _ => None,
+        })
+    }
+
+    /// A function of one i8 as a table.
+    pub(super) fn lut(
+        &self,
+        b: &mut Builder,
+        x: ValueId,
+        quant: Quant,
+        table: [i8; 256],
+    ) -> Result<ValueId, Failure> {
+        let op = Op::Lut { table: Box::new(table) };
+        let y = b.emit(self, "", op, &[Some(x)], DType::I8, b.shape(x))?;
+        b.graph.value_mut(y).quant = Some(quant);
+        Ok(y)
     }
 
     /// Reals as integers.

@@ -1,5 +1,7 @@
 //! Resizing of images.
 
+use whit::DType;
+
 use super::data::fixed;
 use super::indexing::chosen;
 use super::node::TfliteNode;
@@ -39,16 +41,15 @@ fn resized(
     node: &TfliteNode<'_>,
     x: ValueId,
     to: [usize; 2],
+    scale: [f32; 2],
     mode: ResizeMode,
     coordinates: CoordinateMode,
 ) -> Result<ValueId, Failure> {
     let mut shape = b.shape(x);
-    let from = fixed(b, x)?;
-    let mut scales = vec![1.0; 4];
     for axis in 0..2 {
-        scales[axis + 1] = to[axis] as f32 / from[axis + 1] as f32;
         shape[axis + 1] = Dim::from(to[axis]);
     }
+    let scales = vec![1.0, scale[0], scale[1], 1.0];
     let op = Op::Resize { mode, coordinates, scales };
     b.emit(node, "", op, &[Some(x)], b.dtype(x), shape)
 }
@@ -66,8 +67,27 @@ fn bilinear(b: &mut Builder, node: &TfliteNode<'_>) -> Outcome {
         (false, true) => CoordinateMode::HalfPixel,
         (false, false) => CoordinateMode::Asymmetric,
     };
-    let y = resized(b, node, x, to, ResizeMode::Linear, coordinates)?;
+    let mut scale = [0, 1].map(|axis| to[axis] as f32 / from[axis] as f32);
+    let mut coordinates = coordinates;
+    if node.both_i8(b)?.is_some() {
+        // Integers are interpolated at positions in steps of 1/1024.
+        scale = [0, 1].map(|axis| 1024.0 / step_1024(from[axis], to[axis], options.align_corners));
+        if options.align_corners {
+            coordinates = CoordinateMode::Asymmetric;
+        }
+    }
+    let y = resized(b, node, x, to, scale, ResizeMode::Linear, coordinates)?;
     Ok(vec![node.declared(b, y, 0)?])
+}
+
+/// The distance between two places in the input, in 1/1024 of an element.
+fn step_1024(from: usize, to: usize, align_corners: bool) -> f32 {
+    let (from, to) = match align_corners && to > 1 {
+        true => (from - 1, to - 1),
+        false => (from, to),
+    };
+    // At least 1, as in the middle of one element every place is the same.
+    ((1024 * from + to / 2) / to).max(1) as f32
 }
 
 /// Which element each place of an axis takes, in the f32 arithmetic that TFLite defines it by.
@@ -106,9 +126,10 @@ fn nearest(b: &mut Builder, node: &TfliteNode<'_>) -> Outcome {
     if from == to && repeats(0) && repeats(1) {
         return Ok(vec![x]);
     }
-    if repeats(0) && repeats(1) {
+    if repeats(0) && repeats(1) && matches!(b.dtype(x), DType::F32 | DType::I8) {
         let mode = ResizeMode::Nearest(NearestRounding::Floor);
-        return Ok(vec![resized(b, node, x, to, mode, CoordinateMode::Asymmetric)?]);
+        let scale = [0, 1].map(|axis| to[axis] as f32 / from[axis] as f32);
+        return Ok(vec![resized(b, node, x, to, scale, mode, CoordinateMode::Asymmetric)?]);
     }
     let mut y = x;
     for axis in 0..2 {
