@@ -11,7 +11,7 @@ use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 use crate::quantize::{limits, lut};
 
-use super::{clamp_q, is_i8, is_quantized, is_tflite, quant_of, ratio};
+use super::{clamp_q, is_i8, is_quantized, quant_of, ratio};
 
 fn binary_op(kind: BinaryKind) -> BinaryOp {
     match kind {
@@ -193,12 +193,7 @@ fn unary_i16(builder: &mut Builder<'_>, node: &Node, kind: UnaryKind) -> Result<
         }
     };
     let inputs = builder.inputs(node)?;
-    let mut attributes = slopes_i16(slopes.map(|slope| slope * step));
-    if matches!(kind, UnaryKind::LeakyRelu { .. }) && is_tflite(builder.graph) {
-        // TFLite rounds halves, which slopes like 1/2 have many of, away from zero: the next slope does.
-        let beyond = if attributes.beta < 0.0 { f32::next_down } else { f32::next_up };
-        attributes.beta = beyond(attributes.beta);
-    }
+    let attributes = slopes_i16(slopes.map(|slope| slope * step));
     builder.elementwise(node, StepOp::Unary, DType::I16, attributes, inputs, &[0])
 }
 
