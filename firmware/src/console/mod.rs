@@ -160,15 +160,21 @@ where
         self.commands.greet(&mut self.port, &mut self.environment.clock);
         Text::new(&mut self.port).text("m-init-done").end();
         self.ready();
+        // Nothing runs yet that could be late: what the start has to say goes to flash now.
+        for _ in 0..=N {
+            self.environment.watchdog.feed();
+            self.environment.record.1.work(u32::MAX);
+        }
         session
     }
 
     /// Takes what has come in over the port and carries out at most one command; without one lets the log
-    /// write, if `slack_us` of the loop's time suffice.
+    /// write, if `slack_us` of the loop's time suffice. Without a session the log has all the time.
     ///
     /// Returns at once when nothing has come in. A command takes its own time: answers are written by
     /// waiting for the port, `selftest` and `infer` run inferences, `update` writes and erases.
     pub fn poll(&mut self, session: Option<&mut Session<'_>>, slack_us: u32) -> Action {
+        let idle = session.is_none();
         for _ in 0..POLL_BYTES {
             match self.port.read_ready() {
                 Ok(true) => {}
@@ -203,7 +209,7 @@ where
                 }
             }
         }
-        self.environment.record.1.work(slack_us);
+        self.environment.record.1.work(if idle { u32::MAX } else { slack_us });
         Action::Continue
     }
 
