@@ -186,8 +186,11 @@ impl<'a> TfliteNode<'a> {
         quant: &Quant,
         factor: f32,
     ) -> Result<ValueId, Failure> {
+        let scale: Vec<f32> = quant.scale.iter().map(|scale| scale * factor).collect();
+        if scale.iter().any(|scale| !scale.is_finite() || *scale <= 0.0) {
+            return Err(invalid(format!("a scale of {} times {factor}", quant.scale[0])));
+        }
         let id = b.emit(self, part, Op::BitCast, &[Some(x)], b.dtype(x), b.shape(x))?;
-        let scale = quant.scale.iter().map(|scale| scale * factor).collect();
         b.graph.value_mut(id).quant = Some(Quant { scale, ..quant.clone() });
         Ok(id)
     }
