@@ -4,7 +4,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use whit::Isa;
-use whit::kernels::{ConvGeometry, EpilogueI8, conv_i8, depthwise_i8};
+use whit::kernels::{ConvGeometry, EpilogueI8, Packing, conv_i8, depthwise_i8};
 
 struct Case {
     name: &'static str,
@@ -95,6 +95,7 @@ fn convolutions(criterion: &mut Criterion) {
                         input: &input,
                         input_zero_point: -128,
                         weights: &weights,
+                        packing: Packing::Panels,
                         bias: &bias,
                         weight_sums: &weight_sums,
                         epilogue: epilogue(&scale),
@@ -141,6 +142,7 @@ fn depthwise(criterion: &mut Criterion) {
                         input: &input,
                         input_zero_point: -128,
                         weights: &weights,
+                        packing: Packing::Panels,
                         bias: &bias,
                         weight_sums: &[],
                         epilogue: epilogue(&scale),

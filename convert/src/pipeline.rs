@@ -8,7 +8,7 @@ use crate::emit::emit;
 use crate::evaluate::{self, EvaluateError, Program, Samples};
 use crate::graph::{Graph, Op};
 use crate::passes;
-use crate::plan::{PlanOptions, plan};
+use crate::plan::{PlanOptions, Target, plan};
 use crate::quantize::calibrate::{Method, calibrate};
 use crate::quantize::{insert, integers};
 
@@ -48,6 +48,8 @@ pub struct ConvertOptions {
     pub keep_float: Vec<String>,
     /// Golden vectors to store.
     pub golden_cases: usize,
+    /// The machine that weights are packed for.
+    pub target: Target,
 }
 
 impl Default for ConvertOptions {
@@ -57,6 +59,7 @@ impl Default for ConvertOptions {
             method: Method::MinMax,
             keep_float: Vec::new(),
             golden_cases: 2,
+            target: Target::Any,
         }
     }
 }
@@ -189,7 +192,8 @@ pub fn convert(
         graph.metadata.push(("quantization.float_nodes".to_owned(), report.float_nodes.join("\n")));
     }
 
-    let plan_options = PlanOptions { f16_weights: options.scheme == Scheme::F16 };
+    let plan_options =
+        PlanOptions { f16_weights: options.scheme == Scheme::F16, target: options.target };
     let program = Program::new(&graph, &plan_options)?;
     watch.progress("recording golden vectors", 0, options.golden_cases);
     let golden = evaluate::golden(&program, samples, options.golden_cases)?;

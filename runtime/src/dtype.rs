@@ -43,7 +43,8 @@ impl DType {
 
     /// The type with this number in the file format.
     pub fn from_number(number: u8) -> Option<DType> {
-        DType::ALL.into_iter().find(|dtype| *dtype as u8 == number)
+        // Types are numbered from 1 in the order of `ALL`.
+        DType::ALL.get(usize::from(number).wrapping_sub(1)).copied()
     }
 
     /// Bytes of one element.

@@ -12,18 +12,21 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
+    /// Arm Cortex-M with the DSP extension and a single-precision FPU: M4F, M7, M33, M55.
+    CortexM,
 }
 
 impl Isa {
     /// Every instruction set, from the slowest to the fastest.
-    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::CortexM];
 
-    /// The name that `--isa` takes: `scalar`, `avx2`, `avx512`.
+    /// The name that `--isa` takes: `scalar`, `avx2`, `avx512`, `cortex-m`.
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::CortexM => "cortex-m",
         }
     }
 
@@ -33,7 +36,8 @@ impl Isa {
     }
 
     /// Whether this CPU runs it. Without the `std` feature the CPU can't be asked: only
-    /// [`Isa::Scalar`] is available then.
+    /// [`Isa::Scalar`] is available then, and on bare Arm targets with hardware floats (`eabihf`, but
+    /// for the feature `no-dsp`) [`Isa::CortexM`].
     pub fn is_available(self) -> bool {
         match self {
             Isa::Scalar => true,
@@ -52,7 +56,8 @@ impl Isa {
                     && std::arch::is_x86_feature_detected!("avx512vl")
                     && std::arch::is_x86_feature_detected!("avx512vnni")
             }
-            #[cfg(not(all(target_arch = "x86_64", feature = "std")))]
+            #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
+            Isa::CortexM => true,
             _ => false,
         }
     }

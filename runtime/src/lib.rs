@@ -22,6 +22,7 @@ mod mmap;
 mod model;
 pub mod ops;
 mod session;
+mod tables;
 
 pub use dtype::DType;
 pub use error::{SessionError, StepErrorKind};

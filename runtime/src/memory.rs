@@ -5,15 +5,19 @@
 //! sharing it out between a step's operands is in this file.
 
 use core::marker::PhantomData;
+use core::num::NonZero;
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{Element, Layout, MAX_RANK, Storage, cast, cast_mut};
-use crate::ops::{Bound, Step};
+use crate::ops::Bound;
+use crate::tables::{Step, Tables};
 
-/// Start of the block and of each of its parts: one cache line.
-pub(crate) const BLOCK_ALIGN: usize = 64;
+/// Start of the block, arena, state and scratch: a cache line; without caches, what the widest load
+/// wants.
+pub(crate) const BLOCK_ALIGN: usize = if cfg!(target_pointer_width = "32") { 16 } else { 64 };
 
 /// A tensor as a session sees it: its present shape, and where it lies.
 #[derive(Clone, Copy, Debug)]
@@ -21,13 +25,19 @@ pub struct Slot {
     pub(crate) dims: [u32; MAX_RANK],
     pub(crate) rank: u8,
     pub(crate) dtype: DType,
-    pub(crate) storage: Storage,
     pub(crate) layout: Layout,
+    pub(crate) place: Place,
+    pub(crate) scale: f32,
+    pub(crate) zero_point: i32,
+}
+
+/// Where a tensor's bytes lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) storage: Storage,
     pub(crate) offset: usize,
     /// Bytes at the present shape (dense), or of the packed constant.
     pub(crate) bytes: usize,
-    pub(crate) scale: f32,
-    pub(crate) zero_point: i32,
 }
 
 impl Slot {
@@ -68,41 +78,42 @@ impl Slot {
 
     /// Bytes of all elements at the present shape.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.place.bytes
     }
 }
 
 /// Sizes of the parts, in elements.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct BlockSizes {
-    pub(crate) slots: usize,
-    pub(crate) bound: usize,
-    pub(crate) operands: usize,
-    pub(crate) attributes: usize,
-    pub(crate) dims: usize,
     pub(crate) arena: usize,
     pub(crate) state: usize,
     pub(crate) scratch: usize,
+    pub(crate) bound: usize,
+    pub(crate) dims: usize,
+    /// Bytes of the tables' copy.
+    pub(crate) copy: usize,
 }
 
 impl BlockSizes {
     /// Bytes of a block that holds all parts, whatever its alignment; `None` on overflow.
     pub(crate) fn total(&self) -> Option<usize> {
+        // Length, size and alignment, in the order in which `Block::carve` takes them.
         let parts = [
-            (self.slots, size_of::<Slot>()),
-            (self.bound, size_of::<Bound>()),
-            (self.operands, size_of::<u32>()),
-            (self.attributes, 1),
-            (self.dims, size_of::<u32>()),
-            (self.arena, 1),
-            (self.state, 1),
-            (self.scratch, 1),
+            (self.arena, 1, BLOCK_ALIGN),
+            (self.state, 1, BLOCK_ALIGN),
+            (self.scratch, 1, BLOCK_ALIGN),
+            (self.bound, size_of::<Bound>(), align_of::<Bound>()),
+            (self.dims, size_of::<u32>(), align_of::<u32>()),
+            (self.copy, 1, 1),
         ];
-        let mut total = BLOCK_ALIGN - 1;
-        for (len, size) in parts {
-            let bytes = len.checked_mul(size)?.checked_next_multiple_of(BLOCK_ALIGN)?;
-            total = total.checked_add(bytes)?;
+        let mut total = 0usize;
+        for (len, size, align) in parts {
+            if len > 0 {
+                total = total.checked_next_multiple_of(align)?;
+            }
+            total = total.checked_add(len.checked_mul(size)?)?;
         }
+        total = total.checked_add(BLOCK_ALIGN - 1)?;
         (total <= isize::MAX as usize).then_some(total)
     }
 }
@@ -135,13 +146,13 @@ struct Carver {
 impl Carver {
     /// The next part, as it is: the block's bytes were initialised by whoever made it. `None` when
     /// the block is used up.
-    fn take_bytes(&mut self, len: usize) -> Option<Carved<u8>> {
-        self.reserve(len).map(|start| Carved { start, len })
+    fn take_bytes(&mut self, len: usize, align: usize) -> Option<Carved<u8>> {
+        self.reserve(len, align).map(|start| Carved { start, len })
     }
 
     /// The next part, every value set to `fill`. `None` when the block is used up.
     fn take<T: Copy>(&mut self, len: usize, fill: T) -> Option<Carved<T>> {
-        let start = self.reserve::<T>(len)?;
+        let start = self.reserve::<T>(len, align_of::<T>())?;
         for index in 0..len {
             // SAFETY: index < len, and `reserve` gave aligned room for len values.
             unsafe { start.add(index).write(fill) };
@@ -149,10 +160,12 @@ impl Carver {
         Some(Carved { start, len })
     }
 
-    /// Aligned room for `len` values, inside the block and handed out once.
-    fn reserve<T>(&mut self, len: usize) -> Option<NonNull<T>> {
-        const { assert!(align_of::<T>() <= BLOCK_ALIGN) };
-        let skip = self.next.align_offset(BLOCK_ALIGN);
+    /// Room for `len` values at a multiple of `align`, inside the block and handed out once.
+    fn reserve<T>(&mut self, len: usize, align: usize) -> Option<NonNull<T>> {
+        if len == 0 {
+            return Some(NonNull::without_provenance(NonZero::new(align)?));
+        }
+        let skip = self.next.align_offset(align);
         let bytes = len.checked_mul(size_of::<T>())?;
         let end = skip.checked_add(bytes)?;
         if end > self.left {
@@ -196,14 +209,15 @@ mod owned {
 
 /// The memory of a session.
 pub(crate) struct Block<'m> {
-    slots: Carved<Slot>,
-    bound: Carved<Bound>,
-    operands: Carved<u32>,
-    attributes: Carved<u8>,
-    dims: Carved<u32>,
     arena: Carved<u8>,
     state: Carved<u8>,
     scratch: Carved<u8>,
+    bound: Carved<Bound>,
+    dims: Carved<u32>,
+    /// The records in the file, and their copy if there is one.
+    tables: Tables<'m>,
+    #[cfg(feature = "std")]
+    copy: Option<Carved<u8>>,
     #[cfg(feature = "std")]
     _owned: Option<owned::Owned>,
     _borrowed: PhantomData<&'m mut [u8]>,
@@ -218,56 +232,59 @@ impl<'m> Block<'m> {
     pub(crate) fn borrowed(
         memory: &'m mut [u8],
         sizes: &BlockSizes,
+        tables: Tables<'m>,
         bound: Bound,
     ) -> Option<Block<'m>> {
         let left = memory.len();
         let next = NonNull::from(memory).cast::<u8>();
-        Block::carve(Carver { next, left }, sizes, bound)
+        Block::carve(Carver { next, left }, sizes, tables, bound)
     }
 
     /// Allocates a block.
     #[cfg(feature = "std")]
-    pub(crate) fn owned(sizes: &BlockSizes, bound: Bound) -> Option<Block<'static>> {
+    pub(crate) fn owned(sizes: &BlockSizes, tables: Tables<'m>, bound: Bound) -> Option<Block<'m>> {
         let left = sizes.total()?;
         let owned = owned::Owned::new(left)?;
-        let mut block = Block::carve(Carver { next: owned.start, left }, sizes, bound)?;
+        let mut block = Block::carve(Carver { next: owned.start, left }, sizes, tables, bound)?;
         block._owned = Some(owned);
         Some(block)
     }
 
-    fn carve<'a>(mut carver: Carver, sizes: &BlockSizes, bound: Bound) -> Option<Block<'a>> {
-        let slot = Slot {
-            dims: [0; MAX_RANK],
-            rank: 0,
-            dtype: DType::U8,
-            storage: Storage::Arena,
-            layout: Layout::Dense,
-            offset: 0,
-            bytes: 0,
-            scale: 0.0,
-            zero_point: 0,
-        };
-        Some(Block {
-            slots: carver.take(sizes.slots, slot)?,
+    fn carve(
+        mut carver: Carver,
+        sizes: &BlockSizes,
+        tables: Tables<'m>,
+        bound: Bound,
+    ) -> Option<Block<'m>> {
+        let mut block = Block {
+            arena: carver.take_bytes(sizes.arena, BLOCK_ALIGN)?,
+            state: carver.take_bytes(sizes.state, BLOCK_ALIGN)?,
+            scratch: carver.take_bytes(sizes.scratch, BLOCK_ALIGN)?,
             bound: carver.take(sizes.bound, bound)?,
-            operands: carver.take(sizes.operands, 0)?,
-            attributes: carver.take_bytes(sizes.attributes)?,
             dims: carver.take(sizes.dims, 0)?,
-            arena: carver.take_bytes(sizes.arena)?,
-            state: carver.take_bytes(sizes.state)?,
-            scratch: carver.take_bytes(sizes.scratch)?,
+            tables,
+            #[cfg(feature = "std")]
+            copy: None,
             #[cfg(feature = "std")]
             _owned: None,
             _borrowed: PhantomData,
-        })
+        };
+        #[cfg(feature = "std")]
+        if sizes.copy > 0 {
+            let mut copy = carver.take_bytes(sizes.copy, 1)?;
+            tables.copy_to(copy.get_mut())?;
+            block.copy = Some(copy);
+        }
+        Some(block)
     }
 
-    pub(crate) fn slots(&self) -> &[Slot] {
-        self.slots.get()
-    }
-
-    pub(crate) fn slots_mut(&mut self) -> &mut [Slot] {
-        self.slots.get_mut()
+    /// The records that steps are read from.
+    pub(crate) fn tables(&self) -> Tables<'_> {
+        #[cfg(feature = "std")]
+        if let Some(copy) = &self.copy {
+            return self.tables.copied(copy.get());
+        }
+        self.tables
     }
 
     pub(crate) fn bound(&self) -> &[Bound] {
@@ -278,20 +295,22 @@ impl<'m> Block<'m> {
         self.bound.get_mut()
     }
 
-    pub(crate) fn operands_mut(&mut self) -> &mut [u32] {
-        self.operands.get_mut()
-    }
-
-    pub(crate) fn attributes_mut(&mut self) -> &mut [u8] {
-        self.attributes.get_mut()
-    }
-
     pub(crate) fn dims(&self) -> &[u32] {
         self.dims.get()
     }
 
     pub(crate) fn dims_mut(&mut self) -> &mut [u32] {
         self.dims.get_mut()
+    }
+
+    /// Fills in the expressions of the dimension table behind the symbols' values.
+    pub(crate) fn evaluate_dims(&mut self, symbols: usize) -> Option<()> {
+        let Block { tables, dims, .. } = self;
+        #[cfg(feature = "std")]
+        if let Some(copy) = &self.copy {
+            return tables.copied(copy.get()).evaluate_dims(symbols, dims.get_mut());
+        }
+        tables.evaluate_dims(symbols, dims.get_mut())
     }
 
     pub(crate) fn state_mut(&mut self) -> &mut [u8] {
@@ -302,28 +321,28 @@ impl<'m> Block<'m> {
         self.scratch.len
     }
 
-    /// The step that `bound` describes.
-    pub(crate) fn step(&self, bound: &Bound) -> Step<'_> {
-        let (inputs, outputs) = bound.operands(self.operands.get());
-        Step::bound(
-            inputs,
-            outputs,
-            bound.attributes(self.attributes.get()),
-            self.slots(),
-            self.dims(),
-        )
+    /// Type, shape and place of a tensor.
+    pub(crate) fn slot(&self, tensor: usize) -> Option<Slot> {
+        self.tables().tensors.slot(u32::try_from(tensor).ok()?, self.dims())
     }
 
-    /// Everything step number `index` may touch.
+    /// Step number `index`.
+    pub(crate) fn step(&self, index: usize) -> Option<Step<'_>> {
+        self.tables().step(index, self.dims())
+    }
+
+    /// Everything step number `index` may touch, and the function that runs it.
+    #[inline]
     pub(crate) fn context<'c>(
         &'c mut self,
         index: usize,
         constants: &'c [u8],
     ) -> Option<(Bound, Context<'c>)> {
         let bound = *self.bound.get().get(index)?;
-        let (inputs, outputs) = bound.operands(self.operands.get());
-        let attributes = bound.attributes(self.attributes.get());
-        let step = Step::bound(inputs, outputs, attributes, self.slots.get(), self.dims.get());
+        let tables = self.tables;
+        #[cfg(feature = "std")]
+        let tables = self.copy.as_ref().map_or(tables, |copy| tables.copied(copy.get()));
+        let step = tables.step(index, self.dims.get())?;
         let memory =
             Regions { arena: self.arena.get_mut(), state: self.state.get_mut(), constants };
         Some((bound, Context { step, regions: memory, scratch: self.scratch.get_mut() }))
@@ -331,22 +350,22 @@ impl<'m> Block<'m> {
 
     /// The bytes of a tensor at its present shape.
     pub(crate) fn tensor<'t>(&'t self, slot: &Slot, constants: &'t [u8]) -> &'t [u8] {
-        let region = match slot.storage {
+        let region = match slot.place.storage {
             Storage::Arena => self.arena.get(),
             Storage::State => self.state.get(),
             Storage::Constant => constants,
         };
-        region.get(slot.offset..slot.offset + slot.bytes).unwrap_or(&[])
+        slot.place.range().and_then(|range| region.get(range)).unwrap_or(&[])
     }
 
     /// The bytes of a tensor in arena or state, writable.
     pub(crate) fn tensor_mut(&mut self, slot: &Slot) -> &mut [u8] {
-        let region = match slot.storage {
+        let region = match slot.place.storage {
             Storage::Arena => self.arena.get_mut(),
             Storage::State => self.state.get_mut(),
             Storage::Constant => &mut [],
         };
-        region.get_mut(slot.offset..slot.offset + slot.bytes).unwrap_or(&mut [])
+        slot.place.range().and_then(|range| region.get_mut(range)).unwrap_or(&mut [])
     }
 }
 
@@ -358,10 +377,9 @@ struct Regions<'c> {
 
 impl Regions<'_> {
     /// Start of a tensor's bytes, after checking that they lie inside their region.
-    fn start(&mut self, slot: &Slot) -> Result<NonNull<u8>, StepErrorKind> {
-        let end = slot.offset.checked_add(slot.bytes).ok_or(StepErrorKind::TooLarge)?;
-        let range = slot.offset..end;
-        match slot.storage {
+    fn start(&mut self, place: &Place) -> Result<NonNull<u8>, StepErrorKind> {
+        let range = place.range().ok_or(StepErrorKind::TooLarge)?;
+        match place.storage {
             Storage::Arena => self.arena.get_mut(range).map(NonNull::from),
             Storage::State => self.state.get_mut(range).map(NonNull::from),
             Storage::Constant => self.constants.get(range).map(NonNull::from),
@@ -371,9 +389,22 @@ impl Regions<'_> {
     }
 }
 
+impl Place {
+    fn range(&self) -> Option<Range<usize>> {
+        Some(self.offset..self.offset.checked_add(self.bytes)?)
+    }
+}
+
 /// Whether two tensors share bytes.
-pub(crate) fn overlap(a: &Slot, b: &Slot) -> bool {
-    a.storage == b.storage && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
+pub(crate) fn overlap(a: &Place, b: &Place) -> bool {
+    a.storage == b.storage
+        && a.offset < b.offset.saturating_add(b.bytes)
+        && b.offset < a.offset.saturating_add(a.bytes)
+}
+
+/// Whether two tensors are the same bytes.
+pub(crate) fn same_bytes(a: &Place, b: &Place) -> bool {
+    a.storage == b.storage && a.offset == b.offset && a.bytes == b.bytes
 }
 
 /// What a step works with while it runs: its description and its memory.
@@ -413,15 +444,31 @@ impl Context<'_> {
         &mut self,
         inputs: [usize; N],
     ) -> Result<Operands<'_, N>, StepErrorKind> {
-        let output = self.step.output(0)?;
+        self.operands_over(inputs, usize::MAX)
+    }
+
+    /// As [`Context::operands`], but input number `over` may be the very bytes of the output. Its
+    /// view is empty then: what it holds is what the output holds until it is written.
+    ///
+    /// # Errors
+    /// [`StepErrorKind::Overlap`] when the output shares bytes with an input in another way.
+    pub fn operands_over<const N: usize>(
+        &mut self,
+        inputs: [usize; N],
+        over: usize,
+    ) -> Result<Operands<'_, N>, StepErrorKind> {
+        let output = self.step.output_place(0).ok_or(StepErrorKind::OperandCount)?;
         if output.storage == Storage::Constant {
             return Err(StepErrorKind::Overlap);
         }
         let start = self.regions.start(&output)?;
         let mut views: [&[u8]; N] = [&[]; N];
         for (view, index) in views.iter_mut().zip(inputs) {
-            let Some(slot) = self.step.optional_input(index) else { continue };
+            let Some(slot) = self.step.input_place(index) else { continue };
             if overlap(&slot, &output) {
+                if index == over && same_bytes(&slot, &output) {
+                    continue;
+                }
                 return Err(StepErrorKind::Overlap);
             }
             let start = self.regions.start(&slot)?;
@@ -446,11 +493,11 @@ impl Context<'_> {
     ) -> Result<OperandsWithOutputs<'_, N, M>, StepErrorKind> {
         let mut outputs: [&mut [u8]; M] = core::array::from_fn(|_| -> &mut [u8] { &mut [] });
         for (number, view) in outputs.iter_mut().enumerate() {
-            let Some(slot) = self.step.optional_output(number) else { continue };
-            let shared = |other: Option<Slot>| other.is_some_and(|other| overlap(&other, &slot));
+            let Some(slot) = self.step.output_place(number) else { continue };
+            let shared = |other: Option<Place>| other.is_some_and(|other| overlap(&other, &slot));
             if slot.storage == Storage::Constant
-                || (0..number).any(|other| shared(self.step.optional_output(other)))
-                || inputs.iter().any(|input| shared(self.step.optional_input(*input)))
+                || (0..number).any(|other| shared(self.step.output_place(other)))
+                || inputs.iter().any(|input| shared(self.step.input_place(*input)))
             {
                 return Err(StepErrorKind::Overlap);
             }
@@ -462,7 +509,7 @@ impl Context<'_> {
         }
         let mut views: [&[u8]; N] = [&[]; N];
         for (view, index) in views.iter_mut().zip(inputs) {
-            let Some(slot) = self.step.optional_input(index) else { continue };
+            let Some(slot) = self.step.input_place(index) else { continue };
             let start = self.regions.start(&slot)?;
             // SAFETY: inside its region as above; the loop before showed that no output view
             // shares a byte with it.
@@ -479,14 +526,14 @@ impl Context<'_> {
     ) -> Result<([Source<'_, T>; N], Sink<'_, U>), StepErrorKind> {
         let mut sources = [Source { start: NonNull::dangling(), len: 0, _borrow: PhantomData }; N];
         for (source, index) in sources.iter_mut().zip(inputs) {
-            let Some(slot) = self.step.optional_input(index) else { continue };
+            let Some(slot) = self.step.input_place(index) else { continue };
             let start = self.regions.start(&slot)?.cast::<T>();
             if !start.is_aligned() || !slot.bytes.is_multiple_of(size_of::<T>()) {
                 return Err(StepErrorKind::OperandType(index as u8));
             }
             (source.start, source.len) = (start, slot.bytes / size_of::<T>());
         }
-        let output = self.step.output(0)?;
+        let output = self.step.output_place(0).ok_or(StepErrorKind::OperandCount)?;
         let start = self.regions.start(&output)?.cast::<U>();
         if output.storage == Storage::Constant
             || !start.is_aligned()

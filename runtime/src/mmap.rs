@@ -38,7 +38,7 @@ impl ModelFile {
     /// # Errors
     /// When the bytes are not a valid `.whit` file.
     pub fn model(&self) -> Result<Model<'_>, FormatError> {
-        Model::open(&self.map)
+        Model::open_mapped(&self.map)
     }
 
     /// The bytes of the file, which needn't be a `.whit` file.

@@ -6,7 +6,7 @@ use crate::dtype::DType;
 use crate::format::{
     DimOp, DimRecord, Field, FormatError, GoldenRecord, HEADER_BYTES, Header, Layout, MAGIC,
     MAX_RANK, MetadataRecord, NO_OPERAND, Name, OpBits, SECTION_ALIGN, Section, SectionEntry,
-    StateRecord, StepRecord, Storage, SymbolRecord, TensorRecord, VERSION_MAJOR,
+    StateRecord, StepRecord, Storage, SymbolRecord, TensorRecord, VERSION_MAJOR, crc32,
 };
 
 /// Entries of the dimension table (symbols and expressions) at most: the bounds of all of them
@@ -24,6 +24,7 @@ const MAX_ATTRIBUTES_BYTES: u32 = 256;
 pub struct Model<'a> {
     bytes: &'a [u8],
     header: Header,
+    may_change: bool,
     // (offset, length) by section number - 1; both 0 when the section is absent.
     sections: [(usize, usize); Section::ALL.len()],
 }
@@ -34,6 +35,16 @@ impl<'a> Model<'a> {
     /// Takes time in proportion to the number of records, not to the size of the weights.
     /// Never panics, never allocates.
     pub fn open(bytes: &'a [u8]) -> Result<Model<'a>, FormatError> {
+        Model::open_source(bytes, false)
+    }
+
+    /// Validates the bytes of a mapped file, which somebody may edit afterwards.
+    #[cfg(feature = "std")]
+    pub(crate) fn open_mapped(bytes: &'a [u8]) -> Result<Model<'a>, FormatError> {
+        Model::open_source(bytes, true)
+    }
+
+    fn open_source(bytes: &'a [u8], may_change: bool) -> Result<Model<'a>, FormatError> {
         if bytes.get(..4) != Some(&MAGIC) {
             return Err(FormatError::NotWhit);
         }
@@ -58,9 +69,15 @@ impl<'a> Model<'a> {
             return Err(FormatError::Misaligned);
         }
         let sections = read_directory(bytes, &header)?;
-        let model = Model { bytes, header, sections };
+        let model = Model { bytes, header, may_change, sections };
         model.check_records()?;
         Ok(model)
+    }
+
+    /// Whether the bytes may change while a session runs: those of a mapped file, as others can
+    /// write to it. A session then copies what steers it; else it reads the file in place.
+    pub fn may_change(&self) -> bool {
+        cfg!(feature = "std") && self.may_change
     }
 
     /// The header, whose totals are exact.
@@ -222,7 +239,7 @@ impl<'a> Model<'a> {
             let entry =
                 SectionEntry::read(&self.bytes[HEADER_BYTES + index * SectionEntry::SIZE..]);
             let bytes = sub_slice(self.bytes, entry.offset, entry.bytes).unwrap_or(&[]);
-            if crc32fast::hash(bytes) != entry.crc32 {
+            if crc32(&[bytes]) != entry.crc32 {
                 return Err(FormatError::Checksum { section: Section::from_number(entry.kind) });
             }
         }

@@ -2,11 +2,12 @@
 
 use crate::dtype::DType;
 use crate::error::{SessionError, StepErrorKind};
-use crate::format::{DimOp, Element, Op, OpBits, StepRecord, cast, cast_mut};
+use crate::format::{Element, Op, OpBits, StepRecord, cast, cast_mut};
 use crate::isa::Isa;
 use crate::memory::{Block, BlockSizes, Slot};
 use crate::model::{MAX_DIMS, Model};
-use crate::ops::{self, Bound, Operator, Step, resolve_dim, slot_in_file};
+use crate::ops::{self, Bound, Operator};
+use crate::tables::Tables;
 
 /// How a session is prepared.
 #[derive(Clone, Copy)]
@@ -46,7 +47,14 @@ pub struct Session<'m> {
 struct Prepared {
     isa: Isa,
     sizes: BlockSizes,
-    filler: Bound,
+    /// What steps are bound to before their own operator is found.
+    filler: &'static Operator,
+}
+
+impl Prepared {
+    fn filler(&self) -> Bound {
+        Bound { operator: self.filler, run: (self.filler.select)(self.isa) }
+    }
 }
 
 impl<'m> Session<'m> {
@@ -58,7 +66,8 @@ impl<'m> Session<'m> {
     pub fn new(model: Model<'m>, options: Options) -> Result<Session<'m>, SessionError> {
         let prepared = prepare(&model, &options)?;
         let needed = prepared.sizes.total().unwrap_or(usize::MAX);
-        let block = Block::owned(&prepared.sizes, prepared.filler)
+        let tables = Tables::in_file(&model);
+        let block = Block::owned(&prepared.sizes, tables, prepared.filler())
             .ok_or(SessionError::Memory { needed, given: 0 })?;
         Session::bind(model, block, &prepared, &options, needed)
     }
@@ -75,7 +84,8 @@ impl<'m> Session<'m> {
         let prepared = prepare(&model, &options)?;
         let needed = prepared.sizes.total().unwrap_or(usize::MAX);
         let given = memory.len();
-        let block = Block::borrowed(memory, &prepared.sizes, prepared.filler)
+        let tables = Tables::in_file(&model);
+        let block = Block::borrowed(memory, &prepared.sizes, tables, prepared.filler())
             .ok_or(SessionError::Memory { needed, given })?;
         Session::bind(model, block, &prepared, &options, needed)
     }
@@ -93,55 +103,36 @@ impl<'m> Session<'m> {
         options: &Options,
         needed_bytes: usize,
     ) -> Result<Session<'m>, SessionError> {
-        let (mut operands_start, mut attributes_start) = (0usize, 0usize);
-        for (index, record) in model.steps().enumerate() {
-            let operator = find_operator(options, &record, index)?;
-            let count = usize::from(record.input_count) + usize::from(record.output_count);
-            let attributes = model.attributes(&record);
-            // Sizes were computed from the same records; a mapped file edited meanwhile is refused.
-            let changed = SessionError::Step { step: index as u32, kind: StepErrorKind::TooLarge };
-            let operands = block.operands_mut().get_mut(operands_start..operands_start + count);
-            for (to, from) in operands.ok_or(changed)?.iter_mut().zip(model.operands(&record)) {
-                *to = from;
-            }
-            let end = attributes_start + attributes.len();
-            let copy = block.attributes_mut().get_mut(attributes_start..end);
-            copy.ok_or(changed)?.copy_from_slice(attributes);
-            block.bound_mut()[index] = Bound {
-                operator,
-                run: (operator.select)(prepared.isa),
-                attributes_start: attributes_start as u32,
-                attributes_bytes: attributes.len() as u32,
-                operands_start: operands_start as u32,
-                input_count: record.input_count,
-                output_count: record.output_count,
-            };
-            operands_start += count;
-            attributes_start += attributes.len();
+        for index in 0..block.bound().len() {
+            let operator = find_operator(options, block.tables().step_record(index), index)?;
+            block.bound_mut()[index] = Bound { operator, run: (operator.select)(prepared.isa) };
         }
         let mut session = Session { model, block, isa: prepared.isa, needed_bytes };
         for (index, symbol) in model.symbols().enumerate() {
-            session.block.dims_mut()[index] = symbol.max;
+            if let Some(dim) = session.block.dims_mut().get_mut(index) {
+                *dim = symbol.max;
+            }
         }
-        session.bind_shapes()?;
+        // `prepare` checked the file's records at these dimensions. A copy is checked again, since the
+        // file may have changed in between.
+        if prepared.sizes.copy > 0 || prepared.sizes.dims > 0 {
+            session.bind_shapes()?;
+        }
         session.reset_state();
         Ok(session)
     }
 
-    /// Computes every dimension and shape from the symbols' values, and checks every step with them.
+    /// Computes every dimension from the symbols' values, and checks every step with them.
     fn bind_shapes(&mut self) -> Result<(), SessionError> {
+        let too_large = SessionError::Step { step: 0, kind: StepErrorKind::TooLarge };
         let symbols = self.model.symbols().len();
-        let table = self.block.dims_mut();
-        evaluate_dims(&self.model, symbols, table)
-            .ok_or(SessionError::Step { step: 0, kind: StepErrorKind::TooLarge })?;
-        for index in 0..self.block.slots().len() {
-            let slot = slot_in_file(&self.model, index as u32, self.block.dims())
-                .ok_or(SessionError::Step { step: 0, kind: StepErrorKind::TooLarge })?;
-            self.block.slots_mut()[index] = slot;
+        self.block.evaluate_dims(symbols).ok_or(too_large)?;
+        if !self.block.tables().tensors.hold_together(self.block.dims()) {
+            return Err(too_large);
         }
         for (index, bound) in self.block.bound().iter().enumerate() {
-            let step = self.block.step(bound);
             let failed = |kind| SessionError::Step { step: index as u32, kind };
+            let step = self.block.step(index).ok_or(failed(StepErrorKind::TooLarge))?;
             (bound.operator.check)(&step).map_err(failed)?;
             if (bound.operator.scratch_bytes)(&step, self.isa) > self.block.scratch_bytes() {
                 return Err(failed(StepErrorKind::TooLarge));
@@ -213,7 +204,7 @@ impl<'m> Session<'m> {
             if state.has_initial == 0 {
                 continue;
             }
-            let Some(slot) = self.block.slots().get(state.tensor as usize).copied() else {
+            let Some(slot) = self.block.slot(state.tensor as usize) else {
                 continue;
             };
             let constants = model.section(crate::format::Section::Constants);
@@ -242,9 +233,10 @@ impl<'m> Session<'m> {
     ) -> Result<(), SessionError> {
         let constants = self.model.section(crate::format::Section::Constants);
         for index in 0..self.block.bound().len() {
-            let Some((bound, mut context)) = self.block.context(index, constants) else { break };
-            (bound.run)(&mut context)
-                .map_err(|kind| SessionError::Step { step: index as u32, kind })?;
+            let failed = |kind| SessionError::Step { step: index as u32, kind };
+            let context = self.block.context(index, constants);
+            let (bound, mut context) = context.ok_or(failed(StepErrorKind::TooLarge))?;
+            (bound.run)(&mut context).map_err(failed)?;
             observe(index, Observed { block: &self.block, constants });
         }
         Ok(())
@@ -253,13 +245,13 @@ impl<'m> Session<'m> {
     /// Type, shape and quantization of an input.
     pub fn input_slot(&self, index: usize) -> Result<Slot, SessionError> {
         let tensor = self.model.input(index).ok_or(SessionError::Unknown)?;
-        self.block.slots().get(tensor).copied().ok_or(SessionError::Unknown)
+        self.block.slot(tensor).ok_or(SessionError::Unknown)
     }
 
     /// Type, shape and quantization of an output.
     pub fn output_slot(&self, index: usize) -> Result<Slot, SessionError> {
         let tensor = self.model.output(index).ok_or(SessionError::Unknown)?;
-        self.block.slots().get(tensor).copied().ok_or(SessionError::Unknown)
+        self.block.slot(tensor).ok_or(SessionError::Unknown)
     }
 
     /// An input's elements, to fill in place before each run: their memory is reused by later steps.
@@ -345,7 +337,7 @@ impl Observed<'_> {
     /// A tensor's description and present bytes; meaningful from the step that makes it to the
     /// last step that reads it.
     pub fn tensor(&self, index: usize) -> Option<(Slot, &[u8])> {
-        let slot = self.block.slots().get(index).copied()?;
+        let slot = self.block.slot(index)?;
         Some((slot, self.block.tensor(&slot, self.constants)))
     }
 }
@@ -353,29 +345,17 @@ impl Observed<'_> {
 /// The operator for a step.
 fn find_operator(
     options: &Options,
-    record: &StepRecord,
+    record: Option<StepRecord>,
     index: usize,
 ) -> Result<&'static Operator, SessionError> {
-    let mut missing = OpBits::default();
-    missing.0[usize::from(record.op / 64) & 1] |= 1 << (record.op % 64);
-    let op = Op::from_number(record.op).ok_or(SessionError::MissingOperators(missing))?;
+    let step = index as u32;
+    let record = record.ok_or(SessionError::Step { step, kind: StepErrorKind::TooLarge })?;
     let dtype = DType::from_number(record.variant);
-    options
-        .operators
-        .iter()
-        .copied()
-        .find(|operator| operator.op == op && operator.dtype == dtype)
-        .ok_or(SessionError::MissingVariant { step: index as u32, op, dtype })
-}
-
-/// Fills in the expressions of the dimension table behind the symbols' values.
-fn evaluate_dims(model: &Model<'_>, symbols: usize, table: &mut [u32]) -> Option<()> {
-    for (index, dim) in model.dims().enumerate() {
-        let (done, rest) = table.split_at_mut_checked(symbols + index)?;
-        let (a, b) = (resolve_dim(done, dim.a)?, resolve_dim(done, dim.b)?);
-        *rest.first_mut()? = DimOp::from_number(dim.op)?.apply(a, b)?;
-    }
-    Some(())
+    let named = |operator: &&&Operator| operator.op as u16 == record.op && operator.dtype == dtype;
+    options.operators.iter().find(named).copied().ok_or_else(|| match Op::from_number(record.op) {
+        Some(op) => SessionError::MissingVariant { step, op, dtype },
+        None => SessionError::MissingOperators(OpBits::of_number(record.op)),
+    })
 }
 
 /// Finds every operator, and how much memory the session takes.
@@ -386,51 +366,71 @@ fn prepare(model: &Model<'_>, options: &Options) -> Result<Prepared, SessionErro
     }
     let mut missing = model.op_set();
     for operator in options.operators {
-        let number = operator.op as usize;
-        missing.0[number / 64] &= !(1 << (number % 64));
+        missing.remove(operator.op);
     }
     if !missing.is_empty() {
         return Err(SessionError::MissingOperators(missing));
     }
 
     let header = model.header();
+    let tables = Tables::in_file(model);
     let too_large = SessionError::Memory { needed: usize::MAX, given: 0 };
-    let mut sizes = BlockSizes {
-        slots: header.tensor_count as usize,
-        bound: header.step_count as usize,
-        dims: model.symbols().len() + model.dims().len(),
-        arena: usize::try_from(header.arena_bytes).map_err(|_| too_large)?,
-        state: usize::try_from(header.state_bytes).map_err(|_| too_large)?,
-        ..BlockSizes::default()
+    let symbols = model.symbols().len();
+    let mut prepared = Prepared {
+        isa,
+        sizes: BlockSizes {
+            arena: usize::try_from(header.arena_bytes).map_err(|_| too_large)?,
+            state: usize::try_from(header.state_bytes).map_err(|_| too_large)?,
+            scratch: 0,
+            bound: tables.step_count(),
+            dims: symbols + tables.dim_count(),
+            copy: if model.may_change() { tables.bytes() } else { 0 },
+        },
+        // A program without steps has no `Bound` to fill; any operator does.
+        filler: options.operators.first().copied().unwrap_or(&ops::LUT_I8),
     };
+    if prepared.sizes.dims == 0 {
+        measure(&mut prepared, options, &tables, &[])?;
+    } else {
+        measure_at_largest(&mut prepared, options, &tables, model)?;
+    }
+    Ok(prepared)
+}
 
-    // Scratch at the largest dimensions. `Model::open` checked that the table has at most MAX_DIMS.
+/// [`measure`] at the largest dimensions. Apart, because the table takes a kilobyte of stack.
+#[inline(never)]
+fn measure_at_largest(
+    prepared: &mut Prepared,
+    options: &Options,
+    tables: &Tables<'_>,
+    model: &Model<'_>,
+) -> Result<(), SessionError> {
     let mut dims = [0u32; MAX_DIMS];
     for (dim, symbol) in dims.iter_mut().zip(model.symbols()) {
         *dim = symbol.max;
     }
-    evaluate_dims(model, model.symbols().len(), &mut dims).ok_or(too_large)?;
-    let dims = &dims[..sizes.dims];
-    let mut filler = None;
-    for (index, record) in model.steps().enumerate() {
-        let operator = find_operator(options, &record, index)?;
-        let step = Step::in_file(model, &record, dims);
-        (operator.check)(&step).map_err(|kind| SessionError::Step { step: index as u32, kind })?;
-        sizes.scratch = sizes.scratch.max((operator.scratch_bytes)(&step, isa));
-        sizes.operands += usize::from(record.input_count) + usize::from(record.output_count);
-        sizes.attributes += record.attributes_bytes as usize;
-        filler.get_or_insert(operator);
+    // `Model::open` checked that the table has at most MAX_DIMS entries.
+    let too_large = SessionError::Memory { needed: usize::MAX, given: 0 };
+    let dims = dims.get_mut(..prepared.sizes.dims).ok_or(too_large)?;
+    tables.evaluate_dims(model.symbols().len(), dims).ok_or(too_large)?;
+    measure(prepared, options, tables, dims)
+}
+
+/// Checks every step and finds the most scratch that one wants.
+#[inline(never)]
+fn measure(
+    prepared: &mut Prepared,
+    options: &Options,
+    tables: &Tables<'_>,
+    dims: &[u32],
+) -> Result<(), SessionError> {
+    for index in 0..prepared.sizes.bound {
+        let failed = |kind| SessionError::Step { step: index as u32, kind };
+        let operator = find_operator(options, tables.step_record(index), index)?;
+        let step = tables.step(index, dims).ok_or(failed(StepErrorKind::TooLarge))?;
+        (operator.check)(&step).map_err(failed)?;
+        let scratch = (operator.scratch_bytes)(&step, prepared.isa);
+        prepared.sizes.scratch = prepared.sizes.scratch.max(scratch);
     }
-    // A program without steps has no `Bound` to fill; any operator does.
-    let operator = filler.or(options.operators.first().copied()).unwrap_or(&ops::LUT_I8);
-    let filler = Bound {
-        operator,
-        run: (operator.select)(isa),
-        attributes_start: 0,
-        attributes_bytes: 0,
-        operands_start: 0,
-        input_count: 0,
-        output_count: 0,
-    };
-    Ok(Prepared { isa, sizes, filler })
+    Ok(())
 }

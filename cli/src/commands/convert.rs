@@ -12,6 +12,7 @@ use whit_convert::dump;
 use whit_convert::graph::Graph;
 use whit_convert::import::{DimChoice, ImportOptions, InputLayout, import_file};
 use whit_convert::pipeline::{ConvertOptions, Converted, Scheme, Watch, convert};
+use whit_convert::plan::Target;
 use whit_convert::quantize::calibrate::Method;
 use whit_convert::tensor::Tensor;
 
@@ -49,8 +50,8 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     samples: Option<u32>,
     /// Kind of machine that the weights are packed for
-    #[arg(long, default_value = "any", value_parser = ["any", "x86-64"])]
-    target: String,
+    #[arg(long, value_enum, default_value_t = TargetArg::Any)]
+    target: TargetArg,
     /// Size of a dynamic dimension: NAME=N, or NAME=MIN..MAX to choose at run time
     #[arg(long, value_name = "NAME=N|MIN..MAX", value_parser = parse_dim)]
     dim: Vec<(String, DimChoice)>,
@@ -87,6 +88,16 @@ pub(crate) enum SchemeArg {
     F16,
     /// i8 weights per channel and i8 activations; needs --calibrate
     Int8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TargetArg {
+    /// Panels for vector instructions, which every machine runs
+    Any,
+    /// The same as any
+    X86_64,
+    /// Pairs of channels for the DSP instructions of Cortex-M4, M7, M33 and M55
+    CortexM,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -349,6 +360,10 @@ impl Convert {
             },
             keep_float: self.keep_float.clone(),
             golden_cases: self.golden,
+            target: match self.target {
+                TargetArg::Any | TargetArg::X86_64 => Target::Any,
+                TargetArg::CortexM => Target::CortexM,
+            },
         };
         if output.is_dir() {
             bail!("{} is a folder; name the .whit file to write", output.display());

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use whit::format::{Op, StepRecord};
+use whit::ops::{self, Operator};
 use whit::{DType, Model};
 
 use super::{ModelPath, print_json, print_text};
@@ -19,6 +20,9 @@ pub(crate) struct Inspect {
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
+    /// Print the operators as the Rust table that firmware gives `Options::operators`
+    #[arg(long, conflicts_with = "json")]
+    operators: bool,
 }
 
 fn interface_json(info: &TensorInfo<'_>) -> Value {
@@ -46,13 +50,42 @@ impl Inspect {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let file = whit_file::open(&self.path.model)?;
         let model = whit_file::model(&file, &self.path.model)?;
-        if self.json {
+        if self.operators {
+            print_text(&operator_table(&model)?)?
+        } else if self.json {
             print_json(&json(&model))?
         } else {
             print_text(&text(&model))?
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The operators that steps are bound to, each once and in the table's order, by the names of their
+/// statics in `whit::ops`.
+fn operator_names(model: &Model<'_>) -> Result<Vec<&'static str>> {
+    let mut used = vec![false; ops::ALL.len()];
+    for step in model.steps() {
+        let is_bound = |operator: &&Operator| {
+            operator.op as u16 == step.op && operator.dtype == DType::from_number(step.variant)
+        };
+        let Some(index) = ops::ALL.iter().position(|operator| is_bound(operator)) else {
+            let (op, dtype) = op_text(&step);
+            let dtype = dtype.map_or(String::new(), |dtype| format!(" for {dtype}"));
+            bail!(
+                "step `{}`: this build of whit lacks operator {op}{dtype}",
+                model.text(step.name)
+            );
+        };
+        used[index] = true;
+    }
+    Ok(ops::NAMES.iter().zip(used).filter_map(|(name, used)| used.then_some(*name)).collect())
+}
+
+/// A Rust expression, to paste behind `static OPERATORS: &[&whit::ops::Operator] =` or to include.
+fn operator_table(model: &Model<'_>) -> Result<String> {
+    let rows = operator_names(model)?.into_iter().map(|name| format!("    &whit::ops::{name},\n"));
+    Ok(format!("&[\n{}]", rows.collect::<String>()))
 }
 
 fn json(model: &Model<'_>) -> Value {

@@ -39,7 +39,8 @@ impl Aliases {
     }
 }
 
-/// Lets elementwise steps write over an input that nobody reads afterwards.
+/// Lets steps write over an input that nobody reads afterwards: elementwise ones over any operand,
+/// convolutions over their residual.
 ///
 /// The input's whole group must be dead after the step, and of the output's size, so that no view
 /// of it is changed under a later reader.

@@ -68,6 +68,31 @@ pub enum PlanError {
 pub struct PlanOptions {
     /// Store the weights of float matrix products and convolutions as f16.
     pub f16_weights: bool,
+    /// Whose kernels weights are packed for.
+    pub target: Target,
+}
+
+/// The machine that a file is made for. Every backend runs every file; the wrong one is slower.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Panels, for vector instructions; any machine runs them.
+    #[default]
+    Any,
+    /// Pairs of output channels, for the DSP instructions of Cortex-M; nothing padded for vectors.
+    CortexM,
+}
+
+impl Target {
+    /// Every target.
+    pub const ALL: [Target; 2] = [Target::Any, Target::CortexM];
+
+    /// The name that `--target` takes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Target::Any => "any",
+            Target::CortexM => "cortex-m",
+        }
+    }
 }
 
 /// A tensor of the file.
@@ -110,7 +135,8 @@ pub struct PlannedStep {
     pub outputs: Vec<Option<usize>>,
     /// Multiply-accumulates at the largest dimensions.
     pub macs: u64,
-    /// Inputs whose memory the first output may take over, element for element.
+    /// Inputs whose memory the first output may take over: the step reads each element before it
+    /// writes the one at its place.
     pub in_place: Vec<usize>,
 }
 

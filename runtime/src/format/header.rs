@@ -175,12 +175,9 @@ impl Section {
 
 /// CRC-32 of the header (without its checksum) and of the directory; `None` when they don't fit.
 pub(crate) fn directory_crc32(file: &[u8]) -> Option<u32> {
-    use super::Field;
+    use super::{Field, crc32};
     let header = file.get(..HEADER_BYTES)?;
     let count = usize::try_from(Header::read(header).section_count).ok()?;
     let end = count.checked_mul(SectionEntry::SIZE)?.checked_add(HEADER_BYTES)?;
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&header[..HEADER_BYTES - 4]);
-    hasher.update(file.get(HEADER_BYTES..end)?);
-    Some(hasher.finalize())
+    Some(crc32(&[&header[..HEADER_BYTES - 4], file.get(HEADER_BYTES..end)?]))
 }

@@ -7,6 +7,7 @@
 mod attributes;
 #[allow(unsafe_code, reason = "bytes seen as slices of numbers")]
 mod cast;
+mod checksum;
 mod error;
 mod header;
 mod op;
@@ -16,6 +17,7 @@ mod writer;
 
 pub use attributes::*;
 pub use cast::{Element, cast, cast_mut};
+pub(crate) use checksum::crc32;
 pub use error::FormatError;
 pub(crate) use header::directory_crc32;
 pub use header::{
@@ -51,12 +53,10 @@ macro_rules! number_field {
             const SIZE: usize = size_of::<$ty>();
             #[inline]
             fn read(bytes: &[u8]) -> Self {
-                let mut raw = [0; size_of::<$ty>()];
-                match bytes.get(..raw.len()) {
-                    Some(bytes) => raw.copy_from_slice(bytes),
-                    None => raw[..bytes.len()].copy_from_slice(bytes),
+                match bytes.first_chunk() {
+                    Some(raw) => <$ty>::from_le_bytes(*raw),
+                    None => <$ty>::from_le_bytes(padded(bytes)),
                 }
-                <$ty>::from_le_bytes(raw)
             }
             #[inline]
             fn write(self, bytes: &mut [u8]) {
@@ -71,11 +71,7 @@ impl<T: Field + Default, const N: usize> Field for [T; N] {
     const SIZE: usize = T::SIZE * N;
     #[inline]
     fn read(bytes: &[u8]) -> Self {
-        let mut items = [T::default(); N];
-        for (index, item) in items.iter_mut().enumerate() {
-            *item = T::read(bytes.get(index * T::SIZE..).unwrap_or(&[]));
-        }
-        items
+        core::array::from_fn(|index| T::read(bytes.get(index * T::SIZE..).unwrap_or(&[])))
     }
     #[inline]
     fn write(self, bytes: &mut [u8]) {
@@ -83,6 +79,17 @@ impl<T: Field + Default, const N: usize> Field for [T; N] {
             item.write(&mut bytes[index * T::SIZE..]);
         }
     }
+}
+
+/// The bytes followed by zeros.
+#[cold]
+#[inline(never)]
+pub(crate) fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut all = [0; N];
+    for (to, from) in all.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    all
 }
 
 /// Declares a record: a struct with its size in bytes, whose fields lie one after the other.
@@ -106,9 +113,18 @@ macro_rules! record {
             #[inline]
             #[allow(unused_assignments, reason = "the offset after the last field is not read")]
             fn read(bytes: &[u8]) -> Self {
+                let padded: [u8; $size];
+                // With the length known, a field is one load without a check.
+                let bytes: &[u8; $size] = match bytes.first_chunk() {
+                    Some(bytes) => bytes,
+                    None => {
+                        padded = $crate::format::padded(bytes);
+                        &padded
+                    }
+                };
                 let mut at = 0;
                 $(
-                    let $field = <$ty as $crate::format::Field>::read(bytes.get(at..).unwrap_or(&[]));
+                    let $field = <$ty as $crate::format::Field>::read(&bytes[at..]);
                     at += <$ty as $crate::format::Field>::SIZE;
                 )*
                 $Name { $($field),* }

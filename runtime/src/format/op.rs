@@ -135,6 +135,19 @@ impl OpBits {
         self.0[number / 64] |= 1 << (number % 64);
     }
 
+    /// Takes an operator out.
+    pub const fn remove(&mut self, op: Op) {
+        let number = op as usize;
+        self.0[number / 64] &= !(1 << (number % 64));
+    }
+
+    /// The set of one number, which needn't be an operator of this version.
+    pub(crate) const fn of_number(number: u16) -> OpBits {
+        let mut bits = OpBits([0; 2]);
+        bits.0[number as usize / 64 % 2] |= 1 << (number % 64);
+        bits
+    }
+
     /// Whether the operator is in the set.
     pub const fn contains(&self, op: Op) -> bool {
         let number = op as usize;

@@ -92,9 +92,12 @@ pub enum Storage {
 impl Storage {
     /// The storage with this number.
     pub fn from_number(number: u8) -> Option<Storage> {
-        [Storage::Arena, Storage::Constant, Storage::State]
-            .into_iter()
-            .find(|storage| *storage as u8 == number)
+        match number {
+            1 => Some(Storage::Arena),
+            2 => Some(Storage::Constant),
+            3 => Some(Storage::State),
+            _ => None,
+        }
     }
 }
 
@@ -121,17 +124,16 @@ pub enum Layout {
 impl Layout {
     /// The layout with this number.
     pub fn from_number(number: u8) -> Option<Layout> {
-        [
-            Layout::Dense,
-            Layout::PanelI8,
-            Layout::PanelFloat,
-            Layout::Depthwise,
-            Layout::GroupedW8,
-            Layout::GroupedW4,
-            Layout::CortexM,
-        ]
-        .into_iter()
-        .find(|layout| *layout as u8 == number)
+        match number {
+            0 => Some(Layout::Dense),
+            1 => Some(Layout::PanelI8),
+            2 => Some(Layout::PanelFloat),
+            3 => Some(Layout::Depthwise),
+            4 => Some(Layout::GroupedW8),
+            5 => Some(Layout::GroupedW4),
+            6 => Some(Layout::CortexM),
+            _ => None,
+        }
     }
 }
 

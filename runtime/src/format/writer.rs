@@ -2,7 +2,7 @@
 
 use super::{
     Field, HEADER_BYTES, Header, MAGIC, SECTION_ALIGN, Section, SectionEntry, VERSION_MAJOR,
-    VERSION_MINOR,
+    VERSION_MINOR, crc32,
 };
 
 /// Collects sections, then lays them out with directory and checksums.
@@ -45,7 +45,7 @@ impl FileBuilder {
                 required: u32::from(section.is_required()),
                 offset: file.len() as u64,
                 bytes: bytes.len() as u64,
-                crc32: crc32fast::hash(bytes),
+                crc32: crc32(&[bytes]),
                 record_bytes: *record_bytes,
             };
             entry.write(&mut file[HEADER_BYTES + index * SectionEntry::SIZE..]);
@@ -88,7 +88,7 @@ impl FileBuilder {
                 .zip(usize::try_from(entry.bytes).ok())
                 .and_then(|(start, len)| Some(start..start.checked_add(len)?));
             if let Some(section) = range.and_then(|range| file.get(range)) {
-                entry.crc32 = crc32fast::hash(section);
+                entry.crc32 = crc32(&[section]);
                 entry.write(&mut file[at..]);
             }
         }

@@ -5,9 +5,12 @@
 //! family's stated tolerance for floats. `select(isa)` hands out the entry for an instruction set.
 //! A kernel knows nothing of files, steps or arenas.
 
+pub mod add_i8;
 pub mod conv_f32;
 pub mod conv_i16;
 pub mod conv_i8;
+#[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
+mod cortex_m;
 pub mod depthwise_f32;
 pub mod depthwise_i8;
 pub mod matmul_f32;
@@ -20,6 +23,19 @@ mod testing;
 
 /// Output channels per weight panel. 16 i32 or f32 accumulators fill one AVX-512 register.
 pub const PANEL_N: usize = 16;
+
+/// Output channels of an i8 weight word of [`Packing::CortexM`].
+pub const PAIR_N: usize = 2;
+
+/// The order in which i8 weights and the vectors along output channels lie; FORMAT.md, "Weight
+/// layouts", has both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// For vector instructions: layouts 1 (panels) and 3 (depthwise).
+    Panels,
+    /// For Cortex-M: layout 6, pairs of channels, or whole filters when depthwise.
+    CortexM,
+}
 
 /// Inputs per panel entry of i8 weights: what VNNI and `sdot` multiply into one i32 lane.
 pub const PANEL_K: usize = 4;
@@ -120,6 +136,24 @@ impl ConvGeometry {
         self.padded_out_c() * self.k().next_multiple_of(PANEL_K)
     }
 
+    /// Length of the per-output-channel arrays of a convolution that isn't depthwise.
+    pub const fn channels_len(&self, packing: Packing) -> usize {
+        self.groups * self.padded_channels(packing)
+    }
+
+    /// Output channels of one group, rounded up to whole panels or pairs.
+    pub const fn padded_channels(&self, packing: Packing) -> usize {
+        self.group_out_c().next_multiple_of(match packing {
+            Packing::Panels => PANEL_N,
+            Packing::CortexM => PAIR_N,
+        })
+    }
+
+    /// Bytes of i8 weights of a convolution that isn't depthwise.
+    pub const fn weights_i8_len(&self, packing: Packing) -> usize {
+        self.channels_len(packing) * self.k().next_multiple_of(PANEL_K)
+    }
+
     /// Elements of float weights in panels `[groups][N/16][K][16]`, zero-padded.
     pub const fn packed_float_len(&self) -> usize {
         self.padded_out_c() * self.k()
@@ -204,6 +238,18 @@ pub struct EpilogueI8<'a> {
 }
 
 impl EpilogueI8<'_> {
+    /// What to add at element `index` of the dense output, whose place holds `before` so far; without
+    /// a residual 0.
+    #[inline(always)]
+    pub fn residual_at(&self, index: usize, before: i8) -> i8 {
+        self.residual.map_or(0, |residual| residual.data.at(index, before))
+    }
+
+    /// Whether the residual lies in the output.
+    pub fn is_in_place(&self) -> bool {
+        self.residual.is_some_and(|residual| matches!(residual.data, ResidualData::InOutput))
+    }
+
     /// Whether the arrays cover `channels` (with padding) and `outputs` elements, and every bound
     /// and zero point is an i8. Kernels that use raw pointers require it.
     pub fn is_sound(&self, channels: usize, outputs: usize) -> bool {
@@ -212,7 +258,7 @@ impl EpilogueI8<'_> {
             && [self.zero_point, self.min, self.max].into_iter().all(is_i8)
             && self.min <= self.max
             && self.residual.as_ref().is_none_or(|residual| {
-                residual.data.len() >= outputs
+                residual.data.covers(outputs)
                     && [residual.zero_point, residual.out_zero_point, residual.min, residual.max]
                         .into_iter()
                         .all(is_i8)
@@ -221,12 +267,48 @@ impl EpilogueI8<'_> {
     }
 }
 
+/// Where the elements of a residual are.
+#[derive(Clone, Copy, Debug)]
+pub enum ResidualData<'a, T> {
+    /// Apart from the output: dense, of its shape.
+    Apart(&'a [T]),
+    /// In the output, which holds the residual when the kernel starts: it reads an element of the
+    /// output before it writes that element, and writes each once. Depthwise kernels don't take it.
+    InOutput,
+}
+
+impl<T: Copy> ResidualData<'_, T> {
+    /// Element `index` of the dense residual, given what its place in the output holds.
+    #[inline(always)]
+    pub fn at(&self, index: usize, before: T) -> T {
+        match self {
+            ResidualData::Apart(data) => data[index],
+            ResidualData::InOutput => before,
+        }
+    }
+
+    /// Whether there are `outputs` elements, given that the output has as many.
+    pub fn covers(&self, outputs: usize) -> bool {
+        match self {
+            ResidualData::Apart(data) => data.len() >= outputs,
+            ResidualData::InOutput => true,
+        }
+    }
+
+    /// The first element, and elements from one row to the next, given those of the output.
+    pub fn rows(&self, out_c: usize, output: *const T, output_stride: usize) -> (*const T, usize) {
+        match self {
+            ResidualData::Apart(data) => (data.as_ptr(), out_c),
+            ResidualData::InOutput => (output, output_stride),
+        }
+    }
+}
+
 /// The second operand of a fused quantized addition; see [`EpilogueI8`].
 #[derive(Clone, Copy)]
 #[allow(missing_docs, reason = "named in the formula of EpilogueI8")]
 pub struct ResidualI8<'a> {
-    /// Same shape as the output, dense.
-    pub data: &'a [i8],
+    pub data: ResidualData<'a, i8>,
     /// Scale of the convolution's result over the sum's scale.
     pub scale_conv: f32,
     /// Scale of `data` over the sum's scale.
@@ -242,8 +324,8 @@ pub struct ResidualI8<'a> {
 pub struct EpilogueF32<'a> {
     /// Per output channel, padded like [`EpilogueI8::scale`].
     pub bias: &'a [f32],
-    /// Same shape as the output, dense.
-    pub residual: Option<&'a [f32]>,
+    /// A tensor of the output's shape to add.
+    pub residual: Option<ResidualData<'a, f32>>,
     /// −∞, or 0 for a fused ReLU.
     pub min: f32,
     /// +∞, or 6 for a fused ReLU6.

@@ -57,16 +57,17 @@ macro_rules! quantized {
 quantized!(i8, i16);
 
 /// The formula of [`EpilogueI8`]: the output of an accumulator that ends at `channel` (an index of
-/// the padded per-channel arrays) and at element `index` of the dense output.
+/// the padded per-channel arrays), with the element of the residual that
+/// [`EpilogueI8::residual_at`] tells.
 #[inline(always)]
-pub fn requantize_i8(acc: i32, channel: usize, index: usize, epilogue: &EpilogueI8<'_>) -> i8 {
+pub fn requantize_i8(acc: i32, channel: usize, residual_data: i8, epilogue: &EpilogueI8<'_>) -> i8 {
     let EpilogueI8 { scale, zero_point, min, max, residual } = *epilogue;
     let q = round_clamp(acc as f32 * scale[channel], min - zero_point, max - zero_point);
     let y = match residual {
         None => q + zero_point,
         Some(r) => {
             let conv = q as f32 * r.scale_conv;
-            let data = (i32::from(r.data[index]) - r.zero_point) as f32 * r.scale_data;
+            let data = (i32::from(residual_data) - r.zero_point) as f32 * r.scale_data;
             let (min, max) = (r.min - r.out_zero_point, r.max - r.out_zero_point);
             round_clamp(conv + data, min, max) + r.out_zero_point
         }

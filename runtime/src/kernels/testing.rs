@@ -1,6 +1,6 @@
 //! What the suites of the integer kernels share: shapes, random data, and the epilogue's oracle.
 
-use super::{ConvGeometry, EpilogueI8, ResidualI8};
+use super::{ConvGeometry, EpilogueI8, ResidualData, ResidualI8};
 
 /// Shape of a case, in the order (height, width) where there are two.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +122,7 @@ impl Epilogue {
         let factor = |random: &mut Random| 0.5 + random.below(1000) as f32 / 1000.0;
         let residual = with_residual.then(|| {
             let residual = ResidualI8 {
-                data: &[],
+                data: ResidualData::InOutput,
                 scale_conv: factor(random),
                 scale_data: factor(random),
                 zero_point: random.pick(&[-128, -3, 0, 127]),
@@ -141,14 +141,32 @@ impl Epilogue {
         }
     }
 
+    /// With the residual apart from the output.
     pub(super) fn get(&self) -> EpilogueI8<'_> {
         EpilogueI8 {
             scale: &self.scale,
             zero_point: self.zero_point,
             min: self.min,
             max: self.max,
-            residual: self.residual.as_ref().map(|(data, r)| ResidualI8 { data, ..*r }),
+            residual: self
+                .residual
+                .as_ref()
+                .map(|(data, r)| ResidualI8 { data: ResidualData::Apart(data), ..*r }),
         }
+    }
+
+    /// With the residual in the output, to which it is copied. Without one, as [`Self::get`].
+    pub(super) fn get_in_place(
+        &self,
+        channels: usize,
+        output: &mut [i8],
+        output_stride: usize,
+    ) -> EpilogueI8<'_> {
+        let Some((data, residual)) = &self.residual else { return self.get() };
+        for (row, to) in data.chunks_exact(channels).zip(output.chunks_mut(output_stride)) {
+            to[..channels].copy_from_slice(row);
+        }
+        EpilogueI8 { residual: Some(*residual), ..self.get() }
     }
 
     /// Straight from the formula of [`EpilogueI8`], clamping integers.

@@ -2,11 +2,11 @@
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
-use crate::format::{ConvAttributes, Layout, Op};
+use crate::format::{Layout, Op};
+use crate::kernels::PANEL_N;
 use crate::kernels::conv_i16::{self, ConvI16};
-use crate::kernels::{ConvGeometry, PANEL_N};
 use crate::memory::{Context, typed, typed_mut};
-use crate::ops::conv::{MAX_K_I8, check_memory, conv_geometry, matrix_geometry};
+use crate::ops::conv::{GeometryFn, Layer, MAX_K_I8, check_memory, conv_geometry, matrix_geometry};
 use crate::ops::{Operator, Step, expect_clamp_of, expect_type, expect_vector, no_scratch};
 
 /// Inputs: x, weights, bias, scales.
@@ -16,7 +16,7 @@ const INPUTS: usize = 4;
 pub static CONV_I16: Operator = Operator {
     op: Op::Conv2d,
     dtype: Some(DType::I16),
-    check: |step| check(step, conv_geometry(step)?, Layout::Dense),
+    check: |step| check(step, conv_geometry, Layout::Dense),
     select: |_| run_conv,
     scratch_bytes: no_scratch,
 };
@@ -25,7 +25,7 @@ pub static CONV_I16: Operator = Operator {
 pub static DEPTHWISE_I16: Operator = Operator {
     op: Op::DepthwiseConv2d,
     dtype: Some(DType::I16),
-    check: |step| check(step, conv_geometry(step)?, Layout::Depthwise),
+    check: |step| check(step, conv_geometry, Layout::Depthwise),
     select: |_| run_depthwise,
     scratch_bytes: no_scratch,
 };
@@ -34,16 +34,19 @@ pub static DEPTHWISE_I16: Operator = Operator {
 pub static FULLY_CONNECTED_I16: Operator = Operator {
     op: Op::FullyConnected,
     dtype: Some(DType::I16),
-    check: |step| check(step, matrix_geometry(step)?, Layout::Dense),
+    check: |step| check(step, matrix_geometry, Layout::Dense),
     select: |_| run_fully_connected,
     scratch_bytes: no_scratch,
 };
 
-fn check(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), StepErrorKind> {
+fn check(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(), StepErrorKind> {
+    let layer = Layer::of(step)?;
+    let geometry = geometry(&layer)?;
     step.expect_counts(INPUTS, INPUTS)?;
-    check_memory(step)?;
-    expect_type(&step.input(0)?, DType::I16, 0)?;
-    expect_type(&step.output(0)?, DType::I16, INPUTS as u8)?;
+    // No input has this number: there is no residual.
+    check_memory(step, INPUTS)?;
+    expect_type(&layer.x, DType::I16, 0)?;
+    expect_type(&layer.y, DType::I16, INPUTS as u8)?;
     if !geometry.is_bounded() || geometry.k() > MAX_K_I8 {
         return Err(StepErrorKind::TooLarge);
     }
@@ -60,22 +63,24 @@ fn check(step: &Step<'_>, geometry: ConvGeometry, layout: Layout) -> Result<(), 
     if weights.layout != layout {
         return Err(StepErrorKind::OperandLayout(1));
     }
-    if weights.bytes < weight_len {
+    if weights.bytes() < weight_len {
         return Err(StepErrorKind::OperandShape(1));
     }
     expect_vector(&step.input(2)?, DType::I64, channels, 2)?;
     expect_vector(&step.input(3)?, DType::F32, channels, 3)?;
-    let [min, max] = step.attributes::<ConvAttributes>().clamp_q;
+    let [min, max] = layer.attributes.clamp_q;
     expect_clamp_of::<i16>([min, max])?;
     if min > max { Err(StepErrorKind::Attribute("clamp")) } else { Ok(()) }
 }
 
 fn run(
     context: &mut Context<'_>,
-    geometry: ConvGeometry,
+    geometry: GeometryFn,
     kernel: fn(&mut ConvI16<'_>),
 ) -> Result<(), StepErrorKind> {
-    let [min, max] = context.step.attributes::<ConvAttributes>().clamp_q;
+    let layer = Layer::of(&context.step)?;
+    let geometry = geometry(&layer)?;
+    let [min, max] = layer.attributes.clamp_q;
     let operands = context.operands([0, 1, 2, 3])?;
     let [input, weights, bias, scale] = operands.inputs;
     kernel(&mut ConvI16 {
@@ -92,16 +97,13 @@ fn run(
 }
 
 fn run_conv(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let geometry = conv_geometry(&context.step)?;
-    run(context, geometry, conv_i16::conv_i16)
+    run(context, conv_geometry, conv_i16::conv_i16)
 }
 
 fn run_fully_connected(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let geometry = matrix_geometry(&context.step)?;
-    run(context, geometry, conv_i16::conv_i16)
+    run(context, matrix_geometry, conv_i16::conv_i16)
 }
 
 fn run_depthwise(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let geometry = conv_geometry(&context.step)?;
-    run(context, geometry, conv_i16::depthwise_i16)
+    run(context, conv_geometry, conv_i16::depthwise_i16)
 }

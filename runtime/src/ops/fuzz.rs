@@ -289,7 +289,12 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
         tensors.push(random_tensor(random, *dtype, dims));
     }
     if matches!(operator.op, Op::Lut | Op::Softmax) && inputs == 2 {
-        tensors[1] = random_tensor(random, tensors[1].dtype, vec![256]);
+        let entries = match (operator.op, operator.dtype) {
+            (Op::Lut, Some(DType::I16)) => 257,
+            (Op::Softmax, Some(DType::I16)) => 512,
+            _ => 256,
+        };
+        tensors[1] = random_tensor(random, tensors[1].dtype, vec![entries]);
     }
     let y = dims(random, &tensors[0].dims.clone());
     let y = random_tensor(random, dtypes[inputs], y);

@@ -48,12 +48,12 @@ mod where_;
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
-use crate::format::{Field, Layout, NO_OPERAND, Op, StepRecord};
+use crate::format::{Layout, Op};
 use crate::isa::Isa;
 use crate::kernels::requantize::Quantized;
 use crate::memory::{Context, Slot};
-use crate::model::Model;
 
+pub use crate::tables::Step;
 pub use attention::ATTENTION_F32;
 pub use binary::{BINARY_BOOL, BINARY_F32, BINARY_I8, BINARY_I16, BINARY_I32, BINARY_I64};
 pub use cast::CAST;
@@ -122,8 +122,17 @@ fn no_scratch(_: &Step<'_>, _: Isa) -> usize {
     0
 }
 
-/// Every operator of this build.
-pub static ALL: &[&Operator] = &[
+macro_rules! table {
+    ($( &$NAME:ident, )*) => {
+        /// Every operator of this build.
+        pub static ALL: &[&Operator] = &[$(&$NAME),*];
+
+        /// What the statics in [`ALL`] are called, in the same order: for tools that write tables.
+        pub static NAMES: &[&str] = &[$(stringify!($NAME)),*];
+    };
+}
+
+table! {
     &CONV_I8,
     &CONV_F32,
     &DEPTHWISE_I8,
@@ -222,196 +231,13 @@ pub static ALL: &[&Operator] = &[
     &REDUCE_I16,
     &RESIZE_I16,
     &QUANTIZED_LSTM,
-];
+}
 
 /// A step, bound to its operator.
 #[derive(Clone, Copy)]
 pub(crate) struct Bound {
     pub(crate) operator: &'static Operator,
     pub(crate) run: RunFn,
-    pub(crate) attributes_start: u32,
-    pub(crate) attributes_bytes: u32,
-    pub(crate) operands_start: u32,
-    pub(crate) input_count: u16,
-    pub(crate) output_count: u16,
-}
-
-impl Bound {
-    /// The step's inputs and outputs, out of the operands of all steps.
-    pub(crate) fn operands<'a>(&self, operands: &'a [u32]) -> (&'a [u32], &'a [u32]) {
-        let inputs = self.operands_start as usize;
-        let outputs = inputs + usize::from(self.input_count);
-        let end = outputs + usize::from(self.output_count);
-        (operands.get(inputs..outputs).unwrap_or(&[]), operands.get(outputs..end).unwrap_or(&[]))
-    }
-
-    /// The step's attributes, out of those of all steps.
-    pub(crate) fn attributes<'a>(&self, attributes: &'a [u8]) -> &'a [u8] {
-        let start = self.attributes_start as usize;
-        attributes.get(start..start + self.attributes_bytes as usize).unwrap_or(&[])
-    }
-}
-
-/// What a step says about itself: operand shapes and attributes, without their memory.
-#[derive(Clone, Copy)]
-pub struct Step<'a> {
-    source: StepSource<'a>,
-    attributes: &'a [u8],
-}
-
-#[derive(Clone, Copy)]
-enum StepSource<'a> {
-    /// In a session: tables in its memory, dimensions of the present run.
-    Session { inputs: &'a [u32], outputs: &'a [u32], slots: &'a [Slot], dims: &'a [u32] },
-    /// In a file: dimensions at these values.
-    File { model: &'a Model<'a>, record: &'a StepRecord, dims: &'a [u32] },
-}
-
-impl<'a> Step<'a> {
-    pub(crate) fn bound(
-        inputs: &'a [u32],
-        outputs: &'a [u32],
-        attributes: &'a [u8],
-        slots: &'a [Slot],
-        dims: &'a [u32],
-    ) -> Step<'a> {
-        Step { source: StepSource::Session { inputs, outputs, slots, dims }, attributes }
-    }
-
-    pub(crate) fn in_file(
-        model: &'a Model<'a>,
-        record: &'a StepRecord,
-        dims: &'a [u32],
-    ) -> Step<'a> {
-        Step {
-            source: StepSource::File { model, record, dims },
-            attributes: model.attributes(record),
-        }
-    }
-
-    /// The attribute record; `check` makes sure that it is there in full.
-    pub fn attributes<T: Field>(&self) -> T {
-        T::read(self.attributes)
-    }
-
-    /// Whether the attribute record has the size of a `T`.
-    pub fn expect_attributes<T: Field>(&self) -> Result<T, StepErrorKind> {
-        if self.attributes.len() != T::SIZE {
-            return Err(StepErrorKind::Attribute("record"));
-        }
-        Ok(T::read(self.attributes))
-    }
-
-    /// Number of inputs, absent ones included.
-    pub fn input_count(&self) -> usize {
-        match self.source {
-            StepSource::Session { inputs, .. } => inputs.len(),
-            StepSource::File { record, .. } => usize::from(record.input_count),
-        }
-    }
-
-    /// Number of outputs.
-    pub fn output_count(&self) -> usize {
-        match self.source {
-            StepSource::Session { outputs, .. } => outputs.len(),
-            StepSource::File { record, .. } => usize::from(record.output_count),
-        }
-    }
-
-    /// Input number `index`.
-    pub fn input(&self, index: usize) -> Result<Slot, StepErrorKind> {
-        self.optional_input(index).ok_or(StepErrorKind::OperandCount)
-    }
-
-    /// Input number `index`, if it is there.
-    pub fn optional_input(&self, index: usize) -> Option<Slot> {
-        match self.source {
-            StepSource::Session { inputs, slots, .. } => {
-                slots.get(*inputs.get(index)? as usize).copied()
-            }
-            StepSource::File { model, record, dims } => {
-                if index >= usize::from(record.input_count) {
-                    return None;
-                }
-                slot_in_file(model, model.operands(record).nth(index)?, dims)
-            }
-        }
-    }
-
-    /// Output number `index`.
-    pub fn output(&self, index: usize) -> Result<Slot, StepErrorKind> {
-        self.optional_output(index).ok_or(StepErrorKind::OperandCount)
-    }
-
-    /// Output number `index`, if somebody wants it.
-    pub fn optional_output(&self, index: usize) -> Option<Slot> {
-        match self.source {
-            StepSource::Session { outputs, slots, .. } => {
-                outputs.get(index).and_then(|tensor| slots.get(*tensor as usize)).copied()
-            }
-            StepSource::File { model, record, dims } => model
-                .operands(record)
-                .skip(usize::from(record.input_count))
-                .nth(index)
-                .and_then(|tensor| slot_in_file(model, tensor, dims)),
-        }
-    }
-
-    /// The present value of a dimension reference in an attribute.
-    pub fn dim(&self, reference: i32) -> Result<usize, StepErrorKind> {
-        let dims = match self.source {
-            StepSource::Session { dims, .. } | StepSource::File { dims, .. } => dims,
-        };
-        resolve_dim(dims, reference)
-            .map(|dim| dim as usize)
-            .ok_or(StepErrorKind::Attribute("dimension"))
-    }
-
-    /// Checks the number of operands: inputs between `inputs.0` and `inputs.1`, one output.
-    pub fn expect_counts(&self, least: usize, most: usize) -> Result<(), StepErrorKind> {
-        let fits = (least..=most).contains(&self.input_count()) && self.output_count() == 1;
-        if fits { Ok(()) } else { Err(StepErrorKind::OperandCount) }
-    }
-}
-
-/// The value of a dimension reference, given the dimension table.
-pub(crate) fn resolve_dim(dims: &[u32], reference: i32) -> Option<u32> {
-    if reference >= 0 { Some(reference as u32) } else { dims.get(!reference as usize).copied() }
-}
-
-/// A tensor of the file at these dimensions.
-pub(crate) fn slot_in_file(model: &Model<'_>, tensor: u32, dims: &[u32]) -> Option<Slot> {
-    if tensor == NO_OPERAND {
-        return None;
-    }
-    let record = model.tensor(tensor as usize)?;
-    let dtype = DType::from_number(record.dtype)?;
-    let layout = Layout::from_number(record.layout)?;
-    let mut slot = Slot {
-        dims: [1; crate::format::MAX_RANK],
-        rank: record.rank,
-        dtype,
-        storage: crate::format::Storage::from_number(record.storage)?,
-        layout,
-        offset: usize::try_from(record.offset).ok()?,
-        bytes: usize::try_from(record.bytes).ok()?,
-        scale: record.scale,
-        zero_point: record.zero_point,
-    };
-    for (dim, reference) in slot.dims.iter_mut().zip(record.dims.get(..usize::from(record.rank))?) {
-        *dim = resolve_dim(dims, *reference)?;
-    }
-    if layout == Layout::Dense {
-        let mut bytes = dtype.size();
-        for dim in slot.dims() {
-            bytes = bytes.checked_mul(*dim as usize)?;
-        }
-        if bytes > slot.bytes {
-            return None;
-        }
-        slot.bytes = bytes;
-    }
-    Some(slot)
 }
 
 /// Checks an operand's type.

@@ -6,7 +6,7 @@
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{Layout, MAX_RANK};
-use crate::memory::{Slot, overlap};
+use crate::memory::{Place, Slot, overlap, same_bytes};
 use crate::ops::Step;
 
 /// A shape around one of its axes: `[outer, extent, inner]`.
@@ -86,20 +86,22 @@ pub(crate) fn expect_dense(slot: &Slot, operand: u8) -> Result<(), StepErrorKind
 /// each other.
 pub(crate) fn expect_apart(step: &Step<'_>) -> Result<(), StepErrorKind> {
     expect_all_dense(step)?;
-    expect_no_overlap(step, |_, _| false)
+    expect_no_overlap(step, |_, _, _| false)
 }
 
-/// Checks that the output lies apart from the inputs, for operators that check layouts themselves.
-pub(crate) fn expect_apart_in_any_layout(step: &Step<'_>) -> Result<(), StepErrorKind> {
-    expect_no_overlap(step, |_, _| false)
+/// Checks that the output lies apart from the inputs, but for input `over`, which may be the same
+/// bytes; for operators that check layouts themselves.
+pub(crate) fn expect_apart_but(step: &Step<'_>, over: usize) -> Result<(), StepErrorKind> {
+    expect_no_overlap(step, |index, x, y| index == over && same_bytes(x, y))
 }
 
 /// Checks that every operand is dense, and that the output lies apart from each input or, element
 /// for element, exactly over it.
 pub(crate) fn expect_elementwise(step: &Step<'_>) -> Result<(), StepErrorKind> {
     expect_all_dense(step)?;
-    expect_no_overlap(step, |x, y| {
-        x.offset == y.offset && x.bytes == y.bytes && x.dtype.size() == y.dtype.size()
+    let size = step.optional_output(0).map(|y| y.dtype.size());
+    expect_no_overlap(step, |index, x, y| {
+        same_bytes(x, y) && step.optional_input(index).map(|x| x.dtype.size()) == size
     })
 }
 
@@ -119,18 +121,18 @@ fn expect_all_dense(step: &Step<'_>) -> Result<(), StepErrorKind> {
 
 fn expect_no_overlap(
     step: &Step<'_>,
-    may_share: fn(&Slot, &Slot) -> bool,
+    may_share: impl Fn(usize, &Place, &Place) -> bool,
 ) -> Result<(), StepErrorKind> {
     for number in 0..step.output_count() {
-        let Some(y) = step.optional_output(number) else { continue };
+        let Some(y) = step.output_place(number) else { continue };
         for index in 0..step.input_count() {
-            let Some(x) = step.optional_input(index) else { continue };
-            if overlap(&x, &y) && !may_share(&x, &y) {
+            let Some(x) = step.input_place(index) else { continue };
+            if overlap(&x, &y) && !may_share(index, &x, &y) {
                 return Err(StepErrorKind::Overlap);
             }
         }
         for other in 0..number {
-            if step.optional_output(other).is_some_and(|other| overlap(&other, &y)) {
+            if step.output_place(other).is_some_and(|other| overlap(&other, &y)) {
                 return Err(StepErrorKind::Overlap);
             }
         }

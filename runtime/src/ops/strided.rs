@@ -56,7 +56,7 @@ fn expect_move(step: &Step<'_>) -> Result<(), StepErrorKind> {
 
 fn check_copy(step: &Step<'_>) -> Result<(), StepErrorKind> {
     expect_move(step)?;
-    let same = step.input(0)?.bytes == step.output(0)?.bytes;
+    let same = step.input(0)?.bytes() == step.output(0)?.bytes();
     if same { Ok(()) } else { Err(StepErrorKind::OperandShape(1)) }
 }
 

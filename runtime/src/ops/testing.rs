@@ -3,7 +3,7 @@
 use crate::dtype::DType;
 use crate::error::SessionError;
 use crate::format::{
-    DimRecord, Element, Field, FileBuilder, Header, NO_OPERAND, Name, Op, OpBits, Section,
+    DimRecord, Element, Field, FileBuilder, Header, Layout, NO_OPERAND, Name, Op, OpBits, Section,
     StepRecord, Storage, SymbolRecord, TensorRecord,
 };
 use crate::isa::Isa;
@@ -18,6 +18,7 @@ pub(crate) struct Tensor {
     pub(crate) scale: f32,
     pub(crate) zero_point: i32,
     pub(crate) constant: bool,
+    pub(crate) layout: Layout,
 }
 
 /// Rust types of element types.
@@ -56,6 +57,7 @@ pub(crate) fn tensor<T: Typed>(dims: &[u32], values: &[T]) -> Tensor {
         scale: 0.0,
         zero_point: 0,
         constant: false,
+        layout: Layout::Dense,
     }
 }
 
@@ -66,7 +68,7 @@ pub(crate) fn bools(dims: &[u32], values: &[u8]) -> Tensor {
 
 /// An output.
 pub(crate) fn shape(dtype: DType, dims: &[u32]) -> Tensor {
-    Tensor { dtype, dims: dims.to_vec(), bytes: vec![], scale: 0.0, zero_point: 0, constant: false }
+    Tensor { dtype, dims: dims.to_vec(), bytes: vec![], ..tensor::<i8>(&[0], &[]) }
 }
 
 impl Tensor {
@@ -80,7 +82,16 @@ impl Tensor {
         self
     }
 
+    /// Weights in a packed order.
+    pub(crate) fn packed(mut self, layout: Layout) -> Tensor {
+        self.layout = layout;
+        self.constant()
+    }
+
     fn byte_len(&self) -> usize {
+        if self.layout != Layout::Dense {
+            return self.bytes.len();
+        }
         self.dims.iter().fold(self.dtype.size(), |bytes, dim| bytes.saturating_mul(*dim as usize))
     }
 }
@@ -157,6 +168,7 @@ impl Case {
             }
             records.push(TensorRecord {
                 dtype: tensor.dtype as u8,
+                layout: tensor.layout as u8,
                 storage: storage as u8,
                 rank: tensor.dims.len() as u8,
                 dims,

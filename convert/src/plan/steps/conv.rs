@@ -5,12 +5,14 @@ use whit::format::{
     AttentionAttributes, BinaryAttributes, BinaryOp, ConvAttributes, ConvNdAttributes, Layout,
     MatMulAttributes, Op as StepOp, UnaryAttributes, UnaryOp,
 };
-use whit::kernels::{ConvGeometry, PANEL_N, conv_f32, conv_i8, depthwise_f32, depthwise_i8};
+use whit::kernels::{
+    ConvGeometry, PANEL_N, Packing, conv_f32, conv_i8, depthwise_f32, depthwise_i8,
+};
 
 use crate::dim::Dim;
 use crate::graph::{Attention, Clamp, Conv, MatMul, Node, Quant, ValueId};
 use crate::plan::builder::unsupported;
-use crate::plan::{Builder, PlanError};
+use crate::plan::{Builder, PlanError, Target};
 use crate::tensor::Tensor;
 
 use super::{clamp_q, conv_i16, is_i8, quant_of, ratio};
@@ -296,15 +298,20 @@ pub(super) fn attention(
 }
 
 /// Spreads one number per output channel over the padded positions of the panels.
-pub(super) fn padded<T: Copy>(layer: &Layer<'_>, values: &[T], fill: T) -> Vec<T> {
+pub(super) fn padded<T: Copy>(
+    layer: &Layer<'_>,
+    packing: Packing,
+    values: &[T],
+    fill: T,
+) -> Vec<T> {
     let geometry = &layer.geometry;
     if layer.op == StepOp::DepthwiseConv2d {
-        let mut out = vec![fill; geometry.in_c.next_multiple_of(PANEL_N)];
+        let mut out = vec![fill; depthwise_i8::channels_len(geometry.in_c, packing)];
         out[..values.len()].copy_from_slice(values);
         return out;
     }
-    let mut out = vec![fill; geometry.padded_out_c()];
-    let (own, wide) = (geometry.group_out_c(), geometry.padded_group_out_c());
+    let mut out = vec![fill; geometry.channels_len(packing)];
+    let (own, wide) = (geometry.group_out_c(), geometry.padded_channels(packing));
     for group in 0..geometry.groups {
         out[group * wide..group * wide + own]
             .copy_from_slice(&values[group * own..(group + 1) * own]);
@@ -349,7 +356,7 @@ fn lower_f32(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), Plan
             spread(node, &bias.to_f32(), geometry.out_c)?
         }
     };
-    let bias = padded(&layer, &bias, 0.0);
+    let bias = padded(&layer, Packing::Panels, &bias, 0.0);
     let name = &node.name;
     let layout = weight_layout(&layer, Layout::PanelFloat);
     let half = builder.options.f16_weights && packed.iter().all(|w| w.abs() <= 65504.0);
@@ -372,9 +379,15 @@ fn lower_f32(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), Plan
         inputs,
         output,
         layer.macs,
-        &[],
+        over_residual(layer.op, &[3]),
     );
     Ok(())
+}
+
+/// The residual, number `residual` of the inputs, is read element by element before the result is
+/// written there, but for depthwise kernels.
+fn over_residual(op: StepOp, residual: &[usize]) -> &[usize] {
+    if op == StepOp::DepthwiseConv2d { &[] } else { residual }
 }
 
 /// A per-channel vector; a single number stands for all channels.
@@ -394,6 +407,32 @@ pub(super) fn spread<T: Copy>(
             ))
         }
     }
+}
+
+/// Packs i8 weights as the target's kernels read them.
+fn pack_i8(layer: &Layer<'_>, ohwi: &[i8], target: Target) -> (Packing, Vec<i8>) {
+    let geometry = &layer.geometry;
+    let depthwise = layer.op == StepOp::DepthwiseConv2d;
+    if target == Target::CortexM {
+        if depthwise {
+            return (Packing::CortexM, ohwi.to_vec());
+        }
+        let mut packed = vec![0; geometry.weights_i8_len(Packing::CortexM)];
+        conv_i8::pack_weights_cortex_m(geometry, ohwi, &mut packed);
+        return (Packing::CortexM, packed);
+    }
+    if depthwise {
+        // [channels][taps] to [taps][channels].
+        let k = geometry.k();
+        let hwc: Vec<i8> =
+            (0..k).flat_map(|tap| ohwi.iter().skip(tap).step_by(k).copied()).collect();
+        let mut packed = vec![0; k * geometry.in_c.next_multiple_of(PANEL_N)];
+        depthwise_i8::pack_weights(geometry, &hwc, &mut packed);
+        return (Packing::Panels, packed);
+    }
+    let mut packed = vec![0; geometry.packed_i8_len()];
+    conv_i8::pack_weights(geometry, ohwi, &mut packed);
+    (Packing::Panels, packed)
 }
 
 fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanError> {
@@ -430,19 +469,7 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
         let row = &ohwi[channel * k..(channel + 1) * k];
         row.iter().map(|w| 128 * i64::from(w.unsigned_abs())).sum()
     };
-    let depthwise = layer.op == StepOp::DepthwiseConv2d;
-    let packed = if depthwise {
-        // [channels][taps] to [taps][channels].
-        let hwc: Vec<i8> =
-            (0..k).flat_map(|tap| ohwi.iter().skip(tap).step_by(k).copied()).collect();
-        let mut packed = vec![0; k * geometry.in_c.next_multiple_of(PANEL_N)];
-        depthwise_i8::pack_weights(&geometry, &hwc, &mut packed);
-        packed
-    } else {
-        let mut packed = vec![0; geometry.packed_i8_len()];
-        conv_i8::pack_weights(&geometry, &ohwi, &mut packed);
-        packed
-    };
+    let (packing, packed) = pack_i8(&layer, &ohwi, builder.options.target);
 
     // The bias counts in steps of input scale × weight scale; the input's zero point is folded in.
     let real_bias = match node.inputs.get(2).copied().flatten() {
@@ -491,18 +518,28 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
     }
 
     let name = &node.name;
-    let layout = weight_layout(&layer, Layout::PanelI8);
+    let layout = match packing {
+        Packing::Panels => weight_layout(&layer, Layout::PanelI8),
+        Packing::CortexM => Layout::CortexM,
+    };
     let weights =
         builder.constant_i8(&format!("{name}/weights"), layout, &layer.weights.shape, &packed)?;
-    let bias = padded(&layer, &bias, 0);
-    let scales = padded(&layer, &scales, 0.0);
-    let sums = padded(&layer, &sums, 0);
+    let bias = padded(&layer, packing, &bias, 0);
+    let scales = padded(&layer, packing, &scales, 0.0);
+    // Only kernels with vector instructions use the sums of weights.
+    let sums = match packing {
+        Packing::Panels => {
+            let sums = padded(&layer, packing, &sums, 0);
+            Some(builder.constant_i32(&format!("{name}/weight_sums"), &sums)?)
+        }
+        Packing::CortexM => None,
+    };
     let inputs = vec![
         Some(layer.input),
         Some(weights),
         Some(builder.constant_i32(&format!("{name}/bias"), &bias)?),
         Some(builder.constant_f32(&format!("{name}/scales"), &scales)?),
-        Some(builder.constant_i32(&format!("{name}/weight_sums"), &sums)?),
+        sums,
         layer.residual,
     ];
     let output = layer.output;
@@ -514,7 +551,7 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
         inputs,
         output,
         layer.macs,
-        &[],
+        over_residual(layer.op, &[5]),
     );
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use whit::DType;
 use whit::format::{Layout, Op as StepOp};
+use whit::kernels::Packing;
 
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
@@ -58,7 +59,12 @@ pub(super) fn lower(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(
         for (at, weight) in ohwi.iter().enumerate() {
             packed[at % k * wide + at / k] = *weight;
         }
-        (Layout::Depthwise, packed, padded(&layer, &bias, 0), padded(&layer, &scales, 0.0))
+        (
+            Layout::Depthwise,
+            packed,
+            padded(&layer, Packing::Panels, &bias, 0),
+            padded(&layer, Packing::Panels, &scales, 0.0),
+        )
     } else {
         (Layout::Dense, ohwi, bias, scales)
     };

@@ -2,7 +2,7 @@
 
 use super::blocking::{BLOCK_ROWS, KBlock, KBlocks, Runs, runs};
 use super::tile::{Finish, Row, Tile, TileKernel, WeightPtr};
-use super::{ConvF32, ConvGeometry, PANEL_N};
+use super::{ConvF32, ConvGeometry, PANEL_N, ResidualData};
 use core::ops::Range;
 use core::{ptr, slice};
 
@@ -48,11 +48,17 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                     for row in (0..rows.len()).step_by(height) {
                         let height = height.min(rows.len() - row);
                         let pixel = first_pixel + row;
-                        let residual =
-                            args.epilogue.residual.map(|r| r[pixel * g.out_c + channel..].as_ptr());
+                        // A residual in the output is what the first block of K adds to.
+                        let (residual, in_place) = match args.epilogue.residual {
+                            Some(ResidualData::Apart(data)) => {
+                                (data[pixel * g.out_c + channel..].as_ptr(), false)
+                            }
+                            Some(ResidualData::InOutput) => (ptr::null(), true),
+                            None => (ptr::null(), false),
+                        };
                         let finish = Finish {
                             bias,
-                            residual: residual.unwrap_or(ptr::null()),
+                            residual,
                             residual_stride: g.out_c,
                             min: args.epilogue.min,
                             max: args.epilogue.max,
@@ -69,7 +75,7 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                             output: args.output[pixel * args.output_stride + channel..]
                                 .as_mut_ptr(),
                             output_stride: args.output_stride,
-                            accumulate: block.k > 0,
+                            accumulate: block.k > 0 || in_place,
                             finish: last.then_some(finish),
                         };
                         // SAFETY: the caller vouches for the instruction set. `point` made each row

@@ -27,7 +27,7 @@ pub(crate) mod tile;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 pub(crate) mod x86_64;
 
-use super::{ConvGeometry, EpilogueF32, FloatWeights, PANEL_N};
+use super::{ConvGeometry, EpilogueF32, FloatWeights, PANEL_N, ResidualData};
 use crate::Isa;
 
 /// The arguments of a float convolution.
@@ -161,7 +161,7 @@ pub(crate) fn check_output(
     g: &ConvGeometry,
     output_len: usize,
     output_stride: usize,
-    residual: Option<&[f32]>,
+    residual: Option<ResidualData<'_, f32>>,
 ) {
     assert!(output_stride >= g.out_c, "output stride");
     if let Some(rows_before) = g.out_pixels().checked_sub(1) {
@@ -169,7 +169,7 @@ pub(crate) fn check_output(
         assert!(end.is_some_and(|end| end <= output_len), "output");
     }
     if let Some(residual) = residual {
-        assert!(residual.len() >= g.out_pixels() * g.out_c, "residual");
+        assert!(residual.covers(g.out_pixels() * g.out_c), "residual");
     }
 }
 

@@ -40,11 +40,11 @@ pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
             }
 
             let mut y = sum.total() + args.epilogue.bias[padded_channel];
+            let output = &mut args.output[pixel * args.output_stride + channel];
             if let Some(residual) = args.epilogue.residual {
-                y += residual[pixel * g.out_c + channel];
+                y += residual.at(pixel * g.out_c + channel, *output);
             }
-            args.output[pixel * args.output_stride + channel] =
-                clamp(y, args.epilogue.min, args.epilogue.max);
+            *output = clamp(y, args.epilogue.min, args.epilogue.max);
         }
     }
 }

@@ -173,11 +173,25 @@ impl Problem {
         Problem { geometry, variant, input, packed, packed_f16, bias, residual, expected }
     }
 
-    fn run(&self, scratch_len: usize, kernel: impl Fn(&mut ConvF32<'_>)) -> Vec<f32> {
+    /// Runs `kernel`, with the residual apart or where the output goes.
+    fn run(
+        &self,
+        scratch_len: usize,
+        in_place: bool,
+        kernel: impl Fn(&mut ConvF32<'_>),
+    ) -> Vec<f32> {
         let g = self.geometry;
         let output_stride = g.out_c + self.variant.gap;
         let mut output =
             vec![UNTOUCHED; (g.out_pixels() * output_stride).saturating_sub(self.variant.gap)];
+        let mut residual = ResidualData::Apart(&self.residual[..]);
+        if in_place {
+            residual = ResidualData::InOutput;
+            for pixel in 0..g.out_pixels() {
+                output[pixel * output_stride..][..g.out_c]
+                    .copy_from_slice(&self.residual[pixel * g.out_c..][..g.out_c]);
+            }
+        }
         let mut scratch = vec![f32::NAN; scratch_len];
         kernel(&mut ConvF32 {
             geometry: g,
@@ -188,7 +202,7 @@ impl Problem {
             },
             epilogue: EpilogueF32 {
                 bias: &self.bias,
-                residual: self.variant.residual.then_some(&self.residual),
+                residual: self.variant.residual.then_some(residual),
                 min: self.variant.min,
                 max: self.variant.max,
             },
@@ -256,16 +270,21 @@ pub(crate) const ARRAY_TILES: [(&str, TileKernel); 2] = [
 /// Runs a problem on every kernel that can run here.
 fn check_all(geometry: ConvGeometry, variant: Variant, seed: u64) {
     let problem = Problem::new(geometry, variant, seed);
-    for isa in Isa::available() {
-        let output = problem.run(scratch_len(&geometry, isa), select(isa));
-        problem.check(isa.name(), &output);
-    }
-    for (name, tile) in ARRAY_TILES {
-        // SAFETY: plain Rust needs no instruction set.
-        let output = problem.run(scratch_len(&geometry, Isa::Avx2), |args| unsafe {
-            blocked::conv_f32_blocked(args, tile)
-        });
-        problem.check(name, &output);
+    for in_place in [false, true] {
+        if in_place && !variant.residual {
+            continue;
+        }
+        for isa in Isa::available() {
+            let output = problem.run(scratch_len(&geometry, isa), in_place, select(isa));
+            problem.check(isa.name(), &output);
+        }
+        for (name, tile) in ARRAY_TILES {
+            // SAFETY: plain Rust needs no instruction set.
+            let output = problem.run(scratch_len(&geometry, Isa::Avx2), in_place, |args| unsafe {
+                blocked::conv_f32_blocked(args, tile)
+            });
+            problem.check(name, &output);
+        }
     }
 }
 
@@ -494,7 +513,10 @@ fn short_slices_panic() {
                     weights: FloatWeights::F32(&vec![0.0; g.packed_float_len() - cut(1)]),
                     epilogue: EpilogueF32 {
                         bias: &vec![0.0; g.padded_out_c() - cut(2)],
-                        residual: Some(&vec![0.0; g.out_pixels() * g.out_c - cut(3)]),
+                        residual: Some(ResidualData::Apart(&vec![
+                            0.0;
+                            g.out_pixels() * g.out_c - cut(3)
+                        ])),
                         min: 0.0,
                         max: 1.0,
                     },

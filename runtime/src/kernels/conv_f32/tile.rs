@@ -34,7 +34,7 @@ pub(crate) struct Tile<'a> {
     pub(crate) cols: usize,
     pub(crate) output: *mut f32,
     pub(crate) output_stride: usize,
-    /// Whether the output holds the sum of earlier blocks of K, to add to.
+    /// Whether the output holds something to add to: the sum of earlier blocks of K, or a residual.
     pub(crate) accumulate: bool,
     /// What to do with the sum, after the last block of K.
     pub(crate) finish: Option<Finish>,

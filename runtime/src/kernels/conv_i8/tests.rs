@@ -9,6 +9,7 @@ struct Data {
     input: Vec<i8>,
     input_zero_point: i8,
     weights: Vec<i8>,
+    packing: Packing,
     bias: Vec<i32>,
     weight_sums: Vec<i32>,
     epilogue: Epilogue,
@@ -17,21 +18,35 @@ struct Data {
 }
 
 impl Data {
-    fn new(g: ConvGeometry, fill: Fill, with_residual: bool, random: &mut Random) -> Self {
+    fn new(
+        g: ConvGeometry,
+        packing: Packing,
+        fill: Fill,
+        with_residual: bool,
+        random: &mut Random,
+    ) -> Self {
         let input = random.i8s(g.input_len(), fill);
         let ohwi = random.i8s(g.out_c * g.k(), fill);
-        let mut weights = vec![1; g.packed_i8_len()];
-        pack_weights(&g, &ohwi, &mut weights);
-        let mut sums = vec![1; g.padded_out_c()];
-        weight_sums(&g, &ohwi, &mut sums);
-        let bias = (0..g.padded_out_c()).map(|_| random.next() as i32 % 20_000).collect();
+        let mut weights = vec![1; g.weights_i8_len(packing)];
+        let mut sums = vec![];
+        match packing {
+            Packing::Panels => {
+                pack_weights(&g, &ohwi, &mut weights);
+                sums = vec![1; g.padded_out_c()];
+                weight_sums(&g, &ohwi, &mut sums);
+            }
+            Packing::CortexM => pack_weights_cortex_m(&g, &ohwi, &mut weights),
+        }
+        let channels = g.channels_len(packing);
+        let bias = (0..channels).map(|_| random.next() as i32 % 20_000).collect();
         let outputs = g.out_pixels() * g.out_c;
-        let epilogue = Epilogue::new(g.padded_out_c(), g.k(), outputs, fill, with_residual, random);
+        let epilogue = Epilogue::new(channels, g.k(), outputs, fill, with_residual, random);
         let mut data = Data {
             geometry: g,
             input,
             input_zero_point: random.pick(&[-128, -1, 0, 3, 127]),
             weights,
+            packing,
             bias,
             weight_sums: sums,
             epilogue,
@@ -46,7 +61,8 @@ impl Data {
     fn oracle(&self, ohwi: &[i8]) -> Vec<i8> {
         let g = &self.geometry;
         let (group_in, group_out) = (g.in_c / g.groups, g.out_c / g.groups);
-        let padded_group_out = group_out.div_ceil(16) * 16;
+        let lanes = if self.packing == Packing::Panels { 16 } else { 2 };
+        let padded_group_out = group_out.div_ceil(lanes) * lanes;
         let mut output = vec![UNTOUCHED; self.output_len()];
         for n in 0..g.batch {
             for oh in 0..g.out_h {
@@ -91,8 +107,16 @@ impl Data {
         }
     }
 
-    fn run(&self, isa: Isa, with_weight_sums: bool) -> Vec<i8> {
+    /// Runs it, with the residual apart or where the output goes.
+    fn run(&self, isa: Isa, with_weight_sums: bool, in_place: bool) -> Vec<i8> {
         let mut output = vec![UNTOUCHED; self.output_len()];
+        let epilogue = match in_place {
+            true => {
+                let channels = self.geometry.out_c;
+                self.epilogue.get_in_place(channels, &mut output, self.output_stride)
+            }
+            false => self.epilogue.get(),
+        };
         // One byte off, so that nothing in it is aligned.
         let mut scratch = vec![0xa5; scratch_bytes(&self.geometry, isa) + 1];
         select(isa)(&mut ConvI8 {
@@ -100,9 +124,10 @@ impl Data {
             input: &self.input,
             input_zero_point: self.input_zero_point,
             weights: &self.weights,
+            packing: self.packing,
             bias: &self.bias,
             weight_sums: if with_weight_sums { &self.weight_sums } else { &[] },
-            epilogue: self.epilogue.get(),
+            epilogue,
             output: &mut output,
             output_stride: self.output_stride,
             scratch: &mut scratch[1..],
@@ -111,17 +136,26 @@ impl Data {
     }
 }
 
+/// With a residual and without, in every packing.
+const VARIANTS: [(bool, Packing); 4] = [
+    (false, Packing::Panels),
+    (true, Packing::Panels),
+    (false, Packing::CortexM),
+    (true, Packing::CortexM),
+];
+
 /// Runs the case on every instruction set with every kind of data.
 fn check(case: Case, random: &mut Random) {
     for fill in [Fill::Any, Fill::Extremes, Fill::Lowest] {
-        for with_residual in [false, true] {
-            let data = Data::new(case.geometry(), fill, with_residual, random);
+        for (with_residual, packing) in VARIANTS {
+            let data = Data::new(case.geometry(), packing, fill, with_residual, random);
             for isa in Isa::available() {
-                for with_weight_sums in [true, false] {
+                for (sums, in_place) in [(true, false), (false, false), (true, true), (false, true)]
+                {
                     assert!(
-                        data.run(isa, with_weight_sums) == data.expected,
-                        "{isa} differs for {case:?}, {fill:?}, residual {with_residual}, weight \
-                         sums {with_weight_sums}"
+                        data.run(isa, sums, in_place) == data.expected,
+                        "{isa} differs for {case:?}, {fill:?}, {packing:?}, residual \
+                         {with_residual}, in place {in_place}, weight sums {sums}"
                     );
                 }
             }
@@ -268,8 +302,8 @@ fn random_shapes() {
 fn strange_scales() {
     let mut random = Random(0xfeed_beef_0bad_cafe);
     let geometry = Case { input: (3, 3, 8), out_c: 24, ..UNIT }.geometry();
-    for with_residual in [false, true] {
-        let mut data = Data::new(geometry, Fill::Any, with_residual, &mut random);
+    for (with_residual, packing) in VARIANTS {
+        let mut data = Data::new(geometry, packing, Fill::Any, with_residual, &mut random);
         let scales =
             [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e30, -1e30];
         for (scale, value) in data.epilogue.scale.iter_mut().zip(scales.into_iter().cycle()) {
@@ -281,9 +315,9 @@ fn strange_scales() {
             if let Some((_, residual)) = &mut data.epilogue.residual {
                 residual.scale_conv = scale_conv;
             }
-            let expected = data.run(Isa::Scalar, true);
+            let expected = data.run(Isa::Scalar, true, false);
             for isa in Isa::available() {
-                assert!(data.run(isa, true) == expected, "{isa} differs");
+                assert!(data.run(isa, true, with_residual) == expected, "{isa} differs");
             }
         }
     }
@@ -294,9 +328,11 @@ fn strange_scales() {
 fn overflow_wraps() {
     let mut random = Random(0xdead_beef_dead_beef);
     let geometry = ConvGeometry::matmul(3, 140_000, 3);
-    let data = Data::new(geometry, Fill::Lowest, false, &mut random);
-    for isa in Isa::available() {
-        assert!(data.run(isa, true) == data.expected, "{isa} differs");
+    for (_, packing) in &VARIANTS[1..3] {
+        let data = Data::new(geometry, *packing, Fill::Lowest, false, &mut random);
+        for isa in Isa::available() {
+            assert!(data.run(isa, true, false) == data.expected, "{isa} differs");
+        }
     }
 }
 
@@ -312,6 +348,7 @@ fn short_scratch_is_refused() {
         input: &[0; 4],
         input_zero_point: 0,
         weights: &[0; 64],
+        packing: Packing::Panels,
         bias: &[0; 16],
         weight_sums: &[],
         epilogue: EpilogueI8 {

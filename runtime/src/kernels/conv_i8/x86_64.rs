@@ -8,7 +8,7 @@ use core::arch::asm;
 
 use super::ConvI8;
 use super::implicit_gemm::{self, Job, Strip};
-use crate::kernels::{ConvGeometry, PANEL_K, PANEL_N};
+use crate::kernels::{ConvGeometry, PANEL_K, PANEL_N, Packing};
 
 mod avx2;
 mod avx512;
@@ -34,6 +34,9 @@ pub(super) fn conv_i8_avx2(conv: &mut ConvI8<'_>) {
         // SAFETY: this function has the feature.
         unsafe { implicit_gemm::run::<Avx2>(conv) }
     }
+    if conv.packing != Packing::Panels {
+        return super::scalar::conv_i8_scalar(conv);
+    }
     // SAFETY: `select` gives this function out only if `Isa::Avx2.is_available()`.
     unsafe { run(conv) }
 }
@@ -45,7 +48,7 @@ pub(super) fn conv_i8_avx512vnni(conv: &mut ConvI8<'_>) {
         // SAFETY: this function has the features.
         unsafe { implicit_gemm::run::<Avx512>(conv) }
     }
-    if conv.weight_sums.is_empty() {
+    if conv.weight_sums.is_empty() || conv.packing != Packing::Panels {
         // `Isa::Avx512` includes `Isa::Avx2`.
         return conv_i8_avx2(conv);
     }
@@ -70,7 +73,8 @@ struct Tile<'a> {
     channels: usize,
     output: *mut i8,
     output_stride: usize,
-    /// Same place in the residual, or null.
+    /// Same place in the residual, or null. It may be the same as `output`: a tile reads what it
+    /// overwrites first, and no other tile writes there.
     residual: *const i8,
     residual_stride: usize,
 }
@@ -86,6 +90,10 @@ impl<'a> Tile<'a> {
         let padded_channel = group * g.padded_group_out_c() + channel;
         let row = strip.first_pixel;
         let column = group * g.group_out_c() + channel;
+        let (residual, residual_stride) = match &job.epilogue.residual {
+            Some(r) => r.data.rows(g.out_c, job.output, job.output_stride),
+            None => (core::ptr::null(), 0),
+        };
         // SAFETY: all are elements of their slices by `ConvI8::check`: the pixel and the channel
         // exist, and so do the padded channels of the group.
         unsafe {
@@ -102,11 +110,11 @@ impl<'a> Tile<'a> {
                 channels: g.group_out_c() - channel,
                 output: job.output.add(row * job.output_stride + column),
                 output_stride: job.output_stride,
-                residual: match &job.epilogue.residual {
-                    Some(residual) => residual.data.as_ptr().add(row * g.out_c + column),
-                    None => core::ptr::null(),
+                residual: match residual.is_null() {
+                    true => residual,
+                    false => residual.add(row * residual_stride + column),
                 },
-                residual_stride: g.out_c,
+                residual_stride,
             }
         }
     }

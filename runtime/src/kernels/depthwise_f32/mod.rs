@@ -17,7 +17,7 @@ mod tests;
 mod x86_64;
 
 use super::conv_f32::{check_geometry, check_output, product};
-use super::{ConvGeometry, EpilogueF32, FloatWeights, PANEL_N};
+use super::{ConvGeometry, EpilogueF32, FloatWeights, PANEL_N, ResidualData};
 use crate::Isa;
 
 /// The arguments of a float depthwise convolution. It needs no scratch.
@@ -112,5 +112,7 @@ impl DepthwiseF32<'_> {
         assert!(self.input.len() >= g.input_len(), "input");
         assert!(self.epilogue.bias.len() >= padded_channels(g), "bias");
         check_output(g, self.output.len(), self.output_stride, self.epilogue.residual);
+        let in_place = matches!(self.epilogue.residual, Some(ResidualData::InOutput));
+        assert!(!in_place, "residual in the output");
     }
 }

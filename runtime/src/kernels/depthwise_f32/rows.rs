@@ -6,7 +6,7 @@
 //! through each tap; a 3×3 kernel has its nine weights in registers.
 
 use super::super::conv_f32::lanes::{Lanes, Weight};
-use super::{ConvGeometry, DepthwiseF32, FloatWeights, padded_channels};
+use super::{ConvGeometry, DepthwiseF32, FloatWeights, ResidualData, padded_channels};
 use core::ops::Range;
 
 /// Depthwise convolution with registers of `L`.
@@ -77,10 +77,11 @@ unsafe fn all_rows<L: Lanes, W: Weight>(args: &mut DepthwiseF32<'_>, weights: &[
                     weights: weights[c..].as_ptr(),
                     bias: args.epilogue.bias[c..].as_ptr(),
                     residual: match args.epilogue.residual {
-                        Some(residual) => {
+                        Some(ResidualData::Apart(residual)) => {
                             residual.as_ptr().wrapping_add(output_pixel * channels + c)
                         }
-                        None => core::ptr::null(),
+                        // `check` refuses one in the output.
+                        Some(ResidualData::InOutput) | None => core::ptr::null(),
                     },
                     output: args
                         .output

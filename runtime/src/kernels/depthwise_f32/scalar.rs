@@ -32,11 +32,11 @@ pub(super) fn depthwise_f32_scalar(args: &mut DepthwiseF32<'_>) {
             }
 
             let mut y = sum + args.epilogue.bias[c];
+            let output = &mut args.output[pixel * args.output_stride + c];
             if let Some(residual) = args.epilogue.residual {
-                y += residual[pixel * g.in_c + c];
+                y += residual.at(pixel * g.in_c + c, *output);
             }
-            args.output[pixel * args.output_stride + c] =
-                clamp(y, args.epilogue.min, args.epilogue.max);
+            *output = clamp(y, args.epilogue.min, args.epilogue.max);
         }
     }
 }

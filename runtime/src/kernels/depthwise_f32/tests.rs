@@ -73,7 +73,7 @@ fn check_all(g: ConvGeometry, variant: Variant, seed: u64) {
             },
             epilogue: EpilogueF32 {
                 bias: &bias,
-                residual: variant.residual.then_some(&residual),
+                residual: variant.residual.then_some(ResidualData::Apart(&residual)),
                 min: variant.min,
                 max: variant.max,
             },
@@ -193,6 +193,25 @@ fn random_convolutions() {
 }
 
 #[test]
+#[should_panic(expected = "residual in the output")]
+fn residual_in_the_output_is_refused() {
+    let g = base(8);
+    select(Isa::Scalar)(&mut DepthwiseF32 {
+        geometry: g,
+        input: &vec![0.0; g.input_len()],
+        weights: FloatWeights::F32(&vec![0.0; packed_len(&g)]),
+        epilogue: EpilogueF32 {
+            bias: &vec![0.0; padded_channels(&g)],
+            residual: Some(ResidualData::InOutput),
+            min: 0.0,
+            max: 1.0,
+        },
+        output: &mut vec![0.0; g.out_pixels() * g.out_c],
+        output_stride: g.out_c,
+    });
+}
+
+#[test]
 fn short_slices_panic() {
     // What is cut from: input, weights, bias, residual, output.
     for cut in 0..5 {
@@ -206,7 +225,10 @@ fn short_slices_panic() {
                     weights: FloatWeights::F32(&vec![0.0; packed_len(&g) - cut(1)]),
                     epilogue: EpilogueF32 {
                         bias: &vec![0.0; padded_channels(&g) - cut(2)],
-                        residual: Some(&vec![0.0; g.out_pixels() * g.out_c - cut(3)]),
+                        residual: Some(ResidualData::Apart(&vec![
+                            0.0;
+                            g.out_pixels() * g.out_c - cut(3)
+                        ])),
                         min: 0.0,
                         max: 1.0,
                     },

@@ -3,9 +3,11 @@
 //! `scalar` is the definition. A convolution whose groups have several channels is
 //! [`conv_i8`](super::conv_i8)'s.
 
-use super::{ConvGeometry, EpilogueI8, PANEL_N};
+use super::{ConvGeometry, EpilogueI8, PANEL_N, Packing};
 use crate::Isa;
 
+#[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
+mod cortex_m;
 mod scalar;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86_64;
@@ -23,14 +25,18 @@ pub struct DepthwiseI8<'a> {
     /// What padded taps read. The converter folds `−zero_point · Σ weights` into the bias over all
     /// taps, so a padded tap contributes `zero_point · weight`.
     pub input_zero_point: i8,
-    /// `[kernel_h · kernel_w][padded_c(in_c)]`, see [`pack_weights`].
+    /// `[kernel_h · kernel_w][padded_c(in_c)]`, see [`pack_weights`], or for Cortex-M
+    /// `[in_c][kernel_h · kernel_w]`.
     pub weights: &'a [i8],
-    /// Per channel, [`padded_c`] long.
+    /// How the weights, and the vectors along channels, lie.
+    pub packing: Packing,
+    /// Per channel, [`channels_len`] long.
     pub bias: &'a [i32],
     /// Per channel, the sum of its weights, or empty. For kernels that need unsigned activations;
     /// none of today's does.
     pub weight_sums: &'a [i32],
-    /// From accumulator to output.
+    /// From accumulator to output. A residual lies apart from the output, since channels may be
+    /// computed twice.
     pub epilogue: EpilogueI8<'a>,
     /// [`ConvGeometry::out_pixels`] rows of `out_c` elements; row `p` starts at
     /// `p * output_stride`. What lies between rows is not written.
@@ -46,9 +52,12 @@ pub struct DepthwiseI8<'a> {
 /// # Panics
 ///
 /// The kernels panic when a slice is shorter than its field says, when the geometry isn't depthwise
-/// or [bounded](ConvGeometry::is_bounded), or the epilogue isn't [sound](EpilogueI8::is_sound).
+/// or [bounded](ConvGeometry::is_bounded), the epilogue isn't [sound](EpilogueI8::is_sound), or the
+/// residual is in the output.
 pub fn select(isa: Isa) -> fn(&mut DepthwiseI8<'_>) {
     match isa {
+        #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
+        Isa::CortexM => cortex_m::depthwise_i8_cortex_m,
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
         Isa::Avx512 if Isa::Avx512.is_available() => x86_64::depthwise_i8_avx512vnni,
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
@@ -58,7 +67,7 @@ pub fn select(isa: Isa) -> fn(&mut DepthwiseI8<'_>) {
 }
 
 /// Bytes of scratch that the kernel which [`select`] gives for `isa` needs, or a little more.
-#[cfg_attr(not(all(target_arch = "x86_64", feature = "std")), expect(unused_variables))] // scalar needs none
+#[allow(unused_variables, reason = "scalar needs none")]
 pub fn scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
         Isa::Scalar => 0,
@@ -69,12 +78,21 @@ pub fn scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
         Isa::Avx512 => {
             x86_64::scratch_bytes_avx2(geometry).max(x86_64::scratch_bytes_avx512(geometry))
         }
-        #[cfg(not(all(target_arch = "x86_64", feature = "std")))]
+        #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
+        Isa::CortexM => cortex_m::scratch_bytes(geometry),
         _ => 0,
     }
 }
 
-/// Length of the per-channel arrays and of a row of packed weights.
+/// Length of the per-channel arrays.
+pub const fn channels_len(channels: usize, packing: Packing) -> usize {
+    match packing {
+        Packing::Panels => padded_c(channels),
+        Packing::CortexM => channels,
+    }
+}
+
+/// Length of a row of weights packed in panels, and of the vectors that go with them.
 pub const fn padded_c(channels: usize) -> usize {
     channels.next_multiple_of(PANEL_N)
 }
@@ -117,9 +135,10 @@ impl DepthwiseI8<'_> {
         let geometry = &self.geometry;
         assert!(geometry.is_bounded(), "geometry too large");
         assert!(geometry.is_depthwise(), "geometry not depthwise");
-        let (channels, pixels) = (padded_c(geometry.in_c), geometry.out_pixels());
+        let (channels, pixels) = (channels_len(geometry.in_c, self.packing), geometry.out_pixels());
         let taps = geometry.kernel_h * geometry.kernel_w;
         assert!(self.epilogue.is_sound(channels, pixels * geometry.out_c), "epilogue unsound");
+        assert!(!self.epilogue.is_in_place(), "residual in the output");
         assert!(self.input.len() >= geometry.input_len(), "input too short");
         assert!(self.weights.len() >= taps * channels, "weights too short");
         assert!(self.bias.len() >= channels, "bias too short");

@@ -9,6 +9,7 @@ struct Data {
     input: Vec<i8>,
     input_zero_point: i8,
     weights: Vec<i8>,
+    packing: Packing,
     bias: Vec<i32>,
     weight_sums: Vec<i32>,
     epilogue: Epilogue,
@@ -17,19 +18,36 @@ struct Data {
 }
 
 impl Data {
-    fn new(g: ConvGeometry, fill: Fill, with_residual: bool, random: &mut Random) -> Self {
-        let (taps, channels) = (g.kernel_h * g.kernel_w, padded_c(g.in_c));
+    fn new(
+        g: ConvGeometry,
+        packing: Packing,
+        fill: Fill,
+        with_residual: bool,
+        random: &mut Random,
+    ) -> Self {
+        let (taps, channels) = (g.kernel_h * g.kernel_w, channels_len(g.in_c, packing));
         let hwc = random.i8s(taps * g.in_c, fill);
         let mut weights = vec![1; taps * channels];
-        pack_weights(&g, &hwc, &mut weights);
-        let mut sums = vec![1; channels];
-        weight_sums(&g, &hwc, &mut sums);
+        let mut sums = vec![];
+        match packing {
+            Packing::Panels => {
+                pack_weights(&g, &hwc, &mut weights);
+                sums = vec![1; channels];
+                weight_sums(&g, &hwc, &mut sums);
+            }
+            Packing::CortexM => {
+                for (at, weight) in hwc.iter().enumerate() {
+                    weights[at % g.in_c * taps + at / g.in_c] = *weight;
+                }
+            }
+        }
         let outputs = g.out_pixels() * g.out_c;
         let mut data = Data {
             geometry: g,
             input: random.i8s(g.input_len(), fill),
             input_zero_point: random.pick(&[-128, -1, 0, 3, 127]),
             weights,
+            packing,
             bias: (0..channels).map(|_| random.next() as i32 % 20_000).collect(),
             weight_sums: sums,
             epilogue: Epilogue::new(channels, taps, outputs, fill, with_residual, random),
@@ -93,6 +111,7 @@ impl Data {
             input: &self.input,
             input_zero_point: self.input_zero_point,
             weights: &self.weights,
+            packing: self.packing,
             bias: &self.bias,
             weight_sums: &self.weight_sums,
             epilogue: self.epilogue.get(),
@@ -109,16 +128,44 @@ fn check(case: Case, random: &mut Random) {
     let channels = case.input.2;
     let case = Case { out_c: channels, groups: channels, ..case };
     for fill in [Fill::Any, Fill::Extremes, Fill::Lowest] {
-        for with_residual in [false, true] {
-            let data = Data::new(case.geometry(), fill, with_residual, random);
+        for (with_residual, packing) in [
+            (false, Packing::Panels),
+            (true, Packing::Panels),
+            (false, Packing::CortexM),
+            (true, Packing::CortexM),
+        ] {
+            let data = Data::new(case.geometry(), packing, fill, with_residual, random);
             for isa in Isa::available() {
                 assert!(
                     data.run(isa) == data.expected,
-                    "{isa} differs for {case:?}, {fill:?}, residual {with_residual}"
+                    "{isa} differs for {case:?}, {fill:?}, {packing:?}, residual {with_residual}"
                 );
             }
         }
     }
+}
+
+#[test]
+#[should_panic(expected = "residual in the output")]
+fn residual_in_the_output_is_refused() {
+    let case = Case { input: (2, 2, 24), out_c: 24, groups: 24, ..UNIT };
+    let mut random = Random(0x0bad_5eed_0bad_5eed);
+    let data = Data::new(case.geometry(), Packing::Panels, Fill::Any, true, &mut random);
+    let mut output = vec![UNTOUCHED; data.output_len()];
+    let epilogue = data.epilogue.get_in_place(24, &mut output, data.output_stride);
+    select(Isa::Scalar)(&mut DepthwiseI8 {
+        geometry: data.geometry,
+        input: &data.input,
+        input_zero_point: data.input_zero_point,
+        weights: &data.weights,
+        packing: data.packing,
+        bias: &data.bias,
+        weight_sums: &[],
+        epilogue,
+        output: &mut output,
+        output_stride: data.output_stride,
+        scratch: &mut [],
+    });
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! and keep it in registers for all the outputs that it meets.
 
 use super::{DepthwiseI8, padded_c};
-use crate::kernels::{ConvGeometry, EpilogueI8};
+use crate::kernels::{ConvGeometry, EpilogueI8, Packing};
 
 mod avx2;
 mod avx512;
@@ -32,6 +32,9 @@ pub(super) fn scratch_bytes_avx512(geometry: &ConvGeometry) -> usize {
 
 /// Only for CPUs with AVX2: `select` hands it out after asking.
 pub(super) fn depthwise_i8_avx2(conv: &mut DepthwiseI8<'_>) {
+    if conv.packing != Packing::Panels {
+        return super::scalar::depthwise_i8_scalar(conv);
+    }
     conv.check(scratch_bytes_avx2);
     // SAFETY: `select` gives this function out only if `Isa::Avx2.is_available()`, and `check`
     // proved the lengths of all slices.
@@ -40,6 +43,9 @@ pub(super) fn depthwise_i8_avx2(conv: &mut DepthwiseI8<'_>) {
 
 /// Only for CPUs with AVX-512 and VNNI: `select` hands it out after asking.
 pub(super) fn depthwise_i8_avx512vnni(conv: &mut DepthwiseI8<'_>) {
+    if conv.packing != Packing::Panels {
+        return super::scalar::depthwise_i8_scalar(conv);
+    }
     conv.check(scratch_bytes_avx512);
     // SAFETY: `select` gives this function out only if `Isa::Avx512.is_available()`, and `check`
     // proved the lengths of all slices.

@@ -130,8 +130,8 @@ unsafe fn pixel_avx2<const CHANNELS: usize>(
             let bytes = match &job.epilogue.residual {
                 None => finish(acc, scale, requantize),
                 Some(r) => {
-                    let data =
-                        load_partial(r.data.as_ptr().add(index * g.out_c + channel), channels);
+                    let (data, row) = r.data.rows(g.out_c, job.output, job.output_stride);
+                    let data = load_partial(data.add(index * row + channel), channels);
                     finish_sum(acc, scale, requantize, data)
                 }
             };

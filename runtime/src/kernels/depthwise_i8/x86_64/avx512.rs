@@ -69,7 +69,8 @@ pub(super) unsafe fn run_avx512vnni(job: &Job<'_>) {
                 let bytes = match &job.epilogue.residual {
                     None => requantize.apply(acc, scale),
                     Some(r) => {
-                        let data = r.data.as_ptr().add(pixel * g.out_c + channel);
+                        let (data, row) = r.data.rows(g.out_c, job.output, job.output_stride);
+                        let data = data.add(pixel * row + channel);
                         requantize.apply_sum(acc, scale, _mm_maskz_loadu_epi8(mask, data))
                     }
                 };

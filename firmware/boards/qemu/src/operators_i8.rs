@@ -1,0 +1,18 @@
+&[
+    &whit::ops::CONV_I8,
+    &whit::ops::DEPTHWISE_I8,
+    &whit::ops::FULLY_CONNECTED_I8,
+    &whit::ops::POOL_I8,
+    &whit::ops::REDUCE_I8,
+    &whit::ops::BINARY_I8,
+    &whit::ops::SOFTMAX_I8,
+    &whit::ops::SOFTMAX_F32,
+    &whit::ops::LUT_I8,
+    &whit::ops::QUANTIZE_I8,
+    &whit::ops::DEQUANTIZE_I8,
+    &whit::ops::CONCAT,
+    &whit::ops::SLICE,
+    &whit::ops::TRANSPOSE,
+    &whit::ops::COPY,
+    &whit::ops::PAD,
+]

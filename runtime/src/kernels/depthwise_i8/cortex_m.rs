@@ -1,0 +1,377 @@
+//! The i8 depthwise convolution with the DSP instructions of Cortex-M: one channel at a time.
+//!
+//! A strip of input rows is expanded to halfwords, four channels into a plane each, padding included. A
+//! plane's neighbouring columns are then the pairs that `SMLAD` multiplies by pairs of weights, and two
+//! neighbouring outputs come from the same words.
+
+use core::arch::global_asm;
+
+use super::{DepthwiseI8, scalar};
+use crate::kernels::add_i8::{self, AddI8};
+use crate::kernels::cortex_m::{FloatMode, clamp};
+use crate::kernels::requantize::requantize_i8;
+use crate::kernels::{ConvGeometry, EpilogueI8, Packing};
+
+global_asm!(include_str!("cortex_m.s"), options(raw));
+
+/// Channels whose bytes make a word, and so are expanded together.
+const PLANES: usize = 4;
+
+/// Bytes that a strip grows to when more rows would save expanding rows twice.
+const STRIP_BYTES: usize = 2048;
+
+/// Output rows of a strip at least, if there are so many: overlapping rows are expanded again.
+const STRIP_ROWS: usize = 4;
+
+/// Wider strips than this are left to the scalar kernel: no microcontroller has the memory.
+const MAX_STRIP_BYTES: usize = 1 << 15;
+
+/// What the assembly works on: one channel of a strip. It writes back `x` and `rows`.
+#[repr(C)]
+struct Channel {
+    x: *const i16,
+    dilation_bytes: usize,
+    row_step_bytes: usize,
+    rows: usize,
+    pairs: usize,
+    odd: usize,
+    out: *mut i8,
+    zero_point: i32,
+    out_step: usize,
+    bias: [i32; 2],
+    scale: f32,
+    weights: Weights,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+union Weights {
+    /// For each row of taps (w0, w1) and (w1, w2).
+    square: [u32; 6],
+    table: Table,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Table {
+    start: *const u32,
+    row_bytes: usize,
+    bytes: usize,
+    stride_bytes: usize,
+}
+
+unsafe extern "C" {
+    fn whit_depthwise_3x3_stride1_i8(channel: *mut Channel);
+    fn whit_depthwise_3x3_stride2_i8(channel: *mut Channel);
+    fn whit_depthwise_i8(channel: *mut Channel);
+    fn whit_expand_planes_i8(
+        from: *const i8,
+        column_step: usize,
+        to: *mut i16,
+        plane_bytes: usize,
+        columns: usize,
+    );
+}
+
+/// How a strip lies in scratch.
+#[derive(Clone, Copy)]
+struct Strip {
+    /// The geometry, a column seen as a row when there is only one.
+    g: ConvGeometry,
+    /// Three rows of three taps, one or two columns apart.
+    is_square: bool,
+    /// Words of a row of taps in the table of weights.
+    tap_words: usize,
+    /// Words of an expanded row.
+    row_words: usize,
+    /// Output rows of a strip.
+    out_rows: usize,
+}
+
+impl Strip {
+    /// `None` if a strip would take too much memory.
+    fn new(geometry: &ConvGeometry) -> Option<Strip> {
+        let mut g = *geometry;
+        if g.in_w == 1 && g.out_w == 1 && g.kernel_w == 1 && g.pad_left == 0 {
+            (g.in_w, g.in_h) = (g.in_h, 1);
+            (g.out_w, g.out_h) = (g.out_h, 1);
+            (g.kernel_w, g.kernel_h) = (g.kernel_h, 1);
+            (g.stride_w, g.stride_h) = (g.stride_h, 1);
+            (g.dilation_w, g.dilation_h) = (g.dilation_h, 1);
+            (g.pad_left, g.pad_top) = (g.pad_top, 0);
+        }
+        if g.kernel_h == 0 || g.kernel_w == 0 || g.out_pixels() == 0 {
+            return None;
+        }
+        let is_square = g.kernel_h == 3 && g.kernel_w == 3 && g.dilation_w == 1 && g.stride_w <= 2;
+        let tap_words = ((g.kernel_w - 1) * g.dilation_w + 1).div_ceil(2);
+        // Outputs are computed in pairs, so there may be one more.
+        let outputs = g.out_w.next_multiple_of(2);
+        let row_words = match (is_square, g.stride_w) {
+            (true, 1) => outputs / 2 + 1,
+            (true, _) => outputs + 1,
+            (false, stride) => (stride * (outputs - 1) + 2 * tap_words).div_ceil(2),
+        };
+        let mut strip = Strip { g, is_square, tap_words, row_words, out_rows: 1 };
+        if strip.bytes()? > MAX_STRIP_BYTES {
+            return None;
+        }
+        while strip.out_rows < g.out_h {
+            let larger = Strip { out_rows: strip.out_rows + 1, ..strip };
+            let limit = if larger.out_rows <= STRIP_ROWS { MAX_STRIP_BYTES } else { STRIP_BYTES };
+            if larger.bytes()? > limit {
+                break;
+            }
+            strip = larger;
+        }
+        Some(strip)
+    }
+
+    /// Input rows of `out_rows` output rows, padding included.
+    fn in_rows(&self, out_rows: usize) -> usize {
+        (out_rows - 1) * self.g.stride_h + (self.g.kernel_h - 1) * self.g.dilation_h + 1
+    }
+
+    /// Words of a plane.
+    fn plane_words(&self) -> usize {
+        self.in_rows(self.out_rows) * self.row_words
+    }
+
+    /// Words of the table of weights.
+    fn table_words(&self) -> usize {
+        if self.is_square { 0 } else { self.g.kernel_h * self.tap_words }
+    }
+
+    fn bytes(&self) -> Option<usize> {
+        let planes = self.in_rows(self.out_rows).checked_mul(self.row_words)?;
+        let words = planes.checked_mul(PLANES)?.checked_add(self.table_words())?;
+        words.checked_mul(size_of::<u32>())
+    }
+}
+
+/// Bytes of scratch: a strip, and room to align it.
+pub(super) fn scratch_bytes(geometry: &ConvGeometry) -> usize {
+    let bytes = Strip::new(geometry).and_then(|strip| strip.bytes());
+    bytes.map_or(0, |bytes| bytes + align_of::<u32>() - 1)
+}
+
+/// For Cortex-M: `select` hands it out only where the target has the instructions.
+pub(super) fn depthwise_i8_cortex_m(conv: &mut DepthwiseI8<'_>) {
+    if conv.packing != Packing::CortexM {
+        return scalar::depthwise_i8_scalar(conv);
+    }
+    conv.check(scratch_bytes);
+    let Some(strip) = Strip::new(&conv.geometry) else {
+        return scalar::depthwise_i8_scalar(conv);
+    };
+    let float_mode = FloatMode::enter();
+    let skip = conv.scratch.as_ptr().align_offset(align_of::<u32>());
+    let planes: *mut u32 = conv.scratch[skip..].as_mut_ptr().cast();
+    let table = planes.wrapping_add(strip.plane_words() * PLANES);
+    let mut job = Job { conv, strip, planes, table, float_mode };
+    let g = strip.g;
+    for image in 0..g.batch {
+        for first in (0..g.out_h).step_by(strip.out_rows) {
+            let rows = strip.out_rows.min(g.out_h - first);
+            // SAFETY: the image and the rows exist; `check` proved the lengths of all slices.
+            unsafe { job.strip(image, first, rows) };
+        }
+    }
+    let EpilogueI8 { zero_point, min, max, residual, .. } = job.conv.epilogue;
+    for pixel in 0..g.out_pixels() {
+        if min == -128 && max == 127 && residual.is_none() {
+            break;
+        }
+        let row = &mut job.conv.output[pixel * job.conv.output_stride..][..g.in_c];
+        let at = row.as_mut_ptr();
+        // SAFETY: the slice's own length. `check` proved that the residual has the output's elements,
+        // and that it is apart from the output.
+        unsafe {
+            clamp(at, row.len(), min, max);
+            if let Some(residual) = residual {
+                let (data, data_stride) = residual.data.rows(g.in_c, at, 0);
+                let data = data.add(pixel * data_stride);
+                add_i8::add_raw(&AddI8::residual(zero_point, &residual), at, data, at, row.len());
+            }
+        }
+    }
+}
+
+struct Job<'c, 'a> {
+    conv: &'c mut DepthwiseI8<'a>,
+    strip: Strip,
+    /// Four planes of the strip.
+    planes: *mut u32,
+    /// Weights of a channel in pairs, if the taps aren't square.
+    table: *mut u32,
+    float_mode: FloatMode,
+}
+
+impl Job<'_, '_> {
+    /// Computes output rows `first..first + rows` of an image, all channels.
+    ///
+    /// # Safety
+    ///
+    /// The rows exist and fit a strip; the convolution has been checked.
+    unsafe fn strip(&mut self, image: usize, first: usize, rows: usize) {
+        let Strip { g, row_words, .. } = self.strip;
+        let plane_words = self.strip.plane_words();
+        let zero_point = self.conv.input_zero_point as u8;
+        let padding = u32::from(i16::from(zero_point as i8) as u16) * 0x1_0001;
+        // Rows of the strip that are inside the input.
+        let top = first * g.stride_h;
+        let in_rows = self.strip.in_rows(rows);
+        let begin = g.pad_top.saturating_sub(top).min(in_rows);
+        let end = (g.pad_top + g.in_h).saturating_sub(top).clamp(begin, in_rows);
+        for plane in 0..PLANES {
+            // Columns of padding stay from strip to strip; rows of padding come and go.
+            let whole = [0..if first == 0 { in_rows } else { begin }, end..in_rows];
+            for row in whole.into_iter().flatten() {
+                for word in 0..row_words {
+                    // SAFETY: in row `row` of a plane.
+                    unsafe {
+                        self.planes
+                            .add(plane * plane_words + row * row_words + word)
+                            .write(padding);
+                    }
+                }
+            }
+        }
+        let columns = g.in_w.min((row_words * 2).saturating_sub(g.pad_left));
+        for quad in (0..g.in_c).step_by(PLANES) {
+            // The last word of channels may overlap the one before, so as not to read beyond a pixel.
+            let channel = quad.min(g.in_c.saturating_sub(PLANES));
+            for row in begin..end {
+                let in_row = image * g.in_h + top + row - g.pad_top;
+                let from = in_row * g.in_w * g.in_c + channel;
+                let to = self.planes.wrapping_add(row * row_words).cast::<i16>();
+                let to = to.wrapping_add(g.pad_left);
+                // SAFETY: the row is in the input, and `columns` halfwords behind the padding are in
+                // the row of each plane.
+                unsafe { self.expand(from, to, columns, plane_words) };
+            }
+            for channel_of in quad..g.in_c.min(quad + PLANES) {
+                let plane = self.planes.wrapping_add((channel_of - channel) * plane_words);
+                // SAFETY: as the caller's; the channel's plane has the rows' input.
+                unsafe { self.channel(image, first, rows, channel_of, plane) };
+            }
+        }
+    }
+
+    /// Expands columns of the input from element `from` on.
+    ///
+    /// # Safety
+    ///
+    /// `columns` pixels are there from `from` on, `to` is valid for as many halfwords in each plane.
+    unsafe fn expand(&self, from: usize, to: *mut i16, columns: usize, plane_words: usize) {
+        let in_c = self.strip.g.in_c;
+        if columns == 0 {
+            return;
+        }
+        // SAFETY: the caller's; words of four channels if there are four.
+        unsafe {
+            let from = self.conv.input.as_ptr().add(from);
+            if in_c >= PLANES {
+                let plane_bytes = plane_words * size_of::<u32>();
+                return whit_expand_planes_i8(from, in_c, to, plane_bytes, columns);
+            }
+            for column in 0..columns {
+                for plane in 0..in_c {
+                    let x = from.add(column * in_c + plane).read();
+                    to.add(plane * plane_words * 2 + column).write(i16::from(x));
+                }
+            }
+        }
+    }
+
+    /// Computes one channel of the strip's rows.
+    ///
+    /// # Safety
+    ///
+    /// As [`Job::strip`]; `plane` holds the channel's input.
+    unsafe fn channel(
+        &mut self,
+        image: usize,
+        first: usize,
+        rows: usize,
+        channel: usize,
+        plane: *const u32,
+    ) {
+        let Strip { g, is_square, row_words, .. } = self.strip;
+        let row_bytes = row_words * size_of::<u32>();
+        let stride = self.conv.output_stride;
+        let pixel = (image * g.out_h + first) * g.out_w;
+        let taps = g.kernel_h * g.kernel_w;
+        let weights = &self.conv.weights[channel * taps..][..taps];
+        let bias = self.conv.bias[channel];
+        let pair = |low: i8, high: i8| {
+            u32::from(i16::from(low) as u16) | u32::from(i16::from(high) as u16) << 16
+        };
+        let mut job = Channel {
+            x: plane.cast(),
+            dilation_bytes: g.dilation_h * row_bytes,
+            row_step_bytes: g.stride_h * row_bytes,
+            rows,
+            pairs: g.out_w / 2,
+            odd: g.out_w % 2,
+            out: self.conv.output[pixel * stride + channel..].as_mut_ptr(),
+            zero_point: self.conv.epilogue.zero_point,
+            out_step: stride,
+            bias: [bias; 2],
+            scale: self.conv.epilogue.scale[channel],
+            weights: Weights { square: [0; 6] },
+        };
+        if let (true, [a, b, c, d, e, f, g, h, i]) = (is_square, weights) {
+            job.weights.square = [
+                pair(*a, *b),
+                pair(*b, *c),
+                pair(*d, *e),
+                pair(*e, *f),
+                pair(*g, *h),
+                pair(*h, *i),
+            ];
+        } else {
+            let row_halves = self.strip.tap_words * 2;
+            let table = self.table.cast::<i16>();
+            for word in 0..self.strip.table_words() {
+                // SAFETY: in the table.
+                unsafe { self.table.add(word).write(0) };
+            }
+            for (tap, weight) in weights.iter().enumerate() {
+                let (row, column) = (tap / g.kernel_w, tap % g.kernel_w);
+                let at = row * row_halves + column * g.dilation_w;
+                // SAFETY: a row of the table spans all columns of taps.
+                unsafe { table.add(at).write(i16::from(*weight)) };
+            }
+            job.weights.table = Table {
+                start: self.table,
+                row_bytes: self.strip.tap_words * size_of::<u32>(),
+                bytes: self.strip.table_words() * size_of::<u32>(),
+                stride_bytes: g.stride_w * size_of::<i16>(),
+            };
+        }
+        // SAFETY: the plane has the rows that the outputs read, a whole pair of outputs each; the
+        // outputs are `stride` apart and exist by `check`.
+        unsafe {
+            if !is_square {
+                whit_depthwise_i8(&mut job);
+            } else {
+                // Bytes of input for a pair of outputs.
+                job.pairs *= 2 * g.stride_w * size_of::<i16>();
+                match g.stride_w {
+                    1 => whit_depthwise_3x3_stride1_i8(&mut job),
+                    _ => whit_depthwise_3x3_stride2_i8(&mut job),
+                }
+            }
+        }
+        if self.float_mode.take_invalid() {
+            // NaN, or numbers beyond i32: as the definition has it.
+            for pixel in pixel..pixel + rows * g.out_w {
+                let acc = scalar::accumulate(self.conv, pixel, channel);
+                let epilogue = EpilogueI8 { residual: None, ..self.conv.epilogue };
+                self.conv.output[pixel * stride + channel] =
+                    requantize_i8(acc, channel, 0, &epilogue);
+            }
+        }
+    }
+}
