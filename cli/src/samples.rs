@@ -158,7 +158,9 @@ pub(crate) fn output_f32(session: &Session<'_>, output: usize) -> Result<Vec<f32
             bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
         }
         DType::I16 => {
-            bytes.chunks_exact(2).map(|b| f32::from(i16::from_le_bytes([b[0], b[1]]))).collect()
+            let step = if slot.scale() > 0.0 { slot.scale() } else { 1.0 };
+            let real = |b: &[u8]| f32::from(i16::from_le_bytes([b[0], b[1]])) * step;
+            bytes.chunks_exact(2).map(real).collect()
         }
         DType::I32 => bytes
             .chunks_exact(4)

@@ -15,6 +15,7 @@ mod failure;
 mod fold;
 mod inputs;
 pub mod onnx;
+mod phases;
 mod prune;
 mod shapes;
 pub mod tflite;

@@ -274,7 +274,7 @@ pub(super) fn is_pointwise(graph: &Graph, node: &Node) -> bool {
         id.is_some_and(|id| graph.value(id).quant.as_ref().is_none_or(|q| q.axis.is_none()))
     };
     match node.op {
-        Op::Unary(_) | Op::Cast => true,
+        Op::Unary(_) | Op::Lut { .. } | Op::Cast => true,
         Op::Binary(_) => input(node, 1)
             .and_then(|id| graph.constant(id))
             .is_some_and(|number| number.shape.is_empty()),

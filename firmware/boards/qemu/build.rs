@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::{env, fs};
 
-const MACHINES: [&str; 6] = ["an385", "an386", "an500", "an505", "an547", "microbit"];
+const MACHINES: [&str; 4] = ["mps2", "an505", "an547", "microbit"];
 
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

@@ -8,9 +8,10 @@ use crate::format::{
     ArgReduceAttributes, AttentionAttributes, AxisAttributes, BinaryAttributes, BinaryOp,
     CompareOp, ConvAttributes, ConvNdAttributes, CumulativeAttributes, Field, GatherNdAttributes,
     GridSampleAttributes, MatMulAttributes, NonMaxSuppressionAttributes, NormalizeAttributes, Op,
-    PadAttributes, PoolAttributes, PoolNdAttributes, QuantizeAttributes, RecurrentAttributes,
-    ReduceAttributes, ResizeAttributes, RoiAlignAttributes, ScatterAttributes, SliceAttributes,
-    SoftmaxAttributes, TopKAttributes, TransposeAttributes, UnaryAttributes, UnaryOp,
+    PadAttributes, PoolAttributes, PoolNdAttributes, QuantizeAttributes, QuantizedLstmAttributes,
+    RecurrentAttributes, ReduceAttributes, ResizeAttributes, RoiAlignAttributes, ScatterAttributes,
+    SliceAttributes, SoftmaxAttributes, TopKAttributes, TransposeAttributes, UnaryAttributes,
+    UnaryOp,
 };
 
 const CASES_PER_OPERATOR: usize = 4000;
@@ -54,6 +55,7 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
         Op::PoolNd => (PoolNdAttributes::SIZE, 1),
         Op::Normalize => (NormalizeAttributes::SIZE, 1 + random.below(3) as usize),
         Op::Interpolate => (AxisAttributes::SIZE, 3),
+        Op::QuantizedLstm => (QuantizedLstmAttributes::SIZE, 9),
     }
 }
 
@@ -287,7 +289,12 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
         tensors.push(random_tensor(random, *dtype, dims));
     }
     if matches!(operator.op, Op::Lut | Op::Softmax) && inputs == 2 {
-        tensors[1] = random_tensor(random, tensors[1].dtype, vec![256]);
+        let entries = match (operator.op, operator.dtype) {
+            (Op::Lut, Some(DType::I16)) => 257,
+            (Op::Softmax, Some(DType::I16)) => 512,
+            _ => 256,
+        };
+        tensors[1] = random_tensor(random, tensors[1].dtype, vec![entries]);
     }
     let y = dims(random, &tensors[0].dims.clone());
     let y = random_tensor(random, dtypes[inputs], y);

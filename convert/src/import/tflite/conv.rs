@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use super::node::{Activation, TfliteNode, fused};
 use super::schema::{
-    Conv2dOptions, DepthwiseConv2dOptions, FullyConnectedOptions, PADDING_SAME, PADDING_VALID,
+    BatchMatMulOptions, Conv2dOptions, DepthwiseConv2dOptions, FullyConnectedOptions, PADDING_SAME,
+    PADDING_VALID,
 };
 use super::tensor;
 use crate::dim::Dim;
 use crate::graph::{Clamp, Conv, MatMul, Op, Quant, UnaryKind, ValueId};
 use crate::import::builder::{Builder, Outcome};
+use crate::import::compose::product;
 use crate::import::dims;
 use crate::import::failure::{FIX_THE_DIM, Failure, invalid, unsupported};
 use crate::tensor::Tensor;
@@ -18,6 +20,7 @@ pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("CONV_2D", conv_2d),
     ("DEPTHWISE_CONV_2D", depthwise_conv_2d),
     ("FULLY_CONNECTED", fully_connected),
+    ("BATCH_MATMUL", batch_matmul),
 ];
 
 /// Keeps window arithmetic far from overflow.
@@ -175,7 +178,7 @@ fn clamp(activation: Activation) -> Clamp {
 }
 
 /// The shape of weights, `[a, height, width, b]`, without a 0 in it.
-fn filter_shape(b: &Builder, w: ValueId) -> Result<Vec<usize>, Failure> {
+pub(super) fn filter_shape(b: &Builder, w: ValueId) -> Result<Vec<usize>, Failure> {
     let Some(shape) = b.graph.value(w).const_shape() else {
         return Err(unsupported("the shape of its weights isn't constant", FIX_THE_DIM));
     };
@@ -323,4 +326,32 @@ fn fully_connected(b: &mut Builder, node: &TfliteNode<'_>) -> Outcome {
     inputs.extend(bias.map(Some));
     let y = b.emit(node, "", op, &inputs, b.dtype(x), shape)?;
     finish(b, node, y, activation)
+}
+
+/// A product over the last two axes, either operand transposed if the options say so.
+fn batch_matmul(b: &mut Builder, node: &TfliteNode<'_>) -> Outcome {
+    let options: BatchMatMulOptions = node.options()?;
+    let (x, y) = (node.real(b, 0, "x")?, node.real(b, 1, "y")?);
+    let (of_x, of_y) = (b.shape(x), b.shape(y));
+    if of_x.len() < 2 || of_y.len() < 2 {
+        return Err(invalid("a product of vectors"));
+    }
+    let (outer_x, inner_x) = of_x.split_at(of_x.len() - 2);
+    let (outer_y, inner_y) = of_y.split_at(of_y.len() - 2);
+    let (rows, k) = match options.adjoint_x {
+        true => (&inner_x[1], &inner_x[0]),
+        false => (&inner_x[0], &inner_x[1]),
+    };
+    let (other_k, columns) = match options.adjoint_y {
+        true => (&inner_y[1], &inner_y[0]),
+        false => (&inner_y[0], &inner_y[1]),
+    };
+    if !dims::same(k, other_k, &b.graph.symbols) {
+        return Err(invalid(format!("a product of {} and {}", b.text(&of_x), b.text(&of_y))));
+    }
+    let mut shape = dims::broadcast(outer_x, outer_y, &b.graph.symbols)?;
+    shape.extend([rows.clone(), columns.clone()]);
+    let op = product(options.adjoint_x, options.adjoint_y);
+    let z = b.emit(node, "", op, &[Some(x), Some(y)], b.dtype(x), shape)?;
+    Ok(vec![node.declared(b, z, 0)?])
 }

@@ -71,6 +71,13 @@ impl<'a> TfliteNode<'a> {
         what: &str,
     ) -> Result<ValueId, Failure> {
         let x = self.required(index, what)?;
+        if b.dtype(x) == DType::I32
+            && b.graph.value(x).quant.is_none()
+            && let Some(tensor) = self.input_tensor(index)
+        {
+            // Numbers of 32 bits are mostly indices and sizes; here they stand for reals.
+            b.graph.value_mut(x).quant = tensor::quant(tensor)?;
+        }
         self.dequantized(b, what, x)
     }
 
@@ -105,7 +112,8 @@ impl<'a> TfliteNode<'a> {
         let tensor = self.output_tensor(index)?;
         let kind = tensor.kind;
         let shape = b.shape(real);
-        if kind == tensor_type::FLOAT32 {
+        // Integers that stand for themselves are the result already.
+        if kind == tensor_type::FLOAT32 || !b.dtype(real).is_float() {
             return Ok(real);
         }
         let dtype = tensor::dtype_of(kind)?;
@@ -121,6 +129,33 @@ impl<'a> TfliteNode<'a> {
         self.quantized(b, "quantize", real, dtype, quant, shape)
     }
 
+    /// The scales of operand 0 and of the result, when both are i8 with one scale.
+    pub(super) fn both_i8(&self, b: &Builder) -> Result<Option<(ValueId, Quant, Quant)>, Failure> {
+        let (Some(x), to) = (self.input(0), self.output_tensor(0)?) else { return Ok(None) };
+        let (from, to_quant) = (b.graph.value(x).quant.clone(), tensor::quant(to)?);
+        let i8s = b.dtype(x) == DType::I8 && to.kind == tensor_type::INT8;
+        Ok(match (from, to_quant) {
+            (Some(from), Some(to)) if i8s && from.axis.is_none() && to.axis.is_none() => {
+                Some((x, from, to))
+            }
+            _ => None,
+        })
+    }
+
+    /// A function of one i8 as a table.
+    pub(super) fn lut(
+        &self,
+        b: &mut Builder,
+        x: ValueId,
+        quant: Quant,
+        table: [i8; 256],
+    ) -> Result<ValueId, Failure> {
+        let op = Op::Lut { table: Box::new(table) };
+        let y = b.emit(self, "", op, &[Some(x)], DType::I8, b.shape(x))?;
+        b.graph.value_mut(y).quant = Some(quant);
+        Ok(y)
+    }
+
     /// Reals as integers.
     pub(super) fn quantized(
         &self,
@@ -131,7 +166,7 @@ impl<'a> TfliteNode<'a> {
         quant: Quant,
         shape: Vec<Dim>,
     ) -> Result<ValueId, Failure> {
-        if !matches!(dtype, DType::I8 | DType::U8) {
+        if !matches!(dtype, DType::I8 | DType::U8 | DType::I16) {
             return Err(unsupported(
                 format!("quantization to {dtype}"),
                 "quantize the model to int8",
@@ -140,6 +175,45 @@ impl<'a> TfliteNode<'a> {
         let id = b.emit(self, part, Op::Quantize, &[Some(real)], dtype, shape)?;
         b.graph.value_mut(id).quant = Some(quant);
         Ok(id)
+    }
+
+    /// The same integers with a scale that is `factor` times as large.
+    pub(super) fn scaled(
+        &self,
+        b: &mut Builder,
+        part: &str,
+        x: ValueId,
+        quant: &Quant,
+        factor: f32,
+    ) -> Result<ValueId, Failure> {
+        let scale: Vec<f32> = quant.scale.iter().map(|scale| scale * factor).collect();
+        if scale.iter().any(|scale| !scale.is_finite() || *scale <= 0.0) {
+            return Err(invalid(format!("a scale of {} times {factor}", quant.scale[0])));
+        }
+        let id = b.emit(self, part, Op::BitCast, &[Some(x)], b.dtype(x), b.shape(x))?;
+        b.graph.value_mut(id).quant = Some(Quant { scale, ..quant.clone() });
+        Ok(id)
+    }
+
+    /// Operand `index`, a matrix of `count` rows of two sizes.
+    pub(super) fn pairs(
+        &self,
+        b: &mut Builder,
+        index: usize,
+        what: &str,
+        count: usize,
+    ) -> Result<Vec<[usize; 2]>, Failure> {
+        const MOST: i64 = 1 << 30; // keeps sums of sizes far from overflow
+        let x = self.required(index, what)?;
+        let tensor = b.tensor(x).ok_or_else(|| {
+            unsupported(format!("{what} are computed at run time"), "make them constant")
+        })?;
+        let values = tensor.to_i64();
+        let fits = tensor.shape == [count, 2] && values.iter().all(|v| (0..=MOST).contains(v));
+        if !fits || tensor.dtype.is_float() {
+            return Err(invalid(format!("{what} {values:?} for {count} axes")));
+        }
+        Ok(values.chunks_exact(2).map(|pair| [pair[0] as usize, pair[1] as usize]).collect())
     }
 
     /// What follows an operator by itself.

@@ -3,17 +3,18 @@
 use super::conv::{Sizes, image, window};
 use super::node::TfliteNode;
 use super::schema::Pool2dOptions;
-use crate::graph::{Op, Pool, PoolKind};
+use crate::graph::{BinaryKind, Op, Pool, PoolKind, UnaryKind};
 use crate::import::builder::{Builder, Outcome};
 
 pub(super) const OPERATORS: &[(&str, super::Importer)] = &[
     ("AVERAGE_POOL_2D", |b, n| pool(b, n, PoolKind::Average)),
     ("MAX_POOL_2D", |b, n| pool(b, n, PoolKind::Max)),
+    ("L2_POOL_2D", |b, n| pool(b, n, PoolKind::Norm { p: 2 })),
 ];
 
 fn pool(b: &mut Builder, node: &TfliteNode<'_>, kind: PoolKind) -> Outcome {
     let options: Pool2dOptions = node.options()?;
-    let x = node.real(b, 0, "input")?;
+    let mut x = node.real(b, 0, "input")?;
     let of_x = image(b, x, "the input")?;
     let window = window(
         b,
@@ -28,8 +29,13 @@ fn pool(b: &mut Builder, node: &TfliteNode<'_>, kind: PoolKind) -> Outcome {
     let mut shape = vec![of_x[0].clone()];
     shape.extend(window.output);
     shape.push(of_x[3].clone());
+    // The root of the mean of squares.
+    let is_norm = matches!(kind, PoolKind::Norm { .. });
+    if is_norm {
+        x = b.binary(node, "squares", BinaryKind::Mul, x, x)?;
+    }
     let op = Op::Pool(Pool {
-        kind,
+        kind: if is_norm { PoolKind::Average } else { kind },
         kernel: window.kernel,
         stride: window.stride,
         dilation: window.dilation,
@@ -38,7 +44,10 @@ fn pool(b: &mut Builder, node: &TfliteNode<'_>, kind: PoolKind) -> Outcome {
         count_include_pad: false,
         column_major: false,
     });
-    let y = b.emit(node, "", op, &[Some(x)], b.dtype(x), shape)?;
+    let mut y = b.emit(node, "", op, &[Some(x)], b.dtype(x), shape)?;
+    if is_norm {
+        y = b.unary(node, "root", UnaryKind::Sqrt, y)?;
+    }
     let y = node.activated(b, y, options.activation)?;
     Ok(vec![node.declared(b, y, 0)?])
 }

@@ -44,7 +44,7 @@ pub(super) fn remap(graph: &Graph, node: &Node, perm: &[usize]) -> Option<Remapp
     };
     let moved = inverse(perm);
     match &node.op {
-        Op::Unary(_) | Op::Quantize | Op::Dequantize | Op::Cast | Op::Expand => {
+        Op::Unary(_) | Op::Lut { .. } | Op::Quantize | Op::Dequantize | Op::Cast | Op::Expand => {
             unary(node.op.clone())
         }
         Op::Binary(_) | Op::Compare(_) | Op::Where => {

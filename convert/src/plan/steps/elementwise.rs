@@ -225,7 +225,11 @@ fn clip_i16(
     builder.elementwise(node, StepOp::Unary, DType::I16, attributes, vec![Some(from)], &[0])
 }
 
-fn lut_step(builder: &mut Builder<'_>, node: &Node, table: &[i8; 256]) -> Result<(), PlanError> {
+pub(super) fn lut_step(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    table: &[i8; 256],
+) -> Result<(), PlanError> {
     let name = format!("{}/table", node.name);
     let table = builder.constant_i8(&name, Layout::Dense, &[table.len()], table)?;
     let x = builder.input(node, 0)?;

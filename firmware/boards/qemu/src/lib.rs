@@ -12,7 +12,7 @@ pub static OPERATORS: &[&Operator] = include!(concat!(env!("OUT_DIR"), "/operato
 
 /// Bytes set aside for a session.
 pub const MEMORY_BYTES: usize = if cfg!(feature = "microbit") {
-    12 << 10 // of 16 KB of RAM
+    8 << 10 // of 16 KB of RAM; the rest is for the stack
 } else {
     192 << 10 // twice what the largest of the MLPerf Tiny models takes
 };

@@ -15,6 +15,9 @@ unsafe extern "C" {
 }
 
 /// Bytes of stack that `work` used, its callees' and the interrupts' meanwhile included.
+///
+/// # Panics
+/// When the stack reached the statics: what they hold is then worth nothing.
 #[inline(never)]
 pub fn high_water(work: impl FnOnce()) -> u32 {
     let bottom = (&raw mut __sheap) as u32;
@@ -25,10 +28,18 @@ pub fn high_water(work: impl FnOnce()) -> u32 {
         // that the program uses; both ends are multiples of 4.
         unsafe { ptr::write_volatile(address as *mut u32, PAINT) };
     }
-    work();
+    call(work);
     let deepest = (bottom..painted_to).step_by(4).find(|address| {
         // SAFETY: the same memory, plain RAM.
         unsafe { ptr::read_volatile(*address as *const u32) != PAINT }
     });
-    top - deepest.unwrap_or(painted_to)
+    let deepest = deepest.unwrap_or(painted_to);
+    assert!(deepest > bottom, "the stack is full");
+    top - deepest
+}
+
+/// Keeps the frame of `work` out of the caller's, where it would not be seen.
+#[inline(never)]
+fn call(work: impl FnOnce()) {
+    work();
 }

@@ -7,6 +7,7 @@
 //! y = clamp(round_ties_even(t), min - zero_point, max - zero_point) + zero_point
 //! ```
 
+use super::ResidualI8;
 use super::requantize::round_clamp;
 use crate::Isa;
 
@@ -31,6 +32,17 @@ pub struct AddI8 {
 }
 
 impl AddI8 {
+    /// What adds a residual to the outputs of a convolution with this zero point of its own.
+    pub fn residual(zero_point: i32, residual: &ResidualI8<'_>) -> Self {
+        AddI8 {
+            zero_points: [zero_point, residual.zero_point],
+            scales: [residual.scale_conv, residual.scale_data],
+            zero_point: residual.out_zero_point,
+            min: residual.min,
+            max: residual.max,
+        }
+    }
+
     /// One element.
     #[inline(always)]
     pub fn add(&self, a: i8, b: i8) -> i8 {

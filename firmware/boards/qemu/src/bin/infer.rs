@@ -14,9 +14,10 @@ use semihosting::{c, println, process};
 use whit::{DType, Model, Options, Session};
 use whit_board_qemu::counter::{self, Calibration};
 use whit_board_qemu::{MEMORY_BYTES, Memory, OPERATORS, model, stack};
+use whit_firmware::SelfTest;
 
 /// Steps whose instructions are reported one by one.
-const MAX_STEPS: usize = 256;
+const MAX_STEPS: usize = 64;
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
@@ -56,6 +57,7 @@ fn measure(calibration: &Calibration, memory: &'static mut [u8]) {
     };
     println!("open_instructions {instructions}");
     println!("open_stack_bytes {open_stack}");
+    self_test(&model, memory, options);
 
     let mut prepared = None;
     let prepare_stack = stack::high_water(|| {
@@ -110,6 +112,16 @@ fn measure(calibration: &Calibration, memory: &'static mut [u8]) {
     steps(calibration, &mut session);
 }
 
+/// Replays the golden vectors. Not inlined, like all that isn't measured: its frame would be part of
+/// everybody's stack.
+#[inline(never)]
+fn self_test(model: &Model<'_>, memory: &mut [u8], options: Options) {
+    match SelfTest::run(model, memory, options) {
+        Ok(passed) => println!("self_test_cases {}", passed.cases),
+        Err(error) => fail("self-test", error),
+    }
+}
+
 /// Fills the session's inputs with the next sample; false after the last.
 fn read_inputs(session: &mut Session<'_>, file: &mut File) -> bool {
     for index in 0..session.model().header().input_count as usize {
@@ -148,8 +160,9 @@ fn read_all(file: &mut File, mut bytes: &mut [u8]) -> bool {
 }
 
 /// One more run, step by step, on what the inputs' memory holds now.
+#[inline(never)]
 fn steps(calibration: &Calibration, session: &mut Session<'_>) {
-    let mut ends = [0u64; MAX_STEPS];
+    let mut ends = [0; MAX_STEPS];
     let start = counter::ticks();
     let result = session.run_observed(|step, _| {
         if let Some(end) = ends.get_mut(step) {
