@@ -14,6 +14,7 @@ mod preprocess;
 mod record;
 mod self_test;
 mod sensor;
+mod shared_flash;
 mod slots;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -30,6 +31,7 @@ pub use preprocess::{IntegerSample, Preprocess, Rescale};
 pub use record::{Counters, Event, Record, StatusPin};
 pub use self_test::{SelfTest, SelfTestError};
 pub use sensor::{Sensor, SensorFault, SensorPolicy};
+pub use shared_flash::SharedFlash;
 pub use slots::{
     Boot, DATA_OFFSET, Fault, MAX_ATTEMPTS, MapFlash, Policy, Running, SlotError, SlotInfo,
     SlotState, Slots, Upload, Versions, slot_header,

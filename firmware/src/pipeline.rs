@@ -183,3 +183,6 @@ fn infer<T, P: Preprocess<T, N>, D: Decide, const N: usize>(
     session.run()?;
     decide.decide(session)
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,25 +47,20 @@ impl<'w, W: Write> Text<'w, W> {
 
     /// A number in decimal.
     pub fn number(&mut self, number: u64) -> &mut Self {
+        // Long division by halves of a word: most microcontrollers divide 32 bits at once and need a
+        // kilobyte of code for 64.
+        let mut limbs = [48, 32, 16, 0].map(|shift| (number >> shift) as u32 & 0xffff);
         let mut digits = [0; 20]; // u64::MAX has 20
-        let mut rest = number;
         let mut first = digits.len();
         for (index, digit) in digits.iter_mut().enumerate().rev() {
-            // Most numbers fit 32 bits, where a division is one instruction.
-            let last = match u32::try_from(rest) {
-                Ok(small) => {
-                    rest = u64::from(small / 10);
-                    small % 10
-                }
-                Err(_) => {
-                    let last = (rest % 10) as u32;
-                    rest /= 10;
-                    last
-                }
-            };
-            *digit = b'0' + last as u8;
+            let mut rest = 0;
+            for limb in &mut limbs {
+                let part = rest << 16 | *limb;
+                (*limb, rest) = (part / 10, part % 10);
+            }
+            *digit = b'0' + rest as u8;
             first = index;
-            if rest == 0 {
+            if limbs == [0; 4] {
                 break;
             }
         }
@@ -117,20 +112,23 @@ impl<'w, W: Write> Text<'w, W> {
             }
             return self.number(mantissa << exponent).text(".000");
         }
-        let thousandths = mantissa * 1000; // 34 bits
         let shift = exponent.unsigned_abs();
-        let rounded = if shift > 40 {
-            0 // below half a thousandth
-        } else {
-            let down = thousandths >> shift;
-            let rest = thousandths - (down << shift);
+        let (mut whole, mut thousandths) = (0, 0);
+        if shift <= 40 {
+            whole = mantissa >> shift;
+            let part = (mantissa - (whole << shift)) * 1000; // 34 bits
+            let down = part >> shift;
+            let rest = part - (down << shift);
             let half = 1u64 << (shift - 1);
-            down + u64::from(rest > half || (rest == half && down & 1 == 1))
-        };
-        self.number(rounded / 1000).text(".");
-        let fraction = (rounded % 1000) as u32;
+            let odd = down & 1 == 1;
+            thousandths = down as u32 + u32::from(rest > half || (rest == half && odd));
+        } // else below half a thousandth
+        if thousandths == 1000 {
+            (whole, thousandths) = (whole + 1, 0);
+        }
+        self.number(whole).text(".");
         for unit in [100, 10, 1] {
-            self.bytes(&[b'0' + (fraction / unit % 10) as u8]);
+            self.bytes(&[b'0' + (thousandths / unit % 10) as u8]);
         }
         self
     }
