@@ -124,7 +124,11 @@ run_model() { # MODEL
     convert "$model" "$folder/model.whit" &> "$folder/convert.log" || { cat "$folder/convert.log" >&2; return 1; }
     "$whit" inspect "$folder/model.whit" --json > "$folder/inspect.json"
     "$whit" inspect "$folder/model.whit" --operators > "$folder/operators.rs"
-    export WHIT_OPERATORS=$folder/operators.rs
+    mkdir -p "$target_dir/boards"
+    local table
+    # Named by its content: models with the same operators share an image.
+    table=$target_dir/boards/operators-$(sha256sum < "$folder/operators.rs" | cut -c 1-12).rs
+    cmp -s "$folder/operators.rs" "$table" || cp "$folder/operators.rs" "$table"
     data=$shared/$model/eval.npz expected=()
     if [[ $model == digits ]]; then
         data=examples/digits/digits-test.npz
@@ -136,6 +140,12 @@ run_model() { # MODEL
         [[ -z $machines || " $machines " == *" $name "* ]] || continue
         machine "$name"
         use_target "$target"
+        # Where code is measured or scarce only the model's operators are linked; the other machines
+        # have one image for all models.
+        case $name in
+            an386 | an500 | microbit) export WHIT_OPERATORS=$table ;;
+            *) export WHIT_OPERATORS=$boards/qemu/src/operators_i8.rs ;;
+        esac
         build_images "$target_dir/boards"
         expect_lean "$images/size"
         # The same vectors here and there; the laptop's only once for each number of them.
@@ -150,7 +160,7 @@ run_model() { # MODEL
             { cat "$run" >&2; echo "$model on $name failed" >&2; return 1; }
         {
             echo "macs $(sed -n 's/^  "macs": \([0-9]*\),*$/\1/p' "$folder/inspect.json")"
-            echo "code_bytes $(code_bytes "$images/size")"
+            [[ $WHIT_OPERATORS != "$table" ]] || echo "code_bytes $(code_bytes "$images/size")"
             "$python" firmware/report.py compare "$folder/$count" "$folder/$count/outputs.bin" "${expected[@]}"
         } >> "$run"
         printf '%-8s %-8s %4d vectors, %d golden: equal, %d s\n' "$model" "$name" \
@@ -158,15 +168,37 @@ run_model() { # MODEL
     done
 }
 
+# The application for a real board, with the digits as its factory model: built for the board, and
+# run in QEMU's model of it.
+device() {
+    local folder=$work/digits/device
+    export WHIT_OPERATORS=$work/digits/operators.rs WHIT_MODEL=$work/digits/model.whit
+    target=thumbv7em-none-eabihf
+    use_target "$target"
+    build_device() { # FEATURES
+        build_package "$target_dir/boards" -p whit-board-stm32f405 --features "$1"
+    }
+    build_device ''
+    cp "$target_dir/boards/target/$target/release/device" "$folder-stm32f405"
+    build_device qemu
+    "$python" firmware/report.py samples "$work/digits/inspect.json" examples/digits/digits-test.npz 2 "$folder" > /dev/null
+    "$whit" run "$work/digits/model.whit" --input "image=$folder/input.npy" --output "$folder/real" > /dev/null
+    "$python" firmware/report.py device "$target_dir/boards/target/$target/release/device" "$folder"
+    printf 'device   stm32f405: %d bytes of flash, %d of them the model and %d those of Whit\n' \
+        "$(code_bytes "$folder-stm32f405")" "$(stat -c %s "$WHIT_MODEL")" \
+        "$(sed -n 's/^code_bytes //p' "$work"/an386-digits.run)"
+}
+
 set_up
 if [[ -z $models ]]; then
     models=digits
     if [[ -d $shared ]]; then
-        models='ad kws ic vww sww digits'
+        models='ad kws vww ic sww digits'
     else
         echo "$shared isn't there: only this repository's own model runs"
     fi
 fi
 for model in $models; do run_model "$model"; done
+[[ " $models " != *' digits '* || -n $machines ]] || device
 echo
 "$python" firmware/report.py table "$work" "${write[@]}" "${marks[@]}"

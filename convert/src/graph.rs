@@ -381,8 +381,33 @@ pub struct Recurrent {
     pub variant: bool,
     /// What functions are applied to lies within ± this; infinity for no bound.
     pub clip: f32,
+    /// LSTM: the cell lies within ± this behind every time step; infinity for no bound.
+    pub cell_clip: f32,
     /// Three per direction with their parameters, `None` for those that the layer hasn't.
     pub functions: Vec<Option<(RecurrentFunction, f32, f32)>>,
+}
+
+/// An LSTM over a sequence on i8, its cell on i16 in steps of a power of two; its arithmetic is that of the
+/// runtime's operator.
+///
+/// Inputs: x (i8) `[batch, time, features]` or time first; weights (i8) `[4 × hidden, features]` and
+/// `[4 × hidden, hidden]`, gates input, forget, cell, output; biases (i32) `[2, 4 × hidden]`; initial state (i8) and
+/// cell (i16) `[batch, hidden]`; tables (i16) of sigmoid, tanh, and tanh of the cell.
+/// Outputs: every state, the last state, the last cell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantizedLstm {
+    /// Batch before time.
+    pub batch_first: bool,
+    /// Steps of 2⁻¹² per product of input and weight, by gate.
+    pub input_scale: [f32; 4],
+    /// Steps of 2⁻¹² per product of state and weight, by gate.
+    pub state_scale: [f32; 4],
+    /// Steps of the state per unit of 2⁻³⁰.
+    pub output_scale: f32,
+    /// The cell's step is 2 to the power of this less 30.
+    pub cell_shift: u32,
+    /// The cell lies within ± this many steps; 0 for no bound.
+    pub cell_clip: i32,
 }
 
 /// What a node does. Shapes of results stand in the output values.
@@ -514,6 +539,8 @@ pub enum Op {
     },
     /// See [`Recurrent`].
     Recurrent(Recurrent),
+    /// See [`QuantizedLstm`].
+    QuantizedLstm(QuantizedLstm),
     /// `y[i, j, k] = data[i, index[i, j, k], k]` for axis 1. Inputs: data, indices (i32 or i64).
     GatherElements {
         /// The axis that is indexed.

@@ -13,26 +13,25 @@ machine() { # NAME
     esac
 }
 
-# Builds the images for a machine's operators, unless they lie in the folder already, and sets
-# `images` to it. Needs target and feature. WHIT_OPERATORS is the file with the operator table.
-build_images() { # FOLDER
-    local table=${WHIT_OPERATORS:-$boards/qemu/src/operators_i8.rs}
-    local key
-    key=$target-$feature-$(sha256sum < "$table" | cut -c 1-12)
-    images=$1/$key
+# Builds with the images' own profile, not what the environment says for the tool's.
+build_package() { # FOLDER CARGO-ARGUMENTS...
     (
-        # The images' own profile counts, not what the environment says for the tool's.
         while read -r name; do unset "$name"; done < <(compgen -e CARGO_PROFILE_ || true)
         cd "$boards"
         export CARGO_TARGET_DIR=$1/target
-        # 16 KB of RAM and 256 KB of flash want small code.
-        [[ $feature != microbit ]] || export CARGO_PROFILE_RELEASE_OPT_LEVEL=s
         # shellcheck disable=SC2086  # several words
-        ${WHIT_FIRMWARE_CARGO:-cargo} build -q --release ${WHIT_FIRMWARE_FLAGS:-} -p whit-board-qemu \
-            --target "$target" --features "$feature"
-        mkdir -p "$images"
-        cp "$CARGO_TARGET_DIR/$target/release/"{infer,size} "$images"
+        ${WHIT_FIRMWARE_CARGO:-cargo} build -q --release ${WHIT_FIRMWARE_FLAGS:-} --target "$target" "${@:2}"
     )
+}
+
+# Builds the images for a machine's operators and sets `images` to their folder. Needs target and
+# feature. WHIT_OPERATORS is the file with the operator table.
+build_images() { # FOLDER
+    local table=${WHIT_OPERATORS:-$boards/qemu/src/operators_i8.rs}
+    images=$1/$target-$feature-$(sha256sum < "$table" | cut -c 1-12)
+    build_package "$1" -p whit-board-qemu --features "$feature"
+    mkdir -p "$images"
+    cp "$1/target/$target/release/"{infer,size} "$images"
 }
 
 # Runs a model in the folder that is the working directory: inputs.bin there, outputs.bin too.

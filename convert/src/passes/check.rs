@@ -78,6 +78,7 @@ fn outputs(op: &Op) -> usize {
     match op {
         Op::Pool(pool) if pool.kind == PoolKind::Max => 2,
         Op::Recurrent(layer) if layer.kind == RecurrentKind::Lstm => 3,
+        Op::QuantizedLstm(_) => 3,
         Op::Recurrent(_) => 2,
         Op::TopK { .. } => 2,
         _ => 1,
@@ -96,6 +97,7 @@ fn arity(op: &Op) -> (usize, usize) {
         Op::GridSample(_) | Op::NonMaxSuppression(_) | Op::ReverseSequence { .. } => (2, 2),
         Op::ScatterElements { .. } | Op::ScatterNd { .. } | Op::RoiAlign(_) => (3, 3),
         Op::Recurrent(_) => (2, 6),
+        Op::QuantizedLstm(_) => (9, 9),
         Op::Attention(_) => (3, 4),
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
@@ -232,6 +234,11 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
         }
         Op::ReverseSequence { time_axis } => {
             expect(*time_axis < 2 && x.len() >= 2 && inputs[1].len() == 1 && x == y)
+        }
+        Op::QuantizedLstm(_) => {
+            let (state, ranks) = (inputs[4], x.len() == 3 && inputs[4].len() == 2);
+            expect(ranks && inputs[5] == state && y.len() == 3 && y[..2] == x[..2])?;
+            expect(y[2] == state[1])
         }
         Op::Attention(_) => {
             let (k, v) = (inputs[1], inputs[2]);

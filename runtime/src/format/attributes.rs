@@ -375,6 +375,26 @@ numbered! {
 }
 
 record! {
+    /// [`Op::QuantizedLstm`](super::Op). Gates in the order input, forget, cell, output.
+    pub struct QuantizedLstmAttributes: 64 {
+        /// 1: the batch is the first axis, time the second.
+        pub batch_first: u32,
+        /// Steps of 2⁻¹² per product of input and weight, by gate.
+        pub input_scale: [f32; 4],
+        /// Steps of 2⁻¹² per product of state and weight, by gate.
+        pub state_scale: [f32; 4],
+        /// Steps of the result per product of the output gate and the cell's tanh, in units of 2⁻³⁰.
+        pub output_scale: f32,
+        /// The cell counts in steps of 2 to the power of this less 30.
+        pub cell_shift: u32,
+        /// The cell lies within ± this many steps; 0 for no bound of its own.
+        pub cell_clip: i32,
+        /// Zero.
+        pub reserved: [u32; 4],
+    }
+}
+
+record! {
     /// [`Op::Lstm`](super::Op), [`Op::Gru`](super::Op), [`Op::Rnn`](super::Op).
     ///
     /// Inputs: gates, recurrent weights, lengths, initial state, and what is the operator's own.
@@ -394,8 +414,10 @@ record! {
         pub alpha: [f32; 6],
         /// Second parameter of each.
         pub beta: [f32; 6],
+        /// lstm: the cell lies within ± this behind every time step; 0 for no bound.
+        pub cell_clip: f32,
         /// Zero.
-        pub reserved: [u32; 2],
+        pub reserved: u32,
     }
 }
 

@@ -114,6 +114,8 @@ ops! {
     ReverseSequence = 34, "reverse_sequence";
     /// Scaled dot-product attention.
     Attention = 47, "attention";
+    /// Long short-term memory on i8, its cell on i16.
+    QuantizedLstm = 48, "quantized_lstm";
 }
 
 impl fmt::Display for Op {

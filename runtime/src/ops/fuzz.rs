@@ -8,9 +8,10 @@ use crate::format::{
     ArgReduceAttributes, AttentionAttributes, AxisAttributes, BinaryAttributes, BinaryOp,
     CompareOp, ConvAttributes, ConvNdAttributes, CumulativeAttributes, Field, GatherNdAttributes,
     GridSampleAttributes, MatMulAttributes, NonMaxSuppressionAttributes, NormalizeAttributes, Op,
-    PadAttributes, PoolAttributes, PoolNdAttributes, QuantizeAttributes, RecurrentAttributes,
-    ReduceAttributes, ResizeAttributes, RoiAlignAttributes, ScatterAttributes, SliceAttributes,
-    SoftmaxAttributes, TopKAttributes, TransposeAttributes, UnaryAttributes, UnaryOp,
+    PadAttributes, PoolAttributes, PoolNdAttributes, QuantizeAttributes, QuantizedLstmAttributes,
+    RecurrentAttributes, ReduceAttributes, ResizeAttributes, RoiAlignAttributes, ScatterAttributes,
+    SliceAttributes, SoftmaxAttributes, TopKAttributes, TransposeAttributes, UnaryAttributes,
+    UnaryOp,
 };
 
 const CASES_PER_OPERATOR: usize = 4000;
@@ -54,6 +55,7 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
         Op::PoolNd => (PoolNdAttributes::SIZE, 1),
         Op::Normalize => (NormalizeAttributes::SIZE, 1 + random.below(3) as usize),
         Op::Interpolate => (AxisAttributes::SIZE, 3),
+        Op::QuantizedLstm => (QuantizedLstmAttributes::SIZE, 9),
     }
 }
 

@@ -30,6 +30,7 @@ mod pad;
 mod pool;
 mod pool_nd;
 mod quantize;
+mod quantized_lstm;
 mod recurrent;
 mod reduce;
 mod resize;
@@ -79,6 +80,7 @@ pub use quantize::{
     QUANTIZE_I16, QUANTIZE_U8,
 };
 pub(crate) use quantize::{quantize_value, quantize_value_i16};
+pub use quantized_lstm::QUANTIZED_LSTM;
 pub use recurrent::{GRU_F32, LSTM_F32, RNN_F32};
 pub use reduce::{
     ARG_REDUCE_F32, ARG_REDUCE_I8, ARG_REDUCE_I32, ARG_REDUCE_I64, REDUCE_F32, REDUCE_I8,
@@ -228,6 +230,7 @@ table! {
     &SOFTMAX_I16,
     &REDUCE_I16,
     &RESIZE_I16,
+    &QUANTIZED_LSTM,
 }
 
 /// A step, bound to its operator.

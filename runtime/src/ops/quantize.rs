@@ -279,25 +279,35 @@ fn check_lut_i16(step: &Step<'_>) -> Result<(), StepErrorKind> {
     expect_type(&x, DType::I16, 0)?;
     expect_type(&table, DType::I16, 1)?;
     expect_type(&y, DType::I16, 2)?;
-    let intervals = table.elements().wrapping_sub(1);
-    if !intervals.is_power_of_two() || !(2..=1 << 16).contains(&intervals) {
-        return Err(StepErrorKind::OperandShape(1));
-    }
+    lut_i16_bits(&table, 1)?;
     expect_same_shape(&y, &x, 2)
 }
 
+/// Bits of the numbers within an interval of a table over i16, 16 − n for 2ⁿ + 1 entries; refuses other tables.
+pub(super) fn lut_i16_bits(table: &Slot, operand: u8) -> Result<u32, StepErrorKind> {
+    let intervals = table.elements().wrapping_sub(1);
+    expect_vector(table, DType::I16, 0, operand)?;
+    if !intervals.is_power_of_two() || !(2..=1 << 16).contains(&intervals) {
+        return Err(StepErrorKind::OperandShape(operand));
+    }
+    Ok(16 - intervals.trailing_zeros())
+}
+
+/// The line between two entries of a table over i16.
+#[inline(always)]
+pub(super) fn lut_i16(x: i16, bits: u32, entry: impl Fn(usize) -> i16) -> i16 {
+    let place = (i32::from(x) + 32768) as u32;
+    let (at, fraction) = ((place >> bits) as usize, (place & ((1 << bits) - 1)) as i32);
+    let (low, high) = (i32::from(entry(at)), i32::from(entry(at + 1)));
+    // At most 2¹⁶ · 2¹⁵: it fits.
+    (low + (((high - low) * fraction + ((1 << bits) >> 1)) >> bits)) as i16
+}
+
 fn run_lut_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let intervals = context.step.input(1)?.elements() - 1;
-    // Numbers of an interval: 2^(16 − n).
-    let bits = 16 - intervals.trailing_zeros();
-    let half = (1 << bits) >> 1;
+    let bits = lut_i16_bits(&context.step.input(1)?, 1)?;
     let ([x, table], mut y) = context.elementwise::<i16, i16, 2>([0, 1])?;
     for index in 0..y.len() {
-        let place = (i32::from(x.get(index)) + 32768) as u32;
-        let (at, fraction) = ((place >> bits) as usize, (place & ((1 << bits) - 1)) as i32);
-        let (low, high) = (i32::from(table.get(at)), i32::from(table.get(at + 1)));
-        // At most 2¹⁶ · 2¹⁵: it fits.
-        y.set(index, (low + (((high - low) * fraction + half) >> bits)) as i16);
+        y.set(index, lut_i16(x.get(index), bits, |at| table.get(at)));
     }
     Ok(())
 }

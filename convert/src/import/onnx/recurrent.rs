@@ -149,7 +149,14 @@ fn layer(b: &mut Builder, node: &OnnxNode<'_>, kind: RecurrentKind) -> Outcome {
         inputs.pop();
     }
 
-    let op = Op::Recurrent(Recurrent { kind, backwards, variant, clip, functions });
+    let op = Op::Recurrent(Recurrent {
+        kind,
+        backwards,
+        variant,
+        clip,
+        cell_clip: f32::INFINITY,
+        functions,
+    });
     let [directions, batch, hidden] = state.clone();
     let every = vec![sizes.time.clone(), directions, batch, hidden];
     let mut outputs = vec![(DType::F32, every), (DType::F32, state.to_vec())];

@@ -13,6 +13,7 @@ use whit::DType;
 use self::node::TfliteNode;
 use self::operators::OPERATOR_NAMES;
 use self::schema::{Model, Operator, SubGraph, Tensor};
+use self::variables::Variables;
 use super::builder::{Builder, Outcome};
 use super::failure::{Failure, unsupported};
 use super::inputs::{Axis, Declared, Dynamic, MAX_DIM};
@@ -28,13 +29,18 @@ mod indexing;
 mod node;
 mod operators;
 mod pool;
+mod quantized_lstm;
+mod recurrent;
 mod reduce;
 mod resize;
 mod schema;
 mod slice;
 mod sources;
 mod tensor;
+#[cfg(test)]
+mod tests;
 mod transpose_conv;
+mod variables;
 
 /// The version of the schema; its changes since are additions.
 const VERSION: u32 = 3;
@@ -53,6 +59,7 @@ const OPERATORS: &[&[(&str, Importer)]] = &[
     indexing::OPERATORS,
     resize::OPERATORS,
     sources::OPERATORS,
+    recurrent::OPERATORS,
 ];
 
 fn importer(name: &str) -> Option<Importer> {
@@ -88,6 +95,7 @@ pub fn import_tflite(bytes: Bytes, options: &ImportOptions) -> Result<Graph, Imp
 
     let result = Graph { name: graph.name.clone(), metadata: metadata(&model), ..Graph::default() };
     let mut import = Import {
+        variables: Variables::default(),
         file: &bytes,
         model: &model,
         graph,
@@ -117,6 +125,8 @@ enum Slot {
     /// Nothing has made it yet; it may be a constant.
     Unknown,
     Value(ValueId),
+    /// A variable, by its number: what VAR_HANDLE gives.
+    Variable(usize),
     /// The result of an operator that isn't supported: nothing is known about it.
     Poisoned,
 }
@@ -131,6 +141,7 @@ struct Import<'a> {
     slots: Vec<Slot>,
     unsupported: Vec<UnsupportedNode>,
     notes: Vec<String>,
+    variables: Variables,
 }
 
 impl<'a> Import<'a> {
@@ -202,7 +213,10 @@ impl<'a> Import<'a> {
             };
             let made = tensor::constant(self.file, self.model, tensor);
             let Some(constant) = made.map_err(wrong)? else {
-                return Ok(Slot::Unknown);
+                if tensor.is_variable {
+                    self.slots[index] = Slot::Value(self.variable_tensor(tensor).map_err(wrong)?);
+                }
+                return Ok(self.slots[index]);
             };
             let quant = activation_quant(tensor).map_err(wrong)?;
             let id = self.builder.constant(tensor.name.clone(), constant);
@@ -279,6 +293,9 @@ impl<'a> Import<'a> {
         operator: &'a Operator,
         slots: &[Option<Slot>],
     ) -> Result<Vec<Slot>, Failure> {
+        if let Some(slots) = self.variable_operator(op_type, operator, slots)? {
+            return Ok(slots);
+        }
         let import = importer(op_type).ok_or_else(|| {
             unsupported(
                 "the operator is not supported",
@@ -367,6 +384,7 @@ impl<'a> Import<'a> {
         let text = |slot: &Option<Slot>| match slot {
             None => "–".to_owned(),
             Some(Slot::Poisoned | Slot::Unknown) => "?".to_owned(),
+            Some(Slot::Variable(_)) => "variable".to_owned(),
             Some(Slot::Value(id)) => {
                 let value = self.builder.graph.value(*id);
                 format!("{} {}", value.dtype, self.builder.graph.shape_text(&value.shape))
@@ -386,6 +404,10 @@ impl<'a> Import<'a> {
             match self.slot(*number)? {
                 Slot::Value(id) => outputs.push((name, id)),
                 Slot::Poisoned => {}
+                Slot::Variable(_) => {
+                    let problem = format!("output `{name}` is a variable itself");
+                    return Err(ImportError::Model(problem));
+                }
                 Slot::Unknown => {
                     let problem = format!("output `{name}` is made by no operator");
                     return Err(ImportError::Model(problem));
@@ -404,6 +426,7 @@ impl<'a> Import<'a> {
         if !self.unsupported.is_empty() {
             return Err(ImportError::Unsupported(self.unsupported));
         }
+        self.finish_variables()?;
         let mut graph = self.builder.graph;
         graph.metadata.extend(self.notes.into_iter().map(|note| ("note".to_owned(), note)));
         Ok(prune::pruned(graph))

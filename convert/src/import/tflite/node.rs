@@ -71,6 +71,13 @@ impl<'a> TfliteNode<'a> {
         what: &str,
     ) -> Result<ValueId, Failure> {
         let x = self.required(index, what)?;
+        if b.dtype(x) == DType::I32
+            && b.graph.value(x).quant.is_none()
+            && let Some(tensor) = self.input_tensor(index)
+        {
+            // Numbers of 32 bits are mostly indices and sizes; here they stand for reals.
+            b.graph.value_mut(x).quant = tensor::quant(tensor)?;
+        }
         self.dequantized(b, what, x)
     }
 

@@ -262,6 +262,23 @@ tables! {
         filter_h: i32 = 4,
         activation: i8 = 5,
     }
+    SvdfOptions (6) {
+        rank: i32 = 0,
+        activation: i8 = 1,
+    }
+    SequenceLstmOptions (71) {
+        activation: i8 = 0,
+        cell_clip: f32 = 1,
+        projection_clip: f32 = 2,
+        time_major: bool = 3,
+    }
+    CallOnceOptions (103) {
+        subgraph: i32 = 0,
+    }
+    VarHandleOptions (111) {
+        container: String = 0,
+        shared_name: String = 1,
+    }
     FullyConnectedOptions (8) {
         activation: i8 = 0,
         weights_format: i8 = 1,

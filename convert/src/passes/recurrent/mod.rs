@@ -222,6 +222,7 @@ fn fuse(edit: &mut Editor<'_>, constants: &mut Constants, cell: &Cell, step: Ste
         backwards: vec![false],
         variant: cell.variant,
         clip: f32::INFINITY,
+        cell_clip: f32::INFINITY,
         functions: vec![Some(cell.gate), tanh, tanh.filter(|_| lstm)],
     });
     made.finish(cell, op, inputs, &state);

@@ -1,9 +1,9 @@
 //! Recurrent layers.
 
 use whit::DType;
-use whit::format::{Op as StepOp, RecurrentAttributes};
+use whit::format::{Op as StepOp, QuantizedLstmAttributes, RecurrentAttributes};
 
-use crate::graph::{Node, Recurrent, RecurrentKind};
+use crate::graph::{Node, QuantizedLstm, Recurrent, RecurrentKind};
 use crate::plan::{Builder, PlanError};
 
 /// A layer whose input's part of the gates is an operand.
@@ -21,6 +21,7 @@ pub(super) fn recurrent(
         directions: layer.backwards.len() as u32,
         variant: u32::from(layer.variant),
         clip: layer.clip,
+        cell_clip: if layer.cell_clip == f32::INFINITY { 0.0 } else { layer.cell_clip },
         ..RecurrentAttributes::default()
     };
     for (direction, backwards) in layer.backwards.iter().enumerate() {
@@ -38,4 +39,37 @@ pub(super) fn recurrent(
     let macs = builder.largest_elements(&gates)?.saturating_mul(builder.largest(&weights[1])?);
     let inputs = builder.inputs(node)?;
     builder.step_with_outputs(node, op, Some(DType::F32), attributes, inputs, macs)
+}
+
+/// An LSTM of integers, whose input is multiplied in the same step.
+pub(super) fn quantized_lstm(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    layer: &QuantizedLstm,
+) -> Result<(), PlanError> {
+    let attributes = QuantizedLstmAttributes {
+        batch_first: u32::from(layer.batch_first),
+        input_scale: layer.input_scale,
+        state_scale: layer.state_scale,
+        output_scale: layer.output_scale,
+        cell_shift: layer.cell_shift,
+        cell_clip: layer.cell_clip,
+        reserved: [0; 4],
+    };
+    let x = builder.value(builder.input(node, 0)?).shape.clone();
+    let mut macs = 0u64;
+    for weights in [1, 2] {
+        let shape = builder.value(builder.input(node, weights)?).shape.clone();
+        macs = macs.saturating_add(builder.largest_elements(&shape)?);
+    }
+    let macs = macs.saturating_mul(builder.largest_elements(&x[..2])?);
+    let inputs = builder.inputs(node)?;
+    builder.step_with_outputs(
+        node,
+        StepOp::QuantizedLstm,
+        Some(DType::I8),
+        attributes,
+        inputs,
+        macs,
+    )
 }

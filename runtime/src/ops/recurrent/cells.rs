@@ -83,6 +83,8 @@ pub(super) struct Turn<'a> {
     pub(super) functions: [Function; 3],
     /// Functions of gates see their operands within ± this.
     pub(super) clip: f32,
+    /// The cell lies within ± this.
+    pub(super) cell_clip: f32,
     /// See [`RecurrentAttributes::variant`].
     pub(super) variant: bool,
     /// What the input contributes to a sequence; `None` when it has ended.
@@ -123,8 +125,8 @@ fn row_of_mut(of: &mut [f32], row: usize, len: usize) -> &mut [f32] {
 }
 
 /// `i = f(Xi + Ri·h + Pi·c)`, `f = f(Xf + Rf·h + Pf·c)` or `1 − i`, `c' = f·c + i·g(Xc + Rc·h)`,
-/// `o = f(Xo + Ro·h + Po·c')`, `h' = o·h(c')`. The cell isn't clipped: the specification says "the
-/// input of activations", and ONNX Runtime takes that for the gates.
+/// `o = f(Xo + Ro·h + Po·c')`, `h' = o·h(c')`. The clip of the gates isn't the cell's: the
+/// specification says "the input of activations", and ONNX Runtime takes that for the gates.
 pub(super) fn lstm(turn: &Turn<'_>, state: &mut State<'_>) {
     let n = turn.hidden;
     turn.multiply(state.hidden, turn.weights, 4 * n, state.products);
@@ -143,6 +145,7 @@ pub(super) fn lstm(turn: &Turn<'_>, state: &mut State<'_>) {
                 false => turn.apply(0, at(2) + peephole(2, j) * before),
             };
             let after = forget * before + input * turn.apply(1, at(3));
+            let after = clip(after, -turn.cell_clip, turn.cell_clip);
             let output = turn.apply(0, at(1) + peephole(1, j) * after);
             cell[j] = after;
             hidden[j] = output * turn.functions[2].of(after);

@@ -295,6 +295,10 @@ fn run<const FAMILY: usize, const ISA: usize>(
                 more,
                 functions,
                 clip: attributes.clip,
+                cell_clip: match attributes.cell_clip {
+                    0.0 => f32::INFINITY,
+                    bound => bound,
+                },
                 variant: attributes.variant == 1,
                 gates_of: &gates_of,
                 product: matmul_f32::select(Isa::ALL[ISA]),
