@@ -157,7 +157,7 @@ fn depthwise(criterion: &mut Criterion) {
 }
 
 fn epilogue(scale: &[f32]) -> EpilogueI8<'_> {
-    EpilogueI8 { scale, zero_point: -128, min: -128, max: 127, residual: None }
+    EpilogueI8 { scale, fixed_point: &[], zero_point: -128, min: -128, max: 127, residual: None }
 }
 
 /// Bytes that all differ; the kernels take the same time for any.

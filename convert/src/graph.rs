@@ -695,6 +695,11 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// Whether the model was imported from TFLite.
+    pub fn is_of_tflite(&self) -> bool {
+        self.metadata.iter().any(|(key, value)| key == "source.format" && value == "tflite")
+    }
+
     /// The value with this id.
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id.0 as usize]

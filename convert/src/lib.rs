@@ -6,6 +6,7 @@ pub mod dump;
 pub mod emit;
 pub mod error;
 pub mod evaluate;
+mod fixed_point;
 pub mod graph;
 pub mod import;
 pub mod passes;

@@ -50,6 +50,8 @@ pub struct ConvertOptions {
     pub golden_cases: usize,
     /// The machine that weights are packed for.
     pub target: Target,
+    /// Round as TFLite's reference kernels do; for graphs imported from TFLite.
+    pub exact_tflite: bool,
 }
 
 impl Default for ConvertOptions {
@@ -60,6 +62,7 @@ impl Default for ConvertOptions {
             keep_float: Vec::new(),
             golden_cases: 2,
             target: Target::Any,
+            exact_tflite: false,
         }
     }
 }
@@ -80,6 +83,9 @@ pub enum ConvertError {
              its integers less exactly. Convert it with --quantize none, or the float model with f16"
     )]
     AlreadyQuantized,
+    /// Only TFLite models have TFLite's rounding.
+    #[error("--exact-tflite reproduces how TFLite rounds, and this model isn't a TFLite model")]
+    NotTflite,
     /// `keep_float` names a node that isn't there.
     #[error("--keep-float {name}: there is no such node after fusion; nodes are: {nodes}")]
     UnknownNode {
@@ -135,6 +141,9 @@ pub fn convert(
     options: &ConvertOptions,
     watch: &mut dyn Watch,
 ) -> Result<Converted, ConvertError> {
+    if options.exact_tflite && !graph.is_of_tflite() {
+        return Err(ConvertError::NotTflite);
+    }
     let mut report = Report { nodes_imported: graph.nodes.len(), ..Report::default() };
     let already_quantized = is_quantized(&mut graph);
     let will_be_integer = already_quantized || options.scheme == Scheme::Int8;
@@ -192,8 +201,11 @@ pub fn convert(
         graph.metadata.push(("quantization.float_nodes".to_owned(), report.float_nodes.join("\n")));
     }
 
-    let plan_options =
-        PlanOptions { f16_weights: options.scheme == Scheme::F16, target: options.target };
+    let plan_options = PlanOptions {
+        f16_weights: options.scheme == Scheme::F16,
+        target: options.target,
+        exact_tflite: options.exact_tflite,
+    };
     let program = Program::new(&graph, &plan_options)?;
     watch.progress("recording golden vectors", 0, options.golden_cases);
     let golden = evaluate::golden(&program, samples, options.golden_cases)?;

@@ -52,6 +52,9 @@ pub(crate) struct Convert {
     /// Kind of machine that the weights are packed for
     #[arg(long, value_enum, default_value_t = TargetArg::Any)]
     target: TargetArg,
+    /// Round integer layers of a TFLite model as TFLite's reference kernels do: for comparisons, slow
+    #[arg(long)]
+    exact_tflite: bool,
     /// Size of a dynamic dimension: NAME=N, or NAME=MIN..MAX to choose at run time
     #[arg(long, value_name = "NAME=N|MIN..MAX", value_parser = parse_dim)]
     dim: Vec<(String, DimChoice)>,
@@ -364,6 +367,7 @@ impl Convert {
                 TargetArg::Any | TargetArg::X86_64 => Target::Any,
                 TargetArg::CortexM => Target::CortexM,
             },
+            exact_tflite: self.exact_tflite,
         };
         if output.is_dir() {
             bail!("{} is a folder; name the .whit file to write", output.display());

@@ -70,6 +70,8 @@ pub struct PlanOptions {
     pub f16_weights: bool,
     /// Whose kernels weights are packed for.
     pub target: Target,
+    /// Integer convolutions and averages round as TFLite's reference kernels do, in slow kernels.
+    pub exact_tflite: bool,
 }
 
 /// The machine that a file is made for. Every backend runs every file; the wrong one is slower.

@@ -230,6 +230,9 @@ pub struct EpilogueI8<'a> {
     /// ([`ConvGeometry::padded_out_c`] long; depthwise: channels
     /// rounded up to [`PANEL_N`]).
     pub scale: &'a [f32],
+    /// Empty, or per output channel a multiplier and a shift that stand for `scale`, padded like it:
+    /// [`requantize::fixed_point`]. Only scalar kernels read it.
+    pub fixed_point: &'a [i32],
     /// Zero point of the output (of the convolution itself, before the residual).
     pub zero_point: i32,
     /// Smallest output value; −128, or the zero point for a fused ReLU.
@@ -258,6 +261,7 @@ impl EpilogueI8<'_> {
     pub fn is_sound(&self, channels: usize, outputs: usize) -> bool {
         let is_i8 = |value: i32| i8::try_from(value).is_ok();
         self.scale.len() >= channels
+            && (self.fixed_point.is_empty() || self.fixed_point.len() / 2 >= channels)
             && [self.zero_point, self.min, self.max].into_iter().all(is_i8)
             && self.min <= self.max
             && self.residual.as_ref().is_none_or(|residual| {

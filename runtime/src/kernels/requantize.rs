@@ -56,13 +56,38 @@ macro_rules! quantized {
 }
 quantized!(i8, i16);
 
+/// `x * multiplier / 2^31 * 2^shift`, rounded twice: as TFLite's reference kernels requantize
+/// (`MultiplyByQuantizedMultiplier` in `kernels/internal/common.h`).
+///
+/// The first rounding is to the integer nearest to `x * 2^max(shift, 0) * multiplier / 2^31`, ties up;
+/// the second divides by `2^max(-shift, 0)`, ties away from zero. Shifts end at ±31.
+pub fn fixed_point(x: i32, multiplier: i32, shift: i32) -> i32 {
+    let x = x.wrapping_shl(shift.clamp(0, 31) as u32);
+    let product = i64::from(x) * i64::from(multiplier);
+    let nudge = if product >= 0 { 1 << 30 } else { 1 - (1 << 30) };
+    // Rounds toward 0. Only −2³¹ · −2³¹ doesn't fit.
+    let high = ((product + nudge) / (1 << 31)).min(i64::from(i32::MAX)) as i32;
+    shift_right(high, (-shift.clamp(-31, 0)) as u32)
+}
+
+/// `x / 2^exponent`, ties away from zero, for exponents up to 31.
+pub fn shift_right(x: i32, exponent: u32) -> i32 {
+    let mask = ((1u32 << exponent) - 1) as i32;
+    let threshold = (mask >> 1) + i32::from(x < 0);
+    (x >> exponent) + i32::from(x & mask > threshold)
+}
+
 /// The formula of [`EpilogueI8`]: the output of an accumulator that ends at `channel` (an index of
 /// the padded per-channel arrays), with the element of the residual that
 /// [`EpilogueI8::residual_at`] tells.
 #[inline(always)]
 pub fn requantize_i8(acc: i32, channel: usize, residual_data: i8, epilogue: &EpilogueI8<'_>) -> i8 {
-    let EpilogueI8 { scale, zero_point, min, max, residual } = *epilogue;
-    let q = round_clamp(acc as f32 * scale[channel], min - zero_point, max - zero_point);
+    let EpilogueI8 { scale, fixed_point: numbers, zero_point, min, max, residual } = *epilogue;
+    let (min, max) = (min - zero_point, max - zero_point);
+    let q = match numbers.get(2 * channel..2 * channel + 2) {
+        Some(&[multiplier, shift]) => fixed_point(acc, multiplier, shift).max(min).min(max),
+        _ => round_clamp(acc as f32 * scale[channel], min, max),
+    };
     let y = match residual {
         None => q + zero_point,
         Some(r) => {

@@ -145,6 +145,7 @@ impl Epilogue {
     pub(super) fn get(&self) -> EpilogueI8<'_> {
         EpilogueI8 {
             scale: &self.scale,
+            fixed_point: &[],
             zero_point: self.zero_point,
             min: self.min,
             max: self.max,

@@ -27,6 +27,8 @@ const MAX_REACH: usize = 4 << 16;
 const WEIGHTS: usize = 1;
 /// Inputs of an i8 step: x, weights, bias, scales, weight sums, residual.
 const RESIDUAL_I8: usize = 5;
+/// Behind them, optional: multipliers and shifts that stand for the scales.
+const FIXED_POINT: usize = 6;
 /// Inputs of an f32 step: x, weights, bias, residual.
 const RESIDUAL_F32: usize = 3;
 
@@ -279,7 +281,7 @@ pub(super) fn check_memory(step: &Step<'_>, residual: usize) -> Result<(), StepE
 fn check_i8(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(), StepErrorKind> {
     let layer = Layer::of(step)?;
     let geometry = geometry(&layer)?;
-    step.expect_counts(RESIDUAL_I8, RESIDUAL_I8 + 1)?;
+    step.expect_counts(RESIDUAL_I8, FIXED_POINT + 1)?;
     check_memory(step, RESIDUAL_I8)?;
     expect_type(&layer.x, DType::I8, 0)?;
     expect_type(&layer.y, DType::I8, layer.output)?;
@@ -300,6 +302,9 @@ fn check_i8(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(),
     expect_vector(&step.input(3)?, DType::F32, channels, 3)?;
     if let Some(sums) = step.optional_input(4) {
         expect_vector(&sums, DType::I32, channels, 4)?;
+    }
+    if let Some(numbers) = step.optional_input(FIXED_POINT) {
+        expect_vector(&numbers, DType::I32, 2 * channels, FIXED_POINT as u8)?;
     }
     let attributes = &layer.attributes;
     for [min, max] in [attributes.clamp_q, attributes.residual_clamp_q] {
@@ -351,8 +356,9 @@ fn parts_i8<'v>(context: &'v mut Context<'_>, layer: &Layer) -> Result<PartsI8<'
     let Layer { attributes, y, .. } = layer;
     let residual = context.step.optional_input(RESIDUAL_I8);
     let packing = packing(context.step.input_layout(WEIGHTS));
-    let operands = context.operands_over([0, 1, 2, 3, 4, RESIDUAL_I8], RESIDUAL_I8)?;
-    let [input, weights, bias, scale, weight_sums, residual_data] = operands.inputs;
+    let inputs = [0, 1, 2, 3, 4, RESIDUAL_I8, FIXED_POINT];
+    let operands = context.operands_over(inputs, RESIDUAL_I8)?;
+    let [input, weights, bias, scale, weight_sums, residual_data, fixed_point] = operands.inputs;
     let residual = match residual {
         None => None,
         Some(slot) => Some(ResidualI8 {
@@ -377,14 +383,20 @@ fn parts_i8<'v>(context: &'v mut Context<'_>, layer: &Layer) -> Result<PartsI8<'
         weight_sums: typed(weight_sums, 4)?,
         epilogue: EpilogueI8 {
             scale: typed(scale, 3)?,
+            fixed_point: typed(fixed_point, FIXED_POINT as u8)?,
             zero_point: attributes.zero_point,
             min: attributes.clamp_q[0],
             max: attributes.clamp_q[1],
             residual,
         },
-        output: typed_mut(operands.output, 6)?,
+        output: typed_mut(operands.output, inputs.len() as u8)?,
         scratch: operands.scratch,
     })
+}
+
+/// Only scalar kernels requantize in fixed point.
+fn isa_for(epilogue: &EpilogueI8<'_>, isa: Isa) -> Isa {
+    if epilogue.fixed_point.is_empty() { isa } else { Isa::Scalar }
 }
 
 /// Padding holds the input's zero point: the real number 0.
@@ -414,7 +426,7 @@ fn run_panels_i8<const ISA: usize>(
         output_stride: geometry.out_c,
         scratch: parts.scratch.get_mut(..scratch_bytes).ok_or(StepErrorKind::TooLarge)?,
     };
-    conv_i8::select(isa)(&mut conv);
+    conv_i8::select(isa_for(&conv.epilogue, isa))(&mut conv);
     Ok(())
 }
 
@@ -447,7 +459,7 @@ fn run_depthwise_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), S
         output_stride: geometry.out_c,
         scratch: parts.scratch.get_mut(..scratch_bytes).ok_or(StepErrorKind::TooLarge)?,
     };
-    depthwise_i8::select(isa)(&mut depthwise);
+    depthwise_i8::select(isa_for(&depthwise.epilogue, isa))(&mut depthwise);
     Ok(())
 }
 

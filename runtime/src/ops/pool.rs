@@ -11,6 +11,8 @@ use crate::ops::{Operator, Step, expect_clamp_of, no_scratch};
 
 const MAX: u32 = 1;
 const AVERAGE: u32 = 2;
+/// i8 only: the average of stored numbers, ties away from zero.
+const AVERAGE_STORED: u32 = 3;
 
 /// How far windows may reach beyond the input: u16 padding on either side, doubled for slack.
 const MAX_REACH: usize = 4 << 16;
@@ -47,7 +49,8 @@ fn check(step: &Step<'_>, dtype: DType) -> Result<PoolGeometry, StepErrorKind> {
     expect_types(step, &[dtype], dtype)?;
     expect_apart(step)?;
     let attributes: PoolAttributes = step.expect_attributes()?;
-    if !matches!(attributes.kind, MAX | AVERAGE) {
+    let known = [MAX, AVERAGE].contains(&attributes.kind);
+    if !known && (attributes.kind, dtype) != (AVERAGE_STORED, DType::I8) {
         return Err(StepErrorKind::Attribute("kind"));
     }
     geometry(step)
@@ -144,6 +147,7 @@ fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     match attributes.kind {
         MAX => pool::max_i8(&geometry, &to, x, y),
+        AVERAGE_STORED => pool::average_stored_i8(&geometry, &to, x, y),
         _ => pool::average_i8(&geometry, &to, x, y),
     }
     Ok(())
@@ -194,7 +198,7 @@ mod tests {
     fn hostile_attributes_are_refused() {
         let good = average_2x2();
         let hostile = [
-            PoolAttributes { kind: 3, ..good },
+            PoolAttributes { kind: 4, ..good },
             PoolAttributes { kernel: [0, 2], ..good },
             PoolAttributes { stride: [1, 0], ..good },
             PoolAttributes { dilation: [0, 1], ..good },

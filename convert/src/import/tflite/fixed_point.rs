@@ -2,56 +2,10 @@
 //!
 //! Formulas of `kernels/internal/common.h` and `reference/{leaky_relu,hard_swish,requantize}.h`.
 
+use whit::kernels::requantize::shift_right;
+
+use crate::fixed_point::Multiplier;
 use crate::graph::Quant;
-
-/// A positive real as `multiplier * 2^(shift - 31)`, the multiplier of 31 bits.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Multiplier {
-    multiplier: i32,
-    shift: i32,
-}
-
-impl Multiplier {
-    pub(super) fn new(real: f64) -> Multiplier {
-        if real == 0.0 || !real.is_finite() {
-            return Multiplier { multiplier: 0, shift: 0 };
-        }
-        let (fraction, mut shift) = libm::frexp(real);
-        let mut multiplier = (fraction * (1i64 << 31) as f64).round() as i64;
-        if multiplier == 1 << 31 {
-            (multiplier, shift) = (multiplier / 2, shift + 1);
-        }
-        // Below that, every product is 0; above, none fits.
-        match shift {
-            ..-31 => Multiplier { multiplier: 0, shift: 0 },
-            31.. => Multiplier { multiplier: i32::MAX, shift: 30 },
-            _ => Multiplier { multiplier: multiplier as i32, shift },
-        }
-    }
-
-    /// The product, rounded twice: to the multiplier's precision, then by the shift.
-    pub(super) fn times(self, x: i32) -> i32 {
-        let x = x.wrapping_shl(self.shift.max(0) as u32);
-        divided(high_product(x, self.multiplier), (-self.shift).max(0))
-    }
-}
-
-/// `a * b / 2^31`, ties away from zero for positive products and up for negative ones.
-fn high_product(a: i32, b: i32) -> i32 {
-    if a == i32::MIN && b == i32::MIN {
-        return i32::MAX;
-    }
-    let product = i64::from(a) * i64::from(b);
-    let nudge = if product >= 0 { 1 << 30 } else { 1 - (1 << 30) };
-    ((product + nudge) / (1 << 31)) as i32
-}
-
-/// `x / 2^exponent`, ties away from zero.
-fn divided(x: i32, exponent: i32) -> i32 {
-    let mask = ((1i64 << exponent) - 1) as i32;
-    let threshold = (mask >> 1) + i32::from(x < 0);
-    (x >> exponent) + i32::from(x & mask > threshold)
-}
 
 fn saturated(q: i32) -> i8 {
     q.clamp(-128, 127) as i8
@@ -129,48 +83,17 @@ pub(super) fn hard_swish(x: &Quant, y: &Quant) -> [i8; 256] {
         if gate_shift > 0 {
             gate = shifted_left(gate, 1);
         } else {
-            gate = divided(i32::from(gate), (-gate_shift).min(15)) as i16;
+            gate = shift_right(i32::from(gate), (-gate_shift).min(15) as u32) as i16;
         }
         let gate = ((i32::from(gate) + (1 << 15)) >> 1) as i16;
         let product = i32::from(gate) * i32::from(output) / (1 << 15);
-        divided(product, (-output_shift).clamp(0, 31))
+        shift_right(product, (-output_shift).clamp(0, 31) as u32)
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn multipliers_are_normalised() {
-        let cases = [
-            (0.5, 1 << 30, 0),
-            (1.0, 1 << 30, 1),
-            (0.75, 3 << 29, 0),
-            (1e-12, 0, 0),
-            // The fraction rounds up to one.
-            (1.0 - 1e-12, 1 << 30, 1),
-        ];
-        for (real, multiplier, shift) in cases {
-            assert_eq!(Multiplier::new(real), Multiplier { multiplier, shift }, "{real}");
-        }
-    }
-
-    #[test]
-    fn products_are_rounded_twice() {
-        let cases = [
-            (0.25, 6, 2),
-            (0.25, -6, -2),
-            // 1.498 to an eighth is 1.5, and that is 2.
-            (0.0749, 20, 2),
-            (0.0749, -20, -2),
-            (0.07, 20, 1),
-            (3.0, 7, 21),
-        ];
-        for (real, x, expected) in cases {
-            assert_eq!(Multiplier::new(real).times(x), expected, "{real} {x}");
-        }
-    }
 
     /// A name, a table, and what it approximates.
     type Row = (&'static str, [i8; 256], fn(f64) -> f64);

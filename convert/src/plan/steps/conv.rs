@@ -10,6 +10,7 @@ use whit::kernels::{
 };
 
 use crate::dim::Dim;
+use crate::fixed_point::Multiplier;
 use crate::graph::{Attention, Clamp, Conv, MatMul, Node, Quant, ValueId};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError, Target};
@@ -524,6 +525,21 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
     };
     let weights =
         builder.constant_i8(&format!("{name}/weights"), layout, &layer.weights.shape, &packed)?;
+    // TFLite's reference kernels round a fully connected layer once, as ours do.
+    let fixed_point = if builder.options.exact_tflite && layer.op != StepOp::FullyConnected {
+        let numbers: Vec<[i32; 2]> = weight_scales
+            .iter()
+            .map(|w| {
+                let real = f64::from(x.scale[0]) * f64::from(*w) / f64::from(own.scale[0]);
+                let Multiplier { multiplier, shift } = Multiplier::new(real);
+                [multiplier, shift]
+            })
+            .collect();
+        let numbers = padded(&layer, packing, &numbers, [0, 0]);
+        Some(builder.constant_i32(&format!("{name}/fixed_point"), numbers.as_flattened())?)
+    } else {
+        None
+    };
     let bias = padded(&layer, packing, &bias, 0);
     let scales = padded(&layer, packing, &scales, 0.0);
     // Only kernels with vector instructions use the sums of weights.
@@ -541,6 +557,7 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
         Some(builder.constant_f32(&format!("{name}/scales"), &scales)?),
         sums,
         layer.residual,
+        fixed_point,
     ];
     let output = layer.output;
     builder.step_to(

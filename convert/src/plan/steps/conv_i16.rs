@@ -8,7 +8,7 @@ use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 
 use super::conv::{Layer, padded, real_values, spread};
-use super::{clamp_q, is_i8, is_tflite, quant_of, ratio};
+use super::{clamp_q, is_i8, quant_of, ratio};
 
 /// Bias magnitudes at most: f64 holds them exactly, with room for the products.
 const MAX_BIAS: f64 = (1u64 << 50) as f64;
@@ -43,7 +43,8 @@ pub(super) fn lower(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(
     let steps: Vec<f64> =
         weight_scales.iter().map(|w| f64::from(x.scale[0]) * f64::from(*w)).collect();
     let bias = bias(builder, &layer, &steps)?;
-    let of_tflite = is_tflite(graph);
+    // Where TFLite rounds its own way in 16 bits, so do its layers here.
+    let of_tflite = graph.is_of_tflite();
     let scale = |step: &f64| match of_tflite {
         true => short_multiplier(step / f64::from(y.scale[0])),
         false => ratio(*step, y.scale[0]),

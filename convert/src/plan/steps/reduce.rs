@@ -48,6 +48,9 @@ pub(super) fn pool(builder: &mut Builder<'_>, node: &Node, pool: &Pool) -> Resul
     };
     let variant = if is_quantized(x) {
         let (qx, qy) = (quant_of(node, x)?, quant_of(node, y)?);
+        if builder.options.exact_tflite && attributes.kind == 2 && is_i8(x) && qx == qy {
+            attributes.kind = 3;
+        }
         attributes.scale = ratio(f64::from(qx.scale[0]), qy.scale[0]);
         x.dtype
     } else {

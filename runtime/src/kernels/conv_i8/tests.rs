@@ -353,6 +353,7 @@ fn short_scratch_is_refused() {
         weight_sums: &[],
         epilogue: EpilogueI8 {
             scale: &[0.0; 16],
+            fixed_point: &[],
             zero_point: 0,
             min: -128,
             max: 127,

@@ -14,6 +14,9 @@
 //! with one IEEE division and one IEEE multiplication in f32. `count` is the number of positions
 //! inside the input or, counting padding, inside input and padding. Maximum, i8:
 //! `clamp(round_ties_even((max - input_zero_point) as f32 * scale), …) + zero_point`.
+//!
+//! Average of stored numbers, i8, as TFLite has it: `y = clamp(sum of q / count, min, max)`, the quotient
+//! rounded to the nearest integer, ties away from zero.
 
 mod scalar;
 #[cfg(test)]
@@ -22,7 +25,7 @@ mod tests;
 mod i16;
 
 pub use i16::{average_i16, max_i16};
-pub use scalar::{average_f32, average_i8, max_f32, max_i8};
+pub use scalar::{average_f32, average_i8, average_stored_i8, max_f32, max_i8};
 
 /// Shape of a pooling. Strides and dilations are at least 1; input and output have elements.
 #[derive(Clone, Copy, Debug)]

@@ -61,19 +61,43 @@ pub fn max_i8(geometry: &PoolGeometry, to: &PoolI8, input: &[i8], output: &mut [
 
 /// Quantized average.
 pub fn average_i8(geometry: &PoolGeometry, to: &PoolI8, input: &[i8], output: &mut [i8]) {
+    sums_i8(geometry, to.input_zero_point, input, output, &|y, acc, count| {
+        let scale = to.scale / count as f32;
+        for (y, acc) in y.iter_mut().zip(acc) {
+            *y = requantize(*acc as f32 * scale, to);
+        }
+    });
+}
+
+/// Quantized average of the stored numbers.
+pub fn average_stored_i8(geometry: &PoolGeometry, to: &PoolI8, input: &[i8], output: &mut [i8]) {
+    sums_i8(geometry, 0, input, output, &|y, acc, count| {
+        let count = count.min(i32::MAX as u32) as i32;
+        for (y, acc) in y.iter_mut().zip(acc) {
+            let half = if *acc > 0 { count / 2 } else { -(count / 2) };
+            *y = (acc.saturating_add(half) / count).max(to.min).min(to.max) as i8;
+        }
+    });
+}
+
+/// Sums windows of `q - zero_point`; `finish` makes outputs of sums and their count, at least 1.
+fn sums_i8(
+    geometry: &PoolGeometry,
+    zero_point: i32,
+    input: &[i8],
+    output: &mut [i8],
+    finish: &dyn Fn(&mut [i8], &[i32], u32),
+) {
     geometry.for_each_window(&mut |at, count, window| {
-        let scale = to.scale / count.max(1) as f32;
         for start in (0..geometry.channels).step_by(BLOCK) {
             let len = BLOCK.min(geometry.channels - start);
             let mut acc = [0i32; BLOCK];
             window(&mut |from| {
                 for (acc, x) in acc.iter_mut().zip(&input[from + start..from + start + len]) {
-                    *acc = acc.wrapping_add(i32::from(*x) - to.input_zero_point);
+                    *acc = acc.wrapping_add(i32::from(*x) - zero_point);
                 }
             });
-            for (y, acc) in output[at + start..at + start + len].iter_mut().zip(acc) {
-                *y = requantize(acc as f32 * scale, to);
-            }
+            finish(&mut output[at + start..at + start + len], &acc[..len], count.max(1));
         }
     });
 }

@@ -402,6 +402,7 @@ impl Buffers {
         };
         let epilogue = EpilogueI8 {
             scale: &[],
+            fixed_point: &[],
             zero_point: random.pick(&[-128, -7, 0, 127]),
             min: random.pick(&[-128, -128, -30]),
             max: random.pick(&[50, 127, 127]),
@@ -534,7 +535,7 @@ impl Buffers {
         self.scale.fill(1e-3 / (g.k() as f32));
         self.bias.fill(0);
         let epilogue =
-            EpilogueI8 { scale: &[], zero_point: -128, min: -128, max: 127, residual: None };
+            EpilogueI8 { scale: &[], fixed_point: &[], zero_point: -128, min: -128, max: 127, residual: None };
         let run = Run {
             g,
             epilogue,
