@@ -117,7 +117,7 @@ pub enum Layout {
     GroupedW8 = 4,
     /// Grouped 4-bit weights with f16 scales. Reserved; see FORMAT.md.
     GroupedW4 = 5,
-    /// Row pairs for Cortex-M DSP instructions. Reserved; see FORMAT.md.
+    /// i8 weights for Cortex-M DSP instructions: pairs of output channels, or whole depthwise filters.
     CortexM = 6,
 }
 
