@@ -4,9 +4,10 @@
     pip install numpy ai-edge-litert
     python convert/proof/tflite.py --whit target/release/whit [--models ../shared/models] [--only REGEX] [--write docs/tflite.md]
 
-Three parts. Models: whole models on their data. Layers: every layer of the integer models by itself, fed with what
+Four parts. Models: whole models on their data. Layers: every layer of the integer models by itself, fed with what
 TFLite's own layers before it gave, so that each difference is that layer's. Operators: models of one operator with
-random options, float, int8 and uint8, written here and read by both sides. Integers are compared as they are,
+random options, float, int8 and uint8, written here and read by both sides. Recorded: outputs that lie beside the
+models, of layers on int16 and of models with state. Integers are compared as they are,
 in steps of the output's scale; floats within 1e-4 of the range. Exits with 1 when a label of a model differs in more
 than its margin, a layer or an operator by more than its mark, or a conversion fails that should not.
 """
@@ -853,15 +854,89 @@ def try_operator(whit, operator, make, kind, folder):
     return found, worst, reasons
 
 
+# --- recorded outputs ---------------------------------------------------------------------------
+
+
+def sequence(whit, path, feeds, given=(), options=()):
+    """The first output of runs in sequence. Integer inputs are given as the reals that they stand for."""
+    model = parse(path.read_bytes())
+    graph = model.subgraphs[0]
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        arguments, fixed = [], []
+        for at, (number, array) in enumerate(zip(graph.inputs, feeds)):
+            tensor = graph.tensors[number]
+            scale, zero_point = quantization(tensor)
+            if scale and array.dtype in (np.int8, np.int16):
+                array = ((array.astype(np.float64) - zero_point) * scale).astype(np.float32)
+            np.save(folder / f"{at}.npy", array)
+            to = fixed if at in given else arguments
+            to += ["--input-value" if at in given else "--input", f"{(tensor.name or b'').decode()}={folder / f'{at}.npy'}"]
+        for call in (["convert", path, "-o", folder / "m.whit", *fixed],
+                     ["run", folder / "m.whit", *arguments, "--output", folder / "out", "--raw", *options]):
+            done = whit.call(*call)
+            if done.returncode:
+                raise Refused((done.stderr or done.stdout).strip().splitlines()[-1])
+        return np.load(next((folder / "out").iterdir()))
+
+
+def recorded_rows(whit, root, only):
+    """Models whose outputs lie beside them: name, made, expected."""
+    folder = root / "tflite"
+    read = lambda path, dtype: np.array([int(x) for x in path.read_text().replace(",", " ").split()], dtype)
+    for path in sorted((folder / "int16-layers").glob("*/*.tflite")):
+        if re.search(only, path.stem):
+            feeds, given = [], set()
+            tensors = parse(path.read_bytes()).subgraphs[0]
+            for at, number in enumerate(tensors.inputs):
+                file = next(path.parent.glob(f"{path.stem}_input{at}_*.csv"))
+                wide = "int32" in file.name
+                # A shape as an input decides sizes: it must be known at conversion.
+                given |= {at} if wide and len(tensors.tensors[number].shape) == 1 else set()
+                feeds.append(read(file, np.int32 if wide else np.int16).reshape(tensors.tensors[number].shape))
+            golden = read(path.parent / f"{path.stem}_golden_int16.csv", np.int16)
+            yield path.stem, sequence(whit, path, feeds, given), golden
+    for name in ["okay_nabu", "vad"]:
+        path = folder / "microwakeword" / f"{name}.tflite"
+        if path.exists() and re.search(only, name):
+            steps = np.load(path.parent / f"{name}_steps.npz")
+            yield f"{name}, 60 steps in sequence", sequence(whit, path, [steps["input"][:, 0]]), steps["expected"]
+    for kind, key in [("float", "float_tflite"), ("int8", "int8_tflite_reference")]:
+        path = folder / "lstm-mnist" / f"{kind}.tflite"
+        if path.exists() and re.search(only, f"lstm-mnist {kind}"):
+            data, expected = np.load(path.parent / "eval.npz"), np.load(path.parent / "expected.npz")[key]
+            # They were recorded without a reset: the layer's state goes from digit to digit.
+            yield f"lstm-mnist {kind}, 500 digits in sequence", sequence(whit, path, [data["input"]]), expected
+
+
+def recorded(whit, root, only):
+    lines, missed = [], 0
+    for name, made, expected in recorded_rows(whit, root, only):
+        made, expected = made.astype(np.float64).ravel(), expected.astype(np.float64)
+        off = np.abs(made - expected.ravel())
+        real = "float" in name
+        differ = int((off > (MAX_FLOAT_ERROR if real else 0)).sum())
+        most = f"{off.max():.0e}" if real else f"{off.max():.0f}"
+        labels = ""
+        if "digits" in name:
+            same = made.reshape(expected.shape).argmax(1) == expected.argmax(1)
+            labels = f"{(~same).sum()} of {same.size}"
+        else:
+            missed += off.max() > MAX_STEPS
+        lines.append(f"| {name} | {off.size} | {differ} | {most} | {labels} |")
+        print(lines[-1], flush=True)
+    return lines, missed
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--whit", default="target/release/whit")
     parser.add_argument("--models", default="../shared/models", type=pathlib.Path)
     parser.add_argument("--only", default="", help="models and operators whose names match")
-    parser.add_argument("--part", choices=["models", "layers", "operators"], action="append")
+    parser.add_argument("--part", choices=["models", "layers", "operators", "recorded"], action="append")
     parser.add_argument("--write", type=pathlib.Path)
     options = parser.parse_args()
-    whit, parts = Whit(options.whit), options.part or ["models", "layers", "operators"]
+    whit, parts = Whit(options.whit), options.part or ["models", "layers", "operators", "recorded"]
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     text = [HEAD]
     missed = 0
@@ -917,6 +992,10 @@ def main():
                     missed += found["differ"] > 0 if kind == "float" else worst > MAX_STEPS
                     print(line, flush=True)
                     text.append(line)
+    if "recorded" in parts:
+        text += ["## Recorded outputs\n", "| model | outputs | differ | most steps | labels that differ |", "|---|---:|---:|---:|---:|"]
+        lines, more = recorded(whit, options.models, options.only)
+        text, missed = text + lines + [""], missed + more
     if options.write:
         options.write.write_text("\n".join(text) + "\n")
     print(f"{missed} missed")

@@ -484,6 +484,7 @@ fn exercise(bytes: &[u8], random: &mut Random) -> &'static str {
 /// Every small model in every scheme that it has.
 fn whit_files() -> Vec<Vec<u8>> {
     let mut files = vec![common::with_state()];
+    files.extend(common::with_memory().into_iter().map(|(_, file)| file));
     for source in common::sources() {
         let schemes: &[Scheme] = match source.name {
             "qdq" => &[Scheme::None],

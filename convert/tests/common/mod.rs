@@ -6,8 +6,12 @@ use whit::format::{
     StepRecord, Storage, TensorRecord,
 };
 use whit::{DType, Session};
+use whit_convert::dim::Dim;
 use whit_convert::evaluate::Samples;
-use whit_convert::graph::Graph;
+use whit_convert::graph::{
+    Clamp, Conv, Graph, Node, Op as GraphOp, Quant, QuantizedLstm, ReduceKind, State, UnaryKind,
+    ValueId,
+};
 use whit_convert::import::onnx::import_onnx;
 use whit_convert::import::onnx::proto::{
     AttributeProto as A, DimensionProto, FunctionProto, GraphProto, ModelProto, NodeProto as N,
@@ -15,6 +19,8 @@ use whit_convert::import::onnx::proto::{
 };
 use whit_convert::import::{DimChoice, ImportOptions};
 use whit_convert::pipeline::{ConvertOptions, Scheme, convert};
+use whit_convert::quantize::lut::table_i16;
+use whit_convert::tensor::Tensor;
 
 /// Reproducible numbers: xorshift64*.
 #[derive(Clone)]
@@ -492,7 +498,151 @@ pub(crate) fn sources() -> Vec<Source> {
     vec![residual(), sequence(), integers(), qdq(), indexing(), recurrent()]
 }
 
-/// `state = state + x`, twice, through the arena: a program with state, which no importer makes yet.
+/// Files with a memory and numbers of 16 bits, from graphs made by hand.
+pub(crate) fn with_memory() -> Vec<(String, Vec<u8>)> {
+    [("delay line of i16", delay_line()), ("LSTM of i8", quantized_lstm())]
+        .into_iter()
+        .map(|(name, graph)| {
+            let options = ConvertOptions { golden_cases: 1, ..ConvertOptions::default() };
+            let converted = convert(graph, None, &options, &mut ());
+            (name.to_owned(), converted.unwrap_or_else(|e| panic!("{name}: {e}")).file)
+        })
+        .collect()
+}
+
+/// A graph and its nodes by name.
+struct Hand(Graph);
+
+impl Hand {
+    fn value(&mut self, dtype: DType, shape: &[usize], scale: f32) -> ValueId {
+        let name = format!("v{}", self.0.values.len());
+        let shape = shape.iter().map(|dim| Dim::from(*dim)).collect();
+        let id = self.0.add_value(name, dtype, shape);
+        if scale > 0.0 {
+            self.0.value_mut(id).quant = Some(Quant::per_tensor(scale, 0));
+        }
+        id
+    }
+
+    fn node(&mut self, op: GraphOp, inputs: &[ValueId], outputs: &[ValueId]) -> ValueId {
+        let name = format!("n{}", self.0.nodes.len());
+        let inputs = inputs.iter().copied().map(Some).collect();
+        self.0.nodes.push(Node { name, op, inputs, outputs: outputs.to_vec() });
+        outputs[0]
+    }
+
+    /// Reals as i16 and back.
+    fn through_i16(&mut self, x: ValueId, shape: &[usize], scale: f32) -> ValueId {
+        let q = self.value(DType::I16, shape, scale);
+        self.node(GraphOp::Quantize, &[x], &[q]);
+        let real = self.value(DType::F32, shape, 0.0);
+        self.node(GraphOp::Dequantize, &[q], &[real])
+    }
+
+    fn state(&mut self, name: &str, read: ValueId, next: ValueId) {
+        self.0.states.push(State { name: name.to_owned(), read, next, initial: None });
+    }
+}
+
+/// Rows of the last three runs behind each other, convolved, through a function, a mean and a softmax.
+fn delay_line() -> Graph {
+    let mut random = Random::new(16);
+    let mut g = Hand(Graph::default());
+    let x = g.value(DType::F32, &[1, 1, 4, 3], 0.0);
+    g.0.inputs.push(x);
+    let newest = g.value(DType::I16, &[1, 1, 4, 3], 1.0 / 8192.0);
+    g.node(GraphOp::Quantize, &[x], &[newest]);
+    let line = g.value(DType::I16, &[1, 2, 4, 3], 1.0 / 8192.0);
+    let all = g.value(DType::I16, &[1, 3, 4, 3], 1.0 / 8192.0);
+    g.node(GraphOp::Concat { axis: 1 }, &[line, newest], &[all]);
+    let next = g.value(DType::I16, &[1, 2, 4, 3], 1.0 / 8192.0);
+    let starts = [0usize, 1, 0, 0].map(Dim::from).to_vec();
+    g.node(GraphOp::Slice { starts, steps: vec![1; 4] }, &[all], &[next]);
+    g.state("line", line, next);
+    let mut at = g.value(DType::F32, &[1, 3, 4, 3], 0.0);
+    g.node(GraphOp::Dequantize, &[all], &[at]);
+    for groups in [1, 3] {
+        let shape = [3, 3, 3, 3 / groups];
+        let weights: Vec<i8> =
+            (0..shape.iter().product::<usize>()).map(|_| random.next() as i8).collect();
+        let constant = g.0.add_constant(format!("w{groups}"), Tensor::from_i8(shape, &weights));
+        g.0.value_mut(constant).quant = Some(Quant::per_channel(vec![0.01, 0.002, 0.005], 0));
+        let w = g.value(DType::F32, &shape, 0.0);
+        g.node(GraphOp::Dequantize, &[constant], &[w]);
+        let y = g.value(DType::F32, &[1, 3, 4, 3], 0.0);
+        let conv = Conv {
+            kernel: vec![3, 3],
+            stride: vec![1, 1],
+            dilation: vec![1, 1],
+            pad_before: vec![1, 1],
+            pad_after: vec![1, 1],
+            groups,
+            clamp: Clamp::NONE,
+            inner_quant: None,
+        };
+        g.node(GraphOp::Conv(conv), &[at, w], &[y]);
+        at = g.through_i16(y, &[1, 3, 4, 3], 1.0 / 2048.0);
+    }
+    let y = g.value(DType::F32, &[1, 3, 4, 3], 0.0);
+    g.node(GraphOp::Unary(UnaryKind::Tanh), &[at], &[y]);
+    let at = g.through_i16(y, &[1, 3, 4, 3], 1.0 / 32768.0);
+    let y = g.value(DType::F32, &[1, 3, 3], 0.0);
+    let mean = GraphOp::Reduce { kind: ReduceKind::Mean, axes: vec![2], keep_dims: false };
+    g.node(mean, &[at], &[y]);
+    let at = g.through_i16(y, &[1, 3, 3], 1.0 / 16384.0);
+    let y = g.value(DType::F32, &[1, 3, 3], 0.0);
+    g.node(GraphOp::Softmax { axis: 2, log: false }, &[at], &[y]);
+    let at = g.through_i16(y, &[1, 3, 3], 1.0 / 32768.0);
+    g.0.outputs.push(at);
+    g.0
+}
+
+/// Two runs of a layer are one sequence.
+fn quantized_lstm() -> Graph {
+    const HIDDEN: usize = 3;
+    let mut random = Random::new(8);
+    let mut g = Hand(Graph::default());
+    let x = g.value(DType::I8, &[1, 2, 4], 0.05);
+    g.0.inputs.push(x);
+    let mut weights = |g: &mut Hand, columns: usize| {
+        let values: Vec<i8> = (0..4 * HIDDEN * columns).map(|_| random.next() as i8).collect();
+        g.0.add_constant(format!("w{columns}"), Tensor::from_i8([4 * HIDDEN, columns], &values))
+    };
+    let (w, r) = (weights(&mut g, 4), weights(&mut g, HIDDEN));
+    let bias: Vec<i32> = (0..8 * HIDDEN as i32).map(|at| at * 37 - 400).collect();
+    let bias = g.0.add_constant("b", Tensor::from_i32([2, 4 * HIDDEN], &bias));
+    let (h, c) = (
+        g.value(DType::I8, &[1, HIDDEN], 1.0 / 128.0),
+        g.value(DType::I16, &[1, HIDDEN], 1.0 / 4096.0),
+    );
+    let steps = |scale: f32| Quant::per_tensor(scale, 0);
+    let mut inputs = vec![x, w, r, bias, h, c];
+    for kind in [UnaryKind::Sigmoid, UnaryKind::Tanh, UnaryKind::Tanh] {
+        let table = table_i16(&steps(1.0 / 4096.0), &steps(1.0 / 32768.0), kind).unwrap();
+        let shape = vec![table.len()];
+        let data: Vec<u8> = table.iter().flat_map(|entry| entry.to_le_bytes()).collect();
+        let table = Tensor { dtype: DType::I16, shape, data: data.into() };
+        inputs.push(g.0.add_constant("table", table));
+    }
+    let y = g.value(DType::I8, &[1, 2, HIDDEN], 1.0 / 128.0);
+    let next = g.value(DType::I8, &[1, HIDDEN], 1.0 / 128.0);
+    let cell = g.value(DType::I16, &[1, HIDDEN], 1.0 / 4096.0);
+    let op = GraphOp::QuantizedLstm(QuantizedLstm {
+        batch_first: true,
+        input_scale: [0.7, 1.1, 0.9, 1.3],
+        state_scale: [0.3, 0.2, 0.4, 0.1],
+        output_scale: 128.0 / (1u32 << 30) as f32,
+        cell_shift: 18,
+        cell_clip: 20000,
+    });
+    g.node(op, &inputs, &[y, next, cell]);
+    g.state("h", h, next);
+    g.state("c", c, cell);
+    g.0.outputs.push(y);
+    g.0
+}
+
+/// `state = state + x`, twice, through the arena: a program with state that no planner made.
 pub(crate) fn with_state() -> Vec<u8> {
     let tensor = |storage: Storage, offset: u64| TensorRecord {
         dtype: DType::F32 as u8,

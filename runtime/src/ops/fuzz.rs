@@ -249,9 +249,56 @@ fn recurrent(operator: &Operator, random: &mut Random) -> Case {
     case
 }
 
+/// Operands of an LSTM on integers, one of which may be anything.
+fn quantized_lstm(random: &mut Random) -> Case {
+    let [t, b, k, h] = [0; 4].map(|_| [0, 1, 1, 2, 3, 5][random.below(6) as usize]);
+    let entries = [3, 513, 4, 1, 65537][random.below(5) as usize];
+    let table = vec![if random.below(2) == 0 { 17 } else { entries }];
+    let batch_first = random.below(2);
+    let first = |x: u32| if batch_first == 1 { vec![b, t, x] } else { vec![t, b, x] };
+    let shapes = [
+        (DType::I8, first(k)),
+        (DType::I8, vec![4 * h, k]),
+        (DType::I8, vec![4 * h, h]),
+        (DType::I32, vec![2, 4 * h]),
+        (DType::I8, vec![b, h]),
+        (DType::I16, vec![b, h]),
+        (DType::I16, vec![33]),
+        (DType::I16, table),
+        (DType::I16, vec![3]),
+    ];
+    let strange = random.below(2 * shapes.len() as u32) as usize;
+    let mut tensors = vec![];
+    for (at, (dtype, shape)) in shapes.into_iter().enumerate() {
+        let shape = if at == strange { dims(random, &shape) } else { shape };
+        tensors.push(random_tensor(random, dtype, shape));
+    }
+    let real = |random: &mut Random| f32::from_bits(random.next());
+    let attributes = QuantizedLstmAttributes {
+        batch_first,
+        input_scale: [real(random), 0.5, 1e-3, f32::INFINITY],
+        state_scale: [real(random), f32::NAN, 1.0, -1.0],
+        output_scale: real(random),
+        cell_shift: [15, 18, 30, 1, 0, 31, u32::MAX][random.below(7) as usize],
+        cell_clip: [0, 1, 32767, 32768, -1][random.below(5) as usize],
+        reserved: [0; 4],
+    };
+    let y = random_tensor(random, DType::I8, first(h));
+    let case = Case::new(Op::QuantizedLstm, Some(DType::I8), attributes, &tensors, y);
+    let last = |dtype| Some(shape(dtype, &[b, h]));
+    match random.below(3) {
+        0 => case,
+        1 => case.with_outputs(&[None, last(DType::I16)]),
+        _ => case.with_outputs(&[last(DType::I8), last(DType::I16)]),
+    }
+}
+
 fn case(operator: &Operator, random: &mut Random) -> Case {
     if matches!(operator.op, Op::Lstm | Op::Gru | Op::Rnn) {
         return recurrent(operator, random);
+    }
+    if operator.op == Op::QuantizedLstm {
+        return quantized_lstm(random);
     }
     let (attribute_bytes, inputs) = signature(operator.op, random);
     let shape: &[u32] = if operator.op == Op::MatMul { &[2, 3, 3] } else { &[2, 3, 3, 2] };

@@ -109,7 +109,7 @@ fn sequence_lstm(b: &mut Builder, node: &TfliteNode<'_>) -> Outcome {
     let (h, wide) = (Dim::from(hidden), Dim::from(4 * hidden));
     let weights = part(b, INPUT_WEIGHTS, "input weights", &[h.clone(), size])?;
     let recurrent = part(b, RECURRENT_WEIGHTS, "recurrent weights", &[h.clone(), h.clone()])?;
-    let bias = part(b, BIASES, "biases", &[h.clone()])?;
+    let bias = part(b, BIASES, "biases", std::slice::from_ref(&h))?;
 
     let weights = b.transpose(node, "input weights by column", weights, &[1, 0])?;
     let shape = vec![of_x[0].clone(), of_x[1].clone(), wide.clone()];

@@ -16,6 +16,7 @@ mod hostile;
 mod operators;
 mod options;
 mod quantized;
+mod recurrent;
 
 /// The number of an operator.
 fn code(name: &str) -> i32 {
@@ -46,7 +47,9 @@ fn one(
             outputs: made,
             options_type,
             options,
+            ..Operator::default()
         }],
+        second: Vec::new(),
         tensors: inputs.into_iter().chain(outputs).collect(),
     }
 }

@@ -147,9 +147,8 @@ impl<'a> Import<'a> {
         let slots = vec![Slot::Unknown; graph.tensors.len()];
         let main_slots = std::mem::replace(&mut self.slots, slots);
         self.variables.initialising = true;
-        let operators = graph.operators.iter().enumerate();
-        let result =
-            operators.map(|(at, operator)| self.operator(at, operator)).collect::<Result<(), _>>();
+        let mut operators = graph.operators.iter().enumerate();
+        let result = operators.try_for_each(|(at, operator)| self.operator(at, operator));
         self.variables.initialising = false;
         (self.graph, self.slots) = (main, main_slots);
         result.map_err(wrong)?;

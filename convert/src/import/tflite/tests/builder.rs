@@ -7,6 +7,8 @@ pub(crate) const F32: i8 = 0;
 pub(crate) const I32: i8 = 2;
 pub(crate) const U8: i8 = 3;
 pub(crate) const I64: i8 = 4;
+pub(crate) const I16: i8 = 7;
+pub(crate) const RESOURCE: i8 = 13;
 pub(crate) const BOOL: i8 = 6;
 pub(crate) const I8: i8 = 9;
 
@@ -17,6 +19,7 @@ pub(crate) enum Field {
     Int(i32),
     Real(f32),
     Ints(Vec<i32>),
+    Text(&'static str),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -31,6 +34,8 @@ pub(crate) struct Tensor {
     pub scale: Vec<f32>,
     pub zero_point: Vec<i64>,
     pub axis: i32,
+    /// An operator updates it.
+    pub variable: bool,
 }
 
 impl Tensor {
@@ -72,6 +77,7 @@ pub(crate) struct Operator {
     pub outputs: Vec<i32>,
     pub options_type: u8,
     pub options: Vec<(u16, Field)>,
+    pub intermediates: Vec<i32>,
 }
 
 /// A model of one graph.
@@ -84,6 +90,8 @@ pub(crate) struct Model {
     pub operators: Vec<Operator>,
     pub inputs: Vec<i32>,
     pub outputs: Vec<i32>,
+    /// Operators of a second graph, over the same tensors.
+    pub second: Vec<Operator>,
 }
 
 type Table = WIPOffset<TableFinishedWIPOffset>;
@@ -136,7 +144,16 @@ impl Model {
         b.push_slot_always(slot(3), operators);
         b.push_slot_always(slot(4), name);
         let graph = b.end_table(table);
-        let graphs = tables(b, &[graph]);
+        let mut graphs = vec![graph];
+        if !self.second.is_empty() {
+            let operators: Vec<Table> = self.second.iter().map(|o| write_operator(b, o)).collect();
+            let operators = tables(b, &operators);
+            let table = b.start_table();
+            b.push_slot_always(slot(0), tensors);
+            b.push_slot_always(slot(3), operators);
+            graphs.push(b.end_table(table));
+        }
+        let graphs = tables(b, &graphs);
         let mut codes = Vec::new();
         for (number, custom) in &self.codes {
             let custom = b.create_string(custom);
@@ -177,6 +194,7 @@ fn write_tensor(b: &mut Builder, tensor: &Tensor, buffer: u32) -> Table {
     b.push_slot_always(slot(2), buffer);
     b.push_slot_always(slot(3), name);
     b.push_slot_always(slot(4), quantization);
+    b.push_slot_always(slot(5), tensor.variable);
     if !tensor.signature.is_empty() {
         b.push_slot_always(slot(7), signature);
     }
@@ -185,6 +203,15 @@ fn write_tensor(b: &mut Builder, tensor: &Tensor, buffer: u32) -> Table {
 
 fn write_operator(b: &mut Builder, operator: &Operator) -> Table {
     let (inputs, outputs) = (b.create_vector(&operator.inputs), b.create_vector(&operator.outputs));
+    let intermediates = b.create_vector(&operator.intermediates);
+    let texts: Vec<_> = operator
+        .options
+        .iter()
+        .map(|(_, field)| match field {
+            Field::Text(text) => Some(b.create_string(text)),
+            _ => None,
+        })
+        .collect();
     let lists: Vec<_> = operator
         .options
         .iter()
@@ -194,14 +221,17 @@ fn write_operator(b: &mut Builder, operator: &Operator) -> Table {
         })
         .collect();
     let table = b.start_table();
-    for ((number, field), list) in operator.options.iter().zip(lists) {
+    for (((number, field), list), text) in operator.options.iter().zip(lists).zip(texts) {
         let place = slot(*number);
+        if let Some(text) = text {
+            b.push_slot_always(place, text);
+        }
         match (field, list) {
             (Field::Byte(value), _) => b.push_slot_always(place, *value),
             (Field::Int(value), _) => b.push_slot_always(place, *value),
             (Field::Real(value), _) => b.push_slot_always(place, *value),
             (Field::Ints(_), Some(list)) => b.push_slot_always(place, list),
-            (Field::Ints(_), None) => {}
+            (Field::Ints(_), None) | (Field::Text(_), _) => {}
         }
     }
     let options = b.end_table(table);
@@ -209,6 +239,7 @@ fn write_operator(b: &mut Builder, operator: &Operator) -> Table {
     b.push_slot_always(slot(0), operator.code);
     b.push_slot_always(slot(1), inputs);
     b.push_slot_always(slot(2), outputs);
+    b.push_slot_always(slot(8), intermediates);
     if operator.options_type != 0 {
         b.push_slot_always(slot(3), operator.options_type);
         b.push_slot_always(slot(4), options);

@@ -92,6 +92,7 @@ fn all_unsupported_operators_are_reported() {
         ],
         inputs: vec![0],
         outputs: vec![2, 4, 5],
+        second: Vec::new(),
     };
     let error = import(&model, &ImportOptions::default()).unwrap_err().to_string();
     for part in ["4 nodes", "MyFilter `a` and 1 more", "RFFT2D `c`", "operator #9999"] {
