@@ -157,3 +157,52 @@ fn power_cut_in_a_roll_back_and_in_a_confirmation() {
         }
     }
 }
+
+/// Long lives: updates with good, wrong and damaged files, roll-backs and starts in any order, with power
+/// cut at any operation of any of them.
+#[test]
+fn a_device_with_one_good_model_always_has_one() {
+    let files = [good(1), good(2), good(3), wrong(4), wrong(5)];
+    let mut cuts = 0;
+    for seed in 1..=40u64 {
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut next = |below: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % below
+        };
+        let flash = chip::<4, 1024>();
+        let policy = Policy { versions: Versions::Any, ..Policy::default() };
+        let mut slots = rig(&flash, policy);
+        update(&mut slots, &files[0], 0).unwrap();
+        assert_eq!(boot(&mut slots), Some(0));
+        for event in 0..60 {
+            if next(2) == 0 {
+                flash.cut_after(next(300) as u32, Cut::ALL[next(5) as usize]);
+            }
+            let mut slots = rig(&flash, policy);
+            boot(&mut slots);
+            let number = next(5) as usize;
+            let mut file = files[number].clone();
+            match next(4) {
+                0 => _ = slots.roll_back(),
+                1 => {
+                    let place = next(file.len() as u64) as usize;
+                    file[place] ^= 1 << next(8);
+                    let promised = upload(&files[number], 9);
+                    if slots.begin(promised).is_ok() && slots.write(0, &file).is_ok() {
+                        assert!(slots.finish().is_err());
+                    }
+                }
+                _ => _ = update(&mut slots, &file, number as u32),
+            }
+            boot(&mut slots);
+            cuts += u32::from(!flash.has_power());
+            flash.power_up();
+            let version = boot(&mut rig(&flash, policy));
+            assert!(version.is_some_and(|version| version < 3), "seed {seed}, event {event}");
+        }
+    }
+    assert!(cuts > 300, "{cuts} cuts");
+}
