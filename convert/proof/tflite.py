@@ -578,7 +578,7 @@ def select_v1(rng):
 
 
 def requantize(rng):
-    return Case([Act(*image(rng))], None, kinds=("int8", "uint8"))
+    return Case([Act(*image(rng))], None, kinds=("int8", "uint8"), out="other")
 
 
 def shapes(rng):
@@ -600,7 +600,10 @@ def cases():
         "POW": lambda rng: Case([Act(2, 9, low=0.1), Act(2, 9)], None, kinds=("float",)),
         "ADD_N": lambda rng: Case([Act(2, 9) for _ in range(size(rng, 2, 4))], None, kinds=("float",)),
         "PRELU": lambda rng: (lambda shape: Case([Act(*shape), Weights(1, 1, shape[3])], None))(image(rng)),
-        "MEAN": reducer(), "SUM": reducer(), "REDUCE_MAX": reducer(same=True), "REDUCE_MIN": reducer(same=True),
+        "MEAN": reducer(),
+        # The reference adds int8 up in 8 bits, whatever the scales are.
+        "SUM": reducer(kinds=("float", "uint8")),
+        "REDUCE_MAX": reducer(same=True), "REDUCE_MIN": reducer(same=True),
         "REDUCE_PROD": reducer(kinds=("float",), low=-1.1), "REDUCE_ANY": of_bools, "REDUCE_ALL": of_bools,
         "ARG_MAX": arg("ArgMaxOptions"), "ARG_MIN": arg("ArgMinOptions"),
         "CUMSUM": lambda rng: Case([Act(3, 4, 5), Const(np.int32(pick(rng, 0, 1, -1)))], "CumsumOptions", kinds=("float",),
@@ -660,7 +663,7 @@ def scale_for(low, high, kind):
 def fixed_scale(rule, kind):
     least = INTEGER[kind][1]
     return {"softmax": (np.float32(1 / 256), least), "logistic": (np.float32(1 / 256), least),
-            "unit": (np.float32(1 / 128), least + 128), "log_softmax": (np.float32(16 / 256), least + 255)}.get(rule)
+            "unit": (np.float32(1 / 128), least + 128), "log_softmax": (np.float32(16 / 256), least + 255), "other": (np.float32(0.0213), least + 100)}.get(rule)
 
 
 class Builder:

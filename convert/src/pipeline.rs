@@ -136,7 +136,7 @@ pub fn convert(
     watch: &mut dyn Watch,
 ) -> Result<Converted, ConvertError> {
     let mut report = Report { nodes_imported: graph.nodes.len(), ..Report::default() };
-    let already_quantized = is_quantized(&graph);
+    let already_quantized = is_quantized(&mut graph);
     let will_be_integer = already_quantized || options.scheme == Scheme::Int8;
     rewrite_imported(&mut graph, will_be_integer, watch);
 
@@ -201,8 +201,18 @@ pub fn convert(
     Ok(Converted { file: emit(&program.plan, &golden), report })
 }
 
-fn is_quantized(graph: &Graph) -> bool {
-    graph.nodes.iter().any(|node| matches!(node.op, Op::Quantize | Op::Dequantize))
+/// Whether activations are quantized. Weights alone are stored that way, and dequantized here.
+fn is_quantized(graph: &mut Graph) -> bool {
+    let reals = |id: &crate::graph::ValueId| graph.constant(*id).is_none();
+    let quantized = graph.nodes.iter().any(|node| match node.op {
+        Op::Quantize => true,
+        Op::Dequantize => node.inputs.iter().flatten().any(reals),
+        _ => false,
+    });
+    if !quantized {
+        integers::fold_dequantized(graph);
+    }
+    quantized
 }
 
 /// Rewrites a graph before it is quantized or planned.
@@ -237,7 +247,7 @@ fn rewrite(graph: &mut Graph, skip: &[&str], watch: &mut dyn Watch) {
 /// # Errors
 /// As [`convert`].
 pub fn check(mut graph: Graph) -> Result<(), ConvertError> {
-    let quantized = is_quantized(&graph);
+    let quantized = is_quantized(&mut graph);
     rewrite_imported(&mut graph, quantized, &mut ());
     if quantized {
         lower_to_integers(&mut graph, &mut ());

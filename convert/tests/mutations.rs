@@ -1,10 +1,13 @@
 //! Damaged files: whatever the bytes, opening, preparing and running a `.whit` file, and importing
-//! and converting an ONNX file, end in a value or an error, in bounded time, and never in a panic.
+//! and converting an ONNX or TFLite file, end in a value or an error, in bounded time, and never in a panic.
 //!
 //! Every case follows from its number. `WHIT_MUTATION_CASE=123 cargo test -p whit-convert --test
 //! mutations` runs that one alone and prints the panic; `WHIT_MUTATIONS=N` runs N cases of each kind.
 
 mod common;
+#[path = "../src/import/tflite/tests/builder.rs"]
+#[allow(dead_code, reason = "the importer's own tests use all of it")]
+mod tflite;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -22,9 +25,11 @@ use whit::format::{
 };
 use whit::{DType, Isa, Model, Options, Session, SessionError, StepErrorKind};
 use whit_convert::evaluate::{AlignedBytes, EvaluateError};
+use whit_convert::graph::Graph;
 use whit_convert::import::ImportOptions;
 use whit_convert::import::onnx::import_onnx;
 use whit_convert::import::onnx::proto::{ModelProto, data_type};
+use whit_convert::import::tflite::import_tflite;
 use whit_convert::pipeline::{ConvertError, ConvertOptions, Scheme, convert};
 
 use common::{Random, RandomSamples};
@@ -33,6 +38,8 @@ use common::{Random, RandomSamples};
 const WHIT_CASES: u64 = 100_000;
 /// Mutations of ONNX files.
 const ONNX_CASES: u64 = 20_000;
+/// Mutations of TFLite files.
+const TFLITE_CASES: u64 = 20_000;
 /// A file that asks for more is refused here, as a careful caller would: the header says how much.
 const MAX_MEMORY_BYTES: u64 = 1 << 20;
 /// The models take microseconds; a case that takes this long runs away.
@@ -787,6 +794,33 @@ fn mislead_onnx(random: &mut Random, model: &mut ModelProto) {
     }
 }
 
+/// Whatever was imported is converted and run, or refused.
+fn convert_and_run(graph: Graph, random: &mut Random) -> &'static str {
+    // A model that takes gigabytes is valid; it is only not tried here.
+    let largest: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.max).collect();
+    let elements = graph.values.iter().fold(0i64, |sum, value| {
+        let size = value.shape.iter().try_fold(1i64, |n, dim| n.checked_mul(dim.eval(&largest)?));
+        sum.saturating_add(size.unwrap_or(i64::MAX))
+    });
+    if elements as u64 > MAX_MEMORY_BYTES {
+        return "refused by the caller: too large";
+    }
+    let samples = RandomSamples::new(&graph, 1);
+    let scheme = random.pick(&[Scheme::None, Scheme::F16, Scheme::Int8]);
+    let options = ConvertOptions { scheme, golden_cases: 1, ..ConvertOptions::default() };
+    let converted = match convert(graph, Some(&samples), &options, &mut ()) {
+        Ok(converted) => converted,
+        // The converter's own word for it is a defect.
+        Err(ConvertError::Evaluate(error @ EvaluateError::Invalid(_))) => panic!("{error}"),
+        Err(_) => return "refused at conversion",
+    };
+    match exercise(&converted.file, random) {
+        "refused at open" => panic!("the converter made a file that does not open"),
+        "refused at prepare" => panic!("the converter made a file that can't be prepared"),
+        outcome => outcome,
+    }
+}
+
 /// Largest resident memory of this process so far, where the system tells.
 fn peak_rss_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -824,34 +858,189 @@ fn damaged_onnx_files_never_panic() {
         let Ok(graph) = import_onnx(Bytes::from(bytes), None, &options) else {
             return "refused at import";
         };
-        // A model that takes gigabytes is valid; it is only not tried here.
-        let largest: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.max).collect();
-        let elements = graph.values.iter().fold(0i64, |sum, value| {
-            let size =
-                value.shape.iter().try_fold(1i64, |n, dim| n.checked_mul(dim.eval(&largest)?));
-            sum.saturating_add(size.unwrap_or(i64::MAX))
-        });
-        if elements as u64 > MAX_MEMORY_BYTES {
-            return "refused by the caller: too large";
-        }
-        let samples = RandomSamples::new(&graph, 1);
-        let scheme = random.pick(&[Scheme::None, Scheme::F16, Scheme::Int8]);
-        let options = ConvertOptions { scheme, golden_cases: 1, ..ConvertOptions::default() };
-        let converted = match convert(graph, Some(&samples), &options, &mut ()) {
-            Ok(converted) => converted,
-            // The converter's own word for it is a defect.
-            Err(ConvertError::Evaluate(error @ EvaluateError::Invalid(_))) => panic!("{error}"),
-            Err(_) => return "refused at conversion",
-        };
-        match exercise(&converted.file, &mut random) {
-            "refused at open" => panic!("the converter made a file that does not open"),
-            "refused at prepare" => panic!("the converter made a file that can't be prepared"),
-            outcome => outcome,
-        }
+        convert_and_run(graph, &mut random)
     });
     if let Some(peak) = peak_rss_bytes() {
         println!("peak resident memory {} MiB", peak >> 20);
         // Both tests share the process; the models themselves take kilobytes.
         assert!(peak < 2 << 30, "{} MiB", peak >> 20);
     }
+}
+
+/// Small TFLite models: layers on reals and on integers, movement, a list of sizes.
+fn tflite_files() -> Vec<tflite::Model> {
+    use tflite::{F32, Field, I8, Model, Operator, Tensor};
+    // Numbers of the schema's operators and tables of options.
+    const OPERATORS: [(i32, u8); 9] =
+        [(3, 1), (4, 2), (9, 8), (0, 11), (22, 17), (45, 32), (25, 9), (40, 27), (67, 49)];
+    let codes = OPERATORS.iter().map(|(code, _)| (*code, String::new())).collect::<Vec<_>>();
+    let window = |extra: Field| {
+        vec![(0, Field::Byte(0)), (1, Field::Int(1)), (2, Field::Int(2)), (3, extra)]
+    };
+    let bytes: Vec<i8> = (0..36).map(|at| (at * 29 % 251) as i8).collect();
+    let reals: Vec<f32> = bytes.iter().map(|q| f32::from(*q) / 64.0).collect();
+    let operators = vec![
+        // y = conv(x), depthwise, transposed, plus itself, reshaped, cut, times a matrix, softmax.
+        (0, vec![0, 1, 2], vec![3], window(Field::Byte(1))),
+        (1, vec![3, 4], vec![5], window(Field::Int(1))),
+        (3, vec![5, 3], vec![6], vec![(0, Field::Byte(3))]),
+        (
+            8,
+            vec![7, 8, 6],
+            vec![9],
+            vec![(0, Field::Byte(0)), (1, Field::Int(2)), (2, Field::Int(1))],
+        ),
+        (7, vec![9, 10], vec![11], vec![(0, Field::Byte(1))]),
+        (4, vec![11], vec![12], vec![(0, Field::Ints(vec![1, -1]))]),
+        (5, vec![12, 13, 14, 15], vec![16], vec![(0, Field::Int(1)), (1, Field::Int(2))]),
+        (2, vec![16, 17], vec![18], vec![(2, Field::Byte(1))]),
+        (6, vec![18], vec![19], vec![(0, Field::Real(1.0))]),
+    ];
+    let model = |integer: bool| {
+        let act = |name: &str, shape: &[i32]| match integer {
+            true => Tensor::new(name, I8, shape).scaled(0.25, 3),
+            false => Tensor::new(name, F32, shape),
+        };
+        let weights = |name: &str, shape: &[i32]| {
+            let count = shape.iter().product::<i32>() as usize;
+            match integer {
+                true => Tensor::i8s(name, shape, &bytes[..count]).scaled(0.02, 0),
+                false => Tensor::f32s(name, shape, &reals[..count]),
+            }
+        };
+        let bias = match integer {
+            true => Tensor::i32s("b", &[3], &[5, -7, 900]).scaled(0.005, 0),
+            false => Tensor::f32s("b", &[3], &[0.5, -0.25, 1.0]),
+        };
+        let list = |name: &str, values: &[i32]| Tensor::i32s(name, &[values.len() as i32], values);
+        let mut model = Model {
+            version: 3,
+            codes: codes.clone(),
+            tensors: vec![
+                act("x", &[1, 4, 6, 2]),
+                weights("w", &[3, 2, 1, 2]),
+                bias,
+                act("conv", &[1, 2, 6, 3]),
+                weights("d", &[1, 1, 2, 3]),
+                act("depthwise", &[1, 1, 6, 3]),
+                act("sum", &[1, 2, 6, 3]),
+                list("shape", &[1, 2, 12, 2]),
+                weights("t", &[2, 1, 2, 3]),
+                act("transposed", &[1, 2, 12, 2]),
+                list("axes", &[1]),
+                act("mean", &[1, 1, 12, 2]),
+                act("flat", &[1, 24]),
+                list("begin", &[0, 14]),
+                list("end", &[1, 12]),
+                list("strides", &[1, 2]),
+                act("cut", &[1, 5]),
+                weights("m", &[4, 5]),
+                act("product", &[1, 4]),
+                act("y", &[1, 4]),
+            ],
+            operators: operators
+                .iter()
+                .map(|(code, inputs, outputs, options)| Operator {
+                    code: *code,
+                    inputs: inputs.clone(),
+                    outputs: outputs.clone(),
+                    options_type: OPERATORS[*code as usize].1,
+                    options: options.clone(),
+                })
+                .collect(),
+            inputs: vec![0],
+            outputs: vec![19, 6],
+        };
+        model.tensors[0].signature = vec![-1, 4, 6, 2];
+        model
+    };
+    vec![model(false), model(true)]
+}
+
+fn mislead_tflite(random: &mut Random, model: &mut tflite::Model) {
+    use tflite::Field;
+    const NUMBERS: [i32; 12] = [0, 1, -1, 2, 3, 7, 12, -2, 127, 65536, i32::MAX, i32::MIN];
+    const REALS: [f32; 7] = [0.0, -1.0, 1e-30, 1e30, f32::NAN, f32::INFINITY, 0.5];
+    let number = random.pick(&NUMBERS);
+    let tensors = model.tensors.len();
+    let at = random.below(tensors);
+    let tensor = &mut model.tensors[at];
+    match random.below(10) {
+        0 => match random.below(tensor.shape.len() + 1) {
+            axis if axis < tensor.shape.len() => tensor.shape[axis] = number,
+            _ => tensor.shape.push(number),
+        },
+        1 => tensor.kind = random.below(21) as i8,
+        2 if !tensor.scale.is_empty() => tensor.scale[0] = random.pick(&REALS),
+        3 if !tensor.zero_point.is_empty() => tensor.zero_point[0] = i64::from(number),
+        4 => {
+            tensor.scale.push(0.5);
+            tensor.axis = number;
+        }
+        5 => tensor.data = None,
+        6 => {
+            if let Some(data) = &mut tensor.data {
+                let zone = 0..data.len();
+                damage(random, data, zone);
+            }
+        }
+        kind => {
+            let at = random.below(model.operators.len());
+            let operator = &mut model.operators[at];
+            match kind {
+                7 => {
+                    let at = random.below(operator.inputs.len());
+                    operator.inputs[at] = random.below(tensors + 1) as i32 - 1;
+                }
+                8 => operator.code = random.below(model.codes.len()) as u32,
+                _ => {
+                    let at = random.below(operator.options.len());
+                    operator.options[at].1 = match &operator.options[at].1 {
+                        Field::Byte(_) => Field::Byte(number as i8),
+                        Field::Int(_) => Field::Int(number),
+                        Field::Real(_) => Field::Real(random.pick(&REALS)),
+                        Field::Ints(values) => {
+                            let mut values = values.clone();
+                            values.push(number);
+                            Field::Ints(values)
+                        }
+                    };
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_tflite_files_never_panic() {
+    let sources = tflite_files();
+    for source in &sources {
+        let bytes = Bytes::from(source.to_bytes());
+        let graph = import_tflite(bytes, &ImportOptions::default()).expect("the intact file");
+        assert_eq!(convert_and_run(graph, &mut Random::new(0)), "run ok");
+    }
+    Harness::new("damaged TFLite").run(TFLITE_CASES, |case| {
+        let mut random = Random::new(case);
+        let mut model = sources[random.below(sources.len())].clone();
+        let mut bytes = model.to_bytes();
+        match random.below(12) {
+            0 => bytes.truncate(random.below(bytes.len())),
+            1..=8 => {
+                for _ in 0..=random.below(2) {
+                    mislead_tflite(&mut random, &mut model);
+                }
+                bytes = model.to_bytes();
+            }
+            _ => {
+                for _ in 0..=random.below(3) {
+                    let zone = 0..bytes.len();
+                    damage(&mut random, &mut bytes, zone);
+                }
+            }
+        }
+        match import_tflite(Bytes::from(bytes), &ImportOptions::default()) {
+            Ok(graph) => convert_and_run(graph, &mut random),
+            Err(_) => "refused at import",
+        }
+    });
 }

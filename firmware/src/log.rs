@@ -6,6 +6,7 @@ use embassy_futures::block_on;
 use embedded_storage::nor_flash::NorFlash;
 use embedded_storage_async::nor_flash as asynchronous;
 use heapless::Deque;
+use sequential_storage::Error;
 use sequential_storage::cache::Cache;
 use sequential_storage::queue::{QueueConfig, QueueStorage};
 
@@ -200,22 +201,28 @@ impl Journal for () {
 /// A log of the last events in whole erase blocks of flash, two at least: a full one loses its oldest
 /// block.
 ///
-/// [`Record::record`] puts an event into a queue in RAM and returns: inference never waits for
-/// flash. [`Journal::work`] writes one entry, when there is time for a write and, should a block be
-/// full, an erase. If the queue overflows the oldest event in it is dropped and counted.
+/// [`Record::record`] puts an event into a queue in RAM and returns. [`Journal::work`] writes one entry
+/// when there is time for a write, and when no block has room left, for an erase: inference never waits
+/// for flash. Where an erase takes longer than the loop ever has (seconds, for 128 KB) it happens
+/// at a start, without a model, or when the application calls `work` with [`u32::MAX`]; until then, and
+/// whenever the queue overflows, its oldest event is dropped and counted.
 ///
 /// What was written survives power loss at any moment, but for the entry that was being written. A block
 /// whose erase was cut short may show old entries once more, and until the log has gone round once the
-/// read-out may begin in the middle.
-/// Flash that fails loses entries, nothing else. Cost: RAM `20 · Q + 40` bytes; flash 12 bytes an
-/// entry and eight of header, rounded up to words; a write finds its place by reading the headers
-/// on the youngest block.
+/// read-out may begin in the middle. Flash that fails loses entries, nothing else.
+///
+/// Cost: RAM `12 · Q + 32` bytes; flash 12 bytes an entry and eight of header, rounded up to words; a write
+/// finds its place by reading the headers on the youngest block.
 pub struct Log<F: NorFlash, const Q: usize> {
     storage: QueueStorage<Blocking<F>, NoCache>,
     waiting: Deque<LogEntry, Q>,
     lost: u32,
     write_us: u32,
+    erase_us: u32,
 }
+
+/// A write of an entry: its words, and reading a block's headers.
+const WRITE_US: u32 = 2000;
 
 type NoCache = Cache<
     sequential_storage::cache::Uncached,
@@ -225,20 +232,27 @@ type NoCache = Cache<
 >;
 
 impl<F: NorFlash, const Q: usize> Log<F, Q> {
-    /// A log in this range; continues the one that is there. `write_us` is the longest that an erase of
-    /// a block and a write take: less slack than that and the log waits.
+    /// A log in this range; continues the one that is there. `erase_us` is the longest that an erase of
+    /// a block takes. A write is taken for 2 ms at most, see [`Log::with_write_us`].
     ///
     /// # Errors
     /// [`SlotError::Geometry`] when the range isn't two or more whole blocks, or words are above 32
     /// bytes.
-    pub fn new(flash: F, range: Range<u32>, write_us: u32) -> Result<Self, SlotError> {
+    pub fn new(flash: F, range: Range<u32>, erase_us: u32) -> Result<Self, SlotError> {
         let blocks = (range.end.saturating_sub(range.start)) as usize / F::ERASE_SIZE.max(1);
         let config = QueueConfig::try_new(range.clone()).map_err(|_| SlotError::Geometry)?;
         if blocks < 2 || range.end as usize > flash.capacity() {
             return Err(SlotError::Geometry);
         }
         let storage = QueueStorage::new(Blocking(flash), config, Cache::new_uncached());
-        Ok(Log { storage, waiting: Deque::new(), lost: 0, write_us })
+        let (waiting, write_us) = (Deque::new(), WRITE_US);
+        Ok(Log { storage, waiting, lost: 0, write_us, erase_us })
+    }
+
+    /// Sets the longest that a write of an entry takes: with less time than that the log waits.
+    pub fn with_write_us(mut self, write_us: u32) -> Self {
+        self.write_us = write_us;
+        self
     }
 
     /// Events lost since the start: the queue was full, or flash failed.
@@ -277,11 +291,24 @@ impl<F: NorFlash, const Q: usize> Journal for Log<F, Q> {
         if slack_us < self.write_us {
             return;
         }
-        let Some(entry) = self.waiting.pop_front() else { return };
-        let entry = entry.encode();
-        if block_on(self.storage.push(&entry, true)).is_ok() {
+        let Some(first) = self.waiting.front() else { return };
+        let entry = first.encode();
+        let mut result = block_on(self.storage.push(&entry, false));
+        if matches!(result, Err(Error::FullStorage)) {
+            // The next block holds entries, and has to be erased.
+            if slack_us < self.erase_us.saturating_add(self.write_us) {
+                return;
+            }
+            result = block_on(self.storage.push(&entry, true));
+        }
+        if result.is_ok() {
+            self.waiting.pop_front();
             return;
         }
+        if slack_us < self.erase_us.saturating_add(self.write_us) {
+            return;
+        }
+        self.waiting.pop_front();
         // The flash is broken, or holds something else: start over, once.
         let again = block_on(async {
             self.storage.erase_all().await?;
@@ -385,7 +412,8 @@ mod tests {
     #[test]
     fn full_queue_drops_the_oldest_event_and_never_touches_flash() {
         let flash = FakeFlash::<4, 1024>::new(3072);
-        let mut log = Log::<_, 4>::new(flash.clone(), 0..3072, 500).unwrap();
+        let log = Log::<_, 4>::new(flash.clone(), 0..3072, 500).unwrap();
+        let mut log = log.with_write_us(500);
         for number in 0..10 {
             log.record(number, &event(number));
             log.work(499);
@@ -396,6 +424,25 @@ mod tests {
         (0..10).for_each(|_| log.work(500));
         assert!(flash.operations() > 0);
         assert_eq!(numbers(&mut log), [6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn full_log_waits_for_the_time_to_erase() {
+        let flash = FakeFlash::<4, 256>::new(768);
+        let log = Log::<_, 4>::new(flash.clone(), 0..768, 900).unwrap();
+        let mut log = log.with_write_us(100);
+        for number in 0..100 {
+            log.record(number, &event(number));
+            log.work(999);
+        }
+        assert_eq!(flash.erases(), [0, 0, 0], "no time");
+        let kept = numbers(&mut log);
+        let [first @ .., 96, 97, 98, 99] = &kept[..] else { panic!("{kept:?}") };
+        assert!(first.iter().copied().eq(0..first.len() as u32), "{kept:?}");
+        assert_eq!(log.lost() as usize, 100 - kept.len());
+        (0..4).for_each(|_| log.work(1000));
+        assert_eq!(flash.erases(), [1, 0, 0]);
+        assert!(numbers(&mut log).ends_with(&[96, 97, 98, 99]));
     }
 
     #[test]

@@ -326,11 +326,6 @@ impl<'m> Block<'m> {
         self.tables().tensors.slot(u32::try_from(tensor).ok()?, self.dims())
     }
 
-    /// Step number `index`.
-    pub(crate) fn step(&self, index: usize) -> Option<Step<'_>> {
-        self.tables().step(index, self.dims())
-    }
-
     /// Everything step number `index` may touch, and the function that runs it.
     #[inline]
     pub(crate) fn context<'c>(

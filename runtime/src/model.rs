@@ -230,7 +230,7 @@ impl<'a> Model<'a> {
     ///
     /// Public for tools; takes time in proportion to the dimension table.
     pub fn dim_bounds(&self, reference: i32) -> Option<(u32, u32)> {
-        DimBounds::compute(self).ok()?.of(reference)
+        bounds_of(DimBounds::compute(self).ok()?.get(), reference)
     }
 
     /// Compares every section with its checksum. Reads the whole file.
@@ -266,8 +266,11 @@ impl<'a> Model<'a> {
         if self.section(Section::Constants).len() as u64 != header.weight_bytes {
             return Err(FormatError::WrongTotal("weight bytes"));
         }
-        let bounds = DimBounds::compute(self)?;
-        self.check_tensors(&bounds)?;
+        if self.symbols().len() + self.dims().len() == 0 {
+            self.check_tensors(&[])?;
+        } else {
+            self.check_symbolic_tensors()?;
+        }
         self.check_steps()?;
         self.check_interface()?;
         self.check_data()
@@ -279,7 +282,15 @@ impl<'a> Model<'a> {
         core::str::from_utf8(bytes).ok().map(|_| ())
     }
 
-    fn check_tensors(&self, bounds: &DimBounds) -> Result<(), FormatError> {
+    /// Apart, because the table takes two kilobytes of stack.
+    #[inline(never)]
+    fn check_symbolic_tensors(&self) -> Result<(), FormatError> {
+        let bounds = DimBounds::compute(self)?;
+        self.check_tensors(bounds.get())
+    }
+
+    #[inline(never)]
+    fn check_tensors(&self, bounds: &[(u32, u32)]) -> Result<(), FormatError> {
         let (mut arena_end, mut state_end) = (0u64, 0u64);
         for (index, tensor) in self.tensors().enumerate() {
             let bad = FormatError::BadValue { section: Section::Tensors, index: index as u32 };
@@ -307,13 +318,13 @@ impl<'a> Model<'a> {
                 if storage == Storage::Constant && *reference < 0 {
                     return Err(bad);
                 }
-                let (_, max) = bounds.of(*reference).ok_or(outside)?;
+                let (_, max) = bounds_of(bounds, *reference).ok_or(outside)?;
                 elements = elements.checked_mul(u64::from(max)).ok_or(bad)?;
             }
             let dense_bytes = elements.checked_mul(dtype.size() as u64).ok_or(bad)?;
             let end = tensor.offset.checked_add(tensor.bytes).ok_or(outside)?;
-            if !tensor.offset.is_multiple_of(dtype.size() as u64)
-                || !tensor.bytes.is_multiple_of(dtype.size() as u64)
+            // Sizes are powers of two.
+            if (tensor.offset | tensor.bytes) & (dtype.size() as u64 - 1) != 0
                 || (layout == Layout::Dense && tensor.bytes != dense_bytes)
                 || (layout != Layout::Dense && storage != Storage::Constant)
             {
@@ -533,8 +544,8 @@ impl DimBounds {
         for (index, dim) in model.dims().enumerate() {
             let bad = FormatError::BadValue { section: Section::Dims, index: index as u32 };
             let op = DimOp::from_number(dim.op).ok_or(bad)?;
-            let a = table.of(dim.a).ok_or(bad)?;
-            let b = table.of(dim.b).ok_or(bad)?;
+            let a = bounds_of(table.get(), dim.a).ok_or(bad)?;
+            let b = bounds_of(table.get(), dim.b).ok_or(bad)?;
             // Every operation grows with its first operand; Sub and Div shrink with their second.
             let b = if matches!(op, DimOp::Sub | DimOp::Div) { (b.1, b.0) } else { b };
             let low = op.apply(a.0, b.0).ok_or(bad)?;
@@ -550,10 +561,15 @@ impl DimBounds {
         Some(())
     }
 
-    fn of(&self, reference: i32) -> Option<(u32, u32)> {
-        if reference >= 0 {
-            return Some((reference as u32, reference as u32));
-        }
-        self.bounds[..self.len].get(!reference as usize).copied()
+    fn get(&self) -> &[(u32, u32)] {
+        &self.bounds[..self.len]
     }
+}
+
+/// The smallest and largest value of a dimension reference, given those of the dimension table.
+fn bounds_of(table: &[(u32, u32)], reference: i32) -> Option<(u32, u32)> {
+    if reference >= 0 {
+        return Some((reference as u32, reference as u32));
+    }
+    table.get(!reference as usize).copied()
 }

@@ -127,18 +127,15 @@ impl<'m> Session<'m> {
         let too_large = SessionError::Step { step: 0, kind: StepErrorKind::TooLarge };
         let symbols = self.model.symbols().len();
         self.block.evaluate_dims(symbols).ok_or(too_large)?;
-        if !self.block.tables().tensors.hold_together(self.block.dims()) {
+        let (tables, dims) = (self.block.tables(), self.block.dims());
+        if !tables.tensors.hold_together(dims) {
             return Err(too_large);
         }
-        for (index, bound) in self.block.bound().iter().enumerate() {
-            let failed = |kind| SessionError::Step { step: index as u32, kind };
-            let step = self.block.step(index).ok_or(failed(StepErrorKind::TooLarge))?;
-            (bound.operator.check)(&step).map_err(failed)?;
-            if (bound.operator.scratch_bytes)(&step, self.isa) > self.block.scratch_bytes() {
-                return Err(failed(StepErrorKind::TooLarge));
-            }
-        }
-        Ok(())
+        let bound = self.block.bound();
+        let scratch = check_steps(&tables, dims, self.isa, &|index| {
+            bound.get(index).map(|bound| bound.operator).ok_or(too_large)
+        })?;
+        if scratch > self.block.scratch_bytes() { Err(too_large) } else { Ok(()) }
     }
 
     /// The instruction set that the steps were bound for.
@@ -389,48 +386,53 @@ fn prepare(model: &Model<'_>, options: &Options) -> Result<Prepared, SessionErro
         // A program without steps has no `Bound` to fill; any operator does.
         filler: options.operators.first().copied().unwrap_or(&ops::LUT_I8),
     };
-    if prepared.sizes.dims == 0 {
-        measure(&mut prepared, options, &tables, &[])?;
+    let operator = |index| find_operator(options, tables.step_record(index), index);
+    prepared.sizes.scratch = if prepared.sizes.dims == 0 {
+        check_steps(&tables, &[], isa, &operator)?
     } else {
-        measure_at_largest(&mut prepared, options, &tables, model)?;
-    }
+        check_steps_at_largest(&tables, model, isa, &operator)?
+    };
     Ok(prepared)
 }
 
-/// [`measure`] at the largest dimensions. Apart, because the table takes a kilobyte of stack.
+/// How a step's operator is found.
+type OperatorOf<'f> = &'f dyn Fn(usize) -> Result<&'static Operator, SessionError>;
+
+/// [`check_steps`] at the largest dimensions. Apart, because the table takes a kilobyte of stack.
 #[inline(never)]
-fn measure_at_largest(
-    prepared: &mut Prepared,
-    options: &Options,
+fn check_steps_at_largest(
     tables: &Tables<'_>,
     model: &Model<'_>,
-) -> Result<(), SessionError> {
+    isa: Isa,
+    operator: OperatorOf<'_>,
+) -> Result<usize, SessionError> {
     let mut dims = [0u32; MAX_DIMS];
     for (dim, symbol) in dims.iter_mut().zip(model.symbols()) {
         *dim = symbol.max;
     }
     // `Model::open` checked that the table has at most MAX_DIMS entries.
     let too_large = SessionError::Memory { needed: usize::MAX, given: 0 };
-    let dims = dims.get_mut(..prepared.sizes.dims).ok_or(too_large)?;
-    tables.evaluate_dims(model.symbols().len(), dims).ok_or(too_large)?;
-    measure(prepared, options, tables, dims)
+    let symbols = model.symbols().len();
+    let dims = dims.get_mut(..symbols + tables.dim_count()).ok_or(too_large)?;
+    tables.evaluate_dims(symbols, dims).ok_or(too_large)?;
+    check_steps(tables, dims, isa, operator)
 }
 
-/// Checks every step and finds the most scratch that one wants.
+/// Checks every step at these dimensions, and finds the most scratch that one wants.
 #[inline(never)]
-fn measure(
-    prepared: &mut Prepared,
-    options: &Options,
+fn check_steps(
     tables: &Tables<'_>,
     dims: &[u32],
-) -> Result<(), SessionError> {
-    for index in 0..prepared.sizes.bound {
+    isa: Isa,
+    operator: OperatorOf<'_>,
+) -> Result<usize, SessionError> {
+    let mut most_scratch = 0;
+    for index in 0..tables.step_count() {
         let failed = |kind| SessionError::Step { step: index as u32, kind };
-        let operator = find_operator(options, tables.step_record(index), index)?;
+        let operator = operator(index)?;
         let step = tables.step(index, dims).ok_or(failed(StepErrorKind::TooLarge))?;
         (operator.check)(&step).map_err(failed)?;
-        let scratch = (operator.scratch_bytes)(&step, prepared.isa);
-        prepared.sizes.scratch = prepared.sizes.scratch.max(scratch);
+        most_scratch = most_scratch.max((operator.scratch_bytes)(&step, isa));
     }
-    Ok(())
+    Ok(most_scratch)
 }

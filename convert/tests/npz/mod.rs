@@ -13,6 +13,7 @@ pub(crate) struct Array {
 enum Values {
     F32(Vec<f32>),
     I64(Vec<i64>),
+    I8(Vec<i8>),
     /// A type that these tests don't read.
     Other,
 }
@@ -31,6 +32,14 @@ impl Array {
         match &self.values {
             Values::I64(values) => values,
             _ => panic!("not an i64 array"),
+        }
+    }
+
+    /// See [`Array::f32s`].
+    pub(crate) fn i8s(&self) -> &[i8] {
+        match &self.values {
+            Values::I8(values) => values,
+            _ => panic!("not an i8 array"),
         }
     }
 
@@ -54,6 +63,7 @@ impl Array {
             "<i8" => {
                 Values::I64(data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect())
             }
+            "|i1" => Values::I8(data.iter().map(|b| *b as i8).collect()),
             _ => Values::Other,
         };
         Array { shape, values }

@@ -1,27 +1,4 @@
 //! A device on a serial port: status, models, self-test, log, and commands of the application.
-//!
-//! A command is a line of words, ended by `%`, CR or LF. The answer is lines that begin with `m-`
-//! (a message) or `e-` (an error), the last of them `m-ready`.
-//!
-//! | command | answer |
-//! |---|---|
-//! | `help` | the commands |
-//! | `version` | versions of this library and of the format |
-//! | `status` | the model, its memory, counters and latencies |
-//! | `slots` | each slot: state, version, sequence, length, CRC |
-//! | `selftest` | replays the golden vectors; the states of a streaming model start anew |
-//! | `update begin BYTES VERSION CRC` | erases a slot and expects a file; the CRC-32 in hex |
-//! | `update put OFFSET HEX CRC` | takes a chunk, with its own CRC-32, and gives the next offset |
-//! | `update end` | checks the file and puts it on trial; it runs after `restart` |
-//! | `update abort` | drops the upload |
-//! | `confirm` | makes a model on trial good |
-//! | `rollback` | marks the running model bad and restarts |
-//! | `restart` | starts again with the newest model that proves itself |
-//! | `log` | the entries of the log, oldest first |
-//!
-//! Nothing that comes in can stop the device: lines that are too long, or of which the port lost bytes, are
-//! answered with an error and have no effect; a chunk with a wrong CRC or in the wrong place isn't
-//! written; a chunk that is sent twice is written once.
 
 mod benchmark;
 mod lines;
@@ -98,9 +75,32 @@ pub enum Action {
 
 /// A device: model slots, a serial port, time, counters, a log, and further commands.
 ///
+/// A command is a line of words, ended by `%`, CR or LF. The answer is lines that begin with `m-`
+/// (a message) or `e-` (an error), the last of them `m-ready`.
+///
+/// | command | answer |
+/// |---|---|
+/// | `help` | the commands |
+/// | `version` | versions of this library and of the format |
+/// | `status` | the model, its memory, counters and latencies |
+/// | `slots` | each slot: state, version, sequence, length, CRC |
+/// | `selftest` | replays the golden vectors; the states of a streaming model start anew |
+/// | `update begin BYTES VERSION CRC` | erases a slot and expects a file; the CRC-32 in hex |
+/// | `update put OFFSET HEX CRC` | takes a chunk, with its own CRC-32, and gives the next offset |
+/// | `update end` | checks the file and puts it on trial; it runs after `restart` |
+/// | `update abort` | drops the upload |
+/// | `confirm` | makes a model on trial good |
+/// | `rollback` | marks the running model bad and restarts |
+/// | `restart` | starts again with the newest model that proves itself |
+/// | `log` | the entries of the log, oldest first |
+///
+/// Nothing that comes in can stop the device: lines that are too long, or of which the port lost bytes, are
+/// answered with an error and have no effect; a chunk with a wrong CRC or in the wrong place isn't
+/// written; a chunk that is sent twice is written once.
+///
 /// `LINE` is the longest command: 66 for the benchmark, 160 for uploads in chunks of 64 bytes. Costs
-/// `LINE` bytes of RAM and some 300 for the parts; a chunk being written needs another 256 on the
-/// stack.
+/// `LINE` bytes of RAM and 80 beside its parts, with 32-bit pointers; a command has another `LINE`
+/// bytes on the stack, a chunk being written 256 more.
 pub struct Device<F, M, const N: usize, P, C, W, J, X, const LINE: usize> {
     /// The model slots.
     pub slots: Slots<F, M, N>,
@@ -160,15 +160,21 @@ where
         self.commands.greet(&mut self.port, &mut self.environment.clock);
         Text::new(&mut self.port).text("m-init-done").end();
         self.ready();
+        // Nothing runs yet that could be late: what the start has to say goes to flash now.
+        for _ in 0..=N {
+            self.environment.watchdog.feed();
+            self.environment.record.1.work(u32::MAX);
+        }
         session
     }
 
     /// Takes what has come in over the port and carries out at most one command; without one lets the log
-    /// write, if `slack_us` of the loop's time suffice.
+    /// write, if `slack_us` of the loop's time suffice. Without a session the log has all the time.
     ///
     /// Returns at once when nothing has come in. A command takes its own time: answers are written by
     /// waiting for the port, `selftest` and `infer` run inferences, `update` writes and erases.
     pub fn poll(&mut self, session: Option<&mut Session<'_>>, slack_us: u32) -> Action {
+        let idle = session.is_none();
         for _ in 0..POLL_BYTES {
             match self.port.read_ready() {
                 Ok(true) => {}
@@ -203,7 +209,7 @@ where
                 }
             }
         }
-        self.environment.record.1.work(slack_us);
+        self.environment.record.1.work(if idle { u32::MAX } else { slack_us });
         Action::Continue
     }
 

@@ -1,7 +1,7 @@
 //! Which model runs after a start.
 
 use embedded_storage::nor_flash::NorFlash;
-use whit::{Model, Options};
+use whit::{Model, Options, Session};
 
 use super::layout::{DATA_OFFSET, Mark, SlotInfo, SlotState};
 use super::{MapFlash, Running, SlotError, Slots};
@@ -58,7 +58,7 @@ impl<F: NorFlash, M: MapFlash, const N: usize> Slots<F, M, N> {
         let mut below = None;
         while let Some((slot, info)) = self.next_below(&mut below) {
             watchdog.feed();
-            match self.try_slot(slot, &info, memory, options) {
+            match self.try_slot(slot, &info, memory, options, watchdog) {
                 Ok((model, self_test)) => {
                     let on_trial = info.state != SlotState::Good;
                     let SlotInfo { version, bytes, crc32, .. } = info;
@@ -124,10 +124,12 @@ impl<F: NorFlash, M: MapFlash, const N: usize> Slots<F, M, N> {
         info: &SlotInfo,
         memory: &mut [u8],
         options: Options,
+        watchdog: &mut impl Watchdog,
     ) -> Result<(Model<'static>, Option<SelfTest>), Fault> {
+        let test_good = self.policy.test_good;
         let attempts = match info.state {
             SlotState::Good => {
-                return self.open(slot, info, memory, options, self.policy.test_good);
+                return self.open(slot, info, memory, options, test_good.then_some(watchdog));
             }
             SlotState::Trial(attempts) => attempts,
             _ => 0,
@@ -136,7 +138,7 @@ impl<F: NorFlash, M: MapFlash, const N: usize> Slots<F, M, N> {
         for attempt in attempts..self.policy.attempts {
             // Without a mark a model that resets the device would do so forever.
             self.mark(slot, Mark::Attempt(attempt)).map_err(|_| Fault::Flash)?;
-            fault = match self.open(slot, info, memory, options, true) {
+            fault = match self.open(slot, info, memory, options, Some(watchdog)) {
                 Ok(opened) => return Ok(opened),
                 Err(fault) => fault,
             };
@@ -155,17 +157,17 @@ impl<F: NorFlash, M: MapFlash, const N: usize> Slots<F, M, N> {
         info: &SlotInfo,
         memory: &mut [u8],
         options: Options,
-        test: bool,
+        test: Option<&mut impl Watchdog>,
     ) -> Result<(Model<'static>, Option<SelfTest>), Fault> {
         // The file's own checksums do: its CRC as a whole was compared when it came.
         let file = self.file(slot, info).map_err(|_| Fault::Unmapped)?;
         let format = |error| Fault::SelfTest(SelfTestError::File(error));
         let model = Model::open(file).map_err(format)?;
-        if !test {
-            model.verify_checksums().map_err(format)?;
-            return Ok((model, None));
-        }
-        let passed = SelfTest::run(&model, memory, options).map_err(Fault::SelfTest)?;
+        model.verify_checksums().map_err(format)?;
+        let Some(watchdog) = test else { return Ok((model, None)) };
+        let session = |error| Fault::SelfTest(SelfTestError::Session(error));
+        let mut session = Session::in_memory(model, memory, options).map_err(session)?;
+        let passed = SelfTest::replay(&mut session, watchdog).map_err(Fault::SelfTest)?;
         Ok((model, Some(passed)))
     }
 

@@ -1,24 +1,4 @@
 //! Model slots in flash: which model runs, and how another takes its place.
-//!
-//! Every slot is a range of whole erase blocks:
-//!
-//! | offset | bytes | what | written |
-//! |---|---|---|---|
-//! | 0 | 32 | header: magic, sequence, version, length, CRC-32 of the file, CRC-32 of the header | last, after the file was read back and checked |
-//! | 32 | 32 | mark "good" | after the self-test, or by the application |
-//! | 64 | 32 | mark "bad" | after the last failed attempt, on a roll-back, before the slot is erased |
-//! | 96 | 5 × 32 | marks "attempt" | one before each start on trial |
-//! | 256 | | the `.whit` file, read in place | from the first chunk on |
-//!
-//! Nothing is ever written twice between two erases, so flash whose words can be programmed only once
-//! (with error correction) works, at any word size up to 32 bytes. A slot's marks lie in the slot:
-//! no operation touches another slot than the one that it is about, and the slot of the last good
-//! model isn't erased. A mark is set when any of its bits is, so a mark that power cut
-//! short counts, or isn't there and is written again; both are safe: an attempt too many, a good mark for
-//! a model that has passed, a bad one for a model that has failed.
-//!
-//! Cost: the slot's 256 bytes; an update writes the file once and erases each block once, a start on
-//! trial writes 32 bytes twice, a start without news writes nothing. RAM: 100 bytes, 20 a slot.
 
 mod boot;
 mod layout;
@@ -141,6 +121,27 @@ pub struct Running {
 }
 
 /// The model slots of a device.
+///
+/// Every slot is a range of whole erase blocks:
+///
+/// | offset | bytes | what | written |
+/// |---|---|---|---|
+/// | 0 | 32 | header: magic, sequence, version, length, CRC-32 of the file, CRC-32 of the header | last, after the file was read back and checked |
+/// | 32 | 32 | mark "good" | after the self-test, or by the application |
+/// | 64 | 32 | mark "bad" | after the last failed attempt, on a roll-back, before the slot is erased |
+/// | 96 | 5 × 32 | marks "attempt" | one before each start on trial |
+/// | 256 | | the `.whit` file, read in place | from the first chunk on |
+///
+/// Nothing is ever written twice between two erases, so flash whose words can be programmed only once
+/// (with error correction) works, at any word size up to 32 bytes. A slot's marks lie in the slot:
+/// no operation touches another slot than the one that it is about, and the slot of the last good
+/// model isn't erased. A mark is set when any of its bits is, so a mark that power cut
+/// short counts, or isn't there and is written again; both are safe: an attempt too many, a good mark for
+/// a model that has passed, a bad one for a model that has failed.
+///
+/// Cost: 256 bytes of flash a slot. An update writes the file once and erases each block once, a start on
+/// trial writes 32 bytes twice, a start without news writes nothing. RAM: 100 bytes and 12 a slot, with 32-bit
+/// pointers; an upload has its word of 32 bytes in them.
 pub struct Slots<F, M, const N: usize> {
     flash: F,
     map: M,

@@ -1,6 +1,6 @@
 //! What the Cortex-M kernels share: the FPU's mode, and clamping.
 
-use core::arch::asm;
+use core::arch::{asm, global_asm};
 
 #[cfg(target_endian = "big")]
 compile_error!("the Cortex-M kernels are little-endian; build with the feature `no-dsp`");
@@ -47,18 +47,19 @@ impl Drop for FloatMode {
     }
 }
 
-/// Clamps bytes that have been saturated to i8 already, which is the same as clamping at once.
+global_asm!(include_str!("cortex_m.s"), options(raw));
+
+unsafe extern "C" {
+    fn whit_clamp_i8(at: *mut i8, len: usize, min: i32, max: i32);
+}
+
+/// Clamps bytes that have been saturated to i8 already, which is the same as clamping at once. The
+/// bounds are i8.
 ///
 /// # Safety
 ///
 /// `at` is valid for reading and writing `len` elements.
-#[inline(never)]
 pub(super) unsafe fn clamp(at: *mut i8, len: usize, min: i32, max: i32) {
-    for i in 0..len {
-        // SAFETY: the caller's.
-        unsafe {
-            let at = at.add(i);
-            at.write(i32::from(at.read()).max(min).min(max) as i8);
-        }
-    }
+    // SAFETY: the caller's.
+    unsafe { whit_clamp_i8(at, len, min, max) }
 }

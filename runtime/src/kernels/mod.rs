@@ -182,27 +182,30 @@ impl ConvGeometry {
     /// on them can wrap. Kernels that use raw pointers require it.
     pub fn is_bounded(&self) -> bool {
         const LIMIT: usize = 1 << if usize::BITS == 64 { 40 } else { 28 };
-        // A factor of zero counts as one, so that it can't hide the others.
-        let bounded = |factors: [usize; 4]| {
-            let product = factors.into_iter().try_fold(1usize, |p, f| p.checked_mul(f.max(1)));
-            product.is_some_and(|product| product <= LIMIT)
-        };
         let ConvGeometry { batch, in_h, in_w, in_c, out_h, out_w, out_c, .. } = *self;
         let ConvGeometry { kernel_h, kernel_w, pad_top, pad_left, groups, .. } = *self;
+        let products = [
+            [batch, in_h, in_w, in_c],
+            [batch, out_h, out_w, out_c],
+            [out_h, self.stride_h, 1, 1],
+            [out_w, self.stride_w, in_c, 1],
+            [kernel_h, self.dilation_h, 1, 1],
+            [kernel_w, self.dilation_w, in_c, 1],
+            [pad_top.max(pad_left), 1, 1, 1],
+            // The panels: out_c and in_c grow by at most PANEL_N and PANEL_K in each group.
+            [kernel_h, kernel_w, in_c, out_c],
+            [kernel_h, kernel_w, in_c.saturating_add(PANEL_K), groups.saturating_mul(PANEL_N)],
+            [PANEL_K, out_c.saturating_add(PANEL_N), groups, 1],
+        ];
+        // A factor of zero counts as one, so that it can't hide the others.
+        let bounded = |factors: &[usize; 4]| {
+            factors.iter().fold(1usize, |product, factor| product.saturating_mul((*factor).max(1)))
+                <= LIMIT
+        };
         groups > 0
             && in_c.is_multiple_of(groups)
             && out_c.is_multiple_of(groups)
-            && pad_top.max(pad_left) <= LIMIT
-            && bounded([batch, in_h, in_w, in_c])
-            && bounded([batch, out_h, out_w, out_c])
-            && bounded([out_h, self.stride_h, 1, 1])
-            && bounded([out_w, self.stride_w, in_c, 1])
-            && bounded([kernel_h, self.dilation_h, 1, 1])
-            && bounded([kernel_w, self.dilation_w, in_c, 1])
-            // The panels: out_c and in_c grow by at most PANEL_N and PANEL_K in each group.
-            && bounded([kernel_h, kernel_w, in_c, out_c])
-            && bounded([kernel_h, kernel_w, in_c.saturating_add(PANEL_K), groups.saturating_mul(PANEL_N)])
-            && bounded([PANEL_K, out_c.saturating_add(PANEL_N), groups, 1])
+            && products.iter().all(bounded)
     }
 }
 

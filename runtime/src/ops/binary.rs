@@ -16,9 +16,11 @@
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{BinaryAttributes, BinaryOp, Op};
+use crate::isa::Isa;
+use crate::kernels::add_i8::{self, AddI8};
 use crate::kernels::requantize::{Quantized, round_clamp};
 use crate::memory::Context;
-use crate::ops::elementwise::zip;
+use crate::ops::elementwise::{zip, zip_blocks};
 use crate::ops::shape::{expect_broadcast, expect_elementwise, expect_types};
 use crate::ops::{Operator, RunFn, Step, expect_clamp_of, no_scratch};
 
@@ -44,7 +46,7 @@ pub static BINARY_BOOL: Operator =
     operator(DType::Bool, |step| check(step, DType::Bool, &BOOL), |_| run_bool);
 /// Quantized i8: add, sub, mul, min, max.
 pub static BINARY_I8: Operator =
-    operator(DType::I8, |step| check_quantized::<i8>(step, DType::I8), |_| run_quantized::<i8>);
+    operator(DType::I8, |step| check_quantized::<i8>(step, DType::I8), |_| run_i8);
 /// Quantized i16: as i8.
 pub static BINARY_I16: Operator =
     operator(DType::I16, |step| check_quantized::<i16>(step, DType::I16), |_| run_quantized::<i16>);
@@ -177,6 +179,25 @@ fn run_bool(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
         Xor => zip(context, |a: u8, b: u8| u8::from((a != 0) != (b != 0))),
         _ => Err(StepErrorKind::Attribute("kind")),
     }
+}
+
+/// Addition has a kernel of its own; the others are rare.
+fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let step = context.step;
+    let attributes: BinaryAttributes = step.attributes();
+    if kind(&attributes)? != Add {
+        return run_quantized::<i8>(context);
+    }
+    let add = AddI8 {
+        zero_points: [step.input(0)?.zero_point, step.input(1)?.zero_point],
+        scales: attributes.scale,
+        zero_point: step.output(0)?.zero_point,
+        min: attributes.clamp_q[0],
+        max: attributes.clamp_q[1],
+    };
+    // Elsewhere the compiler's vectors of the scalar kernel.
+    let kernel = add_i8::select(Isa::CortexM);
+    zip_blocks(context, |a, b, y| kernel(&add, a, b, y))
 }
 
 fn run_quantized<T: Quantized>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {

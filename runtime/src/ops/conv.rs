@@ -21,7 +21,7 @@ use crate::ops::{
 pub(super) const MAX_K_I8: usize = 1 << 16;
 
 /// How far windows may reach beyond the input: u16 padding on either side, doubled for slack.
-const MAX_REACH: u64 = 4 << 16;
+const MAX_REACH: usize = 4 << 16;
 
 /// The input that is packed.
 const WEIGHTS: usize = 1;
@@ -158,9 +158,11 @@ pub(super) fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind
         return Err(StepErrorKind::Attribute("groups"));
     }
     for axis in 0..2 {
-        let reach = (y.dim(axis + 1) as u64 - 1) * u64::from(attributes.stride[axis])
-            + (u64::from(attributes.kernel[axis]) - 1) * u64::from(attributes.dilation[axis]);
-        if reach > x.dim(axis + 1) as u64 + MAX_REACH {
+        // Sizes are below 2³¹ and attributes below 2¹⁶.
+        let moved = (y.dim(axis + 1) - 1).saturating_mul(usize::from(attributes.stride[axis]));
+        let taps =
+            (usize::from(attributes.kernel[axis]) - 1) * usize::from(attributes.dilation[axis]);
+        if moved.saturating_add(taps) > x.dim(axis + 1) + MAX_REACH {
             return Err(StepErrorKind::OperandShape(*output));
         }
     }

@@ -35,6 +35,19 @@ pub(crate) fn zip<T: Element, U: Element>(
     context: &mut Context<'_>,
     f: impl Fn(T, T) -> U,
 ) -> Result<(), StepErrorKind> {
+    zip_blocks(context, |a, b, y| {
+        for (y, (a, b)) in y.iter_mut().zip(a.iter().zip(b)) {
+            *y = f(*a, *b);
+        }
+    })
+}
+
+/// As [`zip`], but `f` gets blocks of elements: a, b, and the y to write.
+#[inline(always)]
+pub(crate) fn zip_blocks<T: Element, U: Element>(
+    context: &mut Context<'_>,
+    f: impl Fn(&[T], &[T], &mut [U]),
+) -> Result<(), StepErrorKind> {
     let step = context.step;
     let (a, b, y) = (step.input(0)?, step.input(1)?, step.output(0)?);
     let rank = y.rank();
@@ -49,10 +62,7 @@ pub(crate) fn zip<T: Element, U: Element>(
             let count = BLOCK.min(extent - start);
             load(&a, a_start, start, a_stride, &mut a_block[..count]);
             load(&b, b_start, start, b_stride, &mut b_block[..count]);
-            let pairs = a_block[..count].iter().zip(&b_block[..count]);
-            for (y, (a, b)) in y_block[..count].iter_mut().zip(pairs) {
-                *y = f(*a, *b);
-            }
+            f(&a_block[..count], &b_block[..count], &mut y_block[..count]);
             y.write(row + start, &y_block[..count]);
         }
         row += extent;

@@ -13,7 +13,7 @@ const MAX: u32 = 1;
 const AVERAGE: u32 = 2;
 
 /// How far windows may reach beyond the input: u16 padding on either side, doubled for slack.
-const MAX_REACH: u64 = 4 << 16;
+const MAX_REACH: usize = 4 << 16;
 
 /// f32 pooling.
 pub static POOL_F32: Operator = Operator {
@@ -67,8 +67,9 @@ fn geometry(step: &Step<'_>) -> Result<PoolGeometry, StepErrorKind> {
         return Err(StepErrorKind::Attribute("kernel, stride or dilation"));
     }
     for axis in 0..2 {
-        let reach = (y.dim(axis + 1) as u64 - 1) * u64::from(attributes.stride[axis]);
-        if reach > x.dim(axis + 1) as u64 + MAX_REACH {
+        let reach = (y.dim(axis + 1) - 1).saturating_mul(usize::from(attributes.stride[axis]));
+        // Sizes are below 2³¹.
+        if reach > x.dim(axis + 1) + MAX_REACH {
             return Err(StepErrorKind::OperandShape(1));
         }
     }

@@ -37,6 +37,8 @@ mod schema;
 mod slice;
 mod sources;
 mod tensor;
+#[cfg(test)]
+mod tests;
 mod transpose_conv;
 mod variables;
 

@@ -71,6 +71,13 @@ impl<'a> TfliteNode<'a> {
         what: &str,
     ) -> Result<ValueId, Failure> {
         let x = self.required(index, what)?;
+        if b.dtype(x) == DType::I32
+            && b.graph.value(x).quant.is_none()
+            && let Some(tensor) = self.input_tensor(index)
+        {
+            // Numbers of 32 bits are mostly indices and sizes; here they stand for reals.
+            b.graph.value_mut(x).quant = tensor::quant(tensor)?;
+        }
         self.dequantized(b, what, x)
     }
 
@@ -179,8 +186,11 @@ impl<'a> TfliteNode<'a> {
         quant: &Quant,
         factor: f32,
     ) -> Result<ValueId, Failure> {
+        let scale: Vec<f32> = quant.scale.iter().map(|scale| scale * factor).collect();
+        if scale.iter().any(|scale| !scale.is_finite() || *scale <= 0.0) {
+            return Err(invalid(format!("a scale of {} times {factor}", quant.scale[0])));
+        }
         let id = b.emit(self, part, Op::BitCast, &[Some(x)], b.dtype(x), b.shape(x))?;
-        let scale = quant.scale.iter().map(|scale| scale * factor).collect();
         b.graph.value_mut(id).quant = Some(Quant { scale, ..quant.clone() });
         Ok(id)
     }

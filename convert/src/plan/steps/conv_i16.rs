@@ -8,7 +8,7 @@ use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 
 use super::conv::{Layer, padded, real_values, spread};
-use super::{clamp_q, is_i8, quant_of, ratio};
+use super::{clamp_q, is_i8, is_tflite, quant_of, ratio};
 
 /// Bias magnitudes at most: f64 holds them exactly, with room for the products.
 const MAX_BIAS: f64 = (1u64 << 50) as f64;
@@ -43,7 +43,12 @@ pub(super) fn lower(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(
     let steps: Vec<f64> =
         weight_scales.iter().map(|w| f64::from(x.scale[0]) * f64::from(*w)).collect();
     let bias = bias(builder, &layer, &steps)?;
-    let scales: Vec<f32> = steps.iter().map(|step| ratio(*step, y.scale[0])).collect();
+    let of_tflite = is_tflite(graph);
+    let scale = |step: &f64| match of_tflite {
+        true => short_multiplier(step / f64::from(y.scale[0])),
+        false => ratio(*step, y.scale[0]),
+    };
+    let scales: Vec<f32> = steps.iter().map(scale).collect();
     layer.attributes.clamp_q = clamp_q(&layer.clamp, y, DType::I16);
 
     let name = &node.name;
@@ -79,6 +84,15 @@ pub(super) fn lower(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(
     Ok(())
 }
 
+/// A scale as TFLite's kernels apply it to sums of 64 bits: rounded to 31 bits, then to 15. It is within 2⁻¹⁵ of the
+/// scale, and with it results agree with theirs.
+fn short_multiplier(scale: f64) -> f32 {
+    let (fraction, exponent) = libm::frexp(scale);
+    let multiplier = (fraction * f64::from(1u32 << 31)).round();
+    let short = ((multiplier + 32768.0) / 65536.0).floor().min(32767.0);
+    libm::ldexp(short, exponent - 15) as f32
+}
+
 /// The bias in steps of the accumulator: the model's own integers where they count in those.
 fn bias(builder: &Builder<'_>, layer: &Layer<'_>, steps: &[f64]) -> Result<Vec<i64>, PlanError> {
     let node = layer.node;
@@ -107,4 +121,24 @@ fn bias(builder: &Builder<'_>, layer: &Layer<'_>, steps: &[f64]) -> Result<Vec<i
         Ok(q as i64)
     };
     reals.iter().zip(steps).enumerate().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_multipliers_have_15_bits() {
+        for (scale, want) in [
+            (0.5, 0.5),
+            (1.0 / 3.0, 21845.0 / 65536.0),
+            (0.75 + 1.0 / 65536.0, 0.75 + 1.0 / 32768.0),
+            (1.0 - 1e-9, 32767.0 / 32768.0),
+            (3e-7, 20616.0 / 68_719_476_736.0),
+        ] {
+            let got = f64::from(short_multiplier(scale));
+            assert_eq!(got, want, "{scale}");
+            assert!((got / scale - 1.0).abs() <= 1.0 / 32768.0);
+        }
+    }
 }

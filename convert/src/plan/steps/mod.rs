@@ -11,7 +11,7 @@ mod reduce;
 use whit::DType;
 use whit::format::Op as StepOp;
 
-use crate::graph::{Clamp, Node, Op, Quant, Value};
+use crate::graph::{Clamp, Graph, Node, Op, Quant, Value};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 use crate::quantize::limits;
@@ -125,4 +125,9 @@ fn is_i8(value: &Value) -> bool {
 /// Whether a value is a quantized i8 or i16 tensor.
 fn is_quantized(value: &Value) -> bool {
     value.dtype == DType::I8 || (value.dtype == DType::I16 && value.quant.is_some())
+}
+
+/// Whether the model comes from TFLite: where it rounds its own way in 16 bits, so do its layers here.
+fn is_tflite(graph: &Graph) -> bool {
+    graph.metadata.iter().any(|(key, value)| key == "source.format" && value == "tflite")
 }

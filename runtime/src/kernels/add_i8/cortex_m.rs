@@ -35,6 +35,7 @@ pub(super) fn add_i8_cortex_m(to: &AddI8, a: &[i8], b: &[i8], y: &mut [i8]) {
 /// # Safety
 ///
 /// The pointers are valid for reading, `y` for writing, `len` elements.
+#[inline(never)]
 pub(in crate::kernels) unsafe fn add_raw(
     to: &AddI8,
     a: *const i8,

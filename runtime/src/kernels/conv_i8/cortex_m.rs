@@ -22,6 +22,9 @@ const PIXELS: usize = 3;
 /// (4 and 8 quads) divide it.
 const CHUNK_QUADS: usize = 120;
 
+/// Bytes that gathering may read behind a patch's source and write behind a patch: a word.
+const SLACK: usize = 4;
+
 /// Channels of a row on its way to a residual addition.
 const ROW: usize = 64;
 
@@ -57,7 +60,7 @@ unsafe extern "C" {
         offsets: *mut i32,
     );
     fn whit_expand1_i8(from: *const i8, to: *mut u32, quads: usize, offset: *mut i32);
-    fn whit_copy_i8(to: *mut i8, from: *const i8, len: usize);
+    fn whit_gather_i8(to: *mut i8, from: *const i8, run: usize, run_step: usize, runs: usize);
 }
 
 /// Quads of an output's inputs.
@@ -78,7 +81,10 @@ fn expanded_pixels(g: &ConvGeometry) -> usize {
 /// Bytes of scratch: expanded activations of a block of pixels, its patches, and room to align.
 pub(super) fn scratch_bytes(g: &ConvGeometry) -> usize {
     let patches = if is_direct(g) { 0 } else { PIXELS.min(g.out_pixels()) };
-    quads(g) * PANEL_K * (expanded_pixels(g) * size_of::<i16>() + patches) + align_of::<u32>() - 1
+    quads(g) * PANEL_K * (expanded_pixels(g) * size_of::<i16>() + patches)
+        + SLACK * patches.min(1)
+        + align_of::<u32>()
+        - 1
 }
 
 /// For Cortex-M: `select` hands it out only where the target has the instructions.
@@ -105,9 +111,12 @@ pub(super) fn conv_i8_cortex_m(conv: &mut ConvI8<'_>) {
         expanded: expanded.cast(),
         patches: expanded.wrapping_add(expanded_bytes).cast(),
         offsets: [0; PIXELS],
+        next: Cursor::default(),
+        runs_are_whole: (g.dilation_w == 1 || g.kernel_w == 1) && g.groups == 1,
         float_mode,
     };
     for group in 0..g.groups {
+        job.next = Cursor::default();
         let mut pixel = 0;
         while pixel < total {
             let count = PIXELS.min(total - pixel);
@@ -128,6 +137,10 @@ struct Job<'c, 'a> {
     patches: *mut i8,
     /// −128 times the sum of the activations of each of the block's pixels.
     offsets: [i32; PIXELS],
+    /// The first pixel of the next block, if the input isn't read in place.
+    next: Cursor,
+    /// Whether the taps of a row of the kernel lie one behind the other in the input.
+    runs_are_whole: bool,
     float_mode: FloatMode,
 }
 
@@ -145,10 +158,14 @@ impl Job<'_, '_> {
             // SAFETY: `k` channels of an input pixel, as direct implies.
             pixels.map(|i| unsafe { self.conv.input.as_ptr().add((pixel + i) * patch) })
         } else {
+            let mut at = self.next;
             for i in 0..count {
-                // SAFETY: as the caller's; the patch is one of the block's.
-                unsafe { self.gather(group, pixel + i, self.patches.add(i * patch)) };
+                // SAFETY: as the caller's; the patch is one of the block's, with more patches or the
+                // slack behind it.
+                unsafe { self.gather(group, &at, self.patches.add(i * patch)) };
+                at.advance(&self.g);
             }
+            self.next = at;
             // SAFETY: as above.
             pixels.map(|i| unsafe { self.patches.add(i * patch).cast_const() })
         };
@@ -221,6 +238,7 @@ impl Job<'_, '_> {
     ///
     /// As [`Job::rows_with_residual`]; the channels are of one group and `first` begins a pair; each of
     /// `out` is valid for `len` writes.
+    #[inline(never)]
     unsafe fn channels(
         &mut self,
         first: usize,
@@ -308,52 +326,132 @@ impl Job<'_, '_> {
     ///
     /// # Safety
     ///
-    /// As [`Job::block`]; `to` is valid for quads × 4 bytes.
-    unsafe fn gather(&self, group: usize, pixel: usize, to: *mut i8) {
+    /// The group and the pixel exist; `to` is valid for quads × 4 bytes and [`SLACK`] more.
+    unsafe fn gather(&self, group: usize, at: &Cursor, to: *mut i8) {
         let g = &self.g;
-        let (oh, ow) = (pixel / g.out_w % g.out_h, pixel % g.out_w);
-        let image = pixel / (g.out_h * g.out_w);
         let channels = g.group_in_c();
         let run = g.kernel_w * channels;
         // Top left tap, in coordinates of the input: negative in the padding. Bounded, so no wrapping.
-        let h0 = (oh * g.stride_h) as isize - g.pad_top as isize;
-        let w0 = (ow * g.stride_w) as isize - g.pad_left as isize;
-        let span = ((g.kernel_w - 1) * g.dilation_w + 1) as isize;
-        let contiguous = (g.dilation_w == 1 || g.kernel_w == 1) && g.groups == 1;
-        let inside = w0 >= 0 && w0 + span <= g.in_w as isize;
+        let h0 = (at.oh * g.stride_h) as isize - g.pad_top as isize;
+        let w0 = (at.ow * g.stride_w) as isize - g.pad_left as isize;
         let input = self.conv.input.as_ptr();
-        let zero_point = self.conv.input_zero_point;
-        let mut to_row = to;
+        let row_step = g.in_w * g.in_c;
+        let image = at.image * g.in_h * row_step;
+        let whole = self.runs_are_whole && self.is_inside(h0, w0);
+        let first = image + h0.max(0) as usize * row_step + w0.max(0) as usize * g.in_c;
+        let end = first + (g.kernel_h - 1) * g.dilation_h * row_step + run;
+        if whole && end + SLACK <= self.conv.input.len() {
+            // SAFETY: the window is inside the input, and so are the bytes behind it; K bytes and
+            // [`SLACK`] more may be written.
+            unsafe {
+                let step = g.dilation_h * row_step;
+                whit_gather_i8(to, input.add(first), run, step, g.kernel_h);
+            }
+        } else {
+            // SAFETY: as the caller's.
+            unsafe { self.gather_edge(group, image, [h0, w0], to) };
+        }
+        // SAFETY: behind K bytes, whose end is at most that of the quads.
+        unsafe { to.add(g.k()).cast::<u32>().write_unaligned(0) };
+    }
+
+    /// Whether all taps of a window with this top left corner are inside the input.
+    fn is_inside(&self, h0: isize, w0: isize) -> bool {
+        let g = &self.g;
+        let span_h = (g.kernel_h - 1) * g.dilation_h;
+        let span_w = (g.kernel_w - 1) * g.dilation_w;
+        h0 >= 0 && w0 >= 0 && h0 as usize + span_h < g.in_h && w0 as usize + span_w < g.in_w
+    }
+
+    /// Copies the patch of a window that reaches into the padding, or whose rows aren't runs.
+    ///
+    /// # Safety
+    ///
+    /// `image` is the start of one, the group exists, and `to` is valid for K bytes and [`SLACK`] more.
+    #[inline(never)]
+    unsafe fn gather_edge(&self, group: usize, image: usize, [h0, w0]: [isize; 2], to: *mut i8) {
+        let g = &self.g;
+        // Taps of a row that are copied at once, and how many such pieces there are.
+        let (taps, pieces) = if self.runs_are_whole { (g.kernel_w, 1) } else { (1, g.kernel_w) };
+        let channels = g.group_in_c();
+        let mut to = to;
         for kh in 0..g.kernel_h {
             let h = h0 + (kh * g.dilation_h) as isize;
-            // SAFETY: `kernel_h` runs fill K elements of `to`. Every source is checked to be inside row
-            // `h` of the image, and the channels of the group inside the pixel.
-            unsafe {
-                if h < 0 || h as usize >= g.in_h {
-                    to_row.write_bytes(zero_point as u8, run);
-                } else {
-                    let row = (image * g.in_h + h as usize) * g.in_w;
-                    if contiguous && inside {
-                        whit_copy_i8(to_row, input.add((row + w0 as usize) * g.in_c), run);
-                    } else {
-                        for kw in 0..g.kernel_w {
-                            let w = w0 + (kw * g.dilation_w) as isize;
-                            let to = to_row.add(kw * channels);
-                            if w < 0 || w as usize >= g.in_w {
-                                to.write_bytes(zero_point as u8, channels);
-                            } else {
-                                let from = (row + w as usize) * g.in_c + group * channels;
-                                whit_copy_i8(to, input.add(from), channels);
-                            }
-                        }
-                    }
+            let row = h as usize * g.in_w;
+            for piece in 0..pieces {
+                let w = w0 + (piece * g.dilation_w) as isize;
+                // The taps between the padding on either side.
+                let mut left = (-w).clamp(0, taps as isize) as usize;
+                let end = (g.in_w as isize - w).clamp(left as isize, taps as isize) as usize;
+                let mut inside = (end - left) * channels;
+                if h < 0 || h as usize >= g.in_h || inside == 0 {
+                    (left, inside) = (taps, 0);
                 }
-                to_row = to_row.add(run);
+                // SAFETY: pieces are K bytes. If there are taps inside, the first is in row `h` at column
+                // `w + left`, and all of them are in that row.
+                unsafe {
+                    self.pad(to, left * channels);
+                    if inside > 0 {
+                        let column = (w + left as isize) as usize;
+                        let from = image + (row + column) * g.in_c + group * channels;
+                        self.copy(to.add(left * channels), from, inside);
+                        self.pad(to.add(left * channels + inside), (taps - end) * channels);
+                    }
+                    to = to.add(taps * channels);
+                }
             }
         }
-        for i in g.k()..self.quads * PANEL_K {
-            // SAFETY: below quads × 4.
-            unsafe { to.add(i).write(0) };
+    }
+
+    /// Copies input from element `from` on.
+    ///
+    /// # Safety
+    ///
+    /// The elements exist; `to` is valid for `len` bytes and [`SLACK`] more.
+    unsafe fn copy(&self, to: *mut i8, from: usize, len: usize) {
+        let input = self.conv.input;
+        if from + len + SLACK <= input.len() {
+            // SAFETY: the caller's, and there are more bytes behind the source.
+            return unsafe { whit_gather_i8(to, input.as_ptr().add(from), len, 0, 1) };
+        }
+        for i in 0..len {
+            // SAFETY: the caller's.
+            unsafe { to.add(i).write(input.as_ptr().add(from + i).read()) };
+        }
+    }
+
+    /// Writes padding.
+    ///
+    /// # Safety
+    ///
+    /// `to` is valid for `len` bytes and [`SLACK`] more.
+    unsafe fn pad(&self, to: *mut i8, len: usize) {
+        let word = u32::from(self.conv.input_zero_point as u8) * 0x0101_0101;
+        for i in (0..len).step_by(4) {
+            // SAFETY: the caller's.
+            unsafe { to.add(i).cast::<u32>().write_unaligned(word) };
+        }
+    }
+}
+
+/// An output pixel.
+#[derive(Clone, Copy, Default)]
+struct Cursor {
+    image: usize,
+    oh: usize,
+    ow: usize,
+}
+
+impl Cursor {
+    fn advance(&mut self, g: &ConvGeometry) {
+        self.ow += 1;
+        if self.ow == g.out_w {
+            self.ow = 0;
+            self.oh += 1;
+            if self.oh == g.out_h {
+                self.oh = 0;
+                self.image += 1;
+            }
         }
     }
 }

@@ -344,31 +344,40 @@ whit_expand1_i8:
     bx      lr
     .size   whit_expand1_i8, . - whit_expand1_i8
 
-@ Copies bytes. r0: to, r1: from, r2: how many; unaligned is fine. By words, the last of which overlaps.
-    .section .text.whit_copy_i8, "ax", %progbits
-    .global whit_copy_i8
-    .type   whit_copy_i8, %function
+@ Gathers runs of bytes one behind the other. r0: to, r1: from, r2: bytes of a run, r3: bytes from a run to the
+@ next, [sp]: runs, at least 1. By words: up to 3 bytes behind a run are read, and written behind the last.
+    .section .text.whit_gather_i8, "ax", %progbits
+    .global whit_gather_i8
+    .type   whit_gather_i8, %function
     .thumb_func
     .p2align 2
-whit_copy_i8:
-    subs    r2, r2, #4
+whit_gather_i8:
+    push    {r4-r9}
+    ldr     r12, [sp, #24]
+1:  mov     r8, r1
+    subs    r9, r2, #16
     blo     3f
-    add     r12, r0, r2
-1:  cmp     r0, r12
-    bhs     2f
-    ldr     r3, [r1], #4
-    str     r3, [r0], #4
-    b       1b
-2:  sub     r3, r0, r12
-    sub     r1, r1, r3
-    ldr     r3, [r1]
-    str     r3, [r12]
-    bx      lr
-3:  adds    r2, r2, #4
+2:  ldr     r4, [r8], #4
+    ldr     r5, [r8], #4
+    ldr     r6, [r8], #4
+    ldr     r7, [r8], #4
+    str     r4, [r0], #4
+    str     r5, [r0], #4
+    str     r6, [r0], #4
+    str     r7, [r0], #4
+    subs    r9, r9, #16
+    bhs     2b
+3:  adds    r9, r9, #16
     beq     5f
-4:  ldrb    r3, [r1], #1
-    strb    r3, [r0], #1
-    subs    r2, r2, #1
-    bne     4b
-5:  bx      lr
-    .size   whit_copy_i8, . - whit_copy_i8
+4:  ldr     r4, [r8], #4
+    str     r4, [r0], #4
+    subs    r9, r9, #4
+    bhi     4b
+    it      lo
+    addlo   r0, r0, r9                  @ back by what was too much
+5:  add     r1, r1, r3
+    subs    r12, r12, #1
+    bne     1b
+    pop     {r4-r9}
+    bx      lr
+    .size   whit_gather_i8, . - whit_gather_i8

@@ -5,6 +5,7 @@
 //! neighbouring outputs come from the same words.
 
 use core::arch::global_asm;
+use core::ptr;
 
 use super::{DepthwiseI8, scalar};
 use crate::kernels::add_i8::{self, AddI8};
@@ -64,13 +65,23 @@ unsafe extern "C" {
     fn whit_depthwise_3x3_stride1_i8(channel: *mut Channel);
     fn whit_depthwise_3x3_stride2_i8(channel: *mut Channel);
     fn whit_depthwise_i8(channel: *mut Channel);
-    fn whit_expand_planes_i8(
-        from: *const i8,
-        column_step: usize,
-        to: *mut i16,
-        plane_bytes: usize,
-        columns: usize,
-    );
+    fn whit_expand_planes_i8(expand: *const Expand);
+}
+
+/// What the assembly expands: four channels of some rows.
+#[repr(C)]
+struct Expand {
+    from: *const i8,
+    column_step: usize,
+    to: *mut i16,
+    plane_bytes: usize,
+    /// At least 1.
+    columns: usize,
+    /// At least 1.
+    rows: usize,
+    /// From the end of a row's columns to the next row.
+    from_skip: usize,
+    to_skip_bytes: usize,
 }
 
 /// How a strip lies in scratch.
@@ -90,6 +101,7 @@ struct Strip {
 
 impl Strip {
     /// `None` if a strip would take too much memory.
+    #[inline(never)]
     fn new(geometry: &ConvGeometry) -> Option<Strip> {
         let mut g = *geometry;
         if g.in_w == 1 && g.out_w == 1 && g.kernel_w == 1 && g.pad_left == 0 {
@@ -168,6 +180,10 @@ pub(super) fn depthwise_i8_cortex_m(conv: &mut DepthwiseI8<'_>) {
     let skip = conv.scratch.as_ptr().align_offset(align_of::<u32>());
     let planes: *mut u32 = conv.scratch[skip..].as_mut_ptr().cast();
     let table = planes.wrapping_add(strip.plane_words() * PLANES);
+    for word in 0..strip.table_words() {
+        // SAFETY: `check` proved that scratch holds a strip, whose table this is.
+        unsafe { table.add(word).write(0) };
+    }
     let mut job = Job { conv, strip, planes, table, float_mode };
     let g = strip.g;
     for image in 0..g.batch {
@@ -213,6 +229,7 @@ impl Job<'_, '_> {
     /// # Safety
     ///
     /// The rows exist and fit a strip; the convolution has been checked.
+    #[inline(never)]
     unsafe fn strip(&mut self, image: usize, first: usize, rows: usize) {
         let Strip { g, row_words, .. } = self.strip;
         let plane_words = self.strip.plane_words();
@@ -237,50 +254,64 @@ impl Job<'_, '_> {
                 }
             }
         }
+        let first_pixel = (image * g.out_h + first) * g.out_w;
+        let mut template = self.channel_template(rows);
         let columns = g.in_w.min((row_words * 2).saturating_sub(g.pad_left));
         for quad in (0..g.in_c).step_by(PLANES) {
             // The last word of channels may overlap the one before, so as not to read beyond a pixel.
             let channel = quad.min(g.in_c.saturating_sub(PLANES));
-            for row in begin..end {
-                let in_row = image * g.in_h + top + row - g.pad_top;
+            if begin < end && columns > 0 {
+                let in_row = image * g.in_h + top + begin - g.pad_top;
                 let from = in_row * g.in_w * g.in_c + channel;
-                let to = self.planes.wrapping_add(row * row_words).cast::<i16>();
-                let to = to.wrapping_add(g.pad_left);
-                // SAFETY: the row is in the input, and `columns` halfwords behind the padding are in
-                // the row of each plane.
-                unsafe { self.expand(from, to, columns, plane_words) };
+                let to = self.planes.wrapping_add(begin * row_words).cast::<i16>();
+                let expand = Expand {
+                    from: self.conv.input.as_ptr().wrapping_add(from),
+                    column_step: g.in_c,
+                    to: to.wrapping_add(g.pad_left),
+                    plane_bytes: plane_words * size_of::<u32>(),
+                    columns,
+                    rows: end - begin,
+                    from_skip: (g.in_w - columns) * g.in_c,
+                    to_skip_bytes: row_words * size_of::<u32>() - columns * size_of::<i16>(),
+                };
+                // SAFETY: the rows are in the input, and `columns` halfwords behind the padding are in
+                // the rows of each plane.
+                unsafe { expand_planes(&expand) };
             }
             for channel_of in quad..g.in_c.min(quad + PLANES) {
                 let plane = self.planes.wrapping_add((channel_of - channel) * plane_words);
                 // SAFETY: as the caller's; the channel's plane has the rows' input.
-                unsafe { self.channel(image, first, rows, channel_of, plane) };
+                unsafe { self.channel(first_pixel, channel_of, plane, &mut template) };
             }
         }
     }
 
-    /// Expands columns of the input from element `from` on.
-    ///
-    /// # Safety
-    ///
-    /// `columns` pixels are there from `from` on, `to` is valid for as many halfwords in each plane.
-    unsafe fn expand(&self, from: usize, to: *mut i16, columns: usize, plane_words: usize) {
-        let in_c = self.strip.g.in_c;
-        if columns == 0 {
-            return;
-        }
-        // SAFETY: the caller's; words of four channels if there are four.
-        unsafe {
-            let from = self.conv.input.as_ptr().add(from);
-            if in_c >= PLANES {
-                let plane_bytes = plane_words * size_of::<u32>();
-                return whit_expand_planes_i8(from, in_c, to, plane_bytes, columns);
-            }
-            for column in 0..columns {
-                for plane in 0..in_c {
-                    let x = from.add(column * in_c + plane).read();
-                    to.add(plane * plane_words * 2 + column).write(i16::from(x));
-                }
-            }
+    /// What the channels of a strip have in common.
+    fn channel_template(&self, rows: usize) -> Channel {
+        let Strip { g, is_square, row_words, .. } = self.strip;
+        let row_bytes = row_words * size_of::<u32>();
+        // Bytes of input for a pair of outputs.
+        let pair_bytes = 2 * g.stride_w * size_of::<i16>();
+        Channel {
+            x: ptr::null(),
+            dilation_bytes: g.dilation_h * row_bytes,
+            row_step_bytes: g.stride_h * row_bytes,
+            rows,
+            pairs: g.out_w / 2 * if is_square { pair_bytes } else { 1 },
+            odd: g.out_w % 2,
+            out: ptr::null_mut(),
+            zero_point: self.conv.epilogue.zero_point,
+            out_step: self.conv.output_stride,
+            bias: [0; 2],
+            scale: 0.0,
+            weights: Weights {
+                table: Table {
+                    start: self.table,
+                    row_bytes: self.strip.tap_words * size_of::<u32>(),
+                    bytes: self.strip.table_words() * size_of::<u32>(),
+                    stride_bytes: g.stride_w * size_of::<i16>(),
+                },
+            },
         }
     }
 
@@ -288,38 +319,25 @@ impl Job<'_, '_> {
     ///
     /// # Safety
     ///
-    /// As [`Job::strip`]; `plane` holds the channel's input.
+    /// As [`Job::strip`]; `plane` holds the channel's input; the rest of `job` is the strip's template.
+    #[inline(never)]
     unsafe fn channel(
         &mut self,
-        image: usize,
-        first: usize,
-        rows: usize,
+        first_pixel: usize,
         channel: usize,
         plane: *const u32,
+        job: &mut Channel,
     ) {
-        let Strip { g, is_square, row_words, .. } = self.strip;
-        let row_bytes = row_words * size_of::<u32>();
-        let stride = self.conv.output_stride;
-        let pixel = (image * g.out_h + first) * g.out_w;
+        let Strip { g, is_square, .. } = self.strip;
         let taps = g.kernel_h * g.kernel_w;
         let weights = &self.conv.weights[channel * taps..][..taps];
-        let bias = self.conv.bias[channel];
+        let rows = job.rows;
+        job.x = plane.cast();
+        job.out = self.conv.output[first_pixel * job.out_step + channel..].as_mut_ptr();
+        job.bias = [self.conv.bias[channel]; 2];
+        job.scale = self.conv.epilogue.scale[channel];
         let pair = |low: i8, high: i8| {
             u32::from(i16::from(low) as u16) | u32::from(i16::from(high) as u16) << 16
-        };
-        let mut job = Channel {
-            x: plane.cast(),
-            dilation_bytes: g.dilation_h * row_bytes,
-            row_step_bytes: g.stride_h * row_bytes,
-            rows,
-            pairs: g.out_w / 2,
-            odd: g.out_w % 2,
-            out: self.conv.output[pixel * stride + channel..].as_mut_ptr(),
-            zero_point: self.conv.epilogue.zero_point,
-            out_step: stride,
-            bias: [bias; 2],
-            scale: self.conv.epilogue.scale[channel],
-            weights: Weights { square: [0; 6] },
         };
         if let (true, [a, b, c, d, e, f, g, h, i]) = (is_square, weights) {
             job.weights.square = [
@@ -331,47 +349,62 @@ impl Job<'_, '_> {
                 pair(*h, *i),
             ];
         } else {
-            let row_halves = self.strip.tap_words * 2;
-            let table = self.table.cast::<i16>();
-            for word in 0..self.strip.table_words() {
-                // SAFETY: in the table.
-                unsafe { self.table.add(word).write(0) };
+            let mut row = self.table.cast::<i16>();
+            for weights in weights.chunks_exact(g.kernel_w) {
+                for (column, weight) in weights.iter().enumerate() {
+                    // SAFETY: a row of the table spans all columns of taps. What is between them stays 0.
+                    unsafe { row.add(column * g.dilation_w).write(i16::from(*weight)) };
+                }
+                row = row.wrapping_add(self.strip.tap_words * 2);
             }
-            for (tap, weight) in weights.iter().enumerate() {
-                let (row, column) = (tap / g.kernel_w, tap % g.kernel_w);
-                let at = row * row_halves + column * g.dilation_w;
-                // SAFETY: a row of the table spans all columns of taps.
-                unsafe { table.add(at).write(i16::from(*weight)) };
-            }
-            job.weights.table = Table {
-                start: self.table,
-                row_bytes: self.strip.tap_words * size_of::<u32>(),
-                bytes: self.strip.table_words() * size_of::<u32>(),
-                stride_bytes: g.stride_w * size_of::<i16>(),
-            };
         }
         // SAFETY: the plane has the rows that the outputs read, a whole pair of outputs each; the
-        // outputs are `stride` apart and exist by `check`.
+        // outputs are `out_step` apart and exist by `check`.
         unsafe {
-            if !is_square {
-                whit_depthwise_i8(&mut job);
-            } else {
-                // Bytes of input for a pair of outputs.
-                job.pairs *= 2 * g.stride_w * size_of::<i16>();
-                match g.stride_w {
-                    1 => whit_depthwise_3x3_stride1_i8(&mut job),
-                    _ => whit_depthwise_3x3_stride2_i8(&mut job),
-                }
+            match (is_square, g.stride_w) {
+                (false, _) => whit_depthwise_i8(job),
+                (true, 1) => whit_depthwise_3x3_stride1_i8(job),
+                (true, _) => whit_depthwise_3x3_stride2_i8(job),
             }
         }
+        job.rows = rows;
         if self.float_mode.take_invalid() {
             // NaN, or numbers beyond i32: as the definition has it.
-            for pixel in pixel..pixel + rows * g.out_w {
+            for pixel in first_pixel..first_pixel + rows * g.out_w {
                 let acc = scalar::accumulate(self.conv, pixel, channel);
                 let epilogue = EpilogueI8 { residual: None, ..self.conv.epilogue };
-                self.conv.output[pixel * stride + channel] =
+                self.conv.output[pixel * job.out_step + channel] =
                     requantize_i8(acc, channel, 0, &epilogue);
             }
         }
+    }
+}
+
+/// Expands rows into planes: as many as a pixel has channels, at most four.
+///
+/// # Safety
+///
+/// The rows are there, and room for them in each plane.
+#[inline(never)]
+unsafe fn expand_planes(expand: &Expand) {
+    if expand.column_step >= PLANES {
+        // SAFETY: the caller's; pixels of at least four channels are read four channels at a time.
+        return unsafe { whit_expand_planes_i8(expand) };
+    }
+    let (mut from, mut to) = (expand.from, expand.to);
+    for _ in 0..expand.rows {
+        for _ in 0..expand.columns {
+            for plane in 0..expand.column_step {
+                // SAFETY: the caller's.
+                unsafe {
+                    let to = to.byte_add(plane * expand.plane_bytes);
+                    to.write(i16::from(from.add(plane).read()));
+                }
+            }
+            from = from.wrapping_add(expand.column_step);
+            to = to.wrapping_add(1);
+        }
+        from = from.wrapping_add(expand.from_skip);
+        to = to.wrapping_byte_add(expand.to_skip_bytes);
     }
 }

@@ -181,20 +181,23 @@ whit_depthwise_i8:
     pop     {r0, r4-r11, pc}
     .size   whit_depthwise_i8, . - whit_depthwise_i8
 
-@ Expands columns of four channels into four planes. r0: first column, r1: bytes from a column to the next,
-@ r2: halfword of the first plane, r3: bytes from a plane to the next, [sp]: columns, at least 1.
+@ Expands rows of columns of four channels into four planes. r0: struct Expand of cortex_m.rs.
+@ r0: column, r1: bytes from a column to the next, r2: halfword of the first plane, r3: bytes from a plane to the
+@ next, r9: three times that, r10: columns, r11: rows left, r12: columns left, lr: struct.
     .section .text.whit_expand_planes_i8, "ax", %progbits
     .global whit_expand_planes_i8
     .type   whit_expand_planes_i8, %function
     .thumb_func
     .p2align 2
 whit_expand_planes_i8:
-    push    {r4-r9}
-    ldr     r12, [sp, #24]
-    add     r9, r3, r3, lsl #1          @ the fourth plane
+    push    {r4-r11, lr}
+    mov     lr, r0
+    ldm     lr, {r0, r1, r2, r3, r10, r11}
+    add     r9, r3, r3, lsl #1
+1:  mov     r12, r10
     tst     r2, #2
-    beq     2f
-1:  @ one column
+    beq     3f
+2:  @ one column
     ldr     r4, [r0]
     add     r0, r0, r1
     sxtb16  r5, r4, ror #8
@@ -207,9 +210,10 @@ whit_expand_planes_i8:
     add     r6, r2, r3, lsl #1
     strh    r4, [r6, #-2]
     subs    r12, r12, #1
-2:  cmp     r12, #2
-    blo     4f
-3:  @ two columns
+    beq     5f
+3:  subs    r12, r12, #2
+    blo     6f
+4:  @ two columns
     ldr     r4, [r0]
     ldr     r6, [r0, r1]
     add     r0, r0, r1, lsl #1
@@ -226,10 +230,14 @@ whit_expand_planes_i8:
     pkhbt   r8, r4, r6, lsl #16
     str     r8, [r2], #4
     subs    r12, r12, #2
-    cmp     r12, #2
-    bhs     3b
-4:  cmp     r12, #0
+    bhs     4b
+6:  adds    r12, r12, #2
+    bne     2b
+5:  ldr     r4, [lr, #24]               @ from the end of a row of input to the next
+    ldr     r5, [lr, #28]               @ the same of planes
+    add     r0, r0, r4
+    add     r2, r2, r5
+    subs    r11, r11, #1
     bne     1b
-    pop     {r4-r9}
-    bx      lr
+    pop     {r4-r11, pc}
     .size   whit_expand_planes_i8, . - whit_expand_planes_i8

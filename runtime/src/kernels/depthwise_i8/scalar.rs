@@ -18,6 +18,7 @@ pub(super) fn depthwise_i8_scalar(conv: &mut DepthwiseI8<'_>) {
 }
 
 /// Bias and products of one output. The convolution has been checked.
+#[inline(never)]
 pub(super) fn accumulate(conv: &DepthwiseI8<'_>, pixel: usize, channel: usize) -> i32 {
     let g = conv.geometry;
     let (oh, ow) = (pixel / g.out_w % g.out_h, pixel % g.out_w);

@@ -9,7 +9,7 @@ const BLOCK: usize = 32;
 
 /// Maximum.
 pub fn max_i16(geometry: &PoolGeometry, to: &PoolI8, input: &[i16], output: &mut [i16]) {
-    geometry.for_each_window(|at, _, window| {
+    geometry.for_each_window(&mut |at, _, window| {
         let y = &mut output[at..at + geometry.channels];
         y.fill(i16::MIN);
         window(&mut |from| {
@@ -25,7 +25,7 @@ pub fn max_i16(geometry: &PoolGeometry, to: &PoolI8, input: &[i16], output: &mut
 
 /// Average.
 pub fn average_i16(geometry: &PoolGeometry, to: &PoolI8, input: &[i16], output: &mut [i16]) {
-    geometry.for_each_window(|at, count, window| {
+    geometry.for_each_window(&mut |at, count, window| {
         let scale = to.scale / count.max(1) as f32;
         for start in (0..geometry.channels).step_by(BLOCK) {
             let len = BLOCK.min(geometry.channels - start);

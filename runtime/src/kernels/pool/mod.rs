@@ -55,31 +55,33 @@ struct Taps {
     counted: usize,
 }
 
+/// What is done for a window: given the output's start, the count, and what visits its positions.
+type Body<'b> = &'b mut dyn FnMut(usize, u32, &dyn Fn(&mut dyn FnMut(usize)));
+
 impl PoolGeometry {
     /// The window of output index `index` along axis 0 (height) or 1 (width).
     fn taps(&self, axis: usize, index: usize) -> Taps {
-        let (kernel, step) = (self.kernel[axis] as i64, self.dilation[axis] as i64);
-        let size = self.input[axis] as i64;
-        let origin = index as i64 * self.stride[axis] as i64 - self.pad[axis] as i64;
+        let (kernel, step) = (self.kernel[axis], self.dilation[axis]);
+        // Positions count from the padding's edge, so that none is negative.
+        let (size, pad) = (self.input[axis], self.pad[axis]);
+        let origin = index * self.stride[axis];
         // Taps before position `end`: those with origin + tap * step < end.
-        let before = |end: i64| ((end - origin + step - 1) / step).clamp(0, kernel);
-        let begin = before(0);
-        let inside = before(size) - begin;
-        let counted = if self.count_include_pad {
-            before(size + self.pad_after[axis] as i64)
-        } else {
-            inside
+        let before = |end: usize| end.saturating_sub(origin).div_ceil(step).min(kernel);
+        let begin = before(pad);
+        let inside = before(pad + size) - begin;
+        let counted = match self.count_include_pad {
+            true => before(pad + size + self.pad_after[axis]),
+            false => inside,
         };
-        Taps {
-            first: if inside > 0 { (origin + begin * step) as usize } else { 0 },
-            inside: inside as usize,
-            counted: counted as usize,
-        }
+        let first = if inside > 0 { origin + begin * step - pad } else { 0 };
+        Taps { first, inside, counted }
     }
 
     /// Calls `body(output start, count, window)` for every output pixel; `window` calls its argument
     /// with the input start of every position inside the input.
-    fn for_each_window(&self, mut body: impl FnMut(usize, u32, &dyn Fn(&mut dyn FnMut(usize)))) {
+    ///
+    /// Not generic, so that there is one of it for all kinds and types.
+    fn for_each_window(&self, body: Body<'_>) {
         let [in_h, in_w] = self.input;
         let [out_h, out_w] = self.output;
         for n in 0..self.batch {

@@ -8,7 +8,7 @@ const BLOCK: usize = 32;
 
 /// Maximum.
 pub fn max_f32(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]) {
-    geometry.for_each_window(|at, _, window| {
+    geometry.for_each_window(&mut |at, _, window| {
         let y = &mut output[at..at + geometry.channels];
         y.fill(f32::NEG_INFINITY);
         window(&mut |from| {
@@ -22,7 +22,7 @@ pub fn max_f32(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]) {
 
 /// Average.
 pub fn average_f32(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]) {
-    geometry.for_each_window(|at, count, window| {
+    geometry.for_each_window(&mut |at, count, window| {
         let y = &mut output[at..at + geometry.channels];
         y.fill(0.0);
         window(&mut |from| {
@@ -40,7 +40,7 @@ pub fn average_f32(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]) {
 /// Quantized maximum.
 pub fn max_i8(geometry: &PoolGeometry, to: &PoolI8, input: &[i8], output: &mut [i8]) {
     let plain = to.scale == 1.0 && to.zero_point == to.input_zero_point;
-    geometry.for_each_window(|at, _, window| {
+    geometry.for_each_window(&mut |at, _, window| {
         let y = &mut output[at..at + geometry.channels];
         y.fill(i8::MIN);
         window(&mut |from| {
@@ -61,7 +61,7 @@ pub fn max_i8(geometry: &PoolGeometry, to: &PoolI8, input: &[i8], output: &mut [
 
 /// Quantized average.
 pub fn average_i8(geometry: &PoolGeometry, to: &PoolI8, input: &[i8], output: &mut [i8]) {
-    geometry.for_each_window(|at, count, window| {
+    geometry.for_each_window(&mut |at, count, window| {
         let scale = to.scale / count.max(1) as f32;
         for start in (0..geometry.channels).step_by(BLOCK) {
             let len = BLOCK.min(geometry.channels - start);
