@@ -86,7 +86,7 @@ class Whit:
         """One run on arrays in the order of the inputs; integers of scaled inputs are given as reals."""
         arguments = []
         for at, (declared, array, (scale, zero_point)) in enumerate(zip(info["inputs"], feed, quantization)):
-            if declared["type"] == "i8" and array.dtype == np.int8 and scale:
+            if declared["type"] in ("i8", "i16") and array.dtype in (np.int8, np.int16) and scale:
                 array = ((array.astype(np.float64) - zero_point) * scale).astype(np.float32)
             np.save(folder / f"{at}.npy", array)
             arguments += ["--input", f"{declared['name']}={folder / f'{at}.npy'}"]

@@ -11,8 +11,10 @@ mod tflite;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -23,7 +25,7 @@ use whit::format::{
     DimRecord, Field, FileBuilder, HEADER_BYTES, Header, NO_OPERAND, Section, SectionEntry,
     StepRecord, Storage, TensorRecord,
 };
-use whit::{DType, Isa, Model, Options, Session, SessionError, StepErrorKind};
+use whit::{DType, Isa, Model, ModelFile, Options, Session, SessionError, StepErrorKind};
 use whit_convert::evaluate::{AlignedBytes, EvaluateError};
 use whit_convert::graph::Graph;
 use whit_convert::import::ImportOptions;
@@ -38,6 +40,8 @@ use common::{Random, RandomSamples};
 const WHIT_CASES: u64 = 100_000;
 /// Mutations of ONNX files.
 const ONNX_CASES: u64 = 20_000;
+/// Damaged files that are also written to disk and mapped.
+const COPIED_CASES: u64 = 4_000;
 /// Mutations of TFLite files.
 const TFLITE_CASES: u64 = 20_000;
 /// A file that asks for more is refused here, as a careful caller would: the header says how much.
@@ -544,6 +548,56 @@ fn packed_constants_are_only_weights() {
     assert!(refused > 100, "{refused}");
 }
 
+/// A file of the list, damaged in the way that number `case` stands for.
+fn damaged(
+    case: u64,
+    files: &[Vec<u8>],
+    zones: &[Vec<(Option<Section>, Range<usize>)>],
+) -> (Vec<u8>, Random) {
+    let mut random = Random::new(case);
+    let which = random.below(files.len());
+    let (mut bytes, zones) = (files[which].clone(), &zones[which]);
+    let style = random.below(8);
+    match style {
+        // Plain damage, which a checksum may notice.
+        0 | 1 => {
+            for _ in 0..=random.below(3) {
+                let (_, zone) = pick_zone(&mut random, zones);
+                damage(&mut random, &mut bytes, zone);
+            }
+        }
+        // Cut, lengthened, or one file's beginning with another's end.
+        2 => match random.below(3) {
+            0 => bytes.truncate(random.below(bytes.len())),
+            1 => bytes.resize(bytes.len() + random.below(200), random.next() as u8),
+            _ => {
+                let other = &files[random.below(files.len())];
+                let at = random.below(bytes.len().min(other.len())) & !63;
+                bytes.truncate(at);
+                bytes.extend_from_slice(&other[at..]);
+            }
+        },
+        // Damage under valid checksums.
+        3 | 4 => {
+            for _ in 0..=random.below(3) {
+                let (_, zone) = pick_zone(&mut random, zones);
+                damage(&mut random, &mut bytes, zone);
+            }
+        }
+        // Wrong records under valid checksums, lengths and totals.
+        _ => {
+            for _ in 0..=random.below(3) {
+                mislead(&mut random, &mut bytes, zones);
+            }
+            repair(&mut bytes, zones);
+        }
+    }
+    if style >= 3 {
+        FileBuilder::reseal(&mut bytes);
+    }
+    (bytes, random)
+}
+
 #[test]
 fn damaged_whit_files_never_panic() {
     let files = whit_files();
@@ -552,49 +606,96 @@ fn damaged_whit_files_never_panic() {
     }
     let zones: Vec<_> = files.iter().map(|file| zones(file)).collect();
     Harness::new("damaged .whit").run(WHIT_CASES, |case| {
-        let mut random = Random::new(case);
-        let which = random.below(files.len());
-        let (mut bytes, zones) = (files[which].clone(), &zones[which]);
-        let style = random.below(8);
-        match style {
-            // Plain damage, which a checksum may notice.
-            0 | 1 => {
-                for _ in 0..=random.below(3) {
-                    let (_, zone) = pick_zone(&mut random, zones);
-                    damage(&mut random, &mut bytes, zone);
-                }
-            }
-            // Cut, lengthened, or one file's beginning with another's end.
-            2 => match random.below(3) {
-                0 => bytes.truncate(random.below(bytes.len())),
-                1 => bytes.resize(bytes.len() + random.below(200), random.next() as u8),
-                _ => {
-                    let other = &files[random.below(files.len())];
-                    let at = random.below(bytes.len().min(other.len())) & !63;
-                    bytes.truncate(at);
-                    bytes.extend_from_slice(&other[at..]);
-                }
-            },
-            // Damage under valid checksums.
-            3 | 4 => {
-                for _ in 0..=random.below(3) {
-                    let (_, zone) = pick_zone(&mut random, zones);
-                    damage(&mut random, &mut bytes, zone);
-                }
-            }
-            // Wrong records under valid checksums, lengths and totals.
-            _ => {
-                for _ in 0..=random.below(3) {
-                    mislead(&mut random, &mut bytes, zones);
-                }
-                repair(&mut bytes, zones);
-            }
-        }
-        if style >= 3 {
-            FileBuilder::reseal(&mut bytes);
-        }
+        let (bytes, mut random) = damaged(case, &files, &zones);
         exercise(&bytes, &mut random)
     });
+}
+
+/// What comes of preparing a model and running it twice: every output, or the error.
+fn outcome(model: Model<'_>, seed: u64) -> Result<Vec<Vec<u8>>, String> {
+    let mut random = Random::new(seed);
+    let mut session =
+        Session::new(model, Options::default()).map_err(|error| format!("prepare: {error}"))?;
+    let mut outputs = Vec::new();
+    for _ in 0..2 {
+        for symbol in model.symbols() {
+            let span = (symbol.max - symbol.min) as usize + 1;
+            let value = symbol.min + random.below(span) as u32;
+            let set = session.set_dimension(model.text(symbol.name), value);
+            outputs.push(format!("{set:?}").into_bytes());
+        }
+        common::fill_inputs(&mut session, &mut random).map_err(|_| "inputs".to_string())?;
+        outputs.push(format!("{:?}", session.run()).into_bytes());
+        for output in 0..model.outputs().len() {
+            outputs.push(session.output_bytes(output).unwrap_or(&[]).to_vec());
+        }
+    }
+    Ok(outputs)
+}
+
+/// A session of a mapped file copies its records, any other reads them in place: both do the same,
+/// whatever the file says.
+#[test]
+fn records_in_place_and_copied_run_alike() {
+    let files = whit_files();
+    let zones: Vec<_> = files.iter().map(|file| zones(file)).collect();
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("alike.whit");
+    let (mut ran, mut refused) = (0, 0);
+    for case in 0..COPIED_CASES {
+        let (bytes, _) = match files.get(case as usize) {
+            Some(file) => (file.clone(), Random::new(case)),
+            None => damaged(case, &files, &zones),
+        };
+        let aligned = AlignedBytes::new(&bytes);
+        let Ok(in_place) = Model::open(aligned.as_slice()) else { continue };
+        let memory = in_place.header().arena_bytes.saturating_add(in_place.header().state_bytes);
+        if memory > MAX_MEMORY_BYTES {
+            continue;
+        }
+        // A new file each time: the map of the last one must not see it.
+        let _ = std::fs::remove_file(&path);
+        std::fs::write(&path, &bytes).unwrap();
+        let mapped = ModelFile::open(&path).unwrap();
+        let mapped = mapped.model().expect("opens as the same bytes do");
+        assert!(mapped.may_change() && !in_place.may_change());
+        let (in_place, mapped) = (outcome(in_place, case), outcome(mapped, case));
+        assert!(in_place == mapped, "case {case}: {in_place:?}, mapped {mapped:?}");
+        *(if in_place.is_ok() { &mut ran } else { &mut refused }) += 1;
+    }
+    assert!(ran > 100 && refused > 100, "{ran} ran, {refused} were refused");
+}
+
+/// Overwriting the records of a mapped file doesn't change what a session of it does.
+#[test]
+fn a_mapped_file_edited_later_steers_nothing() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("edited.whit");
+    for (number, file) in whit_files().iter().enumerate() {
+        let _ = std::fs::remove_file(&path);
+        std::fs::write(&path, file).unwrap();
+        let mapped = ModelFile::open(&path).unwrap();
+        let mut session = Session::new(mapped.model().unwrap(), Options::default()).unwrap();
+        let mut run = || {
+            session.reset_state();
+            common::fill_inputs(&mut session, &mut Random::new(3)).expect("inputs are in place");
+            let result = session.run();
+            (result, session.output_bytes(0).unwrap_or(&[]).to_vec())
+        };
+        let before = run();
+        let mut on_disk = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        for section in [
+            Section::Tensors,
+            Section::Steps,
+            Section::Operands,
+            Section::Attributes,
+            Section::Dims,
+        ] {
+            let zone = zone_of(&zones(file), section);
+            on_disk.seek(SeekFrom::Start(zone.start as u64)).unwrap();
+            on_disk.write_all(&vec![0x5a; zone.len()]).unwrap();
+        }
+        on_disk.sync_all().unwrap();
+        assert!(run() == before, "file {number}");
+    }
 }
 
 /// Changes a model in a way that is still a model: other numbers, names and operators.

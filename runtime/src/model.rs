@@ -16,7 +16,8 @@ pub const MAX_DIMS: usize = 256;
 /// Bytes of an attribute record at most.
 const MAX_ATTRIBUTES_BYTES: u32 = 256;
 
-/// A validated `.whit` file: in a memory map, in flash, anywhere that outlives it.
+/// A validated `.whit` file: in a memory map, in flash, anywhere that outlives it. Sessions read its
+/// records in place, or, of a mapped file (`ModelFile`), copy them.
 ///
 /// Opening checks every record and the exactness of the header's totals, but not the checksums of
 /// the sections, whose cost grows with the file: call [`Model::verify_checksums`] for those.

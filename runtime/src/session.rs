@@ -90,7 +90,8 @@ impl<'m> Session<'m> {
         Session::bind(model, block, &prepared, &options, needed)
     }
 
-    /// Bytes that a session of this model takes: tables, arena, state and the kernels' scratch.
+    /// Bytes that a session of this model takes: arena, state, the kernels' scratch, and tables, which
+    /// are small unless the file is mapped.
     pub fn memory_bytes(model: &Model<'_>, options: &Options) -> Result<usize, SessionError> {
         let sizes = prepare(model, options)?.sizes;
         sizes.total().ok_or(SessionError::Memory { needed: usize::MAX, given: 0 })

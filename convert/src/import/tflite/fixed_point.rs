@@ -172,11 +172,14 @@ mod tests {
         }
     }
 
+    /// A name, a table, and what it approximates.
+    type Row = (&'static str, [i8; 256], fn(f64) -> f64);
+
     #[test]
     fn tables_are_near_the_functions() {
         let (x, y) = (Quant::per_tensor(0.047, 3), Quant::per_tensor(0.025, -113));
         let real = |index: usize| 0.047 * (index as f64 - 128.0 - 3.0);
-        let functions: [(&str, [i8; 256], fn(f64) -> f64); 4] = [
+        let functions: [Row; 4] = [
             ("requantized", requantized(&x, &y), |x| x),
             ("clipped", clipped(&x, &y, 0.0, 6.0), |x| x.clamp(0.0, 6.0)),
             ("leaky_relu", leaky_relu(&x, &y, 0.1), |x| if x < 0.0 { 0.1 * x } else { x }),

@@ -10,10 +10,13 @@ fn relu(signature: &[i32]) -> Model {
     one("RELU", (0, vec![]), vec![dynamic("x")], vec![dynamic("y")])
 }
 
+/// A shape signature, choices, and the result's shape or a part of the error.
+type Dynamic = (&'static [i32], Vec<(String, DimChoice)>, Result<&'static str, &'static str>);
+
 #[test]
 fn dynamic_dimensions() {
     let dim = |name: &str, choice| (name.to_owned(), choice);
-    let cases: Vec<(&[i32], Vec<(String, DimChoice)>, Result<&str, &str>)> = vec![
+    let cases: Vec<Dynamic> = vec![
         (&[], vec![], Ok("1×4")),
         (&[-1, 4], vec![], Ok("1×4")),
         (&[-1, 4], vec![dim("x_0", DimChoice::Fixed(3))], Ok("3×4")),
