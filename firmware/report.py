@@ -160,7 +160,7 @@ def table(args):
     order = list(CORES)
     models = [*MARKS, "digits"]
     keys = sorted(runs, key=lambda key: (order.index(key[0]), models.index(key[1])))
-    missed, rows = [], []
+    missed, rows, failed = [], [], False
     for machine, model in keys:
         run = runs[machine, model]
         least, most = run["run_instructions"]
@@ -178,6 +178,7 @@ def table(args):
                 checks += [("instructions", most), ("code", code)]
             for name, value in checks:
                 if value > MARKS[model][name]:
+                    failed |= name not in args.allow
                     missed.append(f"{CORES[machine]} {model}: {name} {value:,}, more than {MARKS[model][name]:,}")
     head = ["core", "model", "vectors", "instructions", "per MAC", "arena", "session", "code", "stack", "at start"]
     text_table(head, rows)
@@ -211,7 +212,7 @@ def table(args):
     if missed:
         print()
         print("\n".join(f"MISSED  {line}" for line in missed))
-        if not args.no_marks:
+        if failed and not args.no_marks:
             sys.exit(1)
 
 
@@ -286,6 +287,7 @@ def main():
     command.add_argument("folder", type=Path)
     command.add_argument("--write", type=Path)
     command.add_argument("--no-marks", action="store_true")
+    command.add_argument("--allow", action="append", default=[], choices=["instructions", "arena", "code"])
     command.set_defaults(run=table)
     args = parser.parse_args()
     args.run(args)

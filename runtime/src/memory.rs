@@ -256,6 +256,10 @@ impl<'m> Block<'m> {
         tables: Tables<'m>,
         bound: Bound,
     ) -> Option<Block<'m>> {
+        #[cfg_attr(
+            not(feature = "std"),
+            expect(unused_mut, reason = "copies only from mapped files")
+        )]
         let mut block = Block {
             arena: carver.take_bytes(sizes.arena, BLOCK_ALIGN)?,
             state: carver.take_bytes(sizes.state, BLOCK_ALIGN)?,

@@ -26,7 +26,9 @@ fn main() -> ! {
     if let Some(memory) = memory {
         let _ = serve(&mut memory.0);
     }
-    loop {}
+    loop {
+        cortex_m::asm::wfi();
+    }
 }
 
 fn serve(memory: &'static mut [u8]) -> Option<()> {
