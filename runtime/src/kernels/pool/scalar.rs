@@ -80,13 +80,16 @@ pub fn average_stored_i8(geometry: &PoolGeometry, to: &PoolI8, input: &[i8], out
     });
 }
 
-/// Sums windows of `q - zero_point`; `finish` makes outputs of sums and their count, at least 1.
+/// Makes outputs of sums and their count, which is at least 1.
+type Finish<'f> = &'f dyn Fn(&mut [i8], &[i32], u32);
+
+/// Sums windows of `q - zero_point`.
 fn sums_i8(
     geometry: &PoolGeometry,
     zero_point: i32,
     input: &[i8],
     output: &mut [i8],
-    finish: &dyn Fn(&mut [i8], &[i32], u32),
+    finish: Finish<'_>,
 ) {
     geometry.for_each_window(&mut |at, count, window| {
         for start in (0..geometry.channels).step_by(BLOCK) {
