@@ -69,7 +69,7 @@ fn operator_names(model: &Model<'_>) -> Result<Vec<&'static str>> {
         let is_bound = |operator: &&Operator| {
             operator.op as u16 == step.op && operator.dtype == DType::from_number(step.variant)
         };
-        let Some(index) = ops::ALL.iter().position(|operator| is_bound(operator)) else {
+        let Some(index) = ops::ALL.iter().position(is_bound) else {
             let (op, dtype) = op_text(&step);
             let dtype = dtype.map_or(String::new(), |dtype| format!(" for {dtype}"));
             bail!(
