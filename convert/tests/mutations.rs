@@ -1048,10 +1048,12 @@ fn tflite_files() -> Vec<tflite::Model> {
                     outputs: outputs.clone(),
                     options_type: OPERATORS[*code as usize].1,
                     options: options.clone(),
+                    intermediates: Vec::new(),
                 })
                 .collect(),
             inputs: vec![0],
             outputs: vec![19, 6],
+            second: Vec::new(),
         };
         model.tensors[0].signature = vec![-1, 4, 6, 2];
         model
@@ -1106,6 +1108,7 @@ fn mislead_tflite(random: &mut Random, model: &mut tflite::Model) {
                             values.push(number);
                             Field::Ints(values)
                         }
+                        Field::Text(_) => Field::Text("other"),
                     };
                 }
             }

@@ -87,12 +87,15 @@ fn steps(file: &[u8]) -> Vec<&'static str> {
     model.steps().map(|step| whit::format::Op::from_number(step.op).unwrap().name()).collect()
 }
 
+/// Outputs by run of the inputs of all runs.
+type Recurrence = fn(&[[f32; 2]]) -> Vec<Vec<[f32; 2]>>;
+
 /// A graph, the steps that it should take, and its recurrence: outputs by run, from the inputs.
 struct Case {
     name: &'static str,
     graph: Graph,
     steps: &'static [&'static str],
-    want: fn(&[[f32; 2]]) -> Vec<Vec<[f32; 2]>>,
+    want: Recurrence,
 }
 
 fn cases() -> Vec<Case> {
