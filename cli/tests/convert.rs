@@ -171,7 +171,7 @@ fn inputs_can_be_given_at_conversion() {
 
     for (value, part) in [
         ("nobody=1", "no such input"),
-        ("shape=1.5", "isn't exact in the model's INT64"),
+        ("shape=1.5", "isn't exact in the model's i64"),
         ("shape=7", "the value given has shape [], the model declares 2"),
         ("shape=missing.npy", "missing.npy"),
     ] {

@@ -60,8 +60,8 @@ pub(super) fn quant(tensor: &Tensor) -> Result<Option<Quant>, Failure> {
     let limits = match tensor.kind {
         t::INT8 => -128..=127,
         t::UINT8 => 0..=255,
-        // Integers of 16 bits are symmetric by definition.
-        t::INT16 => 0..=0,
+        // Integers of 16 bits and more are symmetric by definition.
+        t::INT16 | t::INT32 | t::INT64 => 0..=0,
         _ => i32::MIN..=i32::MAX,
     };
     if zero_point.iter().any(|z| !limits.contains(z)) {

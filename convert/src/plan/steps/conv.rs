@@ -482,7 +482,8 @@ fn lower_i8(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), PlanE
         let step = f64::from(x.scale[0]) * f64::from(weight_scales[channel]);
         let q = (real / step).round_ties_even();
         // Exact in i64 below 2^53; a NaN is refused below.
-        let folded = q as i64 - i64::from(x.zero_point[0]) * i64::from(sums[channel]);
+        let folded =
+            (q as i64).saturating_sub(i64::from(x.zero_point[0]) * i64::from(sums[channel]));
         let fits = folded.unsigned_abs().saturating_add(reach(channel).unsigned_abs());
         if q.is_nan() || q.abs() > MAX_EXACT || fits > i32::MAX as u64 {
             let why = format!(

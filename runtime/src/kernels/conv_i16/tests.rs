@@ -87,7 +87,7 @@ fn agrees_with_the_formula() {
                 .map(|_| (random.next() as i64) >> 20)
                 .collect();
             let scale: Vec<f32> = (0..bias.len())
-                .map(|_| 1.0 / (1 << (18 + random.below(16))) as f32 * 0.77)
+                .map(|_| 1.0 / (1u64 << (18 + random.below(16))) as f32 * 0.77)
                 .collect();
             let wide = g.in_c.next_multiple_of(PANEL_N);
             let packed = if depthwise {
