@@ -8,6 +8,7 @@
 //! mean:  acc = sum of (q - input_zero_point)                                        (i32)
 //!        y = clamp(round_ties_even(acc as f32 * (scale / count as f32)), min - zero_point, max - zero_point)
 //!                + zero_point
+//!        with a second operand, i8: y = clamp(fixed_point(acc, multiplier, shift), …) + zero_point
 //! max:   y = clamp(round_ties_even((max - input_zero_point) as f32 * scale), …) + zero_point
 //! ```
 
@@ -15,10 +16,10 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{ArgReduceAttributes, Element, MAX_RANK, Op, ReduceAttributes, ReduceOp};
 use crate::isa::Isa;
-use crate::kernels::requantize::{Quantized, round_clamp};
+use crate::kernels::requantize::{Quantized, fixed_point, round_clamp};
 use crate::memory::{Context, Slot, typed, typed_mut};
 use crate::ops::shape::{Walk, expect_apart, expect_types, split};
-use crate::ops::{Operator, RunFn, Step, expect_clamp_of, no_scratch};
+use crate::ops::{Operator, RunFn, Step, expect_clamp_of, expect_vector, no_scratch};
 
 type Check = fn(&Step<'_>) -> Result<(), StepErrorKind>;
 
@@ -61,7 +62,7 @@ const INTEGER: [ReduceOp; 8] = [Sum, Mean, Max, Min, Prod, L1, L2, SumSquare];
 const QUANTIZED: [ReduceOp; 3] = [Mean, Max, Min];
 
 fn check(step: &Step<'_>, dtype: DType, kinds: &[ReduceOp]) -> Result<(), StepErrorKind> {
-    step.expect_counts(1, 1)?;
+    step.expect_counts(1, 1 + usize::from(dtype == DType::I8))?;
     expect_types(step, &[dtype], dtype)?;
     expect_apart(step)?;
     let attributes: ReduceAttributes = step.expect_attributes()?;
@@ -96,6 +97,9 @@ fn check_quantized<T: Quantized>(step: &Step<'_>, dtype: DType) -> Result<(), St
     check(step, dtype, &QUANTIZED)?;
     let attributes: ReduceAttributes = step.attributes();
     expect_clamp_of::<T>(attributes.clamp_q)?;
+    if step.input_count() > 1 {
+        expect_vector(&step.input(1)?, DType::I32, 2, 1)?;
+    }
     let (x, y) = (step.input(0)?, step.output(0)?);
     let step_size = u64::from(x.zero_point.unsigned_abs() + T::LOWEST.unsigned_abs());
     let count = count(&x, &y) as u64;
@@ -282,8 +286,9 @@ fn run_quantized<T: Quantized>(context: &mut Context<'_>) -> Result<(), StepErro
     let (low, high) =
         (attributes.clamp_q[0] - to.zero_point, attributes.clamp_q[1] - to.zero_point);
     let put = |real: f32| T::narrow(round_clamp(real, low, high) + to.zero_point);
-    let operands = context.operands([0])?;
+    let operands = context.operands([0, 1])?;
     let x: &[T] = typed(operands.inputs[0], 0)?;
+    let numbers: &[i32] = typed(operands.inputs[1], 1)?;
     let y: &mut [T] = typed_mut(operands.output, 1)?;
     match kind(&step)? {
         Max => accumulate(&walk, x, y, T::narrow(T::LOWEST), T::max, T::max),
@@ -296,7 +301,13 @@ fn run_quantized<T: Quantized>(context: &mut Context<'_>) -> Result<(), StepErro
             accumulate(&walk, x, acc, 0, |acc, x: T| add(acc, x.widen() - from.zero_point), add);
             let scale = attributes.scale / count(&from, &to).max(1) as f32;
             for (y, acc) in y.iter_mut().zip(acc) {
-                *y = put(*acc as f32 * scale);
+                *y = match numbers {
+                    [multiplier, shift, ..] => {
+                        let q = fixed_point(*acc, *multiplier, *shift).max(low).min(high);
+                        T::narrow(q + to.zero_point)
+                    }
+                    _ => put(*acc as f32 * scale),
+                };
             }
             return Ok(());
         }
