@@ -372,7 +372,7 @@ fn run_arg<T: Element + PartialOrd>(context: &mut Context<'_>) -> Result<(), Ste
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::{Case, Random, Typed, assert_close, shape, tensor};
+    use crate::ops::testing::{Case, Random, Tensor, Typed, assert_close, shape, tensor};
 
     fn attributes(kind: ReduceOp, axes: u32) -> ReduceAttributes {
         ReduceAttributes { kind: kind as u32, axes, scale: 1.0, clamp_q: [-128, 127], reserved: 0 }
@@ -474,6 +474,23 @@ mod tests {
                     .run::<i8>();
             assert_eq!(got, want, "{}", kind.name());
         }
+    }
+
+    #[test]
+    fn means_in_fixed_point() {
+        let x = tensor(&[2, 3], &[-10i8, 5, 20, -128, -128, -127]).quantized(0.1, -10);
+        let run = |numbers: Tensor| {
+            let attributes = ReduceAttributes { scale: 9.0, ..attributes(Mean, 0b10) };
+            let y = shape(DType::I8, &[2]).quantized(0.2, 3);
+            Case::new(Op::Reduce, Some(DType::I8), attributes, &[x.clone(), numbers], y).run_bytes()
+        };
+        // Sums from the zero point: 45 and -353. Their eighths 5.625 and -44.125 from 22.5 -> 23 and
+        // -176.5 -> -176, whose quarters are 5.75 and -44.
+        let made = run(tensor(&[2], &[1i32 << 30, -2]).constant()).unwrap();
+        assert_eq!(made, [9i8 as u8, -41i8 as u8]);
+        assert!(run(tensor(&[2], &[i32::MIN, i32::MIN]).constant()).is_ok());
+        assert!(run(tensor(&[1], &[1i32 << 30]).constant()).is_err());
+        assert!(run(tensor(&[2], &[1f32, 2.0]).constant()).is_err());
     }
 
     #[test]
