@@ -73,9 +73,9 @@ class Whit:
     def call(self, *arguments):
         return subprocess.run([self.path, *map(str, arguments)], capture_output=True, text=True)
 
-    def convert(self, content, folder):
+    def convert(self, content, folder, *flags):
         (folder / "m.tflite").write_bytes(content)
-        done = self.call("convert", folder / "m.tflite", "-o", folder / "m.whit")
+        done = self.call("convert", folder / "m.tflite", "-o", folder / "m.whit", *flags)
         if done.returncode:
             raise Refused((done.stderr or done.stdout).strip().splitlines()[-1].split("m.tflite: ")[-1])
         shown = self.call("inspect", folder / "m.whit", "--json")
@@ -169,30 +169,31 @@ def whole(whit, name, path, data):
         _, expected = reference(content, feeds)
     except (RuntimeError, ValueError) as error:
         return {"name": name, "refused": f"by the reference: {error}"}
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        try:
-            info = whit.convert(content, folder)
-        except Refused as refused:
-            return {"name": name, "refused": str(refused)}
-        if len(graph.inputs) == 1:
-            rows = np.concatenate([feed[0] for feed in feeds])
-            made = whit.run(info, folder, [rows], [(scale, zero_point)])[0]
-        else:
-            quants = [quantization(graph.tensors[i]) for i in graph.inputs]
-            made = np.concatenate([whit.run(info, folder, feed, quants)[0] for feed in feeds])
     expected = np.concatenate([outputs[0] for outputs in expected])
-    made = made.reshape(expected.shape)
-    row = {"name": name, "count": expected.size, "steps": len(info["steps"]), "layers": len(graph.operators),
-           "float_steps": sum(step["output"]["type"] == "f32" for step in info["steps"])}
     flat = expected.reshape(len(expected), -1)
-    row["labels"] = int((flat.argmax(1) != made.reshape(flat.shape).argmax(1)).sum()) if flat.shape[1] > 1 else 0
-    row["samples"] = len(flat)
-    if expected.dtype == np.float32:
-        row["error"] = float(np.abs(made - expected).max() / max(float(np.ptp(expected)), 1e-30))
-    else:
-        difference = np.abs(made.astype(np.int64) - expected.astype(np.int64))
-        row["differ"], row["most"] = int((difference > 0).sum()), int(difference.max())
+    row = {"name": name, "count": expected.size, "layers": len(graph.operators), "samples": len(flat)}
+    real = expected.dtype == np.float32
+    for mode, flags in [("", []), ("exact ", ["--exact-tflite"])][: 1 if real else 2]:
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            try:
+                info = whit.convert(content, folder, *flags)
+            except Refused as refused:
+                return {"name": name, "refused": str(refused)}
+            if len(graph.inputs) == 1:
+                rows = np.concatenate([feed[0] for feed in feeds])
+                made = whit.run(info, folder, [rows], [(scale, zero_point)])[0]
+            else:
+                quants = [quantization(graph.tensors[i]) for i in graph.inputs]
+                made = np.concatenate([whit.run(info, folder, feed, quants)[0] for feed in feeds])
+        made = made.reshape(expected.shape)
+        row["steps"] = len(info["steps"])
+        row[mode + "labels"] = int((flat.argmax(1) != made.reshape(flat.shape).argmax(1)).sum()) if flat.shape[1] > 1 else 0
+        if real:
+            row["error"] = float(np.abs(made - expected).max() / max(float(np.ptp(expected)), 1e-30))
+        else:
+            difference = np.abs(made.astype(np.int64) - expected.astype(np.int64))
+            row[mode + "differ"], row[mode + "most"] = int((difference > 0).sum()), int(difference.max())
     return row
 
 
@@ -810,6 +811,10 @@ def range_of(operator, case, kind, seed):
     return scale_for(low, high, kind)
 
 
+# What --exact-tflite changes.
+EXACT = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "MEAN", "SUM")
+
+
 def try_operator(whit, operator, make, kind, folder):
     """Counts of one operator in one type."""
     found = collections.Counter()
@@ -851,6 +856,10 @@ def try_operator(whit, operator, make, kind, folder):
                 difference = np.abs(ours.astype(np.int64) - theirs.astype(np.int64))
                 found["differ"] += int((difference > 0).sum())
                 worst = max(worst, float(difference.max(initial=0)))
+        if kind != "float" and operator in EXACT:
+            info = whit.convert(content, folder, "--exact-tflite")
+            made = whit.run(info, folder, feed, quants)
+            found["exact"] += sum(int((ours.reshape(theirs.shape) != theirs).sum()) for ours, theirs in zip(made, expected))
     return found, worst, reasons
 
 
@@ -941,14 +950,18 @@ def main():
     text = [HEAD]
     missed = 0
     if "models" in parts:
-        text += ["## Whole models\n", "| model | outputs | differ | most steps | labels that differ | steps of the program | layers |", "|---|---:|---:|---:|---:|---:|---:|"]
+        text += ["## Whole models\n", "| model | outputs | differ | most steps | labels that differ | exact: differ | exact: labels | steps of the program | layers |",
+                 "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
         for row in model_rows(whit, options.models, options.only):
             if "refused" in row:
-                line = f"| {row['name']} | refused: {row['refused'][:160]} | | | | | |"
-            elif "error" in row:
-                line = f"| {row['name']} | {row['count']} | by {row['error']:.0e} of the range | | {row['labels']} of {row['samples']} | {row['steps']} | {row['layers']} |"
+                line = f"| {row['name']} | refused: {row['refused'][:160]} | | | | | | | |"
             else:
-                line = f"| {row['name']} | {row['count']} | {row['differ']} | {row['most']} | {row['labels']} of {row['samples']} | {row['steps']} | {row['layers']} |"
+                labels = lambda mode: f"{row[mode + 'labels']} of {row['samples']}"
+                if "error" in row:
+                    found = f"by {row['error']:.0e} of the range | | {labels('')} | |"
+                else:
+                    found = f"{row['differ']} | {row['most']} | {labels('')} | {row['exact differ']} | {labels('exact ')}"
+                line = f"| {row['name']} | {row['count']} | {found} | {row['steps']} | {row['layers']} |"
             print(line)
             text.append(line)
         text.append("")
@@ -975,7 +988,7 @@ def main():
                 text.append(line)
         text.append("")
     if "operators" in parts:
-        text += ["## Operators\n", "| operator | type | cases | outputs | differ | most | with float steps | refused |", "|---|---|---:|---:|---:|---:|---:|---|"]
+        text += ["## Operators\n", "| operator | type | cases | outputs | differ | most | exact: differ | with float steps | refused |", "|---|---|---:|---:|---:|---:|---:|---:|---|"]
         with tempfile.TemporaryDirectory() as folder:
             for operator, make in cases().items():
                 if not re.search(options.only, operator):
@@ -988,7 +1001,8 @@ def main():
                         continue
                     most = f"{worst:.0e}" if kind == "float" and worst else f"{worst:.0f}"
                     why = "; ".join(f"{count} × {reason[:110]}" for reason, count in reasons.items() if not reason.startswith("reference"))
-                    line = f"| {operator} | {kind} | {found['cases']} | {found['outputs']} | {found['differ']} | {most} | {found['float'] or ''} | {why} |"
+                    exact = found["exact"] if kind != "float" and operator in EXACT else ""
+                    line = f"| {operator} | {kind} | {found['cases']} | {found['outputs']} | {found['differ']} | {most} | {exact} | {found['float'] or ''} | {why} |"
                     missed += found["differ"] > 0 if kind == "float" else worst > MAX_STEPS
                     print(line, flush=True)
                     text.append(line)

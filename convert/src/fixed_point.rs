@@ -27,6 +27,14 @@ impl Multiplier {
         }
     }
 
+    /// The factor of a sum whose mean is wanted, as TFLite takes it from that of the mean: truncated.
+    pub(crate) fn over(self, count: i64) -> Multiplier {
+        let log = 63 - count.max(1).leading_zeros() as i32;
+        let shift = log.min(32).min(31 + self.shift);
+        let multiplier = (i64::from(self.multiplier) << shift) / count.max(1);
+        Multiplier { multiplier: multiplier as i32, shift: self.shift - shift }
+    }
+
     /// The product, rounded twice: to the multiplier's precision, then by the shift.
     pub(crate) fn times(self, x: i32) -> i32 {
         fixed_point(x, self.multiplier, self.shift)

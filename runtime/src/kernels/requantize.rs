@@ -99,3 +99,76 @@ pub fn requantize_i8(acc: i32, channel: usize, residual_data: i8, epilogue: &Epi
     };
     y as i8
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Exact: the quotient's floor after adding a half, then ties away from zero.
+    fn exact(x: i32, multiplier: i32, shift: i32) -> i32 {
+        let (up, down) = (shift.clamp(0, 31), (-shift).clamp(0, 31));
+        // What doesn't fit wraps, as in two's complement.
+        let x = (i128::from(x) << up) as i32;
+        let high = (i128::from(x) * i128::from(multiplier) + (1 << 30)).div_euclid(1 << 31);
+        let high = high.min(i128::from(i32::MAX));
+        let half = (1i128 << down) / 2;
+        (high.signum() * ((high.abs() + half) >> down)) as i32
+    }
+
+    #[test]
+    fn fixed_point_is_exact() {
+        let edges = [i32::MIN, i32::MIN + 1, -(1 << 30), -3, -2, -1, 0, 1, 2, 3, 1 << 30, i32::MAX];
+        let mut x = 0x9e37_79b9_u32;
+        let mut random = || {
+            (x ^= x << 13, x ^= x >> 17, x ^= x << 5);
+            x as i32
+        };
+        let mut cases: Vec<[i32; 2]> = edges.iter().flat_map(|a| edges.map(|b| [*a, b])).collect();
+        // Random magnitudes, and multipliers as files have them.
+        for at in 0..2000u32 {
+            cases.push([random() >> (at % 32), random()]);
+            cases.push([random() >> (at % 32), random() & i32::MAX | 1 << 30]);
+        }
+        for [x, multiplier] in cases {
+            for shift in -31..=31 {
+                let what = (x, multiplier, shift);
+                assert_eq!(
+                    fixed_point(x, multiplier, shift),
+                    exact(x, multiplier, shift),
+                    "{what:?}"
+                );
+            }
+            // A file may say anything; it is bounded.
+            for (shift, bounded) in [(i32::MIN, -31), (-32, -31), (32, 31), (i32::MAX, 31)] {
+                assert_eq!(
+                    fixed_point(x, multiplier, shift),
+                    fixed_point(x, multiplier, bounded)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn ties_of_both_roundings() {
+        // x, shift, result, with the multiplier 2^30: a half.
+        let cases = [
+            // First rounding alone: up.
+            (1, 0, 1),
+            (-1, 0, 0),
+            (3, 0, 2),
+            (-3, 0, -1),
+            // Second rounding: away from zero. A quarter of ±6, ±10.
+            (6, -1, 2),
+            (-6, -1, -2),
+            (10, -1, 3),
+            (-10, -1, -3),
+            // Twice: 5 halves are 3, whose half is 2; once would be 1.
+            (5, -1, 2),
+            (-7, -1, -2),
+        ];
+        for (x, shift, result) in cases {
+            assert_eq!(fixed_point(x, 1 << 30, shift), result, "{x} {shift}");
+        }
+        assert_eq!(fixed_point(i32::MIN, i32::MIN, 0), i32::MAX);
+    }
+}

@@ -624,6 +624,70 @@ mod tests {
         }
     }
 
+    /// Layers with multipliers and shifts against their formula, on every instruction set.
+    #[test]
+    fn fixed_point_stands_for_the_scales() {
+        let mut random = Random(77);
+        let padded = CHANNELS.next_multiple_of(PANEL_N);
+        let numbers: Vec<i32> = (0..padded)
+            .flat_map(|_| [1 << 30 | (random.next() >> 2) as i32, -8 - random.below(3) as i32])
+            .collect();
+        let one = |numbers: &[i32]| tensor(&[numbers.len() as u32], numbers).constant();
+        for op in [Op::Conv2d, Op::FullyConnected, Op::DepthwiseConv2d] {
+            for residual in [false, true] {
+                let mut case = layer(op, DType::I8);
+                if !residual {
+                    case.inputs[RESIDUAL_I8] = None;
+                }
+                let plain = case.run_bytes().unwrap();
+                case.inputs.push(Some(one(&numbers)));
+                let bytes = |input: usize| -> Vec<i32> {
+                    let tensor = case.inputs[input].as_ref().unwrap();
+                    tensor.bytes.iter().map(|byte| i32::from(*byte as i8)).collect()
+                };
+                let (x, weights) = (bytes(0), bytes(WEIGHTS));
+                let packed_k = CHANNELS.next_multiple_of(4);
+                let acc = |row: usize, n: usize| match op {
+                    Op::DepthwiseConv2d => 100 + x[row * CHANNELS + n] * weights[n],
+                    _ => (0..CHANNELS).fold(100, |acc, k| {
+                        let at = (n / 16 * (packed_k / 4) + k / 4) * 64 + n % 16 * 4 + k % 4;
+                        acc + x[row * CHANNELS + k] * weights[at]
+                    }),
+                };
+                let want = |index: usize| {
+                    let (row, n) = (index / CHANNELS, index % CHANNELS);
+                    let [multiplier, shift] = [numbers[2 * n], numbers[2 * n + 1]].map(i128::from);
+                    let high = i128::from(acc(row, n)) * multiplier + (1 << 30) >> 31;
+                    let q = high.signum() * (high.abs() + (1 << (-shift - 1)) >> -shift);
+                    let q = q.clamp(-128 + 4, 127 + 4) as i32;
+                    if !residual {
+                        return (q - 4) as i8;
+                    }
+                    let data = (bytes(RESIDUAL_I8)[index] - 3) as f32 * 0.9;
+                    ((q as f32 * 0.7 + data).round_ties_even() as i32).clamp(-100, 120) as i8
+                };
+                let want: Vec<u8> = (0..ROWS * CHANNELS).map(|at| want(at) as u8).collect();
+                assert!(want != plain, "{op}: the scales would do");
+                for isa in Isa::available() {
+                    assert!(case.run_on(Some(isa)).unwrap() == want, "{op} {residual} on {isa}");
+                }
+                // Any numbers run; fewer than one pair a channel, or other types, are refused.
+                let mut with = |numbers: Tensor| {
+                    case.inputs[FIXED_POINT] = Some(numbers);
+                    case.run_bytes()
+                };
+                for extreme in [i32::MIN, -32, -1, 0, 31, 32, i32::MAX] {
+                    assert!(with(one(&vec![extreme; 2 * padded])).is_ok(), "{op} {extreme}");
+                }
+                for short in [0, 1, padded, 2 * padded - 1] {
+                    assert!(with(one(&numbers[..short])).is_err(), "{op} {short}");
+                }
+                let floats = vec![0f32; 2 * padded];
+                assert!(with(tensor(&[2 * padded as u32], &floats).constant()).is_err());
+            }
+        }
+    }
+
     /// An output may be the very bytes of the residual, but for depthwise; every other overlap is
     /// refused.
     #[test]

@@ -40,7 +40,7 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
         Op::Quantize | Op::Dequantize => {
             (QuantizeAttributes::SIZE, 1 + 2 * random.below(2) as usize)
         }
-        Op::Reduce => (ReduceAttributes::SIZE, 1),
+        Op::Reduce => (ReduceAttributes::SIZE, 1 + (random.below(4) == 0) as usize),
         Op::ArgReduce => (ArgReduceAttributes::SIZE, 1),
         Op::Lstm | Op::Gru | Op::Rnn => (RecurrentAttributes::SIZE, 6),
         Op::GatherElements | Op::ReverseSequence => (AxisAttributes::SIZE, 2),
@@ -321,7 +321,7 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
                 dtypes[1] = to;
             }
         }
-        Op::Softmax if inputs == 2 => dtypes[1] = DType::I32,
+        Op::Softmax | Op::Reduce if inputs == 2 => dtypes[1] = DType::I32,
         Op::Compare => dtypes[2] = DType::Bool,
         Op::ArgReduce => dtypes[1] = DType::I64,
         Op::Where => dtypes[0] = DType::Bool,
@@ -342,6 +342,10 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
             _ => 256,
         };
         tensors[1] = random_tensor(random, tensors[1].dtype, vec![entries]);
+    }
+    if operator.op == Op::Reduce && inputs == 2 {
+        let numbers = 2 - random.below(4) / 3;
+        tensors[1] = random_tensor(random, tensors[1].dtype, vec![numbers]);
     }
     let y = dims(random, &tensors[0].dims.clone());
     let y = random_tensor(random, dtypes[inputs], y);
@@ -372,7 +376,7 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
         };
         plausible.write(&mut case.attributes);
         if random.below(2) == 0 {
-            case.attributes[..4].copy_from_slice(&[1 + random.below(2) as u8, 0, 0, 0]);
+            case.attributes[..4].copy_from_slice(&[1 + random.below(3) as u8, 0, 0, 0]);
         }
     }
     if operator.op == Op::MatMul && random.below(2) == 0 {

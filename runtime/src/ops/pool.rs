@@ -195,6 +195,28 @@ mod tests {
     }
 
     #[test]
+    fn averages_of_stored_numbers_go_away_from_zero() {
+        // The zero point has no part in it: 10 / 4, -10 / 4, 11 / 4, -11 / 4, bounds.
+        let x = [[1i8, -1, 2, -2, 127, -128], [2, -2, 2, -2, 127, -128]];
+        let x = [x[0], x[1], [3, -3, 3, -3, 127, -128], [4, -4, 4, -4, 127, -128]].concat();
+        let x = tensor(&[1, 2, 2, 6], &x).quantized(0.5, 10);
+        let stored = PoolAttributes { kind: AVERAGE_STORED, clamp_q: [-100, 90], ..average_2x2() };
+        let y = case(DType::I8, stored, x.clone(), &[1, 1, 1, 6]).run::<i8>();
+        assert_eq!(y, [3, -3, 3, -3, 90, -100]);
+        // Corners of the padding count only what is inside, unless told otherwise.
+        let padded = PoolAttributes { pad: [1, 1], pad_after: [1, 1], ..stored };
+        let y = case(DType::I8, padded, x.clone(), &[1, 3, 3, 6]).run::<i8>();
+        assert_eq!(y[..6], [1, -1, 2, -2, 90, -100]);
+        let counted = PoolAttributes { count_include_pad: 1, ..padded };
+        let y = case(DType::I8, counted, x, &[1, 3, 3, 6]).run::<i8>();
+        assert_eq!(y[..6], [0, 0, 1, -1, 32, -32]);
+        let floats = tensor(&[1, 2, 2, 1], &[1f32, 2.0, 3.0, 4.0]);
+        assert!(case(DType::F32, stored, floats, &[1, 1, 1, 1]).run_bytes().is_err());
+        let wide = tensor(&[1, 2, 2, 1], &[1i16, 2, 3, 4]);
+        assert!(case(DType::I16, stored, wide, &[1, 1, 1, 1]).run_bytes().is_err());
+    }
+
+    #[test]
     fn hostile_attributes_are_refused() {
         let good = average_2x2();
         let hostile = [
@@ -227,7 +249,7 @@ mod tests {
     fn huge_windows_and_strange_numbers_run() {
         let huge = u16::MAX;
         for scale in [f32::NAN, f32::INFINITY, -1.0, 0.0] {
-            for kind in [MAX, AVERAGE] {
+            for kind in [MAX, AVERAGE, AVERAGE_STORED] {
                 let attributes = PoolAttributes {
                     kind,
                     kernel: [huge; 2],
@@ -242,7 +264,8 @@ mod tests {
                 let x = tensor(&[1, 2, 2, 1], &[1i8, 2, 3, 4]).quantized(0.5, -128);
                 case(DType::I8, attributes, x, &[1, 2, 2, 1]).run_bytes().unwrap();
                 let x = tensor(&[1, 2, 2, 1], &[1f32, 2.0, 3.0, 4.0]);
-                case(DType::F32, attributes, x, &[1, 2, 2, 1]).run_bytes().unwrap();
+                let floats = case(DType::F32, attributes, x, &[1, 2, 2, 1]).run_bytes();
+                assert_eq!(floats.is_ok(), kind != AVERAGE_STORED);
             }
         }
     }

@@ -8,6 +8,7 @@
 //! mean:  acc = sum of (q - input_zero_point)                                        (i32)
 //!        y = clamp(round_ties_even(acc as f32 * (scale / count as f32)), min - zero_point, max - zero_point)
 //!                + zero_point
+//!        with a second operand, i8: y = clamp(fixed_point(acc, multiplier, shift), …) + zero_point
 //! max:   y = clamp(round_ties_even((max - input_zero_point) as f32 * scale), …) + zero_point
 //! ```
 
@@ -15,10 +16,10 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{ArgReduceAttributes, Element, MAX_RANK, Op, ReduceAttributes, ReduceOp};
 use crate::isa::Isa;
-use crate::kernels::requantize::{Quantized, round_clamp};
+use crate::kernels::requantize::{Quantized, fixed_point, round_clamp};
 use crate::memory::{Context, Slot, typed, typed_mut};
 use crate::ops::shape::{Walk, expect_apart, expect_types, split};
-use crate::ops::{Operator, RunFn, Step, expect_clamp_of, no_scratch};
+use crate::ops::{Operator, RunFn, Step, expect_clamp_of, expect_vector, no_scratch};
 
 type Check = fn(&Step<'_>) -> Result<(), StepErrorKind>;
 
@@ -61,7 +62,7 @@ const INTEGER: [ReduceOp; 8] = [Sum, Mean, Max, Min, Prod, L1, L2, SumSquare];
 const QUANTIZED: [ReduceOp; 3] = [Mean, Max, Min];
 
 fn check(step: &Step<'_>, dtype: DType, kinds: &[ReduceOp]) -> Result<(), StepErrorKind> {
-    step.expect_counts(1, 1)?;
+    step.expect_counts(1, 1 + usize::from(dtype == DType::I8))?;
     expect_types(step, &[dtype], dtype)?;
     expect_apart(step)?;
     let attributes: ReduceAttributes = step.expect_attributes()?;
@@ -96,6 +97,9 @@ fn check_quantized<T: Quantized>(step: &Step<'_>, dtype: DType) -> Result<(), St
     check(step, dtype, &QUANTIZED)?;
     let attributes: ReduceAttributes = step.attributes();
     expect_clamp_of::<T>(attributes.clamp_q)?;
+    if step.input_count() > 1 {
+        expect_vector(&step.input(1)?, DType::I32, 2, 1)?;
+    }
     let (x, y) = (step.input(0)?, step.output(0)?);
     let step_size = u64::from(x.zero_point.unsigned_abs() + T::LOWEST.unsigned_abs());
     let count = count(&x, &y) as u64;
@@ -282,8 +286,9 @@ fn run_quantized<T: Quantized>(context: &mut Context<'_>) -> Result<(), StepErro
     let (low, high) =
         (attributes.clamp_q[0] - to.zero_point, attributes.clamp_q[1] - to.zero_point);
     let put = |real: f32| T::narrow(round_clamp(real, low, high) + to.zero_point);
-    let operands = context.operands([0])?;
+    let operands = context.operands([0, 1])?;
     let x: &[T] = typed(operands.inputs[0], 0)?;
+    let numbers: &[i32] = typed(operands.inputs[1], 1)?;
     let y: &mut [T] = typed_mut(operands.output, 1)?;
     match kind(&step)? {
         Max => accumulate(&walk, x, y, T::narrow(T::LOWEST), T::max, T::max),
@@ -296,7 +301,13 @@ fn run_quantized<T: Quantized>(context: &mut Context<'_>) -> Result<(), StepErro
             accumulate(&walk, x, acc, 0, |acc, x: T| add(acc, x.widen() - from.zero_point), add);
             let scale = attributes.scale / count(&from, &to).max(1) as f32;
             for (y, acc) in y.iter_mut().zip(acc) {
-                *y = put(*acc as f32 * scale);
+                *y = match numbers {
+                    [multiplier, shift, ..] => {
+                        let q = fixed_point(*acc, *multiplier, *shift).max(low).min(high);
+                        T::narrow(q + to.zero_point)
+                    }
+                    _ => put(*acc as f32 * scale),
+                };
             }
             return Ok(());
         }
@@ -361,7 +372,7 @@ fn run_arg<T: Element + PartialOrd>(context: &mut Context<'_>) -> Result<(), Ste
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::{Case, Random, Typed, assert_close, shape, tensor};
+    use crate::ops::testing::{Case, Random, Tensor, Typed, assert_close, shape, tensor};
 
     fn attributes(kind: ReduceOp, axes: u32) -> ReduceAttributes {
         ReduceAttributes { kind: kind as u32, axes, scale: 1.0, clamp_q: [-128, 127], reserved: 0 }
@@ -463,6 +474,23 @@ mod tests {
                     .run::<i8>();
             assert_eq!(got, want, "{}", kind.name());
         }
+    }
+
+    #[test]
+    fn means_in_fixed_point() {
+        let x = tensor(&[2, 3], &[-10i8, 5, 20, -128, -128, -127]).quantized(0.1, -10);
+        let run = |numbers: Tensor| {
+            let attributes = ReduceAttributes { scale: 9.0, ..attributes(Mean, 0b10) };
+            let y = shape(DType::I8, &[2]).quantized(0.2, 3);
+            Case::new(Op::Reduce, Some(DType::I8), attributes, &[x.clone(), numbers], y).run_bytes()
+        };
+        // Sums from the zero point: 45 and -353. Their eighths 5.625 and -44.125 from 22.5 -> 23 and
+        // -176.5 -> -176, whose quarters are 5.75 and -44.
+        let made = run(tensor(&[2], &[1i32 << 30, -2]).constant()).unwrap();
+        assert_eq!(made, [9i8 as u8, -41i8 as u8]);
+        assert!(run(tensor(&[2], &[i32::MIN, i32::MIN]).constant()).is_ok());
+        assert!(run(tensor(&[1], &[1i32 << 30]).constant()).is_err());
+        assert!(run(tensor(&[2], &[1f32, 2.0]).constant()).is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use whit::format::{
 };
 
 use crate::dim::Dim;
+use crate::fixed_point::Multiplier;
 use crate::graph::{Node, NormKind, Pool, PoolKind, ReduceKind};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
@@ -48,7 +49,8 @@ pub(super) fn pool(builder: &mut Builder<'_>, node: &Node, pool: &Pool) -> Resul
     };
     let variant = if is_quantized(x) {
         let (qx, qy) = (quant_of(node, x)?, quant_of(node, y)?);
-        if builder.options.exact_tflite && attributes.kind == 2 && is_i8(x) && qx == qy {
+        // TFLite averages the stored numbers.
+        if builder.graph.is_of_tflite() && attributes.kind == 2 && is_i8(x) && qx == qy {
             attributes.kind = 3;
         }
         attributes.scale = ratio(f64::from(qx.scale[0]), qy.scale[0]);
@@ -150,11 +152,21 @@ pub(super) fn reduce(
         clamp_q: limits(x.dtype),
         reserved: 0,
     };
+    let mut inputs = builder.inputs(node)?;
     if is_quantized(x) {
         let (qx, qy) = (quant_of(node, x)?, quant_of(node, y)?);
         attributes.scale = ratio(f64::from(qx.scale[0]), qy.scale[0]);
+        if builder.options.exact_tflite && op == ReduceOp::Mean && is_i8(x) {
+            let reduced: Option<Vec<i64>> = axes.iter().map(|a| x.shape[*a].as_const()).collect();
+            let Some(count) = reduced.map(|sizes| sizes.iter().product::<i64>()) else {
+                return Err(unsupported(node, "--exact-tflite needs reduced axes of fixed sizes"));
+            };
+            let real = f64::from(qx.scale[0]) / f64::from(qy.scale[0]);
+            let Multiplier { multiplier, shift } = Multiplier::new(real).over(count);
+            let name = format!("{}/fixed_point", node.name);
+            inputs.push(Some(builder.constant_i32(&name, &[multiplier, shift])?));
+        }
     }
-    let inputs = builder.inputs(node)?;
     builder.step(node, StepOp::Reduce, Some(x.dtype), attributes, inputs, 0)
 }
 

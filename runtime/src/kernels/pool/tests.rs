@@ -1,4 +1,4 @@
-use super::{PoolGeometry, PoolI8, Taps, average_f32, average_i8, max_f32, max_i8};
+use super::{PoolGeometry, PoolI8, Taps, average_f32, average_i8, average_stored_i8, max_f32, max_i8};
 use crate::ops::testing::Random;
 
 /// A window by its definition: every tap, inside or not.
@@ -50,11 +50,12 @@ fn agrees_with_the_definition() {
             PoolI8 { input_zero_point: -3, zero_point: 5, scale: 0.37, min: -128, max: 127 };
         for to in [plain, rescaled] {
             let mut got_f = [vec![0.0; output_len], vec![0.0; output_len]];
-            let mut got_q = [vec![0; output_len], vec![0; output_len]];
+            let mut got_q = [vec![0; output_len], vec![0; output_len], vec![0; output_len]];
             max_f32(&g, &xf, &mut got_f[0]);
             average_f32(&g, &xf, &mut got_f[1]);
             max_i8(&g, &to, &xq, &mut got_q[0]);
             average_i8(&g, &to, &xq, &mut got_q[1]);
+            average_stored_i8(&g, &to, &xq, &mut got_q[2]);
             for index in 0..output_len {
                 let (pixel, channel) = (index / g.channels, index % g.channels);
                 let (row, ox) = (pixel / g.output[1], pixel % g.output[1]);
@@ -76,6 +77,10 @@ fn agrees_with_the_definition() {
                 let acc: i32 = inside.iter().map(|p| i32::from(xq[at(p)]) + 3).sum();
                 let want = put(acc as f32 * (to.scale / count.max(1) as f32));
                 assert_eq!(got_q[1][index], want, "{g:?}");
+                // f64 holds the halves; its rounding takes them away from zero.
+                let sum: f64 = inside.iter().map(|p| f64::from(xq[at(p)])).sum();
+                let average = (sum / count.max(1) as f64).round() as i32;
+                assert_eq!(got_q[2][index], average.clamp(to.min, to.max) as i8, "{g:?}");
             }
         }
     }
