@@ -7,7 +7,7 @@ use crate::isa::Isa;
 use crate::kernels::conv_f32::{self, ConvF32};
 use crate::kernels::conv_i8::{self, ConvI8};
 use crate::kernels::depthwise_f32::{self, DepthwiseF32};
-use crate::kernels::depthwise_i8::{self, DepthwiseI8};
+use crate::kernels::depthwise_i8;
 use crate::kernels::{
     ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, Packing, ResidualData, ResidualI8,
 };
@@ -340,59 +340,17 @@ fn check_f32(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<()
     check_residual(step, &layer, layout, RESIDUAL_F32, DType::F32)
 }
 
-/// What the i8 kernels take besides their geometry.
-struct PartsI8<'v> {
-    input: &'v [i8],
-    weights: &'v [i8],
-    packing: Packing,
-    bias: &'v [i32],
-    weight_sums: &'v [i32],
-    epilogue: EpilogueI8<'v>,
-    output: &'v mut [i8],
-    scratch: &'v mut [u8],
+/// The kernels of a family of i8 convolutions.
+struct KernelsI8 {
+    scratch_bytes: fn(&ConvGeometry, Isa) -> usize,
+    select: fn(Isa) -> fn(&mut ConvI8<'_>),
 }
 
-fn parts_i8<'v>(context: &'v mut Context<'_>, layer: &Layer) -> Result<PartsI8<'v>, StepErrorKind> {
-    let Layer { attributes, y, .. } = layer;
-    let residual = context.step.optional_input(RESIDUAL_I8);
-    let packing = packing(context.step.input_layout(WEIGHTS));
-    let inputs = [0, 1, 2, 3, 4, RESIDUAL_I8, FIXED_POINT];
-    let operands = context.operands_over(inputs, RESIDUAL_I8)?;
-    let [input, weights, bias, scale, weight_sums, residual_data, fixed_point] = operands.inputs;
-    let residual = match residual {
-        None => None,
-        Some(slot) => Some(ResidualI8 {
-            data: if same_bytes(&slot.place, &y.place) {
-                ResidualData::InOutput
-            } else {
-                ResidualData::Apart(typed(residual_data, RESIDUAL_I8 as u8)?)
-            },
-            scale_conv: attributes.residual_scale[0],
-            scale_data: attributes.residual_scale[1],
-            zero_point: slot.zero_point,
-            out_zero_point: y.zero_point,
-            min: attributes.residual_clamp_q[0],
-            max: attributes.residual_clamp_q[1],
-        }),
-    };
-    Ok(PartsI8 {
-        input: typed(input, 0)?,
-        weights: typed(weights, 1)?,
-        packing,
-        bias: typed(bias, 2)?,
-        weight_sums: typed(weight_sums, 4)?,
-        epilogue: EpilogueI8 {
-            scale: typed(scale, 3)?,
-            fixed_point: typed(fixed_point, FIXED_POINT as u8)?,
-            zero_point: attributes.zero_point,
-            min: attributes.clamp_q[0],
-            max: attributes.clamp_q[1],
-            residual,
-        },
-        output: typed_mut(operands.output, inputs.len() as u8)?,
-        scratch: operands.scratch,
-    })
-}
+const PANELS_I8: KernelsI8 =
+    KernelsI8 { scratch_bytes: conv_i8::scratch_bytes, select: conv_i8::select };
+
+const DEPTHWISE_KERNELS_I8: KernelsI8 =
+    KernelsI8 { scratch_bytes: depthwise_i8::scratch_bytes, select: depthwise_i8::select };
 
 /// Only scalar kernels requantize in fixed point.
 fn isa_for(epilogue: &EpilogueI8<'_>, isa: Isa) -> Isa {
@@ -404,63 +362,84 @@ fn padding_value(x: &Slot) -> i8 {
     x.zero_point.clamp(-128, 127) as i8
 }
 
-fn run_panels_i8<const ISA: usize>(
+fn residual_i8<'v>(
+    slot: &Slot,
+    layer: &Layer,
+    bytes: &'v [u8],
+) -> Result<ResidualI8<'v>, StepErrorKind> {
+    let Layer { attributes, y, .. } = layer;
+    let data = if same_bytes(&slot.place, &y.place) {
+        ResidualData::InOutput
+    } else {
+        ResidualData::Apart(typed(bytes, RESIDUAL_I8 as u8)?)
+    };
+    Ok(ResidualI8 {
+        data,
+        scale_conv: attributes.residual_scale[0],
+        scale_data: attributes.residual_scale[1],
+        zero_point: slot.zero_point,
+        out_zero_point: y.zero_point,
+        min: attributes.residual_clamp_q[0],
+        max: attributes.residual_clamp_q[1],
+    })
+}
+
+/// Not generic but for the instruction set, so that there is one of it for all kinds.
+#[inline(never)]
+fn run_i8<const ISA: usize>(
     context: &mut Context<'_>,
     geometry: GeometryFn,
+    kernels: &KernelsI8,
 ) -> Result<(), StepErrorKind> {
     let layer = Layer::of(&context.step)?;
     let geometry = geometry(&layer)?;
     let isa = Isa::ALL[ISA];
-    let parts = parts_i8(context, &layer)?;
-    let scratch_bytes = conv_i8::scratch_bytes(&geometry, isa);
+    let attributes = &layer.attributes;
+    let residual = context.step.optional_input(RESIDUAL_I8);
+    let packing = packing(context.step.input_layout(WEIGHTS));
+    let inputs = [0, 1, 2, 3, 4, RESIDUAL_I8, FIXED_POINT];
+    let operands = context.operands_over(inputs, RESIDUAL_I8)?;
+    let [input, weights, bias, scale, weight_sums, residual_data, fixed_point] = operands.inputs;
+    let scratch_bytes = (kernels.scratch_bytes)(&geometry, isa);
     let mut conv = ConvI8 {
         geometry,
-        input: parts.input,
+        input: typed(input, 0)?,
         input_zero_point: padding_value(&layer.x),
-        weights: parts.weights,
-        packing: parts.packing,
-        bias: parts.bias,
-        weight_sums: parts.weight_sums,
-        epilogue: parts.epilogue,
-        output: parts.output,
+        weights: typed(weights, 1)?,
+        packing,
+        bias: typed(bias, 2)?,
+        weight_sums: typed(weight_sums, 4)?,
+        epilogue: EpilogueI8 {
+            scale: typed(scale, 3)?,
+            fixed_point: typed(fixed_point, FIXED_POINT as u8)?,
+            zero_point: attributes.zero_point,
+            min: attributes.clamp_q[0],
+            max: attributes.clamp_q[1],
+            residual: match residual {
+                None => None,
+                Some(slot) => Some(residual_i8(&slot, &layer, residual_data)?),
+            },
+        },
+        output: typed_mut(operands.output, inputs.len() as u8)?,
         output_stride: geometry.out_c,
-        scratch: parts.scratch.get_mut(..scratch_bytes).ok_or(StepErrorKind::TooLarge)?,
+        scratch: operands.scratch.get_mut(..scratch_bytes).ok_or(StepErrorKind::TooLarge)?,
     };
-    conv_i8::select(isa_for(&conv.epilogue, isa))(&mut conv);
+    (kernels.select)(isa_for(&conv.epilogue, isa))(&mut conv);
     Ok(())
 }
 
 fn run_conv_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    run_panels_i8::<ISA>(context, conv_geometry)
+    run_i8::<ISA>(context, conv_geometry, &PANELS_I8)
 }
 
 fn run_fully_connected_i8<const ISA: usize>(
     context: &mut Context<'_>,
 ) -> Result<(), StepErrorKind> {
-    run_panels_i8::<ISA>(context, matrix_geometry)
+    run_i8::<ISA>(context, matrix_geometry, &PANELS_I8)
 }
 
 fn run_depthwise_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let layer = Layer::of(&context.step)?;
-    let geometry = conv_geometry(&layer)?;
-    let isa = Isa::ALL[ISA];
-    let parts = parts_i8(context, &layer)?;
-    let scratch_bytes = depthwise_i8::scratch_bytes(&geometry, isa);
-    let mut depthwise = DepthwiseI8 {
-        geometry,
-        input: parts.input,
-        input_zero_point: padding_value(&layer.x),
-        weights: parts.weights,
-        packing: parts.packing,
-        bias: parts.bias,
-        weight_sums: parts.weight_sums,
-        epilogue: parts.epilogue,
-        output: parts.output,
-        output_stride: geometry.out_c,
-        scratch: parts.scratch.get_mut(..scratch_bytes).ok_or(StepErrorKind::TooLarge)?,
-    };
-    depthwise_i8::select(isa_for(&depthwise.epilogue, isa))(&mut depthwise);
-    Ok(())
+    run_i8::<ISA>(context, conv_geometry, &DEPTHWISE_KERNELS_I8)
 }
 
 /// What the f32 kernels take besides their geometry.

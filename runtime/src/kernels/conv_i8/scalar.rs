@@ -6,13 +6,25 @@ use crate::kernels::{PAIR_N, Packing};
 
 pub(super) fn conv_i8_scalar(conv: &mut ConvI8<'_>) {
     conv.check();
-    let g = conv.geometry;
-    for pixel in 0..g.out_pixels() {
-        for channel in 0..g.out_c {
-            let acc = accumulate(conv, pixel, channel);
-            let padded = padded_channel(&g, conv.packing, channel);
+    compute(conv, |conv, pixel, channel| {
+        let padded = padded_channel(&conv.geometry, conv.packing, channel);
+        (accumulate(conv, pixel, channel), padded)
+    });
+}
+
+/// Bias and products of an output, and its place in the vectors along channels, given the
+/// convolution, the pixel and the channel.
+type Sum = fn(&ConvI8<'_>, usize, usize) -> (i32, usize);
+
+/// Computes every output of a convolution that has been checked, depthwise or not.
+#[inline(never)]
+pub(in crate::kernels) fn compute(conv: &mut ConvI8<'_>, sum: Sum) {
+    let (pixels, channels) = (conv.geometry.out_pixels(), conv.geometry.out_c);
+    for pixel in 0..pixels {
+        for channel in 0..channels {
+            let (acc, padded) = sum(conv, pixel, channel);
             let y = &mut conv.output[pixel * conv.output_stride + channel];
-            let residual = conv.epilogue.residual_at(pixel * g.out_c + channel, *y);
+            let residual = conv.epilogue.residual_at(pixel * channels + channel, *y);
             *y = requantize_i8(acc, padded, residual, &conv.epilogue);
         }
     }

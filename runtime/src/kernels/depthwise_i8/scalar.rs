@@ -2,19 +2,11 @@
 
 use super::{DepthwiseI8, padded_c};
 use crate::kernels::Packing;
-use crate::kernels::requantize::requantize_i8;
+use crate::kernels::conv_i8::compute;
 
 pub(super) fn depthwise_i8_scalar(conv: &mut DepthwiseI8<'_>) {
-    conv.check(|_| 0);
-    let g = conv.geometry;
-    for pixel in 0..g.out_pixels() {
-        for channel in 0..g.in_c {
-            let acc = accumulate(conv, pixel, channel);
-            let y = &mut conv.output[pixel * conv.output_stride + channel];
-            let residual = conv.epilogue.residual_at(pixel * g.out_c + channel, *y);
-            *y = requantize_i8(acc, channel, residual, &conv.epilogue);
-        }
-    }
+    super::check(conv, |_| 0);
+    compute(conv, |conv, pixel, channel| (accumulate(conv, pixel, channel), channel));
 }
 
 /// Bias and products of one output. The convolution has been checked.
