@@ -14,7 +14,7 @@ use crate::kernels::{
 use crate::memory::{Context, Slot, same_bytes, typed, typed_mut};
 use crate::ops::shape::{expect_apart_but, expect_dense};
 use crate::ops::{
-    Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector, no_scratch,
+    Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector_at, no_scratch,
 };
 
 /// Products per output at most, so that `K × 2¹⁴` plus a bias of 30 bits stays within an i32.
@@ -27,6 +27,8 @@ const MAX_REACH: usize = 4 << 16;
 const WEIGHTS: usize = 1;
 /// Inputs of an i8 step: x, weights, bias, scales, weight sums, residual.
 const RESIDUAL_I8: usize = 5;
+/// Optional, for kernels that need unsigned activations.
+const WEIGHT_SUMS: usize = 4;
 /// Behind them, optional: multipliers and shifts that stand for the scales.
 const FIXED_POINT: usize = 6;
 /// Inputs of an f32 step: x, weights, bias, residual.
@@ -153,7 +155,7 @@ pub(super) fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind
     }
     let groups = attributes.groups as usize;
     let windows = [attributes.kernel, attributes.stride, attributes.dilation];
-    if groups == 0 || windows.into_iter().flatten().any(|size| size == 0) {
+    if groups == 0 || windows.iter().any(|sizes| sizes.contains(&0)) {
         return Err(StepErrorKind::Attribute("kernel, stride, dilation or groups"));
     }
     if !x.dim(3).is_multiple_of(groups) || !y.dim(3).is_multiple_of(groups) {
@@ -298,13 +300,12 @@ fn check_i8(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(),
     if weights.bytes() < weight_len {
         return Err(StepErrorKind::OperandShape(1));
     }
-    expect_vector(&step.input(2)?, DType::I32, channels, 2)?;
-    expect_vector(&step.input(3)?, DType::F32, channels, 3)?;
-    if let Some(sums) = step.optional_input(4) {
-        expect_vector(&sums, DType::I32, channels, 4)?;
-    }
-    if let Some(numbers) = step.optional_input(FIXED_POINT) {
-        expect_vector(&numbers, DType::I32, 2 * channels, FIXED_POINT as u8)?;
+    expect_vector_at(step, 2, DType::I32, channels)?;
+    expect_vector_at(step, 3, DType::F32, channels)?;
+    for (index, len) in [(WEIGHT_SUMS, channels), (FIXED_POINT, 2 * channels)] {
+        if step.has_input(index) {
+            expect_vector_at(step, index as u8, DType::I32, len)?;
+        }
     }
     let attributes = &layer.attributes;
     for [min, max] in [attributes.clamp_q, attributes.residual_clamp_q] {
@@ -336,7 +337,7 @@ fn check_f32(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<()
     if weights.bytes() / weights.dtype.size() < weight_len {
         return Err(StepErrorKind::OperandShape(1));
     }
-    expect_vector(&step.input(2)?, DType::F32, channels, 2)?;
+    expect_vector_at(step, 2, DType::F32, channels)?;
     check_residual(step, &layer, layout, RESIDUAL_F32, DType::F32)
 }
 
@@ -397,7 +398,7 @@ fn run_i8<const ISA: usize>(
     let attributes = &layer.attributes;
     let residual = context.step.optional_input(RESIDUAL_I8);
     let packing = packing(context.step.input_layout(WEIGHTS));
-    let inputs = [0, 1, 2, 3, 4, RESIDUAL_I8, FIXED_POINT];
+    let inputs = [0, 1, 2, 3, WEIGHT_SUMS, RESIDUAL_I8, FIXED_POINT];
     let operands = context.operands_over(inputs, RESIDUAL_I8)?;
     let [input, weights, bias, scale, weight_sums, residual_data, fixed_point] = operands.inputs;
     let scratch_bytes = (kernels.scratch_bytes)(&geometry, isa);
@@ -408,7 +409,7 @@ fn run_i8<const ISA: usize>(
         weights: typed(weights, 1)?,
         packing,
         bias: typed(bias, 2)?,
-        weight_sums: typed(weight_sums, 4)?,
+        weight_sums: typed(weight_sums, WEIGHT_SUMS as u8)?,
         epilogue: EpilogueI8 {
             scale: typed(scale, 3)?,
             fixed_point: typed(fixed_point, FIXED_POINT as u8)?,

@@ -66,7 +66,7 @@ fn geometry(step: &Step<'_>) -> Result<PoolGeometry, StepErrorKind> {
         return Err(StepErrorKind::OperandShape(1));
     }
     let windows = [attributes.kernel, attributes.stride, attributes.dilation];
-    if windows.into_iter().flatten().any(|size| size == 0) {
+    if windows.iter().any(|sizes| sizes.contains(&0)) {
         return Err(StepErrorKind::Attribute("kernel, stride or dilation"));
     }
     for axis in 0..2 {
