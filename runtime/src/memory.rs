@@ -456,13 +456,27 @@ impl Context<'_> {
         inputs: [usize; N],
         over: usize,
     ) -> Result<Operands<'_, N>, StepErrorKind> {
+        let mut views: [&[u8]; N] = [&[]; N];
+        let (output, scratch) = self.views_over(&inputs, over, &mut views)?;
+        Ok(Operands { inputs: views, output, scratch })
+    }
+
+    /// Fills in the views of the inputs asked for; returns those of the output and of the scratch.
+    ///
+    /// Not generic, so that there is one of it for all operators.
+    #[inline(never)]
+    fn views_over<'v>(
+        &'v mut self,
+        inputs: &[usize],
+        over: usize,
+        views: &mut [&'v [u8]],
+    ) -> Result<(&'v mut [u8], &'v mut [u8]), StepErrorKind> {
         let output = self.step.output_place(0).ok_or(StepErrorKind::OperandCount)?;
         if output.storage == Storage::Constant {
             return Err(StepErrorKind::Overlap);
         }
         let start = self.regions.start(&output)?;
-        let mut views: [&[u8]; N] = [&[]; N];
-        for (view, index) in views.iter_mut().zip(inputs) {
+        for (view, index) in views.iter_mut().zip(inputs.iter().copied()) {
             let Some(slot) = self.step.input_place(index) else { continue };
             if overlap(&slot, &output) {
                 if index == over && same_bytes(&slot, &output) {
@@ -479,7 +493,7 @@ impl Context<'_> {
         // SAFETY: inside its region as above, not in constants, disjoint from every input view and
         // from the scratch (another part of the block); `&mut self` keeps others away meanwhile.
         let output = unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), output.bytes) };
-        Ok(Operands { inputs: views, output, scratch: self.scratch })
+        Ok((output, self.scratch))
     }
 
     /// The bytes of the inputs asked for, and of the first `M` outputs; empty for absent ones.

@@ -334,6 +334,11 @@ impl Step<'_> {
         self.tensors.slot(self.output_tensor(index), self.dims)
     }
 
+    /// Whether input number `index` is there.
+    pub(crate) fn has_input(&self, index: usize) -> bool {
+        self.input_tensor(index) != NO_OPERAND
+    }
+
     /// The layout of input number `index`; dense when it isn't there.
     pub(crate) fn input_layout(&self, index: usize) -> Layout {
         let record = self.tensors.record(self.input_tensor(index));

@@ -17,6 +17,8 @@ fn main() {
     let map = format!("memory/{machine}.x");
     fs::copy(&map, out.join("memory.x")).expect("the machine's memory map");
     println!("cargo:rerun-if-changed={map}");
+    // Where a device's handlers would have names; `vectors.rs` has the table.
+    fs::write(out.join("device.x"), "").expect("the device's handlers");
     println!("cargo:rustc-link-search={}", out.display());
     println!("cargo:rustc-link-arg-bins=-Tlink.x");
     // Sections of the model's flash and of the code may lie anywhere, not just on pages.

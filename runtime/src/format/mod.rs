@@ -86,10 +86,16 @@ impl<T: Field + Default, const N: usize> Field for [T; N] {
 #[inline(never)]
 pub(crate) fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
     let mut all = [0; N];
-    for (to, from) in all.iter_mut().zip(bytes) {
+    copy_front(&mut all, bytes);
+    all
+}
+
+/// Copies as many bytes as both have.
+#[inline(never)]
+fn copy_front(to: &mut [u8], from: &[u8]) {
+    for (to, from) in to.iter_mut().zip(from) {
         *to = *from;
     }
-    all
 }
 
 /// Declares a record: a struct with its size in bytes, whose fields lie one after the other.

@@ -79,8 +79,8 @@ pub fn shift_right(x: i32, exponent: u32) -> i32 {
 
 /// The formula of [`EpilogueI8`]: the output of an accumulator that ends at `channel` (an index of
 /// the padded per-channel arrays), with the element of the residual that
-/// [`EpilogueI8::residual_at`] tells.
-#[inline(always)]
+/// [`EpilogueI8::residual_at`] tells. One of it serves all, since only scalar code calls it.
+#[inline(never)]
 pub fn requantize_i8(acc: i32, channel: usize, residual_data: i8, epilogue: &EpilogueI8<'_>) -> i8 {
     let EpilogueI8 { scale, fixed_point: numbers, zero_point, min, max, residual } = *epilogue;
     let (min, max) = (min - zero_point, max - zero_point);

@@ -7,14 +7,14 @@ use crate::isa::Isa;
 use crate::kernels::conv_f32::{self, ConvF32};
 use crate::kernels::conv_i8::{self, ConvI8};
 use crate::kernels::depthwise_f32::{self, DepthwiseF32};
-use crate::kernels::depthwise_i8::{self, DepthwiseI8};
+use crate::kernels::depthwise_i8;
 use crate::kernels::{
     ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, Packing, ResidualData, ResidualI8,
 };
 use crate::memory::{Context, Slot, same_bytes, typed, typed_mut};
 use crate::ops::shape::{expect_apart_but, expect_dense};
 use crate::ops::{
-    Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector, no_scratch,
+    Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector_at, no_scratch,
 };
 
 /// Products per output at most, so that `K × 2¹⁴` plus a bias of 30 bits stays within an i32.
@@ -27,6 +27,8 @@ const MAX_REACH: usize = 4 << 16;
 const WEIGHTS: usize = 1;
 /// Inputs of an i8 step: x, weights, bias, scales, weight sums, residual.
 const RESIDUAL_I8: usize = 5;
+/// Optional, for kernels that need unsigned activations.
+const WEIGHT_SUMS: usize = 4;
 /// Behind them, optional: multipliers and shifts that stand for the scales.
 const FIXED_POINT: usize = 6;
 /// Inputs of an f32 step: x, weights, bias, residual.
@@ -153,7 +155,7 @@ pub(super) fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind
     }
     let groups = attributes.groups as usize;
     let windows = [attributes.kernel, attributes.stride, attributes.dilation];
-    if groups == 0 || windows.into_iter().flatten().any(|size| size == 0) {
+    if groups == 0 || windows.iter().any(|sizes| sizes.contains(&0)) {
         return Err(StepErrorKind::Attribute("kernel, stride, dilation or groups"));
     }
     if !x.dim(3).is_multiple_of(groups) || !y.dim(3).is_multiple_of(groups) {
@@ -298,13 +300,12 @@ fn check_i8(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(),
     if weights.bytes() < weight_len {
         return Err(StepErrorKind::OperandShape(1));
     }
-    expect_vector(&step.input(2)?, DType::I32, channels, 2)?;
-    expect_vector(&step.input(3)?, DType::F32, channels, 3)?;
-    if let Some(sums) = step.optional_input(4) {
-        expect_vector(&sums, DType::I32, channels, 4)?;
-    }
-    if let Some(numbers) = step.optional_input(FIXED_POINT) {
-        expect_vector(&numbers, DType::I32, 2 * channels, FIXED_POINT as u8)?;
+    expect_vector_at(step, 2, DType::I32, channels)?;
+    expect_vector_at(step, 3, DType::F32, channels)?;
+    for (index, len) in [(WEIGHT_SUMS, channels), (FIXED_POINT, 2 * channels)] {
+        if step.has_input(index) {
+            expect_vector_at(step, index as u8, DType::I32, len)?;
+        }
     }
     let attributes = &layer.attributes;
     for [min, max] in [attributes.clamp_q, attributes.residual_clamp_q] {
@@ -336,63 +337,21 @@ fn check_f32(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<()
     if weights.bytes() / weights.dtype.size() < weight_len {
         return Err(StepErrorKind::OperandShape(1));
     }
-    expect_vector(&step.input(2)?, DType::F32, channels, 2)?;
+    expect_vector_at(step, 2, DType::F32, channels)?;
     check_residual(step, &layer, layout, RESIDUAL_F32, DType::F32)
 }
 
-/// What the i8 kernels take besides their geometry.
-struct PartsI8<'v> {
-    input: &'v [i8],
-    weights: &'v [i8],
-    packing: Packing,
-    bias: &'v [i32],
-    weight_sums: &'v [i32],
-    epilogue: EpilogueI8<'v>,
-    output: &'v mut [i8],
-    scratch: &'v mut [u8],
+/// The kernels of a family of i8 convolutions.
+struct KernelsI8 {
+    scratch_bytes: fn(&ConvGeometry, Isa) -> usize,
+    select: fn(Isa) -> fn(&mut ConvI8<'_>),
 }
 
-fn parts_i8<'v>(context: &'v mut Context<'_>, layer: &Layer) -> Result<PartsI8<'v>, StepErrorKind> {
-    let Layer { attributes, y, .. } = layer;
-    let residual = context.step.optional_input(RESIDUAL_I8);
-    let packing = packing(context.step.input_layout(WEIGHTS));
-    let inputs = [0, 1, 2, 3, 4, RESIDUAL_I8, FIXED_POINT];
-    let operands = context.operands_over(inputs, RESIDUAL_I8)?;
-    let [input, weights, bias, scale, weight_sums, residual_data, fixed_point] = operands.inputs;
-    let residual = match residual {
-        None => None,
-        Some(slot) => Some(ResidualI8 {
-            data: if same_bytes(&slot.place, &y.place) {
-                ResidualData::InOutput
-            } else {
-                ResidualData::Apart(typed(residual_data, RESIDUAL_I8 as u8)?)
-            },
-            scale_conv: attributes.residual_scale[0],
-            scale_data: attributes.residual_scale[1],
-            zero_point: slot.zero_point,
-            out_zero_point: y.zero_point,
-            min: attributes.residual_clamp_q[0],
-            max: attributes.residual_clamp_q[1],
-        }),
-    };
-    Ok(PartsI8 {
-        input: typed(input, 0)?,
-        weights: typed(weights, 1)?,
-        packing,
-        bias: typed(bias, 2)?,
-        weight_sums: typed(weight_sums, 4)?,
-        epilogue: EpilogueI8 {
-            scale: typed(scale, 3)?,
-            fixed_point: typed(fixed_point, FIXED_POINT as u8)?,
-            zero_point: attributes.zero_point,
-            min: attributes.clamp_q[0],
-            max: attributes.clamp_q[1],
-            residual,
-        },
-        output: typed_mut(operands.output, inputs.len() as u8)?,
-        scratch: operands.scratch,
-    })
-}
+const PANELS_I8: KernelsI8 =
+    KernelsI8 { scratch_bytes: conv_i8::scratch_bytes, select: conv_i8::select };
+
+const DEPTHWISE_KERNELS_I8: KernelsI8 =
+    KernelsI8 { scratch_bytes: depthwise_i8::scratch_bytes, select: depthwise_i8::select };
 
 /// Only scalar kernels requantize in fixed point.
 fn isa_for(epilogue: &EpilogueI8<'_>, isa: Isa) -> Isa {
@@ -404,63 +363,84 @@ fn padding_value(x: &Slot) -> i8 {
     x.zero_point.clamp(-128, 127) as i8
 }
 
-fn run_panels_i8<const ISA: usize>(
+fn residual_i8<'v>(
+    slot: &Slot,
+    layer: &Layer,
+    bytes: &'v [u8],
+) -> Result<ResidualI8<'v>, StepErrorKind> {
+    let Layer { attributes, y, .. } = layer;
+    let data = if same_bytes(&slot.place, &y.place) {
+        ResidualData::InOutput
+    } else {
+        ResidualData::Apart(typed(bytes, RESIDUAL_I8 as u8)?)
+    };
+    Ok(ResidualI8 {
+        data,
+        scale_conv: attributes.residual_scale[0],
+        scale_data: attributes.residual_scale[1],
+        zero_point: slot.zero_point,
+        out_zero_point: y.zero_point,
+        min: attributes.residual_clamp_q[0],
+        max: attributes.residual_clamp_q[1],
+    })
+}
+
+/// Not generic but for the instruction set, so that there is one of it for all kinds.
+#[inline(never)]
+fn run_i8<const ISA: usize>(
     context: &mut Context<'_>,
     geometry: GeometryFn,
+    kernels: &KernelsI8,
 ) -> Result<(), StepErrorKind> {
     let layer = Layer::of(&context.step)?;
     let geometry = geometry(&layer)?;
     let isa = Isa::ALL[ISA];
-    let parts = parts_i8(context, &layer)?;
-    let scratch_bytes = conv_i8::scratch_bytes(&geometry, isa);
+    let attributes = &layer.attributes;
+    let residual = context.step.optional_input(RESIDUAL_I8);
+    let packing = packing(context.step.input_layout(WEIGHTS));
+    let inputs = [0, 1, 2, 3, WEIGHT_SUMS, RESIDUAL_I8, FIXED_POINT];
+    let operands = context.operands_over(inputs, RESIDUAL_I8)?;
+    let [input, weights, bias, scale, weight_sums, residual_data, fixed_point] = operands.inputs;
+    let scratch_bytes = (kernels.scratch_bytes)(&geometry, isa);
     let mut conv = ConvI8 {
         geometry,
-        input: parts.input,
+        input: typed(input, 0)?,
         input_zero_point: padding_value(&layer.x),
-        weights: parts.weights,
-        packing: parts.packing,
-        bias: parts.bias,
-        weight_sums: parts.weight_sums,
-        epilogue: parts.epilogue,
-        output: parts.output,
+        weights: typed(weights, 1)?,
+        packing,
+        bias: typed(bias, 2)?,
+        weight_sums: typed(weight_sums, WEIGHT_SUMS as u8)?,
+        epilogue: EpilogueI8 {
+            scale: typed(scale, 3)?,
+            fixed_point: typed(fixed_point, FIXED_POINT as u8)?,
+            zero_point: attributes.zero_point,
+            min: attributes.clamp_q[0],
+            max: attributes.clamp_q[1],
+            residual: match residual {
+                None => None,
+                Some(slot) => Some(residual_i8(&slot, &layer, residual_data)?),
+            },
+        },
+        output: typed_mut(operands.output, inputs.len() as u8)?,
         output_stride: geometry.out_c,
-        scratch: parts.scratch.get_mut(..scratch_bytes).ok_or(StepErrorKind::TooLarge)?,
+        scratch: operands.scratch.get_mut(..scratch_bytes).ok_or(StepErrorKind::TooLarge)?,
     };
-    conv_i8::select(isa_for(&conv.epilogue, isa))(&mut conv);
+    (kernels.select)(isa_for(&conv.epilogue, isa))(&mut conv);
     Ok(())
 }
 
 fn run_conv_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    run_panels_i8::<ISA>(context, conv_geometry)
+    run_i8::<ISA>(context, conv_geometry, &PANELS_I8)
 }
 
 fn run_fully_connected_i8<const ISA: usize>(
     context: &mut Context<'_>,
 ) -> Result<(), StepErrorKind> {
-    run_panels_i8::<ISA>(context, matrix_geometry)
+    run_i8::<ISA>(context, matrix_geometry, &PANELS_I8)
 }
 
 fn run_depthwise_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let layer = Layer::of(&context.step)?;
-    let geometry = conv_geometry(&layer)?;
-    let isa = Isa::ALL[ISA];
-    let parts = parts_i8(context, &layer)?;
-    let scratch_bytes = depthwise_i8::scratch_bytes(&geometry, isa);
-    let mut depthwise = DepthwiseI8 {
-        geometry,
-        input: parts.input,
-        input_zero_point: padding_value(&layer.x),
-        weights: parts.weights,
-        packing: parts.packing,
-        bias: parts.bias,
-        weight_sums: parts.weight_sums,
-        epilogue: parts.epilogue,
-        output: parts.output,
-        output_stride: geometry.out_c,
-        scratch: parts.scratch.get_mut(..scratch_bytes).ok_or(StepErrorKind::TooLarge)?,
-    };
-    depthwise_i8::select(isa_for(&depthwise.epilogue, isa))(&mut depthwise);
-    Ok(())
+    run_i8::<ISA>(context, conv_geometry, &DEPTHWISE_KERNELS_I8)
 }
 
 /// What the f32 kernels take besides their geometry.

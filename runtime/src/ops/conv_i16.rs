@@ -7,7 +7,7 @@ use crate::kernels::PANEL_N;
 use crate::kernels::conv_i16::{self, ConvI16};
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::conv::{GeometryFn, Layer, MAX_K_I8, check_memory, conv_geometry, matrix_geometry};
-use crate::ops::{Operator, Step, expect_clamp_of, expect_type, expect_vector, no_scratch};
+use crate::ops::{Operator, Step, expect_clamp_of, expect_type, expect_vector_at, no_scratch};
 
 /// Inputs: x, weights, bias, scales.
 const INPUTS: usize = 4;
@@ -66,8 +66,8 @@ fn check(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(), St
     if weights.bytes() < weight_len {
         return Err(StepErrorKind::OperandShape(1));
     }
-    expect_vector(&step.input(2)?, DType::I64, channels, 2)?;
-    expect_vector(&step.input(3)?, DType::F32, channels, 3)?;
+    expect_vector_at(step, 2, DType::I64, channels)?;
+    expect_vector_at(step, 3, DType::F32, channels)?;
     let [min, max] = layer.attributes.clamp_q;
     expect_clamp_of::<i16>([min, max])?;
     if min > max { Err(StepErrorKind::Attribute("clamp")) } else { Ok(()) }

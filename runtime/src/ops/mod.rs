@@ -260,6 +260,17 @@ pub(crate) fn expect_clamp_of<T: Quantized>(clamp_q: [i32; 2]) -> Result<(), Ste
     if fits { Ok(()) } else { Err(StepErrorKind::Attribute("clamp")) }
 }
 
+/// [`expect_vector`] of an input that has to be there.
+#[inline(never)]
+pub(crate) fn expect_vector_at(
+    step: &Step<'_>,
+    index: u8,
+    dtype: DType,
+    elements: usize,
+) -> Result<(), StepErrorKind> {
+    expect_vector(&step.input(usize::from(index))?, dtype, elements, index)
+}
+
 /// Checks that an operand is dense and holds at least `elements` elements of `dtype`.
 pub(crate) fn expect_vector(
     slot: &Slot,

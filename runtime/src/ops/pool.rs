@@ -5,7 +5,7 @@ use crate::error::StepErrorKind;
 use crate::format::{Op, PoolAttributes};
 use crate::kernels::pool::{self, PoolGeometry, PoolI8};
 use crate::kernels::requantize::Quantized;
-use crate::memory::{Context, typed, typed_mut};
+use crate::memory::{Context, Slot, typed, typed_mut};
 use crate::ops::shape::{expect_apart, expect_types};
 use crate::ops::{Operator, Step, expect_clamp_of, no_scratch};
 
@@ -44,21 +44,48 @@ pub static POOL_I16: Operator = Operator {
     scratch_bytes: no_scratch,
 };
 
-fn check(step: &Step<'_>, dtype: DType) -> Result<PoolGeometry, StepErrorKind> {
+/// What every kernel needs to know of a step, read once.
+struct Layer {
+    attributes: PoolAttributes,
+    geometry: PoolGeometry,
+    /// Where a quantized result goes.
+    to: PoolI8,
+}
+
+impl Layer {
+    #[inline(never)]
+    fn of(step: &Step<'_>) -> Result<Layer, StepErrorKind> {
+        let attributes: PoolAttributes = step.expect_attributes()?;
+        let (x, y) = (step.input(0)?, step.output(0)?);
+        let geometry = geometry(&attributes, &x, &y)?;
+        let to = PoolI8 {
+            input_zero_point: x.zero_point,
+            zero_point: y.zero_point,
+            scale: attributes.scale,
+            min: attributes.clamp_q[0],
+            max: attributes.clamp_q[1],
+        };
+        Ok(Layer { attributes, geometry, to })
+    }
+}
+
+fn check(step: &Step<'_>, dtype: DType) -> Result<Layer, StepErrorKind> {
     step.expect_counts(1, 1)?;
     expect_types(step, &[dtype], dtype)?;
     expect_apart(step)?;
-    let attributes: PoolAttributes = step.expect_attributes()?;
-    let known = [MAX, AVERAGE].contains(&attributes.kind);
-    if !known && (attributes.kind, dtype) != (AVERAGE_STORED, DType::I8) {
+    let layer = Layer::of(step)?;
+    let kind = layer.attributes.kind;
+    if ![MAX, AVERAGE].contains(&kind) && (kind, dtype) != (AVERAGE_STORED, DType::I8) {
         return Err(StepErrorKind::Attribute("kind"));
     }
-    geometry(step)
+    Ok(layer)
 }
 
-fn geometry(step: &Step<'_>) -> Result<PoolGeometry, StepErrorKind> {
-    let attributes: PoolAttributes = step.attributes();
-    let (x, y) = (step.input(0)?, step.output(0)?);
+fn geometry(
+    attributes: &PoolAttributes,
+    x: &Slot,
+    y: &Slot,
+) -> Result<PoolGeometry, StepErrorKind> {
     if x.rank() != 4 || x.elements() == 0 {
         return Err(StepErrorKind::OperandShape(0));
     }
@@ -66,7 +93,7 @@ fn geometry(step: &Step<'_>) -> Result<PoolGeometry, StepErrorKind> {
         return Err(StepErrorKind::OperandShape(1));
     }
     let windows = [attributes.kernel, attributes.stride, attributes.dilation];
-    if windows.into_iter().flatten().any(|size| size == 0) {
+    if windows.iter().any(|sizes| sizes.contains(&0)) {
         return Err(StepErrorKind::Attribute("kernel, stride or dilation"));
     }
     for axis in 0..2 {
@@ -91,12 +118,11 @@ fn geometry(step: &Step<'_>) -> Result<PoolGeometry, StepErrorKind> {
 }
 
 fn check_quantized<T: Quantized>(step: &Step<'_>, dtype: DType) -> Result<(), StepErrorKind> {
-    let geometry = check(step, dtype)?;
-    expect_clamp_of::<T>(step.attributes::<PoolAttributes>().clamp_q)?;
+    let Layer { geometry, to, .. } = check(step, dtype)?;
+    expect_clamp_of::<T>([to.min, to.max])?;
     // Largest sum of a window.
     let taps = (0..2).map(|axis| geometry.kernel[axis].min(geometry.input[axis]) as u64);
-    let zero_point = step.input(0)?.zero_point;
-    let step_size = u64::from(zero_point.unsigned_abs() + T::LOWEST.unsigned_abs());
+    let step_size = u64::from(to.input_zero_point.unsigned_abs() + T::LOWEST.unsigned_abs());
     if taps.product::<u64>().checked_mul(step_size).is_none_or(|sum| sum > i32::MAX as u64) {
         return Err(StepErrorKind::TooLarge);
     }
@@ -104,35 +130,21 @@ fn check_quantized<T: Quantized>(step: &Step<'_>, dtype: DType) -> Result<(), St
 }
 
 fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let geometry = geometry(&context.step)?;
-    let kind = context.step.attributes::<PoolAttributes>().kind;
+    let Layer { attributes, geometry, .. } = Layer::of(&context.step)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
-    match kind {
+    match attributes.kind {
         MAX => pool::max_f32(&geometry, x, y),
         _ => pool::average_f32(&geometry, x, y),
     }
     Ok(())
 }
 
-/// Where a quantized result goes.
-fn quantized_result(step: &Step<'_>) -> Result<PoolI8, StepErrorKind> {
-    let attributes: PoolAttributes = step.attributes();
-    Ok(PoolI8 {
-        input_zero_point: step.input(0)?.zero_point,
-        zero_point: step.output(0)?.zero_point,
-        scale: attributes.scale,
-        min: attributes.clamp_q[0],
-        max: attributes.clamp_q[1],
-    })
-}
-
 fn run_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let step = context.step;
-    let (geometry, to) = (geometry(&step)?, quantized_result(&step)?);
+    let Layer { attributes, geometry, to } = Layer::of(&context.step)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
-    match step.attributes::<PoolAttributes>().kind {
+    match attributes.kind {
         MAX => pool::max_i16(&geometry, &to, x, y),
         _ => pool::average_i16(&geometry, &to, x, y),
     }
@@ -140,9 +152,7 @@ fn run_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
 }
 
 fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let step = context.step;
-    let (geometry, to) = (geometry(&step)?, quantized_result(&step)?);
-    let attributes: PoolAttributes = step.attributes();
+    let Layer { attributes, geometry, to } = Layer::of(&context.step)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     match attributes.kind {

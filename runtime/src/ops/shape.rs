@@ -86,13 +86,13 @@ pub(crate) fn expect_dense(slot: &Slot, operand: u8) -> Result<(), StepErrorKind
 /// each other.
 pub(crate) fn expect_apart(step: &Step<'_>) -> Result<(), StepErrorKind> {
     expect_all_dense(step)?;
-    expect_no_overlap(step, |_, _, _| false)
+    expect_no_overlap(step, &|_, _, _| false)
 }
 
 /// Checks that the output lies apart from the inputs, but for input `over`, which may be the same
 /// bytes; for operators that check layouts themselves.
 pub(crate) fn expect_apart_but(step: &Step<'_>, over: usize) -> Result<(), StepErrorKind> {
-    expect_no_overlap(step, |index, x, y| index == over && same_bytes(x, y))
+    expect_no_overlap(step, &|index, x, y| index == over && same_bytes(x, y))
 }
 
 /// Checks that every operand is dense, and that the output lies apart from each input or, element
@@ -100,7 +100,7 @@ pub(crate) fn expect_apart_but(step: &Step<'_>, over: usize) -> Result<(), StepE
 pub(crate) fn expect_elementwise(step: &Step<'_>) -> Result<(), StepErrorKind> {
     expect_all_dense(step)?;
     let size = step.optional_output(0).map(|y| y.dtype.size());
-    expect_no_overlap(step, |index, x, y| {
+    expect_no_overlap(step, &|index, x, y| {
         same_bytes(x, y) && step.optional_input(index).map(|x| x.dtype.size()) == size
     })
 }
@@ -119,9 +119,10 @@ fn expect_all_dense(step: &Step<'_>) -> Result<(), StepErrorKind> {
     Ok(())
 }
 
+/// Not generic, so that there is one of it for all operators.
 fn expect_no_overlap(
     step: &Step<'_>,
-    may_share: impl Fn(usize, &Place, &Place) -> bool,
+    may_share: &dyn Fn(usize, &Place, &Place) -> bool,
 ) -> Result<(), StepErrorKind> {
     for number in 0..step.output_count() {
         let Some(y) = step.output_place(number) else { continue };

@@ -6,7 +6,7 @@ use crate::format::{Op, SoftmaxAttributes};
 use crate::kernels::softmax::{self, SoftmaxI8, SoftmaxI16, SoftmaxShape, TABLE_LEN};
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::shape::{expect_apart, expect_types, split};
-use crate::ops::{Operator, Step, expect_same_shape, expect_vector, no_scratch};
+use crate::ops::{Operator, Step, expect_same_shape, expect_vector_at, no_scratch};
 
 /// f32 softmax.
 pub static SOFTMAX_F32: Operator = Operator {
@@ -53,7 +53,7 @@ fn check_f32(step: &Step<'_>) -> Result<(), StepErrorKind> {
 fn check_quantized(step: &Step<'_>, dtype: DType, entries: usize) -> Result<(), StepErrorKind> {
     step.expect_counts(2, 2)?;
     expect_types(step, &[dtype, DType::I32], dtype)?;
-    expect_vector(&step.input(1)?, DType::I32, entries, 1)?;
+    expect_vector_at(step, 1, DType::I32, entries)?;
     if check(step)?.log != 0 {
         return Err(StepErrorKind::Attribute("log"));
     }

@@ -4,6 +4,7 @@
 pub mod counter;
 pub mod model;
 pub mod stack;
+mod vectors;
 
 use whit::ops::Operator;
 

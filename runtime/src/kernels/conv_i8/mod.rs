@@ -14,6 +14,8 @@ mod scalar;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86_64;
 
+pub(super) use scalar::{compute, input_under};
+
 #[cfg(all(test, feature = "std"))]
 mod tests;
 
@@ -185,22 +187,31 @@ impl ConvI8<'_> {
     fn check(&self) {
         let geometry = &self.geometry;
         assert!(geometry.is_bounded(), "geometry too large");
-        let (channels, pixels) = (geometry.channels_len(self.packing), geometry.out_pixels());
+        self.check_lengths(
+            geometry.channels_len(self.packing),
+            geometry.weights_i8_len(self.packing),
+        );
+    }
+
+    /// Panics unless the slices but scratch are as long as the geometry, which is bounded, says, the
+    /// vectors along channels and the weights as long as told.
+    #[inline(never)]
+    pub(super) fn check_lengths(&self, channels: usize, weights: usize) {
+        let geometry = &self.geometry;
+        let pixels = geometry.out_pixels();
         assert!(self.epilogue.is_sound(channels, pixels * geometry.out_c), "epilogue unsound");
         assert!(self.input.len() >= geometry.input_len(), "input too short");
-        assert!(self.weights.len() >= geometry.weights_i8_len(self.packing), "weights too short");
+        assert!(self.weights.len() >= weights, "weights too short");
         assert!(self.bias.len() >= channels, "bias too short");
         assert!(
             self.weight_sums.is_empty() || self.weight_sums.len() >= channels,
             "weight sums too short"
         );
         assert!(self.output_stride >= geometry.out_c, "output rows overlap");
-        let last_row = pixels.saturating_sub(1).checked_mul(self.output_stride);
+        let output = pixels.saturating_sub(1).checked_mul(self.output_stride);
+        let output = output.and_then(|last_row| last_row.checked_add(geometry.out_c));
         assert!(
-            pixels == 0
-                || last_row.is_some_and(|row| {
-                    self.output.len().checked_sub(row).is_some_and(|left| left >= geometry.out_c)
-                }),
+            pixels == 0 || output.is_some_and(|len| self.output.len() >= len),
             "output too short"
         );
     }

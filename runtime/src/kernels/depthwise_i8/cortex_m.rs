@@ -172,7 +172,7 @@ pub(super) fn depthwise_i8_cortex_m(conv: &mut DepthwiseI8<'_>) {
     if conv.packing != Packing::CortexM {
         return scalar::depthwise_i8_scalar(conv);
     }
-    conv.check(scratch_bytes);
+    super::check(conv, scratch_bytes);
     let Some(strip) = Strip::new(&conv.geometry) else {
         return scalar::depthwise_i8_scalar(conv);
     };

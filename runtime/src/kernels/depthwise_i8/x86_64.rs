@@ -35,7 +35,7 @@ pub(super) fn depthwise_i8_avx2(conv: &mut DepthwiseI8<'_>) {
     if conv.packing != Packing::Panels {
         return super::scalar::depthwise_i8_scalar(conv);
     }
-    conv.check(scratch_bytes_avx2);
+    super::check(conv, scratch_bytes_avx2);
     // SAFETY: `select` gives this function out only if `Isa::Avx2.is_available()`, and `check`
     // proved the lengths of all slices.
     unsafe { run_avx2(&Job::new(conv)) }
@@ -46,7 +46,7 @@ pub(super) fn depthwise_i8_avx512vnni(conv: &mut DepthwiseI8<'_>) {
     if conv.packing != Packing::Panels {
         return super::scalar::depthwise_i8_scalar(conv);
     }
-    conv.check(scratch_bytes_avx512);
+    super::check(conv, scratch_bytes_avx512);
     // SAFETY: `select` gives this function out only if `Isa::Avx512.is_available()`, and `check`
     // proved the lengths of all slices.
     unsafe { run_avx512vnni(&Job::new(conv)) }
@@ -70,7 +70,7 @@ impl Layout {
     }
 }
 
-/// The checked arguments as pointers, see [`DepthwiseI8::check`] for their lengths.
+/// The checked arguments as pointers, see [`super::check`] for their lengths.
 struct Job<'a> {
     geometry: ConvGeometry,
     input: *const i8,

@@ -534,8 +534,14 @@ impl Buffers {
         random.fill(&mut self.weights, Fill::Any);
         self.scale.fill(1e-3 / (g.k() as f32));
         self.bias.fill(0);
-        let epilogue =
-            EpilogueI8 { scale: &[], fixed_point: &[], zero_point: -128, min: -128, max: 127, residual: None };
+        let epilogue = EpilogueI8 {
+            scale: &[],
+            fixed_point: &[],
+            zero_point: -128,
+            min: -128,
+            max: 127,
+            residual: None,
+        };
         let run = Run {
             g,
             epilogue,
