@@ -140,10 +140,7 @@ mod tests {
             }
             // A file may say anything; it is bounded.
             for (shift, bounded) in [(i32::MIN, -31), (-32, -31), (32, 31), (i32::MAX, 31)] {
-                assert_eq!(
-                    fixed_point(x, multiplier, shift),
-                    fixed_point(x, multiplier, bounded)
-                );
+                assert_eq!(fixed_point(x, multiplier, shift), fixed_point(x, multiplier, bounded));
             }
         }
     }
