@@ -1108,6 +1108,7 @@ fn mislead_tflite(random: &mut Random, model: &mut tflite::Model) {
                 _ => {
                     let at = random.below(operator.options.len());
                     operator.options[at].1 = match &operator.options[at].1 {
+                        Field::Text(text) => Field::Text(text),
                         Field::Byte(_) => Field::Byte(number as i8),
                         Field::Int(_) => Field::Int(number),
                         Field::Real(_) => Field::Real(random.pick(&REALS)),
