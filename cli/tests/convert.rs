@@ -103,6 +103,19 @@ fn check_accepts_what_converts() {
 }
 
 #[test]
+fn exact_tflite_is_for_tflite() {
+    let folder = Folder::new("exact");
+    let model = folder.model(vec![NodeProto::new("Relu", &["x"], &["y"])], false);
+    let to = folder.path("model.whit");
+    let output = whit(&["convert", &model, "-o", &to, "--exact-tflite"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("--exact-tflite") && said.contains("isn't a TFLite model"), "{said}");
+    assert!(!std::path::Path::new(&to).exists());
+    assert!(whit(&["convert", &model, "-o", &to]).status.success());
+}
+
+#[test]
 fn check_accepts_half_precision() {
     let folder = Folder::new("half");
     let tensor = |name: &str| ValueInfoProto::tensor(name, data_type::FLOAT16, [2i64, 6]);

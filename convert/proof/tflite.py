@@ -1022,7 +1022,12 @@ Made by `convert/proof/tflite.py`; run it again after a change to the importer, 
 operator. Integers are compared as they are: **differ** counts those that aren't equal, **most** is the largest difference in
 steps; of floats, those further off than 1e-4 of the range, and the largest error in it. TFLite rounds an accumulator
 twice (first its product with a 31-bit multiplier, then the shift that follows), Whit once; near ties the two differ by
-one step, in about one of 500 outputs of a layer.
+one step, in about one of 500 outputs of a layer. Averages without a change of scale are TFLite's in every value in int8.
+
+**exact** is with `whit convert --exact-tflite`: int8 convolutions (also depthwise, transposed) and means then round as
+the reference kernels do, in scalar kernels, which are slow. It leaves alone fully connected layers, which are the same without, and
+additions, multiplications, bilinear resizing, PRELU, layers on int16 and LSTM, which may still differ by a step; so do averages of uint8
+models, whose ties go the other way below the middle of the range, and uint8 layers that are computed on floats.
 """
 
 if __name__ == "__main__":

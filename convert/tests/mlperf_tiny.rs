@@ -145,6 +145,16 @@ impl Loaded {
     }
 
     fn convert(&self, file: &str, scheme: Scheme, layouts: &[(&str, InputLayout)]) -> AlignedBytes {
+        let options = ConvertOptions { scheme, golden_cases: 1, ..ConvertOptions::default() };
+        self.convert_with(file, &options, layouts)
+    }
+
+    fn convert_with(
+        &self,
+        file: &str,
+        convert_options: &ConvertOptions,
+        layouts: &[(&str, InputLayout)],
+    ) -> AlignedBytes {
         let path = self.folder.join(file);
         let input_layouts =
             layouts.iter().map(|(name, layout)| ((*name).to_owned(), *layout)).collect();
@@ -164,8 +174,7 @@ impl Loaded {
             .map(|dim| dim.as_const().expect("fixed") as usize)
             .collect();
         let rows = self.calibration.rows(shape);
-        let options = ConvertOptions { scheme, golden_cases: 1, ..ConvertOptions::default() };
-        let converted = convert(graph, Some(&rows), &options, &mut ());
+        let converted = convert(graph, Some(&rows), convert_options, &mut ());
         AlignedBytes::new(&converted.unwrap_or_else(|e| panic!("{}: {e}", path.display())).file)
     }
 }
@@ -328,6 +337,26 @@ fn quantized_models_keep_their_accuracy() {
             "{} qdq: bits differ",
             case.name
         );
+    }
+}
+
+/// With TFLite's rounding, every integer of every output is TFLite's.
+#[test]
+fn tflite_models_can_be_exact() {
+    for case in &CASES {
+        let Some(loaded) = Loaded::open(case) else { return };
+        let expected = Npz::open(&loaded.folder.join("expected.npz"));
+        let expected = expected.arrays.get("int8_tflite_reference").expect("int8 outputs");
+        let (samples, width) = (expected.shape[0].min(case.samples), expected.shape[1]);
+        let exact =
+            ConvertOptions { golden_cases: 1, exact_tflite: true, ..ConvertOptions::default() };
+        let file = loaded.convert_with("int8.tflite", &exact, &[]);
+        let (bytes, _) = run(&file, &loaded.data, samples, fastest());
+        let own: Vec<i8> = bytes.iter().map(|byte| *byte as i8).collect();
+        let theirs = &expected.i8s()[..samples * width];
+        let differ = own.iter().zip(theirs).filter(|(own, theirs)| own != theirs).count();
+        assert_eq!((own.len(), differ), (theirs.len(), 0), "{}", case.name);
+        println!("{} tflite, exact: {} outputs are equal", case.name, own.len());
     }
 }
 

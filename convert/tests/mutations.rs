@@ -493,6 +493,12 @@ fn whit_files() -> Vec<Vec<u8>> {
         };
         files.extend(schemes.iter().map(|scheme| source.convert(*scheme)));
     }
+    // Layers and means in TFLite's fixed point.
+    let bytes = Bytes::from(tflite_files()[1].to_bytes());
+    let graph = import_tflite(bytes, &ImportOptions::default()).expect("imports");
+    let options =
+        ConvertOptions { golden_cases: 0, exact_tflite: true, ..ConvertOptions::default() };
+    files.push(convert(graph, None, &options, &mut ()).expect("converts").file);
     files
 }
 
@@ -909,7 +915,9 @@ fn convert_and_run(graph: Graph, random: &mut Random) -> &'static str {
     }
     let samples = RandomSamples::new(&graph, 1);
     let scheme = random.pick(&[Scheme::None, Scheme::F16, Scheme::Int8]);
-    let options = ConvertOptions { scheme, golden_cases: 1, ..ConvertOptions::default() };
+    let exact_tflite = graph.is_of_tflite() && random.below(4) == 0;
+    let options =
+        ConvertOptions { scheme, golden_cases: 1, exact_tflite, ..ConvertOptions::default() };
     let converted = match convert(graph, Some(&samples), &options, &mut ()) {
         Ok(converted) => converted,
         // The converter's own word for it is a defect.
@@ -1048,7 +1056,7 @@ fn tflite_files() -> Vec<tflite::Model> {
                     outputs: outputs.clone(),
                     options_type: OPERATORS[*code as usize].1,
                     options: options.clone(),
-                    intermediates: Vec::new(),
+                    ..Operator::default()
                 })
                 .collect(),
             inputs: vec![0],
@@ -1100,6 +1108,7 @@ fn mislead_tflite(random: &mut Random, model: &mut tflite::Model) {
                 _ => {
                     let at = random.below(operator.options.len());
                     operator.options[at].1 = match &operator.options[at].1 {
+                        Field::Text(text) => Field::Text(text),
                         Field::Byte(_) => Field::Byte(number as i8),
                         Field::Int(_) => Field::Int(number),
                         Field::Real(_) => Field::Real(random.pick(&REALS)),

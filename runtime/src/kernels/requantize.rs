@@ -120,7 +120,9 @@ mod tests {
         let edges = [i32::MIN, i32::MIN + 1, -(1 << 30), -3, -2, -1, 0, 1, 2, 3, 1 << 30, i32::MAX];
         let mut x = 0x9e37_79b9_u32;
         let mut random = || {
-            (x ^= x << 13, x ^= x >> 17, x ^= x << 5);
+            x ^= x << 13;
+            x ^= x >> 17;
+            x ^= x << 5;
             x as i32
         };
         let mut cases: Vec<[i32; 2]> = edges.iter().flat_map(|a| edges.map(|b| [*a, b])).collect();
@@ -140,10 +142,7 @@ mod tests {
             }
             // A file may say anything; it is bounded.
             for (shift, bounded) in [(i32::MIN, -31), (-32, -31), (32, 31), (i32::MAX, 31)] {
-                assert_eq!(
-                    fixed_point(x, multiplier, shift),
-                    fixed_point(x, multiplier, bounded)
-                );
+                assert_eq!(fixed_point(x, multiplier, shift), fixed_point(x, multiplier, bounded));
             }
         }
     }

@@ -637,8 +637,8 @@ mod tests {
                 let want = |index: usize| {
                     let (row, n) = (index / CHANNELS, index % CHANNELS);
                     let [multiplier, shift] = [numbers[2 * n], numbers[2 * n + 1]].map(i128::from);
-                    let high = i128::from(acc(row, n)) * multiplier + (1 << 30) >> 31;
-                    let q = high.signum() * (high.abs() + (1 << (-shift - 1)) >> -shift);
+                    let high = (i128::from(acc(row, n)) * multiplier + (1 << 30)) >> 31;
+                    let q = high.signum() * ((high.abs() + (1 << (-shift - 1))) >> -shift);
                     let q = q.clamp(-128 + 4, 127 + 4) as i32;
                     if !residual {
                         return (q - 4) as i8;

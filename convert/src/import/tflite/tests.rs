@@ -12,6 +12,7 @@ use crate::import::ImportOptions;
 use crate::pipeline::{ConvertOptions, convert};
 
 mod builder;
+mod exact;
 mod hostile;
 mod operators;
 mod options;
@@ -69,8 +70,13 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
 
 /// Converts a model and runs it on the bytes of its inputs; the bytes of its outputs.
 fn run(model: &Model, inputs: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    run_with(model, inputs, false)
+}
+
+/// With TFLite's rounding or without.
+fn run_with(model: &Model, inputs: &[Vec<u8>], exact_tflite: bool) -> Vec<Vec<u8>> {
     let graph = import(model, &ImportOptions::default()).unwrap_or_else(|e| panic!("{e}"));
-    let options = ConvertOptions { golden_cases: 0, ..ConvertOptions::default() };
+    let options = ConvertOptions { golden_cases: 0, exact_tflite, ..ConvertOptions::default() };
     let converted = convert(graph, None, &options, &mut ()).unwrap_or_else(|e| panic!("{e}"));
     let file = AlignedBytes::new(&converted.file);
     let program = Program::open(file.as_slice()).expect("opens");

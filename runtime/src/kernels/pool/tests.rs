@@ -1,4 +1,6 @@
-use super::{PoolGeometry, PoolI8, Taps, average_f32, average_i8, average_stored_i8, max_f32, max_i8};
+use super::{
+    PoolGeometry, PoolI8, Taps, average_f32, average_i8, average_stored_i8, max_f32, max_i8,
+};
 use crate::ops::testing::Random;
 
 /// A window by its definition: every tap, inside or not.
