@@ -14,7 +14,7 @@ mod scalar;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86_64;
 
-pub(super) use scalar::{compute, input_under};
+pub(super) use scalar::compute;
 
 #[cfg(all(test, feature = "std"))]
 mod tests;
