@@ -1117,7 +1117,6 @@ fn mislead_tflite(random: &mut Random, model: &mut tflite::Model) {
                             values.push(number);
                             Field::Ints(values)
                         }
-                        Field::Text(_) => Field::Text("other"),
                     };
                 }
             }
