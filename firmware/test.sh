@@ -201,5 +201,7 @@ if [[ -z $models ]]; then
 fi
 for model in $models; do run_model "$model"; done
 [[ " $models " != *' digits '* || -n $machines ]] || device
+# The DSP kernels beside the scalar ones, on random layers; `kernels.sh` alone takes every machine.
+[[ -n $machines ]] || CARGO_TARGET_DIR=$target_dir firmware/boards/kernels.sh an386 | sed -n 's/ equal / runs equal: /p'
 echo
 "$python" firmware/report.py table "$work" "${write[@]}" "${marks[@]}"
