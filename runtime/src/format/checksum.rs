@@ -3,7 +3,7 @@
 /// The checksum of the pieces, one behind the other: with the CPU's carry-less multiplication where
 /// it has one.
 #[cfg(feature = "std")]
-pub(crate) fn crc32(pieces: &[&[u8]]) -> u32 {
+pub fn crc32(pieces: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     for piece in pieces {
         hasher.update(piece);
@@ -14,7 +14,7 @@ pub(crate) fn crc32(pieces: &[&[u8]]) -> u32 {
 /// The checksum of the pieces, one behind the other: bit by bit, since opening a model takes only
 /// that of its directory, and tables would take 1 to 16 KB of flash.
 #[cfg(not(feature = "std"))]
-pub(crate) fn crc32(pieces: &[&[u8]]) -> u32 {
+pub fn crc32(pieces: &[&[u8]]) -> u32 {
     use crc::{CRC_32_ISO_HDLC, Crc, NoTable};
     const CRC: Crc<u32, NoTable> = Crc::<u32, NoTable>::new(&CRC_32_ISO_HDLC);
     let mut digest = CRC.digest();

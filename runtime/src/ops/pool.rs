@@ -145,8 +145,8 @@ fn run_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     match attributes.kind {
-        MAX => pool::max_i16(&geometry, &to, x, y),
-        _ => pool::average_i16(&geometry, &to, x, y),
+        MAX => pool::max_quantized::<i16>(&geometry, &to, x, y),
+        _ => pool::average_quantized::<i16>(&geometry, &to, x, y),
     }
     Ok(())
 }
@@ -156,9 +156,9 @@ fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     match attributes.kind {
-        MAX => pool::max_i8(&geometry, &to, x, y),
+        MAX => pool::max_quantized::<i8>(&geometry, &to, x, y),
         AVERAGE_STORED => pool::average_stored_i8(&geometry, &to, x, y),
-        _ => pool::average_i8(&geometry, &to, x, y),
+        _ => pool::average_quantized::<i8>(&geometry, &to, x, y),
     }
     Ok(())
 }

@@ -22,10 +22,7 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 
-mod i16;
-
-pub use i16::{average_i16, max_i16};
-pub use scalar::{average_f32, average_i8, average_stored_i8, max_f32, max_i8};
+pub use scalar::{average_f32, average_quantized, average_stored_i8, max_f32, max_quantized};
 
 /// Shape of a pooling. Strides and dilations are at least 1; input and output have elements.
 #[derive(Clone, Copy, Debug)]

@@ -1,5 +1,6 @@
 use super::{
-    PoolGeometry, PoolI8, Taps, average_f32, average_i8, average_stored_i8, max_f32, max_i8,
+    PoolGeometry, PoolI8, Taps, average_f32, average_quantized, average_stored_i8, max_f32,
+    max_quantized,
 };
 use crate::ops::testing::Random;
 
@@ -55,8 +56,8 @@ fn agrees_with_the_definition() {
             let mut got_q = [vec![0; output_len], vec![0; output_len], vec![0; output_len]];
             max_f32(&g, &xf, &mut got_f[0]);
             average_f32(&g, &xf, &mut got_f[1]);
-            max_i8(&g, &to, &xq, &mut got_q[0]);
-            average_i8(&g, &to, &xq, &mut got_q[1]);
+            max_quantized(&g, &to, &xq, &mut got_q[0]);
+            average_quantized(&g, &to, &xq, &mut got_q[1]);
             average_stored_i8(&g, &to, &xq, &mut got_q[2]);
             for index in 0..output_len {
                 let (pixel, channel) = (index / g.channels, index % g.channels);
