@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use half::f16;
 use whit::DType;
 use whit::format::NarrowFloat;
 use whit::format::RecurrentFunction;
@@ -30,6 +31,23 @@ pub struct Value {
     pub constant: Option<Arc<Tensor>>,
     /// How integers stand for reals, when they do.
     pub quant: Option<Quant>,
+    /// How the integers of weights stand for reals, when they do so in groups.
+    pub groups: Option<Groups>,
+}
+
+/// Weights whose rows are cut into groups of consecutive inputs, each with a scale:
+/// `real = scale[output][input / size] * integer`.
+///
+/// A row is what one output of a [`Conv`] or [`MatMul`] reads, in the order kernel row, kernel column, input
+/// channel; the constant (i8) keeps the shape that the operator wants. The layer computes on floats.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Groups {
+    /// 8: integers in −127..=127; 4: in −8..=7.
+    pub bits: u8,
+    /// Inputs per group: 32, 64 or 128; the last group of a row may be shorter.
+    pub size: usize,
+    /// `[outputs][ceil(inputs / size)]`.
+    pub scale: Vec<f16>,
 }
 
 /// `real = scale * (integer - zero_point)`, per tensor or along one axis.
@@ -713,7 +731,7 @@ impl Graph {
     /// Adds a value that a node or the caller will fill.
     pub fn add_value(&mut self, name: impl Into<String>, dtype: DType, shape: Vec<Dim>) -> ValueId {
         let id = ValueId(u32::try_from(self.values.len()).expect("fewer than 2^32 values"));
-        self.values.push(Value { name: name.into(), dtype, shape, constant: None, quant: None });
+        self.values.push(Value { name: name.into(), dtype, shape, constant: None, quant: None, groups: None });
         id
     }
 
