@@ -46,7 +46,9 @@ pub struct Groups {
     pub bits: u8,
     /// Inputs per group: 32, 64 or 128; the last group of a row may be shorter.
     pub size: usize,
-    /// `[outputs][ceil(inputs / size)]`.
+    /// The axis of the constant that the outputs run along.
+    pub axis: usize,
+    /// `[outputs][ceil(inputs / size)]`; may be negative.
     pub scale: Vec<f16>,
 }
 
@@ -731,7 +733,14 @@ impl Graph {
     /// Adds a value that a node or the caller will fill.
     pub fn add_value(&mut self, name: impl Into<String>, dtype: DType, shape: Vec<Dim>) -> ValueId {
         let id = ValueId(u32::try_from(self.values.len()).expect("fewer than 2^32 values"));
-        self.values.push(Value { name: name.into(), dtype, shape, constant: None, quant: None, groups: None });
+        self.values.push(Value {
+            name: name.into(),
+            dtype,
+            shape,
+            constant: None,
+            quant: None,
+            groups: None,
+        });
         id
     }
 
