@@ -731,7 +731,14 @@ impl Graph {
     /// Adds a value that a node or the caller will fill.
     pub fn add_value(&mut self, name: impl Into<String>, dtype: DType, shape: Vec<Dim>) -> ValueId {
         let id = ValueId(u32::try_from(self.values.len()).expect("fewer than 2^32 values"));
-        self.values.push(Value { name: name.into(), dtype, shape, constant: None, quant: None, groups: None });
+        self.values.push(Value {
+            name: name.into(),
+            dtype,
+            shape,
+            constant: None,
+            quant: None,
+            groups: None,
+        });
         id
     }
 

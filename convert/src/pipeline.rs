@@ -10,7 +10,7 @@ use crate::graph::{Graph, Op};
 use crate::passes;
 use crate::plan::{PlanOptions, Target, plan};
 use crate::quantize::calibrate::{Method, calibrate};
-use crate::quantize::{insert, integers};
+use crate::quantize::{insert, integers, weights};
 
 /// Rounds of passes and folding at most; models settle in two or three.
 const MAX_ROUNDS: usize = 8;
@@ -186,6 +186,11 @@ pub fn convert(
             .map(|node| node.name.clone())
             .collect();
     }
+    if options.scheme == Scheme::F16 {
+        for node in 0..graph.nodes.len() {
+            weights::to_f16(&mut graph, node);
+        }
+    }
     passes::debug_check(&graph, "quantize");
 
     graph.metadata.retain(|(key, value)| {
@@ -201,11 +206,7 @@ pub fn convert(
         graph.metadata.push(("quantization.float_nodes".to_owned(), report.float_nodes.join("\n")));
     }
 
-    let plan_options = PlanOptions {
-        f16_weights: options.scheme == Scheme::F16,
-        target: options.target,
-        exact_tflite: options.exact_tflite,
-    };
+    let plan_options = PlanOptions { target: options.target, exact_tflite: options.exact_tflite };
     let program = Program::new(&graph, &plan_options)?;
     watch.progress("recording golden vectors", 0, options.golden_cases);
     let golden = evaluate::golden(&program, samples, options.golden_cases)?;

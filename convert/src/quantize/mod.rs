@@ -8,6 +8,7 @@ pub mod calibrate;
 pub mod insert;
 pub mod integers;
 pub mod lut;
+pub mod weights;
 
 use whit::DType;
 
