@@ -11,7 +11,6 @@ use whit_convert::emit::emit;
 use whit_convert::evaluate::AlignedBytes;
 use whit_convert::graph::{Graph, Groups};
 use whit_convert::plan::{PlanOptions, plan};
-use whit_convert::quantize::weights::to_f16;
 use whit_convert::tensor::Tensor;
 
 const CONV: LayerKind = LayerKind::Conv {
@@ -159,37 +158,24 @@ fn f16_weights_are_a_matter_of_each_node() {
     for layer in layers() {
         let (mut graph, weights) = layer.graph(&mut Random::new(9));
         let id = graph.nodes[0].inputs[1].unwrap();
-        // The same weights as floats, which f16 rounds.
         let shape = graph.constant(id).unwrap().shape.clone();
-        let mut reals: Vec<f32> = weights.iter().map(|w| *w as f32 / 3.0).collect();
-        if let LayerKind::MatMul { transpose_b: false } = layer.kind {
-            let (k, n) = (layer.in_c, layer.out_c);
-            reals = (0..k * n).map(|i| reals[i % n * k + i / n]).collect();
-        }
-        graph.nodes[0].inputs[1] = Some(graph.add_constant("w", Tensor::from_f32(shape, &reals)));
-        let before = file(&graph).len();
-        assert!(to_f16(&mut graph, 0));
-        assert!(to_f16(&mut graph, 0), "again: {layer:?}");
-        let halves: Vec<f64> =
-            weights.iter().map(|w| f16::from_f32(*w as f32 / 3.0).to_f64()).collect();
-        check(&format!("f16 {layer:?}"), &layer, &graph, &halves, 77);
-        assert!(file(&graph).len() <= before, "{layer:?}");
-    }
-}
-
-#[test]
-fn f16_weights_that_do_not_fit_stay_f32() {
-    let layer = layers().swap_remove(8);
-    let (mut graph, weights) = layer.graph(&mut Random::new(9));
-    for large in [65505.0, f32::INFINITY, f32::NAN] {
-        let id = graph.nodes[0].inputs[1].unwrap();
-        let shape = graph.constant(id).unwrap().shape.clone();
-        let mut reals: Vec<f32> = weights.iter().map(|w| *w as f32).collect();
-        reals[0] = large;
-        let id = graph.add_constant("w", Tensor::from_f32(shape, &reals));
-        graph.nodes[0].inputs[1] = Some(id);
-        assert!(!to_f16(&mut graph, 0), "{large}");
-        assert_eq!(graph.nodes[0].inputs[1], Some(id));
+        let halves: Vec<f16> = weights.iter().map(|w| f16::from_f64(w / 3.0)).collect();
+        let stored = |i: usize| match layer.kind {
+            LayerKind::MatMul { transpose_b: false } => {
+                halves[i % layer.out_c * layer.in_c + i / layer.out_c]
+            }
+            _ => halves[i],
+        };
+        let data: Vec<u8> = (0..halves.len()).flat_map(|i| stored(i).to_le_bytes()).collect();
+        let constant = Tensor { dtype: DType::F16, shape, data: data.into() };
+        graph.nodes[0].inputs[1] = Some(graph.add_constant("halves", constant));
+        let reals: Vec<f64> = halves.iter().map(|w| w.to_f64()).collect();
+        check(&format!("f16 {layer:?}"), &layer, &graph, &reals, 77);
+        let file = file(&graph);
+        let aligned = AlignedBytes::new(&file);
+        let model = Model::open(aligned.as_slice()).unwrap();
+        let packed: Vec<_> = model.tensors().filter(|tensor| tensor.layout != 0).collect();
+        assert_eq!((packed.len(), packed[0].dtype), (1, DType::F16 as u8));
     }
 }
 
@@ -214,6 +200,7 @@ fn what_no_kernel_reads_is_refused_by_name() {
                 groups(graph).scale.pop();
             },
         },
+        Case { what: "axis", says: "axis 3", change: |graph| groups(graph).axis = 3 },
         Case {
             what: "an infinite scale",
             says: "infinite",

@@ -19,9 +19,10 @@ use whit_convert::import::onnx::proto::{
     TensorProto as T, ValueInfoProto, data_type as t,
 };
 use whit_convert::import::{DimChoice, ImportOptions};
-use whit_convert::pipeline::{ConvertOptions, Scheme, convert};
+use whit_convert::pipeline::{ConvertOptions, convert};
 use whit_convert::plan::{PlanOptions, plan};
 use whit_convert::quantize::lut::table_i16;
+use whit_convert::quantize::numbers::Numbers;
 use whit_convert::tensor::Tensor;
 
 /// Reproducible numbers: xorshift64*.
@@ -150,12 +151,12 @@ impl Source {
     }
 
     /// The bytes of a `.whit` file.
-    pub(crate) fn convert(&self, scheme: Scheme) -> Vec<u8> {
+    pub(crate) fn convert(&self, numbers: Numbers) -> Vec<u8> {
         let graph = self.graph();
         let samples = RandomSamples::new(&graph, 4);
-        let options = ConvertOptions { scheme, golden_cases: 1, ..ConvertOptions::default() };
+        let options = ConvertOptions { numbers, golden_cases: 1, ..ConvertOptions::default() };
         let converted = convert(graph, Some(&samples), &options, &mut ());
-        converted.unwrap_or_else(|e| panic!("{} {}: {e}", self.name, scheme.name())).file
+        converted.unwrap_or_else(|e| panic!("{} {}: {e}", self.name, numbers)).file
     }
 }
 
@@ -801,7 +802,11 @@ impl GroupedLayer {
         let x = graph.add_value("x", DType::F32, dims(&x_shape));
         graph.inputs.push(x);
         let w = graph.add_constant("w", Tensor::from_i8(w_shape, &stored));
-        graph.value_mut(w).groups = Some(Groups { bits: self.bits, size: self.size, scale });
+        let axis = match self.kind {
+            LayerKind::MatMul { transpose_b: false } => 1,
+            _ => 0,
+        };
+        graph.value_mut(w).groups = Some(Groups { bits: self.bits, size: self.size, axis, scale });
         let mut inputs = vec![Some(x), Some(w), None, None];
         if self.bias {
             let bias = Tensor::from_f32([out_c], &random.reals(out_c as i64));
