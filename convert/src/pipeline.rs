@@ -186,7 +186,8 @@ pub fn convert(
         let mut quantization = Quantization::new(graph, &numbers, &ranges);
         if let Some(samples) = samples {
             let seed = options.seed;
-            let mut context = Context { reference: &reference, samples, seed, watch };
+            let method = options.method;
+            let mut context = Context { reference: &reference, samples, method, seed, watch };
             report.effects = improve(&mut quantization, &options.improve, &mut context)?;
         }
         graph = quantization.with_quantize_nodes();
