@@ -229,8 +229,9 @@ fn convert_with(
         let quantization = match (search, samples) {
             (Some(search), Some(samples)) => {
                 let (steps, seed) = (&options.improve, options.seed);
+                let ranges = (&ranges, options.method);
                 let found = search::search(
-                    &graph, &ranges, samples, steps, plan_options, seed, search, watch,
+                    &graph, ranges, samples, steps, plan_options, seed, search, watch,
                 )?;
                 report.effects = found.effects;
                 report.front = Some(found.front);
@@ -241,7 +242,9 @@ fn convert_with(
                 let mut quantization = Quantization::new(graph, &numbers, &ranges);
                 if let Some(samples) = samples {
                     let seed = options.seed;
-                    let mut context = Context { reference: &reference, samples, seed, watch };
+                    let method = options.method;
+                    let mut context =
+                        Context { reference: &reference, samples, method, seed, watch };
                     report.effects = improve(&mut quantization, &options.improve, &mut context)?;
                 }
                 quantization
