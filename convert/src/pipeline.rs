@@ -231,7 +231,14 @@ fn convert_with(
                 let (steps, seed) = (&options.improve, options.seed);
                 let ranges = (&ranges, options.method);
                 let found = search::search(
-                    &graph, ranges, samples, steps, plan_options, seed, search, watch,
+                    &graph,
+                    ranges,
+                    samples,
+                    steps,
+                    plan_options,
+                    seed,
+                    search,
+                    watch,
                 )?;
                 report.effects = found.effects;
                 report.front = Some(found.front);
@@ -243,9 +250,11 @@ fn convert_with(
                 if let Some(samples) = samples {
                     let seed = options.seed;
                     let method = options.method;
+                    let notes = Vec::new();
                     let mut context =
-                        Context { reference: &reference, samples, method, seed, watch };
+                        Context { reference: &reference, samples, method, seed, watch, notes };
                     report.effects = improve(&mut quantization, &options.improve, &mut context)?;
+                    report.notes.append(&mut context.notes);
                 }
                 quantization
             }

@@ -72,9 +72,8 @@ fn input_arrays(
 ) -> Result<Vec<(Vec<usize>, Vec<u8>)>, LearnError> {
     let array = |(at, id): (usize, &ValueId)| {
         let value = graph.value(*id);
-        let (shape, bytes) = samples
-            .input(sample, at, &value.name, value.dtype)
-            .map_err(EvaluateError::Sample)?;
+        let (shape, bytes) =
+            samples.input(sample, at, &value.name, value.dtype).map_err(EvaluateError::Sample)?;
         if shape.len() != value.shape.len()
             || bytes.len() != shape.iter().product::<usize>() * value.dtype.size()
         {
@@ -121,9 +120,11 @@ fn sizes_of(graph: &Graph, arrays: &[(Vec<usize>, Vec<u8>)]) -> Vec<i64> {
 /// Bytes of the tensors that are alive together, for one sample.
 fn peak_bytes(graph: &Graph, sizes: &[i64]) -> usize {
     let bytes = |id: ValueId| {
-        let elements = graph.value(id).shape.iter().map(|dim| {
-            usize::try_from(dim.eval(sizes).unwrap_or(1)).unwrap_or(1)
-        });
+        let elements = graph
+            .value(id)
+            .shape
+            .iter()
+            .map(|dim| usize::try_from(dim.eval(sizes).unwrap_or(1)).unwrap_or(1));
         elements.fold(4usize, usize::saturating_mul)
     };
     let last = last_uses(graph);

@@ -218,7 +218,10 @@ impl<'g> Forward<'g> {
             apart || !node.inputs.iter().flatten().chain(&node.outputs).all(led_by_one)
         };
         self.graph.nodes.iter().find(in_the_way).map(|node| {
-            format!("`{}` mixes the samples of a batch, so they are learned from one by one", node.name)
+            format!(
+                "`{}` mixes the samples of a batch, so they are learned from one by one",
+                node.name
+            )
         })
     }
 }
@@ -234,7 +237,8 @@ pub(super) struct Call<'c> {
 impl Call<'_> {
     /// An operand that has to be there.
     pub(super) fn operand(&self, operand: usize) -> Result<&Tensor, LearnError> {
-        self.optional(operand).ok_or_else(|| self.unsupported(&format!("operand {operand} is absent")))
+        self.optional(operand)
+            .ok_or_else(|| self.unsupported(&format!("operand {operand} is absent")))
     }
 
     pub(super) fn optional(&self, operand: usize) -> Option<&Tensor> {
@@ -275,7 +279,9 @@ fn to_tensor(value: &Value, constant: &tensor::Tensor) -> Result<Tensor, LearnEr
     } else {
         value.quant.as_ref().map(|quant| {
             let (channels, inner) = match quant.axis {
-                Some(axis) => (shape[axis].max(1), shape[axis + 1..].iter().product::<usize>().max(1)),
+                Some(axis) => {
+                    (shape[axis].max(1), shape[axis + 1..].iter().product::<usize>().max(1))
+                }
                 None => (1, 1),
             };
             let real = |(at, q): (usize, i64)| {

@@ -10,8 +10,6 @@ pub mod forward;
 mod kernels;
 mod ops;
 pub mod rounding;
-#[cfg(test)]
-mod tests;
 mod windows;
 
 use crate::evaluate::EvaluateError;

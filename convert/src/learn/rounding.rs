@@ -5,8 +5,6 @@
 //! sigmoid stretched beyond 0 and 1 and cut to 0..1; a regulariser that gets steeper pushes every h to 0 or 1.
 //! As in its section 3.3, a layer reads what the quantized layers before it make, and its clamp is part of what is compared.
 
-use std::collections::BTreeMap;
-
 use candle_core::{Device, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 
@@ -61,24 +59,26 @@ struct Block {
     macs: usize,
 }
 
-/// Learns the rounding of every layer with integer weights, in the model's order.
+/// Learns the rounding of every layer with integer weights, in the model's order. `reference` is the float model,
+/// whose nodes and values are those of the quantization's graph.
 ///
 /// # Errors
 /// When a sample doesn't fit, the model has a state, or an operator on the way has no form with gradients.
 pub fn learn(
     quantization: &mut Quantization,
+    reference: &Graph,
     samples: &dyn Samples,
     seed: u64,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Learned, LearnError> {
-    let float_graph = quantization.graph.clone();
     let quantized_graph = quantization.with_quantize_nodes();
-    let data = Data::load(&float_graph, samples)?;
-    let float = Forward::new(&float_graph, data.sizes.clone());
+    let data = Data::load(reference, samples)?;
+    let float = Forward::new(reference, data.sizes.clone());
     let quantized = Forward::new(&quantized_graph, data.sizes.clone());
     let blocks = find_blocks(quantization, &quantized)?;
     let mut learned = Learned { samples: data.samples, ..Learned::default() };
-    let held_out: Vec<usize> = (0..data.samples).filter(|at| at % HELD_OUT == HELD_OUT - 1).collect();
+    let held_out: Vec<usize> =
+        (0..data.samples).filter(|at| at % HELD_OUT == HELD_OUT - 1).collect();
     let train: Vec<usize> = (0..data.samples).filter(|at| !held_out.contains(at)).collect();
     let held_out = if held_out.is_empty() { train.clone() } else { held_out };
 
@@ -96,7 +96,7 @@ pub fn learn(
         float_walk.to(block.target, &blocks[at..])?;
         walk.before(block.nodes[0])?;
         let Some(current) = quantization.weights.get(&block.node).cloned() else { continue };
-        let Some(reals) = weights_of(&float_graph, &float_graph.nodes[block.node]) else { continue };
+        let Some(reals) = weights_of(reference, &reference.nodes[block.node]) else { continue };
         let layer = Layer {
             forward: &quantized,
             block,
@@ -115,7 +115,8 @@ pub fn learn(
         let weights = match found.integers {
             Some(integers) => {
                 learned.layers += 1;
-                let values = crate::tensor::Tensor::from_i8(current.values.shape.clone(), &integers);
+                let values =
+                    crate::tensor::Tensor::from_i8(current.values.shape.clone(), &integers);
                 let weights = Weights { values, scales: current.scales.clone() };
                 quantization.weights.insert(block.node, weights.clone());
                 weights
@@ -313,7 +314,8 @@ impl Layer<'_> {
             .collect();
         let values = crate::tensor::Tensor::from_i8(shape, &integers);
         let new = Weights { values, scales: self.current.scales.clone() }.to_f32();
-        let better = self.error(self.held_out, &new)? < self.error(self.held_out, &self.current.to_f32())?
+        let better = self.error(self.held_out, &new)?
+            < self.error(self.held_out, &self.current.to_f32())?
             && self.error(self.train, &new)? < before;
         progress(iterations);
         Ok(Found { integers: better.then_some(integers), iterations: done })
@@ -375,18 +377,4 @@ fn undecided(v: &Tensor, beta: f32) -> candle_core::Result<Tensor> {
 fn decided(v: &Var) -> Result<bool, LearnError> {
     let h: Vec<f32> = rectified(&v.as_detached_tensor())?.flatten_all()?.to_vec1()?;
     Ok(h.iter().all(|h| *h < 0.01 || *h > 0.99))
-}
-
-/// By index of the float node: the value that stands for a layer's weights in the graph with quantize nodes.
-pub(super) fn weight_values(
-    quantization: &Quantization,
-    quantized: &Graph,
-) -> BTreeMap<usize, (usize, ValueId)> {
-    let producers = quantized.producers();
-    let value = |node: &usize| {
-        let output = quantization.graph.nodes[*node].outputs[0];
-        let at = producers[output.0 as usize]?;
-        Some((*node, (at, quantized.nodes[at].inputs.get(1).copied().flatten()?)))
-    };
-    quantization.weights.keys().filter_map(value).collect()
 }

@@ -52,7 +52,8 @@ impl Windows {
                             for ky in 0..self.kernel[1] {
                                 let py = place(1, y, ky);
                                 for kx in 0..self.kernel[2] {
-                                    if let (Some(pz), Some(py), Some(px)) = (pz, py, place(2, x, kx))
+                                    if let (Some(pz), Some(py), Some(px)) =
+                                        (pz, py, place(2, x, kx))
                                     {
                                         see(row, tap, ((image * d + pz) * h + py) * w + px);
                                     }
@@ -172,11 +173,10 @@ impl CustomOp2 for Depthwise {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let of_x = x.track_op().then(|| {
-            grad.apply_op2_no_bwd(w, &Gradient::Input(self.0))?.reshape(x.shape())
-        });
-        let of_w =
-            w.track_op().then(|| grad.apply_op2_no_bwd(x, &Gradient::Weights(self.0)));
+        let of_x = x
+            .track_op()
+            .then(|| grad.apply_op2_no_bwd(w, &Gradient::Input(self.0))?.reshape(x.shape()));
+        let of_w = w.track_op().then(|| grad.apply_op2_no_bwd(x, &Gradient::Weights(self.0)));
         Ok((of_x.transpose()?, of_w.transpose()?))
     }
 }
@@ -204,7 +204,10 @@ impl CustomOp2 for Gradient {
             let (to, from) = if of_input { (pixel, tap) } else { (tap, pixel) };
             let sum = &mut sums[to * c..to * c + c];
             let (grad, other) = (&grad[row * c..row * c + c], &other[from * c..from * c + c]);
-            sum.iter_mut().zip(grad).zip(other).for_each(|((sum, grad), other)| *sum += grad * other);
+            sum.iter_mut()
+                .zip(grad)
+                .zip(other)
+                .for_each(|((sum, grad), other)| *sum += grad * other);
         });
         Ok((CpuStorage::F32(sums), Shape::from((rows, c))))
     }

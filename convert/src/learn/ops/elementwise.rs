@@ -79,7 +79,8 @@ fn softplus(x: f32) -> f32 {
 
 /// Density of the standard normal distribution.
 fn density(x: f32) -> f32 {
-    (-0.5 * x * x).exp() * (0.5 * std::f32::consts::FRAC_1_SQRT_2 * std::f32::consts::FRAC_2_SQRT_PI)
+    (-0.5 * x * x).exp()
+        * (0.5 * std::f32::consts::FRAC_1_SQRT_2 * std::f32::consts::FRAC_2_SQRT_PI)
 }
 
 /// Its distribution function.
@@ -103,11 +104,9 @@ pub(super) fn unary(call: &Call<'_>, kind: UnaryKind) -> Result<Tensor, LearnErr
         UnaryKind::Elu { alpha } => elu(x, alpha, 1.0, 1.0),
         UnaryKind::Selu { alpha, gamma } => elu(x, alpha, gamma, 1.0),
         UnaryKind::Celu { alpha } => elu(x, alpha, 1.0, alpha),
-        UnaryKind::ThresholdedRelu { alpha } => pointwise(
-            x,
-            move |x| if x > alpha { x } else { 0.0 },
-            move |x| f32::from(x > alpha),
-        ),
+        UnaryKind::ThresholdedRelu { alpha } => {
+            pointwise(x, move |x| if x > alpha { x } else { 0.0 }, move |x| f32::from(x > alpha))
+        }
         UnaryKind::Sigmoid => pointwise(x, sigmoid, |x| sigmoid(x) * sigmoid(-x)),
         UnaryKind::HardSigmoid { alpha, beta } => pointwise(
             x,
@@ -150,13 +149,11 @@ pub(super) fn unary(call: &Call<'_>, kind: UnaryKind) -> Result<Tensor, LearnErr
             )
         }
         UnaryKind::Softplus => pointwise(x, softplus, sigmoid),
-        UnaryKind::Softsign => {
-            pointwise(x, |x| x / (1.0 + x.abs()), |x| (1.0 + x.abs()).powi(-2))
-        }
+        UnaryKind::Softsign => pointwise(x, |x| x / (1.0 + x.abs()), |x| (1.0 + x.abs()).powi(-2)),
         UnaryKind::Tanh => pointwise(x, f32::tanh, |x| 1.0 - x.tanh().powi(2)),
-        UnaryKind::Erf => pointwise(x, libm::erff, |x| {
-            std::f32::consts::FRAC_2_SQRT_PI * (-x * x).exp()
-        }),
+        UnaryKind::Erf => {
+            pointwise(x, libm::erff, |x| std::f32::consts::FRAC_2_SQRT_PI * (-x * x).exp())
+        }
         UnaryKind::Exp => pointwise(x, f32::exp, f32::exp),
         UnaryKind::Log => pointwise(x, f32::ln, f32::recip),
         UnaryKind::Sqrt => pointwise(x, f32::sqrt, |x| 0.5 / x.sqrt()),

@@ -67,7 +67,11 @@ pub(super) fn conv(call: &Call<'_>, conv: &Conv) -> Result<Tensor, LearnError> {
         let times = outputs / groups;
         let x = if times == 1 { x.clone() } else { repeat_channels(x, times)? };
         let rows = weights.reshape((outputs, taps))?.t()?;
-        return finish(call, Windows { channels: outputs, ..lie }.depthwise(&x, &rows)?, conv.clamp);
+        return finish(
+            call,
+            Windows { channels: outputs, ..lie }.depthwise(&x, &rows)?,
+            conv.clamp,
+        );
     }
     let mut parts = Vec::with_capacity(groups);
     let last = x.rank() - 1;

@@ -8,6 +8,8 @@ mod reduce;
 
 use candle_core::Tensor;
 
+pub(super) use reduce::softmax;
+
 use super::LearnError;
 use super::forward::Call;
 use super::kernels::fake_quantize;

@@ -2,7 +2,9 @@
 
 mod bias;
 mod equalize;
+mod finetune;
 mod probe;
+mod rounding;
 mod rows;
 
 use std::fmt;
@@ -21,8 +23,12 @@ use crate::quantize::quantization::Quantization;
 pub enum Improvement {
     /// Channels rescaled between layers; see [`equalize`].
     Equalize,
+    /// Which way weights are rounded, learned layer by layer; see [`learn::rounding`](crate::learn::rounding).
+    Rounding,
     /// Biases that take back the shift of means; see [`bias`].
     Bias,
+    /// The whole model tuned towards the float model's outputs; see [`learn::finetune`](crate::learn::finetune).
+    FineTune,
 }
 
 impl Improvement {
@@ -33,7 +39,9 @@ impl Improvement {
     pub const fn name(self) -> &'static str {
         match self {
             Improvement::Equalize => "equalize",
+            Improvement::Rounding => "rounding",
             Improvement::Bias => "bias",
+            Improvement::FineTune => "finetune",
         }
     }
 
@@ -45,7 +53,9 @@ impl Improvement {
     ) -> Result<bool, EvaluateError> {
         match self {
             Improvement::Equalize => equalize::run(quantization, context),
+            Improvement::Rounding => rounding::run(quantization, context),
             Improvement::Bias => bias::run(quantization, context),
+            Improvement::FineTune => finetune::run(quantization, context),
         }
     }
 }
@@ -80,6 +90,8 @@ pub struct Context<'c> {
     pub seed: u64,
     /// Hears the progress.
     pub watch: &'c mut dyn Watch,
+    /// What the user should know: what a step couldn't do, and why.
+    pub notes: Vec<String>,
 }
 
 impl Context<'_> {
@@ -139,8 +151,12 @@ pub fn improve(
             method: context.method,
             seed: context.seed,
             watch: &mut *context.watch,
+            notes: Vec::new(),
         };
-        if !improvement.run(&mut better, &mut own)? {
+        let changed = improvement.run(&mut better, &mut own)?;
+        let mut notes = own.notes;
+        context.notes.append(&mut notes);
+        if !changed {
             continue;
         }
         let after_db = measure(&better, context)?;

@@ -219,8 +219,7 @@ pub fn search(
         None if float.are_scores() => Quality::Agreement,
         None => Quality::Fidelity,
     };
-    let bench =
-        Bench { graph, ranges, calibration, search, plan, layers, quality, float, started };
+    let bench = Bench { graph, ranges, calibration, search, plan, layers, quality, float, started };
     let all_float = vec![Numbers::Float; graph.nodes.len()];
     let float_point = bench.point(&program, &bench.float, all_float, false);
 
@@ -253,8 +252,9 @@ pub fn search(
             tried += usize::from(!fits);
             let numbers = points[at].numbers.clone();
             let mut quantization = Quantization::new(graph.clone(), &numbers, ranges);
+            let notes = Vec::new();
             let mut context =
-                Context { reference: graph, samples: calibration, method, seed, watch };
+                Context { reference: graph, samples: calibration, method, seed, watch, notes };
             let effects = improve(&mut quantization, improvements, &mut context)?;
             let improved = bench.measure(&quantization, true)?;
             let better = bench.fits(&improved, &float_point)
