@@ -124,6 +124,12 @@ class Whit:
         self.hash = sha256(binary)
         help_text = self.run("convert", "--help")
         self.options = {word.strip(" ,") for word in help_text.split() if word.startswith("--")}
+        # A tool that can't be told to improve nothing improves nothing by itself.
+        self.can_refrain = True
+        try:
+            self.run("convert", "no-such-model.onnx", "-o", "no-such.whit", "--improve", "none")
+        except Refused as refusal:
+            self.can_refrain = "--improve" not in str(refusal)
 
     def run(self, *arguments):
         try:
@@ -143,8 +149,8 @@ class Whit:
 
     def arguments(self, scheme):
         arguments = [*WHIT[scheme][0]]
-        if arguments[-2:] == ["--improve", "none"] and "--improve" not in self.options:
-            del arguments[-2:]  # a tool without improvements improves nothing
+        if arguments[-2:] == ["--improve", "none"] and not self.can_refrain:
+            del arguments[-2:]
         if scheme == "auto":
             arguments += ["--time-limit", self.time_limit]
         return arguments

@@ -201,7 +201,8 @@ def silero(folder, work):
     audio = resample_poly(audio.mean(1), rate, clip_rate).astype(np.float32)
     onnx = unpacked(SILERO, "silero_vad_16k_op15.onnx", work)
     session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
-    wanted = {i.name for i in session.get_inputs()}
+    session_shape = {i.name: i.shape for i in session.get_inputs()}
+    wanted = set(session_shape)
     if wanted - {"sr"} != {"input", "state"}:
         raise Skipped(f"its inputs are {sorted(wanted)}")
     rate_input = {"sr": np.array(rate, np.int64)} if "sr" in wanted else {}
@@ -216,7 +217,9 @@ def silero(folder, work):
     stacked = {name: np.stack(values) for name, values in rows.items()}
     return Case(
         "silero-vad", "agree", {n: a[:half] for n, a in stacked.items()}, {n: a[half:] for n, a in stacked.items()}, onnx=onnx,
-        whit_arguments=["--input-value", f"sr={rate}"] if rate_input else [],
+        whit_arguments=[*(["--input-value", f"sr={rate}"] if rate_input else []),
+                        *(part for name in stacked for axis, size in enumerate(stacked[name].shape[1:])
+                          if not isinstance(session_shape[name][axis], int) for part in ("--dim", f"{name}:{axis}={size}"))],
         notes=[f"{len(rows['input']) - half} steps of a clip of speech: speech or not (at 0.5) as the float model says; "
                "calibrated on the first half of the clip, state fed from the float model"])
 
