@@ -152,7 +152,7 @@ class Whit:
         if arguments[-2:] == ["--improve", "none"] and not self.can_refrain:
             del arguments[-2:]
         if scheme == "auto":
-            arguments += ["--time-limit", self.time_limit]
+            arguments += ["--time-limit", f"{self.time_limit}s"]
         return arguments
 
     def build(self, case, scheme):
