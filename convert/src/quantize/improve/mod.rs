@@ -27,7 +27,7 @@ pub enum Improvement {
 
 impl Improvement {
     /// Every step, in the order in which they are applied.
-    pub const ALL: &'static [Improvement] = &[];
+    pub const ALL: &'static [Improvement] = &[Improvement::Equalize, Improvement::Bias];
 
     /// The name that `--improve` takes.
     pub const fn name(self) -> &'static str {
