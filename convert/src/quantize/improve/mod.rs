@@ -4,6 +4,8 @@ mod bias;
 mod equalize;
 mod probe;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::str::FromStr;
@@ -37,8 +39,11 @@ impl Improvement {
         }
     }
 
-    /// Improves a quantization; false when there was nothing to do.
-    fn run(
+    /// Improves a quantization; false when there was nothing to do. Whether it helped, [`improve`] finds out.
+    ///
+    /// # Errors
+    /// When a sample doesn't fit or a run fails.
+    pub fn run(
         self,
         quantization: &mut Quantization,
         context: &mut Context<'_>,
