@@ -231,7 +231,14 @@ fn convert_with(
                 let (steps, seed) = (&options.improve, options.seed);
                 let ranges = (&ranges, options.method);
                 let found = search::search(
-                    &graph, ranges, samples, steps, plan_options, seed, search, watch,
+                    &graph,
+                    ranges,
+                    samples,
+                    steps,
+                    plan_options,
+                    seed,
+                    search,
+                    watch,
                 )?;
                 report.effects = found.effects;
                 report.front = Some(found.front);

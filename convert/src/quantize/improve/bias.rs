@@ -121,8 +121,7 @@ pub(super) fn shift(expected: &[Vec<f64>], got: &[Vec<f64>]) -> Vec<f64> {
     let count = expected.len().min(got.len()) as f64;
     let channels = expected.first().map_or(0, Vec::len);
     let of = |channel: usize| {
-        let differences =
-            || expected.iter().zip(got).map(move |(e, g)| e[channel] - g[channel]);
+        let differences = || expected.iter().zip(got).map(move |(e, g)| e[channel] - g[channel]);
         let mean = differences().sum::<f64>() / count;
         let variance = differences().map(|d| (d - mean).powi(2)).sum::<f64>() / (count - 1.0);
         let chance = variance / count / (mean * mean);

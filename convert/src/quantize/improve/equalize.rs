@@ -136,8 +136,7 @@ fn sites(graph: &Graph) -> Vec<Site> {
         if weights_of(graph, node).is_some() && !node.inputs[1].is_some_and(sole) {
             continue;
         }
-        let mut site =
-            Site { producer: at, channels, readers: Vec::new(), bounds: Vec::new() };
+        let mut site = Site { producer: at, channels, readers: Vec::new(), bounds: Vec::new() };
         let clamp = match &node.op {
             Op::Conv(conv) => conv.clamp,
             Op::MatMul(matmul) => matmul.clamp,
@@ -372,8 +371,7 @@ fn choose(
     for (node, value) in &site.readers {
         let (rows, seen) = (rows.get(node)?, seen.get(value)?);
         let weights = Arc::clone(graph.constant(graph.nodes[*node].inputs[1]?)?);
-        let numbers =
-            quantization.weights.contains_key(node).then(|| quantization.numbers[*node]);
+        let numbers = quantization.weights.contains_key(node).then(|| quantization.numbers[*node]);
         let grid = grid(quantization, *node, *value);
         if rows.rows.is_empty() || seen.count == 0 || !finite(&weights) {
             return None;
@@ -467,9 +465,9 @@ fn normalize(site: &Site, seen: &BTreeMap<ValueId, Seen>, factors: &mut [f32]) {
     let centre = (sum / f64::from(count.max(1))).exp() as f32;
     for (factor, least) in factors.iter_mut().zip(&free) {
         *factor = match least {
-            Some(least) if factor.is_finite() => (*factor / centre)
-                .clamp(1.0 / LARGEST_FACTOR, LARGEST_FACTOR)
-                .max(*least),
+            Some(least) if factor.is_finite() => {
+                (*factor / centre).clamp(1.0 / LARGEST_FACTOR, LARGEST_FACTOR).max(*least)
+            }
             _ => 1.0,
         };
     }

@@ -2,6 +2,7 @@
 
 mod bias;
 mod equalize;
+mod gptq;
 mod probe;
 mod rows;
 #[cfg(test)]
@@ -23,18 +24,22 @@ use crate::quantize::quantization::Quantization;
 pub enum Improvement {
     /// Channels rescaled between layers; see [`equalize`].
     Equalize,
+    /// Weights rounded one after the other, each making up for those before; see [`gptq`].
+    Gptq,
     /// Biases that take back the shift of means; see [`bias`].
     Bias,
 }
 
 impl Improvement {
     /// Every step, in the order in which they are applied.
-    pub const ALL: &'static [Improvement] = &[Improvement::Equalize, Improvement::Bias];
+    pub const ALL: &'static [Improvement] =
+        &[Improvement::Equalize, Improvement::Gptq, Improvement::Bias];
 
     /// The name that `--improve` takes.
     pub const fn name(self) -> &'static str {
         match self {
             Improvement::Equalize => "equalize",
+            Improvement::Gptq => "gptq",
             Improvement::Bias => "bias",
         }
     }
@@ -50,6 +55,7 @@ impl Improvement {
     ) -> Result<bool, EvaluateError> {
         match self {
             Improvement::Equalize => equalize::run(quantization, context),
+            Improvement::Gptq => gptq::run(quantization, context),
             Improvement::Bias => bias::run(quantization, context),
         }
     }

@@ -45,10 +45,7 @@ impl Samples for Few<'_> {
 }
 
 /// Takes the clamps off the layers that make these values: the sum that each clamp now reads, by the value.
-pub(super) fn unclamp(
-    graph: &mut Graph,
-    values: &BTreeSet<ValueId>,
-) -> BTreeMap<ValueId, ValueId> {
+pub(super) fn unclamp(graph: &mut Graph, values: &BTreeSet<ValueId>) -> BTreeMap<ValueId, ValueId> {
     let mut sums = BTreeMap::new();
     let nodes = std::mem::take(&mut graph.nodes);
     for mut node in nodes {

@@ -5,6 +5,7 @@ use crate::quantize::numbers::weights_of;
 
 /// How a convolution or a fully connected layer reads its input. A row has the elements under the kernel in the order
 /// kernel row, kernel column, channel; those of padding are 0.
+#[derive(PartialEq)]
 pub(super) struct Reads {
     /// Elements of a row, of all groups.
     pub(super) row_elems: usize,
@@ -29,8 +30,7 @@ impl Reads {
                 let channels = weights.shape.last()? * conv.groups;
                 let axes: Vec<[usize; 5]> = (0..conv.kernel.len())
                     .map(|axis| {
-                        let (k, s, d) =
-                            (conv.kernel[axis], conv.stride[axis], conv.dilation[axis]);
+                        let (k, s, d) = (conv.kernel[axis], conv.stride[axis], conv.dilation[axis]);
                         [k, s, d, conv.pad_before[axis], conv.pad_after[axis]]
                     })
                     .collect();
@@ -97,7 +97,8 @@ impl Reads {
             let mut rest = tap;
             let mut at = vec![Some(place[0]); 1];
             let mut indices = vec![None; self.axes.len()];
-            for (axis, [kernel, stride, dilation, before, _]) in self.axes.iter().enumerate().rev() {
+            for (axis, [kernel, stride, dilation, before, _]) in self.axes.iter().enumerate().rev()
+            {
                 let along = place[axis + 1] * stride + rest % kernel * dilation;
                 rest /= kernel;
                 indices[axis] = along.checked_sub(*before).filter(|i| *i < outer[axis + 1]);
@@ -107,7 +108,8 @@ impl Reads {
                 .iter()
                 .zip(&outer)
                 .try_fold(0, |index, (at, size)| at.map(|at| index * size + at));
-            match index.and_then(|index| input.get(index * self.channels..(index + 1) * self.channels))
+            match index
+                .and_then(|index| input.get(index * self.channels..(index + 1) * self.channels))
             {
                 Some(elements) => to.extend_from_slice(elements),
                 None => to.resize(to.len() + self.channels, 0.0),
@@ -154,8 +156,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16; // four SSE registers, to hide the latency of an addition
     let mut sums = [0f32; LANES];
     let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f32 =
-        a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
+    let rest: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
     for (a, b) in a_chunks.zip(b_chunks) {
         for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
             *sum += a * b;

@@ -42,7 +42,8 @@ impl Build {
     }
 
     pub(super) fn input(&mut self, shape: &[usize]) -> ValueId {
-        let id = self.graph.add_value("x", DType::F32, shape.iter().map(|d| Dim::from(*d)).collect());
+        let id =
+            self.graph.add_value("x", DType::F32, shape.iter().map(|d| Dim::from(*d)).collect());
         self.graph.inputs.push(id);
         id
     }
@@ -316,10 +317,7 @@ fn what_cannot_be_rescaled_stays() {
             "a function that isn't homogeneous",
             pair(NONE, |b, y| b.node(Op::Unary(UnaryKind::Tanh), &[y], &[1, 16])),
         ),
-        (
-            "an addition",
-            pair(NONE, |b, y| b.node(Op::Binary(BinaryKind::Add), &[y, y], &[1, 16])),
-        ),
+        ("an addition", pair(NONE, |b, y| b.node(Op::Binary(BinaryKind::Add), &[y, y], &[1, 16]))),
         ("a bound that every channel reaches", pair(Clamp { min: 0.0, max: 1e-6 }, |_, y| y)),
         ("bounds on one side of zero", pair(Clamp { min: 1.0, max: 6.0 }, |_, y| y)),
     ];
@@ -393,7 +391,8 @@ fn corrected_means_are_those_of_the_float_model() {
         let y = b.dense(y, 6, NONE);
         b.output(y)
     };
-    let cases = [("linear", clamped(NONE)), ("relu", clamped(Clamp::RELU)), ("relu6", clamped(RELU6))];
+    let cases =
+        [("linear", clamped(NONE)), ("relu", clamped(Clamp::RELU)), ("relu6", clamped(RELU6))];
     for (name, graph) in cases {
         let samples = Inputs::new(&graph, 200);
         for numbers in [Numbers::Int8, Numbers::W4 { group: 32 }] {
