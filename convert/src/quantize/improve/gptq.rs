@@ -33,7 +33,7 @@ const ROWS_PER_INPUT: usize = 4;
 const ROWS: [usize; 2] = [1024, 8192];
 
 /// What is added to the diagonal of H, relative to its mean: the paper's 1 %.
-const DAMPING: f64 = 0.01;
+pub(super) const DAMPING: f64 = 0.01;
 
 /// How often the damping grows tenfold where H has no factors.
 const ATTEMPTS: i32 = 4;

@@ -1,5 +1,7 @@
 //! Steps on small models made by code.
 
+mod gptq;
+
 use std::sync::Arc;
 
 use whit::DType;
