@@ -4,7 +4,7 @@ use anyhow::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::{FINE, GREY, INK, TICK, draw, font, shortened, titled, upwards};
+use super::{FINE, GREY, INK, TICK, draw, font, shortened, text_width, titled, upwards};
 
 /// Side of the matrix in canvas units, about: cells are whole units.
 const SIDE: u32 = 430 * FINE;
@@ -18,6 +18,8 @@ const LONGEST_NAME: usize = 14;
 pub(crate) fn confusion(title: &str, matrix: &[Vec<u64>], names: &[String]) -> Result<String> {
     let classes = matrix.len();
     let cell = (SIDE / classes.max(1) as u32).clamp(1, 120 * FINE);
+    // Whole units of the picture have sharp edges.
+    let cell = if cell > FINE { cell / FINE * FINE } else { cell };
     let side = (cell * classes as u32) as i32;
     let numbered = classes <= MAX_NUMBERED;
     let unit = FINE as i32;
@@ -25,7 +27,7 @@ pub(crate) fn confusion(title: &str, matrix: &[Vec<u64>], names: &[String]) -> R
     let size = if numbered { TICK.min(cell * 2 / 3) } else { TICK };
     let mut longest = 0;
     for name in &names {
-        longest = longest.max(font(size).font.box_size(name).map_or(0, |(width, _)| width as i32));
+        longest = longest.max(text_width(name, size));
     }
     let margin = longest + 62 * unit;
     let (width, height) = (margin + side + 120 * unit, 44 * unit + side + margin);
@@ -62,16 +64,14 @@ pub(crate) fn confusion(title: &str, matrix: &[Vec<u64>], names: &[String]) -> R
                 font(size).pos(Pos::new(HPos::Right, VPos::Center)),
             ))?;
             // Short names stand upright below their column.
-            let fits =
-                font(size).font.box_size(&name).is_ok_and(|(width, _)| width < cell * 9 / 10);
+            let width = text_width(&name, size);
             let below = top + side + 6 * unit;
-            if fits {
+            if width < cell as i32 * 9 / 10 {
                 let style = font(size).pos(Pos::new(HPos::Center, VPos::Top));
                 area.draw(&Text::new(name, (left + middle, below), style))?;
             } else {
-                let (width, _) = font(size).font.box_size(&name).unwrap_or_default();
                 let style = upwards(size).pos(Pos::new(HPos::Center, VPos::Center));
-                area.draw(&Text::new(name, (left + middle, below + width as i32 / 2), style))?;
+                area.draw(&Text::new(name, (left + middle, below + width / 2), style))?;
             }
         }
         let centre = Pos::new(HPos::Center, VPos::Center);
@@ -106,11 +106,13 @@ fn colour_bar(area: &super::Canvas<'_>, (x, y): (i32, i32), height: i32) -> Resu
     area.draw(&Text::new("share of", (x, y), font(TICK).color(&GREY)))?;
     area.draw(&Text::new("the label", (x, y + 15 * unit), font(TICK).color(&GREY)))?;
     let (top, steps) = (y + 40 * unit, 50);
-    let height = height - 40 * unit;
+    // Steps of whole units, so that no seams show.
+    let step_height = ((height - 40 * unit) / steps / unit).max(1) * unit;
+    let height = step_height * steps;
     for step in 0..steps {
         let share = 1.0 - (f64::from(step) + 0.5) / f64::from(steps);
-        let corners =
-            [(x, top + height * step / steps), (x + 14 * unit, top + height * (step + 1) / steps)];
+        let from = top + step_height * step;
+        let corners = [(x, from), (x + 14 * unit, from + step_height)];
         area.draw(&Rectangle::new(corners, shade(share).filled()))?;
     }
     for (share, text) in [(0, "100 %"), (1, "50 %"), (2, "0 %")] {

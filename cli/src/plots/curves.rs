@@ -5,8 +5,8 @@ use plotters::prelude::*;
 use whit_convert::statistics::Ranking;
 
 use super::{
-    BLUE, FAINT, FINE, GREEN, GREY, GRID, HEIGHT, INK, LABEL, PURPLE, TICK, VERMILLION, WIDTH,
-    draw, font, tick, titled,
+    BLUE, Corner, FAINT, FINE, GREEN, GREY, GRID, HEIGHT, LABEL, Mark, PURPLE, TICK, VERMILLION,
+    WIDTH, draw, font, tick, titled,
 };
 
 /// What a curve is drawn from.
@@ -50,7 +50,7 @@ pub(crate) fn roc(title: &str, curves: &[Curve<'_>], mean: Option<&str>) -> Resu
         curves,
         chosen: |(fpr, recall, _)| Some((fpr, recall)),
         mean,
-        legend: SeriesLabelPosition::LowerRight,
+        corner: Corner::LowerRight,
     })
 }
 
@@ -90,7 +90,7 @@ pub(crate) fn precision_recall(
         curves,
         chosen: |(_, recall, precision)| Some((recall, precision?)),
         mean,
-        legend: SeriesLabelPosition::LowerLeft,
+        corner: Corner::LowerLeft,
     })
 }
 
@@ -104,11 +104,11 @@ struct Frame<'f, 'r> {
     chosen: fn((f64, f64, Option<f64>)) -> Option<(f64, f64)>,
     /// The name of the mean of all curves.
     mean: Option<&'f str>,
-    legend: SeriesLabelPosition,
+    corner: Corner,
 }
 
 fn plot(frame: &Frame<'_, '_>) -> Result<String> {
-    let Frame { title, x, y, reference, lines, curves, chosen, mean, legend } = frame;
+    let Frame { title, x, y, reference, lines, curves, chosen, mean, corner } = frame;
     draw(WIDTH, HEIGHT, |canvas| {
         let area = titled(canvas, title)?;
         let mut chart = ChartBuilder::on(&area)
@@ -131,18 +131,11 @@ fn plot(frame: &Frame<'_, '_>) -> Result<String> {
             .light_line_style(TRANSPARENT)
             .axis_style(GREY.stroke_width(FINE))
             .draw()?;
-        let swatch = |style: ShapeStyle| {
-            move |(x, y): (i32, i32)| {
-                PathElement::new(vec![(x, y), (x + 20 * FINE as i32, y)], style)
-            }
-        };
+        let mut entries = Vec::new();
         if let Some((line, name)) = reference {
             let style = GREY.stroke_width(FINE);
-            let dashes = DashedLineSeries::new(line.clone(), 6 * FINE, 5 * FINE, style);
-            chart.draw_series(dashes)?.label(*name).legend(move |(x, y)| {
-                let unit = FINE as i32;
-                PathElement::new(vec![(x, y), (x + 8 * unit, y)], style)
-            });
+            chart.draw_series(DashedLineSeries::new(line.clone(), 6 * FINE, 5 * FINE, style))?;
+            entries.push((Mark::Dashes(style), (*name).to_owned()));
         }
         for (_, line) in curves.iter().zip(*lines).filter(|(curve, _)| curve.faint) {
             chart.draw_series(LineSeries::new(line.iter().copied(), FAINT.stroke_width(FINE)))?;
@@ -153,31 +146,24 @@ fn plot(frame: &Frame<'_, '_>) -> Result<String> {
         for (index, (curve, line)) in named.enumerate() {
             let color = COLORS[(first + index) % COLORS.len()];
             let style = color.stroke_width(2 * FINE);
-            chart
-                .draw_series(LineSeries::new(line.iter().copied(), style))?
-                .label(format!("{}  {}", super::shortened(&curve.name, 24), curve.area))
-                .legend(swatch(style));
+            chart.draw_series(LineSeries::new(line.iter().copied(), style))?;
+            let name = format!("{}: {}", super::shortened(&curve.name, 24), curve.area);
+            entries.push((Mark::Line(style), name));
             if let Some(at) = curve.chosen.and_then(chosen) {
                 chart.draw_series(std::iter::once(Circle::new(at, 5 * FINE, color.filled())))?;
                 chart.draw_series(std::iter::once(Circle::new(at, 2 * FINE, WHITE.filled())))?;
             }
         }
+        if curves.iter().any(|curve| curve.faint) {
+            let others = format!("the other {}", curves.iter().filter(|c| c.faint).count());
+            entries.push((Mark::Line(FAINT.stroke_width(FINE)), others));
+        }
         if let Some(name) = mean {
             let style = BLUE.stroke_width(3 * FINE);
-            chart
-                .draw_series(LineSeries::new(average(lines), style))?
-                .label(*name)
-                .legend(swatch(style));
+            chart.draw_series(LineSeries::new(average(lines), style))?;
+            entries.push((Mark::Line(style), (*name).to_owned()));
         }
-        chart
-            .configure_series_labels()
-            .position(legend.clone())
-            .margin(10 * FINE)
-            .legend_area_size(30 * FINE)
-            .label_font(font(TICK).color(&INK))
-            .background_style(WHITE.mix(0.88))
-            .border_style(TRANSPARENT)
-            .draw()?;
+        super::legend(&chart.plotting_area().strip_coord_spec(), *corner, &entries)?;
         Ok(())
     })
 }

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::ValueEnum;
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontTransform, register_font};
 use resvg::{tiny_skia, usvg};
 
@@ -36,14 +37,16 @@ pub(crate) enum PlotFormat {
 }
 
 /// Canvas units per unit of the finished picture. Plotters counts in whole units, so that curves want small ones.
-const FINE: u32 = 2;
+const FINE: u32 = 4;
+/// Pixels of a PNG per unit of the SVG.
+const PIXELS: u32 = 2;
 const WIDTH: u32 = 640 * FINE;
 const HEIGHT: u32 = 520 * FINE;
 
 const FAMILY: &str = "Noto Sans, Helvetica, Arial, sans-serif";
-const TITLE: u32 = 17 * FINE;
-const LABEL: u32 = 14 * FINE;
-const TICK: u32 = 12 * FINE;
+const TITLE: u32 = 15 * FINE;
+const LABEL: u32 = 13 * FINE;
+const TICK: u32 = 11 * FINE;
 
 const BLUE: RGBColor = RGBColor(0, 114, 178);
 const VERMILLION: RGBColor = RGBColor(213, 94, 0);
@@ -112,25 +115,96 @@ fn png(svg: &str) -> Result<Vec<u8>> {
     fonts.set_sans_serif_family("Noto Sans");
     let tree = usvg::Tree::from_str(svg, &options)?;
     let size = tree.size().to_int_size();
-    let mut pixels = tiny_skia::Pixmap::new(size.width() * FINE, size.height() * FINE)
+    let mut pixels = tiny_skia::Pixmap::new(size.width() * PIXELS, size.height() * PIXELS)
         .ok_or_else(|| anyhow!("a plot without size"))?;
-    let scale = tiny_skia::Transform::from_scale(FINE as f32, FINE as f32);
+    let scale = tiny_skia::Transform::from_scale(PIXELS as f32, PIXELS as f32);
     resvg::render(&tree, scale, &mut pixels.as_mut());
     Ok(pixels.encode_png()?)
 }
 
+/// Plotters writes font sizes divided by this into SVG.
+const SIZE_DIVISOR: f64 = 1.24;
+
+/// Plotters measures text a tenth narrower than Noto Sans is: it takes the line's height for the size.
+const MEASURED_SHORT: f64 = 1.11;
+
+fn family(size: u32, style: FontStyle) -> FontDesc<'static> {
+    FontDesc::new(FontFamily::Name(FAMILY), f64::from(size) * SIZE_DIVISOR, style)
+}
+
 fn font(size: u32) -> TextStyle<'static> {
-    FontDesc::new(FontFamily::Name(FAMILY), f64::from(size), FontStyle::Normal).color(&INK)
+    family(size, FontStyle::Normal).color(&INK)
 }
 
 fn bold(size: u32) -> TextStyle<'static> {
-    FontDesc::new(FontFamily::Name(FAMILY), f64::from(size), FontStyle::Bold).color(&INK)
+    family(size, FontStyle::Bold).color(&INK)
 }
 
 fn upwards(size: u32) -> TextStyle<'static> {
-    FontDesc::new(FontFamily::Name(FAMILY), f64::from(size), FontStyle::Normal)
-        .transform(FontTransform::Rotate270)
-        .color(&INK)
+    family(size, FontStyle::Normal).transform(FontTransform::Rotate270).color(&INK)
+}
+
+fn text_width(text: &str, size: u32) -> i32 {
+    let measured = family(size, FontStyle::Normal).box_size(text).map_or(0, |(width, _)| width);
+    (f64::from(measured) * MEASURED_SHORT) as i32
+}
+
+/// What stands before an entry of a legend.
+enum Mark {
+    Line(ShapeStyle),
+    Dashes(ShapeStyle),
+    Box(ShapeStyle),
+}
+
+#[derive(Clone, Copy)]
+enum Corner {
+    UpperLeft,
+    UpperMiddle,
+    LowerLeft,
+    LowerRight,
+}
+
+/// Draws a legend into a corner of the area between the axes.
+fn legend(area: &Canvas<'_>, corner: Corner, entries: &[(Mark, String)]) -> Result<()> {
+    let unit = FINE as i32;
+    let (width, height) = area.dim_in_pixel();
+    let longest = entries.iter().map(|(_, text)| text_width(text, TICK)).max().unwrap_or(0);
+    let (row, pad, mark) = (19 * unit, 8 * unit, 26 * unit);
+    let (w, h) = (longest + mark + 2 * pad, row * entries.len() as i32 + pad);
+    let (right, bottom) = (width as i32 - w - 10 * unit, height as i32 - h - 10 * unit);
+    let (x, y) = match corner {
+        Corner::UpperLeft => (10 * unit, 12 * unit),
+        Corner::UpperMiddle => ((width as i32 - w) / 2, 6 * unit),
+        Corner::LowerLeft => (10 * unit, bottom),
+        Corner::LowerRight => (right, bottom),
+    };
+    area.draw(&Rectangle::new([(x, y), (x + w, y + h)], WHITE.mix(0.9).filled()))?;
+    for (index, (kind, text)) in entries.iter().enumerate() {
+        let middle = y + pad / 2 + row * index as i32 + row / 2;
+        let (from, to) = (x + pad, x + pad + 20 * unit);
+        match kind {
+            Mark::Line(style) => {
+                area.draw(&PathElement::new([(from, middle), (to, middle)], *style))?;
+            }
+            Mark::Dashes(style) => {
+                for dash in 0..2 {
+                    let at = from + 12 * unit * dash;
+                    area.draw(&PathElement::new([(at, middle), (at + 8 * unit, middle)], *style))?;
+                }
+            }
+            Mark::Box(style) => {
+                let corners = [(from, middle - 5 * unit), (to - 2 * unit, middle + 5 * unit)];
+                area.draw(&Rectangle::new(corners, *style))?;
+            }
+        }
+        let at = (x + pad + mark, middle);
+        area.draw(&Text::new(
+            text.as_str(),
+            at,
+            font(TICK).pos(Pos::new(HPos::Left, VPos::Center)),
+        ))?;
+    }
+    Ok(())
 }
 
 /// The title across the top, and what is left below it.
@@ -180,13 +254,13 @@ mod tests {
     #[test]
     fn text_needs_no_system_font() {
         let svg = draw(200 * FINE, 100 * FINE, |canvas| {
-            canvas.draw(&Text::new("Größe <1 & 2>", (20, 20), font(TITLE)))?;
+            canvas.draw(&Text::new("Größe <1 & 2>", (40, 40), font(TITLE)))?;
             Ok(())
         })
         .unwrap();
         assert!(svg.contains("width=\"200\" height=\"100\""), "{svg}");
         let image = image::load_from_memory(&png(&svg).unwrap()).unwrap().to_luma8();
-        assert_eq!(image.dimensions(), (200 * FINE, 100 * FINE));
+        assert_eq!(image.dimensions(), (200 * PIXELS, 100 * PIXELS));
         let dark = image.pixels().filter(|pixel| pixel.0[0] < 128).count();
         assert!((500..20_000).contains(&dark), "{dark} dark pixels");
     }

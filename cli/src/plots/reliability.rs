@@ -5,8 +5,8 @@ use plotters::prelude::*;
 use whit_convert::statistics::proportion::wilson;
 
 use super::{
-    BLUE, FINE, GREY, GRID, INK, LABEL, TICK, VERMILLION, WIDTH, draw, font, shortened, tick,
-    titled,
+    BLUE, Corner, FINE, GREY, GRID, LABEL, Mark, TICK, VERMILLION, WIDTH, draw, font, shortened,
+    tick, titled,
 };
 use crate::metrics::Calibration;
 
@@ -43,22 +43,16 @@ pub(crate) fn reliability(
             .draw()?;
         let dashed = GREY.stroke_width(FINE);
         let ideal = DashedLineSeries::new([(0.0, 0.0), (1.0, 1.0)], 6 * FINE, 5 * FINE, dashed);
-        chart
-            .draw_series(ideal)?
-            .label("as sure as right")
-            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 8 * FINE as i32, y)], dashed));
+        chart.draw_series(ideal)?;
+        let mut entries = vec![(Mark::Dashes(dashed), "as sure as right".to_owned())];
         for ((name, calibration), color) in models.iter().zip([BLUE, VERMILLION]) {
             let points: Vec<(f64, f64, u64)> = (calibration.bins.iter())
                 .filter_map(|bin| Some((bin.confidence?, bin.accuracy?, bin.samples)))
                 .collect();
             let line = color.stroke_width(2 * FINE);
             let error = calibration.ece.unwrap_or(f64::NAN);
-            chart
-                .draw_series(LineSeries::new(points.iter().map(|(x, y, _)| (*x, *y)), line))?
-                .label(format!("{}  ECE {error:.3}", shortened(name, 26)))
-                .legend(move |(x, y)| {
-                    PathElement::new(vec![(x, y), (x + 20 * FINE as i32, y)], line)
-                });
+            chart.draw_series(LineSeries::new(points.iter().map(|(x, y, _)| (*x, *y)), line))?;
+            entries.push((Mark::Line(line), format!("{}: ECE {error:.3}", shortened(name, 26))));
             for (x, y, samples) in points {
                 let hits = (y * samples as f64).round() as u64;
                 if let Some(interval) = wilson(hits, samples, confidence) {
@@ -73,15 +67,7 @@ pub(crate) fn reliability(
                 )))?;
             }
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .margin(10 * FINE)
-            .legend_area_size(30 * FINE)
-            .label_font(font(TICK).color(&INK))
-            .background_style(WHITE.mix(0.88))
-            .border_style(TRANSPARENT)
-            .draw()?;
+        super::legend(&chart.plotting_area().strip_coord_spec(), Corner::UpperLeft, &entries)?;
         counts(&lower, models)
     })
 }

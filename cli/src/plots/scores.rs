@@ -4,8 +4,8 @@ use anyhow::Result;
 use plotters::prelude::*;
 
 use super::{
-    BLUE, FINE, GREY, GRID, HEIGHT, INK, LABEL, TICK, VERMILLION, WIDTH, draw, font, shortened,
-    tick, titled,
+    BLUE, Corner, FINE, GREY, GRID, HEIGHT, INK, LABEL, Mark, TICK, VERMILLION, WIDTH, draw, font,
+    shortened, tick, titled,
 };
 
 const BINS: usize = 40;
@@ -84,48 +84,29 @@ pub(crate) fn histogram(
             .light_line_style(TRANSPARENT)
             .axis_style(GREY.stroke_width(FINE))
             .draw()?;
+        let mut entries = Vec::new();
         for ((group, shares), color) in groups.iter().zip(&shares).zip([BLUE, VERMILLION]) {
-            let fill = color.mix(0.45).filled();
-            chart
-                .draw_series(shares.iter().enumerate().filter(|(_, share)| **share > 0.0).map(
-                    |(bin, share)| {
-                        let left = low + width * bin as f64;
-                        Rectangle::new([(left, 0.0), (left + width, *share)], fill)
-                    },
-                ))?
-                .label(format!("{} ({})", shortened(&group.name, 30), group.scores.len()))
-                .legend(move |(x, y)| {
-                    let unit = FINE as i32;
-                    Rectangle::new([(x, y - 5 * unit), (x + 18 * unit, y + 5 * unit)], fill)
-                });
-            // The outline tells overlapping groups apart.
+            // One shape: boxes side by side would show their seams. Its outline tells overlapping groups apart.
             let mut outline = vec![(low, 0.0)];
             for (bin, share) in shares.iter().enumerate() {
                 let left = low + width * bin as f64;
                 outline.extend([(left, *share), (left + width, *share)]);
             }
             outline.push((high, 0.0));
+            let fill = color.mix(0.42).filled();
+            chart.draw_series(std::iter::once(Polygon::new(outline.clone(), fill)))?;
             chart.draw_series(LineSeries::new(outline, color.stroke_width(FINE)))?;
+            let name = format!("{} ({})", shortened(&group.name, 30), group.scores.len());
+            entries.push((Mark::Box(fill), name));
         }
         if let Some(threshold) = threshold {
             let style = INK.stroke_width(FINE);
             let line = [(threshold, 0.0), (threshold, most * 1.12)];
-            chart
-                .draw_series(DashedLineSeries::new(line, 6 * FINE, 4 * FINE, style))?
-                .label(format!("threshold {}", crate::report::significant(threshold)))
-                .legend(move |(x, y)| {
-                    PathElement::new(vec![(x, y), (x + 8 * FINE as i32, y)], style)
-                });
+            chart.draw_series(DashedLineSeries::new(line, 6 * FINE, 4 * FINE, style))?;
+            let name = format!("threshold {}", crate::report::significant(threshold));
+            entries.push((Mark::Dashes(style), name));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperMiddle)
-            .margin(8 * FINE)
-            .legend_area_size(30 * FINE)
-            .label_font(font(TICK).color(&INK))
-            .background_style(WHITE.mix(0.88))
-            .border_style(TRANSPARENT)
-            .draw()?;
+        super::legend(&chart.plotting_area().strip_coord_spec(), Corner::UpperMiddle, &entries)?;
         Ok(())
     })
 }

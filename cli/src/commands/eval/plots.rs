@@ -40,7 +40,7 @@ pub(super) fn write(f: &Findings, folder: &Path, format: PlotFormat) -> Result<V
             if !roc.is_empty() {
                 let mean = |title: &str, area: Option<f64>| {
                     (classified.rankings().len() > 1).then(|| {
-                        format!("mean of {} classes  {title} {}", roc.len(), report::score(area, 3))
+                        format!("mean of {} classes: {title} {}", roc.len(), report::score(area, 3))
                     })
                 };
                 let average = mean_precision(classified, &roc_classes(classified));
@@ -85,10 +85,10 @@ pub(super) fn write(f: &Findings, folder: &Path, format: PlotFormat) -> Result<V
                     of_class.filter(|(_, l)| **l == class).map(|(s, _)| f64::from(*s)).collect()
                 };
                 let group = |class: usize| Group {
-                    name: format!("label {}", class_names[class]),
+                    name: called(f, &class_names, class),
                     scores: of(class as u32),
                 };
-                (format!("score of {}", class_names[1]), vec![group(0), group(1)])
+                (format!("score of {}", called(f, &class_names, 1)), vec![group(0), group(1)])
             } else {
                 let highest = scores
                     .chunks_exact(c.classes)
@@ -183,6 +183,11 @@ fn class_names(c: &Classification, names: Option<&[String]>) -> Vec<String> {
     (0..c.classes).map(|class| name(class).unwrap_or_else(|| class.to_string())).collect()
 }
 
+/// A class in running text: numbers want a word in front.
+fn called(f: &Findings, names: &[String], class: usize) -> String {
+    if f.names.is_some() { names[class].clone() } else { format!("class {class}") }
+}
+
 /// Classes with samples of their own and of others, so that they have curves.
 fn roc_classes(classified: &Classified) -> Vec<usize> {
     let rankings = classified.rankings().iter().enumerate();
@@ -229,7 +234,7 @@ fn class_curves<'f>(
         by_area.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
         let curve = |(place, (class, area)): (usize, &(usize, f64))| Curve {
             ranking: &classified.rankings()[*class],
-            name: names[*class].clone(),
+            name: called(f, names, *class),
             area: format!("{short} {area:.3}"),
             faint: place >= NAMED_CURVES,
             chosen: None,
