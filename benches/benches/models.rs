@@ -10,7 +10,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use whit::{DType, Isa, Model, Options, Session};
 use whit_convert::evaluate::{AlignedBytes, Samples};
 use whit_convert::import::{ImportOptions, import_file};
-use whit_convert::pipeline::{ConvertOptions, Scheme, convert};
+use whit_convert::pipeline::{ConvertOptions, convert};
+use whit_convert::quantize::numbers::Numbers;
 
 /// One sample of pixels without a pattern: how long a run takes doesn't depend on the ranges that
 /// calibration finds.
@@ -39,10 +40,10 @@ impl Samples for Pixels {
 /// A name and a .whit file.
 type Named = (String, AlignedBytes);
 
-fn converted(name: &str, path: &Path, scheme: Scheme, samples: Option<&Pixels>) -> Named {
+fn converted(name: &str, path: &Path, numbers: Numbers, samples: Option<&Pixels>) -> Named {
     let fail = |error: &dyn std::fmt::Display| -> ! { panic!("{}: {error}", path.display()) };
     let graph = import_file(path, &ImportOptions::default()).unwrap_or_else(|e| fail(&e));
-    let options = ConvertOptions { scheme, golden_cases: 0, ..ConvertOptions::default() };
+    let options = ConvertOptions { numbers, golden_cases: 0, ..ConvertOptions::default() };
     let samples = samples.map(|samples| samples as &dyn Samples);
     let result = convert(graph, samples, &options, &mut ()).unwrap_or_else(|e| fail(&e));
     (name.to_owned(), AlignedBytes::new(&result.file))
@@ -53,8 +54,8 @@ fn files() -> Vec<Named> {
     let digits = root.join("examples/digits/digits.onnx");
     let pixels = Pixels { shape: vec![1, 1, 8, 8] };
     let mut files = vec![
-        converted("digits float", &digits, Scheme::None, None),
-        converted("digits int8", &digits, Scheme::Int8, Some(&pixels)),
+        converted("digits float", &digits, Numbers::Float, None),
+        converted("digits int8", &digits, Numbers::Int8, Some(&pixels)),
     ];
     let folder = std::env::var_os("WHIT_MLPERF_TINY")
         .map_or_else(|| root.join("../shared/models/mlperf-tiny"), PathBuf::from);
@@ -63,7 +64,7 @@ fn files() -> Vec<Named> {
         for (kind, file) in [("float", "float.onnx"), ("int8", "qdq.onnx")] {
             let path = folder.join(model).join(file);
             if path.exists() {
-                files.push(converted(&format!("{model} {kind}"), &path, Scheme::None, None));
+                files.push(converted(&format!("{model} {kind}"), &path, Numbers::Float, None));
             }
         }
     }

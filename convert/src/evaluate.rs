@@ -186,6 +186,121 @@ pub fn feed(
     Ok(())
 }
 
+/// A tensor right after it was made, or an input.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'s> {
+    /// The sample that is run.
+    pub sample: usize,
+    /// Index in the plan; that of what it is a view of.
+    pub tensor: usize,
+    /// The step that made it; `None` for an input.
+    pub step: Option<usize>,
+    /// Type in the program.
+    pub dtype: DType,
+    /// The elements: as they are when they are f32, what the integers stand for when they have a scale.
+    pub reals: &'s [f32],
+}
+
+/// Runs the program on every sample; `see` gets every input, and every tensor right after a step made it, that
+/// holds reals: f32, or integers with a scale. For a model with state the samples are one sequence.
+///
+/// # Errors
+/// When a sample doesn't fit the model, or an f32 that isn't finite turns up.
+pub fn observe(
+    program: &Program,
+    samples: &dyn Samples,
+    progress: &mut dyn FnMut(usize),
+    see: &mut dyn FnMut(Seen<'_>),
+) -> Result<(), EvaluateError> {
+    let mut session = program.session(None)?;
+    let model = *session.model();
+    let steps = &program.plan.steps;
+    let mut reals = Vec::new();
+    session.reset_state();
+    for sample in 0..samples.len() {
+        feed(&mut session, samples, sample)?;
+        for input in 0..model.inputs().len() {
+            let Some(tensor) = model.input(input) else { continue };
+            let slot =
+                session.input_slot(input).map_err(|e| EvaluateError::Invalid(e.to_string()))?;
+            let bytes = input_bytes(&mut session, input)?;
+            if !to_reals(slot.dtype(), slot.scale(), slot.zero_point(), &bytes, &mut reals) {
+                continue;
+            }
+            let name = model.tensor(tensor).map_or("", |record| model.text(record.name));
+            check_finite(&reals, sample, name)?;
+            see(Seen { sample, tensor, step: None, dtype: slot.dtype(), reals: &reals });
+        }
+        let mut bad: Option<EvaluateError> = None;
+        session
+            .run_observed(|step, memory| {
+                for output in steps[step].outputs.iter().flatten() {
+                    let Some((slot, bytes)) = memory.tensor(*output) else { continue };
+                    let (scale, zero_point) = (slot.scale(), slot.zero_point());
+                    if bad.is_some()
+                        || !to_reals(slot.dtype(), scale, zero_point, bytes, &mut reals)
+                    {
+                        continue;
+                    }
+                    bad = check_finite(&reals, sample, &steps[step].name).err();
+                    let tensor = program.plan.view_of.get(output).copied().unwrap_or(*output);
+                    let dtype = slot.dtype();
+                    see(Seen { sample, tensor, step: Some(step), dtype, reals: &reals });
+                }
+            })
+            .map_err(|e| EvaluateError::Run { sample, why: describe(&model, e) })?;
+        if let Some(error) = bad {
+            return Err(error);
+        }
+        progress(sample + 1);
+    }
+    Ok(())
+}
+
+/// An output of the last run as reals: f32 as they are, what integers stand for when they have a scale, else their
+/// own values.
+///
+/// # Errors
+/// When there is no such output.
+pub fn output_reals(session: &Session<'_>, output: usize) -> Result<Vec<f32>, EvaluateError> {
+    let failed = |e: whit::SessionError| EvaluateError::Invalid(e.to_string());
+    let slot = session.output_slot(output).map_err(failed)?;
+    let bytes = session.output_bytes(output).map_err(failed)?;
+    let mut reals = Vec::new();
+    if to_reals(slot.dtype(), slot.scale(), slot.zero_point(), bytes, &mut reals) {
+        return Ok(reals);
+    }
+    let shape: Vec<usize> = slot.dims().iter().map(|dim| *dim as usize).collect();
+    let data = Bytes::copy_from_slice(bytes);
+    Ok(Tensor { dtype: slot.dtype(), shape, data }.to_f32())
+}
+
+/// The reals that a tensor's bytes stand for; false when they don't stand for any.
+fn to_reals(dtype: DType, scale: f32, zero_point: i32, bytes: &[u8], reals: &mut Vec<f32>) -> bool {
+    reals.clear();
+    let real = |q: i32| (q - zero_point) as f32 * scale;
+    match dtype {
+        DType::F32 => reals
+            .extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+        DType::I8 if scale != 0.0 => reals.extend(bytes.iter().map(|b| real(i32::from(*b as i8)))),
+        DType::U8 if scale != 0.0 => reals.extend(bytes.iter().map(|b| real(i32::from(*b)))),
+        DType::I16 if scale != 0.0 => reals.extend(
+            bytes.chunks_exact(2).map(|b| real(i32::from(i16::from_le_bytes([b[0], b[1]])))),
+        ),
+        _ => return false,
+    }
+    true
+}
+
+fn check_finite(values: &[f32], sample: usize, name: &str) -> Result<(), EvaluateError> {
+    match values.iter().find(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(value) => Err(EvaluateError::Sample(format!(
+            "sample {sample} of the calibration data gives {value} in `{name}`: remove or repair the sample"
+        ))),
+    }
+}
+
 /// Runs a graph that has no inputs; `None` when it can't be run.
 pub fn constants(graph: &Graph) -> Option<Vec<Tensor>> {
     let program = Program::new(graph, &PlanOptions::default()).ok()?;

@@ -46,7 +46,9 @@ pub struct Groups {
     pub bits: u8,
     /// Inputs per group: 32, 64 or 128; the last group of a row may be shorter.
     pub size: usize,
-    /// `[outputs][ceil(inputs / size)]`.
+    /// The axis of the constant that the outputs run along.
+    pub axis: usize,
+    /// `[outputs][ceil(inputs / size)]`; may be negative.
     pub scale: Vec<f16>,
 }
 

@@ -1,7 +1,5 @@
 //! The whole way from an imported graph to the bytes of a `.whit` file.
 
-use std::collections::HashSet;
-
 use whit::DType;
 
 use crate::emit::emit;
@@ -9,43 +7,30 @@ use crate::evaluate::{self, EvaluateError, Program, Samples};
 use crate::graph::{Graph, Op};
 use crate::passes;
 use crate::plan::{PlanOptions, Target, plan};
-use crate::quantize::calibrate::{Method, calibrate};
-use crate::quantize::{insert, integers};
+use crate::quantize::calibrate::{Method, Ranges, calibrate};
+use crate::quantize::improve::{Context, Effect, Improvement, improve};
+use crate::quantize::integers;
+use crate::quantize::numbers::Numbers;
+use crate::quantize::quantization::Quantization;
+use crate::quantize::search::{self, Front, Search, SearchError};
 
 /// Rounds of passes and folding at most; models settle in two or three.
 const MAX_ROUNDS: usize = 8;
 
-/// The numbers that a model is converted to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    /// As the model has them: float stays float, a quantized model keeps its integers and scales.
-    None,
-    /// Float arithmetic, weights stored as f16.
-    F16,
-    /// i8 weights per channel and i8 activations, from calibration data.
-    Int8,
-}
-
-impl Scheme {
-    /// The name that `--quantize` takes.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Scheme::None => "none",
-            Scheme::F16 => "f16",
-            Scheme::Int8 => "int8",
-        }
-    }
-}
-
 /// How to convert.
 #[derive(Clone, Debug)]
 pub struct ConvertOptions {
-    /// Target numbers.
-    pub scheme: Scheme,
+    /// The numbers of every layer that can have them. Float is what the model has: a quantized one keeps its
+    /// integers and scales.
+    pub numbers: Numbers,
+    /// Numbers of single nodes, by their name.
+    pub layers: Vec<(String, Numbers)>,
     /// How activation ranges are chosen.
     pub method: Method,
-    /// Nodes that stay float, by name.
-    pub keep_float: Vec<String>,
+    /// Steps that improve the quantization.
+    pub improve: Vec<Improvement>,
+    /// What is drawn at random follows from this.
+    pub seed: u64,
     /// Golden vectors to store.
     pub golden_cases: usize,
     /// The machine that weights are packed for.
@@ -57,9 +42,11 @@ pub struct ConvertOptions {
 impl Default for ConvertOptions {
     fn default() -> Self {
         ConvertOptions {
-            scheme: Scheme::None,
+            numbers: Numbers::Float,
+            layers: Vec::new(),
             method: Method::MinMax,
-            keep_float: Vec::new(),
+            improve: Vec::new(),
+            seed: 0,
             golden_cases: 2,
             target: Target::Any,
             exact_tflite: false,
@@ -71,23 +58,35 @@ impl Default for ConvertOptions {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
-    /// Int8 needs ranges, and ranges need data.
-    #[error("int8 needs calibration data, a hundred or so typical inputs: --calibrate DATA.npz")]
-    NoCalibration,
+    /// Integers need ranges, and ranges need data.
+    #[error(
+        "{0} needs calibration data, a hundred or so typical inputs: --calibrate DATA.npz. \
+             Without data there are w8, w4 and f16, which quantize weights only"
+    )]
+    NoCalibration(Numbers),
     /// The calibration data has no samples.
     #[error("the calibration data has no samples")]
     EmptyCalibration,
     /// The model is quantized already, and not the way that was asked for.
     #[error(
-        "the model is already quantized (it has quantize and dequantize nodes); f16 would store \
-             its integers less exactly. Convert it with --quantize none, or the float model with f16"
+        "the model is already quantized (it has quantize and dequantize nodes), and {0} would store \
+             its integers less exactly. Convert it with --quantize none, or the float model with {0}"
     )]
-    AlreadyQuantized,
+    AlreadyQuantized(Numbers),
+    /// A search has nothing to choose.
+    #[error(
+        "the model is already quantized (it has quantize and dequantize nodes): there is nothing to choose. Convert \
+             it with --quantize none, which keeps its scales, or give the float model"
+    )]
+    AlreadyChosen,
+    /// The search found nothing that fits.
+    #[error(transparent)]
+    Search(#[from] SearchError),
     /// Only TFLite models have TFLite's rounding.
     #[error("--exact-tflite reproduces how TFLite rounds, and this model isn't a TFLite model")]
     NotTflite,
-    /// `keep_float` names a node that isn't there.
-    #[error("--keep-float {name}: there is no such node after fusion; nodes are: {nodes}")]
+    /// A node is named that isn't there.
+    #[error("there is no node `{name}` after fusion; nodes are: {nodes}")]
     UnknownNode {
         /// The name given.
         name: String,
@@ -108,6 +107,10 @@ pub struct Report {
     pub steps: usize,
     /// Nodes that compute on float numbers in a quantized program.
     pub float_nodes: Vec<String>,
+    /// What each step did that was to improve the quantization.
+    pub effects: Vec<Effect>,
+    /// What the search measured, if there was one.
+    pub front: Option<Front>,
     /// Remarks for the user.
     pub notes: Vec<String>,
 }
@@ -136,9 +139,33 @@ impl Watch for () {}
 /// # Errors
 /// [`ConvertError`] names the node, sample or option and what to do.
 pub fn convert(
+    graph: Graph,
+    samples: Option<&dyn Samples>,
+    options: &ConvertOptions,
+    watch: &mut dyn Watch,
+) -> Result<Converted, ConvertError> {
+    convert_with(graph, samples, options, None, watch)
+}
+
+/// Converts a float graph to the mix of numbers that a search finds; `options.numbers` is not looked at.
+///
+/// # Errors
+/// As [`convert`], and [`ConvertError::Search`] when nothing fits.
+pub fn convert_searched(
+    graph: Graph,
+    samples: &dyn Samples,
+    options: &ConvertOptions,
+    search: &Search<'_>,
+    watch: &mut dyn Watch,
+) -> Result<Converted, ConvertError> {
+    convert_with(graph, Some(samples), options, Some(search), watch)
+}
+
+fn convert_with(
     mut graph: Graph,
     samples: Option<&dyn Samples>,
     options: &ConvertOptions,
+    search: Option<&Search<'_>>,
     watch: &mut dyn Watch,
 ) -> Result<Converted, ConvertError> {
     if options.exact_tflite && !graph.is_of_tflite() {
@@ -146,39 +173,85 @@ pub fn convert(
     }
     let mut report = Report { nodes_imported: graph.nodes.len(), ..Report::default() };
     let already_quantized = is_quantized(&mut graph);
-    let will_be_integer = already_quantized || options.scheme == Scheme::Int8;
-    rewrite_imported(&mut graph, will_be_integer, watch);
+    let of_layers = options.layers.iter().map(|(_, numbers)| *numbers);
+    let wanted = || {
+        std::iter::once(options.numbers)
+            .chain(of_layers.clone())
+            .filter(|numbers| *numbers != Numbers::Float)
+    };
+    // A search may come to integers.
+    let integers = match search {
+        Some(_) => Some(Numbers::Int8),
+        None => wanted().find(|numbers| numbers.integer().is_some()),
+    };
+    rewrite_imported(&mut graph, already_quantized || integers.is_some(), watch);
+    let plan_options = PlanOptions { target: options.target, exact_tflite: options.exact_tflite };
 
     let mut calibration = "none".to_owned();
-    match (options.scheme, already_quantized) {
-        (Scheme::F16, true) => return Err(ConvertError::AlreadyQuantized),
-        (Scheme::Int8, false) => {
-            let samples = samples.ok_or(ConvertError::NoCalibration)?;
-            if samples.is_empty() {
-                return Err(ConvertError::EmptyCalibration);
-            }
-            let keep = check_names(&graph, &options.keep_float)?;
-            let ranges = calibrate(&graph, samples, options.method, &mut |done, total| {
-                watch.progress("calibrating", done, total);
-            })?;
-            calibration = match options.method {
-                Method::MinMax => format!("min-max over {} samples", samples.len()),
-                Method::Percentile(p) => format!("percentile {p} over {} samples", samples.len()),
-            };
-            insert::insert(&mut graph, &ranges, &keep);
-            watch.graph("quantize", &graph);
+    if already_quantized {
+        if search.is_some() {
+            return Err(ConvertError::AlreadyChosen);
         }
-        (Scheme::Int8, true) => {
+        if let Some(numbers) = wanted().find(|numbers| numbers.integer().is_none()) {
+            return Err(ConvertError::AlreadyQuantized(numbers));
+        }
+        if integers.is_some() {
             report
                 .notes
                 .push("the model is already quantized; its own scales were kept".to_owned());
-            calibration = "scales of the source model".to_owned();
         }
-        (Scheme::None, true) => calibration = "scales of the source model".to_owned(),
-        (Scheme::None | Scheme::F16, false) => {}
-    }
-    if will_be_integer {
+        calibration = "scales of the source model".to_owned();
         lower_to_integers(&mut graph, watch);
+    } else if integers.is_some() || wanted().next().is_some() {
+        let samples = match integers {
+            None => samples.filter(|samples| !samples.is_empty()),
+            Some(numbers) => {
+                let samples = samples.ok_or(ConvertError::NoCalibration(numbers))?;
+                if samples.is_empty() {
+                    return Err(ConvertError::EmptyCalibration);
+                }
+                calibration = match options.method {
+                    Method::MinMax => format!("min-max over {} samples", samples.len()),
+                    Method::Percentile(p) => {
+                        format!("percentile {p} over {} samples", samples.len())
+                    }
+                };
+                Some(samples)
+            }
+        };
+        let numbers = numbers_of_nodes(&graph, options)?;
+        let ranges = match samples.filter(|_| integers.is_some()) {
+            None => Ranges::new(),
+            Some(samples) => calibrate(&graph, samples, options.method, &mut |done, total| {
+                watch.progress("calibrating", done, total);
+            })?,
+        };
+        let quantization = match (search, samples) {
+            (Some(search), Some(samples)) => {
+                let (steps, seed) = (&options.improve, options.seed);
+                let found = search::search(
+                    &graph, &ranges, samples, steps, plan_options, seed, search, watch,
+                )?;
+                report.effects = found.effects;
+                report.front = Some(found.front);
+                found.quantization
+            }
+            (_, samples) => {
+                let reference = graph.clone();
+                let mut quantization = Quantization::new(graph, &numbers, &ranges);
+                if let Some(samples) = samples {
+                    let seed = options.seed;
+                    let mut context = Context { reference: &reference, samples, seed, watch };
+                    report.effects = improve(&mut quantization, &options.improve, &mut context)?;
+                }
+                quantization
+            }
+        };
+        graph = quantization.with_quantize_nodes();
+        watch.graph("quantize", &graph);
+        lower_to_integers(&mut graph, watch);
+    }
+    if already_quantized || integers.is_some() {
         report.float_nodes = graph
             .nodes
             .iter()
@@ -195,17 +268,17 @@ pub fn convert(
         }
         !note
     });
-    graph.metadata.push(("quantization.scheme".to_owned(), options.scheme.name().to_owned()));
+    let scheme = match (search, options.numbers) {
+        (Some(_), _) => "auto".to_owned(),
+        (None, Numbers::Float) => "none".to_owned(),
+        (None, numbers) => numbers.to_string(),
+    };
+    graph.metadata.push(("quantization.scheme".to_owned(), scheme));
     graph.metadata.push(("quantization.calibration".to_owned(), calibration));
     if !report.float_nodes.is_empty() {
         graph.metadata.push(("quantization.float_nodes".to_owned(), report.float_nodes.join("\n")));
     }
 
-    let plan_options = PlanOptions {
-        f16_weights: options.scheme == Scheme::F16,
-        target: options.target,
-        exact_tflite: options.exact_tflite,
-    };
     let program = Program::new(&graph, &plan_options)?;
     watch.progress("recording golden vectors", 0, options.golden_cases);
     let golden = evaluate::golden(&program, samples, options.golden_cases)?;
@@ -244,7 +317,7 @@ fn lower_to_integers(graph: &mut Graph, watch: &mut dyn Watch) {
 }
 
 /// Passes and constant folding until nothing changes.
-fn rewrite(graph: &mut Graph, skip: &[&str], watch: &mut dyn Watch) {
+pub(crate) fn rewrite(graph: &mut Graph, skip: &[&str], watch: &mut dyn Watch) {
     for _ in 0..MAX_ROUNDS {
         passes::run_all(graph, skip, &mut |pass, graph| watch.graph(pass, graph));
         if !passes::fold_with(graph, &evaluate::constants) {
@@ -268,16 +341,22 @@ pub fn check(mut graph: Graph) -> Result<(), ConvertError> {
     Ok(())
 }
 
-/// The nodes that stay float.
-fn check_names(graph: &Graph, names: &[String]) -> Result<HashSet<String>, ConvertError> {
-    for name in names {
-        if !graph.nodes.iter().any(|node| node.name == *name) {
+/// The numbers of each node: those of all, and what single ones have instead.
+fn numbers_of_nodes(graph: &Graph, options: &ConvertOptions) -> Result<Vec<Numbers>, ConvertError> {
+    let mut numbers = vec![options.numbers; graph.nodes.len()];
+    for (name, own) in &options.layers {
+        let mut found = false;
+        for (at, _) in graph.nodes.iter().enumerate().filter(|(_, node)| node.name == *name) {
+            numbers[at] = *own;
+            found = true;
+        }
+        if !found {
             let mut nodes: Vec<&str> = graph.nodes.iter().map(|node| node.name.as_str()).collect();
             nodes.truncate(40);
             return Err(ConvertError::UnknownNode { name: name.clone(), nodes: nodes.join(", ") });
         }
     }
-    Ok(names.iter().cloned().collect())
+    Ok(numbers)
 }
 
 /// A node that does float arithmetic (moving, quantizing and dequantizing isn't arithmetic).

@@ -41,6 +41,19 @@ impl Tensor {
         Tensor::from_le(DType::I32, shape.into(), values.iter().map(|v| v.to_le_bytes()))
     }
 
+    /// An i16 tensor.
+    pub fn from_i16(shape: impl Into<Vec<usize>>, values: &[i16]) -> Tensor {
+        Tensor::from_le(DType::I16, shape.into(), values.iter().map(|v| v.to_le_bytes()))
+    }
+
+    /// Reals rounded to f16; `None` when one is beyond what f16 holds.
+    pub fn to_halves(&self) -> Option<Tensor> {
+        let halves: Vec<f16> = self.to_f32().into_iter().map(f16::from_f32).collect();
+        let fits = halves.iter().all(|half| half.is_finite());
+        let bytes = halves.iter().map(|half| half.to_le_bytes());
+        fits.then(|| Tensor::from_le(DType::F16, self.shape.clone(), bytes))
+    }
+
     /// An i8 tensor.
     pub fn from_i8(shape: impl Into<Vec<usize>>, values: &[i8]) -> Tensor {
         Tensor::from_le(DType::I8, shape.into(), values.iter().map(|v| v.to_le_bytes()))

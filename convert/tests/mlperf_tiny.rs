@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use whit::{DType, Isa, Model, Options, Session};
 use whit_convert::evaluate::{AlignedBytes, Samples, feed};
 use whit_convert::import::{DimChoice, ImportOptions, InputLayout, import_file};
-use whit_convert::pipeline::{ConvertOptions, Scheme, convert};
+use whit_convert::pipeline::{ConvertOptions, convert};
+use whit_convert::quantize::numbers::Numbers;
 
 use npz::Npz;
 
@@ -144,8 +145,13 @@ impl Loaded {
         Some(Loaded { folder, data, calibration })
     }
 
-    fn convert(&self, file: &str, scheme: Scheme, layouts: &[(&str, InputLayout)]) -> AlignedBytes {
-        let options = ConvertOptions { scheme, golden_cases: 1, ..ConvertOptions::default() };
+    fn convert(
+        &self,
+        file: &str,
+        numbers: Numbers,
+        layouts: &[(&str, InputLayout)],
+    ) -> AlignedBytes {
+        let options = ConvertOptions { numbers, golden_cases: 1, ..ConvertOptions::default() };
         self.convert_with(file, &options, layouts)
     }
 
@@ -243,7 +249,7 @@ fn float_outputs_are_those_of_onnx_runtime() {
         let expected = Npz::open(&loaded.folder.join("expected.npz"));
         let expected = expected.arrays.get("float_onnx").expect("float_onnx");
         let width = expected.shape[1];
-        let file = loaded.convert("float.onnx", Scheme::None, &[]);
+        let file = loaded.convert("float.onnx", Numbers::Float, &[]);
         let (low, high) = expected
             .f32s()
             .iter()
@@ -269,8 +275,8 @@ fn float_outputs_are_those_of_onnx_runtime() {
 fn int8_keeps_accuracy_bits_and_memory() {
     for case in &CASES {
         let Some(loaded) = Loaded::open(case) else { return };
-        let float = loaded.convert("float.onnx", Scheme::None, &[]);
-        let int8 = loaded.convert("float.onnx", Scheme::Int8, &[]);
+        let float = loaded.convert("float.onnx", Numbers::Float, &[]);
+        let int8 = loaded.convert("float.onnx", Numbers::Int8, &[]);
 
         let (_, float_rows) = run(&float, &loaded.data, case.samples, fastest());
         let (bytes, rows) = run(&int8, &loaded.data, case.samples, fastest());
@@ -320,7 +326,7 @@ fn quantized_models_keep_their_accuracy() {
         let layouts = [(qdq.input, InputLayout::Nhwc)];
         let file = loaded.convert(
             "qdq.onnx",
-            Scheme::None,
+            Numbers::Float,
             if qdq.channels_first { &layouts } else { &[] },
         );
         let labels = loaded.data.labels().expect("labels");
@@ -370,7 +376,7 @@ fn tflite_models_agree_with_the_reference_kernels() {
         let expected = Npz::open(&loaded.folder.join("expected.npz"));
         let expected = expected.arrays.get("int8_tflite_reference").expect("int8 outputs");
         let (samples, width) = (expected.shape[0].min(case.samples), expected.shape[1]);
-        let file = loaded.convert("int8.tflite", Scheme::None, &[]);
+        let file = loaded.convert("int8.tflite", Numbers::Float, &[]);
         let model = Model::open(file.as_slice()).expect("opens");
         assert!(model.steps().count() <= case.tflite_operators, "{}", case.name);
         let on_floats = model.steps().filter(|step| step.variant == DType::F32 as u8).count();

@@ -32,7 +32,8 @@ use whit_convert::import::ImportOptions;
 use whit_convert::import::onnx::import_onnx;
 use whit_convert::import::onnx::proto::{ModelProto, data_type};
 use whit_convert::import::tflite::import_tflite;
-use whit_convert::pipeline::{ConvertError, ConvertOptions, Scheme, convert};
+use whit_convert::pipeline::{ConvertError, ConvertOptions, convert};
+use whit_convert::quantize::numbers::Numbers;
 
 use common::{Random, RandomSamples};
 
@@ -481,17 +482,17 @@ fn exercise(bytes: &[u8], random: &mut Random) -> &'static str {
     }
 }
 
-/// Every small model in every scheme that it has.
+/// Every small model in all numbers that it has.
 fn whit_files() -> Vec<Vec<u8>> {
     let mut files = vec![common::with_state()];
     files.extend(common::with_memory().into_iter().map(|(_, file)| file));
     for source in common::sources() {
-        let schemes: &[Scheme] = match source.name {
-            "qdq" => &[Scheme::None],
-            "integers" => &[Scheme::None, Scheme::F16],
-            _ => &[Scheme::None, Scheme::F16, Scheme::Int8],
+        let all: &[Numbers] = match source.name {
+            "qdq" => &[Numbers::Float],
+            "integers" => &[Numbers::Float, Numbers::F16],
+            _ => &[Numbers::Float, Numbers::F16, Numbers::Int8],
         };
-        files.extend(schemes.iter().map(|scheme| source.convert(*scheme)));
+        files.extend(all.iter().map(|numbers| source.convert(*numbers)));
     }
     // Layers and means in TFLite's fixed point.
     let bytes = Bytes::from(tflite_files()[1].to_bytes());
@@ -914,10 +915,10 @@ fn convert_and_run(graph: Graph, random: &mut Random) -> &'static str {
         return "refused by the caller: too large";
     }
     let samples = RandomSamples::new(&graph, 1);
-    let scheme = random.pick(&[Scheme::None, Scheme::F16, Scheme::Int8]);
+    let numbers = random.pick(&[Numbers::Float, Numbers::F16, Numbers::Int8]);
     let exact_tflite = graph.is_of_tflite() && random.below(4) == 0;
     let options =
-        ConvertOptions { scheme, golden_cases: 1, exact_tflite, ..ConvertOptions::default() };
+        ConvertOptions { numbers, golden_cases: 1, exact_tflite, ..ConvertOptions::default() };
     let converted = match convert(graph, Some(&samples), &options, &mut ()) {
         Ok(converted) => converted,
         // The converter's own word for it is a defect.

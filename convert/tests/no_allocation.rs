@@ -5,7 +5,7 @@ mod common;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use whit::{Isa, Model, Options, Session};
 use whit_convert::evaluate::AlignedBytes;
-use whit_convert::pipeline::Scheme;
+use whit_convert::quantize::numbers::Numbers;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<std::alloc::System> = &INSTRUMENTED_SYSTEM;
@@ -25,15 +25,15 @@ fn runs_allocate_nothing() {
     let mut files = vec![("state".to_owned(), common::with_state())];
     files.extend(common::with_memory());
     for source in common::sources() {
-        for scheme in [Scheme::None, Scheme::F16, Scheme::Int8] {
+        for numbers in [Numbers::Float, Numbers::F16, Numbers::Int8] {
             let fits = match source.name {
-                "qdq" => scheme == Scheme::None,
+                "qdq" => numbers == Numbers::Float,
                 // Made of integers: there is nothing to calibrate.
-                "integers" => scheme != Scheme::Int8,
+                "integers" => numbers != Numbers::Int8,
                 _ => true,
             };
             if fits {
-                files.push((format!("{} {}", source.name, scheme.name()), source.convert(scheme)));
+                files.push((format!("{} {}", source.name, numbers), source.convert(numbers)));
             }
         }
     }

@@ -10,7 +10,8 @@ use whit::{DType, Isa, Model, Options, Session};
 use whit_convert::dim::{Dim, Symbol};
 use whit_convert::evaluate::{AlignedBytes, Samples};
 use whit_convert::graph::{BinaryKind, Graph, Node, Op, State, UnaryKind, ValueId};
-use whit_convert::pipeline::{ConvertOptions, Scheme, convert};
+use whit_convert::pipeline::{ConvertOptions, convert};
+use whit_convert::quantize::numbers::Numbers;
 use whit_convert::tensor::Tensor;
 
 /// A graph under construction; every value is f32.
@@ -396,7 +397,7 @@ fn calibration_keeps_the_state_between_samples() {
 
     // Every input is 1: the state climbs to 4 and 6, which no single step reaches.
     let inputs = Steps(vec![vec![1.0, 1.0]; 40]);
-    let options = ConvertOptions { scheme: Scheme::Int8, ..ConvertOptions::default() };
+    let options = ConvertOptions { numbers: Numbers::Int8, ..ConvertOptions::default() };
     let converted = convert(b.0, Some(&inputs), &options, &mut ()).unwrap();
     assert_eq!(converted.report.float_nodes, Vec::<String>::new());
     let bytes = AlignedBytes::new(&converted.file);

@@ -11,9 +11,11 @@ use sha2::{Digest, Sha256};
 use whit_convert::dump;
 use whit_convert::graph::Graph;
 use whit_convert::import::{DimChoice, ImportOptions, InputLayout, import_file};
-use whit_convert::pipeline::{ConvertOptions, Converted, Scheme, Watch, convert};
+use whit_convert::pipeline::{ConvertOptions, Converted, Watch, convert};
 use whit_convert::plan::Target;
 use whit_convert::quantize::calibrate::Method;
+use whit_convert::quantize::improve::Improvement;
+use whit_convert::quantize::numbers::{DEFAULT_GROUP, GROUP_SIZES, Numbers};
 use whit_convert::tensor::Tensor;
 
 use super::{Images, check, print_json, print_text};
@@ -37,7 +39,7 @@ pub(crate) struct Convert {
     /// Numbers to convert to. A model that is quantized already keeps its own scales with `none`
     #[arg(long, value_enum, default_value_t = SchemeArg::None)]
     quantize: SchemeArg,
-    /// Typical inputs, for int8: .npz, folder of .npy, or folder of images by class
+    /// Typical inputs, for int8 and int16: .npz, folder of .npy, or folder of images by class
     #[arg(long, value_name = "DATA")]
     calibrate: Option<PathBuf>,
     /// How activation ranges are chosen from the calibration data
@@ -67,9 +69,22 @@ pub(crate) struct Convert {
     /// NonMaxSuppression gives as many rows as could be needed; the unused ones come last and hold -1
     #[arg(long)]
     pad_boxes: bool,
-    /// A node that stays float in an int8 model; may be given more than once
+    /// Inputs per scale of w8 and w4 weights: 32, 64 or 128
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_GROUP, value_parser = parse_group)]
+    group: usize,
+    /// Numbers of one node, in place of those of --quantize: NODE=float, f16, w8, w4:64, int16 or int8
+    #[arg(long, value_name = "NODE=NUMBERS", value_parser = parse_layer)]
+    layer: Vec<(String, Numbers)>,
+    /// A node that stays float: short for --layer NODE=float
     #[arg(long, value_name = "NODE")]
     keep_float: Vec<String>,
+    /// Steps that improve the quantized weights, by name and separated by commas; one that brings the outputs no
+    /// closer to the float model's is taken back
+    #[arg(long, value_name = "STEPS", value_delimiter = ',')]
+    improve: Vec<Improvement>,
+    /// What is drawn at random follows from this
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
     /// Names of the classes, one a line, stored in the file
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
@@ -91,6 +106,36 @@ pub(crate) enum SchemeArg {
     F16,
     /// i8 weights per channel and i8 activations; needs --calibrate
     Int8,
+    /// i8 weights per channel and i16 activations; needs --calibrate
+    Int16,
+    /// Weights of 8 bits in groups, float arithmetic
+    W8,
+    /// Weights of 4 bits in groups, float arithmetic
+    W4,
+}
+
+impl SchemeArg {
+    fn numbers(self, group: usize) -> Numbers {
+        match self {
+            SchemeArg::None => Numbers::Float,
+            SchemeArg::F16 => Numbers::F16,
+            SchemeArg::Int8 => Numbers::Int8,
+            SchemeArg::Int16 => Numbers::Int16,
+            SchemeArg::W8 => Numbers::W8 { group },
+            SchemeArg::W4 => Numbers::W4 { group },
+        }
+    }
+}
+
+fn parse_group(text: &str) -> Result<usize, String> {
+    let group = text.parse().ok().filter(|group| GROUP_SIZES.contains(group));
+    group.ok_or_else(|| "32, 64 or 128".to_owned())
+}
+
+fn parse_layer(text: &str) -> Result<(String, Numbers), String> {
+    // Names of nodes may contain '=', numbers don't.
+    let (name, numbers) = text.rsplit_once('=').ok_or("write NODE=NUMBERS")?;
+    Ok((name.to_owned(), numbers.parse()?))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -346,22 +391,28 @@ impl Convert {
         {
             graph.metadata.push(("labels".to_owned(), names.join("\n")));
         }
-        if data.is_some() && self.quantize != SchemeArg::Int8 {
+        let numbers = self.quantize.numbers(self.group);
+        let kept = self.keep_float.iter().map(|node| (node.clone(), Numbers::Float));
+        let layers: Vec<_> = self.layer.iter().cloned().chain(kept).collect();
+        let integers = |numbers: Numbers| numbers.integer().is_some();
+        if data.is_some()
+            && self.improve.is_empty()
+            && !integers(numbers)
+            && !layers.iter().any(|(_, numbers)| integers(*numbers))
+        {
             eprintln!(
-                "note: --calibrate chooses ranges for int8; here it only feeds the golden vectors"
+                "note: --calibrate chooses ranges for int8 and int16; here it only feeds the golden vectors"
             );
         }
         let options = ConvertOptions {
-            scheme: match self.quantize {
-                SchemeArg::None => Scheme::None,
-                SchemeArg::F16 => Scheme::F16,
-                SchemeArg::Int8 => Scheme::Int8,
-            },
+            numbers,
+            layers,
             method: match self.method {
                 MethodArg::Minmax => Method::MinMax,
                 MethodArg::Percentile => Method::Percentile(self.percentile),
             },
-            keep_float: self.keep_float.clone(),
+            improve: self.improve.clone(),
+            seed: self.seed,
             golden_cases: self.golden,
             target: match self.target {
                 TargetArg::Any | TargetArg::X86_64 => Target::Any,

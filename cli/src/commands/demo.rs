@@ -12,7 +12,8 @@ use whit::{Isa, Model};
 use whit_convert::evaluate::AlignedBytes;
 use whit_convert::import::ImportOptions;
 use whit_convert::import::onnx::import_onnx;
-use whit_convert::pipeline::{ConvertOptions, Scheme};
+use whit_convert::pipeline::ConvertOptions;
+use whit_convert::quantize::numbers::Numbers;
 
 use super::bench::measure;
 use super::convert::{Request, convert_graph, provenance};
@@ -39,7 +40,7 @@ pub(crate) struct Demo {
 
 /// One form of the model, converted and measured.
 struct Form {
-    scheme: Scheme,
+    numbers: Numbers,
     file: AlignedBytes,
     answers: Answers,
     accuracy: f64,
@@ -64,10 +65,10 @@ fn embedded(name: &str, bytes: &[u8]) -> Result<Dataset> {
     Ok(Dataset::new(Path::new(name), read_npz(Cursor::new(bytes))?)?)
 }
 
-fn make(scheme: Scheme, calibration: &Dataset, test: &Dataset) -> Result<Form> {
+fn make(numbers: Numbers, calibration: &Dataset, test: &Dataset) -> Result<Form> {
     let mut graph = import_onnx(bytes::Bytes::from_static(MODEL), None, &ImportOptions::default())?;
     graph.metadata.extend(provenance("digits.onnx", MODEL));
-    let options = ConvertOptions { scheme, ..ConvertOptions::default() };
+    let options = ConvertOptions { numbers, ..ConvertOptions::default() };
     let converted = convert_graph(Request {
         graph,
         data: Some(calibration),
@@ -90,7 +91,7 @@ fn make(scheme: Scheme, calibration: &Dataset, test: &Dataset) -> Result<Form> {
         allocations_per_run = measured.allocations_per_run;
     }
     Ok(Form {
-        scheme,
+        numbers,
         accuracy: result.accuracy,
         log_loss: result.log_loss,
         answers: found,
@@ -123,9 +124,6 @@ fn answer(form: &Form, sample: usize) -> (usize, f32) {
 }
 
 /// What the demo calls a form of the model.
-fn name(scheme: Scheme) -> &'static str {
-    if scheme == Scheme::None { "float" } else { scheme.name() }
-}
 
 /// Four images side by side, with what the first and last form say of them.
 fn gallery(test: &Dataset, labels: &[usize], forms: &[&Form]) -> String {
@@ -150,8 +148,7 @@ fn gallery(test: &Dataset, labels: &[usize], forms: &[&Form]) -> String {
         let mut line = String::from("  ");
         for sample in &shown {
             let (digit, score) = answer(form, *sample);
-            let text =
-                format!("{}: {digit}  {}", name(form.scheme), report::percent(f64::from(score)));
+            let text = format!("{}: {digit}  {}", form.numbers, report::percent(f64::from(score)));
             line.push_str(&format!("{text:<20}"));
         }
         lines.push(line.trim_end().to_owned());
@@ -175,8 +172,8 @@ impl Demo {
             ))?;
         }
         let mut forms = Vec::new();
-        for scheme in [Scheme::None, Scheme::F16, Scheme::Int8] {
-            forms.push(make(scheme, &calibration, &test)?);
+        for numbers in [Numbers::Float, Numbers::F16, Numbers::Int8] {
+            forms.push(make(numbers, &calibration, &test)?);
         }
         let int8 = forms.last().expect("three forms");
         let differing = differing_outputs(int8, &test)?;
@@ -210,7 +207,7 @@ fn table(forms: &[Form]) -> Result<String> {
         let header = model.header();
         let scalar_us = form.latency_us.first().map_or(f64::NAN, |(_, us)| *us);
         rows.push(vec![
-            name(form.scheme).to_owned(),
+            form.numbers.to_string(),
             report::percent(form.accuracy),
             report::score(form.log_loss, 3),
             report::bytes(header.file_bytes),
@@ -248,7 +245,7 @@ fn json(forms: &[Form], differing: usize, seconds: f64) -> Result<serde_json::Va
         let latency: serde_json::Map<String, serde_json::Value> =
             form.latency_us.iter().map(|(isa, us)| (isa.name().to_owned(), json!(us))).collect();
         list.push(json!({
-            "scheme": form.scheme.name(),
+            "scheme": form.numbers.to_string(),
             "accuracy": form.accuracy,
             "log_loss": form.log_loss,
             "file_bytes": header.file_bytes,

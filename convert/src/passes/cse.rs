@@ -49,7 +49,9 @@ fn merge_constants(graph: &mut Graph) -> bool {
             let alike = by_sample.entry(key).or_default();
             let equal = alike.iter().find(|other| {
                 let other = graph.value(**other);
-                other.quant == value.quant && other.constant.as_ref() == Some(tensor)
+                other.quant == value.quant
+                    && other.groups == value.groups
+                    && other.constant.as_ref() == Some(tensor)
             });
             match equal {
                 Some(other) => id = *other,

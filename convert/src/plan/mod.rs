@@ -66,8 +66,6 @@ pub enum PlanError {
 /// Choices that shape a plan.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PlanOptions {
-    /// Store the weights of float matrix products and convolutions as f16.
-    pub f16_weights: bool,
     /// Whose kernels weights are packed for.
     pub target: Target,
     /// Integer convolutions and averages round as TFLite's reference kernels do, in slow kernels.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use whit::DType;
 
-use crate::evaluate::{EvaluateError, Program, Samples, describe, feed};
+use crate::evaluate::{EvaluateError, Program, Samples, observe};
 use crate::graph::{Graph, ValueId};
 use crate::plan::PlanOptions;
 
@@ -37,8 +37,9 @@ impl Range {
     }
 }
 
-/// Ranges of the f32 activations, by value.
-pub type Ranges = HashMap<ValueId, Range>;
+/// Ranges of the f32 activations, by value and the type of the integers that are to hold it: i16 has room for all
+/// that was seen.
+pub type Ranges = HashMap<(ValueId, DType), Range>;
 
 /// Runs the graph on every sample and gives the range of every f32 value that a step makes, and of
 /// the inputs. For a model with state the samples are consecutive steps of one sequence. `progress` is called with the number of runs done and the number in all.
@@ -55,20 +56,23 @@ pub fn calibrate(
     let passes = if method == Method::MinMax { 1 } else { 2 };
     let total = passes * samples.len();
     let mut ranges: HashMap<usize, Range> = HashMap::new();
-    run_all(&program, samples, &mut |done| progress(done, total), &mut |tensor, values| {
+    observe(&program, samples, &mut |done| progress(done, total), &mut |seen| {
+        let (tensor, seen) = (seen.tensor, seen.reals);
         let seen =
-            values.iter().fold(Range { min: f32::INFINITY, max: f32::NEG_INFINITY }, |range, v| {
+            seen.iter().fold(Range { min: f32::INFINITY, max: f32::NEG_INFINITY }, |range, v| {
                 Range { min: range.min.min(*v), max: range.max.max(*v) }
             });
         ranges.entry(tensor).and_modify(|range| *range = range.union(seen)).or_insert(seen);
     })?;
+    let seen = ranges.clone();
     if let Method::Percentile(percent) = method {
         let mut histograms: HashMap<usize, Vec<u64>> = HashMap::new();
-        run_all(
+        observe(
             &program,
             samples,
             &mut |done| progress(samples.len() + done, total),
-            &mut |tensor, values| {
+            &mut |seen| {
+                let (tensor, values) = (seen.tensor, seen.reals);
                 let Some(range) = ranges.get(&tensor) else { return };
                 let histogram = histograms.entry(tensor).or_insert_with(|| vec![0; BINS]);
                 let width = (range.max - range.min).max(f32::MIN_POSITIVE) / BINS as f32;
@@ -83,8 +87,14 @@ pub fn calibrate(
             }
         }
     }
-    let of_value = &program.plan.tensor_of_value;
-    Ok(of_value.iter().filter_map(|(value, tensor)| Some((*value, *ranges.get(tensor)?))).collect())
+    let mut chosen = Ranges::new();
+    for (value, tensor) in &program.plan.tensor_of_value {
+        if let (Some(narrow), Some(whole)) = (ranges.get(tensor), seen.get(tensor)) {
+            chosen.insert((*value, DType::I8), *narrow);
+            chosen.insert((*value, DType::I16), *whole);
+        }
+    }
+    Ok(chosen)
 }
 
 /// The part of a range that holds `percent` of a histogram, tails cut evenly, on whole bins.
@@ -107,74 +117,6 @@ fn percentile(range: Range, histogram: &[u64], percent: f64) -> Range {
         return range;
     }
     Range { min: range.min + low as f32 * width, max: range.max - high as f32 * width }
-}
-
-/// Runs the program on every sample; `see` gets every f32 tensor right after it was made.
-fn run_all(
-    program: &Program,
-    samples: &dyn Samples,
-    progress: &mut dyn FnMut(usize),
-    see: &mut dyn FnMut(usize, &[f32]),
-) -> Result<(), EvaluateError> {
-    let mut session = program.session(None)?;
-    let model = *session.model();
-    let steps = &program.plan.steps;
-    let mut scratch = Vec::new();
-    // The samples are one sequence: what lives across runs goes from one to the next.
-    session.reset_state();
-    for sample in 0..samples.len() {
-        feed(&mut session, samples, sample)?;
-        for input in 0..model.inputs().len() {
-            let is_float = session.input_slot(input).is_ok_and(|slot| slot.dtype() == DType::F32);
-            if let (true, Some(tensor)) = (is_float, model.input(input)) {
-                let values = session
-                    .input_mut::<f32>(input)
-                    .map_err(|e| EvaluateError::Invalid(e.to_string()))?;
-                check_finite(values, sample, || {
-                    model
-                        .tensor(tensor)
-                        .map_or(String::new(), |record| model.text(record.name).to_owned())
-                })?;
-                see(tensor, values);
-            }
-        }
-        let mut bad: Option<EvaluateError> = None;
-        session
-            .run_observed(|step, memory| {
-                for output in steps[step].outputs.iter().flatten() {
-                    let Some((slot, bytes)) = memory.tensor(*output) else { continue };
-                    if slot.dtype() != DType::F32 || bad.is_some() {
-                        continue;
-                    }
-                    scratch.clear();
-                    scratch.extend(
-                        bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-                    );
-                    bad = check_finite(&scratch, sample, || steps[step].name.clone()).err();
-                    see(program.plan.view_of.get(output).copied().unwrap_or(*output), &scratch);
-                }
-            })
-            .map_err(|e| EvaluateError::Run { sample, why: describe(&model, e) })?;
-        if let Some(error) = bad {
-            return Err(error);
-        }
-        progress(sample + 1);
-    }
-    Ok(())
-}
-
-fn check_finite(
-    values: &[f32],
-    sample: usize,
-    name: impl Fn() -> String,
-) -> Result<(), EvaluateError> {
-    match values.iter().find(|value| !value.is_finite()) {
-        None => Ok(()),
-        Some(value) => Err(EvaluateError::Sample(format!(
-            "sample {sample} of the calibration data gives {value} in `{}`: remove or repair the sample",
-            name()
-        ))),
-    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,20 @@
 //! From real numbers to integers.
 //!
 //! There is one way to an integer program: a graph with explicit quantize and dequantize nodes,
-//! which [`integers::lower`] turns into nodes on i8, and on i16 where the model has that. A QDQ model arrives in that form. For a float
-//! model, [`calibrate`] finds ranges on data and [`insert`] puts the nodes in.
+//! which [`integers::lower`] turns into nodes on i8 and i16. A QDQ model arrives in that form. For a float
+//! model, [`calibrate`] finds ranges on data, a [`Quantization`](quantization::Quantization) holds what is
+//! decided, [`improve`] makes it better, and [`insert`] puts the nodes in.
 
 pub mod calibrate;
-pub mod insert;
+pub mod improve;
+mod insert;
 pub mod integers;
 pub mod lut;
+pub mod measure;
+pub mod numbers;
+pub mod quantization;
+pub mod search;
+pub mod weights;
 
 use whit::DType;
 
@@ -26,6 +33,14 @@ pub fn asymmetric(min: f32, max: f32) -> Quant {
     }
     let zero_point = (-128.0 - min / scale).round_ties_even().clamp(-128.0, 127.0);
     Quant::per_tensor(scale as f32, zero_point as i32)
+}
+
+/// Scale of an i16 tensor that covers a range, around 0.
+pub fn symmetric(min: f32, max: f32) -> Quant {
+    let largest = f64::from(min.abs().max(max.abs()));
+    let scale = largest / 32767.0;
+    let scale = if scale < f64::from(f32::MIN_POSITIVE) { 1.0 } else { scale };
+    Quant::per_tensor(scale as f32, 0)
 }
 
 /// The types that integer nodes compute in.

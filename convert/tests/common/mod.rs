@@ -18,8 +18,9 @@ use whit_convert::import::onnx::proto::{
     TensorProto as T, ValueInfoProto, data_type as t,
 };
 use whit_convert::import::{DimChoice, ImportOptions};
-use whit_convert::pipeline::{ConvertOptions, Scheme, convert};
+use whit_convert::pipeline::{ConvertOptions, convert};
 use whit_convert::quantize::lut::table_i16;
+use whit_convert::quantize::numbers::Numbers;
 use whit_convert::tensor::Tensor;
 
 /// Reproducible numbers: xorshift64*.
@@ -148,12 +149,12 @@ impl Source {
     }
 
     /// The bytes of a `.whit` file.
-    pub(crate) fn convert(&self, scheme: Scheme) -> Vec<u8> {
+    pub(crate) fn convert(&self, numbers: Numbers) -> Vec<u8> {
         let graph = self.graph();
         let samples = RandomSamples::new(&graph, 4);
-        let options = ConvertOptions { scheme, golden_cases: 1, ..ConvertOptions::default() };
+        let options = ConvertOptions { numbers, golden_cases: 1, ..ConvertOptions::default() };
         let converted = convert(graph, Some(&samples), &options, &mut ());
-        converted.unwrap_or_else(|e| panic!("{} {}: {e}", self.name, scheme.name())).file
+        converted.unwrap_or_else(|e| panic!("{} {}: {e}", self.name, numbers)).file
     }
 }
 

@@ -360,7 +360,7 @@ fn lower_f32(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), Plan
     let bias = padded(&layer, Packing::Panels, &bias, 0.0);
     let name = &node.name;
     let layout = weight_layout(&layer, Layout::PanelFloat);
-    let half = builder.options.f16_weights && packed.iter().all(|w| w.abs() <= 65504.0);
+    let half = layer.weights.dtype == DType::F16;
     let (dtype, data): (DType, Vec<u8>) = if half {
         (DType::F16, packed.iter().flat_map(|w| half::f16::from_f32(*w).to_le_bytes()).collect())
     } else {

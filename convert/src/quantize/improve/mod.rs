@@ -1,0 +1,118 @@
+//! Steps that make a quantization better. Each is measured, and dropped where it doesn't help.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::evaluate::{EvaluateError, Program, Samples};
+use crate::graph::Graph;
+use crate::pipeline::Watch;
+use crate::plan::PlanOptions;
+use crate::quantize::measure::{output_noise, overall_db};
+use crate::quantize::quantization::Quantization;
+
+/// A step by its name on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Improvement {}
+
+impl Improvement {
+    /// Every step, in the order in which they are applied.
+    pub const ALL: &'static [Improvement] = &[];
+
+    /// The name that `--improve` takes.
+    pub const fn name(self) -> &'static str {
+        match self {}
+    }
+
+    /// Improves a quantization; false when there was nothing to do.
+    fn run(
+        self,
+        _quantization: &mut Quantization,
+        _context: &mut Context<'_>,
+    ) -> Result<bool, EvaluateError> {
+        match self {}
+    }
+}
+
+impl fmt::Display for Improvement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Improvement {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Improvement, String> {
+        let found = Improvement::ALL.iter().find(|step| step.name() == text);
+        found.copied().ok_or_else(|| {
+            let names: Vec<&str> = Improvement::ALL.iter().map(|step| step.name()).collect();
+            format!("`{text}` is none of {}", names.join(", "))
+        })
+    }
+}
+
+/// What a step works with.
+pub struct Context<'c> {
+    /// The float model; its nodes and values are those of the quantization's graph.
+    pub reference: &'c Graph,
+    /// Calibration data.
+    pub samples: &'c dyn Samples,
+    /// Where a step draws random numbers, they follow from this.
+    pub seed: u64,
+    /// Hears the progress.
+    pub watch: &'c mut dyn Watch,
+}
+
+/// What a step did to the signal-to-noise ratio of the outputs, in decibels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Effect {
+    /// The step.
+    pub improvement: Improvement,
+    /// Before it.
+    pub before_db: f64,
+    /// After it.
+    pub after_db: f64,
+    /// Whether its result was kept.
+    pub kept: bool,
+}
+
+/// Applies steps in their order; one whose outputs are no closer to the float model's is taken back.
+///
+/// # Errors
+/// When a sample doesn't fit or a run fails.
+pub fn improve(
+    quantization: &mut Quantization,
+    steps: &[Improvement],
+    context: &mut Context<'_>,
+) -> Result<Vec<Effect>, EvaluateError> {
+    let mut effects = Vec::new();
+    let mut steps = steps.to_vec();
+    steps.sort();
+    steps.dedup();
+    if steps.is_empty() {
+        return Ok(effects);
+    }
+    let float = Program::new(context.reference, &PlanOptions::default())?;
+    let measure = |quantization: &Quantization, context: &mut Context<'_>| {
+        let program = Program::new(&quantization.lowered(), &PlanOptions::default())?;
+        let noise = output_noise(&float, &program, context.samples, &mut |done, total| {
+            context.watch.progress("measuring", done, total);
+        })?;
+        Ok::<f64, EvaluateError>(overall_db(&noise))
+    };
+    let mut before_db = measure(quantization, context)?;
+    for improvement in steps {
+        let mut better = quantization.clone();
+        if !improvement.run(&mut better, context)? {
+            continue;
+        }
+        let after_db = measure(&better, context)?;
+        let kept = after_db > before_db;
+        effects.push(Effect { improvement, before_db, after_db, kept });
+        if kept {
+            *quantization = better;
+            before_db = after_db;
+        }
+    }
+    Ok(effects)
+}

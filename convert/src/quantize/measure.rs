@@ -1,0 +1,85 @@
+//! How far a quantized program's outputs are from the float program's.
+
+use crate::evaluate::{EvaluateError, Program, Samples, describe, feed, output_reals};
+
+/// Sums of squares of a signal and of an error in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Noise {
+    /// Σ signal².
+    pub signal: f64,
+    /// Σ (signal − other)².
+    pub error: f64,
+}
+
+impl Noise {
+    /// Adds the elements of a reference and of what should equal it.
+    pub fn add(&mut self, reference: &[f32], other: &[f32]) {
+        for (reference, other) in reference.iter().zip(other) {
+            let (reference, other) = (f64::from(*reference), f64::from(*other));
+            self.signal += reference * reference;
+            self.error += (reference - other).powi(2);
+        }
+    }
+
+    /// Error power over signal power; 0 when there is no error.
+    pub fn ratio(&self) -> f64 {
+        if self.error == 0.0 { 0.0 } else { self.error / self.signal.max(f64::MIN_POSITIVE) }
+    }
+
+    /// Signal-to-noise ratio in decibels, `10 log10(Σ signal² / Σ error²)`; infinite when there is no error.
+    pub fn snr_db(&self) -> f64 {
+        -10.0 * self.ratio().log10()
+    }
+}
+
+/// The error of every output over all samples.
+///
+/// # Errors
+/// When a sample doesn't fit or a run fails.
+pub fn output_noise(
+    reference: &Program,
+    other: &Program,
+    samples: &dyn Samples,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<Noise>, EvaluateError> {
+    let (mut a, mut b) = (reference.session(None)?, other.session(None)?);
+    a.reset_state();
+    b.reset_state();
+    let outputs = a.model().outputs().len();
+    let mut noise = vec![Noise::default(); outputs];
+    for sample in 0..samples.len() {
+        for session in [&mut a, &mut b] {
+            feed(session, samples, sample)?;
+            session.run().map_err(|error| EvaluateError::Run {
+                sample,
+                why: describe(session.model(), error),
+            })?;
+        }
+        for (output, noise) in noise.iter_mut().enumerate() {
+            noise.add(&output_reals(&a, output)?, &output_reals(&b, output)?);
+        }
+        progress(sample + 1, samples.len());
+    }
+    Ok(noise)
+}
+
+/// One number for several outputs: the mean of their ratios of error to signal, in decibels.
+pub fn overall_db(noise: &[Noise]) -> f64 {
+    let sum: f64 = noise.iter().map(Noise::ratio).sum();
+    -10.0 * (sum / noise.len().max(1) as f64).log10()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decibels() {
+        let mut noise = Noise::default();
+        noise.add(&[3.0, 4.0], &[3.0, 4.5]);
+        assert_eq!(noise, Noise { signal: 25.0, error: 0.25 });
+        assert!((noise.snr_db() - 20.0).abs() < 1e-9);
+        assert_eq!(Noise { signal: 1.0, error: 0.0 }.snr_db(), f64::INFINITY);
+        assert!((overall_db(&[noise, Noise::default()]) - 23.0103).abs() < 1e-4);
+    }
+}

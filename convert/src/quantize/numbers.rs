@@ -1,0 +1,161 @@
+//! The numbers that a layer is computed with, and which of them it can be.
+
+use std::fmt;
+use std::str::FromStr;
+
+use whit::DType;
+
+use crate::graph::{Graph, Node, Op};
+use crate::quantize::integer_inputs;
+
+/// Inputs per scale, where the user names none: what llama.cpp's 4-bit types have.
+pub const DEFAULT_GROUP: usize = 32;
+
+/// The group sizes that the file format has.
+pub const GROUP_SIZES: [usize; 3] = [32, 64, 128];
+
+/// How a layer stores its weights and computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Numbers {
+    /// f32 throughout.
+    Float,
+    /// Weights stored as f16, computed on f32.
+    F16,
+    /// Weights stored as 8 bits in groups with f16 scales, computed on f32.
+    W8 {
+        /// Inputs per scale.
+        group: usize,
+    },
+    /// Weights stored as 4 bits in groups with f16 scales, computed on f32.
+    W4 {
+        /// Inputs per scale.
+        group: usize,
+    },
+    /// i16 activations, i8 weights per channel.
+    Int16,
+    /// i8 activations, i8 weights per channel.
+    Int8,
+}
+
+impl Numbers {
+    /// The type of the activations, when they are integers.
+    pub const fn integer(self) -> Option<DType> {
+        match self {
+            Numbers::Int8 => Some(DType::I8),
+            Numbers::Int16 => Some(DType::I16),
+            _ => None,
+        }
+    }
+
+    /// These numbers if a node can be computed with them, else the nearest that lose nothing: a
+    /// depthwise convolution has too few weights a channel for groups and keeps f16, an operator without
+    /// an integer form stays float.
+    pub fn fitted(self, graph: &Graph, node: &Node) -> Numbers {
+        match self {
+            Numbers::Float => Numbers::Float,
+            Numbers::Int8 | Numbers::Int16 => match integer_form(graph, node) {
+                Some(_) => self,
+                None => Numbers::Float,
+            },
+            _ if weights_of(graph, node).is_none() => Numbers::Float,
+            Numbers::W8 { .. } | Numbers::W4 { .. } if is_grouped_convolution(node) => Numbers::F16,
+            _ => self,
+        }
+    }
+}
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Numbers::Float => f.write_str("float"),
+            Numbers::F16 => f.write_str("f16"),
+            Numbers::W8 { group } => write!(f, "w8:{group}"),
+            Numbers::W4 { group } => write!(f, "w4:{group}"),
+            Numbers::Int16 => f.write_str("int16"),
+            Numbers::Int8 => f.write_str("int8"),
+        }
+    }
+}
+
+impl FromStr for Numbers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Numbers, String> {
+        let (name, group) = match text.split_once(':') {
+            None => (text, DEFAULT_GROUP),
+            Some((name @ ("w8" | "w4"), group)) => {
+                let group = group.parse().ok().filter(|group| GROUP_SIZES.contains(group));
+                (name, group.ok_or("a group has 32, 64 or 128 inputs")?)
+            }
+            Some(_) => return Err("only w8 and w4 have groups".to_owned()),
+        };
+        match name {
+            "float" => Ok(Numbers::Float),
+            "f16" => Ok(Numbers::F16),
+            "w8" => Ok(Numbers::W8 { group }),
+            "w4" => Ok(Numbers::W4 { group }),
+            "int16" => Ok(Numbers::Int16),
+            "int8" => Ok(Numbers::Int8),
+            _ => Err(format!("`{name}` is none of float, f16, w8, w4, int16, int8")),
+        }
+    }
+}
+
+/// The activation operands of a float node that can be integer: all of them f32, not all constant.
+pub fn integer_form(graph: &Graph, node: &Node) -> Option<Vec<usize>> {
+    let operands = integer_inputs(graph, node)?;
+    let f32s = |id| graph.value(id).dtype == DType::F32;
+    let all = operands.iter().all(|operand| node.inputs[*operand].is_some_and(f32s));
+    // A node on constants alone is folded, not quantized.
+    let any =
+        operands.iter().any(|o| node.inputs[*o].is_some_and(|id| graph.constant(id).is_none()));
+    (all && any && f32s(node.outputs[0])).then_some(operands)
+}
+
+/// The constant f32 weights of a layer that packs them: a convolution of at most two spatial axes or a
+/// fully connected layer.
+pub fn weights_of<'g>(graph: &'g Graph, node: &Node) -> Option<&'g crate::tensor::Tensor> {
+    let weights = graph.constant(node.inputs.get(1).copied().flatten()?)?;
+    let packs = match &node.op {
+        Op::Conv(conv) => conv.kernel.len() <= 2,
+        Op::MatMul(matmul) => weights.shape.len() == 2 && !matmul.transpose_a,
+        _ => false,
+    };
+    (packs && weights.dtype == DType::F32).then_some(weights)
+}
+
+/// The axis of a layer's weights that its outputs run along.
+pub fn output_axis(node: &Node) -> usize {
+    match &node.op {
+        Op::MatMul(matmul) if !matmul.transpose_b => 1,
+        _ => 0,
+    }
+}
+
+fn is_grouped_convolution(node: &Node) -> bool {
+    matches!(&node.op, Op::Conv(conv) if conv.groups > 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        let all = [
+            Numbers::Float,
+            Numbers::F16,
+            Numbers::W8 { group: 64 },
+            Numbers::W4 { group: 128 },
+            Numbers::Int16,
+            Numbers::Int8,
+        ];
+        for numbers in all {
+            assert_eq!(numbers.to_string().parse(), Ok(numbers));
+        }
+        assert_eq!("w4".parse(), Ok(Numbers::W4 { group: DEFAULT_GROUP }));
+        for wrong in ["w4:7", "int8:32", "int4", ""] {
+            assert!(wrong.parse::<Numbers>().is_err(), "{wrong}");
+        }
+    }
+}
