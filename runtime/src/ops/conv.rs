@@ -147,15 +147,27 @@ fn scratch_bytes(
 /// Geometry of a convolution step; an error when attributes and shapes contradict each other.
 pub(super) fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind> {
     let Layer { attributes, x, y, output } = layer;
+    let ConvAttributes { kernel, stride, dilation, pad, groups, .. } = *attributes;
+    window_geometry(x, y, *output, &[kernel, stride, dilation, pad], groups as usize)
+}
+
+/// Geometry of windows over x that give y: kernel, stride, dilation and padding, height before width.
+#[inline(never)]
+pub(super) fn window_geometry(
+    x: &Slot,
+    y: &Slot,
+    output: u8,
+    windows: &[[u16; 2]; 4],
+    groups: usize,
+) -> Result<ConvGeometry, StepErrorKind> {
     if x.rank() != 4 {
         return Err(StepErrorKind::OperandShape(0));
     }
     if y.rank() != 4 || x.dim(0) != y.dim(0) || y.elements() == 0 || x.elements() == 0 {
-        return Err(StepErrorKind::OperandShape(*output));
+        return Err(StepErrorKind::OperandShape(output));
     }
-    let groups = attributes.groups as usize;
-    let windows = [attributes.kernel, attributes.stride, attributes.dilation];
-    if groups == 0 || windows.iter().any(|sizes| sizes.contains(&0)) {
+    let [kernel, stride, dilation, pad] = windows.map(|sizes| sizes.map(usize::from));
+    if groups == 0 || [kernel, stride, dilation].iter().any(|sizes| sizes.contains(&0)) {
         return Err(StepErrorKind::Attribute("kernel, stride, dilation or groups"));
     }
     if !x.dim(3).is_multiple_of(groups) || !y.dim(3).is_multiple_of(groups) {
@@ -163,17 +175,12 @@ pub(super) fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind
     }
     for axis in 0..2 {
         // Sizes are below 2³¹ and attributes below 2¹⁶.
-        let moved = (y.dim(axis + 1) - 1).saturating_mul(usize::from(attributes.stride[axis]));
-        let taps =
-            (usize::from(attributes.kernel[axis]) - 1) * usize::from(attributes.dilation[axis]);
+        let moved = (y.dim(axis + 1) - 1).saturating_mul(stride[axis]);
+        let taps = (kernel[axis] - 1) * dilation[axis];
         if moved.saturating_add(taps) > x.dim(axis + 1) + MAX_REACH {
-            return Err(StepErrorKind::OperandShape(*output));
+            return Err(StepErrorKind::OperandShape(output));
         }
     }
-    let [kernel_h, kernel_w] = attributes.kernel.map(usize::from);
-    let [stride_h, stride_w] = attributes.stride.map(usize::from);
-    let [dilation_h, dilation_w] = attributes.dilation.map(usize::from);
-    let [pad_top, pad_left] = attributes.pad.map(usize::from);
     Ok(ConvGeometry {
         batch: x.dim(0),
         in_h: x.dim(1),
@@ -182,14 +189,14 @@ pub(super) fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind
         out_h: y.dim(1),
         out_w: y.dim(2),
         out_c: y.dim(3),
-        kernel_h,
-        kernel_w,
-        stride_h,
-        stride_w,
-        pad_top,
-        pad_left,
-        dilation_h,
-        dilation_w,
+        kernel_h: kernel[0],
+        kernel_w: kernel[1],
+        stride_h: stride[0],
+        stride_w: stride[1],
+        pad_top: pad[0],
+        pad_left: pad[1],
+        dilation_h: dilation[0],
+        dilation_w: dilation[1],
         groups,
     })
 }

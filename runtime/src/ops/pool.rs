@@ -3,9 +3,11 @@
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{Op, PoolAttributes};
+use crate::kernels::ConvGeometry;
 use crate::kernels::pool::{self, PoolGeometry, PoolI8};
 use crate::kernels::requantize::Quantized;
-use crate::memory::{Context, Slot, typed, typed_mut};
+use crate::memory::{Context, typed, typed_mut};
+use crate::ops::conv::window_geometry;
 use crate::ops::shape::{expect_apart, expect_types};
 use crate::ops::{Operator, Step, expect_clamp_of, no_scratch};
 
@@ -13,9 +15,6 @@ const MAX: u32 = 1;
 const AVERAGE: u32 = 2;
 /// i8 only: the average of stored numbers, ties away from zero.
 const AVERAGE_STORED: u32 = 3;
-
-/// How far windows may reach beyond the input: u16 padding on either side, doubled for slack.
-const MAX_REACH: usize = 4 << 16;
 
 /// f32 pooling.
 pub static POOL_F32: Operator = Operator {
@@ -57,7 +56,18 @@ impl Layer {
     fn of(step: &Step<'_>) -> Result<Layer, StepErrorKind> {
         let attributes: PoolAttributes = step.expect_attributes()?;
         let (x, y) = (step.input(0)?, step.output(0)?);
-        let geometry = geometry(&attributes, &x, &y)?;
+        let PoolAttributes { kernel, stride, dilation, pad, .. } = attributes;
+        // Channels don't mix.
+        let groups = y.dim(3);
+        let windows = window_geometry(&x, &y, 1, &[kernel, stride, dilation, pad], groups)?;
+        if !windows.is_depthwise() {
+            return Err(StepErrorKind::OperandShape(1));
+        }
+        let geometry = PoolGeometry {
+            windows,
+            pad_after: attributes.pad_after.map(usize::from),
+            count_include_pad: attributes.count_include_pad == 1,
+        };
         let to = PoolI8 {
             input_zero_point: x.zero_point,
             zero_point: y.zero_point,
@@ -81,47 +91,12 @@ fn check(step: &Step<'_>, dtype: DType) -> Result<Layer, StepErrorKind> {
     Ok(layer)
 }
 
-fn geometry(
-    attributes: &PoolAttributes,
-    x: &Slot,
-    y: &Slot,
-) -> Result<PoolGeometry, StepErrorKind> {
-    if x.rank() != 4 || x.elements() == 0 {
-        return Err(StepErrorKind::OperandShape(0));
-    }
-    if y.rank() != 4 || y.elements() == 0 || x.dim(0) != y.dim(0) || x.dim(3) != y.dim(3) {
-        return Err(StepErrorKind::OperandShape(1));
-    }
-    let windows = [attributes.kernel, attributes.stride, attributes.dilation];
-    if windows.iter().any(|sizes| sizes.contains(&0)) {
-        return Err(StepErrorKind::Attribute("kernel, stride or dilation"));
-    }
-    for axis in 0..2 {
-        let reach = (y.dim(axis + 1) - 1).saturating_mul(usize::from(attributes.stride[axis]));
-        // Sizes are below 2³¹.
-        if reach > x.dim(axis + 1) + MAX_REACH {
-            return Err(StepErrorKind::OperandShape(1));
-        }
-    }
-    Ok(PoolGeometry {
-        batch: x.dim(0),
-        input: [x.dim(1), x.dim(2)],
-        output: [y.dim(1), y.dim(2)],
-        channels: x.dim(3),
-        kernel: attributes.kernel.map(usize::from),
-        stride: attributes.stride.map(usize::from),
-        dilation: attributes.dilation.map(usize::from),
-        pad: attributes.pad.map(usize::from),
-        pad_after: attributes.pad_after.map(usize::from),
-        count_include_pad: attributes.count_include_pad == 1,
-    })
-}
-
 fn check_quantized<T: Quantized>(step: &Step<'_>, dtype: DType) -> Result<(), StepErrorKind> {
     let Layer { geometry, to, .. } = check(step, dtype)?;
     expect_clamp_of::<T>([to.min, to.max])?;
     // Largest sum of a window.
-    let taps = (0..2).map(|axis| geometry.kernel[axis].min(geometry.input[axis]) as u64);
+    let ConvGeometry { in_h, in_w, kernel_h, kernel_w, .. } = geometry.windows;
+    let taps = [kernel_h.min(in_h) as u64, kernel_w.min(in_w) as u64].into_iter();
     let step_size = u64::from(to.input_zero_point.unsigned_abs() + T::LOWEST.unsigned_abs());
     if taps.product::<u64>().checked_mul(step_size).is_none_or(|sum| sum > i32::MAX as u64) {
         return Err(StepErrorKind::TooLarge);
@@ -130,35 +105,38 @@ fn check_quantized<T: Quantized>(step: &Step<'_>, dtype: DType) -> Result<(), St
 }
 
 fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let Layer { attributes, geometry, .. } = Layer::of(&context.step)?;
+    let layer = Layer::of(&context.step);
+    let Layer { attributes, geometry, .. } = layer.as_ref().map_err(|kind| *kind)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     match attributes.kind {
-        MAX => pool::max_f32(&geometry, x, y),
-        _ => pool::average_f32(&geometry, x, y),
+        MAX => pool::max_f32(geometry, x, y),
+        _ => pool::average_f32(geometry, x, y),
     }
     Ok(())
 }
 
 fn run_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let Layer { attributes, geometry, to } = Layer::of(&context.step)?;
+    let layer = Layer::of(&context.step);
+    let Layer { attributes, geometry, to } = layer.as_ref().map_err(|kind| *kind)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     match attributes.kind {
-        MAX => pool::max_quantized::<i16>(&geometry, &to, x, y),
-        _ => pool::average_quantized::<i16>(&geometry, &to, x, y),
+        MAX => pool::max_quantized::<i16>(geometry, to, x, y),
+        _ => pool::average_quantized::<i16>(geometry, to, x, y),
     }
     Ok(())
 }
 
 fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let Layer { attributes, geometry, to } = Layer::of(&context.step)?;
+    let layer = Layer::of(&context.step);
+    let Layer { attributes, geometry, to } = layer.as_ref().map_err(|kind| *kind)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     match attributes.kind {
-        MAX => pool::max_quantized::<i8>(&geometry, &to, x, y),
-        AVERAGE_STORED => pool::average_stored_i8(&geometry, &to, x, y),
-        _ => pool::average_quantized::<i8>(&geometry, &to, x, y),
+        MAX => pool::max_quantized::<i8>(geometry, to, x, y),
+        AVERAGE_STORED => pool::average_stored_i8(geometry, to, x, y),
+        _ => pool::average_quantized::<i8>(geometry, to, x, y),
     }
     Ok(())
 }
