@@ -123,12 +123,11 @@ pub(super) struct Layer {
 
 impl Layer {
     pub(super) fn of(step: &Step<'_>) -> Result<Layer, StepErrorKind> {
-        Ok(Layer {
-            attributes: step.expect_attributes()?,
-            x: step.input(0)?,
-            y: step.output(0)?,
-            output: step.input_count() as u8,
-        })
+        let (Some(x), Some(y)) = (step.optional_input(0), step.optional_output(0)) else {
+            return Err(StepErrorKind::OperandCount);
+        };
+        let output = step.input_count() as u8;
+        Ok(Layer { attributes: step.expect_attributes()?, x, y, output })
     }
 }
 

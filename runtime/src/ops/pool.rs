@@ -45,7 +45,7 @@ pub static POOL_I16: Operator = Operator {
 
 /// What every kernel needs to know of a step, read once.
 struct Layer {
-    attributes: PoolAttributes,
+    kind: u32,
     geometry: PoolGeometry,
     /// Where a quantized result goes.
     to: PoolI8,
@@ -54,28 +54,31 @@ struct Layer {
 impl Layer {
     #[inline(never)]
     fn of(step: &Step<'_>) -> Result<Layer, StepErrorKind> {
+        let (Some(x), Some(y)) = (step.optional_input(0), step.optional_output(0)) else {
+            return Err(StepErrorKind::OperandCount);
+        };
         let attributes: PoolAttributes = step.expect_attributes()?;
-        let (x, y) = (step.input(0)?, step.output(0)?);
         let PoolAttributes { kernel, stride, dilation, pad, .. } = attributes;
-        // Channels don't mix.
-        let groups = y.dim(3);
-        let windows = window_geometry(&x, &y, 1, &[kernel, stride, dilation, pad], groups)?;
+        // Channels don't mix: each is a group of its own.
+        let windows = window_geometry(&x, &y, 1, &[kernel, stride, dilation, pad], y.dim(3))?;
         if !windows.is_depthwise() {
             return Err(StepErrorKind::OperandShape(1));
         }
-        let geometry = PoolGeometry {
-            windows,
-            pad_after: attributes.pad_after.map(usize::from),
-            count_include_pad: attributes.count_include_pad == 1,
-        };
-        let to = PoolI8 {
-            input_zero_point: x.zero_point,
-            zero_point: y.zero_point,
-            scale: attributes.scale,
-            min: attributes.clamp_q[0],
-            max: attributes.clamp_q[1],
-        };
-        Ok(Layer { attributes, geometry, to })
+        Ok(Layer {
+            kind: attributes.kind,
+            geometry: PoolGeometry {
+                windows,
+                pad_after: attributes.pad_after.map(usize::from),
+                count_include_pad: attributes.count_include_pad == 1,
+            },
+            to: PoolI8 {
+                input_zero_point: x.zero_point,
+                zero_point: y.zero_point,
+                scale: attributes.scale,
+                min: attributes.clamp_q[0],
+                max: attributes.clamp_q[1],
+            },
+        })
     }
 }
 
@@ -84,8 +87,7 @@ fn check(step: &Step<'_>, dtype: DType) -> Result<Layer, StepErrorKind> {
     expect_types(step, &[dtype], dtype)?;
     expect_apart(step)?;
     let layer = Layer::of(step)?;
-    let kind = layer.attributes.kind;
-    if ![MAX, AVERAGE].contains(&kind) && (kind, dtype) != (AVERAGE_STORED, DType::I8) {
+    if ![MAX, AVERAGE].contains(&layer.kind) && (layer.kind, dtype) != (AVERAGE_STORED, DType::I8) {
         return Err(StepErrorKind::Attribute("kind"));
     }
     Ok(layer)
@@ -106,10 +108,10 @@ fn check_quantized<T: Quantized>(step: &Step<'_>, dtype: DType) -> Result<(), St
 
 fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let layer = Layer::of(&context.step);
-    let Layer { attributes, geometry, .. } = layer.as_ref().map_err(|kind| *kind)?;
+    let Layer { kind, geometry, .. } = layer.as_ref().map_err(|kind| *kind)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
-    match attributes.kind {
+    match *kind {
         MAX => pool::max_f32(geometry, x, y),
         _ => pool::average_f32(geometry, x, y),
     }
@@ -118,10 +120,10 @@ fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
 
 fn run_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let layer = Layer::of(&context.step);
-    let Layer { attributes, geometry, to } = layer.as_ref().map_err(|kind| *kind)?;
+    let Layer { kind, geometry, to } = layer.as_ref().map_err(|kind| *kind)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
-    match attributes.kind {
+    match *kind {
         MAX => pool::max_quantized::<i16>(geometry, to, x, y),
         _ => pool::average_quantized::<i16>(geometry, to, x, y),
     }
@@ -130,10 +132,10 @@ fn run_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
 
 fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let layer = Layer::of(&context.step);
-    let Layer { attributes, geometry, to } = layer.as_ref().map_err(|kind| *kind)?;
+    let Layer { kind, geometry, to } = layer.as_ref().map_err(|kind| *kind)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
-    match attributes.kind {
+    match *kind {
         MAX => pool::max_quantized::<i8>(geometry, to, x, y),
         AVERAGE_STORED => pool::average_stored_i8(geometry, to, x, y),
         _ => pool::average_quantized::<i8>(geometry, to, x, y),
