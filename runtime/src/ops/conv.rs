@@ -14,7 +14,7 @@ use crate::kernels::{
 use crate::memory::{Context, Slot, same_bytes, typed, typed_mut};
 use crate::ops::shape::{expect_apart_but, expect_dense};
 use crate::ops::{
-    Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector_at, no_scratch,
+    Operator, RunFn, Step, by_ref, expect_same_shape, expect_type, expect_vector_at, no_scratch,
 };
 
 /// Products per output at most, so that `K × 2¹⁴` plus a bias of 30 bits stays within an i32.
@@ -287,8 +287,10 @@ pub(super) fn check_memory(step: &Step<'_>, residual: usize) -> Result<(), StepE
 }
 
 fn check_i8(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(), StepErrorKind> {
-    let layer = Layer::of(step)?;
-    let geometry = geometry(&layer)?;
+    let layer = Layer::of(step);
+    let layer = by_ref(&layer)?;
+    let geometry = geometry(layer);
+    let geometry = by_ref(&geometry)?;
     step.expect_counts(RESIDUAL_I8, FIXED_POINT + 1)?;
     check_memory(step, RESIDUAL_I8)?;
     expect_type(&layer.x, DType::I8, 0)?;
@@ -299,8 +301,8 @@ fn check_i8(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(),
     let weights = step.input(WEIGHTS)?;
     expect_type(&weights, DType::I8, 1)?;
     let (channels, weight_len) = match weights.layout {
-        Layout::CortexM => cortex_m_sizes(&geometry, layout == Layout::Depthwise)?,
-        own if own == layout => packed_sizes(&geometry, layout)?,
+        Layout::CortexM => cortex_m_sizes(geometry, layout == Layout::Depthwise)?,
+        own if own == layout => packed_sizes(geometry, layout)?,
         _ => return Err(StepErrorKind::OperandLayout(1)),
     };
     if weights.bytes() < weight_len {
@@ -322,7 +324,7 @@ fn check_i8(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(),
     if i8::try_from(attributes.zero_point).is_err() {
         return Err(StepErrorKind::Attribute("zero point"));
     }
-    check_residual(step, &layer, layout, RESIDUAL_I8, DType::I8)
+    check_residual(step, layer, layout, RESIDUAL_I8, DType::I8)
 }
 
 fn check_f32(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(), StepErrorKind> {
@@ -398,8 +400,9 @@ fn run_i8<const ISA: usize>(
     geometry: GeometryFn,
     kernels: &KernelsI8,
 ) -> Result<(), StepErrorKind> {
-    let layer = Layer::of(&context.step)?;
-    let geometry = geometry(&layer)?;
+    let layer = Layer::of(&context.step);
+    let layer = by_ref(&layer)?;
+    let geometry = geometry(layer)?;
     let isa = Isa::ALL[ISA];
     let attributes = &layer.attributes;
     let residual = context.step.optional_input(RESIDUAL_I8);
@@ -424,7 +427,7 @@ fn run_i8<const ISA: usize>(
             max: attributes.clamp_q[1],
             residual: match residual {
                 None => None,
-                Some(slot) => Some(residual_i8(&slot, &layer, residual_data)?),
+                Some(slot) => Some(residual_i8(&slot, layer, residual_data)?),
             },
         },
         output: typed_mut(operands.output, inputs.len() as u8)?,

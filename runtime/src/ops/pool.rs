@@ -9,7 +9,7 @@ use crate::kernels::requantize::Quantized;
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::conv::window_geometry;
 use crate::ops::shape::{expect_apart, expect_types};
-use crate::ops::{Operator, Step, expect_clamp_of, no_scratch};
+use crate::ops::{Operator, Step, by_ref, expect_clamp_of, no_scratch};
 
 const MAX: u32 = 1;
 const AVERAGE: u32 = 2;
@@ -20,7 +20,7 @@ const AVERAGE_STORED: u32 = 3;
 pub static POOL_F32: Operator = Operator {
     op: Op::Pool2d,
     dtype: Some(DType::F32),
-    check: |step| check(step, DType::F32).map(|_| ()),
+    check: |step| check(step, by_ref(&Layer::of(step))?, DType::F32),
     select: |_| run_f32,
     scratch_bytes: no_scratch,
 };
@@ -82,25 +82,28 @@ impl Layer {
     }
 }
 
-fn check(step: &Step<'_>, dtype: DType) -> Result<Layer, StepErrorKind> {
+fn check(step: &Step<'_>, layer: &Layer, dtype: DType) -> Result<(), StepErrorKind> {
     step.expect_counts(1, 1)?;
     expect_types(step, &[dtype], dtype)?;
     expect_apart(step)?;
-    let layer = Layer::of(step)?;
-    if ![MAX, AVERAGE].contains(&layer.kind) && (layer.kind, dtype) != (AVERAGE_STORED, DType::I8) {
-        return Err(StepErrorKind::Attribute("kind"));
+    match layer.kind {
+        MAX | AVERAGE => Ok(()),
+        AVERAGE_STORED if dtype == DType::I8 => Ok(()),
+        _ => Err(StepErrorKind::Attribute("kind")),
     }
-    Ok(layer)
 }
 
 fn check_quantized<T: Quantized>(step: &Step<'_>, dtype: DType) -> Result<(), StepErrorKind> {
-    let Layer { geometry, to, .. } = check(step, dtype)?;
+    let layer = Layer::of(step);
+    let layer = by_ref(&layer)?;
+    check(step, layer, dtype)?;
+    let Layer { geometry, to, .. } = layer;
     expect_clamp_of::<T>([to.min, to.max])?;
     // Largest sum of a window.
     let ConvGeometry { in_h, in_w, kernel_h, kernel_w, .. } = geometry.windows;
-    let taps = [kernel_h.min(in_h) as u64, kernel_w.min(in_w) as u64].into_iter();
+    let taps = kernel_h.min(in_h) as u64 * kernel_w.min(in_w) as u64;
     let step_size = u64::from(to.input_zero_point.unsigned_abs() + T::LOWEST.unsigned_abs());
-    if taps.product::<u64>().checked_mul(step_size).is_none_or(|sum| sum > i32::MAX as u64) {
+    if taps.saturating_mul(step_size) > i32::MAX as u64 {
         return Err(StepErrorKind::TooLarge);
     }
     Ok(())
@@ -108,7 +111,7 @@ fn check_quantized<T: Quantized>(step: &Step<'_>, dtype: DType) -> Result<(), St
 
 fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let layer = Layer::of(&context.step);
-    let Layer { kind, geometry, .. } = layer.as_ref().map_err(|kind| *kind)?;
+    let Layer { kind, geometry, .. } = by_ref(&layer)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     match *kind {
@@ -120,7 +123,7 @@ fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
 
 fn run_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let layer = Layer::of(&context.step);
-    let Layer { kind, geometry, to } = layer.as_ref().map_err(|kind| *kind)?;
+    let Layer { kind, geometry, to } = by_ref(&layer)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     match *kind {
@@ -132,7 +135,7 @@ fn run_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
 
 fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let layer = Layer::of(&context.step);
-    let Layer { kind, geometry, to } = layer.as_ref().map_err(|kind| *kind)?;
+    let Layer { kind, geometry, to } = by_ref(&layer)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     match *kind {

@@ -47,20 +47,21 @@ pub fn max_quantized<T: Quantized>(
     let plain = to.scale == 1.0 && to.zero_point == to.input_zero_point;
     let mut windows = geometry.windows();
     while windows.next_block() {
-        let mut max = [T::narrow(T::LOWEST); BLOCK];
+        // Either type fits an i16, of which baseline x86-64 has the maximum.
+        let mut max = [T::LOWEST as i16; BLOCK];
         while let Some(x) = windows.next_input(input) {
             for (max, x) in max.iter_mut().zip(x) {
-                *max = (*max).max(*x);
+                *max = (*max).max(x.widen() as i16);
             }
         }
         let y = windows.output(output);
         if plain {
             // The formula's result when nothing is rescaled.
             for (y, max) in y.iter_mut().zip(&max) {
-                *y = T::narrow(max.widen().max(to.min).min(to.max));
+                *y = T::narrow(i32::from(*max).max(to.min).min(to.max));
             }
         } else {
-            requantize(to, &max.map(|max| max.widen() - to.input_zero_point), to.scale, y);
+            requantize(to, &max.map(|max| i32::from(max) - to.input_zero_point), to.scale, y);
         }
     }
 }
