@@ -26,8 +26,8 @@ mod tests;
 
 pub use scalar::{average_f32, average_quantized, average_stored_i8, max_f32, max_quantized};
 
-/// Channels pooled at a time.
-const BLOCK: usize = 32;
+/// Channels pooled at a time: their sums take 256 bytes of stack.
+const BLOCK: usize = 64;
 
 /// Shape of a pooling. Input and output have elements.
 #[derive(Clone, Copy, Debug)]
@@ -111,14 +111,24 @@ impl PoolGeometry {
     /// A walk over all windows, before the first.
     fn windows(&self) -> Windows<'_> {
         let none = Taps { first: 0, inside: 0, counted: 0 };
-        let (channel, len) = (0, 0);
-        Windows { geometry: self, pixel: 0, channel, len, image: 0, rows: none, columns: none, row: 0, column: 0 }
+        Windows {
+            geometry: self,
+            pixel: 0,
+            channel: 0,
+            len: 0,
+            image: 0,
+            rows: none,
+            columns: none,
+            row: 0,
+            column: 0,
+        }
     }
 }
 
 /// A walk over the windows of an output, pixel by pixel, a block of channels at a time.
 ///
-/// What moves it is neither generic nor inlined, so that there is one of it for all kinds and types.
+/// A cursor rather than an iterator of windows: one place holds all of it, and the steps that aren't
+/// inlined are shared by all kinds and types, so that the kernels that use it stay small.
 struct Windows<'g> {
     geometry: &'g PoolGeometry,
     /// The output pixel, over the whole batch.
@@ -127,6 +137,7 @@ struct Windows<'g> {
     channel: usize,
     /// Channels of the block.
     len: usize,
+    /// Where in the batch the window is, and its positions.
     image: usize,
     rows: Taps,
     columns: Taps,
@@ -159,7 +170,6 @@ impl Windows<'_> {
 
     /// The block's channels at the window's next position inside the input, in the order of rows, then
     /// columns.
-    #[inline(never)]
     fn next_input<'x, T>(&mut self, input: &'x [T]) -> Option<&'x [T]> {
         let ConvGeometry { in_h, in_w, in_c, dilation_h, dilation_w, .. } = self.geometry.windows;
         if self.column == self.columns.inside {

@@ -7,15 +7,13 @@ use crate::kernels::requantize::{Quantized, round_clamp};
 pub fn max_f32(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]) {
     let mut windows = geometry.windows();
     while windows.next_block() {
-        let mut max = [f32::NEG_INFINITY; BLOCK];
+        let y = windows.output(output);
+        y.fill(f32::NEG_INFINITY);
         while let Some(x) = windows.next_input(input) {
-            for (max, x) in max.iter_mut().zip(x) {
+            for (y, x) in y.iter_mut().zip(x) {
                 // A NaN stays.
-                *max = if *x > *max || x.is_nan() { *x } else { *max };
+                *y = if *x > *y || x.is_nan() { *x } else { *y };
             }
-        }
-        for (y, max) in windows.output(output).iter_mut().zip(&max) {
-            *y = *max;
         }
     }
 }
@@ -24,15 +22,16 @@ pub fn max_f32(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]) {
 pub fn average_f32(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]) {
     let mut windows = geometry.windows();
     while windows.next_block() {
-        let mut sum = [0.0; BLOCK];
+        let y = windows.output(output);
+        y.fill(0.0);
         while let Some(x) = windows.next_input(input) {
-            for (sum, x) in sum.iter_mut().zip(x) {
-                *sum += x;
+            for (y, x) in y.iter_mut().zip(x) {
+                *y += x;
             }
         }
         let count = windows.count() as f32;
-        for (y, sum) in windows.output(output).iter_mut().zip(&sum) {
-            *y = sum / count;
+        for y in y {
+            *y /= count;
         }
     }
 }
@@ -114,6 +113,7 @@ fn sums<T: Quantized>(
     }
 }
 
+/// `round_ties_even(acc * scale)`, clamped, in the output's numbers.
 #[inline(never)]
 fn requantize<T: Quantized>(to: &PoolI8, acc: &[i32; BLOCK], scale: f32, y: &mut [T]) {
     let (min, max) = (to.min - to.zero_point, to.max - to.zero_point);
