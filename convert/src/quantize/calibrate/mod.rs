@@ -1,5 +1,8 @@
 //! Finds the range of every activation by running the float program on data.
 
+pub mod histogram;
+pub mod statistics;
+
 use std::collections::HashMap;
 
 use whit::DType;
