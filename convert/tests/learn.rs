@@ -635,8 +635,10 @@ fn fine_tuning_brings_outputs_closer() {
     let samples = correlated(100);
     let unseen = correlated(200);
     for numbers in [Numbers::W4 { group: 32 }, Numbers::Int8] {
-        let ranges = calibrate(&graph, &samples, Method::MinMax, &mut |_, _| {}).expect("runs");
-        let mut quantization = Quantization::new(graph.clone(), &vec![numbers; 2], &ranges);
+        let each = [numbers; 2];
+        let found = calibrate(&graph, &each, &samples, Method::MinMax, &mut |_, _, _| {});
+        let ranges = found.expect("runs").ranges;
+        let mut quantization = Quantization::new(graph.clone(), &each, &ranges);
         let nearest = quantization.clone();
         let learned = finetune::learn(&mut quantization, &graph, &samples, 1, &mut |_, _| {})
             .expect("learns");
@@ -658,8 +660,10 @@ fn fine_tuning_brings_outputs_closer() {
 fn quantized_graphs_agree_with_the_integer_program() {
     let graph = two_layers();
     let samples = correlated(100);
-    let ranges = calibrate(&graph, &samples, Method::MinMax, &mut |_, _| {}).expect("runs");
-    let quantization = Quantization::new(graph, &[Numbers::Int8; 2], &ranges);
+    let each = [Numbers::Int8; 2];
+    let found = calibrate(&graph, &each, &samples, Method::MinMax, &mut |_, _, _| {});
+    let ranges = found.expect("runs").ranges;
+    let quantization = Quantization::new(graph, &each, &ranges);
     let integers = expected(&quantization.lowered(), &samples);
     let graph = quantization.with_quantize_nodes();
     let forward = Forward::new(&graph, vec![]);

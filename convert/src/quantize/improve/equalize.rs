@@ -102,7 +102,7 @@ pub(super) fn run(
     }
     let ranges = match quantization.activations.is_empty() {
         true => Ranges::new(),
-        false => context.calibrate(&graph)?,
+        false => context.calibrate(&graph, &quantization.numbers)?,
     };
     let equalized = Some(Arc::new(graph.clone()));
     *quantization = Quantization::new(graph, &quantization.numbers, &ranges);

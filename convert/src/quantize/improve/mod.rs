@@ -19,6 +19,7 @@ use crate::pipeline::Watch;
 use crate::plan::PlanOptions;
 use crate::quantize::calibrate::{Method, Ranges, calibrate};
 use crate::quantize::measure::{output_noise, overall_db};
+use crate::quantize::numbers::Numbers;
 use crate::quantize::quantization::Quantization;
 
 /// A step by its name on the command line.
@@ -111,12 +112,11 @@ pub struct Context<'c> {
 }
 
 impl Context<'_> {
-    /// Ranges of a graph's activations, chosen as those of the model were.
-    fn calibrate(&mut self, graph: &Graph) -> Result<Ranges, EvaluateError> {
+    /// Ranges of the activations of a graph with these numbers, chosen as those of the model were.
+    fn calibrate(&mut self, graph: &Graph, numbers: &[Numbers]) -> Result<Ranges, EvaluateError> {
         let watch = &mut *self.watch;
-        calibrate(graph, self.samples, self.method, &mut |done, total| {
-            watch.progress("calibrating", done, total);
-        })
+        let mut progress = |stage: &str, done, total| watch.progress(stage, done, total);
+        Ok(calibrate(graph, numbers, self.samples, self.method, &mut progress)?.ranges)
     }
 }
 

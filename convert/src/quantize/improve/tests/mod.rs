@@ -169,8 +169,9 @@ impl Samples for Inputs {
 }
 
 pub(super) fn quantize(graph: &Graph, numbers: Numbers, samples: &dyn Samples) -> Quantization {
-    let ranges = calibrate(graph, samples, Method::MinMax, &mut |_, _| ()).expect("runs");
-    Quantization::new(graph.clone(), &vec![numbers; graph.nodes.len()], &ranges)
+    let numbers = vec![numbers; graph.nodes.len()];
+    let found = calibrate(graph, &numbers, samples, Method::MinMax, &mut |_, _, _| ());
+    Quantization::new(graph.clone(), &numbers, &found.expect("runs").ranges)
 }
 
 /// Runs a step by its function.
@@ -182,7 +183,8 @@ pub(super) fn improved(
 ) -> (bool, Quantization) {
     let mut better = quantization.clone();
     let method = Method::MinMax;
-    let mut context = Context { reference: graph, samples, method, seed: 1, watch: &mut () };
+    let (notes, watch) = (Vec::new(), &mut ());
+    let mut context = Context { reference: graph, samples, method, seed: 1, watch, notes };
     let changed = step.run(&mut better, &mut context).expect("runs");
     (changed, better)
 }
