@@ -158,21 +158,14 @@ pub fn compare(
                 };
             }
             let interval = jackknife.interval(at, difference, &drawn[at], options);
-            Difference { interval, p: interval.map(|_| p_value(&drawn[at])), ..bare }
+            let p = interval.map(|i| jackknife.p_value(at, difference, &drawn[at], i.method));
+            Difference { interval, p, ..bare }
         })
         .collect())
 }
 
 fn count(hits: &[bool]) -> u64 {
     hits.iter().filter(|hit| **hit).count() as u64
-}
-
-/// Twice the smaller share of resamples beyond 0, the value itself counted as one of them (Davison and Hinkley 1997,
-/// eq. 4.11, on the bootstrap's distribution).
-fn p_value(drawn: &[f64]) -> f64 {
-    let beyond = |side: fn(f64) -> bool| drawn.iter().filter(|value| side(**value)).count() + 1;
-    let least = beyond(|value| value <= 0.0).min(beyond(|value| value >= 0.0));
-    (2.0 * least as f64 / (drawn.len() + 1) as f64).min(1.0)
 }
 
 /// The difference of two statistics of the same samples.
@@ -305,6 +298,28 @@ impl Jackknife {
         Jackknife { accelerations: Some(cubes.iter().zip(&squares).map(acceleration).collect()) }
     }
 
+    /// Twice the smaller tail beyond 0: the p value at which an interval of this method would end at 0. The value itself is
+    /// counted among the resamples (Davison and Hinkley 1997, eq. 4.11), so that p is never 0.
+    fn p_value(&self, metric: usize, value: f64, drawn: &[f64], method: IntervalMethod) -> f64 {
+        let normal = Normal::standard();
+        let all = drawn.len() as f64 + 1.0;
+        let up_to = (drawn.partition_point(|drawn| *drawn <= 0.0) as f64 + 1.0) / all;
+        let from = ((drawn.len() - drawn.partition_point(|drawn| *drawn < 0.0)) as f64 + 1.0) / all;
+        let adjusted = |share: f64| match (&self.accelerations, method) {
+            (Some(accelerations), IntervalMethod::Bca) => {
+                // BCa's quantile of the resamples, solved for the tail of the interval.
+                let bias = bias(value, drawn);
+                let shifted = normal.inverse_cdf(share) - bias;
+                normal.cdf(shifted / (1.0 + accelerations[metric] * shifted) - bias)
+            }
+            _ => share,
+        };
+        let (low, high) = (adjusted(up_to.min(1.0)), 1.0 - adjusted((1.0 - from).max(0.0)));
+        // All resamples on one side leave a tail of 1 on the other, whose quantile is infinite.
+        let tail = [low, high].into_iter().filter(|tail| !tail.is_nan()).fold(1.0, f64::min);
+        (2.0 * tail).clamp(2.0 / all, 1.0)
+    }
+
     fn interval(
         &self,
         metric: usize,
@@ -322,10 +337,7 @@ impl Jackknife {
             Some(Interval { low: quantile(drawn, low), high: quantile(drawn, high), method })
         };
         let normal = Normal::standard();
-        // The share of resamples below the value, ties counting one half.
-        let below = drawn.partition_point(|drawn| *drawn < value) as f64;
-        let up_to = drawn.partition_point(|drawn| *drawn <= value) as f64;
-        let bias = normal.inverse_cdf((below + up_to) / 2.0 / drawn.len() as f64);
+        let bias = bias(value, drawn);
         match &self.accelerations {
             Some(accelerations) if bias.is_finite() => {
                 let adjusted = |tail: f64| {
@@ -337,6 +349,13 @@ impl Jackknife {
             _ => percentile(tail, 1.0 - tail, IntervalMethod::Percentile),
         }
     }
+}
+
+/// z₀ of BCa: the normal quantile of the share of resamples below the value, ties counting one half.
+fn bias(value: f64, drawn: &[f64]) -> f64 {
+    let below = drawn.partition_point(|drawn| *drawn < value) as f64;
+    let up_to = drawn.partition_point(|drawn| *drawn <= value) as f64;
+    Normal::standard().inverse_cdf((below + up_to) / 2.0 / drawn.len() as f64)
 }
 
 /// A quantile of sorted values, linear between neighbours (numpy's default).

@@ -42,7 +42,8 @@ pub(crate) struct Answers {
 
 /// The quality of one model.
 pub(crate) enum Quality {
-    Classification(Classification),
+    /// Boxed, being much larger than the others.
+    Classification(Box<Classification>),
     Regression(Regression),
     Anomaly(Anomaly),
     Embedding(Embedding),
@@ -165,7 +166,7 @@ pub(crate) fn judge(
             let classified = Classified::new(&scores, &labels, classes)?;
             let quality = metrics::classify(&classified, &scores, &labels);
             Judged {
-                quality: Quality::Classification(quality),
+                quality: Quality::Classification(Box::new(quality)),
                 scored: Scored::Classified { classified, scores },
             }
         }
