@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::evaluate::EvaluateError;
+use crate::evaluate::{EvaluateError, Samples};
 use crate::graph::ValueId;
 use crate::quantize::quantization::Quantization;
 use crate::quantize::weights::{Rows, Scales, Weights, group_scale};
@@ -61,31 +61,53 @@ pub(super) fn run(
 ) -> Result<bool, EvaluateError> {
     let units = units(quantization);
     let samples = Few::of(context.samples, &quantization.graph, MOST_SAMPLES);
+    for node in units.iter().flat_map(|unit| &unit.nodes) {
+        let node = &quantization.graph.nodes[*node];
+        if let Some(long) = Reads::of(&quantization.graph, node).map(|reads| reads.row_elems)
+            && long > STRETCH
+        {
+            context.notes.push(format!(
+                "gptq: `{}` has {long} weights per output; they make up for each other's errors in stretches of {STRETCH}",
+                node.name
+            ));
+        }
+    }
     let Some(depth) = units.iter().map(|unit| unit.level + 1).max() else { return Ok(false) };
     let mut changed = false;
     for level in 0..depth {
         let at: Vec<&Unit> = units.iter().filter(|unit| unit.level == level).collect();
-        let moments = moments(quantization, &at, &samples, context, (level, depth))?;
-        for unit in at {
-            let mut of_unit: Vec<&Vec<Moment>> =
-                unit.nodes.iter().filter_map(|node| moments.get(node)).collect();
-            let Some(first) = of_unit.pop() else { continue };
-            let mut sum = first.clone();
-            for other in of_unit {
-                sum.iter_mut().zip(other).for_each(|(sum, other)| sum.add(other));
+        let inputs = moments(quantization, &at, &samples, context, (level, depth))?;
+        // Layers of one weight see the sum of their moments.
+        for unit in at.iter().filter(|unit| unit.nodes.len() > 1) {
+            let mut own = inputs.iter().filter(|input| unit.nodes.iter().any(|n| input.feeds(*n)));
+            let Some(mut sum) = own.next().map(|input| input.moments.clone()) else { continue };
+            for other in own {
+                sum.iter_mut().zip(&other.moments).for_each(|(sum, other)| sum.add(other));
             }
-            let Some(old) = quantization.weights.get(&unit.nodes[0]) else { continue };
-            let Some(real) = real_weights(quantization, unit.nodes[0]) else { continue };
-            let better = rounded(&real, old, sum, BY_ACTIVATION);
-            if better != *old {
-                changed = true;
-                for node in &unit.nodes {
-                    quantization.weights.insert(*node, better.clone());
-                }
+            changed |= round(quantization, unit, &prepare(sum, BY_ACTIVATION));
+        }
+        for input in inputs {
+            let fed: Vec<&&Unit> =
+                at.iter().filter(|u| u.nodes.len() == 1 && input.feeds(u.nodes[0])).collect();
+            if !fed.is_empty() {
+                let prepared = prepare(input.moments, BY_ACTIVATION);
+                fed.iter().for_each(|unit| changed |= round(quantization, unit, &prepared));
             }
         }
     }
     Ok(changed)
+}
+
+/// Rounds the weights of a unit anew. False when they stay as they were.
+fn round(quantization: &mut Quantization, unit: &Unit, stretches: &[Stretch]) -> bool {
+    let Some(old) = quantization.weights.get(&unit.nodes[0]) else { return false };
+    let Some(real) = real_weights(quantization, unit.nodes[0]) else { return false };
+    let better = rounded(&real, old, stretches);
+    let changed = better != *old;
+    for node in unit.nodes.iter().filter(|_| changed) {
+        quantization.weights.insert(*node, better.clone());
+    }
+    changed
 }
 
 /// The float weights of a node.
@@ -124,27 +146,36 @@ fn units(quantization: &Quantization) -> Vec<Unit> {
     units
 }
 
-/// Second moments of the inputs of layers, stretch by stretch.
+/// What some layers read, the same way.
+struct Input {
+    nodes: Vec<usize>,
+    reads: Reads,
+    draw: Draw,
+    /// Rows of a sample, and every which sample they are taken from.
+    most: usize,
+    every: usize,
+    /// Stretch by stretch.
+    moments: Vec<Moment>,
+}
+
+impl Input {
+    fn feeds(&self, node: usize) -> bool {
+        self.nodes.contains(&node)
+    }
+}
+
+/// The inputs of layers as the quantized model has them.
 fn moments(
     quantization: &Quantization,
     units: &[&Unit],
     samples: &Few<'_>,
     context: &mut Context<'_>,
     (level, depth): (usize, usize),
-) -> Result<BTreeMap<usize, Vec<Moment>>, EvaluateError> {
-    use crate::evaluate::Samples;
+) -> Result<Vec<Input>, EvaluateError> {
     let graph = quantization.simulated();
     let producers = graph.producers();
     let count = samples.len().max(1);
-    struct Layer {
-        nodes: Vec<usize>,
-        reads: Reads,
-        draw: Draw,
-        most: usize,
-        every: usize,
-        moments: Vec<Moment>,
-    }
-    let mut layers: BTreeMap<ValueId, Vec<Layer>> = BTreeMap::new();
+    let mut layers: BTreeMap<ValueId, Vec<Input>> = BTreeMap::new();
     for node in units.iter().flat_map(|unit| &unit.nodes) {
         let of = &quantization.graph.nodes[*node];
         // The layer as the quantized model has it reads the value behind the rounding.
@@ -163,7 +194,7 @@ fn moments(
         let (most, every) = (most.div_ceil(count), count.div_ceil(most));
         let moments = Moment::of_stretches(reads.row_elems);
         let draw = Draw::new(context.seed ^ *node as u64);
-        here.push(Layer { nodes: vec![*node], reads, draw, most, every, moments });
+        here.push(Input { nodes: vec![*node], reads, draw, most, every, moments });
     }
     let values = layers.keys().copied().collect();
     let watcher = &mut *context.watch;
@@ -184,14 +215,9 @@ fn moments(
             }
         }
     })?;
-    let mut all = BTreeMap::new();
-    for mut layer in layers.into_values().flatten() {
-        layer.moments.iter_mut().for_each(Moment::flush);
-        for node in layer.nodes {
-            all.insert(node, layer.moments.clone());
-        }
-    }
-    Ok(all)
+    let mut inputs: Vec<Input> = layers.into_values().flatten().collect();
+    inputs.iter_mut().flat_map(|input| &mut input.moments).for_each(Moment::flush);
+    Ok(inputs)
 }
 
 /// Sum of x xᵀ over rows x.
@@ -355,14 +381,31 @@ struct Row {
     carried: Vec<f64>,
 }
 
-/// Weights rounded anew for inputs of these moments, stretch by stretch; a row whose error doesn't get smaller keeps its
-/// integers.
-pub(super) fn rounded(
-    real: &Tensor,
-    old: &Weights,
-    moments: Vec<Moment>,
+/// Consecutive weights of every row, the order in which they are rounded, and the factors of their H in that order;
+/// `None` where it has none.
+pub(super) struct Stretch {
+    start: usize,
+    order: Vec<usize>,
+    factors: Option<Factors>,
     by_activation: bool,
-) -> Weights {
+}
+
+/// Takes moments apart, once for all layers that read the same.
+pub(super) fn prepare(moments: Vec<Moment>, by_activation: bool) -> Vec<Stretch> {
+    let prepare = |(stretch, moment): (usize, Moment)| {
+        let mut order: Vec<usize> = (0..moment.len).collect();
+        if by_activation {
+            let diagonal = moment.diagonal();
+            order.sort_by(|a, b| diagonal[*b].total_cmp(&diagonal[*a]));
+        }
+        let moment = if by_activation { moment.ordered(&order) } else { moment };
+        Stretch { start: stretch * STRETCH, order, factors: moment.factors(), by_activation }
+    };
+    moments.into_iter().enumerate().map(prepare).collect()
+}
+
+/// Weights rounded anew, stretch by stretch; a row whose error doesn't get smaller keeps its integers.
+pub(super) fn rounded(real: &Tensor, old: &Weights, stretches: &[Stretch]) -> Weights {
     let axis = match &old.scales {
         Scales::PerChannel(quant) => quant.axis.unwrap_or(0),
         Scales::Groups(groups) => groups.axis,
@@ -370,16 +413,9 @@ pub(super) fn rounded(
     let (rows, reals, before) = (Rows::of(real, axis), real.to_f32(), old.to_f32());
     let mut values = old.values.to_i8();
     let mut scales = old.scales.clone();
-    for (stretch, moment) in moments.into_iter().enumerate() {
-        let (start, len) = (stretch * STRETCH, moment.len);
-        let mut order: Vec<usize> = (0..len).collect();
-        if by_activation {
-            let diagonal = moment.diagonal();
-            order.sort_by(|a, b| diagonal[*b].total_cmp(&diagonal[*a]));
-        }
-        let moment = if by_activation { moment.ordered(&order) } else { moment };
-        let Some(factors) = moment.factors() else { continue };
-        let stretch = Stretch { start, order: &order, factors: &factors, by_activation };
+    for stretch in stretches {
+        let Some(factors) = &stretch.factors else { continue };
+        let (start, order, len) = (stretch.start, &stretch.order, factors.len);
         for first in (0..rows.count).step_by(BATCH) {
             let batch = first..rows.count.min(first + BATCH);
             let at = |row: usize, k: &usize| rows.index(row, start + k);
@@ -393,7 +429,7 @@ pub(super) fn rounded(
                     carried: Vec::new(),
                 })
                 .collect();
-            stretch.round(first, &mut work, old, &rows);
+            stretch.round(factors, first, &mut work, old, &rows);
             for (row, work) in batch.zip(work) {
                 let error = |k: &usize| {
                     let at = at(row, k);
@@ -417,17 +453,9 @@ pub(super) fn rounded(
     Weights { values: Tensor::from_i8(real.shape.clone(), &values), scales }
 }
 
-/// Consecutive weights of every row, and the order in which they are rounded.
-struct Stretch<'s> {
-    start: usize,
-    order: &'s [usize],
-    factors: &'s Factors,
-    by_activation: bool,
-}
-
-impl Stretch<'_> {
-    fn round(&self, first: usize, work: &mut [Row], old: &Weights, rows: &Rows) {
-        let len = self.factors.len;
+impl Stretch {
+    fn round(&self, factors: &Factors, first: usize, work: &mut [Row], old: &Weights, rows: &Rows) {
+        let len = factors.len;
         let group = match &old.scales {
             Scales::Groups(groups) if !self.by_activation => Some((groups.bits, groups.size)),
             _ => None,
@@ -445,7 +473,7 @@ impl Stretch<'_> {
                 row.carried.resize(to - from, 0.0);
             }
             for i in 0..from {
-                let upper = &self.factors.row(i)[from..to];
+                let upper = &factors.row(i)[from..to];
                 for row in work.iter_mut() {
                     let error = row.errors[i];
                     row.carried.iter_mut().zip(upper).for_each(|(sum, u)| *sum += error * u);
@@ -453,7 +481,7 @@ impl Stretch<'_> {
             }
             for (at, row) in work.iter_mut().enumerate() {
                 if let Some((bits, _)) = group {
-                    let reals = self.unrounded(row, from);
+                    let reals = Stretch::unrounded(factors, row, from);
                     row.scales.push(group_scale(&reals, bits));
                 }
                 for j in from..to {
@@ -470,7 +498,7 @@ impl Stretch<'_> {
                     let error = row.real[j] - integer * scale;
                     row.integers[j] = integer as i8;
                     row.errors[j] = error;
-                    let upper = &self.factors.row(j)[j + 1..to];
+                    let upper = &factors.row(j)[j + 1..to];
                     let behind = row.carried[j + 1 - from..].iter_mut();
                     behind.zip(upper).for_each(|(sum, u)| *sum += error * u);
                 }
@@ -479,13 +507,13 @@ impl Stretch<'_> {
     }
 
     /// The weights of a block as they are now: what makes up best for the errors before it, were they not rounded.
-    fn unrounded(&self, row: &Row, from: usize) -> Vec<f32> {
+    fn unrounded(factors: &Factors, row: &Row, from: usize) -> Vec<f32> {
         let mut carried = row.carried.clone();
         let mut reals = Vec::with_capacity(carried.len());
         for at in 0..carried.len() {
             let error = -carried[at];
             reals.push((row.real[from + at] - error) as f32);
-            let upper = &self.factors.row(from + at)[from + at + 1..from + carried.len()];
+            let upper = &factors.row(from + at)[from + at + 1..from + carried.len()];
             carried[at + 1..].iter_mut().zip(upper).for_each(|(sum, u)| *sum += error * u);
         }
         reals

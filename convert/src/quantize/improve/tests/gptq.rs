@@ -4,7 +4,7 @@ use whit::DType;
 
 use crate::graph::Clamp;
 use crate::quantize::improve::Improvement;
-use crate::quantize::improve::gptq::{DAMPING, Moment, rounded};
+use crate::quantize::improve::gptq::{DAMPING, Moment, prepare, rounded};
 use crate::quantize::numbers::Numbers;
 use crate::quantize::weights::{Scales, Weights, group_scale};
 use crate::tensor::Tensor;
@@ -114,7 +114,7 @@ fn weights_are_those_of_the_paper() {
         let mut sums = Moment::new(n);
         rows.iter().for_each(|row| sums.push(row));
         sums.flush();
-        let got = rounded(&real, &old, vec![sums], false).to_f32();
+        let got = rounded(&real, &old, &prepare(vec![sums], false)).to_f32();
 
         let (reals, h) = (real.to_f32(), moment(&rows));
         let before = old.to_f32();
@@ -166,7 +166,7 @@ fn another_order_keeps_the_scales_and_lowers_the_error() {
     let mut sums = Moment::new(n);
     rows.iter().for_each(|row| sums.push(row));
     sums.flush();
-    let got = rounded(&real, &old, vec![sums], true);
+    let got = rounded(&real, &old, &prepare(vec![sums], true));
     assert_eq!(got.scales, old.scales);
     let error = |weights: &Weights| -> f64 {
         let (reals, rounded) = (real.to_f32(), weights.to_f32());
@@ -189,7 +189,7 @@ fn moments_without_information_change_nothing() {
             let mut sums = Moment::new(4);
             sums.push(&row);
             sums.flush();
-            assert_eq!(rounded(&real, &old, vec![sums], false), old, "{row:?}");
+            assert_eq!(rounded(&real, &old, &prepare(vec![sums], false)), old, "{row:?}");
         }
         // An input that is always 0 is rounded by itself.
         let mut sums = Moment::new(4);
@@ -198,7 +198,7 @@ fn moments_without_information_change_nothing() {
             sums.push(&row);
         });
         sums.flush();
-        let got = rounded(&real, &old, vec![sums], false);
+        let got = rounded(&real, &old, &prepare(vec![sums], false));
         if numbers == Numbers::Int8 {
             let integers = |weights: &Weights, k: usize| weights.values.to_i8()[k];
             assert_eq!(
