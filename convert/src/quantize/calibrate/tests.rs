@@ -300,7 +300,7 @@ fn views_are_seen() {
     shape(&mut build, square, &[2, 2]);
     let row = build.node(
         "row",
-        Op::Slice { starts: vec![Dim::from(1), Dim::from(0)], steps: vec![1, 1] },
+        Op::Slice { starts: vec![Dim::from(1usize), Dim::from(0usize)], steps: vec![1, 1] },
         &[square],
         2,
     );
