@@ -233,6 +233,7 @@ fn convert_with(
         let quantization = match (search, samples) {
             (Some(search), Some(samples)) => {
                 let (steps, seed) = (&options.improve, options.seed);
+                let ranges = (ranges, options.method);
                 let found = search::search(
                     &graph,
                     ranges,
@@ -252,8 +253,12 @@ fn convert_with(
                 let mut quantization = Quantization::new(graph, &numbers, ranges);
                 if let Some(samples) = samples {
                     let seed = options.seed;
-                    let mut context = Context { reference: &reference, samples, seed, watch };
+                    let method = options.method;
+                    let notes = Vec::new();
+                    let mut context =
+                        Context { reference: &reference, samples, method, seed, watch, notes };
                     report.effects = improve(&mut quantization, &options.improve, &mut context)?;
+                    report.notes.append(&mut context.notes);
                 }
                 quantization
             }
