@@ -14,7 +14,7 @@ use whit_convert::graph::Graph;
 use whit_convert::import::{DimChoice, ImportOptions, InputLayout, import_file};
 use whit_convert::pipeline::{ConvertOptions, Converted, Watch, convert, convert_searched};
 use whit_convert::plan::Target;
-use whit_convert::quantize::calibrate::Method;
+use whit_convert::quantize::calibrate::{Calibration, Method};
 use whit_convert::quantize::improve::{Effect, Improvement};
 use whit_convert::quantize::numbers::{DEFAULT_GROUP, GROUP_SIZES, Numbers};
 use whit_convert::tensor::Tensor;
@@ -366,6 +366,36 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         .with_context(|| format!("writing {}", path.display()))
 }
 
+/// How ranges were chosen: what each method makes of the model, and each activation's method with what was tried.
+fn ranges_json(calibration: &Calibration) -> serde_json::Value {
+    let text = |methods: &[Method]| methods.iter().map(Method::to_string).collect::<Vec<_>>();
+    let whole = calibration.whole.iter().map(|whole| {
+        json!({
+            "method": whole.method.to_string(),
+            "snr_db": whole.snr_db,
+            "sigma": whole.sigma,
+            "chosen": whole.chosen,
+        })
+    });
+    let choices = calibration.choices.iter().map(|choice| {
+        let candidates = choice.candidates.iter().map(|candidate| {
+            json!({
+                "methods": text(&candidate.methods),
+                "min": candidate.range.min,
+                "max": candidate.range.max,
+                "error": candidate.error,
+            })
+        });
+        json!({
+            "activation": choice.name,
+            "method": choice.method.to_string(),
+            "readers": choice.readers,
+            "candidates": candidates.collect::<Vec<_>>(),
+        })
+    });
+    json!({ "models": whole.collect::<Vec<_>>(), "activations": choices.collect::<Vec<_>>() })
+}
+
 impl Convert {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let mut input_values = Vec::new();
@@ -488,6 +518,7 @@ impl Convert {
                 "float_nodes": report.float_nodes,
                 "improvements": effects_json(&report.effects),
                 "search": report.front.as_ref().map(search::json),
+                "ranges": report.calibration.as_ref().map(ranges_json),
                 "notes": report.notes,
             }))?;
             return Ok(ExitCode::SUCCESS);

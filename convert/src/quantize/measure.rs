@@ -42,6 +42,28 @@ pub fn output_noise(
     samples: &dyn Samples,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Noise>, EvaluateError> {
+    let mut sums: Vec<Noise> = Vec::new();
+    noise_by_sample(reference, other, samples, &mut |sample, noise| {
+        sums.resize(noise.len(), Noise::default());
+        for (sum, noise) in sums.iter_mut().zip(noise) {
+            sum.signal += noise.signal;
+            sum.error += noise.error;
+        }
+        progress(sample + 1, samples.len());
+    })?;
+    Ok(sums)
+}
+
+/// The error of every output, sample by sample.
+///
+/// # Errors
+/// When a sample doesn't fit or a run fails.
+pub fn noise_by_sample(
+    reference: &Program,
+    other: &Program,
+    samples: &dyn Samples,
+    see: &mut dyn FnMut(usize, &[Noise]),
+) -> Result<(), EvaluateError> {
     let (mut a, mut b) = (reference.session(None)?, other.session(None)?);
     a.reset_state();
     b.reset_state();
@@ -56,11 +78,12 @@ pub fn output_noise(
             })?;
         }
         for (output, noise) in noise.iter_mut().enumerate() {
+            *noise = Noise::default();
             noise.add(&output_reals(&a, output)?, &output_reals(&b, output)?);
         }
-        progress(sample + 1, samples.len());
+        see(sample, &noise);
     }
-    Ok(noise)
+    Ok(())
 }
 
 /// One number for several outputs: the mean of their ratios of error to signal, in decibels.

@@ -15,7 +15,7 @@ use crate::plan::PlanOptions;
 use crate::quantize::calibrate::probe::{Probe, Reader, Subset, measure};
 use crate::quantize::calibrate::{Calibration, Method, PERCENTILE, Range, Ranges, ranges_by};
 use crate::quantize::keeps_scale;
-use crate::quantize::measure::{Noise, output_noise, overall_db};
+use crate::quantize::measure::{Noise, noise_by_sample};
 use crate::quantize::numbers::{Numbers, integer_form};
 use crate::quantize::quantization::{Quantization, SharedGrids};
 
@@ -31,6 +31,10 @@ pub const CANDIDATES: [Method; 6] = [
 
 /// A range must be better by this factor to be preferred to a simpler one: less is chance.
 const BETTER: f64 = 0.99;
+
+/// A whole model must be better than by min-max by this many standard errors of the mean over the samples. Few
+/// samples often hold most of the error.
+const SURE: f64 = 2.0;
 
 /// Samples that whole models are compared on, at least and at most.
 const SAMPLES: [usize; 2] = [8, 256];
@@ -69,6 +73,8 @@ pub struct Whole {
     pub method: Method,
     /// Signal-to-noise ratio of the outputs, in decibels.
     pub snr_db: f64,
+    /// By how many standard errors of the mean over the samples its error is below that of min-max.
+    pub sigma: f64,
     /// Whether it was taken.
     pub chosen: bool,
 }
@@ -241,16 +247,54 @@ fn compare(
     let macs: u64 = float.plan.steps.iter().map(|step| step.macs).sum();
     let count = Subset::affordable(macs * 2 * all.len() as u64, SAMPLES);
     let subset = Subset::new(samples, count, !graph.states.is_empty());
-    let mut whole = Vec::new();
-    for (at, (method, ranges)) in all.iter().enumerate() {
+    let mut errors: Vec<Vec<f64>> = Vec::new();
+    for (at, (_, ranges)) in all.iter().enumerate() {
         let quantized = Quantization::new(graph.clone(), numbers, ranges).lowered();
         let program = Program::new(&quantized, &PlanOptions::default())?;
-        let noise = output_noise(&float, &program, &subset, &mut |done, total| {
-            progress("comparing methods", at * total + done, all.len() * total);
+        let mut noise: Vec<Vec<Noise>> = Vec::new();
+        noise_by_sample(&float, &program, &subset, &mut |sample, of_outputs| {
+            noise.push(of_outputs.to_vec());
+            progress("comparing methods", at * subset.len() + sample + 1, all.len() * subset.len());
         })?;
-        whole.push(Whole { method: *method, snr_db: overall_db(&noise), chosen: false });
+        errors.push(shares(&noise));
     }
-    let best = preferred(whole.iter().map(|whole| 10f64.powf(whole.snr_db / -10.0)));
-    whole[best].chosen = true;
-    Ok(whole)
+    let sums: Vec<f64> = errors.iter().map(|errors| errors.iter().sum()).collect();
+    let sigmas: Vec<f64> = errors.iter().map(|own| sigma(&errors[0], own)).collect();
+    // Min-max unless another is surely better; of those that are, the mix unless one method is better still.
+    let surely = |at: usize| at == 0 || sigmas[at] >= SURE;
+    let best =
+        preferred((0..all.len()).map(|at| if surely(at) { sums[at] } else { f64::INFINITY }));
+    let whole = |(at, (method, _)): (usize, &(Method, &Ranges))| Whole {
+        method: *method,
+        snr_db: -10.0 * sums[at].log10(),
+        sigma: sigmas[at],
+        chosen: at == best,
+    };
+    Ok(all.iter().enumerate().map(whole).collect())
+}
+
+/// What each sample has in the ratio of error to signal, averaged over the outputs.
+fn shares(noise: &[Vec<Noise>]) -> Vec<f64> {
+    let outputs = noise.first().map_or(0, Vec::len);
+    let signal = |output: usize| noise.iter().map(|sample| sample[output].signal).sum::<f64>();
+    let signals: Vec<f64> = (0..outputs).map(signal).collect();
+    let share = |sample: &Vec<Noise>| {
+        let ratios = sample
+            .iter()
+            .zip(&signals)
+            .map(|(noise, signal)| Noise { signal: *signal, error: noise.error }.ratio());
+        ratios.sum::<f64>() / outputs.max(1) as f64
+    };
+    noise.iter().map(share).collect()
+}
+
+/// By how many standard errors the mean of `other` is below that of `base`, samples taken in pairs. 0 for
+/// fewer than two samples.
+fn sigma(base: &[f64], other: &[f64]) -> f64 {
+    let count = base.len() as f64;
+    let differences = || base.iter().zip(other).map(|(a, b)| a - b);
+    let mean = differences().sum::<f64>() / count;
+    let squares: f64 = differences().map(|d| (d - mean).powi(2)).sum();
+    let error = (squares / (count * (count - 1.0))).sqrt();
+    if error > 0.0 { mean / error } else { 0.0 }
 }

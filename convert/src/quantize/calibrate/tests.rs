@@ -175,9 +175,14 @@ fn whole_models_are_compared() {
     let graph = build.ends(&[y]);
     let calibration = found(&graph, rows(64, 8), Method::Auto).unwrap();
     let chosen: Vec<_> = calibration.whole.iter().filter(|whole| whole.chosen).collect();
-    let best = calibration.whole.iter().map(|whole| whole.snr_db).fold(0.0, f64::max);
     assert_eq!((calibration.whole.len(), chosen.len()), (choice::CANDIDATES.len() + 1, 1));
-    assert!(chosen[0].snr_db >= best - 0.05, "{:?}", calibration.whole);
+    let minmax = calibration.whole[0];
+    assert_eq!((minmax.method, minmax.sigma), (Method::MinMax, 0.0));
+    for whole in &calibration.whole {
+        let sure = whole.sigma >= 2.0;
+        assert!(!sure || whole.snr_db <= chosen[0].snr_db + 0.05, "{:?}", calibration.whole);
+        assert_eq!(whole.sigma > 0.0, whole.snr_db > minmax.snr_db, "{:?}", calibration.whole);
+    }
     let again = found(&graph, rows(64, 8), Method::Auto).unwrap();
     assert_eq!((again.choices, again.whole), (calibration.choices, calibration.whole));
 }
