@@ -117,7 +117,7 @@ fn means(
 ///
 /// With a standard error σ of the mean m, the correction with the least expected error is about m · (1 − σ²/m²),
 /// and none for |m| < σ (the positive part of James and Stein 1961's estimator, for one channel).
-fn shift(expected: &[Vec<f64>], got: &[Vec<f64>]) -> Vec<f64> {
+pub(super) fn shift(expected: &[Vec<f64>], got: &[Vec<f64>]) -> Vec<f64> {
     let count = expected.len().min(got.len()) as f64;
     let channels = expected.first().map_or(0, Vec::len);
     let of = |channel: usize| {

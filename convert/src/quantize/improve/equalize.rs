@@ -418,8 +418,7 @@ fn candidates(
     }
     let made = made_by(graph, &graph.nodes[site.producer], n)?;
     let mut all = Vec::new();
-    // Nagel et al., equation 11: both layers' weights of a channel get the same range.
-    all.push((0..n).map(|c| (made[c] / weight[c]).sqrt()).collect());
+    all.push(equal_ranges(&made, &weight));
     for share in SHARES {
         // SmoothQuant, equation 4.
         let of = |c: usize| peak[c].powf(share) / weight[c].powf(1.0 - share);
@@ -437,6 +436,11 @@ fn candidates(
         normalize(site, seen, factors);
     }
     Some(all)
+}
+
+/// Factors that give both layers' weights of a channel the same range (Nagel et al., equation 11).
+pub(super) fn equal_ranges(made: &[f32], read: &[f32]) -> Vec<f32> {
+    made.iter().zip(read).map(|(made, read)| (made / read).sqrt()).collect()
 }
 
 /// Centres factors around 1, keeps them within bounds, and gives channels without one the factor 1.
@@ -631,6 +635,14 @@ fn rescale(graph: &mut Graph, site: &Site, factors: &[f32]) {
         }
         put(graph, *node, 1, Tensor::from_f32(weights.shape.clone(), &reals));
     }
+}
+
+/// [`rescale`] for a layer and the one behind it.
+#[cfg(test)]
+pub(super) fn rescale_between(graph: &mut Graph, producer: usize, reader: usize, factors: &[f32]) {
+    let readers = vec![(reader, graph.nodes[producer].outputs[0])];
+    let site = Site { producer, channels: factors.len(), readers, bounds: Vec::new() };
+    rescale(graph, &site, factors);
 }
 
 /// Makes an operand of a node a constant of its own.

@@ -3,9 +3,12 @@
 mod bias;
 mod equalize;
 mod finetune;
+mod gptq;
 mod probe;
 mod rounding;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,6 +26,8 @@ use crate::quantize::quantization::Quantization;
 pub enum Improvement {
     /// Channels rescaled between layers; see [`equalize`].
     Equalize,
+    /// Weights rounded one after the other, each making up for those before; see [`gptq`].
+    Gptq,
     /// Which way weights are rounded, learned layer by layer; see [`learn::rounding`](crate::learn::rounding).
     Rounding,
     /// Biases that take back the shift of means; see [`bias`].
@@ -33,26 +38,37 @@ pub enum Improvement {
 
 impl Improvement {
     /// Every step, in the order in which they are applied.
-    pub const ALL: &'static [Improvement] = &[];
+    pub const ALL: &'static [Improvement] = &[
+        Improvement::Equalize,
+        Improvement::Gptq,
+        Improvement::Rounding,
+        Improvement::Bias,
+        Improvement::FineTune,
+    ];
 
     /// The name that `--improve` takes.
     pub const fn name(self) -> &'static str {
         match self {
             Improvement::Equalize => "equalize",
+            Improvement::Gptq => "gptq",
             Improvement::Rounding => "rounding",
             Improvement::Bias => "bias",
             Improvement::FineTune => "finetune",
         }
     }
 
-    /// Improves a quantization; false when there was nothing to do.
-    fn run(
+    /// Improves a quantization; false when there was nothing to do. Whether it helped, [`improve`] finds out.
+    ///
+    /// # Errors
+    /// When a sample doesn't fit or a run fails.
+    pub fn run(
         self,
         quantization: &mut Quantization,
         context: &mut Context<'_>,
     ) -> Result<bool, EvaluateError> {
         match self {
             Improvement::Equalize => equalize::run(quantization, context),
+            Improvement::Gptq => gptq::run(quantization, context),
             Improvement::Rounding => rounding::run(quantization, context),
             Improvement::Bias => bias::run(quantization, context),
             Improvement::FineTune => finetune::run(quantization, context),

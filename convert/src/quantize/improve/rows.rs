@@ -5,6 +5,7 @@ use crate::quantize::numbers::weights_of;
 
 /// How a convolution or a fully connected layer reads its input. A row has the elements under the kernel in the order
 /// kernel row, kernel column, channel; those of padding are 0.
+#[derive(PartialEq)]
 pub(super) struct Reads {
     /// Elements of a row, of all groups.
     pub(super) row_elems: usize,
