@@ -167,7 +167,9 @@ pub(super) fn batches(
         let mut batch = Values::new();
         for id in values {
             let Some(tensors) = store.get(id) else { continue };
-            batch.insert(*id, stack(tensors, samples)?);
+            // What no sample has a part in is the same for all.
+            let own = if forward.is_batched(*id) { samples } else { &samples[..1] };
+            batch.insert(*id, stack(tensors, own)?);
         }
         Ok((samples.len(), batch))
     };
