@@ -13,4 +13,5 @@ pub mod passes;
 pub mod pipeline;
 pub mod plan;
 pub mod quantize;
+pub mod statistics;
 pub mod tensor;

@@ -280,7 +280,7 @@ fn rounding(layer: &Layer) -> (CauseKind, String) {
         );
         return (CauseKind::UnusedLevels, text);
     }
-    if matches!(layer.op.as_str(), "softmax" | "sigmoid") && layer.dtype == "i8" {
+    if layer.dtype == "i8" && layer.zero_point == -128 && layer.scale == 1.0 / 256.0 {
         let text = format!("its integers are steps of 1/256, and its values have a root mean square of {:.4}", largest / layer.crest);
         return (CauseKind::FixedGrid, text);
     }
