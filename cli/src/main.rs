@@ -5,6 +5,7 @@ mod commands;
 mod data;
 mod metrics;
 mod report;
+mod report_html;
 mod samples;
 mod whit_file;
 

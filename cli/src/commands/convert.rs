@@ -165,7 +165,7 @@ fn parse_percentile(text: &str) -> Result<f64, String> {
     }
 }
 
-fn parse_dim(text: &str) -> Result<(String, DimChoice), String> {
+pub(super) fn parse_dim(text: &str) -> Result<(String, DimChoice), String> {
     // Symbols may contain '=', sizes don't.
     let (name, size) = text.rsplit_once('=').ok_or("write NAME=N or NAME=MIN..MAX")?;
     let number = |text: &str| {
@@ -188,13 +188,13 @@ fn parse_dim(text: &str) -> Result<(String, DimChoice), String> {
 }
 
 #[derive(Clone, Debug)]
-enum InputValue {
+pub(super) enum InputValue {
     Int(i64),
     Real(f32),
     File(PathBuf),
 }
 
-fn parse_value(text: &str) -> Result<(String, InputValue), String> {
+pub(super) fn parse_value(text: &str) -> Result<(String, InputValue), String> {
     let (name, value) = text.rsplit_once('=').ok_or("write NAME=x.npy or NAME=NUMBER")?;
     let value = match (value.parse::<i64>(), value.parse::<f32>(), value) {
         (Ok(int), ..) => InputValue::Int(int),
@@ -207,7 +207,7 @@ fn parse_value(text: &str) -> Result<(String, InputValue), String> {
 }
 
 impl InputValue {
-    fn tensor(&self) -> Result<Tensor> {
+    pub(super) fn tensor(&self) -> Result<Tensor> {
         Ok(match self {
             InputValue::Int(int) => Tensor::from_i64([], &[*int]),
             InputValue::Real(real) => Tensor::from_f32([], &[*real]),
@@ -220,7 +220,7 @@ impl InputValue {
     }
 }
 
-fn parse_layout(text: &str) -> Result<(String, InputLayout), String> {
+pub(super) fn parse_layout(text: &str) -> Result<(String, InputLayout), String> {
     match text.rsplit_once('=') {
         Some((name, "nhwc")) => Ok((name.to_owned(), InputLayout::Nhwc)),
         _ => Err("write NAME=nhwc".to_owned()),
@@ -228,7 +228,7 @@ fn parse_layout(text: &str) -> Result<(String, InputLayout), String> {
 }
 
 /// The inputs of a graph as data has to fit them.
-fn graph_specs(graph: &Graph) -> (Vec<InputSpec>, Vec<usize>) {
+pub(super) fn graph_specs(graph: &Graph) -> (Vec<InputSpec>, Vec<usize>) {
     let bounds = |dim: &whit_convert::dim::Dim| {
         let low: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.min).collect();
         let high: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.max).collect();
@@ -339,7 +339,7 @@ pub(crate) fn provenance(source: &str, bytes: &[u8]) -> Vec<(String, String)> {
 }
 
 /// Writes a file whole or not at all: into a neighbour first, then renamed.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut part = path.as_os_str().to_owned();
     part.push(format!(".{}.part", std::process::id()));
     let part = PathBuf::from(part);

@@ -39,6 +39,9 @@ pub const WEIGHT_CREST: f64 = 8.0;
 /// Weights per channel of a depthwise layer that are too few for rounding errors to average out: 5 × 5.
 pub const FEW_TAPS: usize = 25;
 
+/// Bins of a histogram of weights.
+const BINS: usize = 41;
+
 /// What a layer's error comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -133,6 +136,8 @@ pub struct WeightFacts {
     pub spread: f64,
     /// Largest magnitude over root mean square, the median channel's.
     pub crest: f64,
+    /// Counts of the weights over the largest magnitude of their channel, in equal bins over −1..=1.
+    pub histogram: Vec<u32>,
     /// Channels whose step is wider than their weights need, for the bias.
     pub widened: usize,
     #[serde(skip)]
@@ -152,6 +157,7 @@ impl WeightFacts {
         let bias: Vec<f64> =
             bias.map_or(Vec::new(), |bias| bias.to_f32().iter().map(|b| f64::from(b.abs())).collect());
         let (mut largest, mut crests) = (Vec::new(), Vec::new());
+        let mut histogram = vec![0; BINS];
         for row in 0..rows.count {
             let weight = |k| f64::from(reals[rows.index(row, k)]);
             let most = (0..rows.len).map(|k| weight(k).abs()).fold(0.0, f64::max);
@@ -159,6 +165,10 @@ impl WeightFacts {
             largest.push(most);
             if most > 0.0 {
                 crests.push(most / (power / rows.len as f64).sqrt());
+                for k in 0..rows.len {
+                    let bin = (weight(k) / most + 1.0) / 2.0 * BINS as f64;
+                    histogram[(bin as usize).min(BINS - 1)] += 1;
+                }
             }
         }
         crests.sort_by(f64::total_cmp);
@@ -173,6 +183,7 @@ impl WeightFacts {
             dead: (0..rows.count).filter(|row| largest[*row] == 0.0).collect(),
             spread: alive.last().copied().unwrap_or(1.0) / median(&alive),
             crest: median(&crests),
+            histogram,
             widened: 0,
             largest,
             bias,

@@ -239,28 +239,32 @@ fn output_name(model: &Model<'_>, output: usize) -> String {
 }
 
 fn same_inputs(float: &Steps<'_>, file: &Steps<'_>) -> Result<(), CompareError> {
-    let inputs = |steps: &Steps<'_>| -> Vec<(String, u64)> {
+    let interface = |steps: &Steps<'_>| -> (Vec<Vec<(u32, u32)>>, String) {
         let records = steps.model.inputs().filter_map(|tensor| steps.model.tensor(tensor));
-        records
-            .map(|record| {
-                let size = DType::from_number(record.dtype).map_or(1, DType::size) as u64;
-                (steps.model.text(record.name).to_owned(), record.bytes / size)
-            })
-            .collect()
+        let (mut shapes, mut texts) = (Vec::new(), Vec::new());
+        for record in records {
+            let dims = record.dims[..usize::from(record.rank)].iter();
+            let dims: Vec<(u32, u32)> =
+                dims.map(|dim| steps.model.dim_bounds(*dim).unwrap_or((0, 0))).collect();
+            let sizes = dims.iter().map(|(min, max)| {
+                if min == max { max.to_string() } else { format!("{min}..{max}") }
+            });
+            let sizes: Vec<String> = sizes.collect();
+            texts.push(format!("`{}` {}", steps.model.text(record.name), sizes.join("×")));
+            shapes.push(dims);
+        }
+        (shapes, texts.join(", "))
     };
-    let (a, b) = (inputs(float), inputs(file));
-    // Names are kept by conversion, but a renamed copy of a model is still the model.
-    let sizes = |inputs: &[(String, u64)]| inputs.iter().map(|(_, size)| *size).collect::<Vec<_>>();
-    if sizes(&a) == sizes(&b) && float.model.outputs().len() == file.model.outputs().len() {
+    let ((a, model), (b, other)) = (interface(float), interface(file));
+    let outputs = |steps: &Steps<'_>| steps.model.outputs().len();
+    // Names may differ: a renamed copy of a model is still the model.
+    if a == b && outputs(float) == outputs(file) {
         return Ok(());
     }
-    let text = |inputs: &[(String, u64)], outputs: usize| {
-        let inputs = inputs.iter().map(|(name, size)| format!("`{name}` of {size} elements"));
-        format!("{} and {outputs} outputs", inputs.collect::<Vec<_>>().join(", "))
-    };
+    let text = |inputs: String, outputs: usize| format!("{inputs} and {outputs} outputs");
     Err(CompareError::Inputs {
-        model: text(&a, float.model.outputs().len()),
-        file: text(&b, file.model.outputs().len()),
+        model: text(model, outputs(float)),
+        file: text(other, outputs(file)),
     })
 }
 
@@ -369,9 +373,21 @@ impl<'r, 'm> Runs<'r, 'm> {
 
     /// Runs one sample four times: float; float on rounded values; quantized; quantized on exact values.
     fn sample(&mut self, samples: &dyn Samples, sample: usize) -> Result<(), CompareError> {
-        let Runs { float, file, pairs, of_float, of_file, fed, sums, exact, own, .. } = &mut *self;
-        let (float, file, keep) = (*float, *file, self.keep_per_sample);
-        let [plain, rounded, quantized, isolated] = &mut self.sessions;
+        let Runs {
+            float,
+            file,
+            pairs,
+            of_float,
+            of_file,
+            fed,
+            sessions: [plain, rounded, quantized, isolated],
+            sums,
+            outputs,
+            keep_per_sample,
+            exact,
+            own,
+        } = self;
+        let (float, file, keep) = (*float, *file, *keep_per_sample);
         exact.clear();
         float.run(plain, samples, sample, &mut |made, slot, reals| {
             if let Some(of) = of_float.get(&made) {
@@ -421,7 +437,7 @@ impl<'r, 'm> Runs<'r, 'm> {
             own[pair] = reals.iter().zip(wanted).map(|(real, wanted)| real - wanted).collect();
             Some(exact.clone())
         })?;
-        for (output, sums) in self.outputs.iter_mut().enumerate() {
+        for (output, sums) in outputs.iter_mut().enumerate() {
             let (a, b) = (output_reals(plain, output)?, output_reals(quantized, output)?);
             for (a, b) in a.iter().zip(&b) {
                 let (a, b) = (f64::from(*a), f64::from(*b));
