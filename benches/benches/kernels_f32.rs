@@ -104,7 +104,7 @@ fn convolutions(c: &mut Criterion) {
                             kernel(black_box(&mut conv_f32::ConvF32 {
                                 geometry: g,
                                 input: &input,
-                                weights,
+                                weights: weights.into(),
                                 epilogue: EpilogueF32 {
                                     bias: &bias,
                                     residual: None,

@@ -62,7 +62,8 @@ pub fn emit(plan: &Plan, golden: &[Golden]) -> Vec<u8> {
                 bytes: tensor.bytes as u64,
                 scale: tensor.scale,
                 zero_point: tensor.zero_point,
-                reserved: [0; 3],
+                group_size: tensor.group_size,
+                reserved: [0; 2],
             }
         })
         .collect();

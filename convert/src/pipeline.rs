@@ -230,7 +230,14 @@ fn convert_with(
             (Some(search), Some(samples)) => {
                 let (steps, seed) = (&options.improve, options.seed);
                 let found = search::search(
-                    &graph, &ranges, samples, steps, plan_options, seed, search, watch,
+                    &graph,
+                    &ranges,
+                    samples,
+                    steps,
+                    plan_options,
+                    seed,
+                    search,
+                    watch,
                 )?;
                 report.effects = found.effects;
                 report.front = Some(found.front);

@@ -287,7 +287,7 @@ fn mislead(random: &mut Random, bytes: &mut [u8], zones: &[(Option<Section>, Ran
             );
             let (mut tensor, other) =
                 (TensorRecord::read(&bytes[at..]), TensorRecord::read(&bytes[other..]));
-            match random.below(9) {
+            match random.below(10) {
                 0..=2 => tensor.dims[random.below(usize::from(tensor.rank))] = random.pick(&SIZES),
                 3 => {
                     // An empty axis and huge ones beside it.
@@ -299,6 +299,10 @@ fn mislead(random: &mut Random, bytes: &mut [u8], zones: &[(Option<Section>, Ran
                 5 => tensor.offset = other.offset + random.pick(&[0, 0, 4, 8, 64]),
                 6 => tensor.storage = 1 + random.below(3) as u8,
                 7 => tensor.dtype = random.below(12) as u8,
+                8 => {
+                    tensor.layout = random.pick(&[4, 5, tensor.layout, other.layout]);
+                    tensor.group_size = random.pick(&[0, 1, 32, 64, 128, 256, u32::MAX]);
+                }
                 _ => {
                     tensor.scale = random.pick(&[0.0, 1e-45, 1e38, f32::MAX, other.scale]);
                     tensor.zero_point = random.pick(&[0, -128, 127, other.zero_point]);
@@ -485,7 +489,8 @@ fn exercise(bytes: &[u8], random: &mut Random) -> &'static str {
 /// Every small model in all numbers that it has.
 fn whit_files() -> Vec<Vec<u8>> {
     let mut files = vec![common::with_state()];
-    files.extend(common::with_memory().into_iter().map(|(_, file)| file));
+    let more = [common::with_memory(), common::with_groups()].concat();
+    files.extend(more.into_iter().map(|(_, file)| file));
     for source in common::sources() {
         let all: &[Numbers] = match source.name {
             "qdq" => &[Numbers::Float],

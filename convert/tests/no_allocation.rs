@@ -24,6 +24,7 @@ fn runs_allocate_nothing() {
     assert!(allocations(|| drop(std::hint::black_box(vec![1u8]))) > 0, "the counter counts");
     let mut files = vec![("state".to_owned(), common::with_state())];
     files.extend(common::with_memory());
+    files.extend(common::with_groups());
     for source in common::sources() {
         for numbers in [Numbers::Float, Numbers::F16, Numbers::Int8] {
             let fits = match source.name {
@@ -37,7 +38,7 @@ fn runs_allocate_nothing() {
             }
         }
     }
-    assert_eq!(files.len(), 18);
+    assert_eq!(files.len(), 21);
     for (name, file) in &files {
         let bytes = AlignedBytes::new(file);
         let mut opened = None;

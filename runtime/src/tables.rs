@@ -249,6 +249,10 @@ impl TensorBytes<'_> {
     fn zero_point(&self) -> i32 {
         self.field(64)
     }
+
+    fn group_size(&self) -> u32 {
+        self.field(68)
+    }
 }
 
 /// Bytes of all elements.
@@ -345,6 +349,12 @@ impl Step<'_> {
         record.and_then(|record| Layout::from_number(record.layout())).unwrap_or(Layout::Dense)
     }
 
+    /// How many inputs of grouped weights share a scale.
+    pub(crate) fn input_group_size(&self, index: usize) -> usize {
+        let record = self.tensors.record(self.input_tensor(index));
+        record.map_or(0, |record| record.group_size() as usize)
+    }
+
     /// Where input number `index` lies, if it is there: cheaper than the whole slot.
     pub(crate) fn input_place(&self, index: usize) -> Option<Place> {
         self.tensors.place(self.input_tensor(index), self.dims)
@@ -385,6 +395,7 @@ mod tests {
             bytes: 22,
             scale: 0.5,
             zero_point: -7,
+            group_size: 64,
             ..TensorRecord::default()
         };
         let mut bytes = [0; TensorRecord::SIZE];
@@ -393,6 +404,7 @@ mod tests {
         assert_eq!((read.dtype(), read.layout()), (record.dtype, record.layout));
         assert_eq!(core::array::from_fn(|axis| read.dim(axis)), record.dims);
         assert_eq!((read.scale(), read.zero_point()), (record.scale, record.zero_point));
+        assert_eq!(read.group_size(), record.group_size);
         let slot = Tensors(&bytes).slot(0, &[12]).unwrap();
         assert_eq!(slot.dims(), [11, 12, 13]);
         let place = Tensors(&bytes).place(0, &[12]).unwrap();

@@ -8,6 +8,7 @@ mod demo;
 mod eval;
 mod inspect;
 mod run;
+mod search;
 mod verify;
 
 pub(crate) use compare::summary_lines;

@@ -166,6 +166,7 @@ impl<'g> Builder<'g> {
             bytes: bytes.ok_or_else(|| PlanError::TooLarge(name.to_owned()))?,
             scale: per_tensor.map_or(0.0, |quant| quant.scale[0]),
             zero_point: per_tensor.map_or(0, |quant| quant.zero_point[0]),
+            group_size: 0,
         })
     }
 
@@ -321,7 +322,13 @@ impl<'g> Builder<'g> {
             bytes,
             scale: 0.0,
             zero_point: 0,
+            group_size: 0,
         }))
+    }
+
+    /// Says how many inputs of grouped weights share a scale.
+    pub fn set_group_size(&mut self, tensor: usize, group_size: u32) {
+        self.plan.tensors[tensor].group_size = group_size;
     }
 
     /// A constant vector of f32.

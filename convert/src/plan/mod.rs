@@ -23,6 +23,7 @@ use crate::graph::{Graph, ValueId};
 use crate::passes::check;
 
 pub use builder::Builder;
+pub(crate) use steps::packed_weights;
 
 /// What can go wrong between a graph and its plan. Every variant names the node.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +117,8 @@ pub struct PlannedTensor {
     pub scale: f32,
     /// Quantization.
     pub zero_point: i32,
+    /// Inputs that share a scale, of grouped weights; else 0.
+    pub group_size: u32,
 }
 
 /// A step of the file.

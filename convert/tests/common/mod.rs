@@ -7,10 +7,11 @@ use whit::format::{
 };
 use whit::{DType, Session};
 use whit_convert::dim::Dim;
+use whit_convert::emit::emit;
 use whit_convert::evaluate::Samples;
 use whit_convert::graph::{
-    Clamp, Conv, Graph, Node, Op as GraphOp, Quant, QuantizedLstm, ReduceKind, State, UnaryKind,
-    ValueId,
+    Clamp, Conv, Graph, Groups, MatMul, Node, Op as GraphOp, Quant, QuantizedLstm, ReduceKind,
+    State, UnaryKind, ValueId,
 };
 use whit_convert::import::onnx::import_onnx;
 use whit_convert::import::onnx::proto::{
@@ -19,6 +20,7 @@ use whit_convert::import::onnx::proto::{
 };
 use whit_convert::import::{DimChoice, ImportOptions};
 use whit_convert::pipeline::{ConvertOptions, convert};
+use whit_convert::plan::{PlanOptions, plan};
 use whit_convert::quantize::lut::table_i16;
 use whit_convert::quantize::numbers::Numbers;
 use whit_convert::tensor::Tensor;
@@ -695,4 +697,211 @@ pub(crate) fn with_state() -> Vec<u8> {
             op_set: op_set.0,
             ..Header::default()
         })
+}
+
+/// A layer with weights in groups.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupedLayer {
+    pub(crate) kind: LayerKind,
+    /// Rows of a matrix, or images.
+    pub(crate) rows: usize,
+    pub(crate) in_c: usize,
+    pub(crate) out_c: usize,
+    pub(crate) bits: u8,
+    /// Inputs per scale.
+    pub(crate) size: usize,
+    pub(crate) bias: bool,
+    pub(crate) residual: bool,
+    pub(crate) relu: bool,
+}
+
+/// What it computes.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the standard attributes of a convolution")]
+pub(crate) enum LayerKind {
+    Conv {
+        size: [usize; 2],
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        dilation: [usize; 2],
+        pad: [usize; 2],
+        groups: usize,
+    },
+    MatMul {
+        transpose_b: bool,
+    },
+}
+
+/// As many spatial positions as a convolution padded on both sides has.
+fn positions(size: usize, kernel: usize, stride: usize, dilation: usize, pad: usize) -> usize {
+    (size + 2 * pad - (kernel - 1) * dilation - 1) / stride + 1
+}
+
+impl GroupedLayer {
+    /// Products per output.
+    pub(crate) fn k(&self) -> usize {
+        match &self.kind {
+            LayerKind::Conv { kernel, groups, .. } => kernel[0] * kernel[1] * self.in_c / groups,
+            LayerKind::MatMul { .. } => self.in_c,
+        }
+    }
+
+    /// A graph with this layer alone, and its weights as reals, `[out_c][K]`.
+    pub(crate) fn graph(&self, random: &mut Random) -> (Graph, Vec<f64>) {
+        let (k, out_c) = (self.k(), self.out_c);
+        let per_row = k.div_ceil(self.size);
+        let integers: Vec<i8> = (0..out_c * k)
+            .map(|_| match self.bits {
+                4 => random.below(16) as i8 - 8,
+                _ => (random.below(255) as i32 - 127) as i8,
+            })
+            .collect();
+        let scale: Vec<half::f16> =
+            (0..out_c * per_row).map(|_| half::f16::from_f32(random.real() / 50.0)).collect();
+        let real =
+            |i: usize| scale[i / k * per_row + i % k / self.size].to_f64() * f64::from(integers[i]);
+        let reals = (0..out_c * k).map(real).collect();
+
+        let mut graph = Graph::default();
+        let dims = |shape: &[usize]| shape.iter().map(|dim| Dim::from(*dim)).collect::<Vec<_>>();
+        let clamp = if self.relu { Clamp::RELU } else { Clamp::NONE };
+        let (op, x_shape, w_shape, y_shape, stored) = match &self.kind {
+            LayerKind::Conv { size, kernel, stride, dilation, pad, groups } => {
+                let out = |i: usize| positions(size[i], kernel[i], stride[i], dilation[i], pad[i]);
+                let op = GraphOp::Conv(Conv {
+                    kernel: kernel.to_vec(),
+                    stride: stride.to_vec(),
+                    dilation: dilation.to_vec(),
+                    pad_before: pad.to_vec(),
+                    pad_after: pad.to_vec(),
+                    groups: *groups,
+                    clamp,
+                    inner_quant: None,
+                });
+                let x = vec![self.rows, size[0], size[1], self.in_c];
+                let w = vec![out_c, kernel[0], kernel[1], self.in_c / groups];
+                (op, x, w, vec![self.rows, out(0), out(1), out_c], integers)
+            }
+            LayerKind::MatMul { transpose_b } => {
+                let op = GraphOp::MatMul(MatMul {
+                    transpose_a: false,
+                    transpose_b: *transpose_b,
+                    clamp,
+                    inner_quant: None,
+                });
+                let (w, stored) = match transpose_b {
+                    true => (vec![out_c, k], integers),
+                    false => {
+                        let columns = (0..k * out_c).map(|i| integers[i % out_c * k + i / out_c]);
+                        (vec![k, out_c], columns.collect())
+                    }
+                };
+                (op, vec![self.rows, k], w, vec![self.rows, out_c], stored)
+            }
+        };
+        let x = graph.add_value("x", DType::F32, dims(&x_shape));
+        graph.inputs.push(x);
+        let w = graph.add_constant("w", Tensor::from_i8(w_shape, &stored));
+        let axis = usize::from(matches!(self.kind, LayerKind::MatMul { transpose_b: false }));
+        graph.value_mut(w).groups = Some(Groups { bits: self.bits, size: self.size, axis, scale });
+        let mut inputs = vec![Some(x), Some(w), None, None];
+        if self.bias {
+            let bias = Tensor::from_f32([out_c], &random.reals(out_c as i64));
+            inputs[2] = Some(graph.add_constant("bias", bias));
+        }
+        if self.residual {
+            let residual = graph.add_value("residual", DType::F32, dims(&y_shape));
+            graph.inputs.push(residual);
+            inputs[3] = Some(residual);
+        }
+        let y = graph.add_value("y", DType::F32, dims(&y_shape));
+        graph.outputs.push(y);
+        graph.nodes.push(Node { name: "layer".to_owned(), op, inputs, outputs: vec![y] });
+        (graph, reals)
+    }
+
+    /// The outputs of [`GroupedLayer::graph`] with these weights, in f64, and the sums of the absolute values of
+    /// their terms.
+    pub(crate) fn expected(
+        &self,
+        graph: &Graph,
+        weights: &[f64],
+        inputs: &[Vec<f32>],
+    ) -> Vec<(f64, f64)> {
+        let ([h, w], [kh, kw], [sh, sw], [dh, dw], [ph, pw], groups) = match self.kind {
+            LayerKind::Conv { size, kernel, stride, dilation, pad, groups } => {
+                (size, kernel, stride, dilation, pad, groups)
+            }
+            LayerKind::MatMul { .. } => ([1, 1], [1, 1], [1, 1], [1, 1], [0, 0], 1),
+        };
+        let (out_h, out_w) = (positions(h, kh, sh, dh, ph), positions(w, kw, sw, dw, pw));
+        let own_c = self.in_c / groups;
+        let bias = graph.nodes[0].inputs[2].map(|id| graph.constant(id).unwrap().to_f32());
+        let mut out = vec![];
+        for (b, oy, ox, n) in (0..self.rows).flat_map(|b| {
+            (0..out_h).flat_map(move |oy| {
+                (0..out_w).flat_map(move |ox| (0..self.out_c).map(move |n| (b, oy, ox, n)))
+            })
+        }) {
+            let (mut sum, mut size) = (0.0, 0.0);
+            let mut add = |term: f64| {
+                sum += term;
+                size += term.abs();
+            };
+            for (ky, kx, c) in (0..kh)
+                .flat_map(|ky| (0..kw).flat_map(move |kx| (0..own_c).map(move |c| (ky, kx, c))))
+            {
+                let (y, x) = (oy * sh + ky * dh, ox * sw + kx * dw);
+                if (ph..ph + h).contains(&y) && (pw..pw + w).contains(&x) {
+                    let pixel = (b * h + y - ph) * w + x - pw;
+                    let channel = n / (self.out_c / groups) * own_c + c;
+                    let weight = weights[n * kh * kw * own_c + (ky * kw + kx) * own_c + c];
+                    add(f64::from(inputs[0][pixel * self.in_c + channel]) * weight);
+                }
+            }
+            add(bias.as_ref().map_or(0.0, |bias| f64::from(bias[n])));
+            add(inputs.get(1).map_or(0.0, |residual| f64::from(residual[out.len()])));
+            out.push((if self.relu { sum.max(0.0) } else { sum }, size));
+        }
+        out
+    }
+}
+
+/// Files with weights in groups.
+pub(crate) fn with_groups() -> Vec<(String, Vec<u8>)> {
+    let conv = LayerKind::Conv {
+        size: [5, 6],
+        kernel: [3, 3],
+        stride: [1, 1],
+        dilation: [1, 1],
+        pad: [1, 1],
+        groups: 1,
+    };
+    let layer = GroupedLayer {
+        kind: conv,
+        rows: 1,
+        in_c: 5,
+        out_c: 18,
+        bits: 8,
+        size: 32,
+        bias: true,
+        residual: true,
+        relu: true,
+    };
+    let product = GroupedLayer {
+        kind: LayerKind::MatMul { transpose_b: false },
+        in_c: 133,
+        bits: 4,
+        size: 64,
+        ..layer.clone()
+    };
+    let many = GroupedLayer { rows: 9, bits: 8, ..product.clone() };
+    [("grouped w8 conv", layer), ("grouped w4 vector", product), ("grouped w8 matrix", many)]
+        .into_iter()
+        .map(|(name, layer)| {
+            let (graph, _) = layer.graph(&mut Random::new(4));
+            let plan = plan(&graph, &PlanOptions::default());
+            (name.to_owned(), emit(&plan.unwrap_or_else(|e| panic!("{name}: {e}")), &[]))
+        })
+        .collect()
 }

@@ -113,9 +113,9 @@ pub enum Layout {
     PanelFloat = 2,
     /// Depthwise filters `[kernel height × kernel width][channels rounded up to 16]`.
     Depthwise = 3,
-    /// Grouped 8-bit weights with f16 scales. Reserved; see FORMAT.md.
+    /// Grouped 8-bit weights with f16 scales: `[groups][N/16][K/4][16][4]`, then the scales.
     GroupedW8 = 4,
-    /// Grouped 4-bit weights with f16 scales. Reserved; see FORMAT.md.
+    /// Grouped 4-bit weights with f16 scales: `[groups][N/16][K/8][16][4]` of two each, then the scales.
     GroupedW4 = 5,
     /// i8 weights for Cortex-M DSP instructions: pairs of output channels, or whole depthwise filters.
     CortexM = 6,
@@ -161,8 +161,10 @@ record! {
         pub scale: f32,
         /// See `scale`.
         pub zero_point: i32,
+        /// Inputs that share a scale, in layouts of grouped weights; else 0.
+        pub group_size: u32,
         /// Zero.
-        pub reserved: [u32; 3],
+        pub reserved: [u32; 2],
     }
 }
 

@@ -347,3 +347,18 @@ pub enum FloatWeights<'a> {
     /// IEEE half precision.
     F16(&'a [half::f16]),
 }
+
+/// Weights of a float convolution: floats, or integers with scales.
+#[derive(Clone, Copy)]
+pub enum PanelWeights<'a> {
+    /// Layout 2 of FORMAT.md.
+    Float(FloatWeights<'a>),
+    /// Layouts 4 and 5.
+    Grouped(conv_f32::grouped::GroupedWeights<'a>),
+}
+
+impl<'a> From<FloatWeights<'a>> for PanelWeights<'a> {
+    fn from(weights: FloatWeights<'a>) -> Self {
+        PanelWeights::Float(weights)
+    }
+}

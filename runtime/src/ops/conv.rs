@@ -4,12 +4,14 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{ConvAttributes, Layout, Op};
 use crate::isa::Isa;
+use crate::kernels::conv_f32::grouped::{GROUP_SIZES, GroupedBits, GroupedWeights, plane_lens};
 use crate::kernels::conv_f32::{self, ConvF32};
 use crate::kernels::conv_i8::{self, ConvI8};
 use crate::kernels::depthwise_f32::{self, DepthwiseF32};
 use crate::kernels::depthwise_i8;
 use crate::kernels::{
-    ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, Packing, ResidualData, ResidualI8,
+    ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, Packing, PanelWeights,
+    ResidualData, ResidualI8,
 };
 use crate::memory::{Context, Slot, same_bytes, typed, typed_mut};
 use crate::ops::shape::{expect_apart_but, expect_dense};
@@ -67,13 +69,13 @@ pub static CONV_I8: Operator = Operator {
     scratch_bytes: |step, isa| scratch_bytes(step, isa, conv_geometry, conv_i8::scratch_bytes),
 };
 
-/// f32 convolution, weights f32 or f16.
+/// f32 convolution, weights f32, f16 or grouped.
 pub static CONV_F32: Operator = Operator {
     op: Op::Conv2d,
     dtype: Some(DType::F32),
     check: |step| check_f32(step, conv_geometry, Layout::PanelFloat),
     select: select_isa!(run_conv_f32),
-    scratch_bytes: |step, isa| scratch_bytes(step, isa, conv_geometry, conv_f32::scratch_bytes),
+    scratch_bytes: |step, isa| scratch_bytes_f32(step, isa, conv_geometry),
 };
 
 /// i8 depthwise convolution.
@@ -103,13 +105,13 @@ pub static FULLY_CONNECTED_I8: Operator = Operator {
     scratch_bytes: |step, isa| scratch_bytes(step, isa, matrix_geometry, conv_i8::scratch_bytes),
 };
 
-/// f32 fully connected layer over the last axis, weights f32 or f16.
+/// f32 fully connected layer over the last axis, weights f32, f16 or grouped.
 pub static FULLY_CONNECTED_F32: Operator = Operator {
     op: Op::FullyConnected,
     dtype: Some(DType::F32),
     check: |step| check_f32(step, matrix_geometry, Layout::PanelFloat),
     select: select_isa!(run_fully_connected_f32),
-    scratch_bytes: |step, isa| scratch_bytes(step, isa, matrix_geometry, conv_f32::scratch_bytes),
+    scratch_bytes: |step, isa| scratch_bytes_f32(step, isa, matrix_geometry),
 };
 
 /// What every kernel needs to know of a step, read once.
@@ -142,6 +144,14 @@ fn scratch_bytes(
     bytes: fn(&ConvGeometry, Isa) -> usize,
 ) -> usize {
     Layer::of(step).and_then(|layer| geometry(&layer)).map_or(0, |geometry| bytes(&geometry, isa))
+}
+
+fn scratch_bytes_f32(step: &Step<'_>, isa: Isa, geometry: GeometryFn) -> usize {
+    let bytes = match step.input_layout(WEIGHTS) {
+        Layout::GroupedW8 | Layout::GroupedW4 => conv_f32::grouped_scratch_bytes,
+        _ => conv_f32::scratch_bytes,
+    };
+    scratch_bytes(step, isa, geometry, bytes)
 }
 
 /// Geometry of a convolution step; an error when attributes and shapes contradict each other.
@@ -247,6 +257,15 @@ fn cortex_m_sizes(
     }
 }
 
+/// The kernels' name for a layout of grouped weights, and the type of its tensor.
+fn grouped_bits(layout: Layout) -> Option<(GroupedBits, DType)> {
+    match layout {
+        Layout::GroupedW8 => Some((GroupedBits::W8, DType::I8)),
+        Layout::GroupedW4 => Some((GroupedBits::W4, DType::U8)),
+        _ => None,
+    }
+}
+
 /// The kernels' name for an i8 layout.
 fn packing(layout: Layout) -> Packing {
     if layout == Layout::CortexM { Packing::CortexM } else { Packing::Panels }
@@ -327,15 +346,31 @@ fn check_f32(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<()
     expect_type(&layer.x, DType::F32, 0)?;
     expect_type(&layer.y, DType::F32, layer.output)?;
     let (channels, weight_len) = packed_sizes(&geometry, layout)?;
-    let weights = step.input(1)?;
-    if !matches!(weights.dtype, DType::F32 | DType::F16) {
-        return Err(StepErrorKind::OperandType(1));
-    }
-    if weights.layout != layout {
-        return Err(StepErrorKind::OperandLayout(1));
-    }
-    if weights.bytes() / weights.dtype.size() < weight_len {
-        return Err(StepErrorKind::OperandShape(1));
+    let weights = step.input(WEIGHTS)?;
+    match grouped_bits(weights.layout) {
+        Some((bits, dtype)) if layout == Layout::PanelFloat => {
+            expect_type(&weights, dtype, 1)?;
+            let group_size = step.input_group_size(WEIGHTS);
+            // Scales behind the weights are aligned as these are.
+            if !GROUP_SIZES.contains(&group_size) || !weights.place.offset.is_multiple_of(2) {
+                return Err(StepErrorKind::OperandLayout(1));
+            }
+            let (weights_len, scales_len) = plane_lens(&geometry, bits, group_size);
+            if weights.bytes() < weights_len + scales_len * size_of::<half::f16>() {
+                return Err(StepErrorKind::OperandShape(1));
+            }
+        }
+        _ => {
+            if !matches!(weights.dtype, DType::F32 | DType::F16) {
+                return Err(StepErrorKind::OperandType(1));
+            }
+            if weights.layout != layout {
+                return Err(StepErrorKind::OperandLayout(1));
+            }
+            if weights.bytes() / weights.dtype.size() < weight_len {
+                return Err(StepErrorKind::OperandShape(1));
+            }
+        }
     }
     expect_vector_at(step, 2, DType::F32, channels)?;
     check_residual(step, &layer, layout, RESIDUAL_F32, DType::F32)
@@ -446,7 +481,8 @@ fn run_depthwise_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), S
 /// What the f32 kernels take besides their geometry.
 struct PartsF32<'v> {
     input: &'v [f32],
-    weights: FloatWeights<'v>,
+    /// As they lie in the file.
+    weights: &'v [u8],
     epilogue: EpilogueF32<'v>,
     output: &'v mut [f32],
     scratch: &'v mut [f32],
@@ -459,17 +495,12 @@ fn parts_f32<'v>(
     let Layer { attributes, y, .. } = layer;
     let residual = context.step.input_place(RESIDUAL_F32);
     let in_place = residual.map(|place| same_bytes(&place, &y.place));
-    let weights_dtype = context.step.input(1)?.dtype;
     let operands = context.operands_over([0, 1, 2, RESIDUAL_F32], RESIDUAL_F32)?;
     let [input, weights, bias, residual] = operands.inputs;
     let scratch_bytes = operands.scratch.len() / 4 * 4;
     Ok(PartsF32 {
         input: typed(input, 0)?,
-        weights: if weights_dtype == DType::F16 {
-            FloatWeights::F16(typed(weights, 1)?)
-        } else {
-            FloatWeights::F32(typed(weights, 1)?)
-        },
+        weights,
         epilogue: EpilogueF32 {
             bias: typed(bias, 2)?,
             residual: match in_place {
@@ -485,6 +516,28 @@ fn parts_f32<'v>(
     })
 }
 
+fn float_weights(bytes: &[u8], dtype: DType) -> Result<FloatWeights<'_>, StepErrorKind> {
+    Ok(match dtype {
+        DType::F16 => FloatWeights::F16(typed(bytes, 1)?),
+        _ => FloatWeights::F32(typed(bytes, 1)?),
+    })
+}
+
+/// The planes of grouped weights.
+fn grouped_weights<'v>(
+    bytes: &'v [u8],
+    geometry: &ConvGeometry,
+    bits: GroupedBits,
+    group_size: usize,
+) -> Result<PanelWeights<'v>, StepErrorKind> {
+    let (weights_len, scales_len) = plane_lens(geometry, bits, group_size);
+    let (weights, scales) =
+        bytes.split_at_checked(weights_len).ok_or(StepErrorKind::OperandShape(1))?;
+    let scales = scales.get(..scales_len * size_of::<half::f16>());
+    let scales = typed(scales.ok_or(StepErrorKind::OperandShape(1))?, 1)?;
+    Ok(PanelWeights::Grouped(GroupedWeights { bits, group_size, weights, scales }))
+}
+
 fn run_panels_f32<const ISA: usize>(
     context: &mut Context<'_>,
     geometry: GeometryFn,
@@ -492,11 +545,16 @@ fn run_panels_f32<const ISA: usize>(
     let layer = Layer::of(&context.step)?;
     let geometry = geometry(&layer)?;
     let isa = Isa::ALL[ISA];
+    let weights = context.step.input(WEIGHTS)?;
+    let group_size = context.step.input_group_size(WEIGHTS);
     let parts = parts_f32(context, &layer)?;
     let mut conv = ConvF32 {
         geometry,
         input: parts.input,
-        weights: parts.weights,
+        weights: match grouped_bits(weights.layout) {
+            Some((bits, _)) => grouped_weights(parts.weights, &geometry, bits, group_size)?,
+            None => float_weights(parts.weights, weights.dtype)?.into(),
+        },
         epilogue: parts.epilogue,
         output: parts.output,
         output_stride: geometry.out_c,
@@ -520,11 +578,12 @@ fn run_depthwise_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), 
     let layer = Layer::of(&context.step)?;
     let geometry = conv_geometry(&layer)?;
     let isa = Isa::ALL[ISA];
+    let dtype = context.step.input(WEIGHTS)?.dtype;
     let parts = parts_f32(context, &layer)?;
     let mut depthwise = DepthwiseF32 {
         geometry,
         input: parts.input,
-        weights: parts.weights,
+        weights: float_weights(parts.weights, dtype)?,
         epilogue: parts.epilogue,
         output: parts.output,
         output_stride: geometry.out_c,
@@ -665,6 +724,51 @@ mod tests {
                 let floats = vec![0f32; 2 * padded];
                 assert!(with(tensor(&[2 * padded as u32], &floats).constant()).is_err());
             }
+        }
+    }
+
+    /// Grouped weights run in the planes that they need, whatever the bytes, and are refused in less, in another
+    /// type or layout, with other groups, and under a depthwise convolution.
+    #[test]
+    fn planes_of_grouped_weights() {
+        let mut random = Random(5);
+        // 37 inputs and outputs: three panels of ten or five words, and of two groups.
+        let (w8, w4) =
+            ((Layout::GroupedW8, DType::I8, 3 * 10), (Layout::GroupedW4, DType::U8, 3 * 5));
+        for (layout, dtype, words) in [w8, w4] {
+            let needed = words * 64 + 3 * 2 * 32;
+            let mut with = |op: Op, bytes: usize, dtype: DType, layout: Layout, group_size: u32| {
+                let mut case = layer(op, DType::F32);
+                let weights = case.inputs[WEIGHTS].as_mut().unwrap();
+                // Scales of any bits: also NaN and infinite.
+                weights.bytes = random.i8s(bytes).into_iter().map(|byte| byte as u8).collect();
+                (weights.dtype, weights.layout, weights.group_size) = (dtype, layout, group_size);
+                Isa::available().map(|isa| case.run_on(Some(isa))).collect::<Vec<_>>()
+            };
+            for op in [Op::Conv2d, Op::FullyConnected] {
+                for (bytes, group_size) in [(needed, 32), (needed + 64, 32), (needed - 3 * 32, 64)]
+                {
+                    let results = with(op, bytes, dtype, layout, group_size);
+                    assert!(results.iter().all(Result::is_ok), "{op} {layout:?} {bytes}");
+                }
+                let other = if dtype == DType::I8 { DType::U8 } else { DType::I8 };
+                let refused = |kind| Err(SessionError::Step { step: 0, kind });
+                let cases = [
+                    (with(op, needed - 2, dtype, layout, 32), StepErrorKind::OperandShape(1)),
+                    (with(op, 0, dtype, layout, 32), StepErrorKind::OperandShape(1)),
+                    (with(op, needed, other, layout, 32), StepErrorKind::OperandType(1)),
+                    (with(op, needed, DType::F32, layout, 32), StepErrorKind::OperandType(1)),
+                    (with(op, needed, dtype, layout, 0), StepErrorKind::OperandLayout(1)),
+                    (with(op, needed, dtype, layout, 33), StepErrorKind::OperandLayout(1)),
+                    (with(op, needed, dtype, layout, 256), StepErrorKind::OperandLayout(1)),
+                    (with(op, needed, dtype, layout, u32::MAX), StepErrorKind::OperandLayout(1)),
+                ];
+                for (results, kind) in cases {
+                    assert!(results.iter().all(|result| *result == refused(kind)), "{op} {kind:?}");
+                }
+            }
+            let depthwise = with(Op::DepthwiseConv2d, needed, dtype, layout, 32);
+            assert!(depthwise.iter().all(Result::is_err), "{depthwise:?}");
         }
     }
 

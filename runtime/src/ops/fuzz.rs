@@ -7,11 +7,11 @@ use crate::dtype::DType;
 use crate::format::{
     ArgReduceAttributes, AttentionAttributes, AxisAttributes, BinaryAttributes, BinaryOp,
     CompareOp, ConvAttributes, ConvNdAttributes, CumulativeAttributes, Field, GatherNdAttributes,
-    GridSampleAttributes, MatMulAttributes, NonMaxSuppressionAttributes, NormalizeAttributes, Op,
-    PadAttributes, PoolAttributes, PoolNdAttributes, QuantizeAttributes, QuantizedLstmAttributes,
-    RecurrentAttributes, ReduceAttributes, ResizeAttributes, RoiAlignAttributes, ScatterAttributes,
-    SliceAttributes, SoftmaxAttributes, TopKAttributes, TransposeAttributes, UnaryAttributes,
-    UnaryOp,
+    GridSampleAttributes, Layout, MatMulAttributes, NonMaxSuppressionAttributes,
+    NormalizeAttributes, Op, PadAttributes, PoolAttributes, PoolNdAttributes, QuantizeAttributes,
+    QuantizedLstmAttributes, RecurrentAttributes, ReduceAttributes, ResizeAttributes,
+    RoiAlignAttributes, ScatterAttributes, SliceAttributes, SoftmaxAttributes, TopKAttributes,
+    TransposeAttributes, UnaryAttributes, UnaryOp,
 };
 
 const CASES_PER_OPERATOR: usize = 4000;
@@ -125,6 +125,36 @@ fn random_tensor(random: &mut Random, dtype: DType, dims: Vec<u32>) -> Tensor {
 
 fn set_input(case: &mut Case, random: &mut Random, index: usize, dtype: DType, dims: &[u32]) {
     case.inputs[index] = Some(random_tensor(random, dtype, dims.to_vec()));
+}
+
+/// Weights in groups, of about the right size, for a layer that is otherwise plausible more often than not.
+fn grouped_weights(case: &mut Case, random: &mut Random) {
+    let (layout, dtype) = match random.below(2) {
+        0 => (Layout::GroupedW8, DType::I8),
+        _ => (Layout::GroupedW4, DType::U8),
+    };
+    let [k, n] = [0; 2].map(|_| 1 + random.below(70));
+    let rows = 1 + random.below(4);
+    let bytes = (random.below(4) * 2048 + random.below(64) * 2) as usize;
+    let weights = Tensor { layout, group_size: 32 << random.below(4), ..shape(dtype, &[n, k]) };
+    let weights = Tensor { bytes: (0..bytes).map(|_| random.next() as u8).collect(), ..weights };
+    set_input(case, random, 0, DType::F32, &[rows, 1, 1, k]);
+    case.inputs[1] = Some(weights.constant());
+    let bias = random_tensor(random, DType::F32, vec![n.next_multiple_of(16)]);
+    case.inputs[2] = Some(bias);
+    case.inputs.truncate(3);
+    case.inputs.push(None);
+    case.output = shape(DType::F32, &[rows, 1, 1, n]);
+    let one = [1, 1];
+    ConvAttributes {
+        kernel: one,
+        stride: one,
+        dilation: one,
+        pad: [0, 0],
+        groups: 1,
+        ..ConvAttributes::read(&case.attributes)
+    }
+    .write(&mut case.attributes);
 }
 
 /// Makes a case of a windowed or rowwise operator plausible: shapes that fit, sizes from a few.
@@ -351,6 +381,9 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
     let y = random_tensor(random, dtypes[inputs], y);
     let mut case = Case::new(operator.op, operator.dtype, [0u8; 0], &tensors, y);
     case.attributes = attributes(random, attribute_bytes);
+    if matches!(operator.op, Op::Conv2d | Op::FullyConnected) && random.below(2) == 0 {
+        grouped_weights(&mut case, random);
+    }
     if operator.op == Op::Attention && random.below(2) == 0 {
         // Shapes that fit, and switches that are switches.
         let [b, heads, m, n, d] = [0; 5].map(|_| 1 + random.below(3));

@@ -19,6 +19,8 @@ pub(crate) struct Tensor {
     pub(crate) zero_point: i32,
     pub(crate) constant: bool,
     pub(crate) layout: Layout,
+    /// Of grouped weights.
+    pub(crate) group_size: u32,
 }
 
 /// Rust types of element types.
@@ -58,6 +60,7 @@ pub(crate) fn tensor<T: Typed>(dims: &[u32], values: &[T]) -> Tensor {
         zero_point: 0,
         constant: false,
         layout: Layout::Dense,
+        group_size: 0,
     }
 }
 
@@ -176,6 +179,7 @@ impl Case {
                 bytes: len as u64,
                 scale: tensor.scale,
                 zero_point: tensor.zero_point,
+                group_size: tensor.group_size,
                 ..TensorRecord::default()
             });
         }

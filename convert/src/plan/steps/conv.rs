@@ -5,18 +5,16 @@ use whit::format::{
     AttentionAttributes, BinaryAttributes, BinaryOp, ConvAttributes, ConvNdAttributes, Layout,
     MatMulAttributes, Op as StepOp, UnaryAttributes, UnaryOp,
 };
-use whit::kernels::{
-    ConvGeometry, PANEL_N, Packing, conv_f32, conv_i8, depthwise_f32, depthwise_i8,
-};
+use whit::kernels::{ConvGeometry, PANEL_N, Packing, conv_i8, depthwise_i8};
 
 use crate::dim::Dim;
 use crate::fixed_point::Multiplier;
-use crate::graph::{Attention, Clamp, Conv, MatMul, Node, Quant, ValueId};
+use crate::graph::{Attention, Clamp, Conv, Graph, MatMul, Node, Op, Quant, ValueId};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError, Target};
 use crate::tensor::Tensor;
 
-use super::{clamp_q, conv_i16, is_i8, quant_of, ratio};
+use super::{clamp_q, conv_i16, float_weights, is_i8, quant_of, ratio};
 
 /// Below it, every integer is exact in f64.
 const MAX_EXACT: f64 = (1u64 << 53) as f64;
@@ -35,6 +33,28 @@ pub(super) struct Layer<'n> {
     pub(super) input: usize,
     pub(super) output: usize,
     pub(super) residual: Option<usize>,
+}
+
+/// The weights of a node that are packed for its step: those of matrix products and of convolutions with up to
+/// two spatial axes that are constants. All others are read as they are.
+pub(crate) fn packed_weights(graph: &Graph, node: &Node) -> Option<ValueId> {
+    let input = |index: usize| node.inputs.get(index).copied().flatten();
+    let (x, weights) = (input(0)?, input(1)?);
+    let x = graph.value(x).dtype;
+    let constant = graph.constant(weights)?;
+    let packs = match &node.op {
+        Op::Conv(conv) => {
+            let bias = input(2).is_none_or(|bias| graph.constant(bias).is_some());
+            conv.kernel.len() <= 2 && x != DType::I32 && bias
+        }
+        Op::MatMul(matmul) => {
+            constant.shape.len() == 2
+                && !matmul.transpose_a
+                && !matches!(x, DType::I32 | DType::I64)
+        }
+        _ => false,
+    };
+    packs.then_some(weights)
 }
 
 fn small(node: &Node, values: [usize; 2], what: &str) -> Result<[u16; 2], PlanError> {
@@ -60,13 +80,10 @@ fn as_nhwc(shape: &[Dim]) -> Vec<Dim> {
 }
 
 pub(super) fn conv(builder: &mut Builder<'_>, node: &Node, conv: &Conv) -> Result<(), PlanError> {
-    let (x, w) = (builder.input(node, 0)?, builder.input(node, 1)?);
+    let x = builder.input(node, 0)?;
     let graph = builder.graph;
-    let bias = node.inputs.get(2).copied().flatten();
-    let packs = conv.kernel.len() <= 2
-        && graph.value(x).dtype != DType::I32
-        && bias.is_none_or(|bias| graph.constant(bias).is_some());
-    let Some(weights) = graph.constant(w).filter(|_| packs) else {
+    let weights = packed_weights(graph, node).and_then(|weights| graph.constant(weights));
+    let Some(weights) = weights else {
         return conv_nd(builder, node, conv);
     };
     let spatial = |values: &[usize], fill| {
@@ -167,14 +184,11 @@ pub(super) fn matmul(
     node: &Node,
     matmul: &MatMul,
 ) -> Result<(), PlanError> {
-    let (a, b) = (builder.input(node, 0)?, builder.input(node, 1)?);
+    let a = builder.input(node, 0)?;
     let graph = builder.graph;
     let output_shape = graph.value(node.outputs[0]).shape.clone();
-    let dtype = graph.value(a).dtype;
-    let integers = matches!(dtype, DType::I32 | DType::I64);
-    let packs = |b: &&std::sync::Arc<Tensor>| b.shape.len() == 2 && !matmul.transpose_a;
-    let constant = graph.constant(b).filter(|b| packs(b) && !integers);
-    let Some(weights) = constant else { return dynamic_matmul(builder, node, matmul) };
+    let weights = packed_weights(graph, node).and_then(|weights| graph.constant(weights));
+    let Some(weights) = weights else { return dynamic_matmul(builder, node, matmul) };
 
     // OHWI of a 1×1 convolution is [n, k].
     let rows =
@@ -339,16 +353,7 @@ fn lower_f32(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), Plan
     if geometry.k() == 0 || geometry.out_c == 0 {
         return Err(unsupported(node, "its weights are empty"));
     }
-    let ohwi = layer.weights.to_f32();
-    let packed = if layer.op == StepOp::DepthwiseConv2d {
-        let mut packed = vec![0.0; depthwise_f32::packed_len(&geometry)];
-        depthwise_f32::pack_weights(&geometry, &ohwi, &mut packed);
-        packed
-    } else {
-        let mut packed = vec![0.0; geometry.packed_float_len()];
-        conv_f32::pack_weights(&geometry, &ohwi, &mut packed);
-        packed
-    };
+    let weights = float_weights::pack(builder, &layer)?;
     let bias = match node.inputs.get(2).copied().flatten() {
         None => vec![0.0; geometry.out_c],
         Some(id) => {
@@ -359,15 +364,6 @@ fn lower_f32(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), Plan
     };
     let bias = padded(&layer, Packing::Panels, &bias, 0.0);
     let name = &node.name;
-    let layout = weight_layout(&layer, Layout::PanelFloat);
-    let half = layer.weights.dtype == DType::F16;
-    let (dtype, data): (DType, Vec<u8>) = if half {
-        (DType::F16, packed.iter().flat_map(|w| half::f16::from_f32(*w).to_le_bytes()).collect())
-    } else {
-        (DType::F32, packed.iter().flat_map(|w| w.to_le_bytes()).collect())
-    };
-    let weights =
-        builder.constant(&format!("{name}/weights"), dtype, layout, &layer.weights.shape, data)?;
     let bias = builder.constant_f32(&format!("{name}/bias"), &bias)?;
     layer.attributes.clamp = [layer.clamp.min, layer.clamp.max];
     let inputs = vec![Some(layer.input), Some(weights), Some(bias), layer.residual];

@@ -4,6 +4,7 @@ mod conv;
 mod conv_i16;
 mod data;
 mod elementwise;
+mod float_weights;
 mod indexing;
 mod recurrent;
 mod reduce;
@@ -16,8 +17,11 @@ use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 use crate::quantize::limits;
 
+pub(crate) use conv::packed_weights;
+
 /// Adds the steps of a node.
 pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanError> {
+    float_weights::check_groups(builder.graph, node)?;
     match &node.op {
         Op::Conv(conv) => conv::conv(builder, node, conv),
         Op::MatMul(matmul) => conv::matmul(builder, node, matmul),

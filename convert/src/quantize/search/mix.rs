@@ -95,7 +95,8 @@ fn first_layer(
         if let Some(numbers) = chosen.get(&at) {
             return *numbers;
         }
-        let reader = graph.nodes[at].outputs.first().and_then(|id| consumers[id.0 as usize].first());
+        let reader =
+            graph.nodes[at].outputs.first().and_then(|id| consumers[id.0 as usize].first());
         match reader {
             Some(reader) if *reader > at => at = *reader,
             _ => return Numbers::Int8,

@@ -219,8 +219,7 @@ pub fn search(
         None if float.are_scores() => Quality::Agreement,
         None => Quality::Fidelity,
     };
-    let bench =
-        Bench { graph, ranges, calibration, search, plan, layers, quality, float, started };
+    let bench = Bench { graph, ranges, calibration, search, plan, layers, quality, float, started };
     let all_float = vec![Numbers::Float; graph.nodes.len()];
     let float_point = bench.point(&program, &bench.float, all_float, false);
 

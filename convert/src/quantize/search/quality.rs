@@ -55,8 +55,9 @@ impl Answers {
         for sample in 0..samples.len() {
             feed(&mut session, samples, sample)?;
             let start = std::time::Instant::now();
-            session.run().map_err(|error| {
-                EvaluateError::Run { sample, why: describe(session.model(), error) }
+            session.run().map_err(|error| EvaluateError::Run {
+                sample,
+                why: describe(session.model(), error),
             })?;
             times.push(start.elapsed().as_secs_f64() * 1e6);
             let count = session.model().outputs().len();
@@ -76,7 +77,8 @@ impl Answers {
         let rows = || self.outputs.iter().filter_map(|outputs| outputs.first());
         let classes = rows().map(Vec::len).max().unwrap_or(0);
         let sums_to_1 = rows().all(|row| (row.iter().sum::<f32>() - 1.0).abs() < 1e-3);
-        (2..=1000).contains(&classes) && self.outputs.iter().all(|outputs| outputs.len() == 1)
+        (2..=1000).contains(&classes)
+            && self.outputs.iter().all(|outputs| outputs.len() == 1)
             && sums_to_1
     }
 

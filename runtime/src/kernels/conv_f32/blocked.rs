@@ -1,8 +1,9 @@
 //! The loops around the microkernel: blocks of rows and of K, gathering, panels, tiles.
 
-use super::blocking::{BLOCK_ROWS, KBlock, KBlocks, Runs, runs};
-use super::tile::{Finish, Row, Tile, TileKernel, WeightPtr};
-use super::{ConvF32, ConvGeometry, PANEL_N, ResidualData};
+use super::blocking::{BLOCK_ROWS, KBlock, KBlocks, MAX_PANELS, Runs, dequantized_len, runs};
+use super::grouped::GroupedWeights;
+use super::tile::{Dequantize, Finish, GroupedPanel, Row, Tile, TileKernel, WeightPtr};
+use super::{ConvF32, ConvGeometry, PANEL_N, PanelWeights, ResidualData};
 use core::ops::Range;
 use core::{ptr, slice};
 
@@ -14,14 +15,30 @@ use core::{ptr, slice};
 pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel) {
     args.check();
     let g = &args.geometry;
-    let scratch_len = super::blocking::scratch_len(g);
+    let scratch_len = match args.weights {
+        PanelWeights::Float(_) => super::blocking::scratch_len(g),
+        PanelWeights::Grouped(_) => super::blocking::grouped_scratch_len(g),
+    };
     assert!(args.scratch.len() >= scratch_len, "scratch");
+    assert!(kernel.panels <= MAX_PANELS);
     if g.out_pixels() == 0 || g.out_c == 0 {
         return;
     }
+    if let PanelWeights::Grouped(weights) = args.weights
+        && g.is_pointwise()
+        && g.out_pixels() <= kernel.grouped_rows
+    {
+        // SAFETY: the caller vouches for the instruction set.
+        return unsafe { grouped_rows(args, weights, kernel) };
+    }
 
     let (k, group_out_c, padded_group_out_c) = (g.k(), g.group_out_c(), g.padded_group_out_c());
-    let (k_blocks, inner) = (KBlocks::new(g), Inner::new(g));
+    let (k_blocks, dequantized_len) = match args.weights {
+        PanelWeights::Float(_) => (KBlocks::new(g), 0),
+        PanelWeights::Grouped(_) => (KBlocks::grouped(g), dequantized_len(&KBlocks::grouped(g))),
+    };
+    let inner = Inner::new(g);
+    let (dequantized, gathered) = args.scratch.split_at_mut(dequantized_len);
     let mut rows = [Row { start: ptr::null(), step: 0 }; BLOCK_ROWS];
 
     for first_pixel in (0..g.out_pixels()).step_by(BLOCK_ROWS) {
@@ -32,14 +49,26 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                 let block = k_blocks.at(block_k);
                 block_k += block.size();
                 let last = block_k >= k;
-                point(args.input, g, &inner, group, &block, first_pixel, args.scratch, rows);
+                point(args.input, g, &inner, group, &block, first_pixel, gathered, rows);
 
                 for col in (0..group_out_c).step_by(kernel.panels * PANEL_N) {
                     let cols = (kernel.panels * PANEL_N).min(group_out_c - col);
                     let padded_channel = group * padded_group_out_c + col;
                     let channel = group * group_out_c + col;
-                    let weights =
-                        WeightPtr::new(args.weights, padded_channel * k + block.k * PANEL_N);
+                    let (weights, panel_stride) = match args.weights {
+                        PanelWeights::Float(weights) => {
+                            let start = padded_channel * k + block.k * PANEL_N;
+                            (WeightPtr::new(weights, start), PANEL_N * k)
+                        }
+                        PanelWeights::Grouped(weights) => {
+                            let panels = cols.div_ceil(PANEL_N);
+                            let first = padded_channel / PANEL_N;
+                            // SAFETY: the caller vouches for the instruction set.
+                            unsafe {
+                                dequantize(weights, k, first, panels, &block, dequantized, kernel)
+                            }
+                        }
+                    };
                     let bias = args.epilogue.bias[padded_channel..].as_ptr();
                     let most_rows =
                         if cols <= PANEL_N / 2 { kernel.narrow_rows } else { kernel.rows };
@@ -70,7 +99,7 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                             a_step: 1,
                             weights,
                             weight_step: PANEL_N,
-                            panel_stride: PANEL_N * k,
+                            panel_stride,
                             cols,
                             output: args.output[pixel * args.output_stride + channel..]
                                 .as_mut_ptr(),
@@ -81,8 +110,8 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                         // SAFETY: the caller vouches for the instruction set. `point` made each row
                         // point to the block's runs, inside the input or in scratch. `check` proved
                         // the lengths: `weights` starts at row block.k of a panel, so k - block.k
-                        // rows of it and whole panels up to the group's padded channels follow;
-                        // likewise the bias; output and residual have rows up to
+                        // rows of it and whole panels up to the group's padded channels follow, or
+                        // the block's rows of the tile's panels were dequantized; likewise the bias; output and residual have rows up to
                         // pixel + height <= out_pixels, of out_c elements.
                         unsafe { (kernel.run)(&tile) };
                     }
@@ -93,6 +122,93 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
             }
         }
     }
+}
+
+/// A few rows that are read in place, panel by panel, without dequantizing to memory.
+///
+/// # Safety
+///
+/// The CPU has the instruction set of `kernel`.
+unsafe fn grouped_rows(args: &mut ConvF32<'_>, weights: GroupedWeights<'_>, kernel: TileKernel) {
+    const MOST_ROWS: usize = 8;
+    let (g, k) = (args.geometry, args.geometry.k());
+    let mut rows = [Row { start: ptr::null(), step: 0 }; MOST_ROWS];
+    let rows = &mut rows[..g.out_pixels()];
+    for (row, input) in rows.iter_mut().zip(args.input.chunks(k.max(1))) {
+        *row = Row { start: input.as_ptr(), step: 0 };
+    }
+    if k == 0 {
+        rows.fill(Row { start: args.input.as_ptr(), step: 0 });
+    }
+    for channel in (0..g.out_c).step_by(PANEL_N) {
+        let (residual, in_place) = match args.epilogue.residual {
+            Some(ResidualData::Apart(data)) => (data[channel..].as_ptr(), false),
+            Some(ResidualData::InOutput) => (ptr::null(), true),
+            None => (ptr::null(), false),
+        };
+        let finish = Finish {
+            bias: args.epilogue.bias[channel..].as_ptr(),
+            residual,
+            residual_stride: g.out_c,
+            min: args.epilogue.min,
+            max: args.epilogue.max,
+        };
+        let tile = Tile {
+            rows,
+            runs: 1,
+            run_len: k,
+            a_step: 1,
+            weights: WeightPtr::Grouped(GroupedPanel::new(weights, channel / PANEL_N, k)),
+            weight_step: PANEL_N,
+            panel_stride: 0,
+            cols: PANEL_N.min(g.out_c - channel),
+            output: args.output[channel..].as_mut_ptr(),
+            output_stride: args.output_stride,
+            accumulate: in_place,
+            finish: Some(finish),
+        };
+        // SAFETY: the caller vouches for the instruction set and has found at most its kernel's rows of a
+        // pointwise geometry, whose input is those rows of k elements. `check` proved the lengths: whole
+        // panels of weights and bias up to the padded channels; output and residual have a row of out_c
+        // elements for each.
+        unsafe { (kernel.run)(&tile) };
+    }
+}
+
+/// Writes a block of K of `panels` panels from number `first` on as floats. Returns where it starts, and
+/// elements from a panel to the next.
+///
+/// # Safety
+///
+/// The CPU has the instruction set of `kernel`.
+unsafe fn dequantize(
+    weights: GroupedWeights<'_>,
+    k: usize,
+    first: usize,
+    panels: usize,
+    block: &KBlock,
+    output: &mut [f32],
+    kernel: TileKernel,
+) -> (WeightPtr, usize) {
+    let per_word = weights.bits.per_word();
+    let first_word = block.k / per_word;
+    let words = weights.bits.words(block.k + block.size()) - first_word;
+    let stride = words * per_word * PANEL_N;
+    let output = &mut output[..panels * stride];
+    for (index, output) in output.chunks_exact_mut(stride.max(1)).enumerate() {
+        let args = Dequantize {
+            panel: GroupedPanel::new(weights, first + index, k),
+            first_word,
+            words,
+            output: output.as_mut_ptr(),
+        };
+        // SAFETY: the caller vouches for the instruction set. `check` proved that there are whole panels up
+        // to the padded channels, each with words for k inputs, which the block's are among. The output is
+        // a slice of `words * per_word` rows.
+        unsafe { (kernel.dequantize)(&args) };
+    }
+    let start = &output[block.k % per_word * PANEL_N..];
+    (WeightPtr::F32(start.as_ptr()), stride)
 }
 
 /// The output pixels that are read in place: all their taps are inside the input, in runs.

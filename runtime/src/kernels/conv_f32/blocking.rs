@@ -8,7 +8,8 @@
 //! K is cut into blocks of whole runs or of parts of one, M into blocks of [`BLOCK_ROWS`]. Within
 //! a block, a panel's slice of weights stays in L1 while it meets every row.
 
-use super::super::ConvGeometry;
+use super::super::{ConvGeometry, PANEL_N};
+use super::grouped::GROUP_SIZES;
 
 /// Elements of K in a block: 16 × 384 f32 weights are 24 KiB, which leaves room in a 32 KiB L1 for
 /// a tile of rows.
@@ -20,6 +21,15 @@ pub(super) const BLOCK_ROWS: usize = 48;
 
 /// Up to this many output pixels meet each weight only once: blocks of K would gain nothing.
 const SINGLE_TILE_ROWS: usize = 6;
+
+/// Most panels of a tile, over all instruction sets.
+pub(super) const MAX_PANELS: usize = 2;
+
+/// Most inputs of a word of grouped weights.
+const MAX_PER_WORD: usize = 8;
+
+// A word has one scale.
+const _: () = assert!(GROUP_SIZES[0].is_multiple_of(MAX_PER_WORD));
 
 /// The contiguous runs that make up the input of a pixel inside the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +83,17 @@ pub(super) struct KBlocks {
 
 impl KBlocks {
     pub(super) fn new(g: &ConvGeometry) -> KBlocks {
+        let single = g.out_pixels() <= SINGLE_TILE_ROWS;
+        KBlocks::of_at_most(g, if single { usize::MAX } else { BLOCK_K })
+    }
+
+    /// Blocks for weights that are dequantized block by block, however few the rows.
+    pub(super) fn grouped(g: &ConvGeometry) -> KBlocks {
+        KBlocks::of_at_most(g, BLOCK_K)
+    }
+
+    fn of_at_most(g: &ConvGeometry, limit: usize) -> KBlocks {
         let runs = runs(g).unwrap_or(Runs { count: 1, len: g.k(), step: 0 });
-        let limit = if g.out_pixels() <= SINGLE_TILE_ROWS { usize::MAX } else { BLOCK_K };
         if runs.len >= limit {
             let parts = runs.len.div_ceil(limit);
             KBlocks { runs, runs_per_block: 1, part_len: runs.len.div_ceil(parts) }
@@ -121,5 +140,21 @@ fn gathers(g: &ConvGeometry) -> bool {
 
 /// Elements of scratch: one block of gathered rows.
 pub(super) fn scratch_len(g: &ConvGeometry) -> usize {
-    if gathers(g) { BLOCK_ROWS.min(g.out_pixels()) * KBlocks::new(g).largest() } else { 0 }
+    gathered_len(g, &KBlocks::new(g))
+}
+
+fn gathered_len(g: &ConvGeometry, blocks: &KBlocks) -> usize {
+    if gathers(g) { BLOCK_ROWS.min(g.out_pixels()) * blocks.largest() } else { 0 }
+}
+
+/// Elements of scratch with grouped weights: the dequantized panels of a tile, then the rows.
+pub(super) fn grouped_scratch_len(g: &ConvGeometry) -> usize {
+    let blocks = KBlocks::grouped(g);
+    dequantized_len(&blocks) + gathered_len(g, &blocks)
+}
+
+/// Elements of a tile's panels of f32 weights for the largest block. The block may begin and end inside words,
+/// which are dequantized in full.
+pub(super) fn dequantized_len(blocks: &KBlocks) -> usize {
+    MAX_PANELS * (blocks.largest() + 2 * MAX_PER_WORD) * PANEL_N
 }

@@ -17,6 +17,9 @@ pub(crate) trait Lanes: Copy {
     /// Lanes in the register: 8 or 16, a divisor of [`PANEL_N`](super::super::PANEL_N).
     const LEN: usize;
 
+    /// A register of `LEN` words of 32 bits, which hold small integers.
+    type Words: Copy;
+
     /// All lanes +0.
     unsafe fn zero() -> Self;
     /// All lanes `x`.
@@ -33,12 +36,62 @@ pub(crate) trait Lanes: Copy {
     unsafe fn store_part(self, to: *mut f32, n: usize);
     /// `self + x`.
     unsafe fn add(self, x: Self) -> Self;
+    /// `self * x`.
+    unsafe fn mul(self, x: Self) -> Self;
     /// `a * b + self`, rounded once.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// `max(min, min(self, max))` of two bounds; a NaN in `self` stays.
     unsafe fn clamp(self, min: Self, max: Self) -> Self;
     /// The sum of the lanes, in any order.
     unsafe fn sum(self) -> f32;
+    /// Reads `LEN` words.
+    unsafe fn load_words(from: *const u8) -> Self::Words;
+    /// Byte `j`, below 4, of each word, as an i8.
+    unsafe fn bytes(words: Self::Words, j: usize) -> Self;
+    /// Nibble `j`, below 8, of each word, counted from the lowest, less 8.
+    unsafe fn nibbles(words: Self::Words, j: usize) -> Self;
+}
+
+/// Integers in words: how one output's weights for several inputs lie in 32 bits.
+///
+/// # Safety
+///
+/// As for [`Lanes`].
+pub(crate) trait Grouped: Copy {
+    /// Inputs per word.
+    const PER_WORD: usize;
+
+    /// The integers for input `i` of each word; where `i` is known to the compiler, so are all shifts.
+    unsafe fn weights<L: Lanes>(words: L::Words, i: usize) -> L;
+}
+
+/// Weights of layout 4.
+#[derive(Clone, Copy)]
+pub(crate) struct W8;
+
+/// Weights of layout 5.
+#[derive(Clone, Copy)]
+pub(crate) struct W4;
+
+impl Grouped for W8 {
+    const PER_WORD: usize = 4;
+
+    #[inline(always)]
+    unsafe fn weights<L: Lanes>(words: L::Words, i: usize) -> L {
+        // SAFETY: the contract is the same.
+        unsafe { L::bytes(words, i) }
+    }
+}
+
+impl Grouped for W4 {
+    const PER_WORD: usize = 8;
+
+    // Inputs 0 to 3 are the low nibbles of the bytes, 4 to 7 the high ones.
+    #[inline(always)]
+    unsafe fn weights<L: Lanes>(words: L::Words, i: usize) -> L {
+        // SAFETY: the contract is the same.
+        unsafe { L::nibbles(words, 2 * (i % 4) + i / 4) }
+    }
 }
 
 /// An element that weights are stored in.
@@ -84,6 +137,8 @@ mod x86_64 {
 
     impl Lanes for Avx2 {
         const LEN: usize = 8;
+
+        type Words = __m256i;
 
         #[inline(always)]
         unsafe fn zero() -> Self {
@@ -156,6 +211,12 @@ mod x86_64 {
         }
 
         #[inline(always)]
+        unsafe fn mul(self, x: Self) -> Self {
+            // SAFETY: the caller has AVX2.
+            Avx2(unsafe { _mm256_mul_ps(self.0, x.0) })
+        }
+
+        #[inline(always)]
         unsafe fn fma(self, a: Self, b: Self) -> Self {
             // SAFETY: the caller has FMA.
             Avx2(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })
@@ -178,6 +239,45 @@ mod x86_64 {
                 _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
             }
         }
+
+        #[inline(always)]
+        unsafe fn load_words(from: *const u8) -> __m256i {
+            // SAFETY: the caller has AVX2 and promises 8 words.
+            unsafe { _mm256_loadu_si256(from.cast()) }
+        }
+
+        // Up to the sign, then down: the field's sign fills the word.
+        #[inline(always)]
+        unsafe fn bytes(words: __m256i, j: usize) -> Self {
+            // SAFETY: the caller has AVX2.
+            Avx2(unsafe {
+                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(match j {
+                    0 => _mm256_slli_epi32::<24>(words),
+                    1 => _mm256_slli_epi32::<16>(words),
+                    2 => _mm256_slli_epi32::<8>(words),
+                    _ => words,
+                }))
+            })
+        }
+
+        // n - 8 of four bits is n with its highest bit turned over, as two's complement.
+        #[inline(always)]
+        unsafe fn nibbles(words: __m256i, j: usize) -> Self {
+            // SAFETY: the caller has AVX2.
+            Avx2(unsafe {
+                let words = _mm256_xor_si256(words, _mm256_set1_epi32(0x8888_8888_u32 as i32));
+                _mm256_cvtepi32_ps(_mm256_srai_epi32::<28>(match j {
+                    0 => _mm256_slli_epi32::<28>(words),
+                    1 => _mm256_slli_epi32::<24>(words),
+                    2 => _mm256_slli_epi32::<20>(words),
+                    3 => _mm256_slli_epi32::<16>(words),
+                    4 => _mm256_slli_epi32::<12>(words),
+                    5 => _mm256_slli_epi32::<8>(words),
+                    6 => _mm256_slli_epi32::<4>(words),
+                    _ => words,
+                }))
+            })
+        }
     }
 
     /// Sixteen lanes; needs AVX-512 F.
@@ -186,6 +286,8 @@ mod x86_64 {
 
     impl Lanes for Avx512 {
         const LEN: usize = 16;
+
+        type Words = __m512i;
 
         #[inline(always)]
         unsafe fn zero() -> Self {
@@ -238,6 +340,12 @@ mod x86_64 {
         }
 
         #[inline(always)]
+        unsafe fn mul(self, x: Self) -> Self {
+            // SAFETY: the caller has AVX-512 F.
+            Avx512(unsafe { _mm512_mul_ps(self.0, x.0) })
+        }
+
+        #[inline(always)]
         unsafe fn fma(self, a: Self, b: Self) -> Self {
             // SAFETY: the caller has AVX-512 F.
             Avx512(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
@@ -255,6 +363,48 @@ mod x86_64 {
             // SAFETY: the caller has AVX-512 F.
             unsafe { _mm512_reduce_add_ps(self.0) }
         }
+
+        #[inline(always)]
+        unsafe fn load_words(from: *const u8) -> __m512i {
+            // SAFETY: the caller has AVX-512 F and promises 16 words.
+            unsafe { _mm512_loadu_si512(from.cast()) }
+        }
+
+        #[inline(always)]
+        unsafe fn bytes(words: __m512i, j: usize) -> Self {
+            // SAFETY: the caller has AVX-512 F.
+            Avx512(unsafe {
+                _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(match j {
+                    0 => _mm512_slli_epi32::<24>(words),
+                    1 => _mm512_slli_epi32::<16>(words),
+                    2 => _mm512_slli_epi32::<8>(words),
+                    _ => words,
+                }))
+            })
+        }
+
+        // A table of all sixteen: the permutation looks at the lowest four bits of a word only.
+        #[inline(always)]
+        unsafe fn nibbles(words: __m512i, j: usize) -> Self {
+            // SAFETY: the caller has AVX-512 F.
+            Avx512(unsafe {
+                let reals = _mm512_setr_ps(
+                    -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0,
+                    6.0, 7.0,
+                );
+                let index = match j {
+                    0 => words,
+                    1 => _mm512_srli_epi32::<4>(words),
+                    2 => _mm512_srli_epi32::<8>(words),
+                    3 => _mm512_srli_epi32::<12>(words),
+                    4 => _mm512_srli_epi32::<16>(words),
+                    5 => _mm512_srli_epi32::<20>(words),
+                    6 => _mm512_srli_epi32::<24>(words),
+                    _ => _mm512_srli_epi32::<28>(words),
+                };
+                _mm512_permutexvar_ps(index, reals)
+            })
+        }
     }
 }
 
@@ -266,6 +416,8 @@ pub(crate) struct Array<const N: usize>([f32; N]);
 #[cfg(test)]
 impl<const N: usize> Lanes for Array<N> {
     const LEN: usize = N;
+
+    type Words = [u32; N];
 
     unsafe fn zero() -> Self {
         Array([0.0; N])
@@ -310,6 +462,10 @@ impl<const N: usize> Lanes for Array<N> {
         Array(core::array::from_fn(|i| self.0[i] + x.0[i]))
     }
 
+    unsafe fn mul(self, x: Self) -> Self {
+        Array(core::array::from_fn(|i| self.0[i] * x.0[i]))
+    }
+
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         Array(core::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
     }
@@ -320,5 +476,19 @@ impl<const N: usize> Lanes for Array<N> {
 
     unsafe fn sum(self) -> f32 {
         self.0.iter().sum()
+    }
+
+    unsafe fn load_words(from: *const u8) -> [u32; N] {
+        // SAFETY: the caller promises N words of four bytes.
+        let byte = |at: usize| unsafe { *from.add(at) };
+        core::array::from_fn(|i| u32::from_le_bytes(core::array::from_fn(|j| byte(4 * i + j))))
+    }
+
+    unsafe fn bytes(words: [u32; N], j: usize) -> Self {
+        Array(words.map(|word| f32::from(word.to_le_bytes()[j] as i8)))
+    }
+
+    unsafe fn nibbles(words: [u32; N], j: usize) -> Self {
+        Array(words.map(|word| (word >> (4 * j) & 15) as f32 - 8.0))
     }
 }

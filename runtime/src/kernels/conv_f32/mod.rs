@@ -4,9 +4,13 @@
 //! `clamp(sum over k of x[p, k] * w[k, n] + bias[n] + residual[p, n], min, max)` with
 //! `k = (kernel row, kernel column, channel)`; padding reads as 0. A NaN passes through the clamp.
 //!
+//! Weights are f32, f16 or [`grouped`]: integers of 8 or 4 bits with an f16 scale per group of inputs. All
+//! stand for numbers that f32 holds, so that the tolerance is the same.
+//!
 //! # Tolerance
 //!
-//! Kernels differ in the order of the sum and in the use of fused multiply-adds. Any of them is
+//! Kernels differ in the order of the sum and in the use of fused multiply-adds; with grouped weights some
+//! sum `x * q` over a group and multiply by its scale at the end. As long as no such sum overflows, any of them is
 //! within `γ(K + 3) * (sum |x * w| + |bias| + |residual|)` of the exact value, where
 //! `γ(n) = n * u / (1 - n * u)` and `u = 2⁻²⁴`: K + 3 roundings at most touch a term, in whatever
 //! order (Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., §3.1 and §4.2).
@@ -17,6 +21,7 @@ mod blocked;
 // Without a blocked kernel, only the size of its scratch is asked for.
 #[cfg_attr(not(any(all(target_arch = "x86_64", feature = "std"), test)), allow(dead_code))]
 mod blocking;
+pub mod grouped;
 #[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
 pub(crate) mod lanes;
 pub(crate) mod scalar;
@@ -27,7 +32,7 @@ pub(crate) mod tile;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 pub(crate) mod x86_64;
 
-use super::{ConvGeometry, EpilogueF32, FloatWeights, PANEL_N, ResidualData};
+use super::{ConvGeometry, EpilogueF32, FloatWeights, PANEL_N, PanelWeights, ResidualData};
 use crate::Isa;
 
 /// The arguments of a float convolution.
@@ -36,8 +41,8 @@ pub struct ConvF32<'a> {
     pub geometry: ConvGeometry,
     /// NHWC, dense.
     pub input: &'a [f32],
-    /// Panels `[groups][N/16][K][16]`, zero-padded: what [`pack_weights`] writes.
-    pub weights: FloatWeights<'a>,
+    /// Panels `[groups][N/16][K][16]`, zero-padded: what [`pack_weights`] writes. Or grouped ones.
+    pub weights: PanelWeights<'a>,
     /// Bias ([`ConvGeometry::padded_out_c`] long), residual, clamp.
     pub epilogue: EpilogueF32<'a>,
     /// Pixel `p` of the output is the `out_c` elements from `p * output_stride` on. Elements
@@ -45,7 +50,7 @@ pub struct ConvF32<'a> {
     pub output: &'a mut [f32],
     /// Elements from one output pixel to the next, at least `out_c`.
     pub output_stride: usize,
-    /// At least [`scratch_len`] elements; contents don't matter before or after.
+    /// At least [`scratch_len`] or [`grouped_scratch_len`] elements; contents don't matter before or after.
     pub scratch: &'a mut [f32],
 }
 
@@ -78,14 +83,27 @@ pub fn select(isa: Isa) -> ConvF32Fn {
 /// Elements of scratch that the kernel selected for `isa` needs, whichever CPU it runs on.
 pub fn scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
-        Isa::Scalar => 0,
-        _ => blocking::scratch_len(geometry),
+        Isa::Avx2 | Isa::Avx512 => blocking::scratch_len(geometry),
+        _ => 0,
+    }
+}
+
+/// As [`scratch_len`], for grouped weights.
+pub fn grouped_scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
+    match isa {
+        Isa::Avx2 | Isa::Avx512 => blocking::grouped_scratch_len(geometry),
+        _ => 0,
     }
 }
 
 /// [`scratch_len`] in bytes.
 pub fn scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
     scratch_len(geometry, isa) * size_of::<f32>()
+}
+
+/// [`grouped_scratch_len`] in bytes.
+pub fn grouped_scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
+    grouped_scratch_len(geometry, isa) * size_of::<f32>()
 }
 
 /// Writes the weights `[out_c][kernel_h][kernel_w][in_c / groups]` as zero-padded panels
@@ -117,8 +135,9 @@ impl ConvF32<'_> {
         check_geometry(g);
         let weights = product(&[self.geometry.padded_out_c(), g.k()]);
         match self.weights {
-            FloatWeights::F32(w) => assert!(w.len() >= weights, "weights"),
-            FloatWeights::F16(w) => assert!(w.len() >= weights, "weights"),
+            PanelWeights::Float(FloatWeights::F32(w)) => assert!(w.len() >= weights, "weights"),
+            PanelWeights::Float(FloatWeights::F16(w)) => assert!(w.len() >= weights, "weights"),
+            PanelWeights::Grouped(w) => w.check(g),
         }
         assert!(self.input.len() >= g.input_len(), "input");
         assert!(self.epilogue.bias.len() >= g.padded_out_c(), "bias");

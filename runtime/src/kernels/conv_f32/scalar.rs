@@ -1,6 +1,6 @@
 //! Float convolution in plain Rust: the formula, summed in f32 in the order of K, by blocks.
 
-use super::super::FloatWeights;
+use super::super::{FloatWeights, PanelWeights};
 use super::{ConvF32, PANEL_N};
 
 /// See [`ConvF32`].
@@ -15,7 +15,6 @@ pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
         for channel in 0..g.out_c {
             let (group, n) = (channel / group_out_c, channel % group_out_c);
             let padded_channel = group * g.padded_group_out_c() + n;
-            let panel = padded_channel / PANEL_N * PANEL_N * k;
 
             let mut sum = BlockedSum::default();
             for ky in 0..g.kernel_h {
@@ -32,8 +31,7 @@ pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
                     let pixel_in = (batch * g.in_h + y - g.pad_top) * g.in_w + x - g.pad_left;
                     for c in 0..group_in_c {
                         let row = (ky * g.kernel_w + kx) * group_in_c + c;
-                        let weight =
-                            weight(args.weights, panel + row * PANEL_N + padded_channel % PANEL_N);
+                        let weight = panel_weight(args.weights, padded_channel, row, k);
                         sum.add(args.input[pixel_in * g.in_c + group * group_in_c + c] * weight);
                     }
                 }
@@ -73,6 +71,18 @@ impl BlockedSum {
 
     pub(crate) fn total(&self) -> f32 {
         self.done + self.block
+    }
+}
+
+/// The weight of a padded output channel for input `row` of its `k`, as f32.
+#[inline(always)]
+fn panel_weight(weights: PanelWeights<'_>, padded_channel: usize, row: usize, k: usize) -> f32 {
+    match weights {
+        PanelWeights::Float(weights) => {
+            let panel = padded_channel / PANEL_N * PANEL_N * k;
+            weight(weights, panel + row * PANEL_N + padded_channel % PANEL_N)
+        }
+        PanelWeights::Grouped(weights) => weights.at(padded_channel, row, k),
     }
 }
 

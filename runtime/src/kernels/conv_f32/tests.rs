@@ -1,7 +1,8 @@
 //! Every float convolution kernel against a naive one in f64, over one set of cases.
 
-use super::lanes::{Array, Lanes, Weight};
-use super::tile::{Tile, TileKernel, WeightPtr, tile};
+use super::grouped::{GROUP_SIZES, GroupedBits, GroupedWeights, plane_lens};
+use super::lanes::{Array, Lanes, W4, W8, Weight};
+use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile};
 use super::*;
 use half::f16;
 
@@ -53,6 +54,8 @@ impl Random {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Variant {
     pub(crate) f16_weights: bool,
+    /// Instead of floats, integers in groups of so many inputs.
+    pub(crate) grouped: Option<(GroupedBits, usize)>,
     pub(crate) residual: bool,
     pub(crate) min: f32,
     pub(crate) max: f32,
@@ -62,6 +65,7 @@ pub(crate) struct Variant {
 
 pub(crate) const PLAIN: Variant = Variant {
     f16_weights: false,
+    grouped: None,
     residual: false,
     min: f32::NEG_INFINITY,
     max: f32::INFINITY,
@@ -74,11 +78,17 @@ impl Variant {
             random.pick(&[(f32::NEG_INFINITY, f32::INFINITY), (0.0, f32::INFINITY), (0.0, 0.5)]);
         Variant {
             f16_weights: random.pick(&[false, true]),
+            grouped: None,
             residual: random.pick(&[false, true]),
             min,
             max,
             gap: random.pick(&[0, 0, 1, 7]),
         }
+    }
+
+    fn grouped(self, random: &mut Random) -> Variant {
+        let bits = random.pick(&[GroupedBits::W8, GroupedBits::W4]);
+        Variant { grouped: Some((bits, random.pick(&GROUP_SIZES))), ..self }
     }
 }
 
@@ -92,6 +102,7 @@ struct Problem {
     input: Vec<f32>,
     packed: Vec<f32>,
     packed_f16: Vec<f16>,
+    packed_grouped: (Vec<u8>, Vec<f16>),
     bias: Vec<f32>,
     residual: Vec<f32>,
     expected: Vec<(f64, f64)>,
@@ -102,7 +113,34 @@ impl Problem {
         let g = geometry;
         let mut random = Random::new(seed);
         let input = random.fine_numbers(g.input_len());
-        let ohwi = if variant.f16_weights {
+        let mut packed_grouped = (vec![], vec![]);
+        let ohwi = if let Some((bits, group_size)) = variant.grouped {
+            let groups = g.k().div_ceil(group_size);
+            let limits = if bits == GroupedBits::W8 { -128..128 } else { -8..8 };
+            let integers: Vec<i64> = limits.collect();
+            let q: Vec<i64> = (0..g.out_c * g.k()).map(|_| random.pick(&integers)).collect();
+            let scales: Vec<f16> =
+                random.fine_numbers(g.out_c * groups).into_iter().map(f16::from_f32).collect();
+            let (weights_len, scales_len) = plane_lens(&g, bits, group_size);
+            packed_grouped = (vec![0xA5; weights_len], vec![f16::NAN; scales_len]);
+            let narrow: Vec<i8> = q.iter().map(|q| *q as i8).collect();
+            grouped::pack_weights(
+                &g,
+                bits,
+                group_size,
+                &narrow,
+                &scales,
+                &mut packed_grouped.0,
+                &mut packed_grouped.1,
+            );
+            let real = |i: usize| {
+                let (row, input) = (i / g.k(), i % g.k());
+                let exact = scales[row * groups + input / group_size].to_f64() * q[i] as f64;
+                assert_eq!(f64::from(exact as f32), exact);
+                exact as f32
+            };
+            (0..q.len()).map(real).collect()
+        } else if variant.f16_weights {
             random.numbers(g.out_c * g.k())
         } else {
             random.fine_numbers(g.out_c * g.k())
@@ -170,7 +208,17 @@ impl Problem {
                 }
             }
         }
-        Problem { geometry, variant, input, packed, packed_f16, bias, residual, expected }
+        Problem {
+            geometry,
+            variant,
+            input,
+            packed,
+            packed_f16,
+            packed_grouped,
+            bias,
+            residual,
+            expected,
+        }
     }
 
     /// Runs `kernel`, with the residual apart or where the output goes.
@@ -196,9 +244,15 @@ impl Problem {
         kernel(&mut ConvF32 {
             geometry: g,
             input: &self.input,
-            weights: match self.variant.f16_weights {
-                true => FloatWeights::F16(&self.packed_f16),
-                false => FloatWeights::F32(&self.packed),
+            weights: match (self.variant.grouped, self.variant.f16_weights) {
+                (Some((bits, group_size)), _) => PanelWeights::Grouped(GroupedWeights {
+                    bits,
+                    group_size,
+                    weights: &self.packed_grouped.0,
+                    scales: &self.packed_grouped.1,
+                }),
+                (None, true) => FloatWeights::F16(&self.packed_f16).into(),
+                (None, false) => FloatWeights::F32(&self.packed).into(),
             },
             epilogue: EpilogueF32 {
                 bias: &self.bias,
@@ -251,6 +305,25 @@ unsafe fn array_tile<L: Lanes, const MR: usize, const NV: usize, const KU: usize
         match t.weights {
             WeightPtr::F32(w) => by_width::<L, f32, MR, NV, KU>(t, w),
             WeightPtr::F16(w) => by_width::<L, f16, MR, NV, KU>(t, w),
+            WeightPtr::Grouped(panel) => match (panel.bits, t.cols <= L::LEN) {
+                (GroupedBits::W8, true) => grouped_tile::<L, W8, ROWS, 1>(t, &panel),
+                (GroupedBits::W4, true) => grouped_tile::<L, W4, ROWS, 1>(t, &panel),
+                (GroupedBits::W8, false) => grouped_tile::<L, W8, ROWS, 2>(t, &panel),
+                (GroupedBits::W4, false) => grouped_tile::<L, W4, ROWS, 2>(t, &panel),
+            },
+        }
+    }
+}
+
+/// Rows of [`ARRAY_TILES`] with grouped weights.
+const ROWS: usize = 3;
+
+unsafe fn array_dequantize<L: Lanes>(args: &Dequantize) {
+    // SAFETY: the contract is the same.
+    unsafe {
+        match args.panel.bits {
+            GroupedBits::W8 => dequantize::<L, W8>(args),
+            GroupedBits::W4 => dequantize::<L, W4>(args),
         }
     }
 }
@@ -259,11 +332,25 @@ unsafe fn array_tile<L: Lanes, const MR: usize, const NV: usize, const KU: usize
 pub(crate) const ARRAY_TILES: [(&str, TileKernel); 2] = [
     (
         "8 lanes",
-        TileKernel { rows: 6, narrow_rows: 5, panels: 1, run: array_tile::<Array<8>, 6, 2, 2> },
+        TileKernel {
+            rows: 6,
+            narrow_rows: 5,
+            panels: 1,
+            grouped_rows: ROWS,
+            run: array_tile::<Array<8>, 6, 2, 2>,
+            dequantize: array_dequantize::<Array<8>>,
+        },
     ),
     (
         "16 lanes",
-        TileKernel { rows: 12, narrow_rows: 12, panels: 2, run: array_tile::<Array<16>, 12, 2, 1> },
+        TileKernel {
+            rows: 12,
+            narrow_rows: 12,
+            panels: 2,
+            grouped_rows: ROWS,
+            run: array_tile::<Array<16>, 12, 2, 1>,
+            dequantize: array_dequantize::<Array<16>>,
+        },
     ),
 ];
 
@@ -274,13 +361,17 @@ fn check_all(geometry: ConvGeometry, variant: Variant, seed: u64) {
         if in_place && !variant.residual {
             continue;
         }
+        let scratch_len = |isa| match variant.grouped {
+            None => scratch_len(&geometry, isa),
+            Some(_) => grouped_scratch_len(&geometry, isa),
+        };
         for isa in Isa::available() {
-            let output = problem.run(scratch_len(&geometry, isa), in_place, select(isa));
+            let output = problem.run(scratch_len(isa), in_place, select(isa));
             problem.check(isa.name(), &output);
         }
         for (name, tile) in ARRAY_TILES {
             // SAFETY: plain Rust needs no instruction set.
-            let output = problem.run(scratch_len(&geometry, Isa::Avx2), in_place, |args| unsafe {
+            let output = problem.run(scratch_len(Isa::Avx2), in_place, |args| unsafe {
                 blocked::conv_f32_blocked(args, tile)
             });
             problem.check(name, &output);
@@ -420,8 +511,12 @@ fn shapes() {
     for (i, Case { name, geometry }) in cases.into_iter().enumerate() {
         println!("{name}");
         check_all(geometry, PLAIN, i as u64);
-        let everything = Variant { f16_weights: true, residual: true, min: 0.0, max: 0.75, gap: 3 };
+        let everything =
+            Variant { f16_weights: true, residual: true, min: 0.0, max: 0.75, gap: 3, ..PLAIN };
         check_all(geometry, everything, i as u64);
+        for grouped in [(GroupedBits::W8, 64), (GroupedBits::W4, 32)] {
+            check_all(geometry, Variant { grouped: Some(grouped), ..everything }, i as u64);
+        }
     }
 }
 
@@ -436,6 +531,69 @@ fn every_number_of_rows_and_columns() {
                 Variant { f16_weights, residual, ..PLAIN },
                 1,
             );
+        }
+    }
+}
+
+#[test]
+fn grouped_weights_of_every_length() {
+    let mut random = Random::new(3);
+    for bits in [GroupedBits::W8, GroupedBits::W4] {
+        for group_size in GROUP_SIZES {
+            // Around words, groups and blocks of K.
+            for k in
+                [0, 1, 3, 4, 5, 7, 8, 9, 15, 31, 32, 33, 40, 63, 65, 127, 128, 129, 200, 389, 777]
+            {
+                for rows in [1, 2, 3, 4, 5, 7, 50] {
+                    let cols = random.pick(&[1, 8, 9, 16, 17, 32, 33, 50]);
+                    let residual = random.pick(&[false, true]);
+                    let variant = Variant { grouped: Some((bits, group_size)), residual, ..PLAIN };
+                    check_all(ConvGeometry::matmul(rows, k, cols), variant, k as u64);
+                }
+            }
+        }
+    }
+}
+
+/// The formula of the format, written out byte by byte.
+#[test]
+fn grouped_weights_lie_where_the_format_says() {
+    const N: usize = 18;
+    for (bits, group_size, k) in
+        [(GroupedBits::W8, 32, 70), (GroupedBits::W4, 32, 70), (GroupedBits::W4, 64, 70)]
+    {
+        let groups = if group_size == 32 { 3 } else { 2 };
+        let geometry = ConvGeometry { groups: 2, ..ConvGeometry::matmul(1, 2 * k, 2 * N) };
+        let q: Vec<i8> = (0..2 * N * k).map(|i| (i * 7 % 16) as i8 - 8).collect();
+        let scale: Vec<f16> = (0..2 * N * groups).map(|i| f16::from_f32(i as f32)).collect();
+        let (weights_len, scales_len) = plane_lens(&geometry, bits, group_size);
+        let words = if bits == GroupedBits::W8 { 18 } else { 9 };
+        assert_eq!((weights_len, scales_len), (2 * 2 * words * 64, 2 * 2 * groups * 16));
+        let (mut weights, mut scales) = (vec![1; weights_len], vec![f16::ONE; scales_len]);
+        grouped::pack_weights(&geometry, bits, group_size, &q, &scale, &mut weights, &mut scales);
+        let packed = GroupedWeights { bits, group_size, weights: &weights, scales: &scales };
+        for (conv_group, n, input) in
+            (0..2).flat_map(|g| (0..32).flat_map(move |n| (0..72).map(move |k| (g, n, k))))
+        {
+            let panel = conv_group * 2 + n / 16;
+            let byte = |word: usize| weights[(panel * words + word) * 64 + n % 16 * 4 + input % 4];
+            let got = match bits {
+                GroupedBits::W8 => byte(input / 4) as i8,
+                GroupedBits::W4 if input % 8 / 4 == 0 => (byte(input / 8) & 15) as i8 - 8,
+                GroupedBits::W4 => (byte(input / 8) >> 4) as i8 - 8,
+            };
+            let inside = n < N && input < k;
+            let want = if inside { q[(conv_group * N + n) * k + input] } else { 0 };
+            assert_eq!(got, want, "{bits:?} {conv_group} {n} {input}");
+            if input < k {
+                let group = input / group_size;
+                let real = scales[(panel * groups + group) * 16 + n % 16];
+                let own =
+                    if n < N { scale[(conv_group * N + n) * groups + group] } else { f16::ZERO };
+                assert_eq!(real, own);
+                let at = packed.at(conv_group * 32 + n, input, k);
+                assert_eq!(at, own.to_f32() * f32::from(want));
+            }
         }
     }
 }
@@ -469,7 +627,9 @@ fn random_convolutions() {
             random.pick(&[0, 1, 3]),
             random.pick(&[0, 1, 3]),
         );
-        check_all(geometry, Variant::random(&mut random), seed);
+        let variant = Variant::random(&mut random);
+        check_all(geometry, variant, seed);
+        check_all(geometry, variant.grouped(&mut random), seed);
     }
     println!("instruction sets covered: {:?}", Isa::available().collect::<Vec<_>>());
 }
@@ -485,7 +645,7 @@ fn nan_and_infinity_pass_the_clamp_as_documented() {
             select(isa)(&mut ConvF32 {
                 geometry,
                 input: &[f32::NAN, f32::INFINITY, f32::NEG_INFINITY],
-                weights: FloatWeights::F32(&weights),
+                weights: FloatWeights::F32(&weights).into(),
                 epilogue: EpilogueF32 { bias: &[0.0; 32], residual: None, min, max },
                 output: &mut output,
                 output_stride: 17,
@@ -510,7 +670,7 @@ fn short_slices_panic() {
                 select(isa)(&mut ConvF32 {
                     geometry: g,
                     input: &vec![0.0; g.input_len() - cut(0)],
-                    weights: FloatWeights::F32(&vec![0.0; g.packed_float_len() - cut(1)]),
+                    weights: FloatWeights::F32(&vec![0.0; g.packed_float_len() - cut(1)]).into(),
                     epilogue: EpilogueF32 {
                         bias: &vec![0.0; g.padded_out_c() - cut(2)],
                         residual: Some(ResidualData::Apart(&vec![
@@ -526,6 +686,46 @@ fn short_slices_panic() {
                 });
             });
             assert!(refused.is_err(), "{isa} accepted a short slice, number {cut}");
+        }
+    }
+}
+
+#[test]
+fn short_planes_panic() {
+    // What is cut from: weights, scales, scratch; 3 is an unknown group size.
+    for (bits, cut) in [GroupedBits::W8, GroupedBits::W4]
+        .into_iter()
+        .flat_map(|bits| [0, 1, 2, 3].map(|cut| (bits, cut)))
+    {
+        for isa in Isa::available().filter(|&isa| cut != 2 || isa != Isa::Scalar) {
+            for rows in [1, 9] {
+                let refused = std::panic::catch_unwind(|| {
+                    let g = ConvGeometry::matmul(rows, 45, 20);
+                    let cut = |i: usize| usize::from(cut == i);
+                    let (weights, scales) = plane_lens(&g, bits, 32);
+                    let scratch_len = grouped_scratch_len(&g, isa);
+                    select(isa)(&mut ConvF32 {
+                        geometry: g,
+                        input: &vec![0.0; g.input_len()],
+                        weights: PanelWeights::Grouped(GroupedWeights {
+                            bits,
+                            group_size: 32 + cut(3),
+                            weights: &vec![0; weights - cut(0)],
+                            scales: &vec![f16::ZERO; scales - cut(1)],
+                        }),
+                        epilogue: EpilogueF32 {
+                            bias: &[0.0; 32],
+                            residual: None,
+                            min: 0.0,
+                            max: 1.0,
+                        },
+                        output: &mut vec![0.0; rows * 20],
+                        output_stride: 20,
+                        scratch: &mut vec![0.0; scratch_len - cut(2)],
+                    });
+                });
+                assert!(refused.is_err(), "{isa} accepted a short slice, number {cut}");
+            }
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The microkernel: a tile of rows × columns of a matrix product, held in registers over K.
 
-use super::lanes::{Lanes, Weight};
+use super::grouped::{GroupedBits, GroupedWeights};
+use super::lanes::{Grouped, Lanes, Weight};
 use crate::kernels::{FloatWeights, PANEL_N};
 use core::cmp::Ordering;
+use half::f16;
 
 /// What a tile kernel needs. The pointers are raw because rows overlap and may lie in different
 /// slices.
@@ -14,7 +16,9 @@ use core::cmp::Ordering;
 ///
 /// - every row points to `runs` runs of `run_len` readable elements, `a_step` apart, each run
 ///   the row's `step` elements after the last;
-/// - `w(k, j)` is readable for `k < runs * run_len` and `j` up to `cols` rounded up to whole panels;
+/// - `w(k, j)` is readable for `k < runs * run_len` and `j` up to `cols` rounded up to whole panels; grouped
+///   weights instead are a panel's, for its first `run_len` inputs, `runs` and `a_step` are 1, there are up
+///   to `grouped_rows` rows and `cols` is at most [`PANEL_N`];
 /// - `output` is writable for `rows.len()` rows of `cols` elements, `output_stride` apart;
 /// - in `finish`, `bias` is readable for `cols` rounded up to whole panels, and `residual`, unless
 ///   null, for `rows.len()` rows of `cols` elements, `residual_stride` apart.
@@ -52,7 +56,51 @@ pub(crate) struct Row {
 #[derive(Clone, Copy)]
 pub(crate) enum WeightPtr {
     F32(*const f32),
-    F16(*const half::f16),
+    F16(*const f16),
+    Grouped(GroupedPanel),
+}
+
+/// Sixteen outputs of grouped weights.
+#[derive(Clone, Copy)]
+pub(crate) struct GroupedPanel {
+    pub(crate) bits: GroupedBits,
+    pub(crate) group_size: usize,
+    /// [`GroupedBits::words`] rows of [`PANEL_N`] words.
+    pub(crate) words: *const u8,
+    /// A row of [`PANEL_N`] for each group.
+    pub(crate) scales: *const f16,
+}
+
+impl GroupedPanel {
+    /// Panel number `panel` of weights with `k` inputs.
+    ///
+    /// # Panics
+    ///
+    /// When it starts past the end of a plane.
+    pub(crate) fn new(weights: GroupedWeights<'_>, panel: usize, k: usize) -> GroupedPanel {
+        let GroupedWeights { bits, group_size, weights, scales } = weights;
+        GroupedPanel {
+            bits,
+            group_size,
+            words: weights[panel * bits.words(k) * PANEL_N * 4..].as_ptr(),
+            scales: scales[panel * k.div_ceil(group_size) * PANEL_N..].as_ptr(),
+        }
+    }
+}
+
+/// Inputs of a panel as floats.
+///
+/// # Safety
+///
+/// A call of [`TileKernel::dequantize`] is sound when the CPU has the kernel's instruction set, the panel
+/// has `first_word + words` rows of words and the scales for them, and `output` is writable for all their
+/// inputs, [`PANEL_N`] elements each.
+pub(crate) struct Dequantize {
+    pub(crate) panel: GroupedPanel,
+    pub(crate) first_word: usize,
+    pub(crate) words: usize,
+    /// `[inputs][16]`: what a panel of f32 weights is.
+    pub(crate) output: *mut f32,
 }
 
 impl WeightPtr {
@@ -88,8 +136,12 @@ pub(crate) struct TileKernel {
     /// Most rows of a call with at most half a panel of columns.
     pub(crate) narrow_rows: usize,
     pub(crate) panels: usize,
+    /// Most rows of a call with grouped weights.
+    pub(crate) grouped_rows: usize,
     /// Unsafe as [`Tile`] says.
     pub(crate) run: unsafe fn(&Tile<'_>),
+    /// Unsafe as [`Dequantize`] says.
+    pub(crate) dequantize: unsafe fn(&Dequantize),
 }
 
 /// Computes a tile of up to `MR` rows and exactly `NV` registers of columns (of which `tile.cols`
@@ -175,6 +227,104 @@ pub(crate) unsafe fn tile<
             }
         }
         write::<L, MR, NV>(tile, sum);
+    }
+}
+
+/// As [`tile`], of up to `MR` rows with grouped weights: sums over a group are multiplied by its scale, so that
+/// a weight costs no more than its conversion.
+///
+/// # Safety
+///
+/// As [`Tile`] says, for `L`; `tile.weights` is `panel`, of the bits of `B`.
+#[inline(always)]
+pub(crate) unsafe fn grouped_tile<L: Lanes, B: Grouped, const MR: usize, const NV: usize>(
+    tile: &Tile<'_>,
+    panel: &GroupedPanel,
+) {
+    let rows = tile.rows.len();
+    debug_assert!(rows >= 1 && rows <= MR && tile.cols >= 1 && tile.cols <= NV * L::LEN);
+    let k = tile.run_len;
+    let (words, whole_words) = (k.div_ceil(B::PER_WORD), k / B::PER_WORD);
+    let words_per_group = panel.group_size / B::PER_WORD;
+
+    // SAFETY: all reads are of elements that Tile promises: inputs below k of each row, a panel's words for
+    // k inputs and the scales of their groups. Rows past the last repeat it; their sums are dropped.
+    unsafe {
+        let mut a = [tile.rows[0].start; MR];
+        for i in 1..MR {
+            a[i] = tile.rows.get_unchecked(i.min(rows - 1)).start;
+        }
+        let (mut from, mut scales) = (panel.words, panel.scales);
+        let mut total = [[L::zero(); NV]; MR];
+        let mut word = 0;
+        while word < words {
+            let group_end = word + words_per_group;
+            // Two sums, so that one's addition doesn't wait for the other's.
+            let mut sums = [[[L::zero(); NV]; MR]; 2];
+            while word < group_end.min(whole_words) {
+                for v in 0..NV {
+                    let w = L::load_words(from.add(v * L::LEN * 4));
+                    for j in 0..B::PER_WORD {
+                        let b: L = B::weights(w, j);
+                        for i in 0..MR {
+                            let x = L::splat(*a[i].add(word * B::PER_WORD + j));
+                            sums[j % 2][i][v] = sums[j % 2][i][v].fma(x, b);
+                        }
+                    }
+                }
+                from = from.add(PANEL_N * 4);
+                word += 1;
+            }
+            if word == whole_words && word < words && word < group_end {
+                for v in 0..NV {
+                    let w = L::load_words(from.add(v * L::LEN * 4));
+                    for j in 0..B::PER_WORD {
+                        let at = word * B::PER_WORD + j;
+                        if at < k {
+                            let b: L = B::weights(w, j);
+                            for i in 0..MR {
+                                let x = L::splat(*a[i].add(at));
+                                sums[0][i][v] = sums[0][i][v].fma(x, b);
+                            }
+                        }
+                    }
+                }
+                word += 1;
+            }
+            for v in 0..NV {
+                let scale = L::load_f16(scales.add(v * L::LEN));
+                for i in 0..MR {
+                    total[i][v] = total[i][v].fma(sums[0][i][v].add(sums[1][i][v]), scale);
+                }
+            }
+            scales = scales.wrapping_add(PANEL_N);
+        }
+        write::<L, MR, NV>(tile, total);
+    }
+}
+
+/// See [`Dequantize`].
+///
+/// # Safety
+///
+/// As [`Dequantize`] says, for `L`; the panel has the bits of `B`.
+#[inline(always)]
+pub(crate) unsafe fn dequantize<L: Lanes, B: Grouped>(args: &Dequantize) {
+    let words_per_group = args.panel.group_size / B::PER_WORD;
+    // SAFETY: words, scales and output are those that Dequantize promises.
+    unsafe {
+        let mut to = args.output;
+        for word in args.first_word..args.first_word + args.words {
+            let from = args.panel.words.add(word * PANEL_N * 4);
+            let scales = args.panel.scales.add(word / words_per_group * PANEL_N);
+            for v in (0..PANEL_N).step_by(L::LEN) {
+                let (w, scale) = (L::load_words(from.add(v * 4)), L::load_f16(scales.add(v)));
+                for j in 0..B::PER_WORD {
+                    B::weights::<L>(w, j).mul(scale).store(to.add(j * PANEL_N + v));
+                }
+            }
+            to = to.add(B::PER_WORD * PANEL_N);
+        }
     }
 }
 

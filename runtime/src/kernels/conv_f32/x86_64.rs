@@ -1,18 +1,34 @@
 //! Float convolution with AVX2 + FMA (tiles of 6 × 16) and AVX-512 (12 × 32).
 
 use super::blocked::conv_f32_blocked;
-use super::lanes::{Avx2, Avx512, Weight};
-use super::tile::{Tile, TileKernel, WeightPtr, tile};
+use super::grouped::GroupedBits;
+use super::lanes::{Avx2, Avx512, Grouped, W4, W8, Weight};
+use super::tile::{
+    Dequantize, GroupedPanel, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile,
+};
 use super::{ConvF32, ConvF32Fn, PANEL_N};
 use crate::Isa;
 
 /// The AVX2 tile: 12 sums, 2 registers of weights and one of input fill 15 of 16 registers.
-pub(crate) const TILE_AVX2: TileKernel =
-    TileKernel { rows: 6, narrow_rows: 8, panels: 1, run: tile_f32_avx2 };
+/// With grouped weights, 2 rows have 8 sums over a group and 4 totals.
+pub(crate) const TILE_AVX2: TileKernel = TileKernel {
+    rows: 6,
+    narrow_rows: 8,
+    panels: 1,
+    grouped_rows: 2,
+    run: tile_f32_avx2,
+    dequantize: dequantize_avx2,
+};
 
 /// The AVX-512 tile: 24 sums, 2 registers of weights and inputs broadcast into the rest.
-pub(crate) const TILE_AVX512: TileKernel =
-    TileKernel { rows: 12, narrow_rows: 12, panels: 2, run: tile_f32_avx512 };
+pub(crate) const TILE_AVX512: TileKernel = TileKernel {
+    rows: 12,
+    narrow_rows: 12,
+    panels: 2,
+    grouped_rows: 4,
+    run: tile_f32_avx512,
+    dequantize: dequantize_avx512,
+};
 
 /// The AVX2 kernel, if this CPU runs it.
 pub(super) fn conv_f32_avx2() -> Option<ConvF32Fn> {
@@ -61,11 +77,30 @@ unsafe fn tile_f32_avx2(t: &Tile<'_>) {
             }
         }
     }
+    /// # Safety
+    ///
+    /// As [`Tile`] says; `panel` is the tile's weights, of the bits of `B`.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn grouped<B: Grouped>(t: &Tile<'_>, panel: &GroupedPanel) {
+        // SAFETY: the contract is the same.
+        unsafe {
+            match (t.rows.len(), t.cols <= 8) {
+                (1, true) => grouped_tile::<Avx2, B, 1, 1>(t, panel),
+                (_, true) => grouped_tile::<Avx2, B, 2, 1>(t, panel),
+                (1, _) => grouped_tile::<Avx2, B, 1, 2>(t, panel),
+                _ => grouped_tile::<Avx2, B, 2, 2>(t, panel),
+            }
+        }
+    }
     // SAFETY: the contract is the same.
     unsafe {
         match t.weights {
             WeightPtr::F32(w) => by_rows(t, w),
             WeightPtr::F16(w) => by_rows(t, w),
+            WeightPtr::Grouped(panel) => match panel.bits {
+                GroupedBits::W8 => grouped::<W8>(t, &panel),
+                GroupedBits::W4 => grouped::<W4>(t, &panel),
+            },
         }
     }
 }
@@ -100,11 +135,57 @@ unsafe fn tile_f32_avx512(t: &Tile<'_>) {
             }
         }
     }
+    /// # Safety
+    ///
+    /// As [`Tile`] says; `panel` is the tile's weights, of the bits of `B`.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn grouped<B: Grouped>(t: &Tile<'_>, panel: &GroupedPanel) {
+        // SAFETY: the contract is the same.
+        unsafe {
+            match t.rows.len() {
+                1 => grouped_tile::<Avx512, B, 1, 1>(t, panel),
+                2 => grouped_tile::<Avx512, B, 2, 1>(t, panel),
+                _ => grouped_tile::<Avx512, B, 4, 1>(t, panel),
+            }
+        }
+    }
     // SAFETY: the contract is the same.
     unsafe {
         match t.weights {
             WeightPtr::F32(w) => by_rows(t, w),
             WeightPtr::F16(w) => by_rows(t, w),
+            WeightPtr::Grouped(panel) => match panel.bits {
+                GroupedBits::W8 => grouped::<W8>(t, &panel),
+                GroupedBits::W4 => grouped::<W4>(t, &panel),
+            },
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`Dequantize`] says.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn dequantize_avx2(args: &Dequantize) {
+    // SAFETY: the contract is the same.
+    unsafe {
+        match args.panel.bits {
+            GroupedBits::W8 => dequantize::<Avx2, W8>(args),
+            GroupedBits::W4 => dequantize::<Avx2, W4>(args),
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`Dequantize`] says.
+#[target_feature(enable = "avx512f")]
+unsafe fn dequantize_avx512(args: &Dequantize) {
+    // SAFETY: the contract is the same.
+    unsafe {
+        match args.panel.bits {
+            GroupedBits::W8 => dequantize::<Avx512, W8>(args),
+            GroupedBits::W4 => dequantize::<Avx512, W4>(args),
         }
     }
 }

@@ -129,7 +129,8 @@ fn base(channels: usize) -> ConvGeometry {
 fn every_number_of_channels() {
     for channels in 1..=66 {
         check_all(base(channels), PLAIN, channels as u64);
-        let everything = Variant { f16_weights: true, residual: true, min: 0.0, max: 0.75, gap: 3 };
+        let everything =
+            Variant { f16_weights: true, residual: true, min: 0.0, max: 0.75, gap: 3, ..PLAIN };
         let geometry = ConvGeometry { stride_h: 2, stride_w: 2, ..base(channels) };
         check_all(with_output(geometry, 1, 1), everything, channels as u64);
     }

@@ -1,0 +1,120 @@
+//! Weights of float layers: f32, f16, or integers in groups with a scale each.
+
+use whit::DType;
+use whit::format::{Layout, Op as StepOp};
+use whit::kernels::conv_f32::grouped::{self, GROUP_SIZES, GroupedBits};
+use whit::kernels::{conv_f32, depthwise_f32};
+
+use crate::graph::{Graph, Groups, MatMul, Node, Op};
+use crate::plan::builder::unsupported;
+use crate::plan::{Builder, PlanError};
+
+use super::conv::{Layer, packed_weights, weight_layout};
+
+/// What can be done where weights in groups can't be.
+const REMEDY: &str = "keep its weights in f32, f16 or i8";
+
+/// Refuses weights in groups where no kernel reads them.
+pub(super) fn check_groups(graph: &Graph, node: &Node) -> Result<(), PlanError> {
+    let weights = packed_weights(graph, node);
+    for id in node.inputs.iter().flatten() {
+        let value = graph.value(*id);
+        if value.groups.is_none() {
+            continue;
+        }
+        let refuse =
+            |why: &str| Err(unsupported(node, format!("`{}` {why}; {REMEDY}", value.name)));
+        if weights != Some(*id) {
+            return refuse(
+                "has scales in groups, which only constant weights of convolutions and matrix products can have",
+            );
+        }
+        let x = node.inputs[0].map(|x| graph.value(x).dtype);
+        if x != Some(DType::F32) {
+            return refuse("has scales in groups, which take f32 activations");
+        }
+    }
+    Ok(())
+}
+
+/// The constant with a layer's weights, in the order in which its kernel reads them.
+pub(super) fn pack(builder: &mut Builder<'_>, layer: &Layer<'_>) -> Result<usize, PlanError> {
+    let (geometry, name) = (&layer.geometry, format!("{}/weights", layer.node.name));
+    let shape = &layer.weights.shape;
+    let value = builder.graph.value(builder.input(layer.node, 1)?);
+    if let Some(groups) = &value.groups {
+        let (layout, dtype, data) = pack_groups(layer, groups)?;
+        let tensor = builder.constant(&name, dtype, layout, shape, data)?;
+        // One of GROUP_SIZES.
+        builder.set_group_size(tensor, groups.size as u32);
+        return Ok(tensor);
+    }
+    let ohwi = layer.weights.to_f32();
+    let packed = if layer.op == StepOp::DepthwiseConv2d {
+        let mut packed = vec![0.0; depthwise_f32::packed_len(geometry)];
+        depthwise_f32::pack_weights(geometry, &ohwi, &mut packed);
+        packed
+    } else {
+        let mut packed = vec![0.0; geometry.packed_float_len()];
+        conv_f32::pack_weights(geometry, &ohwi, &mut packed);
+        packed
+    };
+    let layout = weight_layout(layer, Layout::PanelFloat);
+    let (dtype, data): (DType, Vec<u8>) = if layer.weights.dtype == DType::F16 {
+        let bytes = |w: &f32| half::f16::from_f32(*w).to_le_bytes();
+        (DType::F16, packed.iter().flat_map(bytes).collect())
+    } else {
+        (DType::F32, packed.iter().flat_map(|w| w.to_le_bytes()).collect())
+    };
+    builder.constant(&name, dtype, layout, shape, data)
+}
+
+fn pack_groups(layer: &Layer<'_>, groups: &Groups) -> Result<(Layout, DType, Vec<u8>), PlanError> {
+    let geometry = &layer.geometry;
+    let refuse = |why: String| Err(unsupported(layer.node, why));
+    if layer.op == StepOp::DepthwiseConv2d {
+        return refuse(format!("a depthwise convolution takes no weights in groups; {REMEDY}"));
+    }
+    let (layout, dtype, bits, limits) = match groups.bits {
+        8 => (Layout::GroupedW8, DType::I8, GroupedBits::W8, -127..=127),
+        4 => (Layout::GroupedW4, DType::U8, GroupedBits::W4, -8..=7),
+        bits => return refuse(format!("weights of {bits} bits; 8 and 4 are supported")),
+    };
+    if !GROUP_SIZES.contains(&groups.size) {
+        return refuse(format!("groups of {} weights; {GROUP_SIZES:?} are supported", groups.size));
+    }
+    let axis = match &layer.node.op {
+        Op::MatMul(MatMul { transpose_b: false, .. }) => 1,
+        _ => 0,
+    };
+    if groups.axis != axis {
+        return refuse(format!("groups of outputs along axis {}, not {axis}", groups.axis));
+    }
+    let expected = geometry.out_c * geometry.k().div_ceil(groups.size);
+    if groups.scale.len() != expected {
+        return refuse(format!("{} scales for {expected} groups", groups.scale.len()));
+    }
+    if groups.scale.iter().any(|scale| !scale.is_finite()) {
+        return refuse("a scale of its weights is infinite or not a number".to_owned());
+    }
+    if layer.weights.dtype != DType::I8 {
+        return refuse(format!("weights in groups are i8, not {}", layer.weights.dtype));
+    }
+    let integers = layer.weights.to_i8();
+    if let Some(q) = integers.iter().find(|q| !limits.contains(*q)) {
+        return refuse(format!("the weight {q} doesn't fit {} bits", groups.bits));
+    }
+    let (weights_len, scales_len) = grouped::plane_lens(geometry, bits, groups.size);
+    let (mut data, mut scales) = (vec![0; weights_len], vec![half::f16::ZERO; scales_len]);
+    grouped::pack_weights(
+        geometry,
+        bits,
+        groups.size,
+        &integers,
+        &groups.scale,
+        &mut data,
+        &mut scales,
+    );
+    data.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
+    Ok((layout, dtype, data))
+}

@@ -1,0 +1,262 @@
+//! Weights of 8 and 4 bits in groups, f16 weights: from the graph through the file to the results of every
+//! instruction set, beside sums in f64.
+
+mod common;
+
+use common::{GroupedLayer, LayerKind, Random};
+use half::f16;
+use whit::format::Layout;
+use whit::{DType, Isa, Model, Options, Session};
+use whit_convert::emit::emit;
+use whit_convert::evaluate::AlignedBytes;
+use whit_convert::graph::{Graph, Groups};
+use whit_convert::plan::{PlanOptions, plan};
+use whit_convert::tensor::Tensor;
+
+const CONV: LayerKind = LayerKind::Conv {
+    size: [5, 6],
+    kernel: [3, 3],
+    stride: [1, 1],
+    dilation: [1, 1],
+    pad: [1, 1],
+    groups: 1,
+};
+
+fn layers() -> Vec<GroupedLayer> {
+    let layer = |kind, rows, in_c, out_c, bits, size| GroupedLayer {
+        kind,
+        rows,
+        in_c,
+        out_c,
+        bits,
+        size,
+        bias: true,
+        residual: false,
+        relu: false,
+    };
+    let conv = |size, kernel, stride, dilation, pad, groups| LayerKind::Conv {
+        size,
+        kernel,
+        stride,
+        dilation,
+        pad,
+        groups,
+    };
+    let mut layers = vec![
+        // K of 45: a short last group, and a part of a word.
+        layer(CONV, 1, 5, 18, 8, 32),
+        layer(CONV, 2, 5, 18, 4, 32),
+        layer(CONV, 1, 3, 7, 4, 128),
+        layer(conv([8, 9], [3, 2], [2, 3], [2, 1], [0, 1], 1), 1, 20, 33, 4, 64),
+        layer(conv([6, 6], [3, 3], [1, 1], [1, 1], [1, 1], 2), 1, 12, 10, 4, 32),
+        layer(conv([4, 4], [1, 1], [1, 1], [1, 1], [0, 0], 1), 1, 70, 40, 8, 64),
+        layer(conv([1, 2], [1, 1], [1, 1], [1, 1], [0, 0], 1), 1, 130, 40, 4, 64),
+    ];
+    for (rows, k, n) in
+        [(1, 1, 1), (1, 31, 16), (1, 200, 50), (2, 129, 17), (5, 64, 32), (60, 390, 20)]
+    {
+        for (bits, size) in [(8, 32), (8, 128), (4, 32), (4, 64)] {
+            for transpose_b in [false, true] {
+                layers.push(layer(LayerKind::MatMul { transpose_b }, rows, k, n, bits, size));
+            }
+        }
+    }
+    for (index, layer) in layers.iter_mut().enumerate() {
+        layer.bias = index % 3 != 0;
+        layer.residual = index % 4 == 1;
+        layer.relu = index % 5 == 2;
+    }
+    layers
+}
+
+fn file(graph: &Graph) -> Vec<u8> {
+    emit(&plan(graph, &PlanOptions::default()).unwrap_or_else(|e| panic!("{e}")), &[])
+}
+
+/// The output on an instruction set.
+fn run(file: &[u8], inputs: &[Vec<f32>], isa: Isa) -> Vec<f32> {
+    let bytes = AlignedBytes::new(file);
+    let model = Model::open(bytes.as_slice()).unwrap();
+    let options = Options { isa: Some(isa), ..Options::default() };
+    let mut session = Session::new(model, options).unwrap();
+    for (index, input) in inputs.iter().enumerate() {
+        session.set_input_f32(index, input).unwrap();
+    }
+    session.run().unwrap();
+    let bytes = session.output_bytes(0).unwrap();
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+/// Compares a graph's results with the sums of products with `weights`, OHWI.
+fn check(name: &str, layer: &GroupedLayer, graph: &Graph, weights: &[f64], seed: u64) {
+    let mut random = Random::new(seed);
+    let inputs: Vec<Vec<f32>> = graph
+        .inputs
+        .iter()
+        .map(|id| {
+            let len = graph.value(*id).const_shape().unwrap().iter().product();
+            (0..len).map(|_| random.real()).collect()
+        })
+        .collect();
+    let expected = layer.expected(graph, weights, &inputs);
+    let file = file(graph);
+    for isa in Isa::available() {
+        let output = run(&file, &inputs, isa);
+        assert_eq!(output.len(), expected.len(), "{name}");
+        for (index, (got, (want, size))) in output.iter().zip(&expected).enumerate() {
+            // γ(K + 3) of the kernels' documentation: at most K + 3 roundings touch a term.
+            let unit = (layer.k() + 3) as f64 * f64::from(f32::EPSILON) / 2.0;
+            let tolerance = unit / (1.0 - unit) * size;
+            let error = (f64::from(*got) - want).abs();
+            assert!(
+                error <= tolerance,
+                "{name} on {isa}, {index}: {got}, not {want} ± {tolerance}"
+            );
+        }
+    }
+}
+
+#[test]
+fn layers_compute_what_their_weights_say() {
+    for (index, layer) in layers().into_iter().enumerate() {
+        let seed = index as u64;
+        let (graph, weights) = layer.graph(&mut Random::new(1000 + seed));
+        check(&format!("{layer:?}"), &layer, &graph, &weights, seed);
+    }
+}
+
+#[test]
+fn files_are_as_small_as_their_weights() {
+    let layer = GroupedLayer {
+        kind: LayerKind::MatMul { transpose_b: true },
+        rows: 1,
+        in_c: 256,
+        out_c: 32,
+        bits: 4,
+        size: 32,
+        bias: false,
+        residual: false,
+        relu: false,
+    };
+    for (bits, size, bytes) in [(4, 32, 4608), (4, 128, 4224), (8, 32, 8704), (8, 64, 8448)] {
+        let layer = GroupedLayer { bits, size, ..layer.clone() };
+        let (graph, _) = layer.graph(&mut Random::new(1));
+        let file = file(&graph);
+        let aligned = AlignedBytes::new(&file);
+        let model = Model::open(aligned.as_slice()).unwrap();
+        let packed: Vec<_> = model.tensors().filter(|tensor| tensor.layout != 0).collect();
+        let layout = if bits == 4 { Layout::GroupedW4 } else { Layout::GroupedW8 };
+        let dtype = if bits == 4 { DType::U8 } else { DType::I8 };
+        assert_eq!(packed.len(), 1);
+        assert_eq!((packed[0].layout, packed[0].dtype), (layout as u8, dtype as u8));
+        assert_eq!((packed[0].group_size as usize, packed[0].bytes), (size, bytes));
+    }
+}
+
+#[test]
+fn f16_weights_are_a_matter_of_each_node() {
+    for layer in layers() {
+        let (mut graph, weights) = layer.graph(&mut Random::new(9));
+        let id = graph.nodes[0].inputs[1].unwrap();
+        let shape = graph.constant(id).unwrap().shape.clone();
+        let halves: Vec<f16> = weights.iter().map(|w| f16::from_f64(w / 3.0)).collect();
+        let stored = |i: usize| match layer.kind {
+            LayerKind::MatMul { transpose_b: false } => {
+                halves[i % layer.out_c * layer.in_c + i / layer.out_c]
+            }
+            _ => halves[i],
+        };
+        let data: Vec<u8> = (0..halves.len()).flat_map(|i| stored(i).to_le_bytes()).collect();
+        let constant = Tensor { dtype: DType::F16, shape, data: data.into() };
+        graph.nodes[0].inputs[1] = Some(graph.add_constant("halves", constant));
+        let reals: Vec<f64> = halves.iter().map(|w| w.to_f64()).collect();
+        check(&format!("f16 {layer:?}"), &layer, &graph, &reals, 77);
+        let file = file(&graph);
+        let aligned = AlignedBytes::new(&file);
+        let model = Model::open(aligned.as_slice()).unwrap();
+        let packed: Vec<_> = model.tensors().filter(|tensor| tensor.layout != 0).collect();
+        assert_eq!((packed.len(), packed[0].dtype), (1, DType::F16 as u8));
+    }
+}
+
+#[test]
+fn what_no_kernel_reads_is_refused_by_name() {
+    struct Case {
+        what: &'static str,
+        says: &'static str,
+        change: fn(&mut Graph),
+    }
+    fn groups(graph: &mut Graph) -> &mut Groups {
+        let id = graph.nodes[0].inputs[1].unwrap();
+        graph.value_mut(id).groups.as_mut().unwrap()
+    }
+    let cases = [
+        Case { what: "bits", says: "3 bits", change: |graph| groups(graph).bits = 3 },
+        Case { what: "size", says: "groups of 48", change: |graph| groups(graph).size = 48 },
+        Case {
+            what: "scales",
+            says: "scales for",
+            change: |graph| {
+                groups(graph).scale.pop();
+            },
+        },
+        Case { what: "axis", says: "axis 3", change: |graph| groups(graph).axis = 3 },
+        Case {
+            what: "an infinite scale",
+            says: "infinite",
+            change: |graph| groups(graph).scale[0] = f16::INFINITY,
+        },
+        Case { what: "range", says: "4 bits", change: |graph| groups(graph).bits = 4 },
+        Case {
+            what: "activations",
+            says: "f32 activations",
+            change: |graph| {
+                let x = graph.inputs[0];
+                graph.value_mut(x).dtype = DType::I8;
+            },
+        },
+        Case {
+            what: "another operand",
+            says: "only constant weights",
+            change: |graph| {
+                let weights = graph.nodes[0].inputs[1].unwrap();
+                let x = graph.inputs[0];
+                let groups = graph.value(weights).groups.clone();
+                graph.value_mut(x).groups = groups;
+            },
+        },
+    ];
+    let layer = GroupedLayer {
+        kind: CONV,
+        rows: 1,
+        in_c: 5,
+        out_c: 18,
+        bits: 8,
+        size: 32,
+        bias: true,
+        residual: false,
+        relu: false,
+    };
+    for Case { what, says, change } in cases {
+        let (mut graph, _) = layer.graph(&mut Random::new(3));
+        change(&mut graph);
+        let error = plan(&graph, &PlanOptions::default()).expect_err(what).to_string();
+        assert!(error.contains("layer") && error.contains(says), "{what}: {error}");
+    }
+    let depthwise = GroupedLayer {
+        kind: LayerKind::Conv {
+            size: [5, 6],
+            kernel: [3, 3],
+            stride: [1, 1],
+            dilation: [1, 1],
+            pad: [1, 1],
+            groups: 8,
+        },
+        in_c: 8,
+        out_c: 8,
+        ..layer
+    };
+    let (graph, _) = depthwise.graph(&mut Random::new(3));
+    let error = plan(&graph, &PlanOptions::default()).expect_err("depthwise").to_string();
+    assert!(error.contains("layer") && error.contains("depthwise"), "{error}");
+}
