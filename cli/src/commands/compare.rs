@@ -36,6 +36,9 @@ const ROWS: usize = 12;
 /// Characters of a layer's name in the table.
 const NAME_CHARS: usize = 36;
 
+/// Steps of improvement that are tried: those that take seconds. Learning takes minutes, and is its own decision.
+const TRIED_STEPS: [&str; 2] = ["equalize", "bias"];
+
 /// Remedies in the text.
 const REMEDIES: usize = 6;
 
@@ -93,7 +96,7 @@ enum Sort {
 }
 
 /// Shows progress.
-struct Bar(ProgressBar);
+pub(crate) struct Bar(pub(crate) ProgressBar);
 
 impl Watch for Bar {
     fn progress(&mut self, stage: &str, done: usize, total: usize) {
@@ -282,8 +285,6 @@ impl Compare {
 
 /// Whether anything in a file has other numbers than floats.
 fn is_quantized(model: &whit::Model<'_>) -> bool {
-    use whit::DType;
-    let weights = [DType::F16, DType::I8].map(|dtype| dtype as u8);
     let layers: std::collections::BTreeSet<u32> = model
         .steps()
         .flat_map(|step| model.operands(&step).take(usize::from(step.input_count)).skip(1).take(1))
@@ -291,7 +292,8 @@ fn is_quantized(model: &whit::Model<'_>) -> bool {
     model.tensors().enumerate().any(|(at, tensor)| {
         let stored = layers.contains(&(at as u32))
             && tensor.storage == whit::format::Storage::Constant as u8
-            && weights.contains(&tensor.dtype);
+            && tensor.layout != whit::format::Layout::Dense as u8
+            && tensor.dtype != whit::DType::F32 as u8;
         tensor.scale != 0.0 || stored
     })
 }
@@ -326,7 +328,11 @@ fn attempts<'a>(
         method,
         numbers,
         other_methods,
-        improvements: Improvement::ALL.to_vec(),
+        improvements: Improvement::ALL
+            .iter()
+            .copied()
+            .filter(|step| TRIED_STEPS.contains(&step.name()))
+            .collect(),
         layers,
         seed: 0,
     })

@@ -23,6 +23,7 @@ use super::search::{self, SearchArgs, Wanted};
 use super::{Images, check, print_json, print_text};
 use crate::data::{Dataset, Extent, InputSpec, read_npy_file};
 use crate::report::{self, Align};
+use crate::report_html::{self, ConvertReport};
 use crate::samples::{Bound, progress_bar};
 
 #[derive(Args)]
@@ -97,6 +98,9 @@ pub(crate) struct Convert {
     golden: usize,
     #[command(flatten)]
     images: Images,
+    /// Write what was decided, what it costs and what it does to every layer: as a page, or as JSON
+    #[arg(long, value_name = "FILE.html|FILE.json", conflicts_with = "check")]
+    report: Option<PathBuf>,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -234,7 +238,7 @@ pub(super) fn parse_layout(text: &str) -> Result<(String, InputLayout), String> 
 }
 
 /// The inputs of a graph as data has to fit them.
-pub(super) fn graph_specs(graph: &Graph) -> (Vec<InputSpec>, Vec<usize>) {
+pub(crate) fn graph_specs(graph: &Graph) -> (Vec<InputSpec>, Vec<usize>) {
     let bounds = |dim: &whit_convert::dim::Dim| {
         let low: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.min).collect();
         let high: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.max).collect();
@@ -443,6 +447,10 @@ impl Convert {
             }
             _ => None,
         };
+        if let Some(path) = &self.report {
+            report_html::check_path(path)?;
+        }
+        let source = self.report.as_ref().map(|_| graph.clone());
         let request = Request {
             graph,
             data: data.as_ref(),
@@ -452,7 +460,23 @@ impl Convert {
             dump_passes: self.dump_passes.as_deref(),
         };
         let converted = convert_graph(request).with_context(|| self.model.display().to_string())?;
+        let page = match (&self.report, source) {
+            (Some(path), Some(source)) => {
+                let report = ConvertReport {
+                    model: file_name.into_owned(),
+                    source_bytes: std::fs::metadata(&self.model)?.len(),
+                    source,
+                    scheme: format!("{:?}", self.quantize).to_lowercase(),
+                    converted: &converted,
+                };
+                Some((path, report.write(path, data.as_ref(), self.json)?))
+            }
+            _ => None,
+        };
         write_whole(output, &converted.file)?;
+        if let Some((path, page)) = page {
+            write_whole(path, &page)?;
+        }
         self.report(output, &converted)
     }
 

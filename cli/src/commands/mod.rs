@@ -11,7 +11,8 @@ mod run;
 mod search;
 mod verify;
 
-pub(crate) use compare::summary_lines;
+pub(crate) use compare::{Bar, summary_lines};
+pub(crate) use convert::graph_specs;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

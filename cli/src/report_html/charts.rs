@@ -178,7 +178,11 @@ pub(crate) fn front(points: &[Point], x_title: &str, y_title: &str) -> String {
     let mut line: Vec<&Point> = usable.iter().copied().filter(|point| !point.float).collect();
     line.sort_by(|a, b| a.x.total_cmp(&b.x).then(b.y.total_cmp(&a.y)));
     let mut best = f64::NEG_INFINITY;
-    line.retain(|point| std::mem::replace(&mut best, best.max(point.y)) < point.y);
+    line.retain(|point| {
+        let better = point.y > best;
+        best = best.max(point.y);
+        better
+    });
     let path: Vec<String> =
         line.iter().map(|point| format!("{:.1},{:.1}", x_at(point.x), y_at(point.y))).collect();
     let _ = write!(svg, "<polyline class=\"front\" points=\"{}\"/>", path.join(" "));

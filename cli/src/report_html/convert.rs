@@ -3,17 +3,21 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
 use whit_convert::evaluate::{AlignedBytes, Program, Samples};
 use whit_convert::graph::{Graph, Op};
-use whit_convert::pipeline::{Converted, Watch, rewrite_float};
+use whit_convert::pipeline::{Converted, rewrite_float};
 use whit_convert::plan::PlanOptions;
 use whit_convert::quantize::diagnose::{Comparison, compare};
 use whit_convert::quantize::search::{Front, Point};
 
 use super::charts;
 use super::{Page, decibels, render};
+use crate::commands::{Bar, graph_specs};
+use crate::data::Dataset;
 use crate::report;
+use crate::samples::{Bound, progress_bar};
 
 /// Samples that layers are compared on at most.
 const SAMPLES: usize = 64;
@@ -29,8 +33,6 @@ pub(crate) struct ConvertReport<'r> {
     /// What was asked for.
     pub(crate) scheme: String,
     pub(crate) converted: &'r Converted,
-    /// Data to compare on; none when there was no data.
-    pub(crate) samples: Option<&'r dyn Samples>,
 }
 
 /// The first samples.
@@ -66,7 +68,13 @@ fn extension(path: &Path) -> String {
 
 impl ConvertReport<'_> {
     /// The report as the bytes of the file, by its name's extension.
-    pub(crate) fn write(self, path: &Path, watch: &mut dyn Watch) -> Result<Vec<u8>> {
+    ///
+    /// `data` is what to compare layers on; without it they aren't.
+    pub(crate) fn write(self, path: &Path, data: Option<&Dataset>, quiet: bool) -> Result<Vec<u8>> {
+        let (specs, ranks) = graph_specs(&self.source);
+        let bound = data.map(|data| Bound::new(data, specs, &ranks)).transpose()?;
+        let bar = if quiet { ProgressBar::hidden() } else { progress_bar("comparing", 1) };
+        let mut watch = Bar(bar);
         let aligned = AlignedBytes::new(&self.converted.file);
         let model = whit::Model::open(aligned.as_slice())?;
         let header = model.header();
@@ -80,17 +88,18 @@ impl ConvertReport<'_> {
             let program = Program::new(&graph, &PlanOptions::default())?;
             let file = AlignedBytes::new(&whit_convert::emit::emit(&program.plan, &[]));
             float = Some((file.as_slice().len() as u64, program.plan.arena_bytes as u64));
-            match self.samples.filter(|samples| !samples.is_empty()) {
+            match bound.as_ref().filter(|samples| !samples.is_empty()) {
                 Some(samples) if self.scheme != "none" => {
                     let reference = program.model()?;
                     let samples = First(samples);
-                    let found = compare(reference, Some(&graph), model, &samples, watch);
+                    let found = compare(reference, Some(&graph), model, &samples, &mut watch);
                     comparison = Some(found.context("comparing the layers for the report")?);
                 }
                 Some(_) => {}
                 None => notes.push("layers aren't compared without data: give --calibrate".to_owned()),
             }
         }
+        watch.0.finish_and_clear();
         let front = self.converted.report.front.as_ref();
         let effects = effects(self.converted);
         let higher = comparison.as_ref().map(|comparison| higher(comparison, &graph, front));

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 use whit_convert::quantize::diagnose::{Comparison, Layer};
 
-pub(crate) use convert::ConvertReport;
+pub(crate) use convert::{ConvertReport, check_path};
 
 use crate::report;
 

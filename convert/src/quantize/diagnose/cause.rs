@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 use whit::DType;
-use whit::format::TensorRecord;
+use whit::format::{Layout, TensorRecord};
 
 use super::layers::Layer;
 use crate::graph::{Graph, Op};
@@ -193,7 +193,11 @@ impl WeightFacts {
     /// Takes in how the file has them.
     pub(super) fn stored_as(&mut self, record: &TensorRecord, output: DType, input_scale: f32) {
         let dtype = DType::from_number(record.dtype).unwrap_or(DType::F32);
-        self.bits = 8 * dtype.size() as u32;
+        self.bits = match Layout::from_number(record.layout) {
+            Some(Layout::GroupedW4) => 4,
+            Some(Layout::GroupedW8) => 8,
+            _ => 8 * dtype.size() as u32,
+        };
         let most = match output {
             DType::I8 => MAX_BIAS_I8,
             DType::I16 => MAX_BIAS_I16,
@@ -248,10 +252,16 @@ pub fn causes(layer: &Layer, overall_db: f64) -> Vec<Cause> {
             add(kind, format!("{text}; {:.0} % of its own error", 100.0 * share));
         }
     }
+    if let Some(facts) = layer.weights.as_ref().filter(|facts| facts.widened > 0)
+        && !causes.iter().any(|cause| cause.kind == CauseKind::WidenedForBias)
+    {
+        causes.push(widened(facts));
+    }
     let dead = layer.channels.as_ref().map_or(0, |channels| channels.dead.len());
     if dead > 0 && layer.op != "input" {
         let of = layer.channels.as_ref().map_or(0, |channels| channels.count);
-        add(CauseKind::DeadChannels, format!("{dead} of {of} channels are 0 in every sample"));
+        let text = format!("{dead} of {of} channels are 0 in every sample");
+        causes.push(Cause { kind: CauseKind::DeadChannels, text });
     }
     causes
 }
@@ -279,6 +289,10 @@ fn rounding(layer: &Layer) -> (CauseKind, String) {
     let [low, high] = layer.representable.unwrap_or(layer.seen);
     let spanned = (layer.seen[1] - layer.seen[0]) / (high - low).max(f64::MIN_POSITIVE);
     let largest = layer.seen[0].abs().max(layer.seen[1].abs());
+    if layer.dtype == "i8" && layer.zero_point == -128 && layer.scale == 1.0 / 256.0 {
+        let text = format!("its integers are steps of 1/256, and its values have a root mean square of {:.4}", largest / layer.crest);
+        return (CauseKind::FixedGrid, text);
+    }
     if spanned < SPANNED {
         // A grid that follows the values, but must hold 0, is another matter than one that doesn't follow them.
         let far = layer.seen[0] > 0.0 || layer.seen[1] < 0.0;
@@ -290,10 +304,6 @@ fn rounding(layer: &Layer) -> (CauseKind, String) {
             ends([low, high])
         );
         return (CauseKind::UnusedLevels, text);
-    }
-    if layer.dtype == "i8" && layer.zero_point == -128 && layer.scale == 1.0 / 256.0 {
-        let text = format!("its integers are steps of 1/256, and its values have a root mean square of {:.4}", largest / layer.crest);
-        return (CauseKind::FixedGrid, text);
     }
     if let Some(channels) = &layer.channels {
         let others = channels.median_range.max(f64::MIN_POSITIVE);
@@ -332,11 +342,8 @@ fn weights(layer: &Layer) -> (CauseKind, String) {
         return (kind, text.to_owned());
     };
     if facts.widened > 0 {
-        let text = format!(
-            "in {} of {} channels the bias is so large that the weights' step was widened for the accumulator",
-            facts.widened, facts.channels
-        );
-        return (CauseKind::WidenedForBias, text);
+        let Cause { kind, text } = widened(facts);
+        return (kind, text);
     }
     if facts.bits < 8 {
         return (CauseKind::FewWeightBits, format!("the weights have {} bits", facts.bits));
@@ -357,4 +364,12 @@ fn weights(layer: &Layer) -> (CauseKind, String) {
     }
     let text = format!("{} weights a channel rounded to {} bits", facts.taps, facts.bits);
     (CauseKind::WeightRounding, text)
+}
+
+fn widened(facts: &WeightFacts) -> Cause {
+    let text = format!(
+        "in {} of {} channels the bias is so large that the weights' step was widened for the accumulator",
+        facts.widened, facts.channels
+    );
+    Cause { kind: CauseKind::WidenedForBias, text }
 }
