@@ -5,12 +5,14 @@ A scheme gives a `Built`. What an engine won't do raises `Refused` with the engi
 
 import contextlib
 import dataclasses
+import gc
 import hashlib
 import importlib.util
 import io
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ import numpy as np
 from models import SEED, sha256
 
 PEERS = pathlib.Path(__file__).resolve().parents[1] / "peers"
+MIN_RUNS = 9  # a median of fewer says little; the slowest scheme takes some 30 ms a run
 CONVERSION_SECONDS = 1200  # nothing here needs longer; a hang shouldn't stop the whole table
 
 
@@ -45,15 +48,34 @@ def first_line(error):
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
-def peers_module():
-    """benches/peers/run.py: how it times is how this table times."""
-    if "peers_run" not in sys.modules:
-        sys.path.insert(0, str(PEERS))
-        spec = importlib.util.spec_from_file_location("peers_run", PEERS / "run.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        sys.modules["peers_run"] = module
-    return sys.modules["peers_run"]
+def machine():
+    """As benches/peers/run.py describes it."""
+    sys.path.insert(0, str(PEERS))
+    spec = importlib.util.spec_from_file_location("peers_run", PEERS / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.machine()
+
+
+def median_us(call, seconds):
+    """The median time of `call` in µs, over `seconds` and at least MIN_RUNS runs, after a tenth of that to warm up."""
+    clock = time.perf_counter_ns
+
+    def times(seconds, least):
+        found, end = [], clock() + int(seconds * 1e9)
+        while len(found) < least or clock() < end:
+            start = clock()
+            call()
+            found.append(clock() - start)
+        return found
+
+    times(seconds / 10, 3)
+    gc.collect()
+    gc.disable()
+    try:
+        return statistics.median(times(seconds, MIN_RUNS)) / 1e3
+    finally:
+        gc.enable()
 
 
 @contextlib.contextmanager
@@ -102,6 +124,12 @@ class Whit:
         self.hash = sha256(binary)
         help_text = self.run("convert", "--help")
         self.options = {word.strip(" ,") for word in help_text.split() if word.startswith("--")}
+        # A tool that can't be told to improve nothing improves nothing by itself.
+        self.can_refrain = True
+        try:
+            self.run("convert", "no-such-model.onnx", "-o", "no-such.whit", "--improve", "none")
+        except Refused as refusal:
+            self.can_refrain = "--improve" not in str(refusal)
 
     def run(self, *arguments):
         try:
@@ -121,10 +149,10 @@ class Whit:
 
     def arguments(self, scheme):
         arguments = [*WHIT[scheme][0]]
-        if arguments[-2:] == ["--improve", "none"] and "--improve" not in self.options:
-            del arguments[-2:]  # a tool without improvements improves nothing
+        if arguments[-2:] == ["--improve", "none"] and not self.can_refrain:
+            del arguments[-2:]
         if scheme == "auto":
-            arguments += ["--time-limit", self.time_limit]
+            arguments += ["--time-limit", f"{self.time_limit}s"]
         return arguments
 
     def build(self, case, scheme):
@@ -187,6 +215,8 @@ ONNX_STATIC = {
     "uint8 min-max": dict(per_channel=True, calibrate_method="MinMax", activation_type="QUInt8", weight_type="QUInt8"),
     "uint8 entropy": dict(per_channel=True, calibrate_method="Entropy", activation_type="QUInt8", weight_type="QUInt8"),
     "uint8 percentile": dict(per_channel=True, calibrate_method="Percentile", activation_type="QUInt8", weight_type="QUInt8"),
+    # What is commonly done for transformers: normalisation, softmax and the like stay float.
+    "uint8 layers only": dict(per_channel=True, activation_type="QUInt8", weight_type="QUInt8", op_types_to_quantize=["Conv", "MatMul", "Gemm"]),
 }
 
 
@@ -211,10 +241,14 @@ class OnnxRuntime:
     def feeds(self, case, samples, session):
         """One feed a sample, in the shapes that the model wants."""
         wanted = {i.name: [n if isinstance(n, int) else 1 for n in i.shape] for i in session.get_inputs()}
+        constant = {name: np.array(16000, np.int64) for name in wanted.keys() - samples.keys()}  # silero's sampling rate
+
+        def feed(name, sample):
+            # A sample of a model whose sizes are all open comes in its own shape.
+            return np.ascontiguousarray(sample.reshape(wanted[name]) if sample.size == np.prod(wanted[name]) else sample)
+
         count = len(next(iter(samples.values())))
-        constant = dict(zip(wanted.keys() - samples.keys(), [np.array(16000, np.int64)]))  # silero's sampling rate
-        return [{**{name: np.ascontiguousarray(array[i]).reshape(wanted[name]) for name, array in samples.items()}, **constant}
-                for i in range(count)]
+        return [{**{name: feed(name, array[i]) for name, array in samples.items()}, **constant} for i in range(count)]
 
     def build(self, case, scheme):
         if case.onnx is None:
@@ -246,7 +280,7 @@ class OnnxRuntime:
             binding.bind_cpu_input(name, array)
         for output in session.get_outputs():
             binding.bind_output(output.name)
-        speed = lambda s: peers_module().median_us(lambda run=session.run_with_iobinding: run(binding), s)
+        speed = lambda s: median_us(lambda run=session.run_with_iobinding: run(binding), s)
         return Built(np.array(rows, np.float64), speed, path.stat().st_size, convert_seconds=seconds, command=command,
                      about={k: v for k, v in about.items() if k in ("note", "simulated")})
 
@@ -374,7 +408,7 @@ class LiteRt:
                 rows.append(real(interpreter.get_tensor(output["index"]), output).ravel())
         except Exception as error:  # ValueError and RuntimeError of its C++ side
             raise Refused(f"its runtime: {first_line(error)}") from error
-        speed = lambda s: peers_module().median_us(interpreter.invoke, s)
+        speed = lambda s: median_us(interpreter.invoke, s)
         return Built(np.array(rows, np.float64), speed, path.stat().st_size, convert_seconds=seconds, command=command)
 
 
@@ -400,12 +434,15 @@ def real(values, details):
 
 
 def prepare_tflite(source, out):
-    """Gives the quantizer the signature that it needs, where the file has none; returns tensor name → name in the signature."""
+    """Gives the quantizer what it needs of an older file: operator codes in the newer field too, and a signature.
+    Returns tensor name → name in the signature."""
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model(str(source))
     graph = model.subgraphs[0]
+    for code in model.operatorCodes:
+        code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
     text = lambda name: name.decode() if isinstance(name, bytes) else name
     if model.signatureDefs:
         signature = model.signatureDefs[0]
@@ -448,8 +485,8 @@ def same_model(case, tflite, onnxruntime, litert):
 
 
 def float_tflite(case, onnxruntime, litert):
-    """(path, note): the case's float.tflite if it is the same model as float.onnx. KWS's isn't (other weights, half of
-    them stored as i8): its layers then get the weights and biases of float.onnx, which has to make it the same."""
+    """(path, note): the case's float.tflite if it is the same model as float.onnx. KWS's and AD's aren't (KWS's stores
+    half of its weights as i8): the layers then get the weights and biases of float.onnx, which has to make it the same."""
     if case.onnx is None or same_model(case, case.tflite, onnxruntime, litert):
         return case.tflite, None
     out = litert.work / "models" / f"{case.name}-float.tflite"
@@ -457,8 +494,8 @@ def float_tflite(case, onnxruntime, litert):
     try:
         transplant(case, out, litert.work)
         if same_model(case, out, onnxruntime, litert):
-            return out, ("the published float.tflite has other weights than float.onnx (and stores half of them as i8); LiteRT got a copy with "
-                         "those of float.onnx, which gives the same outputs")
+            return out, ("the published float.tflite has other weights than float.onnx; LiteRT got a copy with those of float.onnx, "
+                         "which gives the same outputs")
     except (ValueError, KeyError, Refused):
         pass
     return None, "no LiteRT: the published float.tflite is another model than float.onnx"
@@ -478,10 +515,10 @@ def transplant(case, out, work):
         tensor = graph.tensors[index]
         if list(values.shape) != list(tensor.shape):
             raise ValueError(f"{tensor.name}: {values.shape}")
-        buffer = schema.BufferT()
-        buffer.data = np.ascontiguousarray(values, "<f4").ravel().view(np.uint8)
-        model.buffers.append(buffer)
-        tensor.buffer, tensor.type, tensor.quantization = len(model.buffers) - 1, schema.TensorType.FLOAT32, None
+        if sum(t.buffer == tensor.buffer for t in graph.tensors) != 1:
+            raise ValueError(f"{tensor.name} shares its values")
+        model.buffers[tensor.buffer].data = np.ascontiguousarray(values, "<f4").ravel().view(np.uint8)
+        tensor.type, tensor.quantization = schema.TensorType.FLOAT32, None
 
     for op, (weights, bias) in zip(layers, onnx_weights(case.onnx, work), strict=True):
         if code(op) == kinds.FULLY_CONNECTED:
@@ -493,7 +530,7 @@ def transplant(case, out, work):
 
 
 def onnx_weights(path, work):
-    """(weights, bias) of convolutions and matrix products in order, batch norms folded in, an Add after a product as its bias."""
+    """(weights, bias) of convolutions and matrix products in order, batch norms folded in."""
     import onnx
     from onnxruntime.quantization import quant_pre_process
 
@@ -503,16 +540,28 @@ def onnx_weights(path, work):
     graph = onnx.load(folded).graph
     folded.unlink()
     constants = {c.name: onnx.numpy_helper.to_array(c) for c in graph.initializer}
+    consumer = lambda name: next((n for n in graph.node if name in n.input), None)
     found = []
     for node in graph.node:
-        if node.op_type not in ("Conv", "MatMul") or node.input[1] not in constants:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in constants:
             continue
-        if len(node.input) > 2:
-            bias = constants[node.input[2]]
-        else:
-            (add,) = [n for n in graph.node if n.op_type == "Add" and node.output[0] in n.input]
-            (bias,) = [constants[name] for name in add.input if name in constants]
-        found.append((constants[node.input[1]], bias.ravel()))
+        weights = constants[node.input[1]]
+        if any(a.name == "transB" and a.i for a in node.attribute):
+            weights = weights.T
+        channels = weights.shape[0 if node.op_type == "Conv" else 1]
+        bias = constants[node.input[2]].ravel() if len(node.input) > 2 else np.zeros(channels, np.float32)
+        output = node.output[0]
+        # What follows channel by channel: a bias, or a batch norm written out.
+        while (then := consumer(output)) is not None and then.op_type in ("Add", "Mul"):
+            vector = next((constants[name].ravel() for name in then.input if name in constants), None)
+            if vector is None or len(vector) != channels:
+                break
+            if then.op_type == "Add":
+                bias = bias + vector
+            else:
+                bias, weights = bias * vector, weights * vector.reshape([-1, 1, 1, 1] if node.op_type == "Conv" else [1, -1])
+            output = then.output[0]
+        found.append((weights, bias))
     return found
 
 

@@ -148,7 +148,10 @@ def render(result):
             lines[-1] += f" The benchmark asks for {model['target']:g} %."
         lines += ["", *table]
         if refused:
-            lines += ["", "Not there: " + "; ".join(f"{r['engine']} {r['scheme']}: {escape(r['refused']).rstrip('.')}" for r in refused) + "."]
+            reasons = {}
+            for row in refused:
+                reasons.setdefault((row["engine"], escape(row["refused"]).rstrip(".")), []).append(row["scheme"])
+            lines += ["", "Not there: " + "; ".join(f"{engine} {', '.join(schemes)}: {reason}" for (engine, reason), schemes in reasons.items()) + "."]
     skipped = [m for m in result["models"] if m.get("skipped")]
     if skipped:
         lines += ["", "Left out: " + "; ".join(f"{m['model']}: {escape(m['skipped'])}" for m in skipped) + "."]

@@ -163,7 +163,7 @@ def main():
     parser.add_argument("--venv", type=pathlib.Path, help="default: venv in the work folder")
     parser.add_argument("--only", default="", metavar="REGEX")
     parser.add_argument("--schemes", default="", metavar="REGEX")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.2, help="per engine, scheme and round")
     parser.add_argument("--time-limit", type=int, default=60, metavar="SECONDS", help="of each search")
     parser.add_argument("--cpu", type=int, help="pin everything to this core")
@@ -197,7 +197,7 @@ def main():
     result = {"models": []}
     if args.json and args.json.exists() and (args.only or args.schemes):
         result = json.loads(args.json.read_text())
-    result |= {"machine": kinds.peers_module().machine(), "whit": engines["Whit"].run("--version").strip(), "rounds": args.rounds, "seconds": args.seconds,
+    result |= {"machine": kinds.machine(), "whit": engines["Whit"].run("--version").strip(), "rounds": args.rounds, "seconds": args.seconds,
                "time_limit": args.time_limit,
                "versions": [kinds.version(p) for p in ("onnxruntime", "ai-edge-litert", "ai-edge-quantizer", "litert-torch", "torch", "scikit-learn", "numpy")]}
     wrong, order = 0, []
@@ -208,7 +208,7 @@ def main():
         start = time.monotonic()
         try:
             model = measure_model(make(), engines, wanted, args)
-        except models.Skipped as reason:
+        except (models.Skipped, kinds.Refused) as reason:
             print(f"{name}: skipped, {reason}", file=sys.stderr)
             model = {"model": name, "skipped": str(reason), "rows": [], "notes": []}
         else:

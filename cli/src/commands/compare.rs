@@ -14,7 +14,7 @@ use whit_convert::graph::Graph;
 use whit_convert::import::{DimChoice, ImportOptions, InputLayout, import_file};
 use whit_convert::pipeline::{Watch, rewrite_float};
 use whit_convert::plan::PlanOptions;
-use whit_convert::quantize::calibrate::Method;
+use whit_convert::quantize::calibrate::{Method, PERCENTILE};
 use whit_convert::quantize::diagnose::remedy::{Attempts, WORTH_DB, try_remedies};
 use whit_convert::quantize::diagnose::{CauseKind, Comparison, Layer, compare};
 use whit_convert::quantize::improve::Improvement;
@@ -314,13 +314,26 @@ fn attempts<'a>(
         return None;
     };
     let by = file.metadata_value("quantization.calibration").unwrap_or("min-max");
-    let percent = by.strip_prefix("percentile ").and_then(|rest| rest.split(' ').next()?.parse().ok());
-    let method = percent.map_or(Method::MinMax, Method::Percentile);
-    let mut other_methods = vec![
-        ("--method minmax".to_owned(), Method::MinMax),
-        ("--method percentile --percentile 99.99".to_owned(), Method::Percentile(99.99)),
-        ("--method percentile --percentile 99.9".to_owned(), Method::Percentile(99.9)),
+    let known = [
+        ("auto", "auto", Method::Auto),
+        ("min-max", "minmax", Method::MinMax),
+        ("mse", "mse", Method::Mse),
+        ("entropy", "entropy", Method::Entropy),
+        ("moving average", "average", Method::Average),
     ];
+    let percent = by.strip_prefix("percentile ");
+    let percent = percent.and_then(|rest| rest.split(' ').next()?.parse().ok());
+    let method = percent.map(Method::Percentile).or_else(|| {
+        let named = known.iter().find(|(text, ..)| by.starts_with(&format!("{text} over")));
+        named.map(|(.., method)| *method)
+    });
+    let method = method.unwrap_or(Method::MinMax);
+    let mut other_methods: Vec<(String, Method)> =
+        known.iter().map(|(_, name, method)| (format!("--method {name}"), *method)).collect();
+    for percent in [99.9, PERCENTILE] {
+        let options = format!("--method percentile --percentile {percent}");
+        other_methods.push((options, Method::Percentile(percent)));
+    }
     other_methods.retain(|(_, other)| *other != method);
     Some(Attempts {
         calibration,

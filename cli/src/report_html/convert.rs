@@ -1,5 +1,6 @@
 //! The report of `whit convert --report`: what was decided, what it costs, what it does to every layer.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -102,6 +103,7 @@ impl ConvertReport<'_> {
         watch.0.finish_and_clear();
         let front = self.converted.report.front.as_ref();
         let effects = effects(self.converted);
+        let methods = methods(self.converted, &graph);
         let higher = comparison.as_ref().map(|comparison| higher(comparison, &graph, front));
         if extension(path) == "json" {
             let mut value = json!({
@@ -118,6 +120,7 @@ impl ConvertReport<'_> {
                 "effects": effects,
                 "front": front.map(front_data),
                 "higher_precision": higher,
+                "range_methods": methods,
                 "source_scales": scales,
                 "notes": notes,
             });
@@ -175,10 +178,23 @@ impl ConvertReport<'_> {
             tiles,
             summary: comparison.as_ref().map(crate::commands::summary_lines).unwrap_or_default(),
             notes,
+            methods,
             sections,
         };
         Ok(render(&page, comparison.as_ref())?.into_bytes())
     }
+}
+
+/// The method that chose the range of each value, where each has its own.
+fn methods(converted: &Converted, graph: &Graph) -> BTreeMap<String, String> {
+    let choices = converted.report.calibration.iter().flat_map(|found| &found.choices);
+    choices
+        .flat_map(|choice| choice.values.iter().map(|value| (value, choice.method)))
+        .filter_map(|(value, method)| {
+            let value = graph.values.get(value.0 as usize)?;
+            Some((value.name.clone(), method.to_string()))
+        })
+        .collect()
 }
 
 fn effects(converted: &Converted) -> Vec<Value> {

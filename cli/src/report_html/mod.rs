@@ -3,6 +3,8 @@
 mod charts;
 mod convert;
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 use whit_convert::quantize::diagnose::{Comparison, Layer};
@@ -23,6 +25,8 @@ pub(crate) struct Page {
     /// Sentences.
     pub(crate) summary: Vec<String>,
     pub(crate) notes: Vec<String>,
+    /// How the range of a layer's output was chosen, by name, where methods differ.
+    pub(crate) methods: BTreeMap<String, String>,
     /// Sections that only some pages have, by the name that the template calls them.
     pub(crate) sections: Map<String, Value>,
 }
@@ -42,7 +46,9 @@ pub(crate) fn render(page: &Page, comparison: Option<&Comparison>) -> Result<Str
     put("footer", json!(concat!("whit ", env!("CARGO_PKG_VERSION"))));
     if let Some(comparison) = comparison {
         put("samples", json!(comparison.samples));
-        put("layers", comparison.layers.iter().map(layer).collect());
+        let layers = comparison.layers.iter().map(|own| layer(own, page.methods.get(&own.name)));
+        put("layers", layers.collect());
+        put("methods", json!(!page.methods.is_empty()));
         put("bars", json!(charts::snr_bars(&bars(comparison))));
         put("weights", comparison.layers.iter().filter_map(weights).collect());
         put("baseline", json!(comparison.baseline_db.map_or(String::new(), decibels)));
@@ -82,7 +88,7 @@ fn bars(comparison: &Comparison) -> Vec<charts::Bar<'_>> {
         .collect()
 }
 
-fn layer(layer: &Layer) -> Value {
+fn layer(layer: &Layer, method: Option<&String>) -> Value {
     let part = |share: f64| format!("{:.0}", 100.0 * share);
     let causes: Vec<Value> = layer
         .causes
@@ -113,6 +119,7 @@ fn layer(layer: &Layer) -> Value {
         "output": layer.output_db.map_or(report::UNDEFINED.to_owned(), decibels),
         "share": report::percent(layer.output_share),
         "causes": causes,
+        "method": method.map_or(report::UNDEFINED, String::as_str),
         "grid": grid,
         "activations": charts::histogram(
             &layer.histogram,

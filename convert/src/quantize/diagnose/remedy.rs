@@ -128,11 +128,12 @@ pub fn try_remedies(
     let has_integers = numbers.iter().any(|numbers| numbers.integer().is_some());
     let mut stages = Stages { watch, done: 0, total: 1 };
     let ranges_by = |method: Method, stages: &mut Stages<'_>| -> Result<Ranges, EvaluateError> {
-        calibrate(graph, attempts.calibration, method, &mut |done, total| {
-            stages.watch.progress("calibrating", done, total);
-        })
+        if !has_integers {
+            return Ok(Ranges::new());
+        }
+        let mut progress = |stage: &str, done, total| stages.watch.progress(stage, done, total);
+        Ok(calibrate(graph, &numbers, attempts.calibration, method, &mut progress)?.ranges)
     };
-    // Ranges are wanted by a layer that becomes int16, too.
     let ranges = ranges_by(attempts.method, &mut stages)?;
     let base = Quantization::new(graph.clone(), &numbers, &ranges);
     let before = bench.measure(&base)?;
@@ -181,8 +182,10 @@ pub fn try_remedies(
         let mut context = Context {
             reference: graph,
             samples: attempts.calibration,
+            method: attempts.method,
             seed: attempts.seed,
             watch: &mut *stages.watch,
+            notes: Vec::new(),
         };
         let effects = improve(&mut changed, &[*step], &mut context)?;
         if effects.iter().any(|effect| effect.kept) {

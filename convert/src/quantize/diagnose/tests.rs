@@ -8,7 +8,7 @@ use crate::dim::Dim;
 use crate::evaluate::{Program, Samples};
 use crate::graph::{BinaryKind, Clamp, Conv, Graph, MatMul, Node, Op, ValueId};
 use crate::plan::PlanOptions;
-use crate::quantize::calibrate::{Method, Ranges, calibrate};
+use crate::quantize::calibrate::{Method, calibrate};
 use crate::quantize::numbers::Numbers;
 use crate::quantize::quantization::Quantization;
 use crate::tensor::Tensor;
@@ -110,12 +110,9 @@ impl Net {
     }
 }
 
-fn ranges(graph: &Graph, data: &Data, method: Method) -> Ranges {
-    calibrate(graph, data, method, &mut |_, _| ()).expect("calibrates")
-}
-
 fn quantized(graph: &Graph, numbers: &[Numbers], data: &Data, method: Method) -> Program {
-    let ranges = ranges(graph, data, method);
+    let found = calibrate(graph, numbers, data, method, &mut |_, _, _| ()).expect("calibrates");
+    let ranges = found.ranges;
     let lowered = Quantization::new(graph.clone(), numbers, &ranges).lowered();
     Program::new(&lowered, &PlanOptions::default()).expect("plans")
 }
