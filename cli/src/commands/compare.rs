@@ -160,12 +160,9 @@ impl Compare {
             }
         };
         let images = image_spec(&specs, &self.images);
-        let open = |path: &Path| -> Result<Dataset> {
-            let mut data = Dataset::open(path, images.as_ref())?;
-            data.truncate(self.samples as usize);
-            Ok(data)
-        };
-        let data = open(&self.data)?;
+        let open = |path: &Path| Dataset::open(path, images.as_ref());
+        let mut data = open(&self.data)?;
+        data.truncate(self.samples as usize);
         let samples = Bound::new(&data, specs.clone(), &ranks)?;
         samples.check_finite(&data)?;
         let calibration = self.calibrate.as_deref().map(open).transpose()?;

@@ -193,7 +193,10 @@ pub(super) fn measure(
         .collect();
     let matched = |side: fn(&Pair) -> usize| -> BTreeSet<usize> { pairs.iter().map(side).collect() };
     let unmatched = |steps: &Steps<'_>, matched: BTreeSet<usize>| -> Vec<String> {
-        let alone = |(at, made): &(usize, &Made)| made.step.is_some() && !matched.contains(at);
+        let alone = |(at, made): &(usize, &Made)| {
+            let own = !SUFFIXES.iter().any(|suffix| made.name.ends_with(suffix));
+            made.step.is_some() && own && !matched.contains(at)
+        };
         steps.made.iter().enumerate().filter(alone).map(|(_, made)| made.name.clone()).collect()
     };
     let other_weights = |step: &whit::format::StepRecord| {
@@ -288,8 +291,11 @@ fn pair(float: &Steps<'_>, file: &Steps<'_>) -> (Vec<Pair>, Vec<String>) {
                 None => break None,
             }
         };
-        // A model's single input or output may have another name in a renamed copy.
         let Some(mut found) = found else { continue };
+        if made.name != float.made[found].name && !made.is_quantized() {
+            // The reals behind integers, which are compared themselves.
+            continue;
+        }
         if made.is_quantized()
             && made.name == float.made[found].name
             && let Some(clamp) = float.sole_clamp(found)
@@ -348,6 +354,10 @@ impl<'r, 'm> Runs<'r, 'm> {
             of_float.entry(pair.float).or_default().push(at);
             of_file.insert(pair.file, at);
             let grid = file.made[pair.file].grid();
+            if grid.is_none() && file.is_only_quantized(pair.file) {
+                // What is computed behind is computed on the integers.
+                continue;
+            }
             // What is there as floats and as integers is read exactly by some.
             fed.entry(pair.float)
                 .and_modify(|known| *known = known.filter(|known| Some(*known) == grid))

@@ -117,6 +117,23 @@ impl<'m> Steps<'m> {
         is_clamp.then(|| self.by_step[index].first().copied()).flatten()
     }
 
+    /// Whether all that reads a result of floats makes integers of it.
+    pub(super) fn is_only_quantized(&self, made: usize) -> bool {
+        let made = &self.made[made];
+        if self.model.outputs().any(|output| output == made.tensor) {
+            return false;
+        }
+        // A view of a tensor has its name.
+        let of = |tensor: u32| {
+            let record = self.model.tensor(tensor as usize);
+            record.is_some_and(|record| self.model.text(record.name) == made.name)
+        };
+        let mut readers = self.model.steps().filter(|step| {
+            self.model.operands(step).take(usize::from(step.input_count)).any(of)
+        });
+        readers.all(|step| Op::from_number(step.op) == Some(Op::Quantize))
+    }
+
     /// A session, its state reset.
     pub(super) fn session(&self) -> Result<Session<'m>, EvaluateError> {
         let mut session = Session::new(self.model, Options::default())

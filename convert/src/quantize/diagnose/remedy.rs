@@ -16,11 +16,11 @@ use crate::quantize::calibrate::{Method, Ranges, calibrate};
 use crate::quantize::clamp_of;
 use crate::quantize::improve::{Context, Improvement, improve};
 use crate::quantize::measure::{output_noise, overall_db};
-use crate::quantize::numbers::Numbers;
+use crate::quantize::numbers::{DEFAULT_GROUP, Numbers};
 use crate::quantize::quantization::Quantization;
 
-/// Samples that a try is measured on at most, as the search's single layers are.
-const MEASURED_SAMPLES: usize = 32;
+/// Samples that a try is measured on at most.
+const MEASURED_SAMPLES: usize = 128;
 
 /// A gain that is worth a line: less is within what other samples would show.
 pub const WORTH_DB: f64 = 0.3;
@@ -271,19 +271,26 @@ fn options_of(graph: &Graph, nodes: &BTreeMap<usize, Numbers>) -> String {
 
 /// The numbers of each node as the file has them; where the file has no such layer, those that were asked for.
 fn numbers_of(comparison: &Comparison, graph: &Graph, asked: Numbers) -> Vec<Numbers> {
-    let dtypes: BTreeMap<&str, &str> = comparison
+    let known: BTreeMap<&str, (&str, Option<u32>)> = comparison
         .layers
         .iter()
         .filter(|layer| layer.op != "quantize" && layer.op != "input")
-        .map(|layer| (layer.name.as_str(), layer.dtype.as_str()))
+        .map(|layer| {
+            let bits = layer.weights.as_ref().map(|weights| weights.bits);
+            (layer.name.as_str(), (layer.dtype.as_str(), bits))
+        })
         .collect();
     let of = |node: &crate::graph::Node| {
         let name = graph.value(node.outputs[0]).name.as_str();
-        match dtypes.get(name) {
-            Some(&"i8") => Numbers::Int8,
-            Some(&"i16") => Numbers::Int16,
-            Some(_) if asked.integer().is_some() => Numbers::Float,
-            _ => asked,
+        match known.get(name) {
+            Some(("i8", _)) => Numbers::Int8,
+            Some(("i16", _)) => Numbers::Int16,
+            Some(_) if asked.integer().is_none() => asked,
+            Some((_, Some(4))) => Numbers::W4 { group: DEFAULT_GROUP },
+            Some((_, Some(8))) => Numbers::W8 { group: DEFAULT_GROUP },
+            Some((_, Some(16))) => Numbers::F16,
+            Some(_) => Numbers::Float,
+            None => asked,
         }
     };
     graph.nodes.iter().map(of).collect()
