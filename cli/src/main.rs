@@ -6,6 +6,7 @@ mod data;
 mod metrics;
 mod plots;
 mod report;
+mod report_html;
 mod samples;
 mod whit_file;
 

@@ -57,6 +57,12 @@ pub(crate) fn bytes(count: u64) -> String {
     }
 }
 
+/// `+1.2 KB`, `−812 B`: more or less of them.
+pub(crate) fn signed_bytes(count: i64) -> String {
+    let sign = if count < 0 { "−" } else { "+" };
+    format!("{sign}{}", bytes(count.unsigned_abs()))
+}
+
 /// `264 kMAC`, `12.5 MMAC`: three digits.
 pub(crate) fn macs(count: u64) -> String {
     if count < 1000 {

@@ -99,6 +99,14 @@ impl Program {
         Ok(Program { plan, file })
     }
 
+    /// The program as the runtime opens it.
+    ///
+    /// # Errors
+    /// When the runtime refuses the program.
+    pub fn model(&self) -> Result<Model<'_>, EvaluateError> {
+        Model::open(self.file.as_slice()).map_err(|e| EvaluateError::Invalid(e.to_string()))
+    }
+
     /// A session of the program.
     ///
     /// # Errors
@@ -302,7 +310,7 @@ pub fn output_reals(session: &Session<'_>, output: usize) -> Result<Vec<f32>, Ev
 }
 
 /// The reals that a tensor's bytes stand for; false when they don't stand for any.
-fn to_reals(dtype: DType, scale: f32, zero_point: i32, bytes: &[u8], reals: &mut Vec<f32>) -> bool {
+pub(crate) fn to_reals(dtype: DType, scale: f32, zero_point: i32, bytes: &[u8], reals: &mut Vec<f32>) -> bool {
     reals.clear();
     let real = |q: i32| (q - zero_point) as f32 * scale;
     match dtype {
@@ -394,7 +402,7 @@ pub fn golden(
     Ok(vectors)
 }
 
-fn input_bytes(session: &mut Session<'_>, input: usize) -> Result<Vec<u8>, EvaluateError> {
+pub(crate) fn input_bytes(session: &mut Session<'_>, input: usize) -> Result<Vec<u8>, EvaluateError> {
     let failed = |e: whit::SessionError| EvaluateError::Invalid(e.to_string());
     let slot = session.input_slot(input).map_err(failed)?;
     Ok(match slot.dtype().size() {

@@ -343,6 +343,14 @@ pub(crate) fn rewrite(graph: &mut Graph, skip: &[&str], watch: &mut dyn Watch) {
     }
 }
 
+/// Rewrites an imported float graph as [`convert`] does before it quantizes: its values are then named as the tensors
+/// of the converted file are. False when the model is quantized itself.
+pub fn rewrite_float(graph: &mut Graph, will_be_integer: bool) -> bool {
+    let quantized = is_quantized(graph);
+    rewrite_imported(graph, quantized || will_be_integer, &mut ());
+    !quantized
+}
+
 /// Whether a graph can be planned in float: what `convert` would find out, without writing a file.
 ///
 /// # Errors

@@ -31,4 +31,4 @@ pub use memory::{Context, Operands, Sink, Slot, Source};
 #[cfg(feature = "std")]
 pub use mmap::ModelFile;
 pub use model::{MAX_DIMS, Model};
-pub use session::{Observed, Options, Session};
+pub use session::{Observed, Options, Probe, Session};

@@ -240,6 +240,26 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
+    /// Runs every step, calling `probe(step, session memory)` after each, which may change what the step
+    /// made: for feeding the steps behind with what another program computed.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_probed(
+        &mut self,
+        mut probe: impl FnMut(usize, &mut Probe<'_, 'm>),
+    ) -> Result<(), SessionError> {
+        let constants = self.model.section(crate::format::Section::Constants);
+        for index in 0..self.block.bound().len() {
+            let failed = |kind| SessionError::Step { step: index as u32, kind };
+            let context = self.block.context(index, constants);
+            let (bound, mut context) = context.ok_or(failed(StepErrorKind::TooLarge))?;
+            (bound.run)(&mut context).map_err(failed)?;
+            probe(index, &mut Probe { block: &mut self.block });
+        }
+        Ok(())
+    }
+
     /// Type, shape and quantization of an input.
     pub fn input_slot(&self, index: usize) -> Result<Slot, SessionError> {
         let tensor = self.model.input(index).ok_or(SessionError::Unknown)?;
@@ -337,6 +357,20 @@ impl Observed<'_> {
     pub fn tensor(&self, index: usize) -> Option<(Slot, &[u8])> {
         let slot = self.block.slot(index)?;
         Some((slot, self.block.tensor(&slot, self.constants)))
+    }
+}
+
+/// The memory of a session between two steps, to look at and to change.
+pub struct Probe<'p, 'm> {
+    block: &'p mut Block<'m>,
+}
+
+impl Probe<'_, '_> {
+    /// A tensor's description and present bytes; no bytes for a constant. Whatever is written, the steps behind take
+    /// it: what they check doesn't depend on the content of activations.
+    pub fn tensor_mut(&mut self, index: usize) -> Option<(Slot, &mut [u8])> {
+        let slot = self.block.slot(index)?;
+        Some((slot, self.block.tensor_mut(&slot)))
     }
 }
 

@@ -23,6 +23,7 @@ use super::search::{self, SearchArgs, Wanted};
 use super::{Images, check, print_json, print_text};
 use crate::data::{Dataset, Extent, InputSpec, read_npy_file};
 use crate::report::{self, Align};
+use crate::report_html::{self, ConvertReport};
 use crate::samples::{Bound, progress_bar};
 
 #[derive(Args)]
@@ -97,6 +98,9 @@ pub(crate) struct Convert {
     golden: usize,
     #[command(flatten)]
     images: Images,
+    /// Write what was decided, what it costs and what it does to every layer: as a page, or as JSON
+    #[arg(long, value_name = "FILE.html|FILE.json", conflicts_with = "check")]
+    report: Option<PathBuf>,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -179,7 +183,7 @@ fn parse_percentile(text: &str) -> Result<f64, String> {
     }
 }
 
-fn parse_dim(text: &str) -> Result<(String, DimChoice), String> {
+pub(super) fn parse_dim(text: &str) -> Result<(String, DimChoice), String> {
     // Symbols may contain '=', sizes don't.
     let (name, size) = text.rsplit_once('=').ok_or("write NAME=N or NAME=MIN..MAX")?;
     let number = |text: &str| {
@@ -202,13 +206,13 @@ fn parse_dim(text: &str) -> Result<(String, DimChoice), String> {
 }
 
 #[derive(Clone, Debug)]
-enum InputValue {
+pub(super) enum InputValue {
     Int(i64),
     Real(f32),
     File(PathBuf),
 }
 
-fn parse_value(text: &str) -> Result<(String, InputValue), String> {
+pub(super) fn parse_value(text: &str) -> Result<(String, InputValue), String> {
     let (name, value) = text.rsplit_once('=').ok_or("write NAME=x.npy or NAME=NUMBER")?;
     let value = match (value.parse::<i64>(), value.parse::<f32>(), value) {
         (Ok(int), ..) => InputValue::Int(int),
@@ -221,7 +225,7 @@ fn parse_value(text: &str) -> Result<(String, InputValue), String> {
 }
 
 impl InputValue {
-    fn tensor(&self) -> Result<Tensor> {
+    pub(super) fn tensor(&self) -> Result<Tensor> {
         Ok(match self {
             InputValue::Int(int) => Tensor::from_i64([], &[*int]),
             InputValue::Real(real) => Tensor::from_f32([], &[*real]),
@@ -234,7 +238,7 @@ impl InputValue {
     }
 }
 
-fn parse_layout(text: &str) -> Result<(String, InputLayout), String> {
+pub(super) fn parse_layout(text: &str) -> Result<(String, InputLayout), String> {
     match text.rsplit_once('=') {
         Some((name, "nhwc")) => Ok((name.to_owned(), InputLayout::Nhwc)),
         _ => Err("write NAME=nhwc".to_owned()),
@@ -242,7 +246,7 @@ fn parse_layout(text: &str) -> Result<(String, InputLayout), String> {
 }
 
 /// The inputs of a graph as data has to fit them.
-fn graph_specs(graph: &Graph) -> (Vec<InputSpec>, Vec<usize>) {
+pub(crate) fn graph_specs(graph: &Graph) -> (Vec<InputSpec>, Vec<usize>) {
     let bounds = |dim: &whit_convert::dim::Dim| {
         let low: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.min).collect();
         let high: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.max).collect();
@@ -356,7 +360,7 @@ pub(crate) fn provenance(source: &str, bytes: &[u8]) -> Vec<(String, String)> {
 }
 
 /// Writes a file whole or not at all: into a neighbour first, then renamed.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut part = path.as_os_str().to_owned();
     part.push(format!(".{}.part", std::process::id()));
     let part = PathBuf::from(part);
@@ -485,6 +489,10 @@ impl Convert {
             }
             _ => None,
         };
+        if let Some(path) = &self.report {
+            report_html::check_path(path)?;
+        }
+        let source = self.report.as_ref().map(|_| graph.clone());
         let request = Request {
             graph,
             data: data.as_ref(),
@@ -494,7 +502,23 @@ impl Convert {
             dump_passes: self.dump_passes.as_deref(),
         };
         let converted = convert_graph(request).with_context(|| self.model.display().to_string())?;
+        let page = match (&self.report, source) {
+            (Some(path), Some(source)) => {
+                let report = ConvertReport {
+                    model: file_name.into_owned(),
+                    source_bytes: std::fs::metadata(&self.model)?.len(),
+                    source,
+                    scheme: format!("{:?}", self.quantize).to_lowercase(),
+                    converted: &converted,
+                };
+                Some((path, report.write(path, data.as_ref(), self.json)?))
+            }
+            _ => None,
+        };
         write_whole(output, &converted.file)?;
+        if let Some((path, page)) = page {
+            write_whole(path, &page)?;
+        }
         self.report(output, &converted)
     }
 

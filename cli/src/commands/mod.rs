@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod compare;
 mod convert;
 mod demo;
 mod eval;
@@ -9,6 +10,9 @@ mod inspect;
 mod run;
 mod search;
 mod verify;
+
+pub(crate) use compare::{Bar, summary_lines};
+pub(crate) use convert::graph_specs;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +39,8 @@ pub(crate) enum Command {
     Run(run::Run),
     /// Measure a model's quality on labelled data
     Eval(eval::Eval),
+    /// Compare a float model with the file it was quantized to, layer by layer
+    Compare(compare::Compare),
     /// Measure a model's speed and memory
     Bench(bench::Bench),
     /// Check a file: structure, checksums, golden vectors on every instruction set present
@@ -50,6 +56,7 @@ impl Command {
             Command::Inspect(command) => command.run(),
             Command::Run(command) => command.run(),
             Command::Eval(command) => command.run(),
+            Command::Compare(command) => command.run(),
             Command::Bench(command) => command.run(),
             Command::Verify(command) => command.run(),
             Command::Demo(command) => command.run(),

@@ -7,10 +7,10 @@ use crate::quantize::numbers::{Numbers, output_axis, weights_of};
 use crate::tensor::Tensor;
 
 /// Bias magnitudes that per-channel scales are widened for: what the planner accepts, halved.
-const MAX_BIAS_I8: f64 = (1u32 << 29) as f64;
+pub(crate) const MAX_BIAS_I8: f64 = (1u32 << 29) as f64;
 
 /// The same for i16 activations.
-const MAX_BIAS_I16: f64 = (1u64 << 49) as f64;
+pub(crate) const MAX_BIAS_I16: f64 = (1u64 << 49) as f64;
 
 /// The largest bias of an integer layer, per unit of its input's scale times its weights' scale.
 pub(super) const fn largest_bias(numbers: Numbers) -> f64 {
