@@ -84,6 +84,34 @@ pub(crate) fn score(value: impl Into<Option<f64>>, decimals: usize) -> String {
     defined(value.into(), |v| format!("{v:.decimals$}"))
 }
 
+/// A number with four digits or so, more for the very small.
+pub(crate) fn significant(value: f64) -> String {
+    if !value.is_finite() {
+        return UNDEFINED.to_owned();
+    }
+    if value != 0.0 && value.abs() < 1e-6 {
+        return format!("{value:.3e}");
+    }
+    format!("{value:.*}", decimals_of(value))
+}
+
+/// Decimals that leave about four digits.
+pub(crate) fn decimals_of(value: f64) -> usize {
+    match value.abs() {
+        v if v >= 1000.0 => 0,
+        v if v >= 100.0 => 1,
+        v if v >= 10.0 => 2,
+        v if v >= 1.0 => 3,
+        v if v >= 1e-3 || v == 0.0 => 4,
+        _ => 6,
+    }
+}
+
+/// `95 %`, `99.9 %`: no more decimals than needed.
+pub(crate) fn percent_short(share: f64) -> String {
+    format!("{} %", (share * 1e6).round() / 1e4)
+}
+
 fn defined(value: Option<f64>, format: impl Fn(f64) -> String) -> String {
     value.filter(|v| v.is_finite()).map_or_else(|| UNDEFINED.to_owned(), format)
 }
@@ -203,6 +231,16 @@ mod tests {
             (percent(f64::NAN), "–"),
             (score(0.91234, 3), "0.912"),
             (score(None, 3), "–"),
+            (significant(0.0), "0.0000"),
+            (significant(0.95344), "0.9534"),
+            (significant(-12.3456), "-12.35"),
+            (significant(123456.7), "123457"),
+            (significant(0.000123), "0.000123"),
+            (significant(1.5e-9), "1.500e-9"),
+            (significant(f64::NAN), "–"),
+            (percent_short(0.95), "95 %"),
+            (percent_short(0.999), "99.9 %"),
+            (percent_short(0.99), "99 %"),
         ] {
             assert_eq!(text, expected);
         }

@@ -12,6 +12,7 @@ use crate::quantize::improve::{Context, Effect, Improvement, improve};
 use crate::quantize::integers;
 use crate::quantize::numbers::Numbers;
 use crate::quantize::quantization::Quantization;
+use crate::quantize::search::{self, Front, Search, SearchError};
 
 /// Rounds of passes and folding at most; models settle in two or three.
 const MAX_ROUNDS: usize = 8;
@@ -72,6 +73,15 @@ pub enum ConvertError {
              its integers less exactly. Convert it with --quantize none, or the float model with {0}"
     )]
     AlreadyQuantized(Numbers),
+    /// A search has nothing to choose.
+    #[error(
+        "the model is already quantized (it has quantize and dequantize nodes): there is nothing to choose. Convert \
+             it with --quantize none, which keeps its scales, or give the float model"
+    )]
+    AlreadyChosen,
+    /// The search found nothing that fits.
+    #[error(transparent)]
+    Search(#[from] SearchError),
     /// Only TFLite models have TFLite's rounding.
     #[error("--exact-tflite reproduces how TFLite rounds, and this model isn't a TFLite model")]
     NotTflite,
@@ -99,6 +109,8 @@ pub struct Report {
     pub float_nodes: Vec<String>,
     /// What each step did that was to improve the quantization.
     pub effects: Vec<Effect>,
+    /// What the search measured, if there was one.
+    pub front: Option<Front>,
     /// Remarks for the user.
     pub notes: Vec<String>,
 }
@@ -127,9 +139,33 @@ impl Watch for () {}
 /// # Errors
 /// [`ConvertError`] names the node, sample or option and what to do.
 pub fn convert(
+    graph: Graph,
+    samples: Option<&dyn Samples>,
+    options: &ConvertOptions,
+    watch: &mut dyn Watch,
+) -> Result<Converted, ConvertError> {
+    convert_with(graph, samples, options, None, watch)
+}
+
+/// Converts a float graph to the mix of numbers that a search finds; `options.numbers` is not looked at.
+///
+/// # Errors
+/// As [`convert`], and [`ConvertError::Search`] when nothing fits.
+pub fn convert_searched(
+    graph: Graph,
+    samples: &dyn Samples,
+    options: &ConvertOptions,
+    search: &Search<'_>,
+    watch: &mut dyn Watch,
+) -> Result<Converted, ConvertError> {
+    convert_with(graph, Some(samples), options, Some(search), watch)
+}
+
+fn convert_with(
     mut graph: Graph,
     samples: Option<&dyn Samples>,
     options: &ConvertOptions,
+    search: Option<&Search<'_>>,
     watch: &mut dyn Watch,
 ) -> Result<Converted, ConvertError> {
     if options.exact_tflite && !graph.is_of_tflite() {
@@ -143,11 +179,19 @@ pub fn convert(
             .chain(of_layers.clone())
             .filter(|numbers| *numbers != Numbers::Float)
     };
-    let integers = wanted().find(|numbers| numbers.integer().is_some());
+    // A search may come to integers.
+    let integers = match search {
+        Some(_) => Some(Numbers::Int8),
+        None => wanted().find(|numbers| numbers.integer().is_some()),
+    };
     rewrite_imported(&mut graph, already_quantized || integers.is_some(), watch);
+    let plan_options = PlanOptions { target: options.target, exact_tflite: options.exact_tflite };
 
     let mut calibration = "none".to_owned();
     if already_quantized {
+        if search.is_some() {
+            return Err(ConvertError::AlreadyChosen);
+        }
         if let Some(numbers) = wanted().find(|numbers| numbers.integer().is_none()) {
             return Err(ConvertError::AlreadyQuantized(numbers));
         }
@@ -158,7 +202,7 @@ pub fn convert(
         }
         calibration = "scales of the source model".to_owned();
         lower_to_integers(&mut graph, watch);
-    } else if wanted().next().is_some() {
+    } else if integers.is_some() || wanted().next().is_some() {
         let samples = match integers {
             None => samples.filter(|samples| !samples.is_empty()),
             Some(numbers) => {
@@ -182,13 +226,39 @@ pub fn convert(
                 watch.progress("calibrating", done, total);
             })?,
         };
-        let reference = graph.clone();
-        let mut quantization = Quantization::new(graph, &numbers, &ranges);
-        if let Some(samples) = samples {
-            let seed = options.seed;
-            let mut context = Context { reference: &reference, samples, seed, watch };
-            report.effects = improve(&mut quantization, &options.improve, &mut context)?;
-        }
+        let quantization = match (search, samples) {
+            (Some(search), Some(samples)) => {
+                let (steps, seed) = (&options.improve, options.seed);
+                let ranges = (&ranges, options.method);
+                let found = search::search(
+                    &graph,
+                    ranges,
+                    samples,
+                    steps,
+                    plan_options,
+                    seed,
+                    search,
+                    watch,
+                )?;
+                report.effects = found.effects;
+                report.front = Some(found.front);
+                found.quantization
+            }
+            (_, samples) => {
+                let reference = graph.clone();
+                let mut quantization = Quantization::new(graph, &numbers, &ranges);
+                if let Some(samples) = samples {
+                    let seed = options.seed;
+                    let method = options.method;
+                    let notes = Vec::new();
+                    let mut context =
+                        Context { reference: &reference, samples, method, seed, watch, notes };
+                    report.effects = improve(&mut quantization, &options.improve, &mut context)?;
+                    report.notes.append(&mut context.notes);
+                }
+                quantization
+            }
+        };
         graph = quantization.with_quantize_nodes();
         watch.graph("quantize", &graph);
         lower_to_integers(&mut graph, watch);
@@ -210,9 +280,10 @@ pub fn convert(
         }
         !note
     });
-    let scheme = match options.numbers {
-        Numbers::Float => "none".to_owned(),
-        numbers => numbers.to_string(),
+    let scheme = match (search, options.numbers) {
+        (Some(_), _) => "auto".to_owned(),
+        (None, Numbers::Float) => "none".to_owned(),
+        (None, numbers) => numbers.to_string(),
     };
     graph.metadata.push(("quantization.scheme".to_owned(), scheme));
     graph.metadata.push(("quantization.calibration".to_owned(), calibration));
@@ -220,7 +291,6 @@ pub fn convert(
         graph.metadata.push(("quantization.float_nodes".to_owned(), report.float_nodes.join("\n")));
     }
 
-    let plan_options = PlanOptions { target: options.target, exact_tflite: options.exact_tflite };
     let program = Program::new(&graph, &plan_options)?;
     watch.progress("recording golden vectors", 0, options.golden_cases);
     let golden = evaluate::golden(&program, samples, options.golden_cases)?;

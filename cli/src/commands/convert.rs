@@ -9,18 +9,20 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use whit_convert::dump;
+use whit_convert::evaluate::Samples;
 use whit_convert::graph::Graph;
 use whit_convert::import::{DimChoice, ImportOptions, InputLayout, import_file};
-use whit_convert::pipeline::{ConvertOptions, Converted, Watch, convert};
+use whit_convert::pipeline::{ConvertOptions, Converted, Watch, convert, convert_searched};
 use whit_convert::plan::Target;
 use whit_convert::quantize::calibrate::Method;
-use whit_convert::quantize::improve::Improvement;
+use whit_convert::quantize::improve::{Effect, Improvement};
 use whit_convert::quantize::numbers::{DEFAULT_GROUP, GROUP_SIZES, Numbers};
 use whit_convert::tensor::Tensor;
 
+use super::search::{self, SearchArgs, Wanted};
 use super::{Images, check, print_json, print_text};
 use crate::data::{Dataset, Extent, InputSpec, read_npy_file};
-use crate::report;
+use crate::report::{self, Align};
 use crate::samples::{Bound, progress_bar};
 
 #[derive(Args)]
@@ -85,6 +87,8 @@ pub(crate) struct Convert {
     /// What is drawn at random follows from this
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    search: SearchArgs,
     /// Names of the classes, one a line, stored in the file
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
@@ -112,12 +116,14 @@ pub(crate) enum SchemeArg {
     W8,
     /// Weights of 4 bits in groups, float arithmetic
     W4,
+    /// The numbers of each layer chosen by what they cost and lose on the data; needs --calibrate
+    Auto,
 }
 
 impl SchemeArg {
     fn numbers(self, group: usize) -> Numbers {
         match self {
-            SchemeArg::None => Numbers::Float,
+            SchemeArg::None | SchemeArg::Auto => Numbers::Float,
             SchemeArg::F16 => Numbers::F16,
             SchemeArg::Int8 => Numbers::Int8,
             SchemeArg::Int16 => Numbers::Int16,
@@ -260,6 +266,8 @@ fn graph_specs(graph: &Graph) -> (Vec<InputSpec>, Vec<usize>) {
 pub(crate) struct Request<'r> {
     pub(crate) graph: Graph,
     pub(crate) data: Option<&'r Dataset>,
+    /// For the mix of numbers to be searched.
+    pub(crate) search: Option<Wanted<'r>>,
     pub(crate) options: ConvertOptions,
     pub(crate) quiet: bool,
     pub(crate) dump_passes: Option<&'r Path>,
@@ -296,14 +304,13 @@ impl Watch for Watcher<'_> {
 /// Converts a graph with a data set.
 pub(crate) fn convert_graph(request: Request<'_>) -> Result<Converted> {
     let (specs, ranks) = graph_specs(&request.graph);
-    let bound = match request.data {
-        Some(data) => {
-            let bound = Bound::new(data, specs, &ranks)?;
-            bound.check_finite(data)?;
-            Some(bound)
-        }
-        None => None,
+    let bind = |data| {
+        let bound = Bound::new(data, specs.clone(), &ranks)?;
+        bound.check_finite(data)?;
+        Ok::<_, anyhow::Error>(bound)
     };
+    let bound = request.data.map(bind).transpose()?;
+    let measured = request.search.as_ref().map(|search| bind(search.data)).transpose()?;
     if let Some(folder) = request.dump_passes {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
@@ -313,12 +320,14 @@ pub(crate) fn convert_graph(request: Request<'_>) -> Result<Converted> {
         written: 0,
         failed: None,
     };
-    let converted = convert(
-        request.graph,
-        bound.as_ref().map(|bound| bound as &dyn whit_convert::evaluate::Samples),
-        &request.options,
-        &mut watcher,
-    )?;
+    let samples = bound.as_ref().map(|bound| bound as &dyn Samples);
+    let converted = match (&request.search, &measured, samples) {
+        (Some(wanted), Some(measured), Some(samples)) => {
+            let search = wanted.search(measured);
+            convert_searched(request.graph, samples, &request.options, &search, &mut watcher)?
+        }
+        _ => convert(request.graph, samples, &request.options, &mut watcher)?,
+    };
     if let Some(bar) = watcher.bar {
         bar.finish_and_clear();
     }
@@ -396,6 +405,7 @@ impl Convert {
         let layers: Vec<_> = self.layer.iter().cloned().chain(kept).collect();
         let integers = |numbers: Numbers| numbers.integer().is_some();
         if data.is_some()
+            && self.quantize != SchemeArg::Auto
             && self.improve.is_empty()
             && !integers(numbers)
             && !layers.iter().any(|(_, numbers)| integers(*numbers))
@@ -423,9 +433,20 @@ impl Convert {
         if output.is_dir() {
             bail!("{} is a folder; name the .whit file to write", output.display());
         }
+        let evaluate = match (&self.search.evaluate, self.quantize) {
+            (Some(path), SchemeArg::Auto) => Some(Dataset::open(path, image_spec.as_ref())?),
+            _ => None,
+        };
+        let search = match self.quantize {
+            SchemeArg::Auto => {
+                Some(self.search.wanted(evaluate.as_ref().or(data.as_ref()), &graph)?)
+            }
+            _ => None,
+        };
         let request = Request {
             graph,
             data: data.as_ref(),
+            search,
             options,
             quiet: self.json,
             dump_passes: self.dump_passes.as_deref(),
@@ -453,12 +474,20 @@ impl Convert {
                 "nodes_imported": report.nodes_imported,
                 "steps": header.step_count,
                 "float_nodes": report.float_nodes,
+                "improvements": effects_json(&report.effects),
+                "search": report.front.as_ref().map(search::json),
                 "notes": report.notes,
             }))?;
             return Ok(ExitCode::SUCCESS);
         }
         for note in &report.notes {
             eprintln!("note: {note}");
+        }
+        if let Some(front) = &report.front {
+            print_text(&search::table(front))?;
+        }
+        if !report.effects.is_empty() {
+            print_text(&effects_table(&report.effects))?;
         }
         if !report.float_nodes.is_empty() {
             eprintln!(
@@ -480,4 +509,38 @@ impl Convert {
         ))?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What the steps of improvement did, as a table.
+fn effects_table(effects: &[Effect]) -> String {
+    let header = [
+        ("step", Align::Left),
+        ("SNR before, dB", Align::Right),
+        ("after, dB", Align::Right),
+        ("", Align::Left),
+    ];
+    let rows: Vec<Vec<String>> = effects
+        .iter()
+        .map(|effect| {
+            vec![
+                effect.improvement.to_string(),
+                format!("{:.2}", effect.before_db),
+                format!("{:.2}", effect.after_db),
+                if effect.kept { "kept" } else { "taken back" }.to_owned(),
+            ]
+        })
+        .collect();
+    report::table(&header, &rows)
+}
+
+fn effects_json(effects: &[Effect]) -> Vec<serde_json::Value> {
+    let json = |effect: &Effect| {
+        json!({
+            "step": effect.improvement.name(),
+            "snr_before_db": effect.before_db,
+            "snr_after_db": effect.after_db,
+            "kept": effect.kept,
+        })
+    };
+    effects.iter().map(json).collect()
 }

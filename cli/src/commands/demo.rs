@@ -72,6 +72,7 @@ fn make(numbers: Numbers, calibration: &Dataset, test: &Dataset) -> Result<Form>
     let converted = convert_graph(Request {
         graph,
         data: Some(calibration),
+        search: None,
         options,
         quiet: true,
         dump_passes: None,

@@ -7,6 +7,7 @@ mod demo;
 mod eval;
 mod inspect;
 mod run;
+mod search;
 mod verify;
 
 use std::path::PathBuf;

@@ -95,10 +95,12 @@ impl Run {
                 bail!("there is no input `{name}`; the model has {}", names.join(", "));
             };
             let mut array = read_npy_file(path).with_context(|| path.display().to_string())?;
-            // An array without the batch axis is one sample.
+            // An array without an axis for samples is one sample.
             let rank = info.dims.len();
             let has_batch = info.dims.first().is_some_and(|(min, _, _)| *min == 1);
-            if !has_batch || array.shape.len() + 1 == rank {
+            let dims = array.shape.len();
+            let is_one_sample = if has_batch { dims + 1 == rank } else { dims <= rank };
+            if is_one_sample {
                 array.shape.insert(0, 1);
             }
             arrays.insert(name.clone(), array);

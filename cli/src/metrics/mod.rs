@@ -1,62 +1,32 @@
-//! Scores of a model's outputs against what was expected, with scikit-learn's definitions.
+//! What `whit eval` says of a model's outputs: reports that JSON and tables are made of.
 //!
-//! A value that the data doesn't define (recall of a class without samples, AUC with one class
-//! only) is `None`: `null` in JSON, `–` in tables, and left out of averages. That is what
-//! scikit-learn does with `zero_division=nan`.
+//! The numbers come from `whit_convert::statistics`, with scikit-learn's definitions. A value that the data doesn't
+//! define (recall of a class without samples, AUC with one class only) is `None`: `null` in JSON, `–` in tables, and
+//! left out of averages. That is what scikit-learn does with `zero_division=nan`.
 
 mod anomaly;
 mod classify;
 mod embed;
-mod ranking;
 mod regress;
+mod uncertainty;
 
-pub(crate) use anomaly::{Anomaly, anomaly, anomaly_scores};
-pub(crate) use classify::{Classification, classify, expand_binary};
-pub(crate) use embed::{Embedding, embedding};
+pub(crate) use anomaly::{Anomaly, Operation, anomaly, anomaly_scores, operation};
+pub(crate) use classify::{Calibration, Classification, classify, expand_binary};
+pub(crate) use embed::{Embedding, PairScores, embedding, pair_scores};
 pub(crate) use regress::{Regression, regression};
-
-/// Why outputs cannot be scored.
-#[derive(Debug, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub(crate) enum MetricsError {
-    #[error("no samples")]
-    Empty,
-    #[error("{got} values where {want} belong ({what})")]
-    Length { what: &'static str, want: usize, got: usize },
-    #[error("the output for sample {sample} holds a NaN or an infinity")]
-    NonFinite { sample: usize },
-    #[error("label {label} of sample {sample} is not below {classes}")]
-    Label { sample: usize, label: usize, classes: usize },
-    #[error(
-        "an anomaly score needs an output of the input's shape, or a single value; this output has \
-         {output} values for {input} in the input"
-    )]
-    NoScore { input: usize, output: usize },
-}
-
-/// Checks that `values` holds `rows` rows of `width` finite numbers.
-fn check_rows(
-    what: &'static str,
-    values: &[f32],
-    rows: usize,
-    width: usize,
-) -> Result<(), MetricsError> {
-    let want = rows.saturating_mul(width);
-    if rows == 0 || width == 0 {
-        return Err(MetricsError::Empty);
-    }
-    if values.len() != want {
-        return Err(MetricsError::Length { what, want, got: values.len() });
-    }
-    match values.iter().position(|v| !v.is_finite()) {
-        Some(at) => Err(MetricsError::NonFinite { sample: at / width }),
-        None => Ok(()),
-    }
-}
+pub(crate) use uncertainty::{
+    Comparison, FoldScores, Uncertainty, comparison, difference_interval_text, difference_text,
+    fold_scores, interval_text, methods_text, p_text, uncertainty, value_text,
+};
 
 /// `numerator / denominator`, undefined when the denominator is 0.
 fn ratio(numerator: f64, denominator: f64) -> Option<f64> {
     (denominator != 0.0).then(|| numerator / denominator)
+}
+
+/// NaN is what statistics call undefined.
+fn defined(value: f64) -> Option<f64> {
+    (!value.is_nan()).then_some(value)
 }
 
 /// The mean of the values that are defined.

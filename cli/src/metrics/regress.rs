@@ -1,8 +1,9 @@
-//! Regression: MAE, RMSE, R² and the largest error.
+//! Regression: MAE, RMSE, R², rank correlation and the largest error.
 
 use serde::Serialize;
+use whit_convert::statistics::{Regressed, Statistic};
 
-use super::{MetricsError, check_rows};
+use super::defined;
 
 /// How far predictions lie from targets.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -24,72 +25,66 @@ pub(crate) struct RegressionScores {
     pub(crate) rmse: f64,
     /// 1 − Σ(t − p)² / Σ(t − mean t)²; `None` when a target is constant.
     pub(crate) r2: Option<f64>,
+    /// Correlation of the ranks of predictions and targets; `None` when one side is constant.
+    pub(crate) spearman: Option<f64>,
     /// Largest absolute error.
     pub(crate) max_error: f64,
 }
 
-/// Scores rows of `outputs` predicted values against as many targets.
+/// Describes errors: `regressed` is made of these predictions and targets.
 pub(crate) fn regression(
+    regressed: &Regressed,
     predictions: &[f32],
     targets: &[f32],
-    outputs: usize,
-) -> Result<Regression, MetricsError> {
-    let samples = targets.len() / outputs.max(1);
-    check_rows("targets", targets, samples, outputs)?;
-    check_rows("predictions", predictions, samples, outputs)?;
-    let per_output: Vec<RegressionScores> = (0..outputs)
-        .map(|output| {
-            let pick = |values: &[f32]| -> Vec<f64> {
-                values.iter().skip(output).step_by(outputs).map(|v| f64::from(*v)).collect()
-            };
-            one_output(&pick(predictions), &pick(targets))
-        })
-        .collect();
-    let mean = |value: fn(&RegressionScores) -> f64| {
-        per_output.iter().map(value).sum::<f64>() / outputs as f64
+) -> Regression {
+    let samples = regressed.samples();
+    let outputs = targets.len() / samples;
+    let worst = |output: usize| {
+        let pairs = predictions.iter().zip(targets).skip(output).step_by(outputs);
+        pairs.map(|(p, t)| (f64::from(*p) - f64::from(*t)).abs()).fold(0.0, f64::max)
     };
-    let r2: Option<Vec<f64>> = per_output.iter().map(|o| o.r2).collect();
-    let overall = RegressionScores {
-        mae: mean(|o| o.mae),
-        rmse: mean(|o| o.rmse),
-        r2: r2.map(|r2| r2.iter().sum::<f64>() / outputs as f64),
-        max_error: per_output.iter().map(|o| o.max_error).fold(0.0, f64::max),
+    let scores = |[rmse, mae, r2, spearman]: [f64; 4], max_error| RegressionScores {
+        mae,
+        rmse,
+        r2: defined(r2),
+        spearman: defined(spearman),
+        max_error,
     };
-    Ok(Regression { samples, overall, per_output })
-}
-
-fn one_output(predictions: &[f64], targets: &[f64]) -> RegressionScores {
-    let n = targets.len() as f64;
-    let errors = || predictions.iter().zip(targets).map(|(p, t)| p - t);
-    let squares: f64 = errors().map(|e| e * e).sum();
-    let mean = targets.iter().sum::<f64>() / n;
-    let spread: f64 = targets.iter().map(|t| (t - mean) * (t - mean)).sum();
-    // By comparison, not by `spread`: the mean of equal values need not equal them.
-    let constant = targets.iter().all(|t| *t == targets[0]);
-    RegressionScores {
-        mae: errors().map(f64::abs).sum::<f64>() / n,
-        rmse: (squares / n).sqrt(),
-        r2: (!constant).then(|| 1.0 - squares / spread),
-        max_error: errors().map(f64::abs).fold(0.0, f64::max),
-    }
+    let columns = regressed.per_output(&vec![1; samples]).into_iter().enumerate();
+    let per_output: Vec<RegressionScores> =
+        columns.map(|(output, values)| scores(values, worst(output))).collect();
+    let mut values = [0.0; 4];
+    regressed.values(&vec![1; samples], &mut values);
+    let overall = scores(values, per_output.iter().map(|o| o.max_error).fold(0.0, f64::max));
+    Regression { samples, overall, per_output }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::{MAX_ERR_SUM, assert_close};
     use super::*;
+    use whit_convert::statistics::StatisticsError;
+
+    fn of(
+        predictions: &[f32],
+        targets: &[f32],
+        outputs: usize,
+    ) -> Result<Regression, StatisticsError> {
+        let regressed = Regressed::new(predictions, targets, outputs)?;
+        Ok(regression(&regressed, predictions, targets))
+    }
 
     /// scikit-learn 1.9.1: `mean_absolute_error(t, p)`, `root_mean_squared_error(t, p)`,
     /// `r2_score(t, p)`, `max_error(t, p)`.
     #[test]
     fn one_and_several_outputs() {
-        let m = regression(&[2.5, 0.0, 2.0, 8.0], &[3.0, -0.5, 2.0, 7.0], 1).unwrap();
+        let m = of(&[2.5, 0.0, 2.0, 8.0], &[3.0, -0.5, 2.0, 7.0], 1).unwrap();
         assert_eq!((m.samples, m.overall.mae, m.overall.max_error), (4, 0.5, 1.0));
         assert_close(Some(m.overall.rmse), Some(0.6123724356957945), MAX_ERR_SUM);
         assert_close(m.overall.r2, Some(0.9486081370449679), MAX_ERR_SUM);
 
-        let m = regression(&[0.0, 2.0, -1.0, 2.0, 8.0, -5.0], &[0.5, 1.0, -1.0, 1.0, 7.0, -6.0], 2)
-            .unwrap();
+        let m =
+            of(&[0.0, 2.0, -1.0, 2.0, 8.0, -5.0], &[0.5, 1.0, -1.0, 1.0, 7.0, -6.0], 2).unwrap();
         assert_eq!((m.samples, m.overall.mae), (3, 0.75));
         assert_close(Some(m.overall.rmse), Some(0.8227486121839513), MAX_ERR_SUM);
         assert_close(m.overall.r2, Some(0.9368005266622779), MAX_ERR_SUM);
@@ -98,10 +93,10 @@ mod tests {
 
     #[test]
     fn a_constant_target_has_no_r2() {
-        let m = regression(&[0.1, 0.2, 0.3], &[0.1, 0.1, 0.1], 1).unwrap();
+        let m = of(&[0.1, 0.2, 0.3], &[0.1, 0.1, 0.1], 1).unwrap();
         assert_eq!(m.overall.r2, None);
         assert_eq!(serde_json::to_value(&m).unwrap()["r2"], serde_json::Value::Null);
-        assert_eq!(regression(&[], &[], 1), Err(MetricsError::Empty));
-        assert!(matches!(regression(&[1.0], &[1.0, 2.0], 1), Err(MetricsError::Length { .. })));
+        assert_eq!(of(&[], &[], 1), Err(StatisticsError::Empty));
+        assert!(matches!(of(&[1.0], &[1.0, 2.0], 1), Err(StatisticsError::Length { .. })));
     }
 }

@@ -13,6 +13,7 @@ pub mod lut;
 pub mod measure;
 pub mod numbers;
 pub mod quantization;
+pub mod search;
 pub mod weights;
 
 use whit::DType;

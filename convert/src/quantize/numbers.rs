@@ -4,16 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use whit::DType;
+pub use whit::kernels::conv_f32::grouped::GROUP_SIZES;
 
 use crate::graph::{Graph, Node, Op};
-use crate::plan::packed_weights;
 use crate::quantize::integer_inputs;
+use crate::tensor::Tensor;
 
 /// Inputs per scale, where the user names none: what llama.cpp's 4-bit types have.
 pub const DEFAULT_GROUP: usize = 32;
-
-/// The group sizes that the file format has.
-pub const GROUP_SIZES: [usize; 3] = [32, 64, 128];
 
 /// How a layer stores its weights and computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -115,8 +113,8 @@ pub fn integer_form(graph: &Graph, node: &Node) -> Option<Vec<usize>> {
 
 /// The constant f32 weights of a layer that packs them: a convolution of at most two spatial axes or a
 /// fully connected layer.
-pub fn weights_of<'g>(graph: &'g Graph, node: &Node) -> Option<&'g crate::tensor::Tensor> {
-    let weights = graph.constant(packed_weights(graph, node)?)?;
+pub fn weights_of<'g>(graph: &'g Graph, node: &Node) -> Option<&'g Tensor> {
+    let weights = graph.constant(crate::plan::packed_weights(graph, node)?)?;
     (weights.dtype == DType::F32).then_some(weights)
 }
 

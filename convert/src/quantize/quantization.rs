@@ -2,14 +2,16 @@
 //! node, the grids of its activations, the integers of its weights.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use whit::DType;
 
 use crate::graph::{Graph, Op, Quant, UnaryKind, ValueId};
 use crate::quantize::calibrate::{Range, Ranges};
 use crate::quantize::numbers::{Numbers, integer_form};
-use crate::quantize::weights::Weights;
+use crate::quantize::weights::{Scales, Weights};
 use crate::quantize::{asymmetric, clamp_of, insert, integers, keeps_scale, symmetric};
+use crate::tensor::Tensor;
 
 /// A float graph with everything decided that makes it a quantized one.
 ///
@@ -25,6 +27,9 @@ pub struct Quantization {
     pub activations: BTreeMap<(ValueId, DType), Quant>,
     /// The integers of weights, by the index of their node.
     pub weights: BTreeMap<usize, Weights>,
+    /// The float model with its channels rescaled, when a step did that: it has the outputs of the model as it was, and
+    /// its values are what those of the quantized model are to be compared with.
+    pub equalized: Option<Arc<Graph>>,
 }
 
 impl Quantization {
@@ -52,7 +57,7 @@ impl Quantization {
             }
         }
         let mut quantization =
-            Quantization { graph, numbers, activations, weights: BTreeMap::new() };
+            Quantization { graph, numbers, activations, weights: BTreeMap::new(), equalized: None };
         for node in 0..quantization.graph.nodes.len() {
             quantization.round_weights(node);
         }
@@ -80,6 +85,25 @@ impl Quantization {
     /// model computes on integers, but for the order of roundings.
     pub fn with_quantize_nodes(&self) -> Graph {
         insert::insert(self)
+    }
+
+    /// The same on floats alone but for the roundings of activations, ready to be planned: weights are the reals
+    /// that their integers stand for. Values that the float graph has keep their ids, those before they
+    /// are quantized.
+    pub fn simulated(&self) -> Graph {
+        let mut graph = self.with_quantize_nodes();
+        for value in &mut graph.values {
+            let (Some(groups), Some(constant)) = (value.groups.take(), &value.constant) else {
+                continue;
+            };
+            let shape = constant.shape.clone();
+            let scales = Scales::Groups(groups);
+            let reals = Weights { values: constant.as_ref().clone(), scales }.to_f32();
+            value.dtype = DType::F32;
+            value.constant = Some(Arc::new(Tensor::from_f32(shape, &reals)));
+        }
+        integers::fold_dequantized(&mut graph);
+        graph
     }
 
     /// The graph on integers, ready to be planned.

@@ -802,10 +802,7 @@ impl GroupedLayer {
         let x = graph.add_value("x", DType::F32, dims(&x_shape));
         graph.inputs.push(x);
         let w = graph.add_constant("w", Tensor::from_i8(w_shape, &stored));
-        let axis = match self.kind {
-            LayerKind::MatMul { transpose_b: false } => 1,
-            _ => 0,
-        };
+        let axis = usize::from(matches!(self.kind, LayerKind::MatMul { transpose_b: false }));
         graph.value_mut(w).groups = Some(Groups { bits: self.bits, size: self.size, axis, scale });
         let mut inputs = vec![Some(x), Some(w), None, None];
         if self.bias {
