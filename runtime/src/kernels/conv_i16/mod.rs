@@ -12,14 +12,18 @@
 use super::{ConvGeometry, PANEL_K};
 use crate::Isa;
 
-#[cfg(all(target_arch = "x86_64", feature = "std"))]
-mod avx2;
 mod scalar;
 
 #[cfg(all(test, feature = "std"))]
 mod tests;
 
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+mod x86_64;
+
 pub use scalar::conv_i16_dense;
+
+/// Output pixels whose inputs kernels gather at a time: they share a conversion of weights to i16.
+const ROWS: usize = 2;
 
 /// A quantized convolution, ready to run.
 pub struct ConvI16<'a> {
@@ -56,7 +60,7 @@ pub type ConvI16Fn = fn(&mut ConvI16<'_>);
 pub fn select(isa: Isa) -> ConvI16Fn {
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
     if matches!(isa, Isa::Avx2 | Isa::Avx512)
-        && let Some(kernel) = avx2::conv_i16_avx2()
+        && let Some(kernel) = x86_64::conv_i16_avx2()
     {
         return kernel;
     }
@@ -68,7 +72,7 @@ pub fn select(isa: Isa) -> ConvI16Fn {
 pub fn select_depthwise(isa: Isa) -> ConvI16Fn {
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
     if matches!(isa, Isa::Avx2 | Isa::Avx512)
-        && let Some(kernel) = avx2::depthwise_i16_avx2()
+        && let Some(kernel) = x86_64::depthwise_i16_avx2()
     {
         return kernel;
     }
@@ -80,12 +84,8 @@ pub fn select_depthwise(isa: Isa) -> ConvI16Fn {
 /// few output pixels.
 pub fn scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
-        #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx2 | Isa::Avx512 => avx2::ROWS * geometry.k().next_multiple_of(PANEL_K),
-        _ => {
-            let _ = (geometry, PANEL_K);
-            0
-        }
+        Isa::Avx2 | Isa::Avx512 => ROWS * geometry.k().next_multiple_of(PANEL_K),
+        _ => 0,
     }
 }
 

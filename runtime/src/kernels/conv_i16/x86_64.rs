@@ -7,7 +7,7 @@
 use core::arch::x86_64::*;
 
 use super::scalar::{depthwise_i16_scalar, for_each_window, requantize};
-use super::{ConvI16, ConvI16Fn};
+use super::{ConvI16, ConvI16Fn, ROWS};
 use crate::Isa;
 use crate::kernels::{PANEL_K, PANEL_N};
 
@@ -16,10 +16,6 @@ const RUN: usize = 256;
 
 /// Biases below it leave room for a run of products in an i32.
 const SMALL_BIAS: u64 = 1 << 30;
-
-/// Output pixels that share a conversion of weights to i16: 2 × 4 sums, 4 weights and 2 inputs fill 14 of 16
-/// registers.
-pub(super) const ROWS: usize = 2;
 
 /// The AVX2 kernel of convolutions over panels, if this CPU runs it.
 pub(super) fn conv_i16_avx2() -> Option<ConvI16Fn> {
@@ -166,7 +162,8 @@ struct Sums {
     wide: [i64; PANEL_N],
 }
 
-/// The sums of a panel's outputs for `M` pixels, whose inputs lie one after the other.
+/// The sums of a panel's outputs for `M` pixels, whose inputs lie one after the other. For two, 8 sums, 4 registers of
+/// weights and 2 of inputs fill 14 of 16.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn tile<const M: usize>(
