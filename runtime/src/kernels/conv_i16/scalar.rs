@@ -27,7 +27,8 @@ pub(super) fn requantize(conv: &ConvI16<'_>, acc: i64, channel: usize) -> i16 {
 }
 
 /// The taps of a kernel axis that lie inside the input, and the position of the first.
-fn inside(
+#[inline]
+pub(super) fn inside(
     at: usize,
     pad: usize,
     dilation: usize,
@@ -35,15 +36,16 @@ fn inside(
     size: usize,
 ) -> (Range<usize>, usize) {
     // Tap t is at `at + t * dilation - pad`.
-    let first = pad.saturating_sub(at).div_ceil(dilation).min(kernel);
-    let end = (size + pad).saturating_sub(at).div_ceil(dilation).clamp(first, kernel);
+    let steps = |way: usize| if dilation == 1 { way } else { way.div_ceil(dilation) };
+    let first = steps(pad.saturating_sub(at)).min(kernel);
+    let end = steps((size + pad).saturating_sub(at)).clamp(first, kernel);
     (first..end, (at + first * dilation).saturating_sub(pad))
 }
 
 /// Where the windows of some of the output's pixels lie: calls `body` with a pixel's index, and rows
 /// and columns of taps as [`inside`] has them.
 #[inline]
-pub(super) fn for_each_window(
+fn for_each_window(
     g: &ConvGeometry,
     pixels: Range<usize>,
     mut body: impl FnMut(usize, &[(Range<usize>, usize); 2]),

@@ -6,7 +6,7 @@
 
 use core::arch::x86_64::*;
 
-use super::scalar::{depthwise_i16_scalar, for_each_window, requantize};
+use super::scalar::{depthwise_i16_scalar, inside, requantize};
 use super::{ConvI16, ConvI16Fn, ROWS};
 use crate::Isa;
 use crate::kernels::{PANEL_K, PANEL_N};
@@ -53,29 +53,30 @@ impl Bounds {
     #[target_feature(enable = "avx2")]
     #[inline]
     fn narrow(self, a: __m256i, b: __m256i, scale_a: __m256, scale_b: __m256) -> __m256i {
+        _mm256_packs_epi32(self.round(a, scale_a), self.round(b, scale_b))
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn round(self, sum: __m256i, scale: __m256) -> __m256i {
+        let real = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale);
         // max_ps gives its second operand for a NaN: the lower bound, as `round_clamp`.
-        let round = |sum: __m256i, scale: __m256| {
-            let real = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale);
-            _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(real, self.low), self.high))
-        };
-        _mm256_packs_epi32(round(a, scale_a), round(b, scale_b))
+        _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(real, self.low), self.high))
     }
 }
 
-/// The first elements of `from`, the others 0.
+/// Sixteen elements, or as many as there are and zeros.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn load_i16(from: &[i16]) -> __m256i {
+    if from.len() >= PANEL_N {
+        // SAFETY: 16 i16 have 32 bytes.
+        return unsafe { _mm256_loadu_si256(from.as_ptr().cast()) };
+    }
     let mut whole = [0; PANEL_N];
-    let from = match from.first_chunk::<PANEL_N>() {
-        Some(chunk) => chunk,
-        None => {
-            whole[..from.len()].copy_from_slice(from);
-            &whole
-        }
-    };
+    whole[..from.len()].copy_from_slice(from);
     // SAFETY: an array of 16 i16 has 32 bytes.
-    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+    unsafe { _mm256_loadu_si256(whole.as_ptr().cast()) }
 }
 
 /// Writes as many of the sixteen elements as `to` has.
@@ -109,11 +110,20 @@ fn load_f32(from: &[f32; 8]) -> __m256 {
     unsafe { _mm256_loadu_ps(from.as_ptr()) }
 }
 
+/// Eight consecutive numbers.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn load_i32(from: &[i32; 8]) -> __m256i {
+    // SAFETY: an array of 8 i32 has 32 bytes.
+    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+}
+
+// Plain loops below: what iterators and arrays take as a closure isn't compiled for the instruction set.
+
 #[target_feature(enable = "avx2")]
 fn conv_i16(conv: &mut ConvI16<'_>) {
     let g = conv.geometry;
     let (k, wide) = (g.k(), g.k().next_multiple_of(PANEL_K));
-    let words = wide / PANEL_K;
     let bounds = Bounds::new(conv);
     let small = k <= RUN && conv.bias.iter().all(|bias| bias.unsigned_abs() < SMALL_BIAS);
     let in_place = g.is_pointwise() && k == wide;
@@ -122,7 +132,7 @@ fn conv_i16(conv: &mut ConvI16<'_>) {
     for first in (0..g.out_pixels()).step_by(ROWS) {
         let rows = ROWS.min(g.out_pixels() - first);
         for group in 0..g.groups {
-            let gathered: &[i16] = if in_place {
+            let x: &[i16] = if in_place {
                 &conv.input[first * k..(first + rows) * k]
             } else {
                 for row in 0..rows {
@@ -133,19 +143,17 @@ fn conv_i16(conv: &mut ConvI16<'_>) {
             for panel in 0..g.padded_group_out_c() / PANEL_N {
                 let padded = group * g.padded_group_out_c() + panel * PANEL_N;
                 let channel = group * g.group_out_c() + panel * PANEL_N;
-                let channels = PANEL_N.min(g.group_out_c() - panel * PANEL_N);
+                let place = Place {
+                    output: first * g.out_c + channel,
+                    channels: PANEL_N.min(g.group_out_c() - panel * PANEL_N),
+                    padded,
+                };
                 let weights = &conv.weights[padded * wide..][..PANEL_N * wide];
-                let (weights, _) = weights.as_chunks::<{ PANEL_N * PANEL_K }>();
-                debug_assert_eq!(weights.len(), words);
-                match rows {
-                    2 => {
-                        let sums = tile::<2>(conv, weights, gathered, padded, small);
-                        finish(conv, bounds, sums, [first, channel, channels, padded], small);
-                    }
-                    _ => {
-                        let sums = tile::<1>(conv, weights, gathered, padded, small);
-                        finish(conv, bounds, sums, [first, channel, channels, padded], small);
-                    }
+                match (rows, small) {
+                    (ROWS, true) => narrow_tile::<ROWS>(conv, weights, x, bounds, place),
+                    (_, true) => narrow_tile::<1>(conv, weights, x, bounds, place),
+                    (ROWS, false) => wide_tile::<ROWS>(conv, weights, x, place),
+                    (_, false) => wide_tile::<1>(conv, weights, x, place),
                 }
             }
         }
@@ -153,107 +161,113 @@ fn conv_i16(conv: &mut ConvI16<'_>) {
     conv.scratch = scratch;
 }
 
-/// What a pixel's sums are at the end of K.
+/// Where a panel's outputs of a tile's first pixel go.
 #[derive(Clone, Copy)]
-struct Sums {
-    /// Outputs 0 to 7 and 8 to 15, bias included, where it and K are small.
-    narrow: [__m256i; 2],
-    /// Otherwise these.
-    wide: [i64; PANEL_N],
+struct Place {
+    output: usize,
+    /// Outputs of the panel that there are.
+    channels: usize,
+    /// The first of them among the padded ones.
+    padded: usize,
 }
 
-/// The sums of a panel's outputs for `M` pixels, whose inputs lie one after the other. For two, 8 sums, 4 registers of
-/// weights and 2 of inputs fill 14 of 16.
+/// Sums of at most [`RUN`] products: of a panel's outputs 0 to 7 and 8 to 15, for `M` rows of inputs that are
+/// `stride` apart.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn tile<const M: usize>(
-    conv: &ConvI16<'_>,
-    weights: &[[i8; PANEL_N * PANEL_K]],
-    x: &[i16],
-    padded: usize,
-    small: bool,
-) -> [Sums; M] {
-    let mut bias = [0; PANEL_N];
-    bias.copy_from_slice(&conv.bias[padded..][..PANEL_N]);
-    // Cut off where they aren't small, and not used then.
-    let low: [i32; PANEL_N] = bias.map(|bias| bias as i32);
-    // SAFETY: the array has 64 bytes: two registers.
-    let low = unsafe {
-        [_mm256_loadu_si256(low.as_ptr().cast()), _mm256_loadu_si256(low.as_ptr().add(8).cast())]
-    };
-    let mut sums = [Sums { narrow: low, wide: bias }; M];
-    let len = x.len() / M;
-    // Pixel m's words of four inputs.
-    let x: [&[[i16; PANEL_K]]; M] =
-        core::array::from_fn(|m| x[m * len..(m + 1) * len].as_chunks().0);
-    const WORDS: usize = RUN / PANEL_K;
-    for (run, weights) in weights.chunks(WORDS).enumerate() {
-        let x: [&[[i16; PANEL_K]]; M] =
-            core::array::from_fn(|m| &x[m][run * WORDS..][..weights.len()]);
-        // Register v has outputs 4v to 4v + 3, two sums each: of inputs 0 and 1, and of 2 and 3.
-        let mut acc = [[_mm256_setzero_si256(); 4]; M];
-        for (word, weights) in weights.iter().enumerate() {
-            let (weights, _) = weights.as_chunks::<PANEL_N>();
-            for m in 0..M {
-                // SAFETY: an array of 4 i16 has 8 bytes.
-                let four = unsafe { x[m][word].as_ptr().cast::<i64>().read_unaligned() };
-                let four = _mm256_set1_epi64x(four);
-                for v in 0..4 {
-                    let products = _mm256_madd_epi16(four, load_i8(&weights[v]));
-                    acc[m][v] = _mm256_add_epi32(acc[m][v], products);
-                }
-            }
+fn run<const M: usize>(weights: &[i8], x: &[i16], stride: usize) -> [[__m256i; 2]; M] {
+    let words = weights.len() / (PANEL_N * PANEL_K);
+    assert!(x.len() >= (M - 1) * stride + words * PANEL_K);
+    // Register v has outputs 4v to 4v + 3, two sums each: of inputs 0 and 1, and of 2 and 3. For two rows, 8 sums, 4
+    // registers of weights and 2 of inputs fill 14 of 16.
+    let mut acc = [[_mm256_setzero_si256(); 4]; M];
+    for word in 0..words {
+        let mut w = [_mm256_setzero_si256(); 4];
+        for v in 0..4 {
+            // SAFETY: word < words, so 64 weights begin at 64 * word; v < 4 takes 16 of them.
+            let from = unsafe { weights.as_ptr().add(word * PANEL_N * PANEL_K + v * 16) };
+            // SAFETY: 16 i8 are 16 bytes.
+            w[v] = _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(from.cast()) });
         }
         for m in 0..M {
-            // Pairs of sums; hadd works within 128-bit lanes, so that quarters 1 and 2 change places.
-            let whole = |a: __m256i, b: __m256i| {
-                _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(a, b))
+            // SAFETY: x was found to have 4 * words elements in each of M rows; 4 i16 have 8 bytes.
+            let four = unsafe {
+                x.as_ptr().add(m * stride + word * PANEL_K).cast::<i64>().read_unaligned()
             };
-            let halves = [whole(acc[m][0], acc[m][1]), whole(acc[m][2], acc[m][3])];
-            if small {
-                for (sum, half) in sums[m].narrow.iter_mut().zip(halves) {
-                    *sum = _mm256_add_epi32(*sum, half);
-                }
-            } else {
-                let mut each = [0i32; PANEL_N];
-                // SAFETY: the array has 64 bytes: two registers.
-                unsafe {
-                    _mm256_storeu_si256(each.as_mut_ptr().cast(), halves[0]);
-                    _mm256_storeu_si256(each.as_mut_ptr().add(8).cast(), halves[1]);
-                }
-                for (sum, run) in sums[m].wide.iter_mut().zip(each) {
-                    *sum = sum.wrapping_add(i64::from(run));
-                }
+            let four = _mm256_set1_epi64x(four);
+            for v in 0..4 {
+                acc[m][v] = _mm256_add_epi32(acc[m][v], _mm256_madd_epi16(four, w[v]));
             }
+        }
+    }
+    let mut sums = [[_mm256_setzero_si256(); 2]; M];
+    for m in 0..M {
+        for half in 0..2 {
+            // Pairs of sums; hadd works within 128-bit lanes, so that quarters 1 and 2 change places.
+            let pairs = _mm256_hadd_epi32(acc[m][2 * half], acc[m][2 * half + 1]);
+            sums[m][half] = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
         }
     }
     sums
 }
 
-/// Requantizes and writes a panel's outputs of `M` pixels: the first pixel, the first channel in the output, how
-/// many there are, and where they are among the padded ones.
+/// A panel's outputs of `M` pixels where sums and biases are small.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn finish<const M: usize>(
+fn narrow_tile<const M: usize>(
     conv: &mut ConvI16<'_>,
+    weights: &[i8],
+    x: &[i16],
     bounds: Bounds,
-    sums: [Sums; M],
-    [first, channel, channels, padded]: [usize; 4],
-    small: bool,
+    place: Place,
 ) {
-    for (m, sums) in sums.into_iter().enumerate() {
-        let at = (first + m) * conv.geometry.out_c + channel;
-        if small {
-            let (scales, _) = conv.scale[padded..][..PANEL_N].as_chunks::<8>();
-            let (scale_a, scale_b) = (load_f32(&scales[0]), load_f32(&scales[1]));
-            let packed = bounds.narrow(sums.narrow[0], sums.narrow[1], scale_a, scale_b);
-            // Quarters 1 and 2 change places again.
-            let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
-            store_i16(packed, &mut conv.output[at..at + channels]);
-        } else {
-            for lane in 0..channels {
-                conv.output[at + lane] = requantize(conv, sums.wide[lane], padded + lane);
+    let sums = run::<M>(weights, x, x.len() / M);
+    let mut low = [0i32; PANEL_N];
+    let bias = &conv.bias[place.padded..][..PANEL_N];
+    for lane in 0..PANEL_N {
+        low[lane] = bias[lane] as i32;
+    }
+    let (bias, _) = low.as_chunks::<8>();
+    let (scale, _) = conv.scale[place.padded..][..PANEL_N].as_chunks::<8>();
+    for m in 0..M {
+        let a = _mm256_add_epi32(sums[m][0], load_i32(&bias[0]));
+        let b = _mm256_add_epi32(sums[m][1], load_i32(&bias[1]));
+        let packed = bounds.narrow(a, b, load_f32(&scale[0]), load_f32(&scale[1]));
+        // Quarters 1 and 2 change places again.
+        let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+        let at = place.output + m * conv.geometry.out_c;
+        store_i16(packed, &mut conv.output[at..at + place.channels]);
+    }
+}
+
+/// A panel's outputs of `M` pixels, summed in 64 bits.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn wide_tile<const M: usize>(conv: &mut ConvI16<'_>, weights: &[i8], x: &[i16], place: Place) {
+    let stride = x.len() / M;
+    let mut wide = [[0i64; PANEL_N]; M];
+    for row in &mut wide {
+        row.copy_from_slice(&conv.bias[place.padded..][..PANEL_N]);
+    }
+    for start in (0..stride).step_by(RUN) {
+        let end = stride.min(start + RUN);
+        let sums = run::<M>(&weights[start * PANEL_N..end * PANEL_N], &x[start..], stride);
+        for m in 0..M {
+            let mut each = [0i32; PANEL_N];
+            // SAFETY: the array has 64 bytes: two registers.
+            unsafe {
+                _mm256_storeu_si256(each.as_mut_ptr().cast(), sums[m][0]);
+                _mm256_storeu_si256(each.as_mut_ptr().add(8).cast(), sums[m][1]);
             }
+            for lane in 0..PANEL_N {
+                wide[m][lane] = wide[m][lane].wrapping_add(i64::from(each[lane]));
+            }
+        }
+    }
+    for m in 0..M {
+        for lane in 0..place.channels {
+            let y = requantize(conv, wide[m][lane], place.padded + lane);
+            conv.output[place.output + m * conv.geometry.out_c + lane] = y;
         }
     }
 }
@@ -262,18 +276,29 @@ fn finish<const M: usize>(
 fn gather(conv: &ConvI16<'_>, pixel: usize, group: usize, to: &mut [i16]) {
     let g = &conv.geometry;
     let own = g.group_in_c();
-    to.fill(0);
-    let image = pixel / (g.out_h * g.out_w);
-    for_each_window(g, pixel..pixel + 1, |_, [(rows, top), (columns, left)]| {
-        for (row_step, tap_row) in rows.clone().enumerate() {
-            let in_row = (image * g.in_h + top + row_step * g.dilation_h) * g.in_w;
-            for (step, tap) in columns.clone().enumerate() {
-                let from = (in_row + left + step * g.dilation_w) * g.in_c + group * own;
-                to[(tap_row * g.kernel_w + tap) * own..][..own]
-                    .copy_from_slice(&conv.input[from..from + own]);
-            }
+    let (image, column) = (pixel / g.out_w, pixel % g.out_w);
+    let (image, row) = (image / g.out_h, image % g.out_h);
+    let (rows, top) = inside(row * g.stride_h, g.pad_top, g.dilation_h, g.kernel_h, g.in_h);
+    let (columns, left) = inside(column * g.stride_w, g.pad_left, g.dilation_w, g.kernel_w, g.in_w);
+    if rows.len() < g.kernel_h || columns.len() < g.kernel_w {
+        to.fill(0);
+    } else {
+        to[g.k()..].fill(0);
+    }
+    // Neighbouring taps of one group and no dilation are one piece of the input.
+    let joined = own == g.in_c && g.dilation_w == 1;
+    let (pieces, len) = if joined { (1, columns.len() * own) } else { (columns.len(), own) };
+    if columns.is_empty() {
+        return;
+    }
+    for (row_step, tap_row) in rows.enumerate() {
+        let in_row = (image * g.in_h + top + row_step * g.dilation_h) * g.in_w + left;
+        for piece in 0..pieces {
+            let from = (in_row + piece * g.dilation_w) * g.in_c + group * own;
+            let at = (tap_row * g.kernel_w + columns.start + piece) * own;
+            to[at..at + len].copy_from_slice(&conv.input[from..from + len]);
         }
-    });
+    }
 }
 
 #[target_feature(enable = "avx2")]
@@ -286,51 +311,62 @@ fn depthwise_i16(conv: &mut ConvI16<'_>) {
         return depthwise_i16_scalar(conv);
     }
     let bounds = Bounds::new(conv);
-    let zero = _mm256_setzero_si256();
     for start in (0..channels).step_by(PANEL_N) {
         let len = PANEL_N.min(channels - start);
         // As `vpunpck` has them: 0 to 3 and 8 to 11, then 4 to 7 and 12 to 15.
-        let order = |i: usize| start + i % 4 + i / 4 * 8;
-        let scales: [[f32; 8]; 2] =
-            core::array::from_fn(|high| core::array::from_fn(|i| conv.scale[order(i) + 4 * high]));
-        let bias: [[i32; 8]; 2] = core::array::from_fn(|high| {
-            core::array::from_fn(|i| conv.bias[order(i) + 4 * high] as i32)
-        });
-        let (scale_a, scale_b) = (load_f32(&scales[0]), load_f32(&scales[1]));
-        // SAFETY: arrays of 8 i32 have 32 bytes.
-        let bias = bias.map(|bias| unsafe { _mm256_loadu_si256(bias.as_ptr().cast()) });
-        for pixel in 0..g.out_pixels() {
-            let image = pixel / (g.out_h * g.out_w);
-            let (mut a, mut b) = (bias[0], bias[1]);
-            // A tap that waits for its partner: inputs and weights.
-            let mut waiting: Option<(__m256i, __m256i)> = None;
-            let mut add = |(x, w): (__m256i, __m256i), (x2, w2): (__m256i, __m256i)| {
-                let low = (_mm256_unpacklo_epi16(x, x2), _mm256_unpacklo_epi16(w, w2));
-                let high = (_mm256_unpackhi_epi16(x, x2), _mm256_unpackhi_epi16(w, w2));
-                a = _mm256_add_epi32(a, _mm256_madd_epi16(low.0, low.1));
-                b = _mm256_add_epi32(b, _mm256_madd_epi16(high.0, high.1));
-            };
-            let (input, weights) = (conv.input, conv.weights);
-            for_each_window(&g, pixel..pixel + 1, |_, [(rows, top), (columns, left)]| {
-                for (row_step, tap_row) in rows.clone().enumerate() {
-                    let in_row = (image * g.in_h + top + row_step * g.dilation_h) * g.in_w;
-                    for (step, tap_column) in columns.clone().enumerate() {
-                        let from = (in_row + left + step * g.dilation_w) * channels + start;
-                        let tap = (tap_row * g.kernel_w + tap_column) * wide + start;
-                        let (taps, _) = weights[tap..tap + PANEL_N].as_chunks();
-                        let this = (load_i16(&input[from..from + len]), load_i8(&taps[0]));
-                        match waiting.take() {
-                            None => waiting = Some(this),
-                            Some(other) => add(other, this),
+        let (mut scale, mut bias) = ([[0.0; 8]; 2], [[0; 8]; 2]);
+        for i in 0..PANEL_N {
+            let (half, lane) = (i / 4 % 2, i / 8 * 4 + i % 4);
+            scale[half][lane] = conv.scale[start + i];
+            bias[half][lane] = conv.bias[start + i] as i32;
+        }
+        for image in 0..g.batch {
+            for y in 0..g.out_h {
+                let (rows, top) =
+                    inside(y * g.stride_h, g.pad_top, g.dilation_h, g.kernel_h, g.in_h);
+                for x in 0..g.out_w {
+                    let (columns, left) =
+                        inside(x * g.stride_w, g.pad_left, g.dilation_w, g.kernel_w, g.in_w);
+                    let mut sums = [load_i32(&bias[0]), load_i32(&bias[1])];
+                    // A tap that waits for its partner: inputs and weights.
+                    let mut waiting = [_mm256_setzero_si256(); 2];
+                    let mut is_waiting = false;
+                    for row in rows.clone() {
+                        let in_row = image * g.in_h + top + (row - rows.start) * g.dilation_h;
+                        let mut from = (in_row * g.in_w + left) * channels + start;
+                        let mut tap = (row * g.kernel_w + columns.start) * wide + start;
+                        for _ in columns.clone() {
+                            let (taps, _) = conv.weights[tap..tap + PANEL_N].as_chunks();
+                            // Behind the last channels is the next pixel: what it gives isn't stored.
+                            let this = [load_i16(&conv.input[from..]), load_i8(&taps[0])];
+                            if is_waiting {
+                                sums = add_pair(sums, waiting, this);
+                            } else {
+                                waiting = this;
+                            }
+                            is_waiting = !is_waiting;
+                            from += g.dilation_w * channels;
+                            tap += wide;
                         }
                     }
+                    if is_waiting {
+                        sums = add_pair(sums, waiting, [_mm256_setzero_si256(); 2]);
+                    }
+                    let (scale_a, scale_b) = (load_f32(&scale[0]), load_f32(&scale[1]));
+                    let packed = bounds.narrow(sums[0], sums[1], scale_a, scale_b);
+                    let at = ((image * g.out_h + y) * g.out_w + x) * channels + start;
+                    store_i16(packed, &mut conv.output[at..at + len]);
                 }
-            });
-            if let Some(last) = waiting {
-                add(last, (zero, zero));
             }
-            let at = pixel * channels + start;
-            store_i16(bounds.narrow(a, b, scale_a, scale_b), &mut conv.output[at..at + len]);
         }
     }
+}
+
+/// Adds the products of two taps, inputs and weights, in the order of `vpunpck`.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn add_pair(sums: [__m256i; 2], [x, w]: [__m256i; 2], [x2, w2]: [__m256i; 2]) -> [__m256i; 2] {
+    let low = _mm256_madd_epi16(_mm256_unpacklo_epi16(x, x2), _mm256_unpacklo_epi16(w, w2));
+    let high = _mm256_madd_epi16(_mm256_unpackhi_epi16(x, x2), _mm256_unpackhi_epi16(w, w2));
+    [_mm256_add_epi32(sums[0], low), _mm256_add_epi32(sums[1], high)]
 }
