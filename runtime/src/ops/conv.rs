@@ -60,6 +60,8 @@ macro_rules! select_isa {
     };
 }
 
+pub(super) use select_isa;
+
 /// i8 convolution.
 pub static CONV_I8: Operator = Operator {
     op: Op::Conv2d,
@@ -136,7 +138,7 @@ impl Layer {
 /// How a layer's geometry follows from its shapes and attributes.
 pub(super) type GeometryFn = fn(&Layer) -> Result<ConvGeometry, StepErrorKind>;
 
-fn scratch_bytes(
+pub(super) fn scratch_bytes(
     step: &Step<'_>,
     isa: Isa,
     geometry: GeometryFn,

@@ -3,11 +3,17 @@
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{Layout, Op};
+use crate::isa::Isa;
 use crate::kernels::PANEL_N;
-use crate::kernels::conv_i16::{self, ConvI16};
+use crate::kernels::conv_i16::{self, ConvI16, ConvI16Fn};
 use crate::memory::{Context, typed, typed_mut};
-use crate::ops::conv::{GeometryFn, Layer, MAX_K_I8, check_memory, conv_geometry, matrix_geometry};
-use crate::ops::{Operator, Step, expect_clamp_of, expect_type, expect_vector_at, no_scratch};
+use crate::ops::conv::{
+    GeometryFn, Layer, MAX_K_I8, check_memory, conv_geometry, matrix_geometry, scratch_bytes,
+    select_isa,
+};
+use crate::ops::{
+    Operator, RunFn, Step, expect_clamp_of, expect_type, expect_vector_at, no_scratch,
+};
 
 /// Inputs: x, weights, bias, scales.
 const INPUTS: usize = 4;
@@ -17,8 +23,8 @@ pub static CONV_I16: Operator = Operator {
     op: Op::Conv2d,
     dtype: Some(DType::I16),
     check: |step| check(step, conv_geometry, Layout::Dense),
-    select: |_| run_conv,
-    scratch_bytes: no_scratch,
+    select: select_isa!(run_conv),
+    scratch_bytes: |step, isa| scratch_bytes(step, isa, conv_geometry, conv_i16::scratch_bytes),
 };
 
 /// i16 depthwise convolution.
@@ -26,7 +32,7 @@ pub static DEPTHWISE_I16: Operator = Operator {
     op: Op::DepthwiseConv2d,
     dtype: Some(DType::I16),
     check: |step| check(step, conv_geometry, Layout::Depthwise),
-    select: |_| run_depthwise,
+    select: select_isa!(run_depthwise),
     scratch_bytes: no_scratch,
 };
 
@@ -35,8 +41,8 @@ pub static FULLY_CONNECTED_I16: Operator = Operator {
     op: Op::FullyConnected,
     dtype: Some(DType::I16),
     check: |step| check(step, matrix_geometry, Layout::Dense),
-    select: |_| run_fully_connected,
-    scratch_bytes: no_scratch,
+    select: select_isa!(run_fully_connected),
+    scratch_bytes: |step, isa| scratch_bytes(step, isa, matrix_geometry, conv_i16::scratch_bytes),
 };
 
 fn check(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(), StepErrorKind> {
@@ -50,19 +56,22 @@ fn check(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(), St
     if !geometry.is_bounded() || geometry.k() > MAX_K_I8 {
         return Err(StepErrorKind::TooLarge);
     }
-    let (channels, weight_len) = if layout == Layout::Depthwise {
-        if !geometry.is_depthwise() {
-            return Err(StepErrorKind::Attribute("groups"));
-        }
-        (geometry.in_c, geometry.k() * geometry.in_c.next_multiple_of(PANEL_N))
-    } else {
-        (geometry.out_c, geometry.k() * geometry.out_c)
-    };
     let weights = step.input(1)?;
     expect_type(&weights, DType::I8, 1)?;
-    if weights.layout != layout {
-        return Err(StepErrorKind::OperandLayout(1));
-    }
+    let (channels, weight_len) = match weights.layout {
+        Layout::Depthwise if layout == Layout::Depthwise => {
+            if !geometry.is_depthwise() {
+                return Err(StepErrorKind::Attribute("groups"));
+            }
+            let channels = geometry.in_c.next_multiple_of(PANEL_N);
+            (channels, geometry.k() * channels)
+        }
+        Layout::Dense if layout == Layout::Dense => (geometry.out_c, geometry.k() * geometry.out_c),
+        Layout::PanelI8 if layout == Layout::Dense => {
+            (geometry.padded_out_c(), geometry.packed_i8_len())
+        }
+        _ => return Err(StepErrorKind::OperandLayout(1)),
+    };
     if weights.bytes() < weight_len {
         return Err(StepErrorKind::OperandShape(1));
     }
@@ -76,13 +85,18 @@ fn check(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(), St
 fn run(
     context: &mut Context<'_>,
     geometry: GeometryFn,
-    kernel: fn(&mut ConvI16<'_>),
+    // Over panels, and over anything else.
+    kernel: ConvI16Fn,
+    other: ConvI16Fn,
 ) -> Result<(), StepErrorKind> {
     let layer = Layer::of(&context.step)?;
     let geometry = geometry(&layer)?;
     let [min, max] = layer.attributes.clamp_q;
+    let panels = context.step.input_layout(1) == Layout::PanelI8;
     let operands = context.operands([0, 1, 2, 3])?;
     let [input, weights, bias, scale] = operands.inputs;
+    let kernel = if panels { kernel } else { other };
+    let scratch_bytes = operands.scratch.len() / 2 * 2;
     kernel(&mut ConvI16 {
         geometry,
         input: typed(input, 0)?,
@@ -92,18 +106,20 @@ fn run(
         min,
         max,
         output: typed_mut(operands.output, INPUTS as u8)?,
+        scratch: typed_mut(&mut operands.scratch[..scratch_bytes], INPUTS as u8)?,
     });
     Ok(())
 }
 
-fn run_conv(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    run(context, conv_geometry, conv_i16::conv_i16)
+fn run_conv<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    run(context, conv_geometry, conv_i16::select(Isa::ALL[ISA]), conv_i16::conv_i16_dense)
 }
 
-fn run_fully_connected(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    run(context, matrix_geometry, conv_i16::conv_i16)
+fn run_fully_connected<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    run(context, matrix_geometry, conv_i16::select(Isa::ALL[ISA]), conv_i16::conv_i16_dense)
 }
 
-fn run_depthwise(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    run(context, conv_geometry, conv_i16::depthwise_i16)
+fn run_depthwise<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let kernel = conv_i16::select_depthwise(Isa::ALL[ISA]);
+    run(context, conv_geometry, kernel, kernel)
 }

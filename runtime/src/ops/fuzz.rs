@@ -127,24 +127,29 @@ fn set_input(case: &mut Case, random: &mut Random, index: usize, dtype: DType, d
     case.inputs[index] = Some(random_tensor(random, dtype, dims.to_vec()));
 }
 
-/// Weights in groups, of about the right size, for a layer that is otherwise plausible more often than not.
-fn grouped_weights(case: &mut Case, random: &mut Random) {
+/// Packed weights of about the right size, for a layer that is otherwise plausible more often than not: in
+/// groups, or i8 in panels under i16.
+fn packed_weights(case: &mut Case, random: &mut Random) {
+    let is_i16 = case.variant == Some(DType::I16);
     let (layout, dtype) = match random.below(2) {
+        _ if is_i16 => (Layout::PanelI8, DType::I8),
         0 => (Layout::GroupedW8, DType::I8),
         _ => (Layout::GroupedW4, DType::U8),
     };
+    let [x, bias] = if is_i16 { [DType::I16, DType::I64] } else { [DType::F32, DType::F32] };
     let [k, n] = [0; 2].map(|_| 1 + random.below(70));
     let rows = 1 + random.below(4);
+    let wide = n.next_multiple_of(16);
     let bytes = (random.below(4) * 2048 + random.below(64) * 2) as usize;
-    let weights = Tensor { layout, group_size: 32 << random.below(4), ..shape(dtype, &[n, k]) };
+    let group_size = if is_i16 { 0 } else { 32 << random.below(4) };
+    let weights = Tensor { layout, group_size, ..shape(dtype, &[n, k]) };
     let weights = Tensor { bytes: (0..bytes).map(|_| random.next() as u8).collect(), ..weights };
-    set_input(case, random, 0, DType::F32, &[rows, 1, 1, k]);
+    set_input(case, random, 0, x, &[rows, 1, 1, k]);
     case.inputs[1] = Some(weights.constant());
-    let bias = random_tensor(random, DType::F32, vec![n.next_multiple_of(16)]);
-    case.inputs[2] = Some(bias);
+    case.inputs[2] = Some(random_tensor(random, bias, vec![wide]));
     case.inputs.truncate(3);
-    case.inputs.push(None);
-    case.output = shape(DType::F32, &[rows, 1, 1, n]);
+    case.inputs.push(is_i16.then(|| random_tensor(random, DType::F32, vec![wide])));
+    case.output = shape(x, &[rows, 1, 1, n]);
     let one = [1, 1];
     ConvAttributes {
         kernel: one,
@@ -152,6 +157,7 @@ fn grouped_weights(case: &mut Case, random: &mut Random) {
         dilation: one,
         pad: [0, 0],
         groups: 1,
+        clamp_q: [-32768, random.next() as i16 as i32],
         ..ConvAttributes::read(&case.attributes)
     }
     .write(&mut case.attributes);
@@ -382,7 +388,7 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
     let mut case = Case::new(operator.op, operator.dtype, [0u8; 0], &tensors, y);
     case.attributes = attributes(random, attribute_bytes);
     if matches!(operator.op, Op::Conv2d | Op::FullyConnected) && random.below(2) == 0 {
-        grouped_weights(&mut case, random);
+        packed_weights(&mut case, random);
     }
     if operator.op == Op::Attention && random.below(2) == 0 {
         // Shapes that fit, and switches that are switches.

@@ -1,11 +1,11 @@
-//! Convolutions and fully connected layers on i16: weights as they are, biases of 64 bits, scales.
+//! Convolutions and fully connected layers on i16: weights in panels or as they are, biases of 64 bits, scales.
 
 use whit::DType;
 use whit::format::{Layout, Op as StepOp};
-use whit::kernels::Packing;
+use whit::kernels::{Packing, conv_i8};
 
 use crate::plan::builder::unsupported;
-use crate::plan::{Builder, PlanError};
+use crate::plan::{Builder, PlanError, Target};
 
 use super::conv::{Layer, padded, real_values, spread};
 use super::{clamp_q, is_i8, quant_of, ratio};
@@ -66,8 +66,17 @@ pub(super) fn lower(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(
             padded(&layer, Packing::Panels, &bias, 0),
             padded(&layer, Packing::Panels, &scales, 0.0),
         )
-    } else {
+    } else if builder.options.target == Target::CortexM {
         (Layout::Dense, ohwi, bias, scales)
+    } else {
+        let mut packed = vec![0; geometry.packed_i8_len()];
+        conv_i8::pack_weights(&geometry, &ohwi, &mut packed);
+        (
+            Layout::PanelI8,
+            packed,
+            padded(&layer, Packing::Panels, &bias, 0),
+            padded(&layer, Packing::Panels, &scales, 0.0),
+        )
     };
     let weights = {
         let name = format!("{name}/weights");

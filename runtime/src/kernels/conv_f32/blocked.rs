@@ -7,6 +7,10 @@ use super::{ConvF32, ConvGeometry, PANEL_N, PanelWeights, ResidualData};
 use core::ops::Range;
 use core::{ptr, slice};
 
+/// Up to so many tiles of rows read grouped weights in place: converting them again for each costs less than
+/// writing them to memory and reading them there.
+const DIRECT_TILES: usize = 2;
+
 /// Convolution by tiles of `kernel`.
 ///
 /// # Safety
@@ -26,7 +30,7 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
     }
     if let PanelWeights::Grouped(weights) = args.weights
         && g.is_pointwise()
-        && g.out_pixels() <= kernel.grouped_rows
+        && g.out_pixels() <= DIRECT_TILES * kernel.grouped_rows
     {
         // SAFETY: the caller vouches for the instruction set.
         return unsafe { grouped_rows(args, weights, kernel) };
@@ -130,7 +134,7 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
 ///
 /// The CPU has the instruction set of `kernel`.
 unsafe fn grouped_rows(args: &mut ConvF32<'_>, weights: GroupedWeights<'_>, kernel: TileKernel) {
-    const MOST_ROWS: usize = 8;
+    const MOST_ROWS: usize = 8; // two tiles of AVX-512
     let (g, k) = (args.geometry, args.geometry.k());
     let mut rows = [Row { start: ptr::null(), step: 0 }; MOST_ROWS];
     let rows = &mut rows[..g.out_pixels()];
@@ -141,37 +145,43 @@ unsafe fn grouped_rows(args: &mut ConvF32<'_>, weights: GroupedWeights<'_>, kern
         rows.fill(Row { start: args.input.as_ptr(), step: 0 });
     }
     for channel in (0..g.out_c).step_by(PANEL_N) {
-        let (residual, in_place) = match args.epilogue.residual {
-            Some(ResidualData::Apart(data)) => (data[channel..].as_ptr(), false),
-            Some(ResidualData::InOutput) => (ptr::null(), true),
-            None => (ptr::null(), false),
-        };
-        let finish = Finish {
-            bias: args.epilogue.bias[channel..].as_ptr(),
-            residual,
-            residual_stride: g.out_c,
-            min: args.epilogue.min,
-            max: args.epilogue.max,
-        };
-        let tile = Tile {
-            rows,
-            runs: 1,
-            run_len: k,
-            a_step: 1,
-            weights: WeightPtr::Grouped(GroupedPanel::new(weights, channel / PANEL_N, k)),
-            weight_step: PANEL_N,
-            panel_stride: 0,
-            cols: PANEL_N.min(g.out_c - channel),
-            output: args.output[channel..].as_mut_ptr(),
-            output_stride: args.output_stride,
-            accumulate: in_place,
-            finish: Some(finish),
-        };
-        // SAFETY: the caller vouches for the instruction set and has found at most its kernel's rows of a
-        // pointwise geometry, whose input is those rows of k elements. `check` proved the lengths: whole
-        // panels of weights and bias up to the padded channels; output and residual have a row of out_c
-        // elements for each.
-        unsafe { (kernel.run)(&tile) };
+        let weights = WeightPtr::Grouped(GroupedPanel::new(weights, channel / PANEL_N, k));
+        for (index, rows) in rows.chunks(kernel.grouped_rows).enumerate() {
+            let row = index * kernel.grouped_rows;
+            let (residual, in_place) = match args.epilogue.residual {
+                Some(ResidualData::Apart(data)) => {
+                    (data[row * g.out_c + channel..].as_ptr(), false)
+                }
+                Some(ResidualData::InOutput) => (ptr::null(), true),
+                None => (ptr::null(), false),
+            };
+            let finish = Finish {
+                bias: args.epilogue.bias[channel..].as_ptr(),
+                residual,
+                residual_stride: g.out_c,
+                min: args.epilogue.min,
+                max: args.epilogue.max,
+            };
+            let tile = Tile {
+                rows,
+                runs: 1,
+                run_len: k,
+                a_step: 1,
+                weights,
+                weight_step: PANEL_N,
+                panel_stride: 0,
+                cols: PANEL_N.min(g.out_c - channel),
+                output: args.output[row * args.output_stride + channel..].as_mut_ptr(),
+                output_stride: args.output_stride,
+                accumulate: in_place,
+                finish: Some(finish),
+            };
+            // SAFETY: the caller vouches for the instruction set and has found a pointwise geometry, whose
+            // input is rows of k elements, here no more than the kernel's. `check` proved the lengths: whole
+            // panels of weights and bias up to the padded channels; output and residual have a row of out_c
+            // elements for each.
+            unsafe { (kernel.run)(&tile) };
+        }
     }
 }
 
