@@ -17,6 +17,7 @@ of the rounds' medians.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -63,19 +64,25 @@ def measure_model(case, engines, wanted, args):
     from models import SEED
 
     if case.tflite is not None:
+        published = case.tflite
         case.tflite, note = float_tflite(case, engines["ONNX Runtime"], engines["LiteRT"])
         case.notes += [note] if note else []
+    else:
+        published = None
     source, reference = float_outputs(case, engines)
     rows, speeds = [], {}
     for engine in engines.values():
         # LiteRT's float model may end in a softmax where the .onnx doesn't: each peer is held against its own.
         try:
-            against = engine.build(case, "float").outputs if engine.name != "Whit" else reference
+            own = engine.build(case, "float").outputs if engine.name != "Whit" else reference
         except Refused:
-            against = reference
+            own = reference
         for scheme in engine.schemes:
             if not wanted(engine.name, scheme):
                 continue
+            against = own
+            if scheme == "published int8" and published not in (None, case.tflite):
+                against = engine.build(dataclasses.replace(case, tflite=published), "float").outputs
             row = {"engine": engine.name, "scheme": scheme}
             rows.append(row)
             if sys.stderr.isatty():
