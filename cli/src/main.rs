@@ -4,6 +4,7 @@
 mod commands;
 mod data;
 mod metrics;
+mod plots;
 mod report;
 mod samples;
 mod whit_file;

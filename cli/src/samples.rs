@@ -1,5 +1,8 @@
 //! A data set as the samples that a model runs on.
 
+use std::cell::Cell;
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use half::{bf16, f16};
 use whit::{DType, Session};
@@ -15,6 +18,9 @@ pub(crate) struct Bound<'d> {
     count: usize,
     /// Whether each input has a batch axis in front of its samples.
     batched: Vec<bool>,
+    path: &'d Path,
+    /// Whether samples with a NaN or an infinity are refused.
+    finite: Cell<bool>,
 }
 
 impl<'d> Bound<'d> {
@@ -32,11 +38,13 @@ impl<'d> Bound<'d> {
         }
         let batched =
             specs.iter().zip(ranks).map(|(spec, rank)| spec.sample_shape.len() < *rank).collect();
-        Ok(Bound { count: data.samples(), specs, bindings, batched })
+        let (count, path, finite) = (data.samples(), &*data.path, Cell::new(false));
+        Ok(Bound { count, specs, bindings, batched, path, finite })
     }
 
-    /// Refuses data with a NaN or an infinity in it.
+    /// Refuses data with a NaN or an infinity in it: now where it is in memory, else when a sample is read.
     pub(crate) fn check_finite(&self, data: &Dataset) -> Result<()> {
+        self.finite.set(true);
         if let Some(found) = data.first_non_finite() {
             bail!(
                 "{}: array `{}` has {} in sample {}; remove or repair the sample",
@@ -47,6 +55,18 @@ impl<'d> Bound<'d> {
             );
         }
         Ok(())
+    }
+
+    fn sample_f32(&self, sample: usize, input: usize) -> Result<Vec<f32>, String> {
+        let Binding { array, array_name, .. } = &self.bindings[input];
+        let values = array.sample_f32(sample).map_err(|e| e.to_string())?;
+        match values.iter().find(|value| self.finite.get() && !value.is_finite()) {
+            None => Ok(values),
+            Some(value) => Err(format!(
+                "{}: array `{array_name}` has {value} in sample {sample}; remove or repair the sample",
+                self.path.display()
+            )),
+        }
     }
 
     /// The sizes of one sample's axes, as the input counts them.
@@ -94,22 +114,22 @@ impl Samples for Bound<'_> {
         if self.batched[input] {
             shape.insert(0, 1);
         }
+        let reals = || self.sample_f32(sample, input);
         let fractions = || {
             format!(
                 "input `{name}` takes {dtype}, and sample {sample} of its array has numbers that aren't whole"
             )
         };
         let bytes = match dtype {
-            DType::F32 => array.sample_f32(sample).iter().flat_map(|v| v.to_le_bytes()).collect(),
+            DType::F32 => reals()?.iter().flat_map(|v| v.to_le_bytes()).collect(),
             // Rounded to the nearest, as a caller with f32 data would.
-            DType::F16 => (array.sample_f32(sample).iter())
-                .flat_map(|v| f16::from_f32(*v).to_le_bytes())
-                .collect(),
-            DType::BF16 => (array.sample_f32(sample).iter())
-                .flat_map(|v| bf16::from_f32(*v).to_le_bytes())
-                .collect(),
+            DType::F16 => (reals()?.iter()).flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+            DType::BF16 => {
+                (reals()?.iter()).flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect()
+            }
             integer => {
-                let values = array.sample_i64(sample).ok_or_else(fractions)?;
+                let values = array.sample_i64(sample).map_err(|e| e.to_string())?;
+                let values = values.ok_or_else(fractions)?;
                 integer_bytes(&values, integer).map_err(|value| {
                     format!(
                         "input `{name}` takes {dtype}, and sample {sample} of its array has {value}"

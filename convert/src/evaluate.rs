@@ -1,5 +1,7 @@
 //! Runs graphs on the host, through the same plan, file and kernels that a device runs.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use whit::{DType, Isa, Model, Options, Session};
 
@@ -197,15 +199,19 @@ pub struct Seen<'s> {
     pub step: Option<usize>,
     /// Type in the program.
     pub dtype: DType,
-    /// The elements: as they are when they are f32, what the integers stand for when they have a scale.
+    /// Sizes of the axes, outermost first.
+    pub dims: &'s [u32],
+    /// The elements: as they are when they are f32, what the integers stand for when they have a scale. Those of
+    /// an input are finite; what a step makes needn't be.
     pub reals: &'s [f32],
 }
 
-/// Runs the program on every sample; `see` gets every input, and every tensor right after a step made it, that
-/// holds reals: f32, or integers with a scale. For a model with state the samples are one sequence.
+/// Runs the program on every sample; `see` gets every input, and every tensor right after a step made it (or the
+/// last part of it, when it lies in the memory of others), that holds reals: f32, or integers with a scale. For a
+/// model with state the samples are one sequence.
 ///
 /// # Errors
-/// When a sample doesn't fit the model, or an f32 that isn't finite turns up.
+/// When a sample doesn't fit the model or holds an f32 that isn't finite, or a run fails.
 pub fn observe(
     program: &Program,
     samples: &dyn Samples,
@@ -215,6 +221,7 @@ pub fn observe(
     let mut session = program.session(None)?;
     let model = *session.model();
     let steps = &program.plan.steps;
+    let made = made_by_steps(&program.plan);
     let mut reals = Vec::new();
     session.reset_state();
     for sample in 0..samples.len() {
@@ -229,32 +236,51 @@ pub fn observe(
             }
             let name = model.tensor(tensor).map_or("", |record| model.text(record.name));
             check_finite(&reals, sample, name)?;
-            see(Seen { sample, tensor, step: None, dtype: slot.dtype(), reals: &reals });
+            let (dtype, dims) = (slot.dtype(), slot.dims());
+            see(Seen { sample, tensor, step: None, dtype, dims, reals: &reals });
         }
-        let mut bad: Option<EvaluateError> = None;
         session
             .run_observed(|step, memory| {
-                for output in steps[step].outputs.iter().flatten() {
+                for output in steps[step].outputs.iter().flatten().chain(&made[step]) {
                     let Some((slot, bytes)) = memory.tensor(*output) else { continue };
                     let (scale, zero_point) = (slot.scale(), slot.zero_point());
-                    if bad.is_some()
-                        || !to_reals(slot.dtype(), scale, zero_point, bytes, &mut reals)
-                    {
-                        continue;
+                    let (dtype, dims) = (slot.dtype(), slot.dims());
+                    if to_reals(dtype, scale, zero_point, bytes, &mut reals) {
+                        let tensor = program.plan.view_of.get(output).copied().unwrap_or(*output);
+                        see(Seen { sample, tensor, step: Some(step), dtype, dims, reals: &reals });
                     }
-                    bad = check_finite(&reals, sample, &steps[step].name).err();
-                    let tensor = program.plan.view_of.get(output).copied().unwrap_or(*output);
-                    let dtype = slot.dtype();
-                    see(Seen { sample, tensor, step: Some(step), dtype, reals: &reals });
                 }
             })
             .map_err(|e| EvaluateError::Run { sample, why: describe(&model, e) })?;
-        if let Some(error) = bad {
-            return Err(error);
-        }
         progress(sample + 1);
     }
     Ok(())
+}
+
+/// For each step, the tensors without a step of their own that are complete behind it.
+fn made_by_steps(plan: &Plan) -> Vec<Vec<usize>> {
+    let mut step_of: HashMap<usize, usize> = HashMap::new();
+    for (step, planned) in plan.steps.iter().enumerate() {
+        for output in planned.outputs.iter().flatten() {
+            step_of.insert(plan.view_of.get(output).copied().unwrap_or(*output), step);
+        }
+    }
+    let mut made = vec![Vec::new(); plan.steps.len()];
+    let mut tensors: Vec<usize> =
+        plan.made_of.keys().copied().filter(|tensor| !step_of.contains_key(tensor)).collect();
+    tensors.sort_unstable();
+    for tensor in tensors {
+        // Parts of parts; an input is there before every step, and so has none.
+        let (mut last, mut parts) = (None, vec![tensor]);
+        while let Some(part) = parts.pop() {
+            last = last.max(step_of.get(&part).copied());
+            parts.extend(plan.made_of.get(&part).into_iter().flatten());
+        }
+        if let Some(step) = last {
+            made[step].push(tensor);
+        }
+    }
+    made
 }
 
 /// An output of the last run as reals: f32 as they are, what integers stand for when they have a scale, else their
@@ -296,7 +322,7 @@ fn check_finite(values: &[f32], sample: usize, name: &str) -> Result<(), Evaluat
     match values.iter().find(|value| !value.is_finite()) {
         None => Ok(()),
         Some(value) => Err(EvaluateError::Sample(format!(
-            "sample {sample} of the calibration data gives {value} in `{name}`: remove or repair the sample"
+            "sample {sample} of the data has {value} in the input `{name}`: remove or repair the sample"
         ))),
     }
 }

@@ -9,6 +9,7 @@ pub mod evaluate;
 mod fixed_point;
 pub mod graph;
 pub mod import;
+pub mod learn;
 pub mod passes;
 pub mod pipeline;
 pub mod plan;

@@ -7,7 +7,7 @@ use crate::evaluate::{self, EvaluateError, Program, Samples};
 use crate::graph::{Graph, Op};
 use crate::passes;
 use crate::plan::{PlanOptions, Target, plan};
-use crate::quantize::calibrate::{Method, Ranges, calibrate};
+use crate::quantize::calibrate::{Calibration, Method, Ranges, calibrate};
 use crate::quantize::improve::{Context, Effect, Improvement, improve};
 use crate::quantize::integers;
 use crate::quantize::numbers::Numbers;
@@ -44,7 +44,7 @@ impl Default for ConvertOptions {
         ConvertOptions {
             numbers: Numbers::Float,
             layers: Vec::new(),
-            method: Method::MinMax,
+            method: Method::Auto,
             improve: Vec::new(),
             seed: 0,
             golden_cases: 2,
@@ -107,6 +107,8 @@ pub struct Report {
     pub steps: usize,
     /// Nodes that compute on float numbers in a quantized program.
     pub float_nodes: Vec<String>,
+    /// What was seen on the calibration data, and how ranges were chosen.
+    pub calibration: Option<Calibration>,
     /// What each step did that was to improve the quantization.
     pub effects: Vec<Effect>,
     /// What the search measured, if there was one.
@@ -210,28 +212,31 @@ fn convert_with(
                 if samples.is_empty() {
                     return Err(ConvertError::EmptyCalibration);
                 }
-                calibration = match options.method {
-                    Method::MinMax => format!("min-max over {} samples", samples.len()),
-                    Method::Percentile(p) => {
-                        format!("percentile {p} over {} samples", samples.len())
-                    }
-                };
+                calibration = format!("{} over {} samples", options.method, samples.len());
                 Some(samples)
             }
         };
         let numbers = numbers_of_nodes(&graph, options)?;
-        let ranges = match samples.filter(|_| integers.is_some()) {
-            None => Ranges::new(),
-            Some(samples) => calibrate(&graph, samples, options.method, &mut |done, total| {
-                watch.progress("calibrating", done, total);
-            })?,
-        };
+        if let (Some(samples), Some(integers)) = (samples, integers) {
+            // Ranges for a search are those of the model that is integer throughout.
+            let numbers = match search {
+                Some(_) => &vec![integers; graph.nodes.len()],
+                None => &numbers,
+            };
+            let mut progress = |stage: &str, done, total| watch.progress(stage, done, total);
+            let found = calibrate(&graph, numbers, samples, options.method, &mut progress)?;
+            report.notes.extend(found.notes.iter().cloned());
+            report.calibration = Some(found);
+        }
+        let none = Ranges::new();
+        let ranges = report.calibration.as_ref().map_or(&none, |found| &found.ranges);
         let quantization = match (search, samples) {
             (Some(search), Some(samples)) => {
                 let (steps, seed) = (&options.improve, options.seed);
+                let ranges = (ranges, options.method);
                 let found = search::search(
                     &graph,
-                    &ranges,
+                    ranges,
                     samples,
                     steps,
                     plan_options,
@@ -245,11 +250,15 @@ fn convert_with(
             }
             (_, samples) => {
                 let reference = graph.clone();
-                let mut quantization = Quantization::new(graph, &numbers, &ranges);
+                let mut quantization = Quantization::new(graph, &numbers, ranges);
                 if let Some(samples) = samples {
                     let seed = options.seed;
-                    let mut context = Context { reference: &reference, samples, seed, watch };
+                    let method = options.method;
+                    let notes = Vec::new();
+                    let mut context =
+                        Context { reference: &reference, samples, method, seed, watch, notes };
                     report.effects = improve(&mut quantization, &options.improve, &mut context)?;
+                    report.notes.append(&mut context.notes);
                 }
                 quantization
             }

@@ -45,7 +45,7 @@ pub(crate) struct Convert {
     #[arg(long, value_name = "DATA")]
     calibrate: Option<PathBuf>,
     /// How activation ranges are chosen from the calibration data
-    #[arg(long, value_enum, default_value_t = MethodArg::Minmax)]
+    #[arg(long, value_enum, default_value_t = MethodArg::Auto)]
     method: MethodArg,
     /// For --method percentile: the share of values that the range holds, in percent
     #[arg(long, default_value_t = 99.99, value_parser = parse_percentile)]
@@ -156,10 +156,18 @@ enum TargetArg {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum MethodArg {
+    /// For each activation the method that changes the results of the layers behind it least; min-max for int16
+    Auto,
     /// Smallest and largest value seen
     Minmax,
-    /// The range that holds most values
+    /// Moving average of each sample's smallest and largest value
+    Average,
+    /// The range that holds most values, see --percentile
     Percentile,
+    /// The range with the least squared error
+    Mse,
+    /// The range that keeps the distribution best (Kullback-Leibler divergence)
+    Entropy,
 }
 
 fn parse_percentile(text: &str) -> Result<f64, String> {
@@ -418,7 +426,11 @@ impl Convert {
             numbers,
             layers,
             method: match self.method {
+                MethodArg::Auto => Method::Auto,
                 MethodArg::Minmax => Method::MinMax,
+                MethodArg::Average => Method::Average,
+                MethodArg::Mse => Method::Mse,
+                MethodArg::Entropy => Method::Entropy,
                 MethodArg::Percentile => Method::Percentile(self.percentile),
             },
             improve: self.improve.clone(),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use whit::format::{Op, StepRecord};
+use whit::format::{Layout, Op, StepRecord};
 use whit::ops::{self, Operator};
 use whit::{DType, Model};
 
@@ -39,6 +39,50 @@ fn interface_json(info: &TensorInfo<'_>) -> Value {
 /// Operator name with its variant: `conv_2d i8`.
 fn op_text(step: &StepRecord) -> (&'static str, Option<DType>) {
     (Op::from_number(step.op).map_or("unknown", |op| op.name()), DType::from_number(step.variant))
+}
+
+/// The packed weights that a step reads.
+fn weights_of<'a>(model: &Model<'a>, step: &StepRecord) -> Option<Weights<'a>> {
+    model.operands(step).take(usize::from(step.input_count)).find_map(|tensor| {
+        let record = model.tensor(tensor as usize)?;
+        let layout = Layout::from_number(record.layout)?;
+        (layout != Layout::Dense).then_some(())?;
+        let info = tensor_info(model, tensor as usize)?;
+        let (kind, group_size) = match layout {
+            Layout::GroupedW8 => ("w8", Some(record.group_size)),
+            Layout::GroupedW4 => ("w4", Some(record.group_size)),
+            _ => (info.dtype.name(), None),
+        };
+        Some(Weights { kind, group_size, info })
+    })
+}
+
+/// Weights as people call them.
+struct Weights<'a> {
+    /// Element type, or `w8`, `w4`.
+    kind: &'static str,
+    /// Inputs per scale.
+    group_size: Option<u32>,
+    info: TensorInfo<'a>,
+}
+
+impl Weights<'_> {
+    /// `i8`, `w4 in groups of 32`.
+    fn text(&self) -> String {
+        match self.group_size {
+            Some(size) => format!("{} in groups of {size}", self.kind),
+            None => self.kind.to_owned(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "type": self.kind,
+            "group_size": self.group_size,
+            "shape": self.info.shape_json(),
+            "bytes": self.info.bytes,
+        })
+    }
 }
 
 /// The tensor that a step makes.
@@ -106,6 +150,7 @@ fn json(model: &Model<'_>) -> Value {
                 "variant": variant.map(DType::name),
                 "name": model.text(step.name),
                 "macs": step.macs,
+                "weights": weights_of(model, &step).map(|weights| weights.json()),
                 "output": output.map(|info| json!({
                     "name": info.name,
                     "type": info.dtype.name(),
@@ -208,6 +253,7 @@ fn text(model: &Model<'_>) -> String {
                 format!("{op}{}", variant.map_or(String::new(), |dtype| format!(" {dtype}"))),
                 model.text(step.name).to_owned(),
                 output.as_ref().map_or(String::new(), TensorInfo::shape_text),
+                weights_of(model, &step).map_or(String::new(), |weights| weights.text()),
                 if step.macs > 0 { report::macs(step.macs) } else { String::new() },
             ]
         })
@@ -218,6 +264,7 @@ fn text(model: &Model<'_>) -> String {
             ("operator", left),
             ("node", left),
             ("output", left),
+            ("weights", left),
             ("work", Align::Right),
         ],
         &rows,

@@ -1,7 +1,6 @@
 //! Finds the array that feeds each input of a model, and refuses shapes that would need reordering.
 
-use super::array::Array;
-use super::{DataError, Dataset};
+use super::{DataError, Dataset, Series};
 
 /// The size of an axis: a constant, or any size within bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +25,7 @@ pub(crate) struct Binding<'d> {
     /// Name of the array in the data set.
     pub(crate) array_name: &'d str,
     /// The array; its samples have the input's elements in the input's order.
-    pub(crate) array: &'d Array,
+    pub(crate) array: &'d Series,
     /// Something to tell people: the array has another name than the input.
     pub(crate) note: Option<String>,
 }
@@ -57,7 +56,7 @@ pub(crate) fn bind<'d>(
         };
         if let Some(hint) = mismatch(array.sample_shape(), &input.sample_shape) {
             let hint = match hint {
-                Mismatch::Other if same_shape(&array.shape, &input.sample_shape) => {
+                Mismatch::Other if same_shape(array.shape(), &input.sample_shape) => {
                     "; the first axis must count the samples: add one of size 1".to_owned()
                 }
                 Mismatch::Other => String::new(),
@@ -169,8 +168,9 @@ fn shape_text(shape: &[Extent]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Array;
     use super::*;
-    use std::path::PathBuf;
+    use std::path::Path;
 
     fn fixed(shape: &[usize]) -> Vec<Extent> {
         shape.iter().map(|n| Extent::Fixed(*n)).collect()
@@ -225,12 +225,7 @@ mod tests {
         let arrays = arrays.iter().map(|(name, shape)| {
             (name.to_string(), Array::from_f32(*shape, vec![0.0; shape.iter().product()]))
         });
-        Dataset {
-            path: PathBuf::from("d.npz"),
-            arrays: arrays.collect(),
-            labels: None,
-            class_names: None,
-        }
+        Dataset::new(Path::new("d.npz"), arrays.collect()).unwrap()
     }
 
     #[test]

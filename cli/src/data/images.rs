@@ -1,4 +1,4 @@
-//! Reads a folder of images with one subfolder a class into one array [N, H, W, C] and labels.
+//! Reads a folder of images with one subfolder a class as one array [N, H, W, C] and labels.
 
 use std::path::{Path, PathBuf};
 
@@ -37,7 +37,11 @@ pub(crate) struct Preprocess {
 }
 
 /// Images of every subfolder of `folder`, classes in the order of the sorted subfolder names.
-pub(super) fn read_folder(folder: &Path, spec: &ImageSpec) -> Result<Dataset, DataError> {
+pub(super) fn read_folder(
+    folder: &Path,
+    spec: &ImageSpec,
+    memory_bytes: u64,
+) -> Result<Dataset, DataError> {
     if let Some(p) = &spec.preprocess {
         let fits = |values: &[f32]| values.len() == 1 || values.len() == spec.channels;
         if !fits(&p.mean) || !fits(&p.std) || p.std.contains(&0.0) {
@@ -47,25 +51,55 @@ pub(super) fn read_folder(folder: &Path, spec: &ImageSpec) -> Result<Dataset, Da
     if !matches!(spec.channels, 1 | 3) {
         return Err(DataError::ImageChannels { channels: spec.channels });
     }
-    let (mut values, mut labels, mut class_names) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut files, mut labels, mut class_names) = (Vec::new(), Vec::new(), Vec::new());
     for class in sorted_entries(folder)?.into_iter().filter(|p| p.is_dir()) {
         let index = class_names.len() as i64;
         class_names.push(class.file_name().unwrap_or_default().to_string_lossy().into_owned());
         for path in sorted_entries(&class)?.into_iter().filter(|p| is_image(p)) {
-            read_image(&path, spec, &mut values)?;
+            files.push(path);
             labels.push(index);
         }
     }
     if labels.is_empty() {
         return Err(DataError::Empty { path: folder.to_owned() });
     }
-    let shape = vec![labels.len(), spec.height, spec.width, spec.channels];
+    let images = ImageFiles { files, spec: spec.clone() };
+    let bytes = images.shape().iter().fold(4u64, |bytes, axis| bytes.saturating_mul(*axis as u64));
+    // Few images are decoded once, many when they are asked for.
+    let images = if bytes <= memory_bytes { images.read_all()?.into() } else { images.into() };
     Ok(Dataset {
         path: folder.to_owned(),
-        arrays: [(IMAGES.to_owned(), Array::from_f32(shape, values))].into(),
+        arrays: [(IMAGES.to_owned(), images)].into(),
         labels: Some(Array { shape: vec![labels.len()], data: ArrayData::I64(labels) }),
         class_names: Some(class_names),
     })
+}
+
+/// Images that are decoded one by one.
+#[derive(Debug)]
+pub(super) struct ImageFiles {
+    files: Vec<PathBuf>,
+    spec: ImageSpec,
+}
+
+impl ImageFiles {
+    pub(super) fn shape(&self) -> Vec<usize> {
+        vec![self.files.len(), self.spec.height, self.spec.width, self.spec.channels]
+    }
+
+    /// One image, as an array of one.
+    pub(super) fn read(&self, sample: usize) -> Result<Array, DataError> {
+        let mut values = Vec::new();
+        read_image(&self.files[sample], &self.spec, &mut values)?;
+        let shape = [&[1], &self.shape()[1..]].concat();
+        Ok(Array::from_f32(shape, values))
+    }
+
+    fn read_all(&self) -> Result<Array, DataError> {
+        let mut values = Vec::new();
+        self.files.iter().try_for_each(|path| read_image(path, &self.spec, &mut values))?;
+        Ok(Array::from_f32(self.shape(), values))
+    }
 }
 
 pub(super) fn is_image(path: &Path) -> bool {

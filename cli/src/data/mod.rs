@@ -1,32 +1,38 @@
-//! Opens DATA: an .npz, a .npy, a folder of .npy files, or a folder of images by class.
+//! Opens DATA: an .npz, a .npy, a folder of .npy files, or a folder of images by class. Arrays that are large stay in
+//! their files, and samples are read when they are asked for.
 
 mod array;
 mod bind;
 mod images;
 mod npy;
+mod series;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub(crate) use array::{Array, ArrayData};
 pub(crate) use bind::{Binding, Extent, InputSpec, bind};
 pub(crate) use images::{ImageSpec, Preprocess};
 pub(crate) use npy::{NpyError, read_npy_file, read_npz, write_npy_file};
+pub(crate) use series::Series;
+
+/// Arrays up to this size are read whole; of larger ones a sample at a time.
+const MEMORY_BYTES: u64 = 64 << 20;
 
 /// The array that holds the expected answers.
 pub(crate) const LABELS: &str = "labels";
 
 /// Samples, by input name, and what the model should answer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Dataset {
     /// Where it came from, for messages.
     pub(crate) path: PathBuf,
     /// Arrays other than `labels`; all have the same number of samples, at least one.
-    pub(crate) arrays: BTreeMap<String, Array>,
+    pub(crate) arrays: BTreeMap<String, Series>,
     /// One entry per sample: class indices, or targets.
     pub(crate) labels: Option<Array>,
     /// Names of the classes, when the data comes from a folder per class.
@@ -56,6 +62,8 @@ pub(crate) enum DataError {
     Npy { path: PathBuf, source: NpyError },
     #[error("{}: neither an .npz, a .npy, a folder of .npy files nor a folder of images by class", .0.display())]
     Kind(PathBuf),
+    #[error("{}: sample {sample}: {source}", path.display())]
+    Sample { path: PathBuf, sample: usize, source: NpyError },
     #[error("{}: images need an image input; this model's input has another shape", .0.display())]
     NotAnImageModel(PathBuf),
     #[error("{}: {reason}", path.display())]
@@ -83,6 +91,15 @@ pub(crate) enum DataError {
 impl Dataset {
     /// Opens `path`. `image_spec` says what images become; without it a folder of images is refused.
     pub(crate) fn open(path: &Path, image_spec: Option<&ImageSpec>) -> Result<Dataset, DataError> {
+        Dataset::open_within(path, image_spec, MEMORY_BYTES)
+    }
+
+    /// Opens `path`; of arrays above `memory_bytes` samples are read when they are asked for. Labels are always read.
+    fn open_within(
+        path: &Path,
+        image_spec: Option<&ImageSpec>,
+        memory_bytes: u64,
+    ) -> Result<Dataset, DataError> {
         let io = |source| DataError::Io { path: path.to_owned(), source };
         let npy = |source| DataError::Npy { path: path.to_owned(), source };
         let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
@@ -90,59 +107,65 @@ impl Dataset {
             _ => io(e),
         })?;
         if metadata.is_dir() {
-            return Dataset::open_folder(path, image_spec);
+            return Dataset::open_folder(path, image_spec, memory_bytes);
         }
         let mut magic = Vec::new();
         File::open(path).and_then(|f| f.take(6).read_to_end(&mut magic)).map_err(io)?;
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
         if magic == b"\x93NUMPY" || extension.eq_ignore_ascii_case("npy") {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            Dataset::new(path, [(name, read_npy_file(path).map_err(npy)?)].into())
+            Dataset::of(path, [(name, series::open_npy(path, memory_bytes).map_err(npy)?)].into())
         } else if magic.starts_with(b"PK") || extension.eq_ignore_ascii_case("npz") {
-            let file = BufReader::new(File::open(path).map_err(io)?);
-            Dataset::new(path, npy::read_npz(file).map_err(npy)?)
+            Dataset::of(path, npy::open_npz(path, memory_bytes).map_err(npy)?)
         } else {
             Err(DataError::Kind(path.to_owned()))
         }
     }
 
-    fn open_folder(path: &Path, image_spec: Option<&ImageSpec>) -> Result<Dataset, DataError> {
+    fn open_folder(
+        path: &Path,
+        image_spec: Option<&ImageSpec>,
+        memory_bytes: u64,
+    ) -> Result<Dataset, DataError> {
         let entries = sorted_entries(path)?;
         let mut arrays = BTreeMap::new();
         for file in
             entries.iter().filter(|p| p.is_file() && p.extension().is_some_and(|e| e == "npy"))
         {
             let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let array = read_npy_file(file)
+            let limit = if name == LABELS { u64::MAX } else { memory_bytes };
+            let array = series::open_npy(file, limit)
                 .map_err(|source| DataError::Npy { path: file.clone(), source })?;
             arrays.insert(name, array);
         }
         if !arrays.is_empty() {
-            return Dataset::new(path, arrays);
+            return Dataset::of(path, arrays);
         }
         let mut has_images = false;
         for class in entries.iter().filter(|p| p.is_dir()) {
             has_images |= sorted_entries(class)?.iter().any(|p| images::is_image(p));
         }
         match (has_images, image_spec) {
-            (true, Some(spec)) => images::read_folder(path, spec),
+            (true, Some(spec)) => images::read_folder(path, spec, memory_bytes),
             (true, None) => Err(DataError::NotAnImageModel(path.to_owned())),
             (false, _) if entries.is_empty() => Err(DataError::Empty { path: path.to_owned() }),
             (false, _) => Err(DataError::Kind(path.to_owned())),
         }
     }
 
+    /// Arrays in memory as a data set.
+    pub(crate) fn new(path: &Path, arrays: BTreeMap<String, Array>) -> Result<Dataset, DataError> {
+        Dataset::of(path, arrays.into_iter().map(|(name, array)| (name, array.into())).collect())
+    }
+
     /// Checks that every array counts the same samples and takes `labels` out.
-    pub(crate) fn new(
-        path: &Path,
-        mut arrays: BTreeMap<String, Array>,
-    ) -> Result<Dataset, DataError> {
+    fn of(path: &Path, mut arrays: BTreeMap<String, Series>) -> Result<Dataset, DataError> {
         let first =
             arrays.iter().find(|(name, _)| *name != LABELS).map(|(n, a)| (n.clone(), a.samples()));
         let Some((first_name, samples)) = first else {
             return Err(DataError::Empty { path: path.to_owned() });
         };
-        if arrays.values().any(|a| a.shape.contains(&0)) {
+        if arrays.values().any(|a| a.shape().contains(&0)) {
             return Err(DataError::Empty { path: path.to_owned() });
         }
         for (name, array) in &arrays {
@@ -155,19 +178,20 @@ impl Dataset {
                 });
             }
         }
-        let labels = arrays.remove(LABELS);
+        let labels = arrays.remove(LABELS).and_then(|labels| labels.in_memory().cloned());
         Ok(Dataset { path: path.to_owned(), arrays, labels, class_names: None })
     }
 
     /// Number of samples, at least 1.
     pub(crate) fn samples(&self) -> usize {
-        self.arrays.values().next().map_or(0, Array::samples)
+        self.arrays.values().next().map_or(0, Series::samples)
     }
 
     /// Keeps the first `limit` samples.
     pub(crate) fn truncate(&mut self, limit: usize) {
-        for array in self.arrays.values_mut().chain(&mut self.labels) {
-            array.truncate(limit);
+        self.arrays.values_mut().for_each(|array| array.truncate(limit));
+        if let Some(labels) = &mut self.labels {
+            labels.truncate(limit);
         }
     }
 
@@ -200,9 +224,9 @@ impl Dataset {
         Ok((0..labels.samples()).flat_map(|sample| labels.sample_f32(sample)).collect())
     }
 
-    /// The first NaN or infinity, looking through the arrays in order of their names.
+    /// The first NaN or infinity, looking through the arrays in memory in order of their names.
     pub(crate) fn first_non_finite(&self) -> Option<NonFinite> {
-        let named = self.arrays.iter().map(|(n, a)| (n.as_str(), a));
+        let named = self.arrays.iter().filter_map(|(n, a)| Some((n.as_str(), a.in_memory()?)));
         named.chain(self.labels.as_ref().map(|a| (LABELS, a))).find_map(|(name, array)| {
             let (sample, value) = array.first_non_finite()?;
             Some(NonFinite { array: name.to_owned(), sample, value })
@@ -211,11 +235,10 @@ impl Dataset {
 
     /// Names, types and shapes, for messages.
     pub(crate) fn listing(&self) -> String {
-        let named = self.arrays.iter().map(|(n, a)| (n.as_str(), a));
-        let all = named.chain(self.labels.as_ref().map(|a| (LABELS, a)));
-        let entries: Vec<String> =
-            all.map(|(name, a)| format!("`{name}` {} {:?}", a.data.type_name(), a.shape)).collect();
-        entries.join(", ")
+        let text = |name: &str, kind: &str, shape: &[usize]| format!("`{name}` {kind} {shape:?}");
+        let arrays = self.arrays.iter().map(|(n, a)| text(n, a.type_name(), a.shape()));
+        let labels = self.labels.iter().map(|a| text(LABELS, a.data.type_name(), &a.shape));
+        arrays.chain(labels).collect::<Vec<_>>().join(", ")
     }
 }
 

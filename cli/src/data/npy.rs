@@ -11,13 +11,16 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
 use half::f16;
-use zip::ZipArchive;
+use zip::read::ZipFile;
+use zip::{CompressionMethod, ZipArchive};
 #[cfg(test)]
-use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
+use zip::{ZipWriter, write::SimpleFileOptions};
 
+use super::LABELS;
 #[cfg(test)]
 use super::array::with_elements;
 use super::array::{Array, ArrayData};
+use super::series::{Series, open_part};
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 const MAX_HEADER_BYTES: usize = 64 * 1024; // what a version 1 header can have
@@ -53,15 +56,56 @@ pub(crate) enum NpyError {
     Entry { name: String, source: Box<NpyError> },
     #[error("array `{0}` is in the archive twice")]
     Duplicate(String),
+    #[error(
+        "it is unpacked into a temporary file, which failed: {0}; TMPDIR names another folder for that"
+    )]
+    Unpack(io::Error),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-#[derive(Debug, PartialEq)]
-struct Header {
-    descr: String,
-    fortran_order: bool,
-    shape: Vec<usize>,
+/// What stands in front of the elements.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Header {
+    pub(super) descr: String,
+    pub(super) fortran_order: bool,
+    pub(super) shape: Vec<usize>,
+}
+
+impl Header {
+    fn elements(&self) -> Result<usize, NpyError> {
+        (self.shape.iter())
+            .try_fold(1usize, |product, axis| product.checked_mul(*axis))
+            .ok_or(NpyError::Header("the shape's product is too large"))
+    }
+
+    /// Whether so many bytes are what the type and shape take.
+    pub(super) fn check_length(&self, actual: u64) -> Result<(), NpyError> {
+        let size = match self.descr.as_str() {
+            "|i1" | "|u1" | "|b1" => 1,
+            "<i2" | ">i2" | "<u2" | ">u2" | "<f2" | ">f2" => 2,
+            "<i4" | ">i4" | "<u4" | ">u4" | "<f4" | ">f4" => 4,
+            "<i8" | ">i8" | "<u8" | ">u8" | "<f8" | ">f8" => 8,
+            other => return Err(NpyError::Type(other.to_owned())),
+        };
+        let declared = (self.elements()? as u64)
+            .checked_mul(size)
+            .ok_or(NpyError::Header("the shape's product is too large"))?;
+        if declared == actual { Ok(()) } else { Err(NpyError::Length { declared, actual }) }
+    }
+
+    /// The type of the array that is read, as numpy writes it.
+    pub(super) fn type_name(&self) -> &'static str {
+        match self.descr.trim_start_matches(['<', '>', '|']) {
+            "i1" => "int8",
+            "u1" => "uint8",
+            "b1" => "bool",
+            "i2" => "int16",
+            "i4" | "u2" => "int32",
+            "i8" | "u8" | "u4" => "int64",
+            _ => "float32",
+        }
+    }
 }
 
 /// Reads the array in a .npy file.
@@ -74,12 +118,16 @@ pub(crate) fn read_npy_file(path: &Path) -> Result<Array, NpyError> {
 /// Reads one array from `reader`, which has `total_bytes` bytes.
 pub(crate) fn read_npy(mut reader: impl Read, total_bytes: u64) -> Result<Array, NpyError> {
     let (header, header_bytes) = read_header(&mut reader)?;
-    let actual = total_bytes.saturating_sub(header_bytes);
-    let elements = header
-        .shape
-        .iter()
-        .try_fold(1usize, |product, axis| product.checked_mul(*axis))
-        .ok_or(NpyError::Header("the shape's product is too large"))?;
+    decode(reader, header, total_bytes.saturating_sub(header_bytes))
+}
+
+/// Reads the elements behind a header, which has `actual` bytes behind it.
+pub(super) fn decode(
+    mut reader: impl Read,
+    header: Header,
+    actual: u64,
+) -> Result<Array, NpyError> {
+    let elements = header.elements()?;
     let data = match header.descr.as_str() {
         "<f4" | ">f4" => {
             ArrayData::F32(elements_of(&mut reader, &header, elements, actual, f32::from_le_bytes)?)
@@ -200,7 +248,7 @@ fn to_row_major<T: Copy>(values: &[T], shape: &[usize]) -> Vec<T> {
 }
 
 /// The header and how many bytes it took.
-fn read_header(reader: &mut impl Read) -> Result<(Header, u64), NpyError> {
+pub(super) fn read_header(reader: &mut impl Read) -> Result<(Header, u64), NpyError> {
     let short = |e: io::Error| match e.kind() {
         io::ErrorKind::UnexpectedEof => NpyError::Magic,
         _ => NpyError::Io(e),
@@ -303,6 +351,77 @@ fn parse_shape(axes: &str) -> Result<Vec<usize>, NpyError> {
     Ok(shape)
 }
 
+/// Opens every array in a .npz archive, in any of the compressions numpy writes. Those of up to `memory_bytes` are read; others
+/// stay where they are, or are unpacked to a file without a name, which is gone when it is closed.
+pub(super) fn open_npz(
+    path: &Path,
+    memory_bytes: u64,
+) -> Result<BTreeMap<String, Series>, NpyError> {
+    let zip_error = |e: zip::result::ZipError| NpyError::Zip(e.to_string());
+    let mut archive = ZipArchive::new(BufReader::new(File::open(path)?)).map_err(zip_error)?;
+    let mut arrays = BTreeMap::new();
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).map_err(zip_error)?;
+        let Some(name) = name_of(&entry)? else { continue };
+        let bytes = entry.size();
+        let whole = bytes <= memory_bytes || name == LABELS;
+        let series = match entry.data_start() {
+            _ if whole => read_entry(entry).map(Series::from),
+            Some(start)
+                if entry.compression() == CompressionMethod::Stored && !entry.encrypted() =>
+            {
+                File::open(path)
+                    .map_err(NpyError::from)
+                    .and_then(|file| open_part(path, file, start, bytes, memory_bytes))
+            }
+            _ => unpack(&mut entry).and_then(|file| open_part(path, file, 0, bytes, memory_bytes)),
+        };
+        let series = series
+            .map_err(|source| NpyError::Entry { name: name.clone(), source: source.into() })?;
+        if arrays.insert(name.clone(), series).is_some() {
+            return Err(NpyError::Duplicate(name));
+        }
+    }
+    Ok(arrays)
+}
+
+/// Unpacks an entry to a temporary file, no longer than the entry says it is.
+fn unpack<R: Read>(entry: &mut ZipFile<'_, R>) -> Result<File, NpyError> {
+    let declared = declared_bytes(entry)?;
+    let mut file = tempfile::tempfile().map_err(NpyError::Unpack)?;
+    // One byte more, so that the checksum is verified, which happens at the end.
+    let mut unpacked = entry.take(declared.saturating_add(1));
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut actual = 0;
+    loop {
+        let len = unpacked.read(&mut chunk)?;
+        if len == 0 {
+            break;
+        }
+        file.write_all(&chunk[..len]).map_err(NpyError::Unpack)?;
+        actual += len as u64;
+    }
+    if actual == declared { Ok(file) } else { Err(NpyError::Length { declared, actual }) }
+}
+
+/// Name of the array in an entry, if it is one.
+fn name_of<R: Read>(entry: &ZipFile<'_, R>) -> Result<Option<String>, NpyError> {
+    let name = entry.name().map_err(|e| NpyError::Zip(e.to_string()))?;
+    Ok(name.strip_suffix(".npy").map(str::to_owned))
+}
+
+/// The size that an entry says it has, if it can be true.
+fn declared_bytes<R: Read>(entry: &ZipFile<'_, R>) -> Result<u64, NpyError> {
+    let declared = entry.size();
+    let most = entry.compressed_size().saturating_add(1).saturating_mul(MAX_DEFLATE_RATIO);
+    if declared > most { Err(NpyError::Length { declared, actual: most }) } else { Ok(declared) }
+}
+
+fn read_entry<R: Read>(entry: ZipFile<'_, R>) -> Result<Array, NpyError> {
+    let declared = declared_bytes(&entry)?;
+    read_npy(entry, declared)
+}
+
 /// Reads every array in a .npz archive, in any of the compressions numpy writes.
 pub(crate) fn read_npz(reader: impl Read + Seek) -> Result<BTreeMap<String, Array>, NpyError> {
     let zip_error = |e: zip::result::ZipError| NpyError::Zip(e.to_string());
@@ -310,16 +429,8 @@ pub(crate) fn read_npz(reader: impl Read + Seek) -> Result<BTreeMap<String, Arra
     let mut arrays = BTreeMap::new();
     for index in 0..archive.len() {
         let entry = archive.by_index(index).map_err(zip_error)?;
-        let file_name = entry.name().map_err(zip_error)?.into_owned();
-        let Some(name) = file_name.strip_suffix(".npy").map(str::to_owned) else { continue };
-        let declared = entry.size();
-        let most = entry.compressed_size().saturating_add(1).saturating_mul(MAX_DEFLATE_RATIO);
-        let array = if declared > most {
-            Err(NpyError::Length { declared, actual: most })
-        } else {
-            read_npy(entry, declared)
-        };
-        let array = array
+        let Some(name) = name_of(&entry)? else { continue };
+        let array = read_entry(entry)
             .map_err(|source| NpyError::Entry { name: name.clone(), source: source.into() })?;
         if arrays.insert(name.clone(), array).is_some() {
             return Err(NpyError::Duplicate(name));

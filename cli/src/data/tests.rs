@@ -210,14 +210,14 @@ fn opens_archives_arrays_and_folders() {
     write_npy_file(&folder.path("arrays/labels.npy"), &labels).unwrap();
     for name in ["d.npz", "arrays"] {
         let data = Dataset::open(&folder.path(name), None).unwrap();
-        assert_eq!((data.samples(), &data.arrays["x"]), (2, &x), "{name}");
+        assert_eq!((data.samples(), data.arrays["x"].in_memory()), (2, Some(&x)), "{name}");
         assert_eq!(data.class_labels(2).unwrap(), [1, 0]);
         assert_eq!(data.targets().unwrap(), [1.0, 0.0]);
-        assert_eq!(data.arrays["x"].sample_f32(1), [3.0, 4.0, 5.0]);
+        assert_eq!(data.arrays["x"].sample_f32(1).unwrap(), [3.0, 4.0, 5.0]);
         assert_eq!(data.labels.as_ref(), Some(&labels));
     }
     let data = Dataset::open(&folder.path("arrays/x.npy"), None).unwrap();
-    assert_eq!((data.arrays["x"].clone(), data.labels.is_none()), (x, true));
+    assert_eq!((data.arrays["x"].in_memory(), data.labels.is_none()), (Some(&x), true));
     assert!(matches!(data.class_labels(2), Err(DataError::NoLabels(_))));
 }
 
@@ -312,25 +312,39 @@ fn images_by_class() {
     assert_eq!(data.class_labels(3).unwrap(), [0, 1, 1]);
     assert_eq!(data.class_names.as_deref().unwrap(), ["a", "b", "c-empty"]);
     let images = &data.arrays[IMAGES];
-    assert_eq!(images.shape, [3, 2, 2, 3]);
-    assert_eq!(images.sample_f32(0), [0., 0., 7., 10., 0., 7., 0., 100., 7., 10., 100., 7.]);
+    assert_eq!(images.shape(), [3, 2, 2, 3]);
     assert_eq!(
-        images.sample_f32(1),
+        images.sample_f32(0).unwrap(),
+        [0., 0., 7., 10., 0., 7., 0., 100., 7., 10., 100., 7.]
+    );
+    assert_eq!(
+        images.sample_f32(1).unwrap(),
         [200.0, 100.0, 50.0].repeat(4),
         "an even colour stays when resized"
     );
-    assert!(images.sample_f32(2).iter().all(|p| (p - 120.0).abs() <= 2.0), "JPEG is lossy");
+    assert!(
+        images.sample_f32(2).unwrap().iter().all(|p| (p - 120.0).abs() <= 2.0),
+        "JPEG is lossy"
+    );
 
     spec.preprocess = Some(Preprocess { scale: 0.5, mean: vec![1.0, 2.0, 3.0], std: vec![2.0] });
     let data = Dataset::open(&folder.0, Some(&spec)).unwrap();
-    assert_eq!(data.arrays[IMAGES].sample_f32(1)[..3], [49.5, 24.0, 11.0]);
+    assert_eq!(data.arrays[IMAGES].sample_f32(1).unwrap()[..3], [49.5, 24.0, 11.0]);
 
     (spec.channels, spec.preprocess) = (1, None);
     let data = Dataset::open(&folder.0, Some(&spec)).unwrap();
-    assert_eq!(data.arrays[IMAGES].shape, [3, 2, 2, 1]);
+    assert_eq!(data.arrays[IMAGES].shape(), [3, 2, 2, 1]);
     // BT.709: 0.2126 · 200 + 0.7152 · 100 + 0.0722 · 50 = 117.65, truncated or rounded.
-    let luma = data.arrays[IMAGES].sample_f32(1)[0];
+    let luma = data.arrays[IMAGES].sample_f32(1).unwrap()[0];
     assert!((117.0..=118.0).contains(&luma), "{luma}");
+
+    let lazy = Dataset::open_within(&folder.0, Some(&spec), 0).unwrap();
+    assert!(lazy.arrays[IMAGES].in_memory().is_none());
+    assert_eq!(lazy.arrays[IMAGES].shape(), [3, 2, 2, 1]);
+    for sample in [2, 0, 1] {
+        let of = |data: &Dataset| data.arrays[IMAGES].sample_f32(sample).unwrap();
+        assert_eq!(of(&lazy), of(&data));
+    }
 
     spec.channels = 4;
     assert_eq!(
@@ -342,6 +356,67 @@ fn images_by_class() {
     spec.channels = 3;
     let error = Dataset::open(&folder.0, Some(&spec)).unwrap_err().to_string();
     assert!(error.starts_with(&format!("{}/a/broken.png: ", folder.0.display())), "{error}");
+    let lazy = Dataset::open_within(&folder.0, Some(&spec), 0).unwrap();
+    let error = lazy.arrays[IMAGES].sample_f32(1).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{}/a/broken.png: ", folder.0.display())), "{error}");
+}
+
+/// Samples read one at a time are those of an array in memory, in any order, wherever they come from.
+#[test]
+fn samples_are_read_from_files() {
+    let folder = Folder::new("stream");
+    let mut floats: Vec<f32> = (0..7 * 5).map(|i| i as f32 / 4.0).collect();
+    floats[33] = f32::NAN;
+    let arrays = BTreeMap::from([
+        ("a".to_owned(), Array::from_f32([7, 5], floats)),
+        ("b".to_owned(), Array { shape: vec![7, 2, 1], data: ArrayData::I64((-7..7).collect()) }),
+        ("c".to_owned(), u8s(&[7], &[3, 1, 4, 1, 5, 9, 2])),
+        (LABELS.to_owned(), u8s(&[7], &[0, 1, 2, 3, 4, 5, 6])),
+    ]);
+    write_npz(File::create(folder.path("compressed.npz")).unwrap(), &arrays).unwrap();
+    let mut stored = zip::ZipWriter::new(File::create(folder.path("stored.npz")).unwrap());
+    std::fs::create_dir(folder.path("folder")).unwrap();
+    for (name, array) in &arrays {
+        let options = zip::write::SimpleFileOptions::default()
+            .compression_method(zip::CompressionMethod::Stored);
+        stored.start_file(format!("{name}.npy"), options).unwrap();
+        write_npy(&mut stored, array).unwrap();
+        write_npy_file(&folder.path(&format!("folder/{name}.npy")), array).unwrap();
+    }
+    stored.finish().unwrap();
+    for name in ["compressed.npz", "stored.npz", "folder"] {
+        let mut data = Dataset::open_within(&folder.path(name), None, 6).unwrap();
+        assert_eq!((data.samples(), data.labels.as_ref()), (7, arrays.get(LABELS)), "{name}");
+        for (array, expected) in arrays.iter().filter(|(array, _)| *array != LABELS) {
+            let series = &data.arrays[array];
+            assert!(series.in_memory().is_none(), "{name}: {array}");
+            assert_eq!(series.shape(), expected.shape);
+            assert_eq!(series.type_name(), expected.data.type_name());
+            for sample in [6, 0, 3, 2, 5, 1, 4] {
+                let bits =
+                    |values: Vec<f32>| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                assert_eq!(
+                    bits(series.sample_f32(sample).unwrap()),
+                    bits(expected.sample_f32(sample))
+                );
+                assert_eq!(series.sample_i64(sample).unwrap(), expected.sample_i64(sample));
+            }
+        }
+        data.truncate(2);
+        assert_eq!((data.samples(), data.labels.as_ref().map(Array::samples)), (2, Some(2)));
+    }
+    // A file that shrinks meanwhile, and one that is shorter than it says.
+    let path = folder.path("folder/a.npy");
+    let bytes = std::fs::read(&path).unwrap();
+    let data = Dataset::open_within(&path, None, 6).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
+    let error = data.arrays["a"].sample_f32(6).unwrap_err().to_string();
+    assert!(error.contains("sample 6") && error.contains("shorter"), "{error}");
+    let error = Dataset::open_within(&path, None, 6).unwrap_err().to_string();
+    assert!(
+        error.contains("the header declares 140 bytes of elements, the file has 136"),
+        "{error}"
+    );
 }
 
 /// The reference models' data sets, where the shared folder is there.
@@ -354,6 +429,6 @@ fn opens_real_data() {
     };
     let wants = vec![Extent::Fixed(1), Extent::Fixed(49), Extent::Fixed(10)];
     let input = InputSpec { name: "input_1".to_owned(), sample_shape: wants };
-    assert_eq!(bind(&data, &[input]).unwrap()[0].array.shape, [400, 49, 10]);
+    assert_eq!(bind(&data, &[input]).unwrap()[0].array.shape(), [400, 49, 10]);
     assert_eq!((data.class_labels(12).unwrap().len(), data.first_non_finite()), (400, None));
 }

@@ -188,6 +188,14 @@ pub(crate) fn operation(
 }
 
 impl Operation {
+    /// Where the threshold lies on curves: (false-positive rate, recall, precision).
+    pub(crate) fn place(&self) -> Option<(f64, f64, Option<f64>)> {
+        let d = &self.decisions;
+        let negatives = (d.false_positives + d.true_negatives) as f64;
+        let rates = Rates::new(d);
+        Some((ratio(d.false_positives as f64, negatives)?, rates.recall?, rates.precision))
+    }
+
     pub(crate) fn json(&self) -> Value {
         let d = &self.decisions;
         let mut object = json!({

@@ -11,7 +11,7 @@ mod regress;
 mod uncertainty;
 
 pub(crate) use anomaly::{Anomaly, Operation, anomaly, anomaly_scores, operation};
-pub(crate) use classify::{Classification, classify, expand_binary};
+pub(crate) use classify::{Calibration, Classification, classify, expand_binary};
 pub(crate) use embed::{Embedding, PairScores, embedding, pair_scores};
 pub(crate) use regress::{Regression, regression};
 pub(crate) use uncertainty::{

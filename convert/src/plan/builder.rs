@@ -246,6 +246,7 @@ impl<'g> Builder<'g> {
         view.offset = self.plan.tensors[tensor].offset + offset;
         let index = self.add_tensor(view);
         self.aliases.join(index, tensor, offset);
+        self.plan.made_of.insert(index, vec![tensor]);
         self.plan.tensor_of_value.insert(value, index);
         Ok(())
     }
@@ -276,6 +277,7 @@ impl<'g> Builder<'g> {
     pub fn place_inside(&mut self, part: usize, whole: usize, offset: usize) {
         let root = self.aliases.root(part).0;
         self.aliases.join(root, whole, offset);
+        self.plan.made_of.entry(whole).or_default().push(part);
     }
 
     /// True when the tensor is a constant.

@@ -183,6 +183,9 @@ pub struct Plan {
     pub tensor_of_value: HashMap<ValueId, usize>,
     /// Tensors that are another one under another shape.
     pub view_of: HashMap<usize, usize>,
+    /// Tensors that no step makes because they lie in the memory of others: a slice in its source, a
+    /// concatenation over its parts.
+    pub made_of: HashMap<usize, Vec<usize>>,
     /// Metadata that travels into the file.
     pub metadata: Vec<(String, String)>,
 }

@@ -1,15 +1,17 @@
 //! What a quantized model will be, while it is still being decided: the float graph, the numbers of every
 //! node, the grids of its activations, the integers of its weights.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use whit::DType;
 
-use crate::graph::{Graph, Op, Quant, UnaryKind, ValueId};
+use crate::graph::{Graph, Node, Op, Quant, UnaryKind, ValueId};
 use crate::quantize::calibrate::{Range, Ranges};
 use crate::quantize::numbers::{Numbers, integer_form};
-use crate::quantize::weights::Weights;
-use crate::quantize::{asymmetric, clamp_of, insert, integers, keeps_scale, symmetric};
+use crate::quantize::weights::{Scales, Weights};
+use crate::quantize::{clamp_of, insert, integers, keeps_scale};
+use crate::tensor::Tensor;
 
 /// A float graph with everything decided that makes it a quantized one.
 ///
@@ -25,6 +27,9 @@ pub struct Quantization {
     pub activations: BTreeMap<(ValueId, DType), Quant>,
     /// The integers of weights, by the index of their node.
     pub weights: BTreeMap<usize, Weights>,
+    /// The float model with its channels rescaled, when a step did that: it has the outputs of the model as it was, and
+    /// its values are what those of the quantized model are to be compared with.
+    pub equalized: Option<Arc<Graph>>,
 }
 
 impl Quantization {
@@ -35,24 +40,22 @@ impl Quantization {
             .nodes
             .iter()
             .zip(numbers)
-            .map(|(node, numbers)| numbers.fitted(&graph, node))
+            .map(|(node, numbers)| match numbers.fitted(&graph, node) {
+                numbers if numbers.integer().is_some() && is_infinite(&graph, ranges, node) => {
+                    Numbers::Float
+                }
+                numbers => numbers,
+            })
             .collect();
         let mut activations = BTreeMap::new();
         for dtype in [DType::I8, DType::I16] {
-            let integer: Vec<Option<Vec<usize>>> = graph
-                .nodes
-                .iter()
-                .zip(&numbers)
-                .map(|(node, numbers)| {
-                    (numbers.integer() == Some(dtype)).then(|| integer_form(&graph, node)).flatten()
-                })
-                .collect();
-            for (value, quant) in choose(&graph, ranges, &integer, dtype) {
+            let shared = SharedGrids::new(&graph, &numbers, dtype);
+            for (value, quant) in choose(&graph, ranges, &shared, dtype) {
                 activations.insert((value, dtype), quant);
             }
         }
         let mut quantization =
-            Quantization { graph, numbers, activations, weights: BTreeMap::new() };
+            Quantization { graph, numbers, activations, weights: BTreeMap::new(), equalized: None };
         for node in 0..quantization.graph.nodes.len() {
             quantization.round_weights(node);
         }
@@ -82,6 +85,25 @@ impl Quantization {
         insert::insert(self)
     }
 
+    /// The same on floats alone but for the roundings of activations, ready to be planned: weights are the reals
+    /// that their integers stand for. Values that the float graph has keep their ids, those before they
+    /// are quantized.
+    pub fn simulated(&self) -> Graph {
+        let mut graph = self.with_quantize_nodes();
+        for value in &mut graph.values {
+            let (Some(groups), Some(constant)) = (value.groups.take(), &value.constant) else {
+                continue;
+            };
+            let shape = constant.shape.clone();
+            let scales = Scales::Groups(groups);
+            let reals = Weights { values: constant.as_ref().clone(), scales }.to_f32();
+            value.dtype = DType::F32;
+            value.constant = Some(Arc::new(Tensor::from_f32(shape, &reals)));
+        }
+        integers::fold_dequantized(&mut graph);
+        graph
+    }
+
     /// The graph on integers, ready to be planned.
     pub fn lowered(&self) -> Graph {
         let mut graph = self.with_quantize_nodes();
@@ -92,106 +114,147 @@ impl Quantization {
     }
 }
 
-/// A grid of one type for every activation that an integer node of that type touches.
+/// Which activations get a grid of one type, and which of them the same.
 ///
 /// Values that a node only moves or blends share one scale, over the union of their ranges, so that moving
 /// stays moving. Softmax and sigmoid lie in 0..1, tanh in −1..1, whatever the data shows. A value
 /// that only a Relu or Clip reads gets none: the clamp becomes the saturation of its own result.
+pub(super) struct SharedGrids {
+    /// By value: the group that it belongs to, a group's number being that of one of its values.
+    pub(super) group: Vec<u32>,
+    /// By value: whether it gets a grid.
+    pub(super) has_grid: Vec<bool>,
+    /// Values whose range is known.
+    pub(super) natural: BTreeMap<ValueId, Range>,
+}
+
+impl SharedGrids {
+    /// `numbers` are those of the graph's nodes, [fitted](Numbers::fitted).
+    pub(super) fn new(graph: &Graph, numbers: &[Numbers], dtype: DType) -> SharedGrids {
+        let integer: Vec<Option<Vec<usize>>> = graph
+            .nodes
+            .iter()
+            .zip(numbers)
+            .map(|(node, numbers)| {
+                (numbers.integer() == Some(dtype)).then(|| integer_form(graph, node)).flatten()
+            })
+            .collect();
+        let consumers = graph.consumers();
+        let mut touched = vec![false; graph.values.len()];
+        let mut group: Vec<u32> = (0..graph.values.len() as u32).collect();
+        let mut natural = BTreeMap::new();
+        for (node, operands) in graph.nodes.iter().zip(&integer) {
+            let Some(operands) = operands else { continue };
+            let output = node.outputs[0];
+            touched[output.0 as usize] = true;
+            for operand in operands {
+                let Some(id) = node.inputs[*operand] else { continue };
+                if graph.constant(id).is_some() {
+                    continue;
+                }
+                touched[id.0 as usize] = true;
+                if keeps_scale(&node.op) {
+                    join(&mut group, id, output);
+                }
+            }
+            // The conventions of TFLite: in i8 1/256 with zero point -128 and 1/128 with zero point 0, in i16
+            // 1/32768.
+            let known = match (&node.op, dtype) {
+                (Op::Softmax { .. } | Op::Unary(UnaryKind::Sigmoid), DType::I8) => {
+                    Some(Range { min: 0.0, max: 255.0 / 256.0 })
+                }
+                (Op::Unary(UnaryKind::Tanh), DType::I8) => {
+                    Some(Range { min: -1.0, max: 127.0 / 128.0 })
+                }
+                (Op::Softmax { .. } | Op::Unary(UnaryKind::Sigmoid | UnaryKind::Tanh), _) => {
+                    Some(Range { min: 0.0, max: 32767.0 / 32768.0 })
+                }
+                _ => None,
+            };
+            if let Some(range) = known {
+                natural.insert(output, range);
+            }
+        }
+        // What a state becomes is what it is in the next run.
+        for state in &graph.states {
+            let (read, next) = (state.read.0 as usize, state.next.0 as usize);
+            join(&mut group, state.read, state.next);
+            if touched[read] || touched[next] {
+                touched[read] = true;
+                touched[next] = true;
+            }
+        }
+        let ids = || (0..graph.values.len() as u32).map(ValueId);
+        let has_grid = ids()
+            .map(|id| {
+                let at = id.0 as usize;
+                let clamped = consumers[at].len() == 1
+                    && !graph.is_result(id)
+                    && !graph.is_source(id)
+                    && consumers[at].iter().all(|reader| {
+                        clamp_of(&graph.nodes[*reader].op).is_some() && integer[*reader].is_some()
+                    });
+                touched[at] && !clamped && graph.value(id).dtype == DType::F32
+            })
+            .collect();
+        let group = ids().map(|id| find(&mut group, id.0)).collect();
+        SharedGrids { group, has_grid, natural }
+    }
+}
+
+/// The number of a value's group.
+fn find(group: &mut [u32], mut at: u32) -> u32 {
+    while group[at as usize] != at {
+        group[at as usize] = group[group[at as usize] as usize];
+        at = group[at as usize];
+    }
+    at
+}
+
+/// Makes two groups one.
+fn join(group: &mut [u32], a: ValueId, b: ValueId) {
+    let (a, b) = (find(group, a.0), find(group, b.0));
+    group[a as usize] = b;
+}
+
+/// A grid of one type for every activation that an integer node of that type touches: over the union of the ranges of
+/// its group.
 fn choose(
     graph: &Graph,
     ranges: &Ranges,
-    integer: &[Option<Vec<usize>>],
+    shared: &SharedGrids,
     dtype: DType,
-) -> HashMap<ValueId, Quant> {
-    let consumers = graph.consumers();
-    let mut touched = vec![false; graph.values.len()];
-    let mut group: Vec<u32> = (0..graph.values.len() as u32).collect();
-    fn find(group: &mut [u32], mut at: u32) -> u32 {
-        while group[at as usize] != at {
-            group[at as usize] = group[group[at as usize] as usize];
-            at = group[at as usize];
-        }
-        at
-    }
-    let mut fixed: HashMap<u32, Range> = HashMap::new();
-    for (node, operands) in graph.nodes.iter().zip(integer) {
-        let Some(operands) = operands else { continue };
-        let output = node.outputs[0];
-        touched[output.0 as usize] = true;
-        for operand in operands {
-            let Some(id) = node.inputs[*operand] else { continue };
-            if graph.constant(id).is_some() {
-                continue;
-            }
-            touched[id.0 as usize] = true;
-            if keeps_scale(&node.op) {
-                let (a, b) = (find(&mut group, id.0), find(&mut group, output.0));
-                group[a as usize] = b;
-            }
-        }
-        // The conventions of TFLite: in i8 1/256 with zero point -128 and 1/128 with zero point 0, in i16
-        // 1/32768.
-        let natural = match (&node.op, dtype) {
-            (Op::Softmax { .. } | Op::Unary(UnaryKind::Sigmoid), DType::I8) => {
-                Some(Range { min: 0.0, max: 255.0 / 256.0 })
-            }
-            (Op::Unary(UnaryKind::Tanh), DType::I8) => {
-                Some(Range { min: -1.0, max: 127.0 / 128.0 })
-            }
-            (Op::Softmax { .. } | Op::Unary(UnaryKind::Sigmoid | UnaryKind::Tanh), _) => {
-                Some(Range { min: 0.0, max: 32767.0 / 32768.0 })
-            }
-            _ => None,
-        };
-        if let Some(range) = natural {
-            fixed.insert(output.0, range);
-        }
-    }
-    // What a state becomes is what it is in the next run.
+) -> BTreeMap<ValueId, Quant> {
+    let mut unions: BTreeMap<u32, Range> = BTreeMap::new();
+    let mut widen = |id: ValueId, range: Range| {
+        let group = unions.entry(shared.group[id.0 as usize]).or_insert(range);
+        *group = group.union(range);
+    };
     for state in &graph.states {
-        let (read, next) = (state.read.0 as usize, state.next.0 as usize);
-        let (a, b) = (find(&mut group, state.read.0), find(&mut group, state.next.0));
-        group[a as usize] = b;
-        if touched[read] || touched[next] {
-            touched[read] = true;
-            touched[next] = true;
+        let initial = state.initial.as_ref().filter(|t| t.dtype == DType::F32);
+        for value in initial.map(|t| t.to_f32()).unwrap_or_default() {
+            widen(state.read, Range { min: value, max: value });
         }
     }
-    let mut unions: HashMap<u32, Range> = HashMap::new();
-    for state in &graph.states {
-        let Some(initial) = state.initial.as_ref().filter(|t| t.dtype == DType::F32) else {
-            continue;
-        };
-        let root = find(&mut group, state.read.0);
-        for value in initial.to_f32() {
-            let range = Range { min: value, max: value };
-            unions.entry(root).and_modify(|union| *union = union.union(range)).or_insert(range);
+    let ids = || (0..graph.values.len() as u32).map(ValueId);
+    for id in ids() {
+        let range = shared.natural.get(&id).or_else(|| ranges.get(&(id, dtype)));
+        if let Some(range) = range.filter(|range| range.is_finite()) {
+            widen(id, *range);
         }
     }
-    for id in (0..graph.values.len() as u32).map(ValueId) {
-        let chosen = || ranges.get(&(id, dtype));
-        let Some(range) = fixed.get(&id.0).or_else(chosen).copied() else { continue };
-        let root = find(&mut group, id.0);
-        unions.entry(root).and_modify(|union| *union = union.union(range)).or_insert(range);
-    }
-    let mut quants = HashMap::new();
-    for (at, id) in (0..graph.values.len() as u32).map(|at| (at as usize, ValueId(at))) {
-        let clamped = consumers[at].len() == 1
-            && !graph.is_result(id)
-            && !graph.is_source(id)
-            && consumers[at].iter().all(|reader| {
-                clamp_of(&graph.nodes[*reader].op).is_some() && integer[*reader].is_some()
-            });
-        if !touched[at] || clamped || graph.value(id).dtype != DType::F32 {
-            continue;
-        }
-        if let Some(range) = unions.get(&find(&mut group, id.0)) {
-            let quant = match dtype {
-                DType::I16 => symmetric(range.min, range.max),
-                _ => asymmetric(range.min, range.max),
-            };
-            quants.insert(id, quant);
-        }
-    }
-    quants
+    let grid = |id: ValueId| Some((id, unions.get(&shared.group[id.0 as usize])?.grid(dtype)));
+    ids().filter(|id| shared.has_grid[id.0 as usize]).filter_map(grid).collect()
+}
+
+/// Whether an integer node would read or make an infinity.
+pub(super) fn is_infinite(graph: &Graph, ranges: &Ranges, node: &Node) -> bool {
+    let operands = integer_form(graph, node).unwrap_or_default();
+    let mut reads = operands.iter().filter_map(|operand| node.inputs[*operand]);
+    let seen = |id: ValueId| ranges.get(&(id, DType::I8)).is_some_and(|range| !range.is_finite());
+    node.outputs.iter().any(|id| seen(*id))
+        || reads.any(|id| match graph.constant(id) {
+            Some(constant) => constant.to_f32().iter().any(|v| !v.is_finite()),
+            None => seen(id),
+        })
 }

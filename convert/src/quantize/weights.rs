@@ -12,6 +12,14 @@ const MAX_BIAS_I8: f64 = (1u32 << 29) as f64;
 /// The same for i16 activations.
 const MAX_BIAS_I16: f64 = (1u64 << 49) as f64;
 
+/// The largest bias of an integer layer, per unit of its input's scale times its weights' scale.
+pub(super) const fn largest_bias(numbers: Numbers) -> f64 {
+    match numbers {
+        Numbers::Int16 => MAX_BIAS_I16,
+        _ => MAX_BIAS_I8,
+    }
+}
+
 /// Shares of the largest magnitude that a 4-bit group's scale is searched among: cutting a large weight
 /// may serve the many small ones.
 const SHARES: [f64; 9] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72, 0.68];
@@ -45,14 +53,23 @@ impl Weights {
     ) -> Option<Weights> {
         let node = &graph.nodes[node];
         let weights = weights_of(graph, node)?;
-        let axis = output_axis(node);
+        let bias = node.inputs.get(2).copied().flatten().and_then(|id| graph.constant(id));
+        let bias = bias.map(|bias| bias.to_f32());
+        Weights::of(weights, output_axis(node), numbers, input_scale, bias.as_deref())
+    }
+
+    /// The same for weights whose outputs run along `axis`, of a layer with this bias.
+    pub(super) fn of(
+        weights: &Tensor,
+        axis: usize,
+        numbers: Numbers,
+        input_scale: f64,
+        bias: Option<&[f32]>,
+    ) -> Option<Weights> {
         match numbers {
             Numbers::Int8 | Numbers::Int16 => {
-                let bias = node.inputs.get(2).copied().flatten().and_then(|id| graph.constant(id));
-                let bias = bias.map(|bias| bias.to_f32());
-                let most = if numbers == Numbers::Int8 { MAX_BIAS_I8 } else { MAX_BIAS_I16 };
-                let (values, scales) =
-                    per_channel(weights, axis, input_scale * most, bias.as_deref());
+                let most = input_scale * largest_bias(numbers);
+                let (values, scales) = per_channel(weights, axis, most, bias);
                 Some(Weights {
                     values: Tensor::from_i8(weights.shape.clone(), &values),
                     scales: Scales::PerChannel(Quant::per_channel(scales, axis)),

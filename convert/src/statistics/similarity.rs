@@ -124,6 +124,11 @@ impl Pairs {
     pub fn cosines(&self) -> &[f64] {
         &self.cosines
     }
+
+    /// The score of each pair.
+    pub fn scores(&self) -> &[f64] {
+        &self.scores
+    }
 }
 
 impl Statistic for Pairs {

@@ -16,7 +16,7 @@ use crate::kernels::{
 use crate::memory::{Context, Slot, same_bytes, typed, typed_mut};
 use crate::ops::shape::{expect_apart_but, expect_dense};
 use crate::ops::{
-    Operator, RunFn, Step, expect_same_shape, expect_type, expect_vector_at, no_scratch,
+    Operator, RunFn, Step, by_ref, expect_same_shape, expect_type, expect_vector_at, no_scratch,
 };
 
 /// Products per output at most, so that `K × 2¹⁴` plus a bias of 30 bits stays within an i32.
@@ -125,12 +125,11 @@ pub(super) struct Layer {
 
 impl Layer {
     pub(super) fn of(step: &Step<'_>) -> Result<Layer, StepErrorKind> {
-        Ok(Layer {
-            attributes: step.expect_attributes()?,
-            x: step.input(0)?,
-            y: step.output(0)?,
-            output: step.input_count() as u8,
-        })
+        let (Some(x), Some(y)) = (step.optional_input(0), step.optional_output(0)) else {
+            return Err(StepErrorKind::OperandCount);
+        };
+        let output = step.input_count() as u8;
+        Ok(Layer { attributes: step.expect_attributes()?, x, y, output })
     }
 }
 
@@ -157,15 +156,27 @@ fn scratch_bytes_f32(step: &Step<'_>, isa: Isa, geometry: GeometryFn) -> usize {
 /// Geometry of a convolution step; an error when attributes and shapes contradict each other.
 pub(super) fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind> {
     let Layer { attributes, x, y, output } = layer;
+    let ConvAttributes { kernel, stride, dilation, pad, groups, .. } = *attributes;
+    window_geometry(x, y, *output, &[kernel, stride, dilation, pad], groups as usize)
+}
+
+/// Geometry of windows over x that give y: kernel, stride, dilation and padding, height before width.
+#[inline(never)]
+pub(super) fn window_geometry(
+    x: &Slot,
+    y: &Slot,
+    output: u8,
+    windows: &[[u16; 2]; 4],
+    groups: usize,
+) -> Result<ConvGeometry, StepErrorKind> {
     if x.rank() != 4 {
         return Err(StepErrorKind::OperandShape(0));
     }
     if y.rank() != 4 || x.dim(0) != y.dim(0) || y.elements() == 0 || x.elements() == 0 {
-        return Err(StepErrorKind::OperandShape(*output));
+        return Err(StepErrorKind::OperandShape(output));
     }
-    let groups = attributes.groups as usize;
-    let windows = [attributes.kernel, attributes.stride, attributes.dilation];
-    if groups == 0 || windows.iter().any(|sizes| sizes.contains(&0)) {
+    let [kernel, stride, dilation, pad] = windows.map(|sizes| sizes.map(usize::from));
+    if groups == 0 || [kernel, stride, dilation].iter().any(|sizes| sizes.contains(&0)) {
         return Err(StepErrorKind::Attribute("kernel, stride, dilation or groups"));
     }
     if !x.dim(3).is_multiple_of(groups) || !y.dim(3).is_multiple_of(groups) {
@@ -173,17 +184,12 @@ pub(super) fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind
     }
     for axis in 0..2 {
         // Sizes are below 2³¹ and attributes below 2¹⁶.
-        let moved = (y.dim(axis + 1) - 1).saturating_mul(usize::from(attributes.stride[axis]));
-        let taps =
-            (usize::from(attributes.kernel[axis]) - 1) * usize::from(attributes.dilation[axis]);
+        let moved = (y.dim(axis + 1) - 1).saturating_mul(stride[axis]);
+        let taps = (kernel[axis] - 1) * dilation[axis];
         if moved.saturating_add(taps) > x.dim(axis + 1) + MAX_REACH {
-            return Err(StepErrorKind::OperandShape(*output));
+            return Err(StepErrorKind::OperandShape(output));
         }
     }
-    let [kernel_h, kernel_w] = attributes.kernel.map(usize::from);
-    let [stride_h, stride_w] = attributes.stride.map(usize::from);
-    let [dilation_h, dilation_w] = attributes.dilation.map(usize::from);
-    let [pad_top, pad_left] = attributes.pad.map(usize::from);
     Ok(ConvGeometry {
         batch: x.dim(0),
         in_h: x.dim(1),
@@ -192,14 +198,14 @@ pub(super) fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind
         out_h: y.dim(1),
         out_w: y.dim(2),
         out_c: y.dim(3),
-        kernel_h,
-        kernel_w,
-        stride_h,
-        stride_w,
-        pad_top,
-        pad_left,
-        dilation_h,
-        dilation_w,
+        kernel_h: kernel[0],
+        kernel_w: kernel[1],
+        stride_h: stride[0],
+        stride_w: stride[1],
+        pad_top: pad[0],
+        pad_left: pad[1],
+        dilation_h: dilation[0],
+        dilation_w: dilation[1],
         groups,
     })
 }
@@ -300,8 +306,10 @@ pub(super) fn check_memory(step: &Step<'_>, residual: usize) -> Result<(), StepE
 }
 
 fn check_i8(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(), StepErrorKind> {
-    let layer = Layer::of(step)?;
-    let geometry = geometry(&layer)?;
+    let layer = Layer::of(step);
+    let layer = by_ref(&layer)?;
+    let geometry = geometry(layer);
+    let geometry = by_ref(&geometry)?;
     step.expect_counts(RESIDUAL_I8, FIXED_POINT + 1)?;
     check_memory(step, RESIDUAL_I8)?;
     expect_type(&layer.x, DType::I8, 0)?;
@@ -312,8 +320,8 @@ fn check_i8(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(),
     let weights = step.input(WEIGHTS)?;
     expect_type(&weights, DType::I8, 1)?;
     let (channels, weight_len) = match weights.layout {
-        Layout::CortexM => cortex_m_sizes(&geometry, layout == Layout::Depthwise)?,
-        own if own == layout => packed_sizes(&geometry, layout)?,
+        Layout::CortexM => cortex_m_sizes(geometry, layout == Layout::Depthwise)?,
+        own if own == layout => packed_sizes(geometry, layout)?,
         _ => return Err(StepErrorKind::OperandLayout(1)),
     };
     if weights.bytes() < weight_len {
@@ -335,7 +343,7 @@ fn check_i8(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(),
     if i8::try_from(attributes.zero_point).is_err() {
         return Err(StepErrorKind::Attribute("zero point"));
     }
-    check_residual(step, &layer, layout, RESIDUAL_I8, DType::I8)
+    check_residual(step, layer, layout, RESIDUAL_I8, DType::I8)
 }
 
 fn check_f32(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<(), StepErrorKind> {
@@ -427,8 +435,9 @@ fn run_i8<const ISA: usize>(
     geometry: GeometryFn,
     kernels: &KernelsI8,
 ) -> Result<(), StepErrorKind> {
-    let layer = Layer::of(&context.step)?;
-    let geometry = geometry(&layer)?;
+    let layer = Layer::of(&context.step);
+    let layer = by_ref(&layer)?;
+    let geometry = geometry(layer)?;
     let isa = Isa::ALL[ISA];
     let attributes = &layer.attributes;
     let residual = context.step.optional_input(RESIDUAL_I8);
@@ -453,7 +462,7 @@ fn run_i8<const ISA: usize>(
             max: attributes.clamp_q[1],
             residual: match residual {
                 None => None,
-                Some(slot) => Some(residual_i8(&slot, &layer, residual_data)?),
+                Some(slot) => Some(residual_i8(&slot, layer, residual_data)?),
             },
         },
         output: typed_mut(operands.output, inputs.len() as u8)?,

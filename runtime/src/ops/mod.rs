@@ -117,6 +117,11 @@ pub struct Operator {
     pub scratch_bytes: fn(&Step<'_>, Isa) -> usize,
 }
 
+/// The value of a result in its place: moving a large one out of there is a copy.
+pub(crate) fn by_ref<T>(result: &Result<T, StepErrorKind>) -> Result<&T, StepErrorKind> {
+    result.as_ref().map_err(|kind| *kind)
+}
+
 /// No working memory.
 fn no_scratch(_: &Step<'_>, _: Isa) -> usize {
     0

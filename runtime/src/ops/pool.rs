@@ -3,25 +3,24 @@
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{Op, PoolAttributes};
+use crate::kernels::ConvGeometry;
 use crate::kernels::pool::{self, PoolGeometry, PoolI8};
 use crate::kernels::requantize::Quantized;
-use crate::memory::{Context, Slot, typed, typed_mut};
+use crate::memory::{Context, typed, typed_mut};
+use crate::ops::conv::window_geometry;
 use crate::ops::shape::{expect_apart, expect_types};
-use crate::ops::{Operator, Step, expect_clamp_of, no_scratch};
+use crate::ops::{Operator, Step, by_ref, expect_clamp_of, no_scratch};
 
 const MAX: u32 = 1;
 const AVERAGE: u32 = 2;
 /// i8 only: the average of stored numbers, ties away from zero.
 const AVERAGE_STORED: u32 = 3;
 
-/// How far windows may reach beyond the input: u16 padding on either side, doubled for slack.
-const MAX_REACH: usize = 4 << 16;
-
 /// f32 pooling.
 pub static POOL_F32: Operator = Operator {
     op: Op::Pool2d,
     dtype: Some(DType::F32),
-    check: |step| check(step, DType::F32).map(|_| ()),
+    check: |step| check(step, by_ref(&Layer::of(step))?, DType::F32),
     select: |_| run_f32,
     scratch_bytes: no_scratch,
 };
@@ -46,7 +45,7 @@ pub static POOL_I16: Operator = Operator {
 
 /// What every kernel needs to know of a step, read once.
 struct Layer {
-    attributes: PoolAttributes,
+    kind: u32,
     geometry: PoolGeometry,
     /// Where a quantized result goes.
     to: PoolI8,
@@ -55,110 +54,94 @@ struct Layer {
 impl Layer {
     #[inline(never)]
     fn of(step: &Step<'_>) -> Result<Layer, StepErrorKind> {
-        let attributes: PoolAttributes = step.expect_attributes()?;
-        let (x, y) = (step.input(0)?, step.output(0)?);
-        let geometry = geometry(&attributes, &x, &y)?;
-        let to = PoolI8 {
-            input_zero_point: x.zero_point,
-            zero_point: y.zero_point,
-            scale: attributes.scale,
-            min: attributes.clamp_q[0],
-            max: attributes.clamp_q[1],
+        let (Some(x), Some(y)) = (step.optional_input(0), step.optional_output(0)) else {
+            return Err(StepErrorKind::OperandCount);
         };
-        Ok(Layer { attributes, geometry, to })
+        let attributes: PoolAttributes = step.expect_attributes()?;
+        let PoolAttributes { kernel, stride, dilation, pad, .. } = attributes;
+        // Channels don't mix: each is a group of its own.
+        let windows = window_geometry(&x, &y, 1, &[kernel, stride, dilation, pad], y.dim(3))?;
+        if !windows.is_depthwise() {
+            return Err(StepErrorKind::OperandShape(1));
+        }
+        Ok(Layer {
+            kind: attributes.kind,
+            geometry: PoolGeometry {
+                windows,
+                pad_after: attributes.pad_after.map(usize::from),
+                count_include_pad: attributes.count_include_pad == 1,
+            },
+            to: PoolI8 {
+                input_zero_point: x.zero_point,
+                zero_point: y.zero_point,
+                scale: attributes.scale,
+                min: attributes.clamp_q[0],
+                max: attributes.clamp_q[1],
+            },
+        })
     }
 }
 
-fn check(step: &Step<'_>, dtype: DType) -> Result<Layer, StepErrorKind> {
+fn check(step: &Step<'_>, layer: &Layer, dtype: DType) -> Result<(), StepErrorKind> {
     step.expect_counts(1, 1)?;
     expect_types(step, &[dtype], dtype)?;
     expect_apart(step)?;
-    let layer = Layer::of(step)?;
-    let kind = layer.attributes.kind;
-    if ![MAX, AVERAGE].contains(&kind) && (kind, dtype) != (AVERAGE_STORED, DType::I8) {
-        return Err(StepErrorKind::Attribute("kind"));
+    match layer.kind {
+        MAX | AVERAGE => Ok(()),
+        AVERAGE_STORED if dtype == DType::I8 => Ok(()),
+        _ => Err(StepErrorKind::Attribute("kind")),
     }
-    Ok(layer)
-}
-
-fn geometry(
-    attributes: &PoolAttributes,
-    x: &Slot,
-    y: &Slot,
-) -> Result<PoolGeometry, StepErrorKind> {
-    if x.rank() != 4 || x.elements() == 0 {
-        return Err(StepErrorKind::OperandShape(0));
-    }
-    if y.rank() != 4 || y.elements() == 0 || x.dim(0) != y.dim(0) || x.dim(3) != y.dim(3) {
-        return Err(StepErrorKind::OperandShape(1));
-    }
-    let windows = [attributes.kernel, attributes.stride, attributes.dilation];
-    if windows.iter().any(|sizes| sizes.contains(&0)) {
-        return Err(StepErrorKind::Attribute("kernel, stride or dilation"));
-    }
-    for axis in 0..2 {
-        let reach = (y.dim(axis + 1) - 1).saturating_mul(usize::from(attributes.stride[axis]));
-        // Sizes are below 2³¹.
-        if reach > x.dim(axis + 1) + MAX_REACH {
-            return Err(StepErrorKind::OperandShape(1));
-        }
-    }
-    Ok(PoolGeometry {
-        batch: x.dim(0),
-        input: [x.dim(1), x.dim(2)],
-        output: [y.dim(1), y.dim(2)],
-        channels: x.dim(3),
-        kernel: attributes.kernel.map(usize::from),
-        stride: attributes.stride.map(usize::from),
-        dilation: attributes.dilation.map(usize::from),
-        pad: attributes.pad.map(usize::from),
-        pad_after: attributes.pad_after.map(usize::from),
-        count_include_pad: attributes.count_include_pad == 1,
-    })
 }
 
 fn check_quantized<T: Quantized>(step: &Step<'_>, dtype: DType) -> Result<(), StepErrorKind> {
-    let Layer { geometry, to, .. } = check(step, dtype)?;
+    let layer = Layer::of(step);
+    let layer = by_ref(&layer)?;
+    check(step, layer, dtype)?;
+    let Layer { geometry, to, .. } = layer;
     expect_clamp_of::<T>([to.min, to.max])?;
     // Largest sum of a window.
-    let taps = (0..2).map(|axis| geometry.kernel[axis].min(geometry.input[axis]) as u64);
+    let ConvGeometry { in_h, in_w, kernel_h, kernel_w, .. } = geometry.windows;
+    let taps = kernel_h.min(in_h) as u64 * kernel_w.min(in_w) as u64;
     let step_size = u64::from(to.input_zero_point.unsigned_abs() + T::LOWEST.unsigned_abs());
-    if taps.product::<u64>().checked_mul(step_size).is_none_or(|sum| sum > i32::MAX as u64) {
+    if taps.saturating_mul(step_size) > i32::MAX as u64 {
         return Err(StepErrorKind::TooLarge);
     }
     Ok(())
 }
 
 fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let Layer { attributes, geometry, .. } = Layer::of(&context.step)?;
+    let layer = Layer::of(&context.step);
+    let Layer { kind, geometry, .. } = by_ref(&layer)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
-    match attributes.kind {
-        MAX => pool::max_f32(&geometry, x, y),
-        _ => pool::average_f32(&geometry, x, y),
+    match *kind {
+        MAX => pool::max_f32(geometry, x, y),
+        _ => pool::average_f32(geometry, x, y),
     }
     Ok(())
 }
 
 fn run_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let Layer { attributes, geometry, to } = Layer::of(&context.step)?;
+    let layer = Layer::of(&context.step);
+    let Layer { kind, geometry, to } = by_ref(&layer)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
-    match attributes.kind {
-        MAX => pool::max_quantized::<i16>(&geometry, &to, x, y),
-        _ => pool::average_quantized::<i16>(&geometry, &to, x, y),
+    match *kind {
+        MAX => pool::max_quantized::<i16>(geometry, to, x, y),
+        _ => pool::average_quantized::<i16>(geometry, to, x, y),
     }
     Ok(())
 }
 
 fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let Layer { attributes, geometry, to } = Layer::of(&context.step)?;
+    let layer = Layer::of(&context.step);
+    let Layer { kind, geometry, to } = by_ref(&layer)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
-    match attributes.kind {
-        MAX => pool::max_quantized::<i8>(&geometry, &to, x, y),
-        AVERAGE_STORED => pool::average_stored_i8(&geometry, &to, x, y),
-        _ => pool::average_quantized::<i8>(&geometry, &to, x, y),
+    match *kind {
+        MAX => pool::max_quantized::<i8>(geometry, to, x, y),
+        AVERAGE_STORED => pool::average_stored_i8(geometry, to, x, y),
+        _ => pool::average_quantized::<i8>(geometry, to, x, y),
     }
     Ok(())
 }
@@ -234,6 +217,7 @@ mod tests {
             PoolAttributes { kernel: [0, 2], ..good },
             PoolAttributes { stride: [1, 0], ..good },
             PoolAttributes { dilation: [0, 1], ..good },
+            PoolAttributes { kernel: [9, 1], dilation: [u16::MAX; 2], ..good },
             PoolAttributes { clamp_q: [-129, 127], ..good },
             PoolAttributes { clamp_q: [-128, i32::MAX], ..good },
         ];
@@ -264,7 +248,7 @@ mod tests {
                     kind,
                     kernel: [huge; 2],
                     stride: [huge; 2],
-                    dilation: [huge; 2],
+                    dilation: [2; 2],
                     pad: [huge; 2],
                     pad_after: [huge; 2],
                     count_include_pad: 1,

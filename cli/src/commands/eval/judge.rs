@@ -122,8 +122,16 @@ pub(crate) fn answers(
     }
     let (width, rows) = outputs.rows.swap_remove(output);
     let inputs = match (data.arrays.values().next(), data.arrays.len()) {
-        (Some(array), 1) => {
-            (0..array.samples()).flat_map(|sample| array.sample_f32(sample)).collect()
+        // Of data that is larger than memory only what a reconstruction is compared with.
+        (Some(array), 1)
+            if array.in_memory().is_some()
+                || array.sample_shape().iter().product::<usize>() == width =>
+        {
+            let mut inputs = Vec::new();
+            for sample in 0..array.samples() {
+                inputs.extend(array.sample_f32(sample)?);
+            }
+            inputs
         }
         _ => Vec::new(),
     };

@@ -1,6 +1,7 @@
 //! `whit eval`: a model's quality on data and how sure it is, alone or against another model.
 
 mod judge;
+mod plots;
 mod text;
 mod threshold;
 
@@ -23,6 +24,7 @@ use threshold::{Chosen, ThresholdArgs, parse_confidence};
 use super::{Images, ModelPath, Sequence, Target, print_json, print_text};
 use crate::data::Dataset;
 use crate::metrics::{self, Comparison, FoldScores, Uncertainty};
+use crate::plots::PlotFormat;
 use crate::whit_file::{self, input_specs};
 
 /// Resamples at most: 2000 are enough for the second digit of an interval's ends.
@@ -70,6 +72,12 @@ pub(crate) struct Eval {
     target: Target,
     #[command(flatten)]
     images: Images,
+    /// Save plots into this folder: confusion matrix, ROC, precision and recall, reliability, scores
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
+    /// Format of the plots
+    #[arg(long, value_enum, default_value_t = PlotFormat::Svg, requires = "plots")]
+    plot_format: PlotFormat,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -117,6 +125,9 @@ fn file_name(path: &Path) -> String {
 
 impl Eval {
     pub(crate) fn run(self) -> Result<ExitCode> {
+        if let Some(folder) = self.plots.as_ref().filter(|folder| folder.is_file()) {
+            bail!("--plots {}: that is a file, and a folder is wanted", folder.display());
+        }
         let file = whit_file::open(&self.path.model)?;
         let model = whit_file::model(&file, &self.path.model)?;
         let image_spec = whit_file::image_spec(&input_specs(&model), &self.images);
@@ -136,10 +147,21 @@ impl Eval {
             None => None,
         };
         let findings = self.find(&own, other.as_ref(), &data)?;
+        let written = match &self.plots {
+            Some(folder) => plots::write(&findings, folder, self.plot_format)?,
+            None => Vec::new(),
+        };
         if self.json {
-            print_json(&self.json_object(&findings))?;
+            let mut object = self.json_object(&findings);
+            if self.plots.is_some() {
+                object["plots"] = written.iter().map(|path| path.display().to_string()).collect();
+            }
+            print_json(&object)?;
         } else {
             print_text(&text::findings(&findings))?;
+            for path in written {
+                eprintln!("saved {}", path.display());
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

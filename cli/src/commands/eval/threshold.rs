@@ -59,7 +59,9 @@ pub(super) fn parse_confidence(text: &str) -> Result<f64, String> {
         .trim()
         .parse()
         .map_err(|_| format!("`{text}` is not a number"))?;
-    let share = if number >= 1.0 || text.contains('%') { number / 100.0 } else { number };
+    // Rounded, so that 99.9 becomes the double nearest to 0.999.
+    let share =
+        if number >= 1.0 || text.contains('%') { (number * 1e8).round() / 1e10 } else { number };
     if (0.5..1.0).contains(&share) {
         Ok(share)
     } else {

@@ -5,7 +5,7 @@ use whit::format::{Layout, Op as StepOp};
 use whit::kernels::conv_f32::grouped::{self, GROUP_SIZES, GroupedBits};
 use whit::kernels::{conv_f32, depthwise_f32};
 
-use crate::graph::{Graph, Groups, Node};
+use crate::graph::{Graph, Groups, MatMul, Node, Op};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 
@@ -82,6 +82,13 @@ fn pack_groups(layer: &Layer<'_>, groups: &Groups) -> Result<(Layout, DType, Vec
     };
     if !GROUP_SIZES.contains(&groups.size) {
         return refuse(format!("groups of {} weights; {GROUP_SIZES:?} are supported", groups.size));
+    }
+    let axis = match &layer.node.op {
+        Op::MatMul(MatMul { transpose_b: false, .. }) => 1,
+        _ => 0,
+    };
+    if groups.axis != axis {
+        return refuse(format!("groups of outputs along axis {}, not {axis}", groups.axis));
     }
     let expected = geometry.out_c * geometry.k().div_ceil(groups.size);
     if groups.scale.len() != expected {

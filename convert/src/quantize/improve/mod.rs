@@ -1,5 +1,15 @@
 //! Steps that make a quantization better. Each is measured, and dropped where it doesn't help.
 
+mod bias;
+mod equalize;
+mod finetune;
+mod gptq;
+mod probe;
+mod rounding;
+mod rows;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -7,29 +17,63 @@ use crate::evaluate::{EvaluateError, Program, Samples};
 use crate::graph::Graph;
 use crate::pipeline::Watch;
 use crate::plan::PlanOptions;
+use crate::quantize::calibrate::{Method, Ranges, calibrate};
 use crate::quantize::measure::{output_noise, overall_db};
+use crate::quantize::numbers::Numbers;
 use crate::quantize::quantization::Quantization;
 
 /// A step by its name on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Improvement {}
+pub enum Improvement {
+    /// Channels rescaled between layers; see [`equalize`].
+    Equalize,
+    /// Weights rounded one after the other, each making up for those before; see [`gptq`].
+    Gptq,
+    /// Which way weights are rounded, learned layer by layer; see [`learn::rounding`](crate::learn::rounding).
+    Rounding,
+    /// Biases that take back the shift of means; see [`bias`].
+    Bias,
+    /// The whole model tuned towards the float model's outputs; see [`learn::finetune`](crate::learn::finetune).
+    FineTune,
+}
 
 impl Improvement {
     /// Every step, in the order in which they are applied.
-    pub const ALL: &'static [Improvement] = &[];
+    pub const ALL: &'static [Improvement] = &[
+        Improvement::Equalize,
+        Improvement::Gptq,
+        Improvement::Rounding,
+        Improvement::Bias,
+        Improvement::FineTune,
+    ];
 
     /// The name that `--improve` takes.
     pub const fn name(self) -> &'static str {
-        match self {}
+        match self {
+            Improvement::Equalize => "equalize",
+            Improvement::Gptq => "gptq",
+            Improvement::Rounding => "rounding",
+            Improvement::Bias => "bias",
+            Improvement::FineTune => "finetune",
+        }
     }
 
-    /// Improves a quantization; false when there was nothing to do.
-    fn run(
+    /// Improves a quantization; false when there was nothing to do. Whether it helped, [`improve`] finds out.
+    ///
+    /// # Errors
+    /// When a sample doesn't fit or a run fails.
+    pub fn run(
         self,
-        _quantization: &mut Quantization,
-        _context: &mut Context<'_>,
+        quantization: &mut Quantization,
+        context: &mut Context<'_>,
     ) -> Result<bool, EvaluateError> {
-        match self {}
+        match self {
+            Improvement::Equalize => equalize::run(quantization, context),
+            Improvement::Gptq => gptq::run(quantization, context),
+            Improvement::Rounding => rounding::run(quantization, context),
+            Improvement::Bias => bias::run(quantization, context),
+            Improvement::FineTune => finetune::run(quantization, context),
+        }
     }
 }
 
@@ -53,14 +97,27 @@ impl FromStr for Improvement {
 
 /// What a step works with.
 pub struct Context<'c> {
-    /// The float model; its nodes and values are those of the quantization's graph.
+    /// The float model; its nodes and values are those of the quantization's graph, equalized when that is.
     pub reference: &'c Graph,
     /// Calibration data.
     pub samples: &'c dyn Samples,
+    /// How ranges are chosen, for steps that change them.
+    pub method: Method,
     /// Where a step draws random numbers, they follow from this.
     pub seed: u64,
     /// Hears the progress.
     pub watch: &'c mut dyn Watch,
+    /// What the user should know: what a step couldn't do, and why.
+    pub notes: Vec<String>,
+}
+
+impl Context<'_> {
+    /// Ranges of the activations of a graph with these numbers, chosen as those of the model were.
+    fn calibrate(&mut self, graph: &Graph, numbers: &[Numbers]) -> Result<Ranges, EvaluateError> {
+        let watch = &mut *self.watch;
+        let mut progress = |stage: &str, done, total| watch.progress(stage, done, total);
+        Ok(calibrate(graph, numbers, self.samples, self.method, &mut progress)?.ranges)
+    }
 }
 
 /// What a step did to the signal-to-noise ratio of the outputs, in decibels.
@@ -103,7 +160,19 @@ pub fn improve(
     let mut before_db = measure(quantization, context)?;
     for improvement in steps {
         let mut better = quantization.clone();
-        if !improvement.run(&mut better, context)? {
+        let equalized = quantization.equalized.clone();
+        let mut own = Context {
+            reference: equalized.as_deref().unwrap_or(context.reference),
+            samples: context.samples,
+            method: context.method,
+            seed: context.seed,
+            watch: &mut *context.watch,
+            notes: Vec::new(),
+        };
+        let changed = improvement.run(&mut better, &mut own)?;
+        let mut notes = own.notes;
+        context.notes.append(&mut notes);
+        if !changed {
             continue;
         }
         let after_db = measure(&better, context)?;

@@ -19,7 +19,7 @@ use crate::evaluate::{EvaluateError, Program, Samples};
 use crate::graph::Graph;
 use crate::pipeline::Watch;
 use crate::plan::PlanOptions;
-use crate::quantize::calibrate::Ranges;
+use crate::quantize::calibrate::{Method, Ranges};
 use crate::quantize::improve::{Context, Effect, Improvement, improve};
 use crate::quantize::measure::{output_noise, overall_db};
 use crate::quantize::numbers::Numbers;
@@ -185,13 +185,13 @@ struct Bench<'b> {
     started: Instant,
 }
 
-/// Searches. `graph` is the rewritten float graph, `ranges` come from the calibration data.
+/// Searches. `graph` is the rewritten float graph, the ranges come from the calibration data, by this method.
 ///
 /// # Errors
 /// [`SearchError`] says what is missing, or what comes nearest to the budget.
 pub fn search(
     graph: &Graph,
-    ranges: &Ranges,
+    (ranges, method): (&Ranges, Method),
     calibration: &dyn Samples,
     improvements: &[Improvement],
     plan: PlanOptions,
@@ -252,7 +252,9 @@ pub fn search(
             tried += usize::from(!fits);
             let numbers = points[at].numbers.clone();
             let mut quantization = Quantization::new(graph.clone(), &numbers, ranges);
-            let mut context = Context { reference: graph, samples: calibration, seed, watch };
+            let notes = Vec::new();
+            let mut context =
+                Context { reference: graph, samples: calibration, method, seed, watch, notes };
             let effects = improve(&mut quantization, improvements, &mut context)?;
             let improved = bench.measure(&quantization, true)?;
             let better = bench.fits(&improved, &float_point)

@@ -269,7 +269,8 @@ impl Job<'_, '_> {
             let epilogue = EpilogueI8 { residual: None, ..self.conv.epilogue };
             for i in 0..count {
                 for c in 0..len {
-                    let acc = scalar::accumulate(self.conv, pixel + i, first + c);
+                    let filter = scalar::filter(self.conv, first + c);
+                    let acc = scalar::accumulate(self.conv, &filter, pixel + i, first + c);
                     let padded = padded_channel(&self.g, Packing::CortexM, first + c);
                     // SAFETY: as the caller's.
                     unsafe { out[i].add(c).write(requantize_i8(acc, padded, 0, &epilogue)) };

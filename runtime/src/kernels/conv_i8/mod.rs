@@ -14,7 +14,9 @@ mod scalar;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86_64;
 
-pub(super) use scalar::compute;
+#[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
+pub(super) use scalar::accumulate;
+pub(super) use scalar::{Filter, Order, compute};
 
 #[cfg(all(test, feature = "std"))]
 mod tests;

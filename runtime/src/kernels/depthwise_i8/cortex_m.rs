@@ -9,6 +9,7 @@ use core::ptr;
 
 use super::{DepthwiseI8, scalar};
 use crate::kernels::add_i8::{self, AddI8};
+use crate::kernels::conv_i8::accumulate;
 use crate::kernels::cortex_m::{FloatMode, clamp};
 use crate::kernels::requantize::requantize_i8;
 use crate::kernels::{ConvGeometry, EpilogueI8, Packing};
@@ -371,7 +372,8 @@ impl Job<'_, '_> {
         if self.float_mode.take_invalid() {
             // NaN, or numbers beyond i32: as the definition has it.
             for pixel in first_pixel..first_pixel + rows * g.out_w {
-                let acc = scalar::accumulate(self.conv, pixel, channel);
+                let filter = scalar::filter(self.conv, channel);
+                let acc = accumulate(self.conv, &filter, pixel, channel);
                 let epilogue = EpilogueI8 { residual: None, ..self.conv.epilogue };
                 self.conv.output[pixel * job.out_step + channel] =
                     requantize_i8(acc, channel, 0, &epilogue);

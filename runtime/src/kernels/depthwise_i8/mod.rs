@@ -71,6 +71,7 @@ pub const fn channels_len(channels: usize, packing: Packing) -> usize {
 }
 
 /// Length of a row of weights packed in panels, and of the vectors that go with them.
+#[inline]
 pub const fn padded_c(channels: usize) -> usize {
     channels.next_multiple_of(PANEL_N)
 }

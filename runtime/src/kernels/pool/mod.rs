@@ -18,29 +18,25 @@
 //! Average of stored numbers, i8, as TFLite has it: `y = clamp(sum of q / count, min, max)`, the quotient
 //! rounded to the nearest integer, ties away from zero.
 
+use super::ConvGeometry;
+
 mod scalar;
 #[cfg(test)]
 mod tests;
 
 pub use scalar::{average_f32, average_quantized, average_stored_i8, max_f32, max_quantized};
 
-/// Shape of a pooling. Strides and dilations are at least 1; input and output have elements.
+/// Channels pooled at a time: their sums take 256 bytes of stack.
+const BLOCK: usize = 64;
+
+/// Shape of a pooling. Input and output have elements.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs, reason = "the names are the documentation")]
 pub struct PoolGeometry {
-    pub batch: usize,
-    /// Height, width.
-    pub input: [usize; 2],
-    /// Height, width.
-    pub output: [usize; 2],
-    pub channels: usize,
-    pub kernel: [usize; 2],
-    pub stride: [usize; 2],
-    pub dilation: [usize; 2],
-    /// Rows above, columns on the left.
-    pub pad: [usize; 2],
+    /// Sizes and windows, as of a depthwise convolution.
+    pub windows: ConvGeometry,
     /// Rows below, columns on the right; matters only when padding is counted.
     pub pad_after: [usize; 2],
+    /// Whether an average counts padding.
     pub count_include_pad: bool,
 }
 
@@ -55,55 +51,151 @@ struct Taps {
     counted: usize,
 }
 
-/// What is done for a window: given the output's start, the count, and what visits its positions.
-type Body<'b> = &'b mut dyn FnMut(usize, u32, &dyn Fn(&mut dyn FnMut(usize)));
+/// What windows along one axis have in common.
+struct Axis {
+    size: usize,
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    pad: usize,
+    /// Padding behind the input that counts; `None` when none does.
+    pad_after: Option<usize>,
+}
 
-impl PoolGeometry {
-    /// The window of output index `index` along axis 0 (height) or 1 (width).
-    fn taps(&self, axis: usize, index: usize) -> Taps {
-        let (kernel, step) = (self.kernel[axis], self.dilation[axis]);
+impl Axis {
+    /// The window of output index `index`.
+    #[inline(never)]
+    fn taps(&self, index: usize) -> Taps {
+        let &Axis { size, kernel, stride, dilation, pad, pad_after } = self;
         // Positions count from the padding's edge, so that none is negative.
-        let (size, pad) = (self.input[axis], self.pad[axis]);
-        let origin = index * self.stride[axis];
-        // Taps before position `end`: those with origin + tap * step < end.
-        let before = |end: usize| end.saturating_sub(origin).div_ceil(step).min(kernel);
+        let origin = index * stride;
+        // Taps before position `end`: those with origin + tap * dilation < end.
+        let before = |end: usize| end.saturating_sub(origin).div_ceil(dilation).min(kernel);
         let begin = before(pad);
         let inside = before(pad + size) - begin;
-        let counted = match self.count_include_pad {
-            true => before(pad + size + self.pad_after[axis]),
-            false => inside,
-        };
-        let first = if inside > 0 { origin + begin * step - pad } else { 0 };
+        let counted = pad_after.map_or(inside, |pad_after| before(pad + size + pad_after));
+        let first = if inside > 0 { origin + begin * dilation - pad } else { 0 };
         Taps { first, inside, counted }
     }
+}
 
-    /// Calls `body(output start, count, window)` for every output pixel; `window` calls its argument
-    /// with the input start of every position inside the input.
-    ///
-    /// Not generic, so that there is one of it for all kinds and types.
-    fn for_each_window(&self, body: Body<'_>) {
-        let [in_h, in_w] = self.input;
-        let [out_h, out_w] = self.output;
-        for n in 0..self.batch {
-            for y in 0..out_h {
-                let rows = self.taps(0, y);
-                for x in 0..out_w {
-                    let columns = self.taps(1, x);
-                    let visit = |position: &mut dyn FnMut(usize)| {
-                        for row in 0..rows.inside {
-                            let in_y = rows.first + row * self.dilation[0];
-                            for column in 0..columns.inside {
-                                let in_x = columns.first + column * self.dilation[1];
-                                position(((n * in_h + in_y) * in_w + in_x) * self.channels);
-                            }
-                        }
-                    };
-                    // Both are at most 65535.
-                    let count = rows.counted as u32 * columns.counted as u32;
-                    body(((n * out_h + y) * out_w + x) * self.channels, count, &visit);
-                }
-            }
+impl PoolGeometry {
+    /// The window's rows for an output row.
+    fn rows(&self, y: usize) -> Taps {
+        let ConvGeometry { in_h, kernel_h, stride_h, dilation_h, pad_top, .. } = self.windows;
+        Axis {
+            size: in_h,
+            kernel: kernel_h,
+            stride: stride_h,
+            dilation: dilation_h,
+            pad: pad_top,
+            pad_after: self.count_include_pad.then_some(self.pad_after[0]),
         }
+        .taps(y)
+    }
+
+    /// The window's columns for an output column.
+    fn columns(&self, x: usize) -> Taps {
+        let ConvGeometry { in_w, kernel_w, stride_w, dilation_w, pad_left, .. } = self.windows;
+        Axis {
+            size: in_w,
+            kernel: kernel_w,
+            stride: stride_w,
+            dilation: dilation_w,
+            pad: pad_left,
+            pad_after: self.count_include_pad.then_some(self.pad_after[1]),
+        }
+        .taps(x)
+    }
+
+    /// A walk over all windows, before the first.
+    fn windows(&self) -> Windows<'_> {
+        let none = Taps { first: 0, inside: 0, counted: 0 };
+        Windows {
+            geometry: self,
+            pixel: 0,
+            channel: 0,
+            len: 0,
+            image: 0,
+            rows: none,
+            columns: none,
+            row: 0,
+            column: 0,
+        }
+    }
+}
+
+/// A walk over the windows of an output, pixel by pixel, a block of channels at a time.
+///
+/// A cursor rather than an iterator of windows: one place holds all of it, and the steps that aren't
+/// inlined are shared by all kinds and types, so that the kernels that use it stay small.
+struct Windows<'g> {
+    geometry: &'g PoolGeometry,
+    /// The output pixel, over the whole batch.
+    pixel: usize,
+    /// The block's first channel.
+    channel: usize,
+    /// Channels of the block.
+    len: usize,
+    /// Where in the batch the window is, and its positions.
+    image: usize,
+    rows: Taps,
+    columns: Taps,
+    /// Where the next position is in the window.
+    row: usize,
+    column: usize,
+}
+
+impl Windows<'_> {
+    /// Moves to the next block; false behind the last.
+    #[inline(never)]
+    fn next_block(&mut self) -> bool {
+        let ConvGeometry { batch, out_h, out_w, out_c: channels, .. } = self.geometry.windows;
+        self.channel += self.len;
+        if self.channel == channels {
+            (self.pixel, self.channel) = (self.pixel + 1, 0);
+        }
+        if self.channel == 0 {
+            let (row, x) = (self.pixel / out_w, self.pixel % out_w);
+            if x == 0 {
+                self.image = row / out_h;
+                self.rows = self.geometry.rows(row % out_h);
+            }
+            self.columns = self.geometry.columns(x);
+        }
+        self.len = BLOCK.min(channels - self.channel);
+        (self.row, self.column) = (0, 0);
+        self.image < batch
+    }
+
+    /// The block's channels at the window's next position inside the input, in the order of rows, then
+    /// columns.
+    fn next_input<'x, T>(&mut self, input: &'x [T]) -> Option<&'x [T]> {
+        let ConvGeometry { in_h, in_w, in_c, dilation_h, dilation_w, .. } = self.geometry.windows;
+        if self.column == self.columns.inside {
+            (self.row, self.column) = (self.row + 1, 0);
+        }
+        if self.row >= self.rows.inside || self.columns.inside == 0 {
+            return None;
+        }
+        let y = self.rows.first + self.row * dilation_h;
+        let x = self.columns.first + self.column * dilation_w;
+        self.column += 1;
+        let start = ((self.image * in_h + y) * in_w + x) * in_c + self.channel;
+        Some(&input[start..start + self.len])
+    }
+
+    /// The block's channels in the output.
+    #[inline(never)]
+    fn output<'y, T>(&self, output: &'y mut [T]) -> &'y mut [T] {
+        let start = self.pixel * self.geometry.windows.out_c + self.channel;
+        &mut output[start..start + self.len]
+    }
+
+    /// What an average divides by.
+    fn count(&self) -> u32 {
+        // Both are at most 65535.
+        (self.rows.counted as u32 * self.columns.counted as u32).max(1)
     }
 }
 

@@ -1,22 +1,22 @@
 use super::{
-    PoolGeometry, PoolI8, Taps, average_f32, average_quantized, average_stored_i8, max_f32,
-    max_quantized,
+    ConvGeometry, PoolGeometry, PoolI8, Taps, average_f32, average_quantized, average_stored_i8,
+    max_f32, max_quantized,
 };
 use crate::ops::testing::Random;
 
 /// A window by its definition: every tap, inside or not.
 fn window(g: &PoolGeometry, oy: usize, ox: usize) -> (Vec<[usize; 2]>, usize) {
     let (mut inside, mut padded) = (vec![], 0);
-    for ky in 0..g.kernel[0] {
-        for kx in 0..g.kernel[1] {
-            let y = (oy * g.stride[0] + ky * g.dilation[0]) as i64 - g.pad[0] as i64;
-            let x = (ox * g.stride[1] + kx * g.dilation[1]) as i64 - g.pad[1] as i64;
-            let fits = |v: i64, axis: usize| (0..g.input[axis] as i64).contains(&v);
-            if fits(y, 0) && fits(x, 1) {
+    let w = &g.windows;
+    for ky in 0..w.kernel_h {
+        for kx in 0..w.kernel_w {
+            let y = (oy * w.stride_h + ky * w.dilation_h) as i64 - w.pad_top as i64;
+            let x = (ox * w.stride_w + kx * w.dilation_w) as i64 - w.pad_left as i64;
+            if (0..w.in_h as i64).contains(&y) && (0..w.in_w as i64).contains(&x) {
                 inside.push([y as usize, x as usize]);
             }
-            let end = |axis: usize| (g.input[axis] + g.pad_after[axis]) as i64;
-            padded += usize::from(y < end(0) && x < end(1));
+            let [below, right] = g.pad_after;
+            padded += usize::from(y < (w.in_h + below) as i64 && x < (w.in_w + right) as i64);
         }
     }
     let count = if g.count_include_pad { padded } else { inside.len() };
@@ -24,19 +24,29 @@ fn window(g: &PoolGeometry, oy: usize, ox: usize) -> (Vec<[usize; 2]>, usize) {
 }
 
 fn geometry(random: &mut Random) -> PoolGeometry {
-    let mut pair =
-        |low: u32, high: u32| [0; 2].map(|_| (low + random.below(high - low + 1)) as usize);
+    let mut size = |low: u32, high: u32| (low + random.below(high - low + 1)) as usize;
+    let channels = [1, 3, 32, 63, 64, 65, 150][size(0, 6)];
     PoolGeometry {
-        batch: 1 + pair(0, 1)[0],
-        input: pair(1, 7),
-        output: pair(1, 5),
-        channels: [1, 3, 31, 32, 33, 70][pair(0, 5)[0]],
-        kernel: pair(1, 4),
-        stride: pair(1, 3),
-        dilation: pair(1, 2),
-        pad: pair(0, 3),
-        pad_after: pair(0, 3),
-        count_include_pad: pair(0, 1)[0] == 1,
+        windows: ConvGeometry {
+            batch: size(1, 2),
+            in_h: size(1, 7),
+            in_w: size(1, 7),
+            in_c: channels,
+            out_h: size(1, 5),
+            out_w: size(1, 5),
+            out_c: channels,
+            kernel_h: size(1, 4),
+            kernel_w: size(1, 4),
+            stride_h: size(1, 3),
+            stride_w: size(1, 3),
+            dilation_h: size(1, 2),
+            dilation_w: size(1, 2),
+            pad_top: size(0, 3),
+            pad_left: size(0, 3),
+            groups: channels,
+        },
+        pad_after: [size(0, 3), size(0, 3)],
+        count_include_pad: size(0, 1) == 1,
     }
 }
 
@@ -45,8 +55,8 @@ fn agrees_with_the_definition() {
     let mut random = Random(7);
     for _ in 0..300 {
         let g = geometry(&mut random);
-        let input_len = g.batch * g.input[0] * g.input[1] * g.channels;
-        let output_len = g.batch * g.output[0] * g.output[1] * g.channels;
+        let ConvGeometry { in_h, in_w, out_h, out_w, out_c: channels, .. } = g.windows;
+        let (input_len, output_len) = (g.windows.input_len(), g.windows.out_pixels() * channels);
         let (xf, xq) = (random.f32s(input_len), random.i8s(input_len));
         let plain = PoolI8 { input_zero_point: -3, zero_point: -3, scale: 1.0, min: -100, max: 90 };
         let rescaled =
@@ -60,13 +70,11 @@ fn agrees_with_the_definition() {
             average_quantized(&g, &to, &xq, &mut got_q[1]);
             average_stored_i8(&g, &to, &xq, &mut got_q[2]);
             for index in 0..output_len {
-                let (pixel, channel) = (index / g.channels, index % g.channels);
-                let (row, ox) = (pixel / g.output[1], pixel % g.output[1]);
-                let (n, oy) = (row / g.output[0], row % g.output[0]);
+                let (pixel, channel) = (index / channels, index % channels);
+                let (row, ox) = (pixel / out_w, pixel % out_w);
+                let (n, oy) = (row / out_h, row % out_h);
                 let (inside, count) = window(&g, oy, ox);
-                let at = |p: &[usize; 2]| {
-                    ((n * g.input[0] + p[0]) * g.input[1] + p[1]) * g.channels + channel
-                };
+                let at = |p: &[usize; 2]| ((n * in_h + p[0]) * in_w + p[1]) * channels + channel;
                 let max = inside.iter().map(|p| xf[at(p)]).fold(f32::NEG_INFINITY, f32::max);
                 assert_eq!(got_f[0][index], max, "{g:?}");
                 let sum: f64 = inside.iter().map(|p| f64::from(xf[at(p)])).sum();
@@ -92,18 +100,25 @@ fn agrees_with_the_definition() {
 #[test]
 fn huge_windows_are_clipped() {
     let g = PoolGeometry {
-        batch: 1,
-        input: [3, 3],
-        output: [2, 2],
-        channels: 1,
-        kernel: [65535, 65535],
-        stride: [65535, 1],
-        dilation: [1, 65535],
-        pad: [65535, 0],
+        windows: ConvGeometry {
+            in_h: 3,
+            in_w: 3,
+            out_h: 2,
+            out_w: 2,
+            kernel_h: 65535,
+            kernel_w: 65535,
+            stride_h: 65535,
+            stride_w: 1,
+            dilation_h: 1,
+            dilation_w: 65535,
+            pad_top: 65535,
+            pad_left: 0,
+            ..ConvGeometry::matmul(1, 1, 1)
+        },
         pad_after: [65535, 65535],
         count_include_pad: true,
     };
-    assert_eq!(g.taps(0, 0), Taps { first: 0, inside: 0, counted: 65535 });
-    assert_eq!(g.taps(0, 1), Taps { first: 0, inside: 3, counted: 65535 });
-    assert_eq!(g.taps(1, 0), Taps { first: 0, inside: 1, counted: 2 });
+    assert_eq!(g.rows(0), Taps { first: 0, inside: 0, counted: 65535 });
+    assert_eq!(g.rows(1), Taps { first: 0, inside: 3, counted: 65535 });
+    assert_eq!(g.columns(0), Taps { first: 0, inside: 1, counted: 2 });
 }

@@ -22,10 +22,9 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 
 #[entry]
 fn main() -> ! {
-    let memory = cortex_m::singleton!(: Memory = Memory([0; MEMORY_BYTES]));
-    if let Some(memory) = memory {
-        let _ = serve(&mut memory.0);
-    }
+    // Zeroed by the start-up code; `entry` hands it out once.
+    static mut MEMORY: Memory = Memory([0; MEMORY_BYTES]);
+    let _ = serve(&mut MEMORY.0);
     loop {
         cortex_m::asm::wfi();
     }

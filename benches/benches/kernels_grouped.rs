@@ -1,0 +1,89 @@
+//! Fully connected layers by the type of their weights: criterion's "B/s" are the bytes of weights that a
+//! product reads.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use half::f16;
+use std::hint::black_box;
+use std::time::Duration;
+use whit::Isa;
+use whit::kernels::conv_f32::grouped::{GroupedBits, GroupedWeights, plane_lens};
+use whit::kernels::{ConvGeometry, EpilogueF32, FloatWeights, PanelWeights, conv_f32};
+
+/// Numbers without a pattern.
+fn noise(i: usize) -> u32 {
+    (i as u32).wrapping_mul(0x9e37_79b9) >> 12
+}
+
+fn layers(c: &mut Criterion) {
+    let mut group = c.benchmark_group("fully_connected_f32");
+    // A vector, as in decoding, and rows, as in a prompt.
+    for (m, k, n) in
+        [(1, 4096, 4096), (1, 1024, 256), (2, 4096, 4096), (4, 4096, 4096), (32, 1024, 1024)]
+    {
+        let g = ConvGeometry::matmul(m, k, n);
+        let floats: Vec<f32> =
+            (0..g.packed_float_len()).map(|i| noise(i) as f32 / 1e6 - 0.5).collect();
+        let halves: Vec<f16> = floats.iter().map(|w| f16::from_f32(*w)).collect();
+        let planes = |bits, group_size| {
+            let (weights, scales) = plane_lens(&g, bits, group_size);
+            let weights: Vec<u8> = (0..weights).map(|i| noise(i) as u8).collect();
+            (bits, group_size, weights, vec![f16::from_f32(0.01); scales])
+        };
+        let grouped = [
+            ("w8 g32", planes(GroupedBits::W8, 32)),
+            ("w8 g128", planes(GroupedBits::W8, 128)),
+            ("w4 g32", planes(GroupedBits::W4, 32)),
+            ("w4 g128", planes(GroupedBits::W4, 128)),
+        ];
+        let mut weights: Vec<(&str, usize, PanelWeights<'_>)> = vec![
+            ("f32", floats.len() * 4, FloatWeights::F32(&floats).into()),
+            ("f16", halves.len() * 2, FloatWeights::F16(&halves).into()),
+        ];
+        for (name, (bits, group_size, weights_plane, scales)) in &grouped {
+            let grouped = GroupedWeights {
+                bits: *bits,
+                group_size: *group_size,
+                weights: weights_plane,
+                scales,
+            };
+            let bytes = weights_plane.len() + scales.len() * 2;
+            weights.push((name, bytes, PanelWeights::Grouped(grouped)));
+        }
+        let input: Vec<f32> = (0..g.input_len()).map(|i| noise(i) as f32 / 1e6 - 0.5).collect();
+        let (bias, mut output) = (vec![0.0; g.padded_out_c()], vec![0.0; m * n]);
+        for isa in Isa::available().filter(|isa| *isa != Isa::Scalar) {
+            let len = conv_f32::scratch_len(&g, isa).max(conv_f32::grouped_scratch_len(&g, isa));
+            let mut scratch = vec![0.0; len];
+            let kernel = conv_f32::select(isa);
+            for (name, bytes, weights) in &weights {
+                group.throughput(Throughput::Bytes(*bytes as u64));
+                let id = BenchmarkId::new(format!("{isa}/{name}"), format!("{m}x{k}x{n}"));
+                group.bench_function(id, |b| {
+                    b.iter(|| {
+                        kernel(black_box(&mut conv_f32::ConvF32 {
+                            geometry: g,
+                            input: &input,
+                            weights: *weights,
+                            epilogue: EpilogueF32 {
+                                bias: &bias,
+                                residual: None,
+                                min: f32::NEG_INFINITY,
+                                max: f32::INFINITY,
+                            },
+                            output: &mut output,
+                            output_stride: n,
+                            scratch: &mut scratch,
+                        }));
+                    });
+                });
+            }
+        }
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
+    targets = layers
+}
+criterion_main!(benches);
