@@ -172,7 +172,7 @@ def main():
     parser.add_argument("--schemes", default="", metavar="REGEX")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.2, help="per engine, scheme and round")
-    parser.add_argument("--time-limit", type=int, default=60, metavar="SECONDS", help="of each search")
+    parser.add_argument("--time-limit", type=int, default=30, metavar="SECONDS", help="of each search")
     parser.add_argument("--cpu", type=int, help="pin everything to this core")
     parser.add_argument("--fresh", action="store_true", help="quantize again what is there from an earlier run")
     parser.add_argument("--json", type=pathlib.Path)
