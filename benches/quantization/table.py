@@ -17,6 +17,7 @@ of the rounds' medians.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -63,19 +64,25 @@ def measure_model(case, engines, wanted, args):
     from models import SEED
 
     if case.tflite is not None:
+        published = case.tflite
         case.tflite, note = float_tflite(case, engines["ONNX Runtime"], engines["LiteRT"])
         case.notes += [note] if note else []
+    else:
+        published = None
     source, reference = float_outputs(case, engines)
     rows, speeds = [], {}
     for engine in engines.values():
         # LiteRT's float model may end in a softmax where the .onnx doesn't: each peer is held against its own.
         try:
-            against = engine.build(case, "float").outputs if engine.name != "Whit" else reference
+            own = engine.build(case, "float").outputs if engine.name != "Whit" else reference
         except Refused:
-            against = reference
+            own = reference
         for scheme in engine.schemes:
             if not wanted(engine.name, scheme):
                 continue
+            against = own
+            if scheme == "published int8" and published not in (None, case.tflite):
+                against = engine.build(dataclasses.replace(case, tflite=published), "float").outputs
             row = {"engine": engine.name, "scheme": scheme}
             rows.append(row)
             if sys.stderr.isatty():
@@ -165,7 +172,7 @@ def main():
     parser.add_argument("--schemes", default="", metavar="REGEX")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.2, help="per engine, scheme and round")
-    parser.add_argument("--time-limit", type=int, default=60, metavar="SECONDS", help="of each search")
+    parser.add_argument("--time-limit", type=int, default=30, metavar="SECONDS", help="of each search")
     parser.add_argument("--cpu", type=int, help="pin everything to this core")
     parser.add_argument("--fresh", action="store_true", help="quantize again what is there from an earlier run")
     parser.add_argument("--json", type=pathlib.Path)
