@@ -78,7 +78,9 @@ fn fail(arguments: &[&str], parts: &[&str]) {
 fn check_page(html: &str) {
     const VOID: [&str; 3] = ["meta", "br", "hr"];
     assert!(html.starts_with("<!DOCTYPE html>"));
-    for word in ["http:", "https:", "url(", "@import", "<script", "<link", "<img", " src=", " href="] {
+    for word in
+        ["http:", "https:", "url(", "@import", "<script", "<link", "<img", " src=", " href="]
+    {
         assert!(!html.contains(word), "`{word}` in the page");
     }
     for word in ["NaN", "{{", "{%", "undefined", "&amp;lt;"] {
@@ -105,11 +107,13 @@ fn check_page(html: &str) {
 fn layers_are_compared_in_text_json_and_html() {
     let folder = Folder::new("digits");
     let (model, data) = (example("digits.onnx"), example("digits-test.npz"));
+    let calibration = example("digits-calib.npz");
     for scheme in ["int8", "int16", "w4", "f16"] {
         let file = folder.model(scheme);
         let common = ["compare", &model, &file, "--data", &data, "--samples", "40"];
         let page = folder.path("page.html");
-        let arguments = [&common[..], &["--json", "--html", &page, "--calibrate", &example("digits-calib.npz")]].concat();
+        let arguments =
+            [&common[..], &["--json", "--html", &page, "--calibrate", &calibration]].concat();
         let found: Value = serde_json::from_str(&succeed(&arguments)).expect("one JSON object");
         assert_eq!(found["samples"], 40);
         let layers = found["layers"].as_array().expect("layers");
@@ -135,7 +139,10 @@ fn layers_are_compared_in_text_json_and_html() {
         assert!((baseline - output).abs() < 1.0, "{scheme}: {baseline} {output}");
         check_page(&std::fs::read_to_string(&page).expect("a page"));
         let shown = succeed(&[&common[..], &["--all", "--remedies", "0"]].concat());
-        assert!(shown.contains("cause") && shown.contains("layers compared on 40 samples"), "{shown}");
+        assert!(
+            shown.contains("cause") && shown.contains("layers compared on 40 samples"),
+            "{shown}"
+        );
         assert_eq!(succeed(&arguments), succeed(&arguments), "the same in every run");
     }
 }
@@ -159,7 +166,10 @@ fn what_cannot_be_compared_is_refused() {
     let folder = Folder::new("bad");
     let (model, data) = (example("digits.onnx"), example("digits-test.npz"));
     let (float, int8) = (folder.model("none"), folder.model("int8"));
-    fail(&["compare", &model, &float, "--data", &data], &["the file is float", "nothing to compare"]);
+    fail(
+        &["compare", &model, &float, "--data", &data],
+        &["the file is float", "nothing to compare"],
+    );
     fail(&["compare", &int8, &int8, "--data", &data], &["quantized itself"]);
     fail(&["compare", &model, &int8, "--data", "nowhere.npz"], &["nowhere.npz"]);
     fail(&["compare", "nowhere.onnx", &int8, "--data", &data], &["nowhere.onnx"]);
@@ -173,7 +183,11 @@ fn reports_are_pages_and_data() {
     let (model, data) = (example("digits.onnx"), example("digits-calib.npz"));
     let out = folder.path("out.whit");
     let convert = ["convert", &model, "-o", &out, "--calibrate", &data];
-    for scheme in [&["--quantize", "int8"][..], &["--quantize", "auto", "--max-drop", "5%", "--time-limit", "5s"], &["--quantize", "none"]] {
+    for scheme in [
+        &["--quantize", "int8"][..],
+        &["--quantize", "auto", "--max-drop", "5%", "--time-limit", "5s"],
+        &["--quantize", "none"],
+    ] {
         let (page, json) = (folder.path("r.html"), folder.path("r.json"));
         let own = [&convert[..], scheme].concat();
         succeed(&[&own[..], &["--report", &page]].concat());
@@ -186,6 +200,9 @@ fn reports_are_pages_and_data() {
         assert!(found["float"]["arena_bytes"].as_u64().expect("a size") > 0);
     }
     std::fs::remove_file(&out).expect("a file");
-    fail(&[&convert[..], &["--report", &folder.path("r.pdf")]].concat(), &["r.pdf", ".html or .json"]);
+    fail(
+        &[&convert[..], &["--report", &folder.path("r.pdf")]].concat(),
+        &["r.pdf", ".html or .json"],
+    );
     assert!(!std::path::Path::new(&out).exists(), "nothing is left behind");
 }

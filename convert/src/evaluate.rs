@@ -310,7 +310,13 @@ pub fn output_reals(session: &Session<'_>, output: usize) -> Result<Vec<f32>, Ev
 }
 
 /// The reals that a tensor's bytes stand for; false when they don't stand for any.
-pub(crate) fn to_reals(dtype: DType, scale: f32, zero_point: i32, bytes: &[u8], reals: &mut Vec<f32>) -> bool {
+pub(crate) fn to_reals(
+    dtype: DType,
+    scale: f32,
+    zero_point: i32,
+    bytes: &[u8],
+    reals: &mut Vec<f32>,
+) -> bool {
     reals.clear();
     let real = |q: i32| (q - zero_point) as f32 * scale;
     match dtype {
@@ -402,7 +408,10 @@ pub fn golden(
     Ok(vectors)
 }
 
-pub(crate) fn input_bytes(session: &mut Session<'_>, input: usize) -> Result<Vec<u8>, EvaluateError> {
+pub(crate) fn input_bytes(
+    session: &mut Session<'_>,
+    input: usize,
+) -> Result<Vec<u8>, EvaluateError> {
     let failed = |e: whit::SessionError| EvaluateError::Invalid(e.to_string());
     let slot = session.input_slot(input).map_err(failed)?;
     Ok(match slot.dtype().size() {

@@ -1,5 +1,6 @@
 //! Graphs on tensors beside the runtime, gradients beside finite differences, learned roundings beside all roundings.
 
+#[expect(dead_code, reason = "other tests read arrays of integers")]
 mod npz;
 
 use std::path::PathBuf;

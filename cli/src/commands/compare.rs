@@ -20,9 +20,7 @@ use whit_convert::quantize::diagnose::{CauseKind, Comparison, Layer, compare};
 use whit_convert::quantize::improve::Improvement;
 use whit_convert::quantize::numbers::Numbers;
 
-use super::convert::{
-    InputValue, graph_specs, parse_dim, parse_layout, parse_value, write_whole,
-};
+use super::convert::{InputValue, graph_specs, parse_dim, parse_layout, parse_value, write_whole};
 use super::{Images, print_json, print_text};
 use crate::data::Dataset;
 use crate::report::{self, Align};
@@ -118,7 +116,8 @@ impl Compare {
             );
         }
         let is_whit = self.model.extension().is_some_and(|extension| extension == "whit");
-        let source = std::fs::read(&self.model).with_context(|| self.model.display().to_string())?;
+        let source =
+            std::fs::read(&self.model).with_context(|| self.model.display().to_string())?;
         let mut notes = Vec::new();
         let hash: String =
             Sha256::digest(&source).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -178,8 +177,8 @@ impl Compare {
         let bar = if self.json { ProgressBar::hidden() } else { progress_bar("comparing", 1) };
         let mut watch = Bar(bar);
         let failed = || format!("{} against {}", self.model.display(), self.file.display());
-        let mut comparison = compare(reference, graph.as_ref(), file, &samples, &mut watch)
-            .with_context(failed)?;
+        let mut comparison =
+            compare(reference, graph.as_ref(), file, &samples, &mut watch).with_context(failed)?;
         match &graph {
             Some(graph) if self.remedies > 0 => {
                 let samples: &dyn Samples = &samples;
@@ -215,7 +214,10 @@ impl Compare {
                     self.data.display()
                 ),
                 tiles: vec![
-                    (format!("{} dB", db(comparison.output_snr_db)), "outputs, signal over error".to_owned()),
+                    (
+                        format!("{} dB", db(comparison.output_snr_db)),
+                        "outputs, signal over error".to_owned(),
+                    ),
                     (comparison.layers.len().to_string(), "layers compared".to_owned()),
                     (report::bytes(file.header().file_bytes), "file".to_owned()),
                     (report::bytes(file.header().arena_bytes), "arena".to_owned()),
@@ -484,9 +486,10 @@ fn summary(comparison: &Comparison) -> String {
         ));
     }
     for layer in worst {
-        let told = layer.causes.iter().find(|cause| {
-            !matches!(cause.kind, CauseKind::DeadChannels | CauseKind::Inherited)
-        });
+        let told = layer
+            .causes
+            .iter()
+            .find(|cause| !matches!(cause.kind, CauseKind::DeadChannels | CauseKind::Inherited));
         if let Some(cause) = told {
             text.push_str(&format!("\n`{}`: {}: {}.", layer.name, cause.kind.name(), cause.text));
         }

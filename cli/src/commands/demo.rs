@@ -124,8 +124,6 @@ fn answer(form: &Form, sample: usize) -> (usize, f32) {
         .fold((0, f32::NEG_INFINITY), |best, found| if found.1 > best.1 { found } else { best })
 }
 
-/// What the demo calls a form of the model.
-
 /// Four images side by side, with what the first and last form say of them.
 fn gallery(test: &Dataset, labels: &[usize], forms: &[&Form]) -> String {
     const SHADES: [char; 5] = [' ', '░', '▒', '▓', '█'];

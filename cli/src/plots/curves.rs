@@ -18,7 +18,7 @@ pub(crate) struct Curve<'r> {
     /// Drawn as one of many, without a name.
     pub(crate) faint: bool,
     /// Where a chosen threshold puts it: (false-positive rate, recall, precision).
-    pub(crate) chosen: Option<(f64, f64, Option<f64>)>,
+    pub(crate) chosen: Option<Point>,
 }
 
 const COLORS: [RGBColor; 4] = [BLUE, VERMILLION, GREEN, PURPLE];
@@ -94,6 +94,9 @@ pub(crate) fn precision_recall(
     })
 }
 
+/// A place on a curve and the threshold that gives it.
+type Point = (f64, f64, Option<f64>);
+
 struct Frame<'f, 'r> {
     title: &'f str,
     x: &'f str,
@@ -101,7 +104,7 @@ struct Frame<'f, 'r> {
     reference: Option<(Vec<(f64, f64)>, &'f str)>,
     lines: &'f [Vec<(f64, f64)>],
     curves: &'f [Curve<'r>],
-    chosen: fn((f64, f64, Option<f64>)) -> Option<(f64, f64)>,
+    chosen: fn(Point) -> Option<(f64, f64)>,
     /// The name of the mean of all curves.
     mean: Option<&'f str>,
     corner: Corner,

@@ -74,7 +74,12 @@ pub(crate) fn snr_bars(bars: &[Bar<'_>]) -> String {
 }
 
 /// A histogram over a range, with the ends of a grid marked where there is one.
-pub(crate) fn histogram(counts: &[u32], over: [f64; 2], marks: Option<[f64; 2]>, title: &str) -> String {
+pub(crate) fn histogram(
+    counts: &[u32],
+    over: [f64; 2],
+    marks: Option<[f64; 2]>,
+    title: &str,
+) -> String {
     let (width, height, base) = (230.0, 92.0, 70.0);
     let mut svg = start(width, height, title);
     let low = marks.map_or(over[0], |marks| over[0].min(marks[0]));
@@ -234,9 +239,21 @@ fn short(value: f64) -> String {
     } else if !(1e-3..1e5).contains(&size) {
         format!("{value:.1e}")
     } else {
-        let decimals = if size >= 100.0 { 0 } else if size >= 10.0 { 1 } else if size >= 0.1 { 2 } else { 4 };
+        let decimals = if size >= 100.0 {
+            0
+        } else if size >= 10.0 {
+            1
+        } else if size >= 0.1 {
+            2
+        } else {
+            4
+        };
         let text = format!("{value:.decimals$}");
-        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+        if text.contains('.') {
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        } else {
+            text
+        }
     }
 }
 
@@ -265,9 +282,15 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        for (value, text) in
-            [(0.0, "0"), (0.25, "0.25"), (12.5, "12.5"), (1234.0, "1234"), (100.0, "100"), (-0.004, "-0.004"), (1e-7, "1.0e-7")]
-        {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.25, "0.25"),
+            (12.5, "12.5"),
+            (1234.0, "1234"),
+            (100.0, "100"),
+            (-0.004, "-0.004"),
+            (1e-7, "1.0e-7"),
+        ] {
             assert_eq!(short(value), text);
         }
     }

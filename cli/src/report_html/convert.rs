@@ -97,7 +97,9 @@ impl ConvertReport<'_> {
                     comparison = Some(found.context("comparing the layers for the report")?);
                 }
                 Some(_) => {}
-                None => notes.push("layers aren't compared without data: give --calibrate".to_owned()),
+                None => {
+                    notes.push("layers aren't compared without data: give --calibrate".to_owned())
+                }
             }
         }
         watch.0.finish_and_clear();
@@ -131,7 +133,9 @@ impl ConvertReport<'_> {
         }
 
         let change = |before: Option<u64>| {
-            before.filter(|before| *before > 0).map_or(String::new(), |before| format!(" · float {}", report::bytes(before)))
+            before
+                .filter(|before| *before > 0)
+                .map_or(String::new(), |before| format!(" · float {}", report::bytes(before)))
         };
         let mut tiles = Vec::new();
         if let Some(comparison) = &comparison {
@@ -226,9 +230,10 @@ fn higher(comparison: &Comparison, graph: &Graph, front: Option<&Front>) -> Vec<
             continue;
         }
         let searched = front.and_then(|front| {
-            let int8 = front.sensitivities.iter().find(|tried| {
-                tried.layer == layer.node && tried.numbers.to_string() == "int8"
-            })?;
+            let int8 = front
+                .sensitivities
+                .iter()
+                .find(|tried| tried.layer == layer.node && tried.numbers.to_string() == "int8")?;
             Some(format!("in int8 alone it brings the outputs to {:.1} dB", int8.snr_db))
         });
         let why = match (searched, has_form(&layer.name)) {
@@ -257,7 +262,9 @@ fn source_scales(source: &Graph, converted: &Converted) -> Option<Value> {
             scaled[id.0 as usize] = true;
         }
         let value = source.value(integer);
-        let Some(quant) = value.quant.as_ref().filter(|_| value.constant.is_none()) else { continue };
+        let Some(quant) = value.quant.as_ref().filter(|_| value.constant.is_none()) else {
+            continue;
+        };
         if with.iter().any(|known: &Value| known["name"] == json!(value.name)) {
             continue;
         }
@@ -336,7 +343,11 @@ fn front_data(front: &Front) -> Value {
 fn front_section(front: &Front) -> Value {
     let all = || {
         let mixes = front.points.iter().enumerate();
-        mixes.map(|(at, point)| (point, at == front.chosen, false)).chain([(&front.float, false, true)])
+        mixes.map(|(at, point)| (point, at == front.chosen, false)).chain([(
+            &front.float,
+            false,
+            true,
+        )])
     };
     // Float's outputs are exact: off any scale of decibels.
     let by_snr = front.float.quality.is_infinite();

@@ -64,12 +64,15 @@ impl Data {
     }
 }
 
-/// Shape and bytes of every input of a sample.
+/// Shape and bytes.
+type Array = (Vec<usize>, Vec<u8>);
+
+/// Every input of a sample.
 fn input_arrays(
     graph: &Graph,
     samples: &dyn Samples,
     sample: usize,
-) -> Result<Vec<(Vec<usize>, Vec<u8>)>, LearnError> {
+) -> Result<Vec<Array>, LearnError> {
     let array = |(at, id): (usize, &ValueId)| {
         let value = graph.value(*id);
         let (shape, bytes) =
@@ -104,8 +107,8 @@ fn input_tensor(
 }
 
 /// The values of the symbols that inputs of these shapes give.
-fn sizes_of(graph: &Graph, arrays: &[(Vec<usize>, Vec<u8>)]) -> Vec<i64> {
-    let mut sizes: Vec<i64> = graph.symbols.iter().map(|symbol| i64::from(symbol.min)).collect();
+fn sizes_of(graph: &Graph, arrays: &[Array]) -> Vec<i64> {
+    let mut sizes: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.min).collect();
     for (id, (shape, _)) in graph.inputs.iter().zip(arrays) {
         for (dim, size) in graph.value(*id).shape.iter().zip(shape) {
             let symbol = (0..sizes.len()).find(|at| *dim == Dim::symbol(*at as u32));

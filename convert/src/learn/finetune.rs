@@ -288,8 +288,10 @@ fn macs(quantization: &Quantization, forward: &Forward<'_>, node: usize) -> usiz
     weights.len() / weights.shape[output_axis(node)].max(1) * outputs
 }
 
-/// The integers and the bias of every layer.
-fn snapshot(layers: &[Layer]) -> Result<Vec<(Vec<i8>, Vec<f32>)>, LearnError> {
+/// The integers and the bias of a layer.
+type Snapshot = (Vec<i8>, Vec<f32>);
+
+fn snapshot(layers: &[Layer]) -> Result<Vec<Snapshot>, LearnError> {
     let state = |layer: &Layer| {
         let [low, high] = layer.limits.map(|limit| limit as f32);
         let steps: Vec<f32> = layer.steps.flatten_all()?.to_vec1()?;

@@ -105,7 +105,13 @@ impl CauseKind {
         use CauseKind::*;
         matches!(
             self,
-            Clipped | UnusedLevels | DominatingChannel | Outliers | FixedGrid | HeavyTails | RoundingNoise
+            Clipped
+                | UnusedLevels
+                | DominatingChannel
+                | Outliers
+                | FixedGrid
+                | HeavyTails
+                | RoundingNoise
         )
     }
 }
@@ -154,8 +160,8 @@ impl WeightFacts {
         let rows = Rows::of(weights, output_axis(node));
         let reals = weights.to_f32();
         let bias = node.inputs.get(2).copied().flatten().and_then(|id| graph.constant(id));
-        let bias: Vec<f64> =
-            bias.map_or(Vec::new(), |bias| bias.to_f32().iter().map(|b| f64::from(b.abs())).collect());
+        let bias: Vec<f64> = bias
+            .map_or(Vec::new(), |bias| bias.to_f32().iter().map(|b| f64::from(b.abs())).collect());
         let (mut largest, mut crests) = (Vec::new(), Vec::new());
         let mut histogram = vec![0; BINS];
         for row in 0..rows.count {
@@ -217,13 +223,18 @@ impl WeightFacts {
 pub fn causes(layer: &Layer, overall_db: f64) -> Vec<Cause> {
     let mut causes = Vec::new();
     let mut add = |kind: CauseKind, text: String| causes.push(Cause { kind, text });
-    let blamed = overall_db < ENOUGH_DB && layer.output_share.is_some_and(|share| share >= BLAMED_SHARE);
+    let blamed =
+        overall_db < ENOUGH_DB && layer.output_share.is_some_and(|share| share >= BLAMED_SHARE);
     let db = layer.introduced_db;
     if db >= ENOUGH_DB && !blamed {
         if layer.total_db < ENOUGH_DB {
             add(
                 CauseKind::Inherited,
-                format!("its own error is small ({}), {} with its inputs", level(db), level(layer.inherited_db)),
+                format!(
+                    "its own error is small ({}), {} with its inputs",
+                    level(db),
+                    level(layer.inherited_db)
+                ),
             );
         } else {
             let text = if db.is_finite() {
@@ -234,11 +245,8 @@ pub fn causes(layer: &Layer, overall_db: f64) -> Vec<Cause> {
             add(CauseKind::RoundingNoise, text);
         }
     } else {
-        let mut parts = [
-            (layer.clipping_share, 0),
-            (layer.rounding_share, 1),
-            (layer.weights_share, 2),
-        ];
+        let mut parts =
+            [(layer.clipping_share, 0), (layer.rounding_share, 1), (layer.weights_share, 2)];
         parts.sort_by(|a, b| b.0.total_cmp(&a.0));
         for (at, (share, part)) in parts.into_iter().enumerate() {
             if at > 0 && share < PART {
@@ -290,14 +298,22 @@ fn rounding(layer: &Layer) -> (CauseKind, String) {
     let spanned = (layer.seen[1] - layer.seen[0]) / (high - low).max(f64::MIN_POSITIVE);
     let largest = layer.seen[0].abs().max(layer.seen[1].abs());
     if layer.dtype == "i8" && layer.zero_point == -128 && layer.scale == 1.0 / 256.0 {
-        let text = format!("its integers are steps of 1/256, and its values have a root mean square of {:.4}", largest / layer.crest);
+        let text = format!(
+            "its integers are steps of 1/256, and its values have a root mean square of {:.4}",
+            largest / layer.crest
+        );
         return (CauseKind::FixedGrid, text);
     }
     if spanned < SPANNED {
         // A grid that follows the values, but must hold 0, is another matter than one that doesn't follow them.
         let far = layer.seen[0] > 0.0 || layer.seen[1] < 0.0;
-        let why = if far { "zero must be on it" } else { "it is shared with other tensors, or was chosen on other data" };
-        let levels = layer.levels.map_or(String::new(), |[used, of]| format!(", {used} of {of} levels"));
+        let why = if far {
+            "zero must be on it"
+        } else {
+            "it is shared with other tensors, or was chosen on other data"
+        };
+        let levels =
+            layer.levels.map_or(String::new(), |[used, of]| format!(", {used} of {of} levels"));
         let text = format!(
             "the values span {} of a grid of {}{levels}: {why}",
             ends(layer.seen),
@@ -328,7 +344,8 @@ fn rounding(layer: &Layer) -> (CauseKind, String) {
         return (CauseKind::Outliers, text);
     }
     if layer.crest >= CREST {
-        let text = format!("the largest magnitude is {:.0} times the root mean square", layer.crest);
+        let text =
+            format!("the largest magnitude is {:.0} times the root mean square", layer.crest);
         return (CauseKind::HeavyTails, text);
     }
     let text = format!("rounding to steps of {:.6} ({})", layer.scale, level(layer.introduced_db));
@@ -337,7 +354,11 @@ fn rounding(layer: &Layer) -> (CauseKind, String) {
 
 fn weights(layer: &Layer) -> (CauseKind, String) {
     let Some(facts) = &layer.weights else {
-        let text = if layer.macs > 0 { "weights rounded to their grid" } else { "the operator's integer arithmetic" };
+        let text = if layer.macs > 0 {
+            "weights rounded to their grid"
+        } else {
+            "the operator's integer arithmetic"
+        };
         let kind = if layer.macs > 0 { CauseKind::WeightRounding } else { CauseKind::Arithmetic };
         return (kind, text.to_owned());
     };

@@ -9,7 +9,7 @@ use whit::{DType, Model, Slot};
 
 use super::cause::{Cause, WeightFacts};
 use super::program::{Grid, Made, Steps};
-use super::{Comparison, CompareError, Output, decibels};
+use super::{CompareError, Comparison, Output, decibels};
 use crate::evaluate::{EvaluateError, Samples, output_reals};
 use crate::graph::Graph;
 use crate::pipeline::Watch;
@@ -178,7 +178,7 @@ pub(super) fn measure(
     let mean = outputs.iter().map(output_ratio).sum::<f64>() / outputs.len().max(1) as f64;
     // The effects' reference: the outputs' signal on the same samples.
     let outputs_alone: f64 = sums.iter().map(|sums| sums.effects.iter().sum::<f64>()).sum();
-    let weights = graph.map(|graph| Weights::new(graph)).unwrap_or_default();
+    let weights = graph.map(Weights::new).unwrap_or_default();
     let layers: Vec<Layer> = pairs
         .iter()
         .zip(sums)
@@ -191,7 +191,8 @@ pub(super) fn measure(
             describe(&float, &file, pair, sums, &weights, effect_samples, outputs_alone)
         })
         .collect();
-    let matched = |side: fn(&Pair) -> usize| -> BTreeSet<usize> { pairs.iter().map(side).collect() };
+    let matched =
+        |side: fn(&Pair) -> usize| -> BTreeSet<usize> { pairs.iter().map(side).collect() };
     let unmatched = |steps: &Steps<'_>, matched: BTreeSet<usize>| -> Vec<String> {
         let alone = |(at, made): &(usize, &Made)| {
             let own = !SUFFIXES.iter().any(|suffix| made.name.ends_with(suffix));
@@ -242,22 +243,23 @@ fn output_name(model: &Model<'_>, output: usize) -> String {
 }
 
 fn same_inputs(float: &Steps<'_>, file: &Steps<'_>) -> Result<(), CompareError> {
-    let interface = |steps: &Steps<'_>| -> (Vec<Vec<(u32, u32)>>, String) {
-        let records = steps.model.inputs().filter_map(|tensor| steps.model.tensor(tensor));
-        let (mut shapes, mut texts) = (Vec::new(), Vec::new());
-        for record in records {
-            let dims = record.dims[..usize::from(record.rank)].iter();
-            let dims: Vec<(u32, u32)> =
-                dims.map(|dim| steps.model.dim_bounds(*dim).unwrap_or((0, 0))).collect();
-            let sizes = dims.iter().map(|(min, max)| {
-                if min == max { max.to_string() } else { format!("{min}..{max}") }
-            });
-            let sizes: Vec<String> = sizes.collect();
-            texts.push(format!("`{}` {}", steps.model.text(record.name), sizes.join("×")));
-            shapes.push(dims);
-        }
-        (shapes, texts.join(", "))
-    };
+    let interface =
+        |steps: &Steps<'_>| -> (Vec<Vec<(u32, u32)>>, String) {
+            let records = steps.model.inputs().filter_map(|tensor| steps.model.tensor(tensor));
+            let (mut shapes, mut texts) = (Vec::new(), Vec::new());
+            for record in records {
+                let dims = record.dims[..usize::from(record.rank)].iter();
+                let dims: Vec<(u32, u32)> =
+                    dims.map(|dim| steps.model.dim_bounds(*dim).unwrap_or((0, 0))).collect();
+                let sizes = dims.iter().map(|(min, max)| {
+                    if min == max { max.to_string() } else { format!("{min}..{max}") }
+                });
+                let sizes: Vec<String> = sizes.collect();
+                texts.push(format!("`{}` {}", steps.model.text(record.name), sizes.join("×")));
+                shapes.push(dims);
+            }
+            (shapes, texts.join(", "))
+        };
     let ((a, model), (b, other)) = (interface(float), interface(file));
     let outputs = |steps: &Steps<'_>| steps.model.outputs().len();
     // Names may differ: a renamed copy of a model is still the model.
@@ -622,7 +624,11 @@ fn describe(
     });
     let float_name = &float.made[pair.float].name;
     let facts = || {
-        let mut facts = weights.by_output.get(float_name).or_else(|| weights.by_output.get(&made.name))?.clone();
+        let mut facts = weights
+            .by_output
+            .get(float_name)
+            .or_else(|| weights.by_output.get(&made.name))?
+            .clone();
         let weights = model.tensor(*inputs.get(1)?)?;
         facts.stored_as(&weights, made.dtype, scale_of(*inputs.first()?));
         Some(facts)
@@ -662,7 +668,11 @@ fn describe(
             .filter(|grid| grid.levels() <= 256.0)
             .map(|grid| [sums.levels.len() as u32, grid.levels() as u32]),
         channels: channels(&sums.channels),
-        weights: if pair.own && step.as_ref().is_some_and(|step| is_layer(step.op)) { facts() } else { None },
+        weights: if pair.own && step.as_ref().is_some_and(|step| is_layer(step.op)) {
+            facts()
+        } else {
+            None
+        },
         output_db: effect.map(|ratio| decibels(1.0, ratio)),
         output_share: (effect_samples > 0 && all_effects > 0.0)
             .then(|| sums.effects.iter().sum::<f64>() / all_effects),

@@ -129,5 +129,9 @@ pub fn compare(
 
 /// 10 log10 of a signal over its error.
 pub(crate) fn decibels(signal: f64, error: f64) -> f64 {
-    if error <= 0.0 { f64::INFINITY } else { 10.0 * (signal.max(f64::MIN_POSITIVE) / error).log10() }
+    if error <= 0.0 {
+        f64::INFINITY
+    } else {
+        10.0 * (signal.max(f64::MIN_POSITIVE) / error).log10()
+    }
 }

@@ -36,6 +36,9 @@ impl Made {
     }
 }
 
+/// Gets what a step made, by its index in `Steps::made`; what it returns replaces it.
+pub(super) type Meet<'a> = dyn FnMut(usize, &Slot, &[f32]) -> Option<Vec<f32>> + 'a;
+
 /// A model with what its steps make.
 pub(super) struct Steps<'m> {
     pub(super) model: Model<'m>,
@@ -128,9 +131,10 @@ impl<'m> Steps<'m> {
             let record = self.model.tensor(tensor as usize);
             record.is_some_and(|record| self.model.text(record.name) == made.name)
         };
-        let mut readers = self.model.steps().filter(|step| {
-            self.model.operands(step).take(usize::from(step.input_count)).any(of)
-        });
+        let mut readers = self
+            .model
+            .steps()
+            .filter(|step| self.model.operands(step).take(usize::from(step.input_count)).any(of));
         readers.all(|step| Op::from_number(step.op) == Some(Op::Quantize))
     }
 
@@ -142,14 +146,13 @@ impl<'m> Steps<'m> {
         Ok(session)
     }
 
-    /// Runs a sample. `meet` gets every input and every result of a step as reals, by its index in `made`; what it
-    /// returns replaces it.
+    /// Runs a sample. `meet` gets every input and every result of a step as reals.
     pub(super) fn run(
         &self,
         session: &mut Session<'m>,
         samples: &dyn Samples,
         sample: usize,
-        meet: &mut dyn FnMut(usize, &Slot, &[f32]) -> Option<Vec<f32>>,
+        meet: &mut Meet<'_>,
     ) -> Result<(), EvaluateError> {
         let mut reals = Vec::new();
         feed(session, samples, sample)?;

@@ -140,7 +140,8 @@ pub fn try_remedies(
     comparison.baseline_db = Some(before.db);
 
     let candidates = candidates(comparison, graph, &base, attempts.layers);
-    stages.total = candidates.len() + attempts.other_methods.len() + attempts.improvements.len() + 1;
+    stages.total =
+        candidates.len() + attempts.other_methods.len() + attempts.improvements.len() + 1;
     let mut remedies = Vec::new();
     let mut note = |options: String, layer: Option<String>, after: Measured| {
         remedies.push(Remedy {
@@ -161,7 +162,8 @@ pub fn try_remedies(
         if changed.numbers == base.numbers {
             continue;
         }
-        let gain = note(candidate.options(graph), Some(candidate.layer.clone()), bench.measure(&changed)?);
+        let gain =
+            note(candidate.options(graph), Some(candidate.layer.clone()), bench.measure(&changed)?);
         if gain >= WORTH_DB {
             helped.push((gain, candidate));
         }
@@ -304,11 +306,8 @@ fn candidates(
     base: &Quantization,
     count: usize,
 ) -> Vec<Candidate> {
-    let mut worst: Vec<&Layer> = comparison
-        .layers
-        .iter()
-        .filter(|layer| layer.introduced_db.is_finite())
-        .collect();
+    let mut worst: Vec<&Layer> =
+        comparison.layers.iter().filter(|layer| layer.introduced_db.is_finite()).collect();
     // Where it was measured, what a layer does to the outputs is what counts.
     worst.sort_by(|a, b| {
         let (a_share, b_share) = (a.output_share.unwrap_or(0.0), b.output_share.unwrap_or(0.0));
@@ -323,9 +322,9 @@ fn candidates(
         if layers == count {
             break;
         }
-        let named = (0..graph.values.len() as u32).map(ValueId).find(|id| {
-            graph.value(*id).name == layer.name && graph.constant(*id).is_none()
-        });
+        let named = (0..graph.values.len() as u32)
+            .map(ValueId)
+            .find(|id| graph.value(*id).name == layer.name && graph.constant(*id).is_none());
         let Some(value) = named else { continue };
         let own = producers[value.0 as usize];
         let readers = consumers[value.0 as usize].iter().copied();
@@ -351,9 +350,8 @@ fn candidates(
                 tries.push((all.clone(), Numbers::Int16));
                 tries.push((all, Numbers::Float));
             } else {
-                let narrow = layer.causes.iter().any(|cause| {
-                    matches!(cause.kind, CauseKind::Arithmetic)
-                });
+                let narrow =
+                    layer.causes.iter().any(|cause| matches!(cause.kind, CauseKind::Arithmetic));
                 if narrow {
                     tries.push((mine.clone(), Numbers::Int16));
                 }

@@ -52,7 +52,13 @@ impl Samples for Data {
         self.samples.len()
     }
 
-    fn input(&self, sample: usize, _: usize, _: &str, _: DType) -> Result<(Vec<usize>, Vec<u8>), String> {
+    fn input(
+        &self,
+        sample: usize,
+        _: usize,
+        _: &str,
+        _: DType,
+    ) -> Result<(Vec<usize>, Vec<u8>), String> {
         let bytes = self.samples[sample].iter().flat_map(|v| v.to_le_bytes()).collect();
         Ok((self.shape.clone(), bytes))
     }
@@ -80,7 +86,12 @@ impl Net {
     fn node(&mut self, name: &str, op: Op, inputs: &[ValueId], shape: &[usize]) -> ValueId {
         let output = self.value(name, shape);
         let inputs = inputs.iter().map(|id| Some(*id)).collect();
-        self.graph.nodes.push(Node { name: format!("{name}.node"), op, inputs, outputs: vec![output] });
+        self.graph.nodes.push(Node {
+            name: format!("{name}.node"),
+            op,
+            inputs,
+            outputs: vec![output],
+        });
         output
     }
 
@@ -90,10 +101,19 @@ impl Net {
     }
 
     /// Fully connected, `weights` as `[inputs][outputs]`.
-    fn dense(&mut self, name: &str, x: ValueId, sizes: [usize; 2], weights: &[f32], bias: &[f32], clamp: Clamp) -> ValueId {
+    fn dense(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        sizes: [usize; 2],
+        weights: &[f32],
+        bias: &[f32],
+        clamp: Clamp,
+    ) -> ValueId {
         let w = self.constant(&sizes, weights);
         let b = self.constant(&[sizes[1]], bias);
-        let op = Op::MatMul(MatMul { transpose_a: false, transpose_b: false, clamp, inner_quant: None });
+        let op =
+            Op::MatMul(MatMul { transpose_a: false, transpose_b: false, clamp, inner_quant: None });
         let shape: Vec<usize> = self.graph.value(x).const_shape().expect("fixed");
         let shape = [&shape[..shape.len() - 1], &[sizes[1]]].concat();
         self.node(name, op, &[x, w, b], &shape)
@@ -152,7 +172,13 @@ fn cases() -> Vec<Case> {
 
     let (mut net, x) = Net::new(&[1, 64]);
     let y = net.plain("y", x, [64, 32]);
-    cases.push(plain("as it should be", net.done(&[y]), normal(&[1, 64], 32), "y", CauseKind::RoundingNoise));
+    cases.push(plain(
+        "as it should be",
+        net.done(&[y]),
+        normal(&[1, 64], 32),
+        "y",
+        CauseKind::RoundingNoise,
+    ));
 
     // A fifth of the values lies outside the range that 80 % of them have.
     let (mut net, x) = Net::new(&[1, 64]);
@@ -200,14 +226,26 @@ fn cases() -> Vec<Case> {
     let a = net.plain("a", x, [64, 16]);
     let b = net.dense("b", x, [64, 16], &small, &[0.0; 16], Clamp::NONE);
     let y = net.node("y", Op::Concat { axis: 1 }, &[a, b], &[1, 32]);
-    cases.push(plain("a shared grid", net.done(&[y]), normal(&[1, 64], 32), "b", CauseKind::UnusedLevels));
+    cases.push(plain(
+        "a shared grid",
+        net.done(&[y]),
+        normal(&[1, 64], 32),
+        "b",
+        CauseKind::UnusedLevels,
+    ));
 
     // 2000 classes, about as likely: 1/2000 each, an eighth of a step.
     let (mut net, x) = Net::new(&[1, 16]);
     let weights: Vec<f32> = net.random.normals(16 * 2000).iter().map(|w| w * 0.1).collect();
     let scores = net.dense("scores", x, [16, 2000], &weights, &[0.0; 2000], Clamp::NONE);
     let y = net.node("y", Op::Softmax { axis: 1, log: false }, &[scores], &[1, 2000]);
-    cases.push(plain("softmax of many", net.done(&[y]), normal(&[1, 16], 16), "y", CauseKind::FixedGrid));
+    cases.push(plain(
+        "softmax of many",
+        net.done(&[y]),
+        normal(&[1, 16], 16),
+        "y",
+        CauseKind::FixedGrid,
+    ));
 
     // … and one of them sure.
     let (mut net, x) = Net::new(&[1, 16]);
@@ -216,7 +254,13 @@ fn cases() -> Vec<Case> {
     bias[3] = 6.5;
     let scores = net.dense("scores", x, [16, 2000], &weights, &bias, Clamp::NONE);
     let y = net.node("y", Op::Softmax { axis: 1, log: false }, &[scores], &[1, 2000]);
-    cases.push(plain("softmax of one and many", net.done(&[y]), normal(&[1, 16], 16), "y", CauseKind::FixedGrid));
+    cases.push(plain(
+        "softmax of one and many",
+        net.done(&[y]),
+        normal(&[1, 16], 16),
+        "y",
+        CauseKind::FixedGrid,
+    ));
 
     // Each output has one weight of 400 among 1024, on an input that is small.
     let (mut net, x) = Net::new(&[1, 1024]);
@@ -225,12 +269,19 @@ fn cases() -> Vec<Case> {
     let y = net.dense("y", x, [1024, 8], &weights, &[0.0; 8], Clamp::NONE);
     let mut draw = Random(13);
     let data = Data::new(&[1, 1024], 24, |at| draw.normal() * if at == 0 { 0.01 } else { 1.0 });
-    cases.push(plain("heavy-tailed weights", net.done(&[y]), data, "y", CauseKind::HeavyTailedWeights));
+    cases.push(plain(
+        "heavy-tailed weights",
+        net.done(&[y]),
+        data,
+        "y",
+        CauseKind::HeavyTailedWeights,
+    ));
 
     // 4 bits.
     let (mut net, x) = Net::new(&[1, 128]);
     let y = net.plain("y", x, [128, 32]);
-    let four = plain("4 bits", net.done(&[y]), normal(&[1, 128], 16), "y", CauseKind::FewWeightBits);
+    let four =
+        plain("4 bits", net.done(&[y]), normal(&[1, 128], 16), "y", CauseKind::FewWeightBits);
     cases.push(Case { numbers: Numbers::W4 { group: 32 }, ..four });
 
     // Depthwise, on i16 so that its weights are all that is rough; only its small difference from itself in
@@ -255,7 +306,13 @@ fn cases() -> Vec<Case> {
     let other: Vec<f32> = taps.iter().map(|w| w * 1.02).collect();
     let exact = depthwise(&mut net, "exact", &other);
     let y = net.node("y", Op::Binary(BinaryKind::Sub), &[exact, rough], &[1, 8, 8, 4]);
-    let depthwise = plain("depthwise", net.done(&[y]), normal(&[1, 8, 8, 4], 16), "rough", CauseKind::NarrowDepthwise);
+    let depthwise = plain(
+        "depthwise",
+        net.done(&[y]),
+        normal(&[1, 8, 8, 4], 16),
+        "rough",
+        CauseKind::NarrowDepthwise,
+    );
     cases.push(Case { numbers: Numbers::Int16, float: &["exact", "y"], ..depthwise });
     cases
 }
@@ -336,7 +393,11 @@ fn errors_are_told_apart() {
         .map(|db| 10f64.powf(-db / 10.0))
         .sum();
     let alone_db = -10.0 * alone.log10();
-    assert!((alone_db - comparison.output_snr_db).abs() < 2.0, "{alone_db} {}", comparison.output_snr_db);
+    assert!(
+        (alone_db - comparison.output_snr_db).abs() < 2.0,
+        "{alone_db} {}",
+        comparison.output_snr_db
+    );
 }
 
 #[test]
@@ -383,7 +444,8 @@ fn what_cannot_be_compared_is_refused() {
     let int8 = quantized(&a, &[Numbers::Int8], &data, Method::MinMax);
     assert!(matches!(compared(&renamed, &int8, &data), Err(CompareError::NoOverlap { .. })));
     assert!(matches!(compared(&wider, &int8, &data), Err(CompareError::Inputs { .. })));
-    let twice = compare(int8.model().expect("opens"), None, int8.model().expect("opens"), &data, &mut ());
+    let twice =
+        compare(int8.model().expect("opens"), None, int8.model().expect("opens"), &data, &mut ());
     assert!(matches!(twice, Err(CompareError::ReferenceQuantized)));
     data.samples.clear();
     assert!(matches!(compared(&a, &int8, &data), Err(CompareError::NoSamples)));

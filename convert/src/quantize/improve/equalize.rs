@@ -279,12 +279,15 @@ fn commutes(graph: &Graph, node: &Node, operand: usize, channels: usize) -> bool
     }
 }
 
+/// What activations and the inputs of layers, by node, held.
+type Looked = (BTreeMap<ValueId, Seen>, BTreeMap<usize, Rows>);
+
 /// Runs the float model and looks at what the sites are about.
 fn look(
     quantization: &Quantization,
     sites: &[Site],
     context: &mut Context<'_>,
-) -> Result<(BTreeMap<ValueId, Seen>, BTreeMap<usize, Rows>), EvaluateError> {
+) -> Result<Looked, EvaluateError> {
     let graph = &quantization.graph;
     let mut seen: BTreeMap<ValueId, Seen> = BTreeMap::new();
     let mut rows: BTreeMap<usize, Rows> = BTreeMap::new();

@@ -248,7 +248,8 @@ pub fn search(
         if !fits && !near {
             continue;
         }
-        if !improvements.is_empty() && !(bench.out_of_time() && fits) {
+        let time_is_left = !(bench.out_of_time() && fits);
+        if !improvements.is_empty() && time_is_left {
             tried += usize::from(!fits);
             let numbers = points[at].numbers.clone();
             let mut quantization = Quantization::new(graph.clone(), &numbers, ranges);

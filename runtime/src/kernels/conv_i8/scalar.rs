@@ -49,7 +49,7 @@ pub(super) fn filter<'c>(conv: &'c ConvI8<'_>, channel: usize) -> Filter<'c> {
     let g = &conv.geometry;
     let order = match conv.packing {
         Packing::Panels => Order::Panel,
-        Packing::CortexM if channel % g.group_out_c() % PAIR_N == 0 => Order::PairFirst,
+        Packing::CortexM if (channel % g.group_out_c()).is_multiple_of(PAIR_N) => Order::PairFirst,
         Packing::CortexM => Order::PairSecond,
     };
     Filter {
