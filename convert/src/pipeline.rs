@@ -8,7 +8,7 @@ use crate::graph::{Graph, Op};
 use crate::passes;
 use crate::plan::{PlanOptions, Target, plan};
 use crate::quantize::calibrate::{Calibration, Method, Ranges, calibrate};
-use crate::quantize::improve::{Context, Effect, Improvement, improve};
+use crate::quantize::improve::{Context, Effect, Steps, improve};
 use crate::quantize::integers;
 use crate::quantize::numbers::Numbers;
 use crate::quantize::quantization::Quantization;
@@ -28,7 +28,7 @@ pub struct ConvertOptions {
     /// How activation ranges are chosen.
     pub method: Method,
     /// Steps that improve the quantization.
-    pub improve: Vec<Improvement>,
+    pub improve: Steps,
     /// What is drawn at random follows from this.
     pub seed: u64,
     /// Golden vectors to store.
@@ -45,7 +45,7 @@ impl Default for ConvertOptions {
             numbers: Numbers::Float,
             layers: Vec::new(),
             method: Method::Auto,
-            improve: Vec::new(),
+            improve: Steps::Auto,
             seed: 0,
             golden_cases: 2,
             target: Target::Any,
@@ -67,6 +67,11 @@ pub enum ConvertError {
     /// The calibration data has no samples.
     #[error("the calibration data has no samples")]
     EmptyCalibration,
+    /// Steps of improvement without data.
+    #[error(
+        "--improve {0} needs calibration data, a hundred or so typical inputs: --calibrate DATA.npz"
+    )]
+    NoImprovement(Steps),
     /// The model is quantized already, and not the way that was asked for.
     #[error(
         "the model is already quantized (it has quantize and dequantize nodes), and {0} would store \
@@ -248,18 +253,33 @@ fn convert_with(
                 report.front = Some(found.front);
                 found.quantization
             }
-            (_, samples) => {
+            (_, None) => {
+                let quantization = Quantization::new(graph, &numbers, ranges);
+                match &options.improve {
+                    Steps::Named(steps) if !steps.is_empty() => {
+                        return Err(ConvertError::NoImprovement(options.improve.clone()));
+                    }
+                    Steps::Auto
+                        if !options.improve.for_numbers(&quantization.numbers).is_empty() =>
+                    {
+                        report.notes.push(
+                            "weights were only rounded; with --calibrate DATA.npz they are improved on data, which \
+                             4 bits gain most from"
+                                .to_owned(),
+                        );
+                    }
+                    _ => (),
+                }
+                quantization
+            }
+            (_, Some(samples)) => {
                 let reference = graph.clone();
                 let mut quantization = Quantization::new(graph, &numbers, ranges);
-                if let Some(samples) = samples {
-                    let seed = options.seed;
-                    let method = options.method;
-                    let notes = Vec::new();
-                    let mut context =
-                        Context { reference: &reference, samples, method, seed, watch, notes };
-                    report.effects = improve(&mut quantization, &options.improve, &mut context)?;
-                    report.notes.append(&mut context.notes);
-                }
+                let (seed, method, notes) = (options.seed, options.method, Vec::new());
+                let mut context =
+                    Context { reference: &reference, samples, method, seed, watch, notes };
+                report.effects = improve(&mut quantization, &options.improve, &mut context)?;
+                report.notes.append(&mut context.notes);
                 quantization
             }
         };
@@ -291,6 +311,15 @@ fn convert_with(
     };
     graph.metadata.push(("quantization.scheme".to_owned(), scheme));
     graph.metadata.push(("quantization.calibration".to_owned(), calibration));
+    let steps: Vec<&str> = report
+        .effects
+        .iter()
+        .filter(|effect| effect.kept)
+        .map(|effect| effect.improvement.name())
+        .collect();
+    if !steps.is_empty() {
+        graph.metadata.push(("quantization.improvements".to_owned(), steps.join(",")));
+    }
     if !report.float_nodes.is_empty() {
         graph.metadata.push(("quantization.float_nodes".to_owned(), report.float_nodes.join("\n")));
     }

@@ -35,7 +35,7 @@ const ROWS: usize = 12;
 const NAME_CHARS: usize = 36;
 
 /// Steps of improvement that are tried: those that take seconds. Learning takes minutes, and is its own decision.
-const TRIED_STEPS: [&str; 2] = ["equalize", "bias"];
+const TRIED_STEPS: [Improvement; 3] = [Improvement::Equalize, Improvement::Gptq, Improvement::Bias];
 
 /// Remedies in the text.
 const REMEDIES: usize = 6;
@@ -334,17 +334,17 @@ fn attempts<'a>(
         other_methods.push((options, Method::Percentile(percent)));
     }
     other_methods.retain(|(_, other)| *other != method);
+    let applied = file.metadata_value("quantization.improvements").unwrap_or_default();
+    let applied: Vec<Improvement> =
+        applied.split(',').filter_map(|name| name.parse().ok()).collect();
     Some(Attempts {
         calibration,
         samples,
         method,
         numbers,
         other_methods,
-        improvements: Improvement::ALL
-            .iter()
-            .copied()
-            .filter(|step| TRIED_STEPS.contains(&step.name()))
-            .collect(),
+        improvements: TRIED_STEPS.into_iter().filter(|step| !applied.contains(step)).collect(),
+        applied,
         layers,
         seed: 0,
     })

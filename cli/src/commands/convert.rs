@@ -15,7 +15,7 @@ use whit_convert::import::{DimChoice, ImportOptions, InputLayout, import_file};
 use whit_convert::pipeline::{ConvertOptions, Converted, Watch, convert, convert_searched};
 use whit_convert::plan::Target;
 use whit_convert::quantize::calibrate::{Calibration, Method};
-use whit_convert::quantize::improve::{Effect, Improvement};
+use whit_convert::quantize::improve::{Effect, Steps};
 use whit_convert::quantize::numbers::{DEFAULT_GROUP, GROUP_SIZES, Numbers};
 use whit_convert::tensor::Tensor;
 
@@ -81,10 +81,11 @@ pub(crate) struct Convert {
     /// A node that stays float: short for --layer NODE=float
     #[arg(long, value_name = "NODE")]
     keep_float: Vec<String>,
-    /// Steps that improve the quantized weights, by name and separated by commas; one that brings the outputs no
-    /// closer to the float model's is taken back
-    #[arg(long, value_name = "STEPS", value_delimiter = ',')]
-    improve: Vec<Improvement>,
+    /// Steps that improve the quantized model on the calibration data: auto (those that serve its numbers and take
+    /// seconds), none, or names separated by commas of widen, equalize, gptq, rounding, bias and finetune. One that
+    /// brings the outputs no closer to the float model's is taken back
+    #[arg(long, value_name = "STEPS", default_value = "auto")]
+    improve: Steps,
     /// What is drawn at random follows from this
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -445,15 +446,15 @@ impl Convert {
         let numbers = self.quantize.numbers(self.group);
         let kept = self.keep_float.iter().map(|node| (node.clone(), Numbers::Float));
         let layers: Vec<_> = self.layer.iter().cloned().chain(kept).collect();
-        let integers = |numbers: Numbers| numbers.integer().is_some();
+        let plain = |numbers: &Numbers| matches!(numbers, Numbers::Float | Numbers::F16);
         if data.is_some()
             && self.quantize != SchemeArg::Auto
-            && self.improve.is_empty()
-            && !integers(numbers)
-            && !layers.iter().any(|(_, numbers)| integers(*numbers))
+            && plain(&numbers)
+            && layers.iter().all(|(_, numbers)| plain(numbers))
         {
             eprintln!(
-                "note: --calibrate chooses ranges for int8 and int16; here it only feeds the golden vectors"
+                "note: --calibrate chooses ranges and improves weights; float and f16 have neither, here it only \
+                 feeds the golden vectors"
             );
         }
         let options = ConvertOptions {

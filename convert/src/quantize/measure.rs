@@ -1,6 +1,11 @@
 //! How far a quantized program's outputs are from the float program's.
 
 use crate::evaluate::{EvaluateError, Program, Samples, describe, feed, output_reals};
+use crate::graph::Graph;
+use crate::plan::PlanOptions;
+use crate::quantize::calibrate::Ranges;
+use crate::quantize::numbers::Numbers;
+use crate::quantize::quantization::Quantization;
 
 /// Sums of squares of a signal and of an error in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -86,10 +91,29 @@ pub fn noise_by_sample(
     Ok(())
 }
 
+/// Error over signal, averaged over the outputs, of a float graph whose nodes get these numbers.
+///
+/// # Errors
+/// As [`output_noise`].
+pub fn noise_of_mix(
+    graph: &Graph,
+    numbers: &[Numbers],
+    ranges: &Ranges,
+    float: &Program,
+    samples: &dyn Samples,
+) -> Result<f64, EvaluateError> {
+    let quantization = Quantization::new(graph.clone(), numbers, ranges);
+    let program = Program::new(&quantization.lowered(), &PlanOptions::default())?;
+    Ok(mean_ratio(&output_noise(float, &program, samples, &mut |_, _| ())?))
+}
+
+fn mean_ratio(noise: &[Noise]) -> f64 {
+    noise.iter().map(Noise::ratio).sum::<f64>() / noise.len().max(1) as f64
+}
+
 /// One number for several outputs: the mean of their ratios of error to signal, in decibels.
 pub fn overall_db(noise: &[Noise]) -> f64 {
-    let sum: f64 = noise.iter().map(Noise::ratio).sum();
-    -10.0 * (sum / noise.len().max(1) as f64).log10()
+    -10.0 * mean_ratio(noise).log10()
 }
 
 #[cfg(test)]

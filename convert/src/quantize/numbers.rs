@@ -46,6 +46,19 @@ impl Numbers {
         }
     }
 
+    /// Bytes that so many weights take, with the scales of their groups.
+    pub fn weight_bytes(self, weights: usize) -> f64 {
+        let scales = |group: usize| 2.0 / group as f64;
+        let each = match self {
+            Numbers::Float => 4.0,
+            Numbers::F16 => 2.0,
+            Numbers::W8 { group } => 1.0 + scales(group),
+            Numbers::W4 { group } => 0.5 + scales(group),
+            Numbers::Int8 | Numbers::Int16 => 1.0,
+        };
+        weights as f64 * each
+    }
+
     /// These numbers if a node can be computed with them, else the nearest that lose nothing: a
     /// depthwise convolution has too few weights a channel for groups and keeps f16, an operator without
     /// an integer form stays float.

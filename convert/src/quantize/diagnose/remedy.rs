@@ -14,7 +14,7 @@ use crate::pipeline::Watch;
 use crate::plan::PlanOptions;
 use crate::quantize::calibrate::{Method, Ranges, calibrate};
 use crate::quantize::clamp_of;
-use crate::quantize::improve::{Context, Improvement, improve};
+use crate::quantize::improve::{Context, Improvement, Steps, improve};
 use crate::quantize::measure::{output_noise, overall_db};
 use crate::quantize::numbers::{DEFAULT_GROUP, Numbers};
 use crate::quantize::quantization::Quantization;
@@ -37,7 +37,9 @@ pub struct Attempts<'a> {
     pub numbers: Numbers,
     /// Other methods, by what the command line calls them.
     pub other_methods: Vec<(String, Method)>,
-    /// Steps of improvement.
+    /// Steps of improvement that the file's weights went through.
+    pub applied: Vec<Improvement>,
+    /// Others, to be tried.
     pub improvements: Vec<Improvement>,
     /// How many of the worst layers are tried.
     pub layers: usize,
@@ -135,7 +137,26 @@ pub fn try_remedies(
         Ok(calibrate(graph, &numbers, attempts.calibration, method, &mut progress)?.ranges)
     };
     let ranges = ranges_by(attempts.method, &mut stages)?;
-    let base = Quantization::new(graph.clone(), &numbers, &ranges);
+    // Everything that is tried goes through the steps that the file went through.
+    let quantize = |numbers: &[Numbers],
+                    ranges: &Ranges,
+                    more: Option<Improvement>,
+                    stages: &mut Stages<'_>| {
+        let mut quantization = Quantization::new(graph.clone(), numbers, ranges);
+        let mut context = Context {
+            reference: graph,
+            samples: attempts.calibration,
+            method: attempts.method,
+            seed: attempts.seed,
+            watch: &mut *stages.watch,
+            notes: Vec::new(),
+        };
+        let steps = attempts.applied.iter().copied().chain(more).collect();
+        let effects = improve(&mut quantization, &Steps::Named(steps), &mut context)?;
+        let helped = effects.iter().any(|effect| Some(effect.improvement) == more && effect.kept);
+        Ok::<_, EvaluateError>((quantization, helped))
+    };
+    let (base, _) = quantize(&numbers, &ranges, None, &mut stages)?;
     let before = bench.measure(&base)?;
     comparison.baseline_db = Some(before.db);
 
@@ -158,7 +179,7 @@ pub fn try_remedies(
     let mut helped: Vec<(f64, &Candidate)> = Vec::new();
     for candidate in &candidates {
         stages.next();
-        let changed = Quantization::new(graph.clone(), &candidate.numbers(&numbers), &ranges);
+        let (changed, _) = quantize(&candidate.numbers(&numbers), &ranges, None, &mut stages)?;
         if changed.numbers == base.numbers {
             continue;
         }
@@ -172,7 +193,7 @@ pub fn try_remedies(
     for other in attempts.other_methods.iter().filter(|_| has_integers) {
         stages.next();
         let own = ranges_by(other.1, &mut stages)?;
-        let changed = Quantization::new(graph.clone(), &numbers, &own);
+        let (changed, _) = quantize(&numbers, &own, None, &mut stages)?;
         let gain = note(other.0.clone(), None, bench.measure(&changed)?);
         if gain >= WORTH_DB && best_method.as_ref().is_none_or(|best| gain > best.0) {
             best_method = Some((gain, other, own));
@@ -180,18 +201,11 @@ pub fn try_remedies(
     }
     for step in &attempts.improvements {
         stages.next();
-        let mut changed = base.clone();
-        let mut context = Context {
-            reference: graph,
-            samples: attempts.calibration,
-            method: attempts.method,
-            seed: attempts.seed,
-            watch: &mut *stages.watch,
-            notes: Vec::new(),
-        };
-        let effects = improve(&mut changed, &[*step], &mut context)?;
-        if effects.iter().any(|effect| effect.kept) {
-            note(format!("--improve {}", step.name()), None, bench.measure(&changed)?);
+        let (changed, helped) = quantize(&numbers, &ranges, Some(*step), &mut stages)?;
+        if helped {
+            let mut steps = attempts.applied.clone();
+            steps.push(*step);
+            note(format!("--improve {}", Steps::Named(steps)), None, bench.measure(&changed)?);
         }
     }
     // For each layer the best that helped it, and the best method, in one.
@@ -211,7 +225,7 @@ pub fn try_remedies(
             together[*node] = *to;
         }
         let used = best_method.as_ref().map_or(&ranges, |(_, _, own)| own);
-        let changed = Quantization::new(graph.clone(), &together, used);
+        let (changed, _) = quantize(&together, used, None, &mut stages)?;
         let mut options = options_of(bench.graph, &nodes);
         if let Some((_, (name, _), _)) = &best_method {
             options.insert_str(0, &format!("{name} "));

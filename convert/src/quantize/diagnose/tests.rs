@@ -411,6 +411,7 @@ fn remedies_are_measured() {
         method: Method::MinMax,
         numbers: Numbers::Int8,
         other_methods: vec![("--method percentile".to_owned(), Method::Percentile(99.9))],
+        applied: Vec::new(),
         improvements: Vec::new(),
         layers: 2,
         seed: 0,

@@ -9,6 +9,7 @@ mod rounding;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod widen;
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,6 +26,8 @@ use crate::quantize::quantization::Quantization;
 /// A step by its name on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Improvement {
+    /// The layers whose 4 bits harm the outputs most per byte get 8 bits; see [`widen`].
+    Widen,
     /// Channels rescaled between layers; see [`equalize`].
     Equalize,
     /// Weights rounded one after the other, each making up for those before; see [`gptq`].
@@ -40,6 +43,7 @@ pub enum Improvement {
 impl Improvement {
     /// Every step, in the order in which they are applied.
     pub const ALL: &'static [Improvement] = &[
+        Improvement::Widen,
         Improvement::Equalize,
         Improvement::Gptq,
         Improvement::Rounding,
@@ -50,6 +54,7 @@ impl Improvement {
     /// The name that `--improve` takes.
     pub const fn name(self) -> &'static str {
         match self {
+            Improvement::Widen => "widen",
             Improvement::Equalize => "equalize",
             Improvement::Gptq => "gptq",
             Improvement::Rounding => "rounding",
@@ -68,6 +73,7 @@ impl Improvement {
         context: &mut Context<'_>,
     ) -> Result<bool, EvaluateError> {
         match self {
+            Improvement::Widen => widen::run(quantization, context),
             Improvement::Equalize => equalize::run(quantization, context),
             Improvement::Gptq => gptq::run(quantization, context),
             Improvement::Rounding => rounding::run(quantization, context),
@@ -90,8 +96,71 @@ impl FromStr for Improvement {
         let found = Improvement::ALL.iter().find(|step| step.name() == text);
         found.copied().ok_or_else(|| {
             let names: Vec<&str> = Improvement::ALL.iter().map(|step| step.name()).collect();
-            format!("`{text}` is none of {}", names.join(", "))
+            format!("`{text}` is none of auto, none, {}", names.join(", "))
         })
+    }
+}
+
+/// Which steps are applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Steps {
+    /// Those that serve the numbers of the layers and take seconds; see [`Steps::for_numbers`].
+    Auto,
+    /// These.
+    Named(Vec<Improvement>),
+}
+
+impl Steps {
+    /// The steps for a model with these numbers, in order.
+    pub fn for_numbers(&self, numbers: &[Numbers]) -> Vec<Improvement> {
+        let has = |of: &dyn Fn(&Numbers) -> bool| numbers.iter().any(of);
+        let integers = has(&|numbers| numbers.integer().is_some());
+        let four_bits = has(&|numbers| matches!(numbers, Numbers::W4 { .. }));
+        let grouped = four_bits || has(&|numbers| matches!(numbers, Numbers::W8 { .. }));
+        let serves = |step: &Improvement| match step {
+            Improvement::Widen => four_bits,
+            Improvement::Equalize | Improvement::Bias => integers || four_bits,
+            Improvement::Gptq => grouped,
+            Improvement::Rounding | Improvement::FineTune => false,
+        };
+        match self {
+            Steps::Auto => Improvement::ALL.iter().copied().filter(serves).collect(),
+            Steps::Named(steps) => {
+                let mut steps = steps.clone();
+                steps.sort();
+                steps.dedup();
+                steps
+            }
+        }
+    }
+}
+
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Steps::Auto => f.write_str("auto"),
+            Steps::Named(steps) if steps.is_empty() => f.write_str("none"),
+            Steps::Named(steps) => {
+                let names: Vec<&str> = steps.iter().map(|step| step.name()).collect();
+                f.write_str(&names.join(","))
+            }
+        }
+    }
+}
+
+impl FromStr for Steps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Steps, String> {
+        match text {
+            "auto" => Ok(Steps::Auto),
+            "none" => Ok(Steps::Named(Vec::new())),
+            names => names
+                .split(',')
+                .map(|name| name.trim().parse())
+                .collect::<Result<_, _>>()
+                .map(Steps::Named),
+        }
     }
 }
 
@@ -139,13 +208,11 @@ pub struct Effect {
 /// When a sample doesn't fit or a run fails.
 pub fn improve(
     quantization: &mut Quantization,
-    steps: &[Improvement],
+    steps: &Steps,
     context: &mut Context<'_>,
 ) -> Result<Vec<Effect>, EvaluateError> {
     let mut effects = Vec::new();
-    let mut steps = steps.to_vec();
-    steps.sort();
-    steps.dedup();
+    let steps = steps.for_numbers(&quantization.numbers);
     if steps.is_empty() {
         return Ok(effects);
     }
@@ -171,12 +238,15 @@ pub fn improve(
         };
         let changed = improvement.run(&mut better, &mut own)?;
         let mut notes = own.notes;
-        context.notes.append(&mut notes);
         if !changed {
+            context.notes.append(&mut notes);
             continue;
         }
         let after_db = measure(&better, context)?;
         let kept = after_db > before_db;
+        if kept {
+            context.notes.append(&mut notes);
+        }
         effects.push(Effect { improvement, before_db, after_db, kept });
         if kept {
             *quantization = better;

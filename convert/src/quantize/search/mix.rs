@@ -104,19 +104,6 @@ fn first_layer(
     }
 }
 
-/// Bytes that the weights of a layer take.
-pub(super) fn weight_bytes(layer: &Layer, numbers: Numbers) -> f64 {
-    let scales = |group: usize| 2.0 / group as f64;
-    let each = match numbers {
-        Numbers::Float => 4.0,
-        Numbers::F16 => 2.0,
-        Numbers::W8 { group } => 1.0 + scales(group),
-        Numbers::W4 { group } => 0.5 + scales(group),
-        Numbers::Int8 | Numbers::Int16 => 1.0,
-    };
-    layer.weights as f64 * each
-}
-
 /// The time of a layer relative to f32: a model, so that a search gives the same each time. The figures are what
 /// our kernels take on AVX2, and on a Cortex-M4 with and without its floating-point unit at work, rounded.
 pub(super) fn relative_time(layer: &Layer, numbers: Numbers, target: Target) -> f64 {

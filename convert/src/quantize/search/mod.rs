@@ -20,8 +20,8 @@ use crate::graph::Graph;
 use crate::pipeline::Watch;
 use crate::plan::PlanOptions;
 use crate::quantize::calibrate::{Method, Ranges};
-use crate::quantize::improve::{Context, Effect, Improvement, improve};
-use crate::quantize::measure::{output_noise, overall_db};
+use crate::quantize::improve::{Context, Effect, Steps, improve};
+use crate::quantize::measure::noise_of_mix;
 use crate::quantize::numbers::Numbers;
 use crate::quantize::quantization::Quantization;
 
@@ -33,6 +33,10 @@ const WEIGHINGS: usize = 24;
 
 /// Mixes that are improved at most, when the cheapest ones miss the mark without.
 const IMPROVED: usize = 4;
+
+/// Share of a mix's cost that must be saved for using up the whole of the loss that is allowed: few bytes aren't worth
+/// many decibels.
+const WORTH: f64 = 0.05;
 
 /// Error over signal of a layer that leaves its outputs as they are: nothing is better than that.
 const NO_ERROR: f64 = 1e-12;
@@ -96,6 +100,8 @@ pub struct Point {
     pub numbers: Vec<Numbers>,
     /// Quality on the data.
     pub quality: f64,
+    /// Quality that errors of this size leave in the mean: [`Answers::expected_quality`].
+    pub expected_quality: f64,
     /// Signal-to-noise ratio of the outputs in decibels.
     pub snr_db: f64,
     /// Bytes of the file, without golden vectors.
@@ -193,7 +199,7 @@ pub fn search(
     graph: &Graph,
     (ranges, method): (&Ranges, Method),
     calibration: &dyn Samples,
-    improvements: &[Improvement],
+    improvements: &Steps,
     plan: PlanOptions,
     seed: u64,
     search: &Search<'_>,
@@ -249,9 +255,9 @@ pub fn search(
             continue;
         }
         let time_is_left = !(bench.out_of_time() && fits);
-        if !improvements.is_empty() && time_is_left {
+        let numbers = points[at].numbers.clone();
+        if time_is_left && !improvements.for_numbers(&numbers).is_empty() {
             tried += usize::from(!fits);
-            let numbers = points[at].numbers.clone();
             let mut quantization = Quantization::new(graph.clone(), &numbers, ranges);
             let notes = Vec::new();
             let mut context =
@@ -259,7 +265,7 @@ pub fn search(
             let effects = improve(&mut quantization, improvements, &mut context)?;
             let improved = bench.measure(&quantization, true)?;
             let better = bench.fits(&improved, &float_point)
-                && (!fits || improved.quality >= points[at].quality);
+                && (!fits || improved.expected_quality >= points[at].expected_quality);
             if effects.iter().any(|effect| effect.kept) {
                 points.push(improved);
                 kept.push(Some((quantization, effects)));
@@ -326,6 +332,7 @@ impl Bench<'_> {
             description: mix::describe(self.graph, &numbers),
             numbers,
             quality: answers.quality(&self.quality, &self.float),
+            expected_quality: answers.expected_quality(&self.quality, &self.float),
             snr_db: answers.snr_db(&self.float),
             file_bytes: emit(&program.plan, &[]).len() as u64,
             arena_bytes: program.plan.arena_bytes as u64,
@@ -357,15 +364,12 @@ impl Bench<'_> {
                     continue;
                 }
                 let mix = mix::spread(self.graph, &[(layer.node, *numbers)].into());
-                let quantization = Quantization::new(self.graph.clone(), &mix, self.ranges);
-                let program = Program::new(&quantization.lowered(), &PlanOptions::default())?;
-                let outputs = output_noise(float, &program, &few, &mut |_, _| ())?;
-                let snr_db = overall_db(&outputs);
-                of_layer.push(10f64.powf(-snr_db / 10.0).max(NO_ERROR));
+                let noise = noise_of_mix(self.graph, &mix, self.ranges, float, &few)?;
+                of_layer.push(noise.max(NO_ERROR));
                 sensitivities.push(Sensitivity {
                     layer: layer.name.clone(),
                     numbers: *numbers,
-                    snr_db,
+                    snr_db: -10.0 * noise.log10(),
                 });
             }
             noise.push(of_layer);
@@ -388,7 +392,7 @@ impl Bench<'_> {
             add(&nodes.collect());
         }
         let all_bytes: f64 =
-            self.layers.iter().map(|layer| mix::weight_bytes(layer, Numbers::Float)).sum();
+            self.layers.iter().map(|layer| Numbers::Float.weight_bytes(layer.weights)).sum();
         let all_time: f64 = self
             .layers
             .iter()
@@ -406,7 +410,7 @@ impl Bench<'_> {
                 let mut chosen = BTreeMap::new();
                 for (layer, noise) in self.layers.iter().zip(noise) {
                     let cost = |(numbers, noise): &(Numbers, f64)| {
-                        let bytes = mix::weight_bytes(layer, *numbers) / all_bytes.max(1.0);
+                        let bytes = numbers.weight_bytes(layer.weights) / all_bytes.max(1.0);
                         let time = mix::relative_time(layer, *numbers, self.plan.target);
                         let time = time / all_time.max(1.0);
                         of_bytes * bytes + (1.0 - of_bytes) * time + weight * noise
@@ -424,10 +428,17 @@ impl Bench<'_> {
     }
 
     fn fits(&self, point: &Point, float: &Point) -> bool {
-        let drop = float.quality - point.quality;
-        // A drop of exactly the share asked for is allowed, whatever the last bit says.
-        let keeps = self.search.budget.max_drop.is_none_or(|most| drop <= most + 1e-9);
+        // A drop of exactly the share asked for is allowed, whatever the last bit says; and less than half a
+        // sample, where only the mean is told.
+        let keeps = self.search.budget.max_drop.is_none_or(|most| {
+            float.quality - point.quality <= most + 1e-9
+                && float.quality - point.expected_quality <= most + self.half_a_sample()
+        });
         keeps && self.fits_but_for_quality(point)
+    }
+
+    fn half_a_sample(&self) -> f64 {
+        0.5 / self.search.samples.len().max(1) as f64
     }
 
     fn fits_but_for_quality(&self, point: &Point) -> bool {
@@ -440,14 +451,18 @@ impl Bench<'_> {
     /// The points from the cheapest to the dearest. Without a bound on quality, the best come first: a budget is
     /// there to be spent.
     fn by_cost(&self, points: &[Point], float: &Point) -> Vec<usize> {
+        let allowed = self.search.budget.max_drop.map(|most| most.max(self.half_a_sample()));
         let cost = |point: &Point| {
+            let lost = (float.quality - point.expected_quality).max(0.0);
+            let loss = allowed.map_or(0.0, |most| WORTH * lost / most);
             let size = (point.file_bytes as f64 / float.file_bytes as f64).ln();
             let time = point.relative_time.max(f64::MIN_POSITIVE).ln();
-            match self.search.prefer {
+            let cost = match self.search.prefer {
                 Prefer::Size => size + time * 1e-3,
                 Prefer::Time => time + size * 1e-3,
                 Prefer::Balance => size + time,
-            }
+            };
+            cost + loss
         };
         let mut order: Vec<usize> = (0..points.len()).collect();
         order.sort_by(|a, b| {
@@ -455,7 +470,7 @@ impl Bench<'_> {
             let by_cost = cost(a).total_cmp(&cost(b)).then(b.snr_db.total_cmp(&a.snr_db));
             match self.search.budget.max_drop {
                 Some(_) => by_cost,
-                None => b.quality.total_cmp(&a.quality).then(by_cost),
+                None => b.expected_quality.total_cmp(&a.expected_quality).then(by_cost),
             }
         });
         order

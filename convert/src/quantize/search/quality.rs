@@ -3,6 +3,9 @@
 use crate::evaluate::{EvaluateError, Program, Samples, describe, feed, output_reals};
 use crate::quantize::measure::{Noise, overall_db};
 
+/// Samples that the error near a decision is taken from, at least: those whose decision is closest.
+const NEAREST: usize = 16;
+
 /// How the quality of outputs is told, 1 being perfect.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Quality {
@@ -109,6 +112,53 @@ impl Answers {
         }
     }
 
+    /// The quality that errors as large as these leave in the mean.
+    ///
+    /// Of a few hundred samples only a few answers change, and luck decides which way. But each sample has a margin, by
+    /// which the right class is ahead in float, and an error in it. With normal errors of variance σ² a margin m is kept
+    /// with probability Φ(m / σ). σ² is the mean square of the errors where margins are smallest: scores near 0 and 1
+    /// err less, and don't matter.
+    pub fn expected_quality(&self, quality: &Quality, float: &Answers) -> f64 {
+        let class = |sample: usize| match quality {
+            Quality::Accuracy { labels } => labels.get(sample).copied(),
+            Quality::Agreement => Some(float.class(sample)),
+            Quality::Fidelity => None,
+        };
+        let margins: Option<Vec<(f64, f64)>> = (0..self.outputs.len())
+            .map(|sample| {
+                let class = class(sample)?;
+                Some((float.margin(sample, class)?, self.margin(sample, class)?))
+            })
+            .collect();
+        let Some(mut margins) = margins.filter(|margins| !margins.is_empty()) else {
+            return self.quality(quality, float);
+        };
+        margins.sort_by(|a, b| a.0.abs().total_cmp(&b.0.abs()));
+        let near = margins.len().min(NEAREST.max(margins.len() / 4));
+        let squares: f64 = margins[..near].iter().map(|(float, own)| (own - float).powi(2)).sum();
+        let sigma = (squares / near as f64).sqrt();
+        if sigma == 0.0 {
+            return float.quality(quality, float);
+        }
+        let kept = |(margin, _): &(f64, f64)| {
+            0.5 * libm::erfc(-margin / sigma * std::f64::consts::FRAC_1_SQRT_2)
+        };
+        margins.iter().map(kept).sum::<f64>() / margins.len() as f64
+    }
+
+    /// How far the score of a class is ahead of the others; none when there is no such score.
+    fn margin(&self, sample: usize, class: usize) -> Option<f64> {
+        let row = self.outputs[sample].first()?;
+        if let [one] = row[..] {
+            let above = f64::from(one) - 0.5;
+            return Some(if class == 1 { above } else { -above });
+        }
+        let own = *row.get(class)?;
+        let others = row.iter().enumerate().filter(|(at, _)| *at != class);
+        let best = others.map(|(_, score)| *score).fold(f32::NEG_INFINITY, f32::max);
+        Some(f64::from(own) - f64::from(best))
+    }
+
     /// The signal-to-noise ratio of the outputs in decibels.
     pub fn snr_db(&self, float: &Answers) -> f64 {
         overall_db(&self.noise(float))
@@ -151,6 +201,12 @@ mod tests {
             assert!((float.quality(&quality, &float) - of_float).abs() < 1e-6, "{quality:?}");
             assert!((other.quality(&quality, &float) - of_other).abs() < 1e-6, "{quality:?}");
         }
+        assert_eq!(float.expected_quality(&Quality::Agreement, &float), 1.0);
+        // Margins of 0.8, 0.6, 0.2 and 0.4; errors of 0, 0, 0.4 and 0.
+        let phi = |x: f64| 0.5 * libm::erfc(-x / 2f64.sqrt());
+        let kept: f64 = [0.8, 0.6, 0.2, 0.4].map(|margin| phi(margin / 0.2)).iter().sum();
+        let expected = other.expected_quality(&Quality::Agreement, &float);
+        assert!((expected - kept / 4.0).abs() < 1e-6, "{expected}");
         let single = answers(&[&[0.4], &[0.6]]);
         let accuracy = Quality::Accuracy { labels: vec![0, 1] };
         assert_eq!(single.quality(&accuracy, &single), 1.0);
