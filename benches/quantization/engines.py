@@ -112,6 +112,7 @@ WHIT = {
     "w4 plain": (["--quantize", "w4", "--group", 32, "--improve", "none"], "calibrate"),
     "w4": (["--quantize", "w4", "--group", 32, "--improve", "auto", "--seed", SEED], "calibrate"),
     "auto": (["--quantize", "auto", "--max-drop", "0.3%", "--seed", SEED], "search"),
+    "auto, size first": (["--quantize", "auto", "--max-drop", "0.3%", "--prefer", "size", "--seed", SEED], "search"),
 }
 
 
@@ -151,7 +152,7 @@ class Whit:
         arguments = [*WHIT[scheme][0]]
         if arguments[-2:] == ["--improve", "none"] and not self.can_refrain:
             del arguments[-2:]
-        if scheme == "auto":
+        if scheme.startswith("auto"):
             arguments += ["--time-limit", f"{self.time_limit}s"]
         return arguments
 
@@ -170,7 +171,7 @@ class Whit:
                              + b"".join(sha256(a).encode() for a in arguments if isinstance(a, pathlib.Path))).hexdigest()
         about = json.loads(stamp.read_text()) if stamp.exists() and not self.fresh else {}
         if about.get("key") != key or not out.exists():
-            report = ["--report", out.with_suffix(".html")] if scheme == "auto" and "--report" in self.options else []
+            report = ["--report", out.with_suffix(".html")] if scheme.startswith("auto") and "--report" in self.options else []
             start = time.monotonic()
             text = self.run("convert", case.source, *arguments, *report, "--golden", 0, "-o", out, "--json")
             about = {"key": key, "seconds": time.monotonic() - start, "report": json.loads(text)}

@@ -91,7 +91,7 @@ def measure_model(case, engines, wanted, args):
                 built = engine.build(case, scheme)
                 if built.outputs.shape != against.shape:
                     raise Refused(f"its output has shape {built.outputs.shape[1:]} instead of {against.shape[1:]}")
-                searched = engine.name == "Whit" and scheme == "auto"
+                searched = engine.name == "Whit" and scheme.startswith("auto")
                 row |= measure(case, built.outputs, against, case.held_out if searched else None, SEED)
                 if "simulated" in built.about:
                     row["simulated"] = measure(case, built.about.pop("simulated"), against, None, SEED)

@@ -203,6 +203,8 @@ pub(super) fn json(front: &Front) -> Value {
         json!({
             "layers": point.description,
             "quality": point.quality,
+            "expected_quality": point.expected_quality,
+            "expected_changes": point.expected_changes,
             "snr_db": finite(point.snr_db),
             "file_bytes": point.file_bytes,
             "arena_bytes": point.arena_bytes,

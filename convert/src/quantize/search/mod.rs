@@ -34,8 +34,8 @@ const WEIGHINGS: usize = 24;
 /// Mixes that are improved at most, when the cheapest ones miss the mark without.
 const IMPROVED: usize = 4;
 
-/// Share of a mix's cost that must be saved for using up the whole of the loss that is allowed: few bytes aren't worth
-/// many decibels.
+/// Share of a mix's cost that must be saved for changing as many answers as may be lost: few bytes aren't worth many
+/// decibels.
 const WORTH: f64 = 0.05;
 
 /// Error over signal of a layer that leaves its outputs as they are: nothing is better than that.
@@ -102,6 +102,8 @@ pub struct Point {
     pub quality: f64,
     /// Quality that errors of this size leave in the mean: [`Answers::expected_quality`].
     pub expected_quality: f64,
+    /// Share of the answers that such errors change in the mean.
+    pub expected_changes: f64,
     /// Signal-to-noise ratio of the outputs in decibels.
     pub snr_db: f64,
     /// Bytes of the file, without golden vectors.
@@ -264,14 +266,18 @@ pub fn search(
                 Context { reference: graph, samples: calibration, method, seed, watch, notes };
             let effects = improve(&mut quantization, improvements, &mut context)?;
             let improved = bench.measure(&quantization, true)?;
-            let better = bench.fits(&improved, &float_point)
-                && (!fits || improved.expected_quality >= points[at].expected_quality);
+            let closer = improved.expected_changes <= points[at].expected_changes;
             if effects.iter().any(|effect| effect.kept) {
+                let improved_fits = bench.fits(&improved, &float_point);
                 points.push(improved);
                 kept.push(Some((quantization, effects)));
-                if better {
+                if improved_fits && (closer || !fits) {
                     chosen = Some(points.len() - 1);
                     break;
+                }
+                // What is closer to the float model and misses the mark shows that the other met it by luck.
+                if closer {
+                    continue;
                 }
             }
         }
@@ -328,11 +334,16 @@ impl Bench<'_> {
             .map(|layer| mix::relative_time(layer, numbers[layer.node], self.plan.target))
             .sum();
         let of_float: f64 = self.layers.iter().map(|layer| layer.macs as f64).sum();
+        let changes = match self.quality {
+            Quality::Accuracy { .. } => Quality::Agreement,
+            Quality::Agreement | Quality::Fidelity => self.quality.clone(),
+        };
         Point {
             description: mix::describe(self.graph, &numbers),
             numbers,
             quality: answers.quality(&self.quality, &self.float),
             expected_quality: answers.expected_quality(&self.quality, &self.float),
+            expected_changes: 1.0 - answers.expected_quality(&changes, &self.float),
             snr_db: answers.snr_db(&self.float),
             file_bytes: emit(&program.plan, &[]).len() as u64,
             arena_bytes: program.plan.arena_bytes as u64,
@@ -453,8 +464,7 @@ impl Bench<'_> {
     fn by_cost(&self, points: &[Point], float: &Point) -> Vec<usize> {
         let allowed = self.search.budget.max_drop.map(|most| most.max(self.half_a_sample()));
         let cost = |point: &Point| {
-            let lost = (float.quality - point.expected_quality).max(0.0);
-            let loss = allowed.map_or(0.0, |most| WORTH * lost / most);
+            let loss = allowed.map_or(0.0, |most| WORTH * point.expected_changes / most);
             let size = (point.file_bytes as f64 / float.file_bytes as f64).ln();
             let time = point.relative_time.max(f64::MIN_POSITIVE).ln();
             let cost = match self.search.prefer {
