@@ -6,7 +6,7 @@ BEGIN, END = "<!-- made by benches/quantization/table.py: begin -->", "<!-- made
 # A peer's scheme beside Whit's of the same kind: the first of these that Whit made.
 COUNTERPARTS = {"float": ["float"], "int8": ["int8", "int8 min-max"], "uint8": ["int8", "int8 min-max"], "published int8": ["int8", "int8 min-max"],
                 "dynamic int8": ["w8"], "int16": ["int16"], "w8": ["w8"], "w4": ["w4"], "dynamic int4": ["w4"]}
-SUMMARY = ["float", "int8 min-max", "int8", "int16", "w8", "w4", "auto"]
+SUMMARY = ["float", "int8 min-max", "int8", "int16", "w8", "w4", "auto", "auto, size first"]
 
 
 def find(model, engine, scheme):
