@@ -136,13 +136,13 @@ def render(result):
         f"{machine['cpu']} ({', '.join(machine['features'])}), one thread, batch 1, {result['rounds']} rounds of {result['seconds']:g} s per scheme, taking turns; "
         f"{result['whit']}, {', '.join(result['versions'])}.",
         "",
-        "### Whit's schemes",
+        "#### Whit's schemes",
         "",
         "Accuracy on the test samples, in brackets its change against float in points.",
         "",
         *summary(models),
         "",
-        "### Beside ONNX Runtime and LiteRT",
+        "#### Beside ONNX Runtime and LiteRT",
         "",
         "From the same float model and the same calibration samples. *Default* is what the quantizer does when told nothing; *best* is the best of its static int8 "
         "settings on the test samples, so chosen with hindsight, in its favour. Size and time are those of the best, as multiples of Whit's int8: above 1 Whit is "
@@ -152,7 +152,7 @@ def render(result):
     ]
     for model in models:
         table, refused = details(model)
-        lines += ["", f"### {model['model']}", "", "; ".join([f"{model['samples']} test samples, {model['calibration_samples']} for calibration", *model["notes"]]) + "."]
+        lines += ["", f"#### {model['model']}", "", "; ".join([f"{model['samples']} test samples, {model['calibration_samples']} for calibration", *model["notes"]]) + "."]
         if model.get("target"):
             lines[-1] += f" The benchmark asks for {model['target']:g} %."
         lines += ["", *table]
