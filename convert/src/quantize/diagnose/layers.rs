@@ -13,6 +13,7 @@ use super::{CompareError, Comparison, Output, decibels};
 use crate::evaluate::{EvaluateError, Samples, output_reals};
 use crate::graph::Graph;
 use crate::pipeline::Watch;
+use crate::quantize::improve::Improvement;
 
 /// What a quantized tensor's name may have behind that of the float value it stands for.
 const SUFFIXES: [&str; 5] = ["/q", "/dq", "/i8", "/real", "/rescaled"];
@@ -25,6 +26,9 @@ const BINS: usize = 48;
 
 /// Channels that a layer's are looked at one by one for; beyond, the last axis isn't one of channels.
 const MAX_CHANNELS: usize = 4096;
+
+/// Samples that the factors of equalized channels are found on.
+const FACTOR_SAMPLES: usize = 16;
 
 /// Work that measuring all layers' effects on the outputs may take, in multiply-accumulates: a few seconds.
 const EFFECT_WORK: u64 = 20_000_000_000;
@@ -167,6 +171,10 @@ pub(super) fn measure(
     }
 
     let mut runs = Runs::new(&float, &file, &pairs, samples.len())?;
+    let steps_applied = file.model.metadata_value("quantization.improvements").unwrap_or_default();
+    if steps_applied.split(',').any(|step| step == Improvement::Equalize.name()) {
+        runs.find_factors(samples)?;
+    }
     for sample in 0..samples.len() {
         runs.sample(samples, sample)?;
         watch.progress("comparing", sample + 1, samples.len());
@@ -331,6 +339,9 @@ struct Runs<'r, 'm> {
     /// Pairs of each tensor of the float program.
     of_float: HashMap<usize, Vec<usize>>,
     of_file: HashMap<usize, usize>,
+    /// Factors by channel between what equalization made of a value in the file and the float program's, by the
+    /// float program's tensor. Layers are compared as the file has them.
+    factors: HashMap<usize, Vec<f32>>,
     /// The grid on which every reader finds a value of the float program, if all find it on one.
     fed: HashMap<usize, Option<Grid>>,
     sessions: [whit::Session<'m>; 4],
@@ -373,6 +384,7 @@ impl<'r, 'm> Runs<'r, 'm> {
             pairs,
             of_float,
             of_file,
+            factors: HashMap::new(),
             fed,
             sessions: [session(float)?, session(float)?, session(file)?, session(file)?],
             sums: pairs.iter().map(|_| empty()).collect(),
@@ -383,6 +395,48 @@ impl<'r, 'm> Runs<'r, 'm> {
         })
     }
 
+    /// Finds the factors of equalized channels: powers of two, so that errors don't hide them.
+    fn find_factors(&mut self, samples: &dyn Samples) -> Result<(), CompareError> {
+        // By float tensor: Σ float · file and Σ file² of every channel.
+        let mut products: HashMap<usize, Vec<[f64; 2]>> = HashMap::new();
+        let (float, file) = (self.float, self.file);
+        let [mut plain, mut quantized] = [float.session()?, file.session()?];
+        for sample in 0..samples.len().min(FACTOR_SAMPLES) {
+            let mut exact: HashMap<usize, (Vec<f32>, usize)> = HashMap::new();
+            float.run(&mut plain, samples, sample, &mut |made, slot, reals| {
+                let channels = slot.dims().last().map_or(0, |dim| *dim as usize);
+                let own = |pair: &usize| self.pairs[*pair].own;
+                let layer = self.of_float.get(&made).is_some_and(|pairs| pairs.iter().any(own));
+                if layer && float.made[made].step.is_some() && channels > 1 {
+                    exact.insert(made, (reals.to_vec(), channels));
+                }
+                None
+            })?;
+            file.run(&mut quantized, samples, sample, &mut |made, _, reals| {
+                let pair = &self.pairs[*self.of_file.get(&made)?];
+                let (exact, channels) = exact.get(&pair.float).filter(|_| pair.own)?;
+                let sums = products.entry(pair.float).or_insert(vec![[0.0; 2]; *channels]);
+                for (at, (exact, real)) in exact.iter().zip(reals).enumerate() {
+                    let (exact, real) = (f64::from(*exact), f64::from(*real));
+                    sums[at % channels][0] += exact * real;
+                    sums[at % channels][1] += real * real;
+                }
+                None
+            })?;
+        }
+        for (made, sums) in products {
+            let factor = |[product, square]: [f64; 2]| {
+                let factor = (product / square).log2().round().exp2() as f32;
+                if factor.is_normal() { factor } else { 1.0 }
+            };
+            let factors: Vec<f32> = sums.into_iter().map(factor).collect();
+            if factors.iter().any(|factor| *factor != 1.0) {
+                self.factors.insert(made, factors);
+            }
+        }
+        Ok(())
+    }
+
     /// Runs one sample four times: float; float on rounded values; quantized; quantized on exact values.
     fn sample(&mut self, samples: &dyn Samples, sample: usize) -> Result<(), CompareError> {
         let Runs {
@@ -391,6 +445,7 @@ impl<'r, 'm> Runs<'r, 'm> {
             pairs,
             of_float,
             of_file,
+            factors,
             fed,
             sessions: [plain, rounded, quantized, isolated],
             sums,
@@ -403,10 +458,11 @@ impl<'r, 'm> Runs<'r, 'm> {
         exact.clear();
         float.run(plain, samples, sample, &mut |made, slot, reals| {
             if let Some(of) = of_float.get(&made) {
-                exact.insert(made, reals.to_vec());
+                let reals = scaled(reals, factors.get(&made), |real, factor| real / factor);
                 for pair in of {
-                    look(&mut sums[*pair], slot, reals, keep);
+                    look(&mut sums[*pair], slot, &reals, keep);
                 }
+                exact.insert(made, reals);
             }
             None
         })?;
@@ -415,15 +471,16 @@ impl<'r, 'm> Runs<'r, 'm> {
         float.run(rounded, samples, sample, &mut |made, _, reals| {
             let of = of_float.get(&made)?;
             let exact = &exact[&made];
+            let reals = scaled(reals, factors.get(&made), |real, factor| real / factor);
             for pair in of {
-                sums[*pair].input_grids += squared(exact, reals);
+                sums[*pair].input_grids += squared(exact, &reals);
             }
-            made_of_rounded.insert(made, reals.to_vec());
-            let grid = fed.get(&made).copied().flatten();
-            Some(match grid {
+            made_of_rounded.insert(made, reals);
+            let rounded: Vec<f32> = match fed.get(&made).copied().flatten() {
                 Some(grid) => exact.iter().map(|real| grid.nearest(*real)).collect(),
                 None => exact.clone(),
-            })
+            };
+            Some(scaled(&rounded, factors.get(&made), |real, factor| real * factor))
         })?;
         file.run(quantized, samples, sample, &mut |made, _, reals| {
             let pair = *of_file.get(&made)?;
@@ -497,7 +554,8 @@ impl<'r, 'm> Runs<'r, 'm> {
                 if self.own[at].iter().all(|error| *error == 0.0) {
                     continue;
                 }
-                let own = &self.own[at];
+                let factors = self.factors.get(&pair.float);
+                let own = &scaled(&self.own[at], factors, |error, factor| error * factor);
                 self.float.run(&mut self.sessions[0], samples, sample, &mut |made, _, reals| {
                     (made == pair.float)
                         .then(|| reals.iter().zip(own).map(|(real, error)| real + error).collect())
@@ -513,6 +571,18 @@ impl<'r, 'm> Runs<'r, 'm> {
             }
         }
         Ok(count)
+    }
+}
+
+/// Values with the factors of their channels applied, where there are some.
+fn scaled(reals: &[f32], factors: Option<&Vec<f32>>, apply: fn(f32, f32) -> f32) -> Vec<f32> {
+    match factors {
+        None => reals.to_vec(),
+        Some(factors) => reals
+            .iter()
+            .zip(factors.iter().cycle())
+            .map(|(real, factor)| apply(*real, *factor))
+            .collect(),
     }
 }
 

@@ -446,7 +446,8 @@ pub(super) fn equal_ranges(made: &[f32], read: &[f32]) -> Vec<f32> {
     made.iter().zip(read).map(|(made, read)| (made / read).sqrt()).collect()
 }
 
-/// Centres factors around 1, keeps them within bounds, and gives channels without one the factor 1.
+/// Centres factors around 1, keeps them within bounds, and gives channels without one the factor 1. They become powers of
+/// two: values and weights of the float model then keep every bit, and who compares the two finds the factors again.
 fn normalize(site: &Site, seen: &BTreeMap<ValueId, Seen>, factors: &mut [f32]) {
     // How far a channel may grow: None where it reaches a clamp.
     let least = |channel: usize| -> Option<f32> {
@@ -469,7 +470,9 @@ fn normalize(site: &Site, seen: &BTreeMap<ValueId, Seen>, factors: &mut [f32]) {
     for (factor, least) in factors.iter_mut().zip(&free) {
         *factor = match least {
             Some(least) if factor.is_finite() => {
-                (*factor / centre).clamp(1.0 / LARGEST_FACTOR, LARGEST_FACTOR).max(*least)
+                let bounded = (*factor / centre).clamp(1.0 / LARGEST_FACTOR, LARGEST_FACTOR);
+                let power = bounded.log2().round().exp2();
+                if power >= *least { power } else { least.log2().ceil().exp2() }
             }
             _ => 1.0,
         };
