@@ -130,7 +130,7 @@ fn layers_are_compared_in_text_json_and_html() {
         let (least, most) = match scheme {
             "int8" => (20.0, 60.0),
             "int16" => (25.0, 100.0),
-            "w4" => (5.0, 40.0),
+            "w4" => (5.0, 80.0),
             _ => (50.0, 120.0),
         };
         assert!((least..most).contains(&output), "{scheme}: {output} dB");

