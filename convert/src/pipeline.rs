@@ -287,6 +287,11 @@ fn convert_with(
         watch.graph("quantize", &graph);
         lower_to_integers(&mut graph, watch);
     }
+    let named = matches!(&options.improve, Steps::Named(steps) if !steps.is_empty());
+    if named && report.effects.is_empty() {
+        let note = format!("--improve {} found nothing to improve", options.improve);
+        report.notes.push(note);
+    }
     if already_quantized || integers.is_some() {
         report.float_nodes = graph
             .nodes

@@ -56,14 +56,14 @@ pub(crate) struct NonFinite {
 pub(crate) enum DataError {
     #[error("{}: no such file or folder", .0.display())]
     Missing(PathBuf),
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("{}: {source}", path.display())]
-    Npy { path: PathBuf, source: NpyError },
+    #[error("{}: {why}", path.display())]
+    Io { path: PathBuf, why: std::io::Error },
+    #[error("{}: {why}", path.display())]
+    Npy { path: PathBuf, why: NpyError },
     #[error("{}: neither an .npz, a .npy, a folder of .npy files nor a folder of images by class", .0.display())]
     Kind(PathBuf),
-    #[error("{}: sample {sample}: {source}", path.display())]
-    Sample { path: PathBuf, sample: usize, source: NpyError },
+    #[error("{}: sample {sample}: {why}", path.display())]
+    Sample { path: PathBuf, sample: usize, why: NpyError },
     #[error("{}: images need an image input; this model's input has another shape", .0.display())]
     NotAnImageModel(PathBuf),
     #[error("{}: {reason}", path.display())]
@@ -100,8 +100,8 @@ impl Dataset {
         image_spec: Option<&ImageSpec>,
         memory_bytes: u64,
     ) -> Result<Dataset, DataError> {
-        let io = |source| DataError::Io { path: path.to_owned(), source };
-        let npy = |source| DataError::Npy { path: path.to_owned(), source };
+        let io = |why| DataError::Io { path: path.to_owned(), why };
+        let npy = |why| DataError::Npy { path: path.to_owned(), why };
         let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => DataError::Missing(path.to_owned()),
             _ => io(e),
@@ -135,7 +135,7 @@ impl Dataset {
             let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let limit = if name == LABELS { u64::MAX } else { memory_bytes };
             let array = series::open_npy(file, limit)
-                .map_err(|source| DataError::Npy { path: file.clone(), source })?;
+                .map_err(|why| DataError::Npy { path: file.clone(), why })?;
             arrays.insert(name, array);
         }
         if !arrays.is_empty() {
@@ -244,7 +244,7 @@ impl Dataset {
 
 /// The folder's entries, sorted by name, without hidden ones.
 fn sorted_entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let io = |source| DataError::Io { path: folder.to_owned(), source };
+    let io = |why| DataError::Io { path: folder.to_owned(), why };
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let entry = entry.map_err(io)?;

@@ -52,8 +52,8 @@ pub(crate) enum NpyError {
     FloatRange(f64),
     #[error("not a .npz archive: {0}")]
     Zip(String),
-    #[error("array `{name}`: {source}")]
-    Entry { name: String, source: Box<NpyError> },
+    #[error("array `{name}`: {why}")]
+    Entry { name: String, why: Box<NpyError> },
     #[error("array `{0}` is in the archive twice")]
     Duplicate(String),
     #[error(
@@ -376,8 +376,8 @@ pub(super) fn open_npz(
             }
             _ => unpack(&mut entry).and_then(|file| open_part(path, file, 0, bytes, memory_bytes)),
         };
-        let series = series
-            .map_err(|source| NpyError::Entry { name: name.clone(), source: source.into() })?;
+        let series =
+            series.map_err(|why| NpyError::Entry { name: name.clone(), why: why.into() })?;
         if arrays.insert(name.clone(), series).is_some() {
             return Err(NpyError::Duplicate(name));
         }
@@ -431,7 +431,7 @@ pub(crate) fn read_npz(reader: impl Read + Seek) -> Result<BTreeMap<String, Arra
         let entry = archive.by_index(index).map_err(zip_error)?;
         let Some(name) = name_of(&entry)? else { continue };
         let array = read_entry(entry)
-            .map_err(|source| NpyError::Entry { name: name.clone(), source: source.into() })?;
+            .map_err(|why| NpyError::Entry { name: name.clone(), why: why.into() })?;
         if arrays.insert(name.clone(), array).is_some() {
             return Err(NpyError::Duplicate(name));
         }

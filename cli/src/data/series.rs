@@ -149,7 +149,7 @@ impl Series {
 impl Stored {
     /// One sample, as an array of one.
     fn read(&self, sample: usize) -> Result<Array, DataError> {
-        let failed = |source| DataError::Sample { path: self.path.clone(), sample, source };
+        let failed = |why| DataError::Sample { path: self.path.clone(), sample, why };
         let start = self.offset + sample as u64 * self.sample_bytes;
         let shape: Vec<usize> =
             std::iter::once(1).chain(self.header.shape.iter().skip(1).copied()).collect();
