@@ -139,14 +139,14 @@ pub fn try_remedies(
     let ranges = ranges_by(attempts.method, &mut stages)?;
     // Everything that is tried goes through the steps that the file went through.
     let quantize = |numbers: &[Numbers],
-                    ranges: &Ranges,
+                    (ranges, method): (&Ranges, Method),
                     more: Option<Improvement>,
                     stages: &mut Stages<'_>| {
         let mut quantization = Quantization::new(graph.clone(), numbers, ranges);
         let mut context = Context {
             reference: graph,
             samples: attempts.calibration,
-            method: attempts.method,
+            method,
             seed: attempts.seed,
             watch: &mut *stages.watch,
             notes: Vec::new(),
@@ -156,7 +156,8 @@ pub fn try_remedies(
         let helped = effects.iter().any(|effect| Some(effect.improvement) == more && effect.kept);
         Ok::<_, EvaluateError>((quantization, helped))
     };
-    let (base, _) = quantize(&numbers, &ranges, None, &mut stages)?;
+    let as_made = (&ranges, attempts.method);
+    let (base, _) = quantize(&numbers, as_made, None, &mut stages)?;
     let before = bench.measure(&base)?;
     comparison.baseline_db = Some(before.db);
 
@@ -179,7 +180,7 @@ pub fn try_remedies(
     let mut helped: Vec<(f64, &Candidate)> = Vec::new();
     for candidate in &candidates {
         stages.next();
-        let (changed, _) = quantize(&candidate.numbers(&numbers), &ranges, None, &mut stages)?;
+        let (changed, _) = quantize(&candidate.numbers(&numbers), as_made, None, &mut stages)?;
         if changed.numbers == base.numbers {
             continue;
         }
@@ -193,7 +194,7 @@ pub fn try_remedies(
     for other in attempts.other_methods.iter().filter(|_| has_integers) {
         stages.next();
         let own = ranges_by(other.1, &mut stages)?;
-        let (changed, _) = quantize(&numbers, &own, None, &mut stages)?;
+        let (changed, _) = quantize(&numbers, (&own, other.1), None, &mut stages)?;
         let gain = note(other.0.clone(), None, bench.measure(&changed)?);
         if gain >= WORTH_DB && best_method.as_ref().is_none_or(|best| gain > best.0) {
             best_method = Some((gain, other, own));
@@ -201,7 +202,7 @@ pub fn try_remedies(
     }
     for step in &attempts.improvements {
         stages.next();
-        let (changed, helped) = quantize(&numbers, &ranges, Some(*step), &mut stages)?;
+        let (changed, helped) = quantize(&numbers, as_made, Some(*step), &mut stages)?;
         if helped {
             let mut steps = attempts.applied.clone();
             steps.push(*step);
@@ -224,7 +225,7 @@ pub fn try_remedies(
         for (node, to) in &nodes {
             together[*node] = *to;
         }
-        let used = best_method.as_ref().map_or(&ranges, |(_, _, own)| own);
+        let used = best_method.as_ref().map_or(as_made, |(_, (_, method), own)| (own, *method));
         let (changed, _) = quantize(&together, used, None, &mut stages)?;
         let mut options = options_of(bench.graph, &nodes);
         if let Some((_, (name, _), _)) = &best_method {
