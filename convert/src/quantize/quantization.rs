@@ -47,6 +47,7 @@ impl Quantization {
                 numbers => numbers,
             })
             .collect();
+        let numbers = without_idle_integers(&graph, numbers);
         let mut activations = BTreeMap::new();
         for dtype in [DType::I8, DType::I16] {
             let shared = SharedGrids::new(&graph, &numbers, dtype);
@@ -112,6 +113,37 @@ impl Quantization {
         crate::pipeline::rewrite(&mut graph, &[], &mut ());
         graph
     }
+}
+
+/// Leaves float what only moves elements from float nodes to float nodes: a grid between them costs accuracy and
+/// saves nothing.
+fn without_idle_integers(graph: &Graph, mut numbers: Vec<Numbers>) -> Vec<Numbers> {
+    let integer = |numbers: &[Numbers], at: usize| numbers[at].integer();
+    // Nodes that a value joins, when all of them are on integers of one type.
+    let mut group: Vec<u32> = (0..graph.nodes.len() as u32).collect();
+    let producers = graph.producers();
+    for (at, node) in graph.nodes.iter().enumerate() {
+        for id in node.inputs.iter().flatten() {
+            let Some(maker) = producers[id.0 as usize] else { continue };
+            if integer(&numbers, at).is_some() && integer(&numbers, at) == integer(&numbers, maker)
+            {
+                let (a, b) = (find(&mut group, at as u32), find(&mut group, maker as u32));
+                group[a as usize] = b;
+            }
+        }
+    }
+    let mut computes = vec![false; graph.nodes.len()];
+    for (at, node) in graph.nodes.iter().enumerate() {
+        if integer(&numbers, at).is_some() && !keeps_scale(&node.op) {
+            computes[find(&mut group, at as u32) as usize] = true;
+        }
+    }
+    for at in 0..graph.nodes.len() {
+        if integer(&numbers, at).is_some() && !computes[find(&mut group, at as u32) as usize] {
+            numbers[at] = Numbers::Float;
+        }
+    }
+    numbers
 }
 
 /// Which activations get a grid of one type, and which of them the same.
