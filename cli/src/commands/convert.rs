@@ -607,6 +607,7 @@ fn effects_json(effects: &[Effect]) -> Vec<serde_json::Value> {
             "step": effect.improvement.name(),
             "snr_before_db": effect.before_db,
             "snr_after_db": effect.after_db,
+            "sigma": effect.sigma,
             "kept": effect.kept,
         })
     };

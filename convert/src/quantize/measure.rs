@@ -111,6 +111,32 @@ fn mean_ratio(noise: &[Noise]) -> f64 {
     noise.iter().map(Noise::ratio).sum::<f64>() / noise.len().max(1) as f64
 }
 
+/// What each sample has in the ratio of error to signal, averaged over the outputs.
+pub fn shares(noise: &[Vec<Noise>]) -> Vec<f64> {
+    let outputs = noise.first().map_or(0, Vec::len);
+    let signal = |output: usize| noise.iter().map(|sample| sample[output].signal).sum::<f64>();
+    let signals: Vec<f64> = (0..outputs).map(signal).collect();
+    let share = |sample: &Vec<Noise>| {
+        let ratios = sample
+            .iter()
+            .zip(&signals)
+            .map(|(noise, signal)| Noise { signal: *signal, error: noise.error }.ratio());
+        ratios.sum::<f64>() / outputs.max(1) as f64
+    };
+    noise.iter().map(share).collect()
+}
+
+/// By how many standard errors the mean of `other` is below that of `base`, samples taken in pairs. 0 for
+/// fewer than two samples.
+pub fn sigma(base: &[f64], other: &[f64]) -> f64 {
+    let count = base.len() as f64;
+    let differences = || base.iter().zip(other).map(|(a, b)| a - b);
+    let mean = differences().sum::<f64>() / count;
+    let squares: f64 = differences().map(|d| (d - mean).powi(2)).sum();
+    let error = (squares / (count * (count - 1.0))).sqrt();
+    if error > 0.0 { mean / error } else { 0.0 }
+}
+
 /// One number for several outputs: the mean of their ratios of error to signal, in decibels.
 pub fn overall_db(noise: &[Noise]) -> f64 {
     -10.0 * mean_ratio(noise).log10()

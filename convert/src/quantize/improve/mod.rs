@@ -19,7 +19,7 @@ use crate::graph::Graph;
 use crate::pipeline::Watch;
 use crate::plan::PlanOptions;
 use crate::quantize::calibrate::{Method, Ranges, calibrate};
-use crate::quantize::measure::{output_noise, overall_db};
+use crate::quantize::measure::{Noise, noise_by_sample, shares, sigma};
 use crate::quantize::numbers::Numbers;
 use crate::quantize::quantization::Quantization;
 
@@ -189,6 +189,10 @@ impl Context<'_> {
     }
 }
 
+/// A step must lower the error by this many standard errors of the mean over the samples: few samples often hold most
+/// of the error, and what helps them alone won't help others.
+const SURE: f64 = 1.0;
+
 /// What a step did to the signal-to-noise ratio of the outputs, in decibels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Effect {
@@ -198,11 +202,13 @@ pub struct Effect {
     pub before_db: f64,
     /// After it.
     pub after_db: f64,
+    /// By how many standard errors of the mean over the samples its error is lower.
+    pub sigma: f64,
     /// Whether its result was kept.
     pub kept: bool,
 }
 
-/// Applies steps in their order; one whose outputs are no closer to the float model's is taken back.
+/// Applies steps in their order; one whose outputs aren't surely closer to the float model's is taken back.
 ///
 /// # Errors
 /// When a sample doesn't fit or a run fails.
@@ -219,12 +225,16 @@ pub fn improve(
     let float = Program::new(context.reference, &PlanOptions::default())?;
     let measure = |quantization: &Quantization, context: &mut Context<'_>| {
         let program = Program::new(&quantization.lowered(), &PlanOptions::default())?;
-        let noise = output_noise(&float, &program, context.samples, &mut |done, total| {
-            context.watch.progress("measuring", done, total);
+        let total = context.samples.len();
+        let mut noise: Vec<Vec<Noise>> = Vec::new();
+        noise_by_sample(&float, &program, context.samples, &mut |sample, of_outputs| {
+            noise.push(of_outputs.to_vec());
+            context.watch.progress("measuring", sample + 1, total);
         })?;
-        Ok::<f64, EvaluateError>(overall_db(&noise))
+        Ok::<Vec<f64>, EvaluateError>(shares(&noise))
     };
-    let mut before_db = measure(quantization, context)?;
+    let decibels = |errors: &[f64]| -10.0 * errors.iter().sum::<f64>().log10();
+    let mut before = measure(quantization, context)?;
     for improvement in steps {
         let mut better = quantization.clone();
         let equalized = quantization.equalized.clone();
@@ -242,15 +252,19 @@ pub fn improve(
             context.notes.append(&mut notes);
             continue;
         }
-        let after_db = measure(&better, context)?;
-        let kept = after_db > before_db;
+        let after = measure(&better, context)?;
+        let (before_db, after_db) = (decibels(&before), decibels(&after));
+        let sigma = sigma(&before, &after);
+        // Of one sample there is no standard error.
+        let sure = sigma >= SURE || (after.len() < 2 && after_db > before_db);
+        let kept = after_db > before_db && sure;
         if kept {
             context.notes.append(&mut notes);
         }
-        effects.push(Effect { improvement, before_db, after_db, kept });
+        effects.push(Effect { improvement, before_db, after_db, sigma, kept });
         if kept {
             *quantization = better;
-            before_db = after_db;
+            before = after;
         }
     }
     Ok(effects)
