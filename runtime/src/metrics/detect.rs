@@ -326,8 +326,8 @@ impl<const ROWS: usize> Adwin<ROWS> {
     }
 }
 
-/// The sizes of the monitor's ADWIN: a window of some 1,400 runs in 424 bytes.
-pub const ADWIN_ROWS: usize = 8;
+/// The sizes of the monitor's ADWIN: a window of some 700 runs in some 370 bytes.
+pub const ADWIN_ROWS: usize = 7;
 
 /// A detector of any kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,17 +5,25 @@
 
 pub mod baseline;
 pub mod bits;
+mod config;
 pub mod counters;
 pub mod detect;
 pub mod drift;
 pub mod histogram;
+pub mod kll;
 pub mod labels;
 pub mod math;
 mod monitor;
+mod plan;
 pub mod record;
+pub mod report;
 mod reservoir;
 pub mod scores;
 mod session;
+#[cfg(test)]
+mod tests;
 
+pub use config::{Config, Sizes};
 pub use labels::LabelError;
-pub use monitor::{Config, Monitor, MonitorError, PERIOD_RUNS, Sink, Sizes, model_id};
+pub use monitor::{Monitor, PERIOD_RUNS};
+pub use plan::{MonitorError, Sink, model_id};

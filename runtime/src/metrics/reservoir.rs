@@ -3,7 +3,7 @@
 use crate::format::Field;
 
 /// Bytes of a slot besides the input: run, class, confidence.
-pub const SLOT_BYTES: usize = 8;
+pub(super) const SLOT_BYTES: usize = 8;
 
 /// Slots, one more than are kept: the input of the present run waits in the spare one until its confidence is known.
 pub(super) struct Reservoir<'m> {
@@ -61,7 +61,8 @@ impl<'m> Reservoir<'m> {
             self.used += 1;
             return;
         }
-        let certain = (0..most).rev().max_by_key(|slot| self.get(*slot).confidence);
+        let key = |slot: &usize| (self.get(*slot).confidence, self.get(*slot).run);
+        let certain = (0..most).max_by_key(key);
         if let Some(certain) = certain
             && confidence < self.get(certain).confidence
         {
