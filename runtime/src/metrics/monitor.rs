@@ -1,9 +1,9 @@
 //! The monitor: counts what a model's runs do, tests for drift, and closes periods into records.
 
 use super::baseline::{Baseline, BaselineError};
-use super::config::Config;
+use super::config::{Config, Sizes};
 use super::counters::{
-    CONFIDENCE_BINS, ENTROPY_BINS, EVENTS, Event, Group, SUMS, Shape, Sum, Windowed, Worst,
+    CONFIDENCE_BINS, ENTROPY_BINS, Event, Group, SUMS, Shape, Sum, Windowed, Worst,
 };
 use super::detect::Change;
 use super::drift::{Statistic, benjamini_hochberg, level, p_value};
@@ -20,6 +20,8 @@ mod close;
 
 /// Runs that a period counts, so that every count fits 16 bits.
 pub const PERIOD_RUNS: u32 = 65_535;
+/// The group has more counters than have a meaning.
+const KEPT_EVENTS: usize = Event::ALL.len();
 /// Alarms of a period that are written; further ones are counted.
 const PERIOD_ALARMS: usize = 3;
 /// Alarms until the period is closed.
@@ -41,7 +43,7 @@ pub struct Monitor<'m> {
     sequence: u32,
     start_s: u32,
     next_run: u32,
-    events: [u32; EVENTS],
+    events: [u32; KEPT_EVENTS],
     sums: [u64; SUMS],
     latency_max_us: u32,
     worst: Option<Worst>,
@@ -84,7 +86,7 @@ impl<'m> Monitor<'m> {
             _ => Detectors::default(),
         };
         let mut monitor = Monitor {
-            config: *config,
+            config: Config { record_bytes: sizes.record_bytes, ..*config },
             baseline,
             scorer,
             header,
@@ -94,7 +96,7 @@ impl<'m> Monitor<'m> {
             sequence,
             start_s: now_s,
             next_run,
-            events: [0; EVENTS],
+            events: [0; KEPT_EVENTS],
             sums: [0; SUMS],
             latency_max_us: 0,
             worst: None,
@@ -565,6 +567,25 @@ fn bump(counts: &mut [u16], index: usize) {
 fn positive(value: u32) -> i32 {
     value.min(i32::MAX as u32) as i32
 }
+
+/// The default configuration of a model with 10 classes and 64 inputs of one byte, a feature each.
+const SMALL_MODEL: Sizes = Sizes {
+    shape: Shape {
+        classes: 10,
+        features: 64,
+        bins: 8,
+        tensors: 2,
+        class_labels: true,
+        value_labels: false,
+    },
+    latency: Config::DEFAULT.latency,
+    labels: Config::DEFAULT.labels,
+    samples: Config::DEFAULT.samples,
+    sample_bytes: Config::DEFAULT.sample_bytes,
+    sketch_items: Config::DEFAULT.sketch.1,
+    record_bytes: Config::DEFAULT.record_bytes,
+};
+const _: () = assert!(SMALL_MODEL.bytes() + size_of::<Monitor<'_>>() <= 4096);
 
 const _: () =
     assert!(ENTROPY_BINS <= 16 && CONFIDENCE_BINS <= 256, "a bin of an event takes 8 bits");

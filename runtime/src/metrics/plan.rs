@@ -9,7 +9,8 @@ use super::detect::{ADWIN_ROWS, Adwin, Change, Cusum, Ddm, Detector, Ewma, PageH
 use super::kll::{self, Kll};
 use super::labels::Pending;
 use super::record::{
-    FRAME_BYTES, Header, Kind, LOG_MAGIC, LOG_VERSION, RecordError, Scores, Signal, Source,
+    FRAME_BYTES, Header, Kind, LOG_MAGIC, LOG_VERSION, MAX_PAYLOAD, RecordError, Scores, Signal,
+    Source,
 };
 use super::reservoir::Reservoir;
 use super::scores::Scorer;
@@ -179,7 +180,7 @@ pub(super) fn plan<'m>(model: &Model<'m>, config: &Config) -> Result<Plan<'m>, M
             0 => 0,
             items => items.clamp(kll::LEAST_ITEMS as u16, kll::MOST_ITEMS as u16),
         },
-        record_bytes: config.record_bytes.max(SMALLEST_RECORD),
+        record_bytes: config.record_bytes.clamp(SMALLEST_RECORD, LONGEST_RECORD),
     };
     Ok(Plan { baseline, scorer, header, sizes })
 }
@@ -187,7 +188,9 @@ pub(super) fn plan<'m>(model: &Model<'m>, config: &Config) -> Result<Plan<'m>, M
 /// Tensors whose saturation is counted at most.
 const MAX_WATCHED: usize = super::counters::MAX_TENSORS as usize;
 /// A header with its frame.
-pub(super) const SMALLEST_RECORD: u16 = (Header::SIZE + FRAME_BYTES) as u16;
+const SMALLEST_RECORD: u16 = (Header::SIZE + FRAME_BYTES) as u16;
+/// A frame's longest payload.
+const LONGEST_RECORD: u16 = (MAX_PAYLOAD + FRAME_BYTES) as u16;
 
 /// Counters in the monitor's memory.
 pub(super) struct Memory<'m> {

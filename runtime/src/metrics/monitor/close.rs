@@ -1,9 +1,9 @@
 //! Closes a monitor's periods: what its memory holds becomes records.
 
-use super::super::counters::{Cursor, EVENTS, Event, Group, Head, SUMS, encode};
-use super::super::plan::{MonitorError, SMALLEST_RECORD, Sink};
+use super::super::counters::{Cursor, Event, Group, Head, SUMS, encode};
+use super::super::plan::{MonitorError, Sink};
 use super::super::record::{FRAME_BYTES, FRAME_FRONT, Kind, RecordError, Sample, SketchHead, seal};
-use super::Monitor;
+use super::{KEPT_EVENTS, Monitor};
 use crate::format::Field;
 
 /// A clock that jumps ahead by more seconds than this has gone backwards.
@@ -73,7 +73,7 @@ impl Monitor<'_> {
         }
         for number in 0..samples {
             let kept = self.reservoir.get(number);
-            let longest = usize::from(self.config.record_bytes.max(SMALLEST_RECORD));
+            let longest = usize::from(self.config.record_bytes);
             let most = longest - FRAME_BYTES - Sample::SIZE;
             for (piece, bytes) in kept.input.chunks(most).enumerate() {
                 let sample = Sample {
@@ -119,7 +119,7 @@ impl Monitor<'_> {
     ) -> Result<(), (bool, MonitorError<S::Error>)> {
         let buffer = core::mem::take(&mut self.memory.record);
         // A sketch may want a longer buffer than other records are to be.
-        let longest = usize::from(self.config.record_bytes.max(SMALLEST_RECORD));
+        let longest = usize::from(self.config.record_bytes);
         let end = buffer.len().min(longest) - 4;
         let (mut cursor, mut part) = (Some(Cursor::default()), 0);
         let mut result = Ok(());
@@ -150,7 +150,7 @@ impl Monitor<'_> {
     fn begin_period(&mut self, now_s: u32) {
         self.sequence = self.sequence.wrapping_add(1);
         self.start_s = now_s;
-        self.events = [0; EVENTS];
+        self.events = [0; KEPT_EVENTS];
         self.sums = [0; SUMS];
         self.latency_max_us = 0;
         self.worst = None;
