@@ -33,7 +33,7 @@ impl Watched {
         let (input, record, dtype) = watched_input(model)?;
         let elements = record.bytes as usize / dtype.size();
         let rank = usize::from(record.rank);
-        let last = rank.checked_sub(1).map_or(1, |axis| model.dim_bounds(record.dims[axis]));
+        let last = rank.checked_sub(1).and_then(|axis| model.dim_bounds(record.dims[axis]));
         let channels = last.map_or(1, |(_, max)| max as usize);
         let (inner, features) = match elements {
             0 => return None,
