@@ -39,6 +39,11 @@ impl Strings {
 
 /// The bytes of the file.
 pub fn emit(plan: &Plan, golden: &[Golden]) -> Vec<u8> {
+    emit_with(plan, golden, &[])
+}
+
+/// The bytes of the file, with a baseline section if it isn't empty.
+pub fn emit_with(plan: &Plan, golden: &[Golden], baseline: &[u8]) -> Vec<u8> {
     let mut strings = Strings::default();
     let symbols: Vec<SymbolRecord> = plan
         .symbols
@@ -120,6 +125,9 @@ pub fn emit(plan: &Plan, golden: &[Golden]) -> Vec<u8> {
     }
     if !golden_records.is_empty() {
         file.records(Section::Golden, &golden_records).bytes(Section::GoldenData, golden_data);
+    }
+    if !baseline.is_empty() {
+        file.bytes(Section::Baseline, baseline.to_vec());
     }
     let states: Vec<StateRecord> = plan
         .states

@@ -1,6 +1,7 @@
 //! Converts trained models to `.whit`: import, rewrite, quantize, plan, emit.
 #![forbid(unsafe_code)]
 
+pub mod baseline;
 pub mod dim;
 pub mod dump;
 pub mod emit;

@@ -2,7 +2,8 @@
 
 use whit::DType;
 
-use crate::emit::emit;
+use crate::baseline::{MonitorOptions, baseline};
+use crate::emit::emit_with;
 use crate::evaluate::{self, EvaluateError, Program, Samples};
 use crate::graph::{Graph, Op};
 use crate::passes;
@@ -37,6 +38,8 @@ pub struct ConvertOptions {
     pub target: Target,
     /// Round as TFLite's reference kernels do; for graphs imported from TFLite.
     pub exact_tflite: bool,
+    /// Store a baseline for the monitor, made from the samples.
+    pub monitor: Option<MonitorOptions>,
 }
 
 impl Default for ConvertOptions {
@@ -50,6 +53,7 @@ impl Default for ConvertOptions {
             golden_cases: 2,
             target: Target::Any,
             exact_tflite: false,
+            monitor: None,
         }
     }
 }
@@ -67,6 +71,11 @@ pub enum ConvertError {
     /// The calibration data has no samples.
     #[error("the calibration data has no samples")]
     EmptyCalibration,
+    /// A baseline without data.
+    #[error(
+        "--monitor needs calibration data, a hundred or so typical inputs: --calibrate DATA.npz"
+    )]
+    NoBaseline,
     /// Steps of improvement without data.
     #[error(
         "--improve {0} needs calibration data, a hundred or so typical inputs: --calibrate DATA.npz"
@@ -333,7 +342,17 @@ fn convert_with(
     watch.progress("recording golden vectors", 0, options.golden_cases);
     let golden = evaluate::golden(&program, samples, options.golden_cases)?;
     report.steps = program.plan.steps.len();
-    Ok(Converted { file: emit(&program.plan, &golden), report })
+    let section = match (&options.monitor, samples) {
+        (None, _) => Vec::new(),
+        (Some(_), None) => return Err(ConvertError::NoBaseline),
+        (Some(monitor), Some(samples)) => {
+            let mut progress = |done, total| watch.progress("monitor", done, total);
+            let made = baseline(&program, samples, monitor, options.seed, &mut progress)?;
+            report.notes.extend(made.1);
+            made.0
+        }
+    };
+    Ok(Converted { file: emit_with(&program.plan, &golden, &section), report })
 }
 
 /// Whether activations are quantized. Weights alone are stored that way, and dequantized here.

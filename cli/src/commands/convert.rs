@@ -8,6 +8,8 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use whit::metrics::record::Scores;
+use whit_convert::baseline::MonitorOptions;
 use whit_convert::dump;
 use whit_convert::evaluate::Samples;
 use whit_convert::graph::Graph;
@@ -91,6 +93,13 @@ pub(crate) struct Convert {
     seed: u64,
     #[command(flatten)]
     search: SearchArgs,
+    /// Store what the monitor compares the field with, made from the calibration data: `default` sees from the data what
+    /// the first output is, the others say so
+    #[arg(long, value_enum, value_name = "OUTPUT", default_value_t = MonitorArg::None)]
+    monitor: MonitorArg,
+    /// For --monitor: the probability of a false alarm in a window of the drift tests
+    #[arg(long, value_name = "P", default_value_t = 0.01, value_parser = parse_false_alarm)]
+    false_alarm: f64,
     /// Names of the classes, one a line, stored in the file
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
@@ -147,6 +156,48 @@ fn parse_layer(text: &str) -> Result<(String, Numbers), String> {
     // Names of nodes may contain '=', numbers don't.
     let (name, numbers) = text.rsplit_once('=').ok_or("write NODE=NUMBERS")?;
     Ok((name.to_owned(), numbers.parse()?))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MonitorArg {
+    /// No baseline
+    None,
+    /// Probabilities add up to one, logits have labels, a single output is a probability if it keeps to 0..1
+    Default,
+    /// One probability per class
+    Probabilities,
+    /// One logit per class
+    Logits,
+    /// The probability of class 1 out of two
+    Probability,
+    /// The logit of class 1 out of two
+    Logit,
+    /// An estimate
+    Value,
+    /// Drift of inputs only
+    Inputs,
+}
+
+impl MonitorArg {
+    /// `None` without a baseline.
+    fn scores(self) -> Option<Option<Scores>> {
+        Some(match self {
+            MonitorArg::None => return None,
+            MonitorArg::Default => None,
+            MonitorArg::Probabilities => Some(Scores::Probabilities),
+            MonitorArg::Logits => Some(Scores::Logits),
+            MonitorArg::Probability => Some(Scores::Probability),
+            MonitorArg::Logit => Some(Scores::Logit),
+            MonitorArg::Value => Some(Scores::Value),
+            MonitorArg::Inputs => Some(Scores::None),
+        })
+    }
+}
+
+fn parse_false_alarm(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    // Thresholds are found in 1,000 windows.
+    if (0.002..=0.5).contains(&share) { Ok(share) } else { Err("between 0.002 and 0.5".to_owned()) }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -448,6 +499,7 @@ impl Convert {
         let layers: Vec<_> = self.layer.iter().cloned().chain(kept).collect();
         let plain = |numbers: &Numbers| matches!(numbers, Numbers::Float | Numbers::F16);
         if data.is_some()
+            && self.monitor == MonitorArg::None
             && self.quantize != SchemeArg::Auto
             && plain(&numbers)
             && layers.iter().all(|(_, numbers)| plain(numbers))
@@ -476,6 +528,11 @@ impl Convert {
                 TargetArg::CortexM => Target::CortexM,
             },
             exact_tflite: self.exact_tflite,
+            monitor: self.monitor.scores().map(|scores| MonitorOptions {
+                scores,
+                false_alarm: self.false_alarm,
+                labels: data.as_ref().and_then(|data| data.class_labels(usize::MAX).ok()),
+            }),
         };
         if output.is_dir() {
             bail!("{} is a folder; name the .whit file to write", output.display());
@@ -544,6 +601,7 @@ impl Convert {
                 "improvements": effects_json(&report.effects),
                 "search": report.front.as_ref().map(search::json),
                 "ranges": report.calibration.as_ref().map(ranges_json),
+                "baseline_bytes": model.section(whit::format::Section::Baseline).len(),
                 "notes": report.notes,
             }))?;
             return Ok(ExitCode::SUCCESS);

@@ -9,7 +9,7 @@ use whit::format::{Layout, Op, StepRecord};
 use whit::ops::{self, Operator};
 use whit::{DType, Model};
 
-use super::{ModelPath, print_json, print_text};
+use super::{ModelPath, inspect_monitor as monitor, print_json, print_text};
 use crate::report::{self, Align};
 use crate::whit_file::{self, TensorInfo, tensor_info};
 
@@ -23,6 +23,9 @@ pub(crate) struct Inspect {
     /// Print the operators as the Rust table that firmware gives `Options::operators`
     #[arg(long, conflicts_with = "json")]
     operators: bool,
+    /// Print what the monitor's baseline has, and what a monitor of the model costs
+    #[arg(long, conflicts_with = "operators")]
+    monitor: bool,
 }
 
 fn interface_json(info: &TensorInfo<'_>) -> Value {
@@ -96,6 +99,9 @@ impl Inspect {
         let model = whit_file::model(&file, &self.path.model)?;
         if self.operators {
             print_text(&operator_table(&model)?)?
+        } else if self.monitor {
+            let about = monitor::about(&model)?;
+            if self.json { print_json(&about.json())? } else { print_text(&about.text())? }
         } else if self.json {
             print_json(&json(&model))?
         } else {
@@ -177,6 +183,7 @@ fn json(model: &Model<'_>) -> Value {
         "step_count": header.step_count,
         "tensor_count": header.tensor_count,
         "golden_vectors": golden_cases(model),
+        "baseline_bytes": model.section(whit::format::Section::Baseline).len(),
         "inputs": interface(&mut model.inputs()),
         "outputs": interface(&mut model.outputs()),
         "symbols": symbols,
@@ -208,6 +215,7 @@ fn text(model: &Model<'_>) -> String {
         ("work", format!("{} in {} steps", report::macs(header.macs), header.step_count)),
         ("operators", model.op_set().to_string()),
         ("golden", format!("{} vectors", golden_cases(model))),
+        ("baseline", report::bytes(model.section(whit::format::Section::Baseline).len() as u64)),
     ])];
 
     let quantization = |info: &TensorInfo<'_>| match info.is_quantized() {

@@ -7,6 +7,7 @@ mod convert;
 mod demo;
 mod eval;
 mod inspect;
+mod inspect_monitor;
 mod run;
 mod search;
 mod verify;

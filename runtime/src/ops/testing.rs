@@ -137,6 +137,11 @@ impl Case {
 
     /// The file with this step alone.
     fn file(&self) -> Vec<u8> {
+        self.file_with(&[])
+    }
+
+    /// The file with this step and a baseline section.
+    pub(crate) fn file_with(&self, baseline: &[u8]) -> Vec<u8> {
         let mut constants = vec![];
         let mut arena = 0usize;
         let mut records = vec![];
@@ -227,6 +232,7 @@ impl Case {
             .bytes(Section::Attributes, self.attributes.clone())
             .bytes(Section::Constants, constants)
             .records(Section::Interface, &interface)
+            .bytes(Section::Baseline, baseline.to_vec())
             .finish(totals)
     }
 
