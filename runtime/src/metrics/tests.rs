@@ -101,6 +101,7 @@ impl Sink for Log {
 
 impl Log {
     /// The header, the sums of all periods and windows, the alarms and the samples.
+    #[allow(clippy::type_complexity, reason = "what a log holds, by kind")]
     fn read(&self) -> (Header, Vec<u64>, Vec<Alarm>, Vec<(Sample, Vec<u8>)>) {
         let (mut header, mut alarms, mut samples) = (None, vec![], vec![]);
         let mut bodies = vec![];
