@@ -241,7 +241,7 @@ impl<const ROWS: usize> Adwin<ROWS> {
     pub fn add(&mut self, x: i32) -> Option<Change> {
         let x = x.clamp(0, 1 << 15) as u32;
         // 2⁻³⁰ to 2⁻²⁰: squares are at most 2²⁰.
-        let square = (u64::from(x) * u64::from(x) >> 10) as u32;
+        let square = ((u64::from(x) * u64::from(x)) >> 10) as u32;
         self.count += 1;
         self.sum += u64::from(x);
         self.squares_q20 += u64::from(square);

@@ -20,7 +20,8 @@ pub fn confidence_bin(q15: u16) -> usize {
 
 /// The bin of an entropy.
 pub fn entropy_bin(q15: u16) -> usize {
-    (usize::from(q15) * super::counters::ENTROPY_BINS >> 15).min(super::counters::ENTROPY_BINS - 1)
+    ((usize::from(q15) * super::counters::ENTROPY_BINS) >> 15)
+        .min(super::counters::ENTROPY_BINS - 1)
 }
 
 /// What the monitor makes of a run's outputs.
@@ -100,7 +101,7 @@ impl Scorer {
             Scores::Probability | Scores::Logit => classes == 2,
             Scores::None | Scores::Value => classes == 0,
         };
-        if !wanted || !(unit > 0.0 && unit.is_finite()) {
+        if !(wanted && unit > 0.0 && unit.is_finite()) {
             return None;
         }
         // One product of floats, then powers of two and truncation: exact everywhere.
