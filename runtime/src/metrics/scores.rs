@@ -101,8 +101,7 @@ impl Scorer {
             Scores::Probability | Scores::Logit => classes == 2,
             Scores::None | Scores::Value => classes == 0,
         };
-        let usable = unit > 0.0 && unit.is_finite();
-        if !(wanted && usable) {
+        if !(wanted && unit > 0.0 && unit.is_finite()) {
             return None;
         }
         // One product of floats, then powers of two and truncation: exact everywhere.

@@ -74,6 +74,9 @@ fn aligned(file: &[u8]) -> &'static [u8] {
     &Vec::leak(bytes)[start..start + file.len()]
 }
 
+/// Header, sums of all periods and windows, alarms, samples.
+type Content = (Header, Vec<u64>, Vec<Alarm>, Vec<(Sample, Vec<u8>)>);
+
 #[derive(Default)]
 struct Log {
     bytes: Vec<u8>,
@@ -101,8 +104,7 @@ impl Sink for Log {
 
 impl Log {
     /// The header, the sums of all periods and windows, the alarms and the samples.
-    #[allow(clippy::type_complexity, reason = "what a log holds, by kind")]
-    fn read(&self) -> (Header, Vec<u64>, Vec<Alarm>, Vec<(Sample, Vec<u8>)>) {
+    fn read(&self) -> Content {
         let (mut header, mut alarms, mut samples) = (None, vec![], vec![]);
         let mut bodies = vec![];
         for piece in Pieces::new(&self.bytes) {
