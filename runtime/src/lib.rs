@@ -16,6 +16,7 @@ mod isa;
 pub mod kernels;
 #[allow(unsafe_code, reason = "shares one block of memory between a step's operands")]
 mod memory;
+pub mod metrics;
 #[cfg(feature = "std")]
 #[allow(unsafe_code, reason = "mapping a file is unsafe")]
 mod mmap;
