@@ -7,6 +7,7 @@ mod convert;
 mod demo;
 mod eval;
 mod inspect;
+mod monitor;
 mod run;
 mod search;
 mod verify;
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     Bench(bench::Bench),
     /// Check a file: structure, checksums, golden vectors on every instruction set present
     Verify(verify::Verify),
+    /// Read what the monitors of devices wrote: report, merge, export, serve
+    Monitor(monitor::Monitor),
     /// The whole story on an embedded example, in under a minute
     Demo(demo::Demo),
 }
@@ -59,6 +62,7 @@ impl Command {
             Command::Compare(command) => command.run(),
             Command::Bench(command) => command.run(),
             Command::Verify(command) => command.run(),
+            Command::Monitor(command) => command.run(),
             Command::Demo(command) => command.run(),
         }
     }
