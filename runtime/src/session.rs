@@ -282,6 +282,12 @@ impl<'m> Session<'m> {
         cast_mut(self.block.tensor_mut(&slot)).ok_or(wrong)
     }
 
+    /// An input's bytes: what the caller wrote, until a run reuses their memory.
+    pub fn input_bytes(&self, index: usize) -> Result<&[u8], SessionError> {
+        let slot = self.input_slot(index)?;
+        Ok(self.block.tensor(&slot, self.model.section(crate::format::Section::Constants)))
+    }
+
     /// Copies bytes in, which must be the input's elements in its own type.
     pub fn set_input_bytes(&mut self, index: usize, bytes: &[u8]) -> Result<(), SessionError> {
         let slot = self.input_slot(index)?;

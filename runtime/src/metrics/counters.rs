@@ -679,4 +679,4 @@ impl<'m> Totals<'m> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -75,7 +75,7 @@ impl Counts {
 #[test]
 fn counts_read_back_from_one_record_and_from_many() {
     let mut random = Random(42);
-    for round in 0..300 {
+    for round in 0..60 {
         let counts = Counts::random(&mut random);
         for buffer in [60, 256, 16_384] {
             let records = counts.records(buffer);
@@ -96,7 +96,7 @@ fn counts_read_back_from_one_record_and_from_many() {
 #[test]
 fn totals_are_the_same_in_any_order_and_grouping() {
     let mut random = Random(43);
-    for _ in 0..100 {
+    for _ in 0..25 {
         let parts: Vec<Vec<Vec<u8>>> =
             (0..6).map(|_| Counts::random(&mut random).records(256)).collect();
         let fold = |order: &[usize], split: usize| {
@@ -161,7 +161,7 @@ fn mutated_records_never_panic() {
         Ok(_) => taken += 1,
         Err(_) => refused += 1,
     };
-    for _ in 0..60 {
+    for _ in 0..12 {
         let record = Counts::random(&mut random).records(16_384).remove(0);
         for bit in 0..(record.len() * 8).min(600) {
             let mut damaged = record.clone();
@@ -176,7 +176,7 @@ fn mutated_records_never_panic() {
         let noise: Vec<u8> = (0..random.below(200)).map(|_| random.below(256) as u8).collect();
         give(&noise, &mut totals);
     }
-    assert!(refused > 1000 && taken > 100, "{refused} refused, {taken} taken");
+    assert!(refused > 500 && taken > 20, "{refused} refused, {taken} taken");
 }
 
 #[test]
