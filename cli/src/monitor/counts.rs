@@ -155,12 +155,7 @@ pub(crate) struct Timeline {
 impl Timeline {
     pub(crate) fn new(shape: Shape) -> Timeline {
         let most = TIMELINE_BYTES / (8 * shape.total().max(1));
-        Timeline {
-            shape,
-            shift: 0,
-            slots: BTreeMap::new(),
-            most: most.clamp(MIN_SLOTS, MAX_SLOTS),
-        }
+        Timeline { shape, shift: 0, slots: BTreeMap::new(), most: most.clamp(MIN_SLOTS, MAX_SLOTS) }
     }
 
     /// Adds a record, to the slot in which it begins.

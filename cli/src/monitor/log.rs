@@ -112,7 +112,8 @@ pub(crate) fn find_logs(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         for path in entries {
             // Links to folders are not followed: they could lead in a circle.
             let kind = std::fs::symlink_metadata(&path)?.file_type();
-            let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+            let hidden =
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
             if kind.is_dir() && !hidden {
                 walk(&path, found)?;
             } else if path.is_file() && !hidden {

@@ -27,6 +27,23 @@ pub(crate) struct Raised {
     pub(crate) p_value: u32,
 }
 
+impl Raised {
+    pub(crate) fn new(device: u64, alarm: &Alarm) -> Raised {
+        Raised {
+            start_s: alarm.start_s,
+            device,
+            sequence: alarm.sequence,
+            run: alarm.run,
+            source: alarm.source,
+            what: alarm.what,
+            index: alarm.index,
+            value: alarm.value,
+            threshold: alarm.threshold,
+            p_value: alarm.p_value,
+        }
+    }
+}
+
 /// All devices that run one model with one configuration of the monitor.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Fleet {
@@ -102,18 +119,7 @@ impl Sink for Merger {
     fn alarm(&mut self, header: &Header, alarm: &Alarm) -> Result<(), Refused> {
         let fleet = self.fleet(header)?;
         fleet.alarm_records += 1;
-        fleet.alarms.insert(Raised {
-            start_s: alarm.start_s,
-            device: header.device,
-            sequence: alarm.sequence,
-            run: alarm.run,
-            source: alarm.source,
-            what: alarm.what,
-            index: alarm.index,
-            value: alarm.value,
-            threshold: alarm.threshold,
-            p_value: alarm.p_value,
-        });
+        fleet.alarms.insert(Raised::new(header.device, alarm));
         if fleet.alarms.len() > MAX_ALARMS {
             fleet.alarms.pop_first();
         }

@@ -147,7 +147,7 @@ pub(crate) fn read_logs(
     selection: &Selection,
     sink: &mut dyn Sink,
 ) -> Result<Read> {
-    let mut reader = Reader { selection, ..Reader::new(selection) };
+    let mut reader = Reader::new(selection);
     let mut seen = BTreeSet::new();
     for path in find_logs(paths)? {
         // The same file by two arguments is read once.
@@ -178,8 +178,8 @@ pub(crate) fn header_key(header: &Header) -> Vec<u8> {
 struct Reader<'s> {
     selection: &'s Selection,
     read: Read,
-    /// By header: which periods earlier logs have.
-    coverage: BTreeMap<Vec<u8>, Stretches>,
+    /// By header: of which periods earlier logs have records.
+    coverage: BTreeMap<Vec<u8>, Coverage>,
     entries: Vec<(u32, u64)>,
 }
 
@@ -190,8 +190,11 @@ struct Current {
     offsets: [usize; Group::ALL.len()],
     /// By kind: sequence and number of the part that has to come next.
     expected: [Option<(u32, u32)>; 8],
-    periods: Stretches,
+    coverage: Coverage,
 }
+
+/// By kind: of which periods there are records. Summaries are periods, and windows.
+type Coverage = [Stretches; 8];
 
 impl Current {
     fn new(header: &Header) -> Result<Current, RecordError> {
@@ -201,7 +204,7 @@ impl Current {
             key: header_key(header),
             offsets: Group::ALL.map(|group| shape.offset(group)),
             expected: [None; 8],
-            periods: Stretches::default(),
+            coverage: Coverage::default(),
         })
     }
 
@@ -264,7 +267,10 @@ impl<'s> Reader<'s> {
         });
         for current in currents {
             remarks.incomplete += current.expected.iter().flatten().count() as u64;
-            self.coverage.entry(current.key).or_default().add_all(&current.periods);
+            let earlier = self.coverage.entry(current.key).or_default();
+            for (earlier, own) in earlier.iter_mut().zip(&current.coverage) {
+                earlier.add_all(own);
+            }
         }
         self.read.remarks = remarks;
         self.read.logs += 1;
@@ -312,19 +318,19 @@ impl<'s> Reader<'s> {
             }
             Kind::Alarm => {
                 let alarm = Alarm::decode(record.payload)?;
-                self.other(current, alarm.sequence, in_time(alarm.start_s), || {
+                self.other(current, record.kind, alarm.sequence, in_time(alarm.start_s), || {
                     sink.alarm(header, &alarm)
                 })
             }
             Kind::Sample => {
                 let (sample, bytes) = Sample::decode(record.payload)?;
-                self.other(current, sample.sequence, in_time(sample.start_s), || {
+                self.other(current, record.kind, sample.sequence, in_time(sample.start_s), || {
                     sink.sample(header, &sample, bytes)
                 })
             }
             Kind::Sketch => {
                 let (head, _) = SketchHead::decode(record.payload)?;
-                self.other(current, head.sequence, in_time(head.start_s), || {
+                self.other(current, record.kind, head.sequence, in_time(head.start_s), || {
                     sink.sketch(header, &head, record.payload)
                 })
             }
@@ -336,7 +342,8 @@ impl<'s> Reader<'s> {
     /// A record that isn't counts: left out when it isn't selected, or its period is another log's.
     fn other(
         &mut self,
-        current: &Current,
+        current: &mut Current,
+        kind: Kind,
         sequence: u32,
         in_time: bool,
         take: impl FnOnce() -> Result<(), Refused>,
@@ -346,10 +353,9 @@ impl<'s> Reader<'s> {
             return Ok(());
         }
         let earlier = self.coverage.get(&current.key);
-        if self.selection.once && earlier.is_some_and(|earlier| earlier.holds(sequence, sequence)) {
-            return Ok(());
-        }
-        take()
+        current.coverage[slot(kind)].add(sequence, sequence);
+        let held = earlier.is_some_and(|earlier| earlier[slot(kind)].holds(sequence, sequence));
+        if held && self.selection.once { Ok(()) } else { take() }
     }
 
     /// Whether counts are left out because an earlier log has them; remembers which periods this one has.
@@ -360,10 +366,13 @@ impl<'s> Reader<'s> {
             Kind::Summary => u64::from(last).saturating_sub(head.periods.saturating_sub(1)) as u32,
             _ => last,
         };
-        let earlier = self.coverage.get(&current.key);
+        let earlier = self.coverage.get(&current.key).map(|earlier| &earlier[slot(kind)]);
         let held = earlier.is_some_and(|earlier| earlier.holds(first, last));
+        current.coverage[slot(kind)].add(first, last);
+        if kind == Kind::Summary {
+            current.coverage[slot(Kind::Window)].add(first, last);
+        }
         if kind != Kind::Window && head.part == 0 {
-            current.periods.add(first, last);
             if held {
                 *self.read.repeated.entry(current.header.device).or_default() += head.periods;
             } else if earlier.is_some_and(|earlier| earlier.touches(first, last)) {
@@ -372,6 +381,10 @@ impl<'s> Reader<'s> {
         }
         held && self.selection.once
     }
+}
+
+fn slot(kind: Kind) -> usize {
+    if kind == Kind::Summary { Kind::Period as usize } else { kind as usize & 7 }
 }
 
 /// Numbers, as stretches without gaps: first to last.

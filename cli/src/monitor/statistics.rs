@@ -3,7 +3,8 @@
 
 use whit::metrics::counters::{Event, Group, LATENCY_BUCKETS, Sum, Windowed};
 use whit::metrics::histogram;
-use whit::metrics::record::{Header, Scores};
+use whit::metrics::record::Header;
+use whit::metrics::scores::CONFIDENCE_EDGES;
 use whit_convert::statistics::calibration::{self, Bin, LOG_LOSS_CLIP};
 use whit_convert::statistics::proportion::wilson;
 
@@ -17,11 +18,6 @@ pub(crate) fn confidence_edges() -> Vec<f64> {
     let inner = CONFIDENCE_EDGES.iter().map(|edge| f64::from(*edge) / 32_768.0);
     std::iter::once(0.0).chain(inner).chain([1.0]).collect()
 }
-
-/// The inner edges, in 2⁻¹⁵.
-const CONFIDENCE_EDGES: [u16; 15] = [
-    164, 655, 1638, 3277, 6554, 9830, 13107, 16384, 19661, 22938, 26214, 29491, 31130, 32113, 32604,
-];
 
 /// The sum of counters. Each is below 2⁶², so that a damaged log's may be too large for a number: it then ends there.
 pub(crate) fn total<'c>(counts: impl IntoIterator<Item = &'c u64>) -> u64 {
@@ -382,7 +378,13 @@ pub(crate) fn windows(counts: &Counts) -> u64 {
     counts.event(Event::Windows).max(counts.get(Group::Windowed, Windowed::Windows as usize))
 }
 
-/// The kind of a model's scores.
-pub(crate) fn scores(header: &Header) -> Scores {
-    Scores::from_number(header.scores).unwrap_or_default()
+/// The share of right predictions that the confidences promise by a calibration table (confidence-based performance
+/// estimation): cut to 2⁻¹⁵ as the device does. `None` without runs.
+pub(crate) fn estimated_accuracy(counts: &Counts, calibrated: &[u16]) -> Option<f64> {
+    let (mut right, mut all) = (0u128, 0u128);
+    for (count, share) in counts.group(Group::Confidence).iter().zip(calibrated) {
+        right += u128::from(*count) * u128::from(*share);
+        all += u128::from(*count);
+    }
+    (all > 0).then(|| (right / all) as f64 / 32_768.0)
 }

@@ -2,13 +2,17 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use whit::Model;
+use whit::format::crc32;
+use whit::metrics::baseline::{self, BaselineError};
 use whit::metrics::counters::{Event, Group};
-use whit::metrics::record::{Header, Scores, Signal, Source};
+use whit::metrics::model_id;
+use whit::metrics::record::{Signal, Source};
 
 use super::counts::{Counts, Timeline};
+use super::findings::findings;
 use super::merge::{Fleet, Raised};
 use super::reading::Read;
 use super::statistics::{
@@ -24,8 +28,40 @@ pub(crate) struct Named {
     /// What logs call it.
     pub(crate) id: u64,
     pub(crate) file: String,
-    /// Inputs, then outputs.
-    pub(crate) tensors: Vec<String>,
+    /// Inputs, then outputs: name and elements.
+    pub(crate) tensors: Vec<(String, u64)>,
+    pub(crate) baseline: Option<Baseline>,
+}
+
+/// What the converter counted on the calibration data.
+pub(crate) struct Baseline {
+    crc32: u32,
+    features: Vec<Vec<u64>>,
+    classes: Vec<u64>,
+    confidence: Vec<u64>,
+    /// How often predictions are right, by bin of their confidence.
+    pub(crate) calibrated: Option<Vec<u16>>,
+    /// The probability of a false alarm of each kind in a window.
+    false_alarms: f64,
+}
+
+impl Baseline {
+    fn of(model: &Model<'_>) -> Result<Option<Baseline>, BaselineError> {
+        let Some(section) = baseline::Baseline::of(model)? else { return Ok(None) };
+        let header = section.header();
+        let feature = |feature| -> Vec<u64> {
+            (0..usize::from(header.bins)).map(|bin| section.count(feature, bin).into()).collect()
+        };
+        let classes = 0..usize::from(header.classes);
+        Ok(Some(Baseline {
+            crc32: crc32(&[section.section()]),
+            features: (0..usize::from(header.features)).map(feature).collect(),
+            classes: classes.map(|class| section.class_count(class).into()).collect(),
+            confidence: header.confidence.map(u64::from).to_vec(),
+            calibrated: (header.flags & 1 != 0).then(|| header.calibrated.to_vec()),
+            false_alarms: f64::from(header.false_alarm_q32) / 4_294_967_296.0,
+        }))
+    }
 }
 
 impl Named {
@@ -42,16 +78,11 @@ impl Named {
             file: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
             tensors: tensors
                 .filter_map(|tensor| tensor_info(&model, tensor))
-                .map(|info| info.name.to_owned())
+                .map(|info| (info.name.to_owned(), info.bytes / info.dtype.size().max(1) as u64))
                 .collect(),
+            baseline: Baseline::of(&model).with_context(|| path.display().to_string())?,
         })
     }
-}
-
-/// The number by which logs know a model.
-fn model_id(model: &Model<'_>) -> u64 {
-    let header = model.header();
-    u64::from(header.crc32) << 32 | header.file_bytes & 0xFFFF_FFFF
 }
 
 /// How far a feature's values are from the reference, and how often the device found it to drift.
@@ -59,7 +90,7 @@ fn model_id(model: &Model<'_>) -> u64 {
 pub(crate) struct FeatureDrift {
     pub(crate) feature: usize,
     pub(crate) windows: Option<Share>,
-    /// Of everything behind the reference.
+    /// Of everything, or of what is behind the reference.
     pub(crate) distance: Option<Distance>,
 }
 
@@ -73,6 +104,11 @@ pub(crate) struct Summary<'f> {
     pub(crate) regression: Option<Regression>,
     pub(crate) confidence: Option<Bounded>,
     pub(crate) entropy: Option<Bounded>,
+    /// Without labels: what the confidences promise, if the model has a calibration table.
+    pub(crate) estimated_accuracy: Option<f64>,
+    pub(crate) calibrated: Option<Vec<u16>>,
+    /// Windows that drift tests find to drift when nothing drifts, if the model says so.
+    pub(crate) false_alarms: Option<f64>,
     pub(crate) saturation: Vec<Saturation>,
     /// Features with counts, the most drifted first.
     pub(crate) features: Vec<FeatureDrift>,
@@ -80,21 +116,60 @@ pub(crate) struct Summary<'f> {
     pub(crate) reference: Option<Reference>,
 }
 
-/// Windows that are taken for normal.
+/// What is taken for normal.
 pub(crate) struct Reference {
-    pub(crate) counts: Counts,
-    /// Where the windows end that belong to it.
-    pub(crate) until_s: u64,
+    pub(crate) features: Vec<Vec<u64>>,
+    pub(crate) classes: Vec<u64>,
+    pub(crate) confidence: Vec<u64>,
+    /// Without a baseline: the windows before this moment.
+    pub(crate) until_s: Option<u64>,
+}
+
+impl Reference {
+    /// What it is, behind "against".
+    pub(crate) fn name(&self) -> String {
+        match self.until_s {
+            None => "the baseline in the model".to_owned(),
+            Some(until_s) => format!("the windows before {}", instant(until_s)),
+        }
+    }
+
+    /// Whether a slot is compared with it.
+    pub(crate) fn compares(&self, start_s: u64) -> bool {
+        self.until_s.is_none_or(|until_s| start_s >= until_s)
+    }
+
+    /// How far a feature's values in windows are from it.
+    pub(crate) fn distance(&self, counts: &Counts, feature: usize) -> Option<Distance> {
+        statistics::distance(statistics::feature(counts, feature), self.features.get(feature)?)
+    }
 }
 
 impl<'f> Summary<'f> {
     /// Figures of a fleet.
     pub(crate) fn new(fleet: &'f Fleet, named: Option<&'f Named>) -> Summary<'f> {
         let totals = &fleet.totals;
-        let reference = reference(&fleet.timeline);
+        let named = named.filter(|named| named.id == fleet.header.model);
+        let baseline = named.and_then(|named| named.baseline.as_ref());
+        let baseline = baseline.filter(|baseline| baseline.crc32 == fleet.header.baseline_crc32);
+        let reference = match baseline {
+            Some(baseline) => Some(Reference {
+                features: baseline.features.clone(),
+                classes: baseline.classes.clone(),
+                confidence: baseline.confidence.clone(),
+                until_s: None,
+            }),
+            None => first_windows(&fleet.timeline),
+        };
+        let calibrated = baseline.and_then(|baseline| baseline.calibrated.clone());
         Summary {
             fleet,
-            named: named.filter(|named| named.id == fleet.header.model),
+            named,
+            estimated_accuracy: calibrated
+                .as_ref()
+                .and_then(|calibrated| statistics::estimated_accuracy(totals, calibrated)),
+            calibrated,
+            false_alarms: baseline.map(|baseline| baseline.false_alarms),
             latency: statistics::latency(totals),
             classification: statistics::classification(totals),
             scored: statistics::scored(totals),
@@ -114,8 +189,14 @@ impl<'f> Summary<'f> {
 
     /// The name of a watched tensor.
     pub(crate) fn tensor(&self, index: usize) -> String {
-        let name = self.named.and_then(|named| named.tensors.get(index)).cloned();
-        name.unwrap_or_else(|| format!("tensor {index}"))
+        let tensor = self.named.and_then(|named| named.tensors.get(index));
+        tensor.map_or_else(|| format!("tensor {index}"), |(name, _)| name.clone())
+    }
+
+    /// Elements of a watched tensor.
+    pub(crate) fn elements(&self, index: usize) -> Option<u64> {
+        let (_, elements) = self.named?.tensors.get(index)?;
+        (*elements > 0).then_some(*elements)
     }
 
     /// A share of the runs.
@@ -168,6 +249,11 @@ impl<'f> Summary<'f> {
             "end_s": totals.end_s,
             "events": events,
             "error_share": share_json(self.of_runs(Event::Errors)),
+            "findings": findings(self).iter().map(|finding| json!({
+                "weight": finding.weight.name(),
+                "title": finding.title,
+                "text": finding.text,
+            })).collect::<Vec<_>>(),
             "deadline_us": (header.deadline_us != u32::MAX).then_some(header.deadline_us),
             "deadline_miss_share": share_json(self.of_runs(Event::DeadlineMisses)),
             "latency_us": self.latency.as_ref().map(|latency| json!({
@@ -180,6 +266,7 @@ impl<'f> Summary<'f> {
             })),
             "confidence": self.confidence.map(bounded_json),
             "entropy": self.entropy.map(bounded_json),
+            "estimated_accuracy": self.estimated_accuracy,
             "classes": classes,
             "quality": self.classification.as_ref().map(|quality| json!({
                 "labelled": quality.accuracy.of,
@@ -223,7 +310,9 @@ impl<'f> Summary<'f> {
                     "feature": worst.feature,
                     "js": f64::from(worst.js_q16) / 65_536.0,
                 })),
-                "reference_until_s": self.reference.as_ref().map(|reference| reference.until_s),
+                "reference": self.reference.as_ref().map(Reference::name),
+                "classes_js": self.distance_of(Group::WindowClasses),
+                "confidence_js": self.distance_of(Group::WindowConfidence),
                 "features": self.features.iter().map(|drift| json!({
                     "feature": drift.feature,
                     "drifted_windows": drift.windows.map(|share| share.hits),
@@ -239,6 +328,24 @@ impl<'f> Summary<'f> {
             "slots": timeline.slots().map(|(start_s, counts)| slot_json(start_s, counts)).collect::<Vec<_>>(),
             "by_device": devices.iter().map(|(device, counts)| device_json(*device, counts)).collect::<Vec<_>>(),
         })
+    }
+
+    /// The Jensen–Shannon divergence of predicted classes or confidences in windows from the reference.
+    pub(crate) fn distance_of(&self, group: Group) -> Option<f64> {
+        let reference = self.reference.as_ref()?;
+        let normal = match group {
+            Group::WindowClasses => &reference.classes,
+            _ => &reference.confidence,
+        };
+        let mut sum: Vec<u64> = vec![0; normal.len()];
+        for (start_s, counts) in self.fleet.timeline.slots() {
+            if reference.compares(start_s) {
+                for (sum, count) in sum.iter_mut().zip(counts.group(group)) {
+                    *sum = sum.saturating_add(*count);
+                }
+            }
+        }
+        statistics::distance(&sum, normal).map(|distance| distance.js)
     }
 
     fn alarm_json(&self, alarm: &Raised) -> Value {
@@ -350,14 +457,20 @@ impl Raised {
 }
 
 /// The first windows of a timeline; `None` when it has none, or nothing behind them.
-fn reference(timeline: &Timeline) -> Option<Reference> {
+fn first_windows(timeline: &Timeline) -> Option<Reference> {
     let windows = |counts: &Counts| counts.get(Group::Windowed, 0);
     let all = timeline.slots().map(|(_, counts)| windows(counts)).fold(0, u64::saturating_add);
     let mut first: Option<Counts> = None;
     for (start_s, counts) in timeline.slots() {
         match &mut first {
             Some(first) if windows(first) > 0 && windows(first) >= all / REFERENCE_SHARE => {
-                return Some(Reference { counts: first.clone(), until_s: start_s });
+                let features = 0..usize::from(first.shape.features);
+                return Some(Reference {
+                    features: features.map(|f| statistics::feature(first, f).to_vec()).collect(),
+                    classes: first.group(Group::WindowClasses).to_vec(),
+                    confidence: first.group(Group::WindowConfidence).to_vec(),
+                    until_s: Some(start_s),
+                });
             }
             Some(first) => first.add_counts(counts),
             None => first = Some(counts.clone()),
@@ -369,22 +482,17 @@ fn reference(timeline: &Timeline) -> Option<Reference> {
 fn features(fleet: &Fleet, reference: Option<&Reference>) -> Vec<FeatureDrift> {
     let totals = &fleet.totals;
     let judged = totals.event(Event::Windows);
-    let mut behind = Counts::new(totals.shape);
-    if let Some(reference) = reference {
-        for (_, counts) in fleet.timeline.slots().filter(|(start, _)| *start >= reference.until_s) {
-            behind.add_counts(counts);
+    let mut compared = Counts::new(totals.shape);
+    for (start_s, counts) in fleet.timeline.slots() {
+        if reference.is_some_and(|reference| reference.compares(start_s)) {
+            compared.add_counts(counts);
         }
     }
     let mut features: Vec<FeatureDrift> = (0..usize::from(totals.shape.features))
         .map(|feature| FeatureDrift {
             feature,
             windows: Share::new(totals.get(Group::Drifted, feature), judged),
-            distance: reference.and_then(|reference| {
-                statistics::distance(
-                    statistics::feature(&behind, feature),
-                    statistics::feature(&reference.counts, feature),
-                )
-            }),
+            distance: reference.and_then(|reference| reference.distance(&compared, feature)),
         })
         .filter(|drift| drift.windows.is_some() || drift.distance.is_some())
         .collect();
@@ -466,18 +574,6 @@ pub(crate) fn duration(seconds: u64) -> String {
         120..7200 => format!("{:.0} min", value / 60.0),
         7200..172_800 => format!("{:.1} h", value / 3600.0),
         _ => format!("{:.1} d", value / 86_400.0),
-    }
-}
-
-/// What a header says that the model's scores are.
-pub(crate) fn scores_name(header: &Header) -> &'static str {
-    match statistics::scores(header) {
-        Scores::None => "none",
-        Scores::Probabilities => "probabilities",
-        Scores::Logits => "logits",
-        Scores::Probability => "one probability",
-        Scores::Logit => "one logit",
-        Scores::Value => "a value",
     }
 }
 

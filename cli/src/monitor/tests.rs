@@ -3,10 +3,13 @@
 use std::io::Read as _;
 use std::path::PathBuf;
 
-use whit::metrics::counters::{Cursor, Event, Group, Head, LATENCY_BUCKETS, Shape, Sum, Worst, encode};
+use whit::metrics::counters::{
+    Cursor, Event, Group, Head, LATENCY_BUCKETS, Shape, Sum, Worst, encode,
+};
 use whit::metrics::histogram;
 use whit::metrics::record::{
-    Alarm, FRAME_FRONT, Header, Kind, LOG_MAGIC, LOG_VERSION, MAX_PAYLOAD, Piece, Pieces, Sample, seal,
+    Alarm, FRAME_FRONT, Header, Kind, LOG_MAGIC, LOG_VERSION, MAX_PAYLOAD, Piece, Pieces, Sample,
+    seal,
 };
 use whit_convert::statistics::{Classified, Ranking, Statistic};
 
@@ -292,7 +295,13 @@ fn copies_of_a_log_are_told_and_can_count_once() {
     let mut lengths = Vec::new();
     for sequence in 0..30 {
         log.random_period(&mut random, sequence);
-        log.alarm(Alarm { sequence, start_s: sequence * 60, source: 4, what: 1, ..Alarm::default() });
+        log.alarm(Alarm {
+            sequence,
+            start_s: sequence * 60,
+            source: 4,
+            what: 1,
+            ..Alarm::default()
+        });
         lengths.push(log.bytes.len());
     }
     let early = folder.write("early", &log.bytes[..lengths[11]]);
@@ -357,7 +366,8 @@ fn what_cannot_be_read_is_counted() {
         // The tag that the writer of that version would have used.
         let tag = Header { version: LOG_VERSION + 1, ..header(2) }.tag();
         let mut out = [0; 64];
-        next.bytes.extend(Alarm { source: 1, ..Alarm::default() }.encode(tag, &mut out).expect("room"));
+        next.bytes
+            .extend(Alarm { source: 1, ..Alarm::default() }.encode(tag, &mut out).expect("room"));
         bytes.extend(&next.bytes);
     });
     assert_eq!((periods, remarks.without_header), (10, 1));
@@ -393,7 +403,9 @@ fn what_cannot_be_read_is_counted() {
             if number != missing {
                 let mut out = [0; 4200];
                 out[FRAME_FRONT..FRAME_FRONT + payload.len()].copy_from_slice(payload);
-                bytes.extend(seal(&mut out, Kind::Period, header(1).tag(), payload.len()).expect("room"));
+                bytes.extend(
+                    seal(&mut out, Kind::Period, header(1).tag(), payload.len()).expect("room"),
+                );
             }
         }
         let (_, read) = merge(&[folder.write("parts", &bytes)], &Selection::default());
@@ -430,20 +442,22 @@ fn quality_is_that_of_the_single_runs() {
         let (mut entries, mut scores, mut labels) = (Vec::new(), Vec::new(), Vec::new());
         let (mut ranks, mut outcomes) = (Vec::new(), Vec::new());
         for _ in 0..500 {
-            let label = random.below(classes as u64 - 1 + random.below(2)) as usize;
-            let predicted = if random.below(3) > 0 { label } else { random.below(classes as u64) as usize };
+            let most = classes as u64 - random.below(2);
+            let label = random.below(most) as usize;
+            let predicted =
+                if random.below(3) > 0 { label } else { random.below(classes as u64) as usize };
             entries.push((Group::Confusion, label * classes + predicted));
             let bin = random.below(16) as usize;
             let outcome = usize::from(random.below(16) < bin as u64);
             entries.push((Group::Scored, outcome * 16 + bin));
             ranks.push(bin as f32);
             outcomes.push(outcome == 1);
-            labels.push(label as i64);
+            labels.push(label);
             scores.extend((0..classes).map(|class| f32::from(u8::from(class == predicted))));
         }
         let counts = count_runs(shape, &entries);
         let found = statistics::classification(&counts).expect("labels");
-        let oracle = Classified::new(scores, classes, &labels).expect("runs");
+        let oracle = Classified::new(&scores, &labels, classes).expect("runs");
         let ones = vec![1; 500];
         let mut values = vec![0.0; oracle.metrics().len()];
         oracle.values(&ones, &mut values);
@@ -505,7 +519,10 @@ fn figures_of_bins_hold_those_of_the_runs() {
             ("area", area, scored.roc_auc.expect("both")),
         ] {
             let margin = 1e-9;
-            assert!(found.low <= exact + margin && exact <= found.high + margin, "{name} {exact} {found:?}");
+            assert!(
+                found.low <= exact + margin && exact <= found.high + margin,
+                "{name} {exact} {found:?}"
+            );
             assert!(found.low <= found.value && found.value <= found.high, "{name} {found:?}");
         }
         let error = scored.calibration_error;
@@ -558,7 +575,10 @@ fn regression_is_that_of_the_single_values() {
             (Sum::ErrorNegative, (-error).max(0) as u64),
         ];
         for (sum, value) in sums {
-            counts.add(&Head::default(), &[((shape.offset(Group::Sums) + sum as usize) as u32, value)]);
+            counts.add(
+                &Head::default(),
+                &[((shape.offset(Group::Sums) + sum as usize) as u32, value)],
+            );
         }
         labels.push(label as f64 * 0.25);
         errors.push(error as f64 * 0.25);
@@ -593,5 +613,7 @@ fn distances_are_those_of_their_definitions() {
     let apart = statistics::distance(&[9, 0], &[0, 9]).expect("counts");
     assert!((apart.js - 1.0).abs() < 1e-12 && (apart.ks - 1.0).abs() < 1e-12);
     assert_eq!(statistics::distance(&[0, 0], &[1, 2]), None);
-    assert!(statistics::distance(&[u64::MAX, u64::MAX], &[u64::MAX, 1]).expect("counts").js.is_finite());
+    assert!(
+        statistics::distance(&[u64::MAX, u64::MAX], &[u64::MAX, 1]).expect("counts").js.is_finite()
+    );
 }

@@ -3,6 +3,7 @@
 use whit::metrics::counters::{Event, Group};
 
 use super::counts::{Counts, Timeline};
+use super::findings::{Weight, findings};
 use super::merge::Raised;
 use super::statistics::{self, Bounded, Share};
 use super::summary::{ALARMS, Summary, duration, instant};
@@ -58,9 +59,11 @@ pub(crate) fn fleet(summary: &Summary<'_>) -> String {
         }
     }
     if let Some(latency) = &summary.latency {
-        for (name, quantile) in
-            [("latency p50", latency.p50), ("        p90", latency.p90), ("        p99", latency.p99)]
-        {
+        for (name, quantile) in [
+            ("latency p50", latency.p50),
+            ("        p90", latency.p90),
+            ("        p99", latency.p99),
+        ] {
             fields.push((name, micros_text(quantile)));
         }
         let deadline = fleet.header.deadline_us;
@@ -69,7 +72,8 @@ pub(crate) fn fleet(summary: &Summary<'_>) -> String {
         } else {
             format!(", deadline {}", report::micros(f64::from(deadline)))
         };
-        fields.push(("        max", format!("{}{deadline}", report::micros(f64::from(latency.max)))));
+        fields
+            .push(("        max", format!("{}{deadline}", report::micros(f64::from(latency.max)))));
     }
     if let Some(confidence) = summary.confidence {
         fields.push(("confidence, mean", bounded_text(confidence, 3)));
@@ -77,7 +81,19 @@ pub(crate) fn fleet(summary: &Summary<'_>) -> String {
     if let Some(entropy) = summary.entropy {
         fields.push(("entropy, mean", bounded_text(entropy, 3)));
     }
+    if let Some(estimate) = summary.estimated_accuracy {
+        let text = format!("{} estimated from confidences", report::percent(estimate));
+        fields.push(("accuracy", text));
+    }
     out.push(report::fields(&fields));
+    let findings: Vec<String> = findings(summary)
+        .iter()
+        .filter(|finding| finding.weight != Weight::Note)
+        .map(|finding| format!("! {}", finding.title))
+        .collect();
+    if !findings.is_empty() {
+        out.push(findings.join("\n"));
+    }
     if timeline.slots().len() > 1 {
         out.push(plots(&timeline));
     }
@@ -231,9 +247,8 @@ fn classes(summary: &Summary<'_>) -> Option<String> {
     ];
     let quality = summary.classification.as_ref();
     if quality.is_some() {
-        header.extend(
-            ["labelled", "precision", "recall", "F1"].map(|column| (column, Align::Right)),
-        );
+        header
+            .extend(["labelled", "precision", "recall", "F1"].map(|column| (column, Align::Right)));
     }
     let rows: Vec<Vec<String>> = order
         .iter()
@@ -379,10 +394,7 @@ fn drift(summary: &Summary<'_>) -> Option<String> {
             ("drifted, over time", Align::Left),
         ];
         if let Some(reference) = &summary.reference {
-            lines.push(format!(
-                "PSI, JS, KS: all since {} against the windows before",
-                instant(reference.until_s)
-            ));
+            lines.push(format!("PSI, JS, KS: windows in the log against {}", reference.name()));
         }
         lines.push(report::table(&header, &rows));
         if summary.features.len() > ROWS {
@@ -449,7 +461,8 @@ pub(crate) fn alarm_row(alarm: &Raised) -> Vec<String> {
     } else {
         alarm.source_name().replace('_', " ")
     };
-    let number = |value: f64| if value.fract() == 0.0 { format!("{value}") } else { format!("{value:.4}") };
+    let number =
+        |value: f64| if value.fract() == 0.0 { format!("{value}") } else { format!("{value:.4}") };
     vec![
         instant(u64::from(alarm.start_s)),
         alarm.device.to_string(),
@@ -471,7 +484,8 @@ fn devices(summary: &Summary<'_>) -> Option<String> {
     let mut order: Vec<(&u64, &Counts)> = devices.iter().collect();
     let trouble = |counts: &Counts| {
         let all = counts.event(Event::Runs).max(1) as f64;
-        (counts.event(Event::Errors).saturating_add(counts.event(Event::DeadlineMisses))) as f64 / all
+        (counts.event(Event::Errors).saturating_add(counts.event(Event::DeadlineMisses))) as f64
+            / all
     };
     order.sort_by(|a, b| trouble(b.1).total_cmp(&trouble(a.1)).then(a.0.cmp(b.0)));
     let rows: Vec<Vec<String>> = order
@@ -507,7 +521,10 @@ fn devices(summary: &Summary<'_>) -> Option<String> {
     ];
     let more = devices.len().saturating_sub(ROWS);
     let more = if more > 0 { format!("\nand {more} more devices") } else { String::new() };
-    Some(format!("devices, most errors and late runs first\n{}{more}", report::table(&header, &rows)))
+    Some(format!(
+        "devices, most errors and late runs first\n{}{more}",
+        report::table(&header, &rows)
+    ))
 }
 
 #[cfg(test)]
@@ -519,7 +536,9 @@ mod tests {
         assert_eq!(sparkline(&[Some(0.0), Some(3.5), None, Some(7.0)]), "▁▅ █");
         assert_eq!(sparkline(&[Some(0.0), None]), "▁ ");
         assert_eq!(sparkline(&[]), "");
-        for (share, expected) in [(0.0, ""), (0.5, "██"), (1.0, "████"), (9.0, "████"), (0.28, "█▏")] {
+        for (share, expected) in
+            [(0.0, ""), (0.5, "██"), (1.0, "████"), (9.0, "████"), (0.28, "█▏")]
+        {
             assert_eq!(bar(share, 4), expected, "{share}");
         }
     }

@@ -1,6 +1,10 @@
 //! `whit monitor`: what devices saw.
 
+mod export;
+mod merge;
 mod report;
+mod samples;
+mod serve;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use crate::monitor::reading::Selection;
+use crate::monitor::reading::{Read, Selection};
 
 /// Reads the logs of monitors.
 #[derive(Args)]
@@ -21,12 +25,24 @@ pub(crate) struct Monitor {
 enum Command {
     /// Sum up logs: latency, classes, quality, drift, alarms
     Report(report::Report),
+    /// Write many logs as one, their counts summed up
+    Merge(merge::Merge),
+    /// Write logs for other tools: CSV, Parquet, Prometheus, OpenTelemetry
+    Export(export::Export),
+    /// Write the inputs that devices kept for labelling
+    Samples(samples::Samples),
+    /// Answer a browser and Prometheus with what logs say when they ask
+    Serve(serve::Serve),
 }
 
 impl Monitor {
     pub(crate) fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Report(command) => command.run(),
+            Command::Merge(command) => command.run(),
+            Command::Export(command) => command.run(),
+            Command::Samples(command) => command.run(),
+            Command::Serve(command) => command.run(),
         }
     }
 }
@@ -66,11 +82,21 @@ impl Logs {
     }
 }
 
+/// Tells on stderr what was remarkable about the logs.
+fn say_remarks(read: &Read) {
+    for sentence in read.sentences() {
+        eprintln!("note: {sentence}");
+    }
+}
+
 fn parse_model(text: &str) -> Result<u64, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     let valid = digits.len() <= 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     match u64::from_str_radix(digits, 16) {
         Ok(id) if valid => Ok(id),
-        _ => Err("a model is up to 16 hexadecimal digits, as `whit monitor report` shows them".into()),
+        _ => {
+            Err("a model is up to 16 hexadecimal digits, as `whit monitor report` shows them"
+                .into())
+        }
     }
 }

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
 
 use super::Logs;
 use crate::commands::{print_json, print_text};
 use crate::monitor::merge::{Fleet, Merger};
+use crate::monitor::page::page;
 use crate::monitor::reading::{Read, read_logs};
 use crate::monitor::summary::{Named, Summary, read_json};
 use crate::monitor::text;
@@ -24,6 +25,9 @@ pub(crate) struct Report {
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
+    /// Write a page with plots and explanations
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 impl Report {
@@ -35,6 +39,10 @@ impl Report {
         check(&fleets, named.as_ref(), &read)?;
         let summaries: Vec<Summary<'_>> =
             fleets.iter().map(|fleet| Summary::new(fleet, named.as_ref())).collect();
+        if let Some(path) = &self.html {
+            std::fs::write(path, page(&summaries, &read, false)?)
+                .with_context(|| path.display().to_string())?;
+        }
         if self.json {
             print_json(&json!({
                 "log": read_json(&read),
