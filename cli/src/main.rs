@@ -4,6 +4,7 @@
 mod commands;
 mod data;
 mod metrics;
+mod monitor;
 mod plots;
 mod report;
 mod report_html;

@@ -8,6 +8,7 @@ mod demo;
 mod eval;
 mod inspect;
 mod inspect_monitor;
+mod monitor;
 mod run;
 mod search;
 mod verify;
@@ -46,6 +47,8 @@ pub(crate) enum Command {
     Bench(bench::Bench),
     /// Check a file: structure, checksums, golden vectors on every instruction set present
     Verify(verify::Verify),
+    /// Read what the monitors of devices wrote: report, merge, export, serve
+    Monitor(monitor::Monitor),
     /// The whole story on an embedded example, in under a minute
     Demo(demo::Demo),
 }
@@ -60,6 +63,7 @@ impl Command {
             Command::Compare(command) => command.run(),
             Command::Bench(command) => command.run(),
             Command::Verify(command) => command.run(),
+            Command::Monitor(command) => command.run(),
             Command::Demo(command) => command.run(),
         }
     }

@@ -37,7 +37,6 @@ macro_rules! with_elements {
         }
     };
 }
-#[cfg(test)]
 pub(crate) use with_elements;
 
 impl ArrayData {

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use array::{Array, ArrayData};
 pub(crate) use bind::{Binding, Extent, InputSpec, bind};
 pub(crate) use images::{ImageSpec, Preprocess};
-pub(crate) use npy::{NpyError, read_npy_file, read_npz, write_npy_file};
+pub(crate) use npy::{NpyError, read_npy_file, read_npz, write_npy_file, write_npz};
 pub(crate) use series::Series;
 
 /// Arrays up to this size are read whole; of larger ones a sample at a time.

@@ -12,14 +12,11 @@ use std::path::Path;
 
 use half::f16;
 use zip::read::ZipFile;
-use zip::{CompressionMethod, ZipArchive};
-#[cfg(test)]
-use zip::{ZipWriter, write::SimpleFileOptions};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::LABELS;
-#[cfg(test)]
-use super::array::with_elements;
-use super::array::{Array, ArrayData};
+use super::array::{Array, ArrayData, with_elements};
 use super::series::{Series, open_part};
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
@@ -485,7 +482,6 @@ pub(crate) fn write_npy_file(path: &Path, array: &Array) -> io::Result<()> {
 }
 
 /// Writes arrays as a compressed .npz, as `numpy.savez_compressed` does.
-#[cfg(test)]
 pub(crate) fn write_npz(
     writer: impl Write + Seek,
     arrays: &BTreeMap<String, Array>,

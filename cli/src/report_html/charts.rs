@@ -210,7 +210,7 @@ pub(crate) fn front(points: &[Point], x_title: &str, y_title: &str) -> String {
     svg
 }
 
-fn start(width: f64, height: f64, title: &str) -> String {
+pub(crate) fn start(width: f64, height: f64, title: &str) -> String {
     format!(
         "<svg viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\"><title>{}</title>",
         escape(title)
@@ -218,7 +218,7 @@ fn start(width: f64, height: f64, title: &str) -> String {
 }
 
 /// Round numbers inside a range, four to eight of them.
-fn ticks(low: f64, high: f64) -> Vec<f64> {
+pub(crate) fn ticks(low: f64, high: f64) -> Vec<f64> {
     let rough = (high - low) / 5.0;
     let magnitude = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * magnitude).into_iter().find(|s| *s >= rough);
@@ -232,7 +232,7 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
 }
 
 /// A number in few characters.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     let size = value.abs();
     if value == 0.0 {
         "0".to_owned()

@@ -1,6 +1,6 @@
 //! The report of a conversion or a comparison: one HTML page that needs nothing else, and the same data as JSON.
 
-mod charts;
+pub(crate) mod charts;
 mod convert;
 
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ pub(crate) use convert::{ConvertReport, check_path};
 use crate::report;
 
 const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("style.css");
 
 /// What the page has beside a comparison.
 #[derive(Default)]
@@ -54,11 +55,17 @@ pub(crate) fn render(page: &Page, comparison: Option<&Comparison>) -> Result<Str
         put("baseline", json!(comparison.baseline_db.map_or(String::new(), decibels)));
         put("remedies", comparison.remedies.iter().map(remedy).collect());
     }
+    render_page(PAGE, Value::Object(context))
+}
+
+/// A page of this template with the common style.
+pub(crate) fn render_page(template: &str, context: Value) -> Result<String> {
     let mut environment = minijinja::Environment::new();
-    // The extension turns escaping on.
-    environment.add_template("page.html", PAGE).context("the report's template")?;
+    // The extension turns escaping on, here alone.
+    environment.add_template("style.css", STYLE).context("the report's style")?;
+    environment.add_template("page.html", template).context("the report's template")?;
     let template = environment.get_template("page.html").context("the report's template")?;
-    template.render(Value::Object(context)).context("the report's template")
+    template.render(context).context("the report's template")
 }
 
 fn decibels(db: f64) -> String {
