@@ -248,7 +248,8 @@ pub(crate) fn read_log(
             }
             return Ok(());
         }
-        if !headers.contains_key(&frame.tag) {
+        let known = headers.contains_key(&frame.tag);
+        if !known {
             if later.is_none() {
                 later = Some(first_headers(open()?)?);
             }

@@ -8,8 +8,7 @@ use whit::metrics::counters::{
 };
 use whit::metrics::histogram;
 use whit::metrics::record::{
-    Alarm, FRAME_FRONT, Header, Kind, LOG_MAGIC, LOG_VERSION, MAX_PAYLOAD, Piece, Pieces, Sample,
-    seal,
+    Alarm, FRAME_FRONT, Header, Kind, LOG_MAGIC, LOG_VERSION, MAX_PAYLOAD, Piece, Pieces, seal,
 };
 use whit_convert::statistics::{Classified, Ranking, Statistic};
 
@@ -101,11 +100,6 @@ impl Log {
     pub(crate) fn alarm(&mut self, alarm: Alarm) {
         let mut out = [0; 64];
         self.bytes.extend(alarm.encode(self.header.tag(), &mut out).expect("room"));
-    }
-
-    pub(crate) fn sample(&mut self, sample: Sample, bytes: &[u8]) {
-        let mut out = vec![0; bytes.len() + 64];
-        self.bytes.extend(sample.encode(self.header.tag(), bytes, &mut out).expect("room"));
     }
 
     /// A period with counts of every group, and its number.
