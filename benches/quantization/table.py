@@ -199,7 +199,10 @@ def main():
         os.sched_setaffinity(0, {args.cpu})
     work = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    engines = {e.name: e for e in (kinds.Whit(args.whit, work, args.time_limit, args.fresh), kinds.OnnxRuntime(work, args.fresh), kinds.LiteRt(work, args.fresh))}
+    args.json, args.write = (path and path.resolve() for path in (args.json, args.write))
+    binary, root = args.whit.resolve(), args.models.resolve()
+    os.chdir(work)  # ONNX Runtime's tools leave files where they run
+    engines = {e.name: e for e in (kinds.Whit(binary, work, args.time_limit, args.fresh), kinds.OnnxRuntime(work, args.fresh), kinds.LiteRt(work, args.fresh))}
     wanted = lambda engine, scheme: re.search(args.schemes, f"{engine} {scheme}")
     result = {"models": []}
     if args.json and args.json.exists() and (args.only or args.schemes):
@@ -208,7 +211,7 @@ def main():
                "time_limit": args.time_limit,
                "versions": [kinds.version(p) for p in ("onnxruntime", "ai-edge-litert", "ai-edge-quantizer", "litert-torch", "torch", "scikit-learn", "numpy")]}
     wrong, order = 0, []
-    for name, make in models.makers(args.models.resolve(), work).items():
+    for name, make in models.makers(root, work).items():
         order.append(name)
         if not re.search(args.only, name):
             continue
