@@ -124,7 +124,9 @@ impl Ewma {
     /// Takes the next number.
     pub fn add(&mut self, x: i32) -> Option<Change> {
         let away_q16 = (i64::from(x) << 16) - self.average_q16;
-        self.average_q16 += (away_q16 * i64::from(self.weight_q16)) >> 16;
+        // The product in two parts: whole, it needs up to 65 bits.
+        let weight = i64::from(self.weight_q16);
+        self.average_q16 += (away_q16 >> 16) * weight + (((away_q16 & 0xffff) * weight) >> 16);
         let away_q16 = (self.average_q16 - (i64::from(self.target) << 16)).abs();
         if away_q16 <= i64::from(self.limit) << 16 {
             return None;

@@ -161,6 +161,7 @@ fn is_own(own: &SocketAddr, host: Option<&str>) -> bool {
     }
     let Some(host) = host else { return true };
     let name = match host.rsplit_once(':') {
+        _ if host.parse::<std::net::IpAddr>().is_ok() => host,
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
