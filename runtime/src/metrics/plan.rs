@@ -25,7 +25,7 @@ pub enum MonitorError<E = core::convert::Infallible> {
     Baseline(BaselineError),
     /// The first output can't be what the configuration says it is.
     Scores(Scores),
-    /// The memory is shorter than [`Monitor::memory_bytes`].
+    /// The memory is shorter than [`Monitor::memory_bytes`](super::Monitor::memory_bytes).
     Memory {
         /// Bytes that the monitor wants.
         needed: usize,
