@@ -59,6 +59,46 @@ pub trait Samples {
     ) -> Result<(Vec<usize>, Vec<u8>), String>;
 }
 
+/// Some of the samples, in their order.
+pub struct Subset<'s> {
+    samples: &'s dyn Samples,
+    chosen: Vec<usize>,
+}
+
+impl<'s> Subset<'s> {
+    /// At most this many: the first ones.
+    pub fn first(samples: &'s dyn Samples, most: usize) -> Subset<'s> {
+        Subset { samples, chosen: (0..samples.len().min(most)).collect() }
+    }
+
+    /// At most this many: spread over all, or the first ones of a model with state, whose samples are one
+    /// sequence.
+    pub fn spread(samples: &'s dyn Samples, graph: &Graph, most: usize) -> Subset<'s> {
+        if !graph.states.is_empty() {
+            return Subset::first(samples, most);
+        }
+        let (all, count) = (samples.len(), samples.len().min(most));
+        Subset { samples, chosen: (0..count).map(|at| at * all / count).collect() }
+    }
+}
+
+impl Samples for Subset<'_> {
+    fn len(&self) -> usize {
+        self.chosen.len()
+    }
+
+    fn input(
+        &self,
+        sample: usize,
+        input: usize,
+        name: &str,
+        dtype: DType,
+    ) -> Result<(Vec<usize>, Vec<u8>), String> {
+        let sample = *self.chosen.get(sample).ok_or("no such sample")?;
+        self.samples.input(sample, input, name, dtype)
+    }
+}
+
 /// Bytes at a multiple of 64 in memory, as a memory map would give them.
 pub struct AlignedBytes {
     bytes: Vec<u8>,

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
-use whit_convert::evaluate::{AlignedBytes, Program, Samples};
+use whit_convert::evaluate::{AlignedBytes, Program, Samples, Subset};
 use whit_convert::graph::{Graph, Op};
 use whit_convert::pipeline::{Converted, rewrite_float};
 use whit_convert::plan::PlanOptions;
@@ -34,25 +34,6 @@ pub(crate) struct ConvertReport<'r> {
     /// What was asked for.
     pub(crate) scheme: String,
     pub(crate) converted: &'r Converted,
-}
-
-/// The first samples.
-struct First<'s>(&'s dyn Samples);
-
-impl Samples for First<'_> {
-    fn len(&self) -> usize {
-        self.0.len().min(SAMPLES)
-    }
-
-    fn input(
-        &self,
-        sample: usize,
-        input: usize,
-        name: &str,
-        dtype: whit::DType,
-    ) -> Result<(Vec<usize>, Vec<u8>), String> {
-        self.0.input(sample, input, name, dtype)
-    }
 }
 
 /// Refuses a path that says neither page nor data, before anything is done.
@@ -92,7 +73,7 @@ impl ConvertReport<'_> {
             match bound.as_ref().filter(|samples| !samples.is_empty()) {
                 Some(samples) if self.scheme != "none" => {
                     let reference = program.model()?;
-                    let samples = First(samples);
+                    let samples = Subset::first(samples, SAMPLES);
                     let found = compare(reference, Some(&graph), model, &samples, &mut watch);
                     comparison = Some(found.context("comparing the layers for the report")?);
                 }

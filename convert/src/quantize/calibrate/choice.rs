@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 
 use whit::DType;
 
-use crate::evaluate::{EvaluateError, Program, Samples};
+use crate::evaluate::{EvaluateError, Program, Samples, Subset};
 use crate::graph::{Graph, Quant, ValueId};
 use crate::plan::PlanOptions;
-use crate::quantize::calibrate::probe::{Probe, Reader, Subset, measure};
+use crate::quantize::calibrate::probe::{Probe, Reader, affordable, measure};
 use crate::quantize::calibrate::{Calibration, Method, PERCENTILE, Range, Ranges, ranges_by};
 use crate::quantize::keeps_scale;
 use crate::quantize::measure::{Noise, noise_by_sample, shares, sigma};
@@ -245,8 +245,8 @@ fn compare(
         vec![(Method::MinMax, &proposals[0].1), (Method::Auto, mix)];
     all.extend(proposals[1..].iter().map(|(method, ranges)| (*method, ranges)));
     let macs: u64 = float.plan.steps.iter().map(|step| step.macs).sum();
-    let count = Subset::affordable(macs * 2 * all.len() as u64, SAMPLES);
-    let subset = Subset::new(samples, count, !graph.states.is_empty());
+    let count = affordable(macs * 2 * all.len() as u64, SAMPLES);
+    let subset = Subset::spread(samples, graph, count);
     let mut errors: Vec<Vec<f64>> = Vec::new();
     for (at, (_, ranges)) in all.iter().enumerate() {
         let quantized = Quantization::new(graph.clone(), numbers, ranges).lowered();

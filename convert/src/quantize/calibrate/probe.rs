@@ -4,7 +4,7 @@
 //! model, in one program with many others; only the sums of squares of its result's error and of the float
 //! result leave the program.
 
-use crate::evaluate::{EvaluateError, Program, Samples, describe, feed, output_reals};
+use crate::evaluate::{EvaluateError, Program, Samples, Subset, describe, feed, output_reals};
 use crate::graph::{BinaryKind, Graph, Node, Op, Quant, ReduceKind, ValueId};
 use crate::plan::PlanOptions;
 use crate::quantize::measure::Noise;
@@ -38,40 +38,9 @@ pub(super) struct Probe {
     pub(super) reader: Reader,
 }
 
-/// Some samples of many.
-pub(super) struct Subset<'s> {
-    samples: &'s dyn Samples,
-    indices: Vec<usize>,
-}
-
-impl<'s> Subset<'s> {
-    /// `count` samples, spread evenly; of a sequence the first ones.
-    pub(super) fn new(samples: &'s dyn Samples, count: usize, sequence: bool) -> Subset<'s> {
-        let (len, count) = (samples.len(), count.min(samples.len()));
-        let at = |index: usize| if sequence { index } else { index * len / count };
-        Subset { samples, indices: (0..count).map(at).collect() }
-    }
-
-    /// As many samples as a budget allows for a program of so many multiply-accumulates.
-    pub(super) fn affordable(macs: u64, [least, most]: [usize; 2]) -> usize {
-        usize::try_from(MACS / macs.max(1)).unwrap_or(most).clamp(least, most)
-    }
-}
-
-impl Samples for Subset<'_> {
-    fn len(&self) -> usize {
-        self.indices.len()
-    }
-
-    fn input(
-        &self,
-        sample: usize,
-        input: usize,
-        name: &str,
-        dtype: DType,
-    ) -> Result<(Vec<usize>, Vec<u8>), String> {
-        self.samples.input(self.indices[sample], input, name, dtype)
-    }
+/// As many samples as a budget allows for a program of so many multiply-accumulates.
+pub(super) fn affordable(macs: u64, [least, most]: [usize; 2]) -> usize {
+    usize::try_from(MACS / macs.max(1)).unwrap_or(most).clamp(least, most)
 }
 
 /// For every probe and each of its grids, the error in what is read.
@@ -98,8 +67,8 @@ pub(super) fn measure(
     }
     let macs =
         programs.iter().flat_map(|(_, program)| &program.plan.steps).map(|step| step.macs).sum();
-    let count = Subset::affordable(macs, SAMPLES);
-    let subset = Subset::new(samples, count, !graph.states.is_empty());
+    let count = affordable(macs, SAMPLES);
+    let subset = Subset::spread(samples, graph, count);
     let total = programs.len() * subset.len();
     let mut noise = Vec::new();
     for (at, (range, program)) in programs.iter().enumerate() {

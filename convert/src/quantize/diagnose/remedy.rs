@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use whit::DType;
 
 use super::cause::CauseKind;
 use super::layers::Layer;
 use super::{CompareError, Comparison};
-use crate::evaluate::{EvaluateError, Program, Samples};
+use crate::evaluate::{EvaluateError, Program, Samples, Subset};
 use crate::graph::{Graph, ValueId};
 use crate::pipeline::Watch;
 use crate::plan::PlanOptions;
@@ -64,32 +63,10 @@ pub struct Remedy {
     pub arena_bytes: i64,
 }
 
-/// The first samples of some.
-struct First<'s> {
-    of: &'s dyn Samples,
-    count: usize,
-}
-
-impl Samples for First<'_> {
-    fn len(&self) -> usize {
-        self.count.min(self.of.len())
-    }
-
-    fn input(
-        &self,
-        sample: usize,
-        input: usize,
-        name: &str,
-        dtype: DType,
-    ) -> Result<(Vec<usize>, Vec<u8>), String> {
-        self.of.input(sample, input, name, dtype)
-    }
-}
-
 struct Bench<'b> {
     graph: &'b Graph,
     float: Program,
-    samples: First<'b>,
+    samples: Subset<'b>,
 }
 
 struct Measured {
@@ -124,7 +101,7 @@ pub fn try_remedies(
     let bench = Bench {
         graph,
         float: Program::new(graph, &PlanOptions::default())?,
-        samples: First { of: attempts.samples, count: MEASURED_SAMPLES },
+        samples: Subset::first(attempts.samples, MEASURED_SAMPLES),
     };
     let numbers = numbers_of(comparison, graph, attempts.numbers);
     let has_integers = numbers.iter().any(|numbers| numbers.integer().is_some());

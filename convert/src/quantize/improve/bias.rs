@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::evaluate::{EvaluateError, Samples};
+use crate::evaluate::{EvaluateError, Samples, Subset};
 use crate::graph::{Graph, ValueId};
 use crate::quantize::numbers::{Numbers, output_axis, weights_of};
 use crate::quantize::quantization::Quantization;
@@ -15,7 +15,7 @@ use crate::quantize::weights::{Scales, largest_bias};
 use crate::tensor::Tensor;
 
 use super::Context;
-use super::probe::{Few, levels, unclamp, watch};
+use super::probe::{levels, unclamp, watch};
 
 /// Samples that means are taken over: a few hundred have the error of the mean far below the shift.
 const MOST_SAMPLES: usize = 256;
@@ -36,7 +36,7 @@ pub(super) fn run(
     context: &mut Context<'_>,
 ) -> Result<bool, EvaluateError> {
     let layers = layers(quantization);
-    let samples = Few::of(context.samples, &quantization.graph, MOST_SAMPLES);
+    let samples = Subset::spread(context.samples, &quantization.graph, MOST_SAMPLES);
     // A mean of one sample says nothing about the next.
     if layers.is_empty() || samples.len() < 2 {
         return Ok(false);

@@ -8,14 +8,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::evaluate::{EvaluateError, Samples};
+use crate::evaluate::{EvaluateError, Samples, Subset};
 use crate::graph::ValueId;
 use crate::quantize::quantization::Quantization;
 use crate::quantize::weights::{Rows, Scales, Weights, group_scale};
 use crate::tensor::Tensor;
 
 use super::Context;
-use super::probe::{Few, levels, watch};
+use super::probe::{levels, watch};
 use super::rows::{Draw, Reads};
 
 /// Samples that inputs are taken from.
@@ -60,7 +60,7 @@ pub(super) fn run(
     context: &mut Context<'_>,
 ) -> Result<bool, EvaluateError> {
     let units = units(quantization);
-    let samples = Few::of(context.samples, &quantization.graph, MOST_SAMPLES);
+    let samples = Subset::spread(context.samples, &quantization.graph, MOST_SAMPLES);
     for node in units.iter().flat_map(|unit| &unit.nodes) {
         let node = &quantization.graph.nodes[*node];
         if let Some(long) = Reads::of(&quantization.graph, node).map(|reads| reads.row_elems)
@@ -168,7 +168,7 @@ impl Input {
 fn moments(
     quantization: &Quantization,
     units: &[&Unit],
-    samples: &Few<'_>,
+    samples: &Subset<'_>,
     context: &mut Context<'_>,
     (level, depth): (usize, usize),
 ) -> Result<Vec<Input>, EvaluateError> {

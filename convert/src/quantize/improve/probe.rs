@@ -2,47 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use whit::DType;
-
 use crate::evaluate::{EvaluateError, Program, Samples, observe};
 use crate::graph::{Clamp, Graph, Node, Op, UnaryKind, ValueId};
 use crate::plan::PlanOptions;
-
-/// Some of the samples, in their order.
-pub(super) struct Few<'s> {
-    samples: &'s dyn Samples,
-    chosen: Vec<usize>,
-}
-
-impl<'s> Few<'s> {
-    /// At most this many: spread over all, or the first ones of a model with state, whose samples are one
-    /// sequence.
-    pub(super) fn of(samples: &'s dyn Samples, graph: &Graph, most: usize) -> Few<'s> {
-        let (all, count) = (samples.len(), samples.len().min(most));
-        let chosen = (0..count).map(|at| match graph.states.is_empty() {
-            true => at * all / count,
-            false => at,
-        });
-        Few { samples, chosen: chosen.collect() }
-    }
-}
-
-impl Samples for Few<'_> {
-    fn len(&self) -> usize {
-        self.chosen.len()
-    }
-
-    fn input(
-        &self,
-        sample: usize,
-        input: usize,
-        name: &str,
-        dtype: DType,
-    ) -> Result<(Vec<usize>, Vec<u8>), String> {
-        let sample = *self.chosen.get(sample).ok_or("no such sample")?;
-        self.samples.input(sample, input, name, dtype)
-    }
-}
 
 /// Takes the clamps off the layers that make these values: the sum that each clamp now reads, by the value.
 pub(super) fn unclamp(graph: &mut Graph, values: &BTreeSet<ValueId>) -> BTreeMap<ValueId, ValueId> {

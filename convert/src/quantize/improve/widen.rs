@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::evaluate::{EvaluateError, Program};
+use crate::evaluate::{EvaluateError, Program, Subset};
 use crate::plan::PlanOptions;
 use crate::quantize::calibrate::Ranges;
 use crate::quantize::measure::noise_of_mix;
@@ -13,7 +13,6 @@ use crate::quantize::numbers::{Numbers, weights_of};
 use crate::quantize::quantization::Quantization;
 
 use super::Context;
-use super::probe::Few;
 
 /// What all the wider layers may add to the bytes of the weights.
 const MOST_BYTES: f64 = 0.1;
@@ -54,7 +53,7 @@ pub(super) fn run(
     if layers.is_empty() {
         return Ok(false);
     }
-    let samples = Few::of(context.samples, graph, MOST_SAMPLES);
+    let samples = Subset::spread(context.samples, graph, MOST_SAMPLES);
     let float = Program::new(graph, &PlanOptions::default())?;
     let total = layers.len();
     for (at, layer) in layers.iter_mut().enumerate() {

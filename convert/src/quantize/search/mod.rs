@@ -15,7 +15,7 @@ pub use mix::{CHOICES, Layer};
 pub use quality::{Answers, Quality};
 
 use crate::emit::emit;
-use crate::evaluate::{EvaluateError, Program, Samples};
+use crate::evaluate::{EvaluateError, Program, Samples, Subset};
 use crate::graph::Graph;
 use crate::pipeline::Watch;
 use crate::plan::PlanOptions;
@@ -360,7 +360,7 @@ impl Bench<'_> {
         float: &Program,
         watch: &mut dyn Watch,
     ) -> Result<(Vec<Vec<f64>>, Vec<Sensitivity>), EvaluateError> {
-        let few = Few(self.calibration);
+        let few = Subset::first(self.calibration, SENSITIVITY_SAMPLES);
         let total = self.layers.iter().map(|layer| layer.choices.len()).sum();
         let mut done = 0;
         let mut noise = Vec::new();
@@ -484,25 +484,6 @@ impl Bench<'_> {
             }
         });
         order
-    }
-}
-
-/// The first samples of many.
-struct Few<'s>(&'s dyn Samples);
-
-impl Samples for Few<'_> {
-    fn len(&self) -> usize {
-        self.0.len().min(SENSITIVITY_SAMPLES)
-    }
-
-    fn input(
-        &self,
-        sample: usize,
-        input: usize,
-        name: &str,
-        dtype: whit::DType,
-    ) -> Result<(Vec<usize>, Vec<u8>), String> {
-        self.0.input(sample, input, name, dtype)
     }
 }
 
