@@ -73,7 +73,6 @@ pub mod math;
 mod monitor;
 mod plan;
 pub mod record;
-pub mod report;
 mod reservoir;
 pub mod scores;
 mod session;
