@@ -9,34 +9,14 @@ use whit::{Model, Options, Session};
 
 use super::*;
 use crate::dim::Dim;
-use crate::evaluate::AlignedBytes;
+use crate::evaluate::{AlignedBytes, Reals};
 use crate::graph::{Clamp, Graph, MatMul, Node, Op};
 use crate::pipeline::{ConvertOptions, convert};
 use crate::quantize::numbers::Numbers;
 use crate::tensor::Tensor;
 
-/// Rows of real numbers for the only input.
-struct Rows(Vec<Vec<f32>>);
-
-impl Samples for Rows {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn input(
-        &self,
-        sample: usize,
-        _: usize,
-        _: &str,
-        _: DType,
-    ) -> Result<(Vec<usize>, Vec<u8>), String> {
-        let row = &self.0[sample];
-        Ok((vec![1, row.len()], row.iter().flat_map(|x| x.to_le_bytes()).collect()))
-    }
-}
-
 /// Twelve features: four classes of points, noise added.
-fn points(seed: u64, count: usize, shift: f32) -> (Rows, Vec<usize>) {
+fn points(seed: u64, count: usize, shift: f32) -> (Reals, Vec<usize>) {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut labels = Vec::new();
     let rows = (0..count)
@@ -52,7 +32,7 @@ fn points(seed: u64, count: usize, shift: f32) -> (Rows, Vec<usize>) {
                 .collect()
         })
         .collect();
-    (Rows(rows), labels)
+    (Reals { shape: vec![1, 12], samples: rows }, labels)
 }
 
 /// One layer: the logit of a class is the sum of its features.
@@ -104,7 +84,7 @@ fn watch(file: &[u8], shift: f32, runs: usize) -> (u32, [u32; 3], f64, f64) {
     let (rows, labels) = points(99, runs, shift);
     let (mut windows, mut alarms, mut estimated, mut right) = (0, [0; 3], 0.0, 0.0);
     let mut log: Vec<u8> = Vec::new();
-    for (index, (row, label)) in rows.0.iter().zip(&labels).enumerate() {
+    for (index, (row, label)) in rows.samples.iter().zip(&labels).enumerate() {
         session.set_input_f32(0, row).expect("an input");
         let run = monitor.run(&mut session, &mut || 0).expect("a run");
         monitor.label_class(run, *label as u32).expect("waits");
