@@ -83,7 +83,9 @@ impl Watched {
                 values[self.feature_of(place)].extend(*key);
             }
         }
-        self.edges = values.into_iter().map(equal_counts).collect();
+        // Of integers the field has 16 bits.
+        let unused = if self.dtype.is_float() { i32::MAX } else { i16::MAX.into() };
+        self.edges = values.into_iter().map(|values| equal_counts(values, unused)).collect();
     }
 
     /// Elements that a feature has in a run, at most.
@@ -120,8 +122,8 @@ impl Watched {
 }
 
 /// Ascending edges that cut values into bins of about equal counts. Values that occur often make fewer bins; the edges that are
-/// left over lie where no value is.
-fn equal_counts(mut values: Vec<i32>) -> Vec<i32> {
+/// left over are `unused`, the largest.
+fn equal_counts(mut values: Vec<i32>, unused: i32) -> Vec<i32> {
     values.sort_unstable();
     let mut edges = Vec::new();
     let mut at = 0;
@@ -138,7 +140,7 @@ fn equal_counts(mut values: Vec<i32>) -> Vec<i32> {
         }
         at += 1;
     }
-    edges.resize(BINS - 1, i32::MAX);
+    edges.resize(BINS - 1, unused);
     edges
 }
 
@@ -160,7 +162,7 @@ mod tests {
             (vec![], [none; 7]),
         ];
         for (values, expected) in cases {
-            assert_eq!(equal_counts(values.clone()), expected, "{values:?}");
+            assert_eq!(equal_counts(values.clone(), none), expected, "{values:?}");
         }
     }
 }

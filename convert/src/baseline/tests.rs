@@ -151,6 +151,44 @@ fn baselines_are_the_same_every_time_and_fit_their_model() {
 }
 
 #[test]
+fn calibration_data_falls_into_the_bins_that_the_baseline_counted() {
+    for steps in [0.0, 1.0, 3.0, 100.0] {
+        for numbers in [Numbers::Float, Numbers::Int8, Numbers::Int16] {
+            let (mut rows, _) = points(1, 200, 0.0);
+            // Few values leave bins empty, a constant feature leaves one.
+            rows.samples.iter_mut().flatten().for_each(|x| *x = (*x * steps).round() / 8.0);
+            rows.samples[0][0] = 1.0;
+            let monitor =
+                MonitorOptions { scores: Some(Scores::Logits), ..MonitorOptions::default() };
+            let options = ConvertOptions {
+                numbers,
+                golden_cases: 0,
+                monitor: Some(monitor),
+                ..ConvertOptions::default()
+            };
+            let made = convert(graph(), Some(&rows), &options, &mut ()).expect("converts").file;
+            let aligned = AlignedBytes::new(&made);
+            let model = Model::open(aligned.as_slice()).expect("a model");
+            let baseline = Baseline::of(&model).expect("reads").expect("is there");
+            let mut session = Session::new(model, Options::default()).expect("a session");
+            let mut counts = [[0; 8]; 12];
+            for row in &rows.samples {
+                session.set_input_f32(0, row).expect("an input");
+                let size = session.input_slot(0).expect("is there").dtype().size();
+                let bytes = session.input_bytes(0).expect("is there");
+                for (feature, raw) in bytes.chunks(size).enumerate() {
+                    counts[feature][baseline.bin(feature, raw).expect("finite")] += 1;
+                }
+            }
+            for (feature, counts) in counts.iter().enumerate() {
+                let of_file: Vec<u32> = (0..8).map(|bin| baseline.count(feature, bin)).collect();
+                assert_eq!(of_file, counts, "{numbers}, {steps} steps, feature {feature}");
+            }
+        }
+    }
+}
+
+#[test]
 fn data_that_says_too_little_is_refused() {
     let options = |monitor| ConvertOptions {
         golden_cases: 0,
