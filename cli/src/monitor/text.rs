@@ -162,14 +162,16 @@ pub(crate) fn bar(share: f64, chars: usize) -> String {
     format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
 }
 
-/// Slots of a timeline as columns, `None` for the gaps between them; a gap is one column, however long.
+/// Slots of a timeline as columns, `None` for the gaps between them; a gap is one column, however long. There is a gap where no
+/// record of a slot reaches the next one's first, or the slot behind its own.
 pub(crate) fn columns(timeline: &Timeline) -> Vec<Option<(u64, &Counts)>> {
-    let (mut columns, mut next) = (Vec::new(), None);
+    let (mut columns, mut reached) = (Vec::new(), None);
     for (start_s, counts) in timeline.slots() {
-        if next.is_some_and(|next| next != start_s) {
+        if reached.is_some_and(|reached| reached < counts.start_s) {
             columns.push(None);
         }
-        next = Some(start_s + timeline.slot_s());
+        let end_s = counts.end_s.max(start_s.saturating_add(2 * timeline.slot_s() - 1));
+        reached = reached.max(Some(end_s));
         columns.push(Some((start_s, counts)));
     }
     columns
@@ -226,8 +228,7 @@ fn plots(timeline: &Timeline) -> String {
             })
         })
         .collect();
-    let slot = duration(timeline.slot_s());
-    format!("over time, {slot} a column; a blank is a gap\n{}", report::fields(&rows))
+    format!("over time; a blank is a gap\n{}", report::fields(&rows))
 }
 
 fn classes(summary: &Summary<'_>) -> Option<String> {

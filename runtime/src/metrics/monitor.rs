@@ -266,7 +266,10 @@ impl<'m> Monitor<'m> {
 
     /// Looks at an output after a run; `index` counts the model's outputs, `inputs` is the number of its inputs.
     pub fn output(&mut self, inputs: usize, index: usize, dtype: DType, bytes: &[u8]) {
-        if !self.is_full() {
+        // Probabilities are at 0 and 1 without being cut off.
+        let kinds = [Scores::Probabilities as u8, Scores::Probability as u8];
+        let probability = index == 0 && kinds.contains(&self.header.scores);
+        if !self.is_full() && !probability {
             self.saturation(inputs + index, dtype, bytes);
         }
     }

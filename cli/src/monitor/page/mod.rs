@@ -82,7 +82,6 @@ fn fleet(summary: &Summary<'_>) -> Value {
             duration(totals.end_s - start_s),
             totals.periods
         ),
-        "slot": duration(timeline.slot_s()),
         "tiles": tiles(summary),
         "findings": findings,
         "activity": if over_time { activity(&axis, &columns) } else { Value::Null },
