@@ -5,8 +5,9 @@ use whit::metrics::counters::{Event, Group};
 use super::counts::{Counts, Timeline};
 use super::findings::{Weight, findings};
 use super::merge::Raised;
+use super::sketch::{COLUMNS as COLUMNS_OF_QUANTILES, Figures};
 use super::statistics::{self, Bounded, Share};
-use super::summary::{ALARMS, Summary, duration, instant};
+use super::summary::{ALARMS, FeatureDrift, Summary, duration, instant};
 use crate::report::{self, Align, UNDEFINED};
 
 /// Columns of a plot.
@@ -97,6 +98,7 @@ pub(crate) fn fleet(summary: &Summary<'_>) -> String {
     if timeline.slots().len() > 1 {
         out.push(plots(&timeline));
     }
+    out.extend(quantiles(summary));
     out.extend(classes(summary));
     out.extend(quality(summary));
     out.extend(drift(summary));
@@ -229,6 +231,13 @@ fn plots(timeline: &Timeline) -> String {
         })
         .collect();
     format!("over time; a blank is a gap\n{}", report::fields(&rows))
+}
+
+fn quantiles(summary: &Summary<'_>) -> Option<String> {
+    let rows: Vec<Vec<String>> = summary.sketches.iter().map(Figures::cells).collect();
+    let mut header = COLUMNS_OF_QUANTILES.map(|column| (column, Align::Right));
+    header[0].1 = Align::Left;
+    (!rows.is_empty()).then(|| format!("quantiles\n{}", report::table(&header, &rows)))
 }
 
 fn classes(summary: &Summary<'_>) -> Option<String> {
@@ -385,7 +394,10 @@ fn drift(summary: &Summary<'_>) -> Option<String> {
             ]
         })
         .collect();
-    if !rows.is_empty() {
+    let told = |drift: &FeatureDrift| {
+        drift.distance.is_some() || drift.windows.is_some_and(|share| share.hits > 0)
+    };
+    if summary.features.iter().any(told) {
         let header = [
             ("feature", Align::Right),
             ("drifted windows", Align::Right),

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
 use whit::metrics::counters::Event;
-use whit::metrics::record::Scores;
+use whit::metrics::record::{Scores, Signal};
 use whit::metrics::{Config, Monitor, PERIOD_RUNS};
 use whit_convert::evaluate::{Samples, feed};
 
@@ -49,6 +49,9 @@ pub(crate) struct Record {
     /// Runs that take longer miss their deadline
     #[arg(long, value_name = "MICROSECONDS")]
     deadline: Option<u32>,
+    /// Keep a quantile sketch of a signal, in 2 KB
+    #[arg(long, value_enum)]
+    sketch: Option<SignalArg>,
     /// Number of the device
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     device: u64,
@@ -89,6 +92,32 @@ impl From<ScoresArg> for Scores {
     }
 }
 
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum SignalArg {
+    /// Confidence of each run
+    Confidence,
+    /// Entropy of each run's scores
+    Entropy,
+    /// Latency of each run
+    Latency,
+    /// Each estimate of a model of values
+    Value,
+}
+
+impl From<SignalArg> for Signal {
+    fn from(arg: SignalArg) -> Signal {
+        match arg {
+            SignalArg::Confidence => Signal::Confidence,
+            SignalArg::Entropy => Signal::Entropy,
+            SignalArg::Latency => Signal::Latency,
+            SignalArg::Value => Signal::Value,
+        }
+    }
+}
+
+/// Room for items of a sketch: with its head 2 KB.
+const SKETCH_ITEMS: u16 = 472;
+
 /// A sample's label.
 #[derive(Clone, Copy)]
 enum Label {
@@ -119,6 +148,10 @@ impl Record {
             device: self.device,
             deadline_us: self.deadline.unwrap_or(u32::MAX),
             labels: if labelled { self.label_delay.max(Config::DEFAULT.labels - 1) + 1 } else { 0 },
+            sketch: match self.sketch {
+                Some(signal) => (signal.into(), SKETCH_ITEMS),
+                None => Config::DEFAULT.sketch,
+            },
             ..Config::default()
         };
         let mut memory = vec![0; Monitor::memory_bytes(&model, &config)?];

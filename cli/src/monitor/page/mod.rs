@@ -11,6 +11,7 @@ use self::charts::{Axis, Series};
 use super::counts::Counts;
 use super::findings::findings;
 use super::reading::Read;
+use super::sketch::{self, Figures};
 use super::statistics::{self, Bounded, Share};
 use super::summary::{ALARMS, Summary, duration, instant};
 use super::text::{alarm_row, columns, interval_text};
@@ -88,6 +89,7 @@ fn fleet(summary: &Summary<'_>) -> Value {
         "latency": latency(summary, &axis, &columns, over_time),
         "classes": classes(summary, &axis, &columns, over_time),
         "confidence": confidence(summary, &axis, &columns, over_time),
+        "quantiles": quantiles(summary),
         "quality": quality(summary, &axis, &columns, over_time),
         "drift": drift(summary, &axis, &columns, over_time),
         "saturation": saturation(summary),
@@ -327,6 +329,11 @@ fn confidence(
             charts::lines("Confidence over time", axis, &series, None, &percent_text)
         }),
     })
+}
+
+fn quantiles(summary: &Summary<'_>) -> Value {
+    let rows: Vec<_> = summary.sketches.iter().map(Figures::cells).collect();
+    if rows.is_empty() { Value::Null } else { json!({ "columns": sketch::COLUMNS, "rows": rows }) }
 }
 
 fn quality(
