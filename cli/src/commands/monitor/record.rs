@@ -49,6 +49,9 @@ pub(crate) struct Record {
     /// Runs that take longer miss their deadline
     #[arg(long, value_name = "MICROSECONDS")]
     deadline: Option<u32>,
+    /// Inputs that are kept of each period for labelling, the least certain
+    #[arg(long, value_name = "N", default_value_t = Config::DEFAULT.samples)]
+    samples: u16,
     /// Keep a quantile sketch of a signal, in 2 KB
     #[arg(long, value_enum)]
     sketch: Option<SignalArg>,
@@ -148,6 +151,9 @@ impl Record {
             device: self.device,
             deadline_us: self.deadline.unwrap_or(u32::MAX),
             labels: if labelled { self.label_delay.max(Config::DEFAULT.labels - 1) + 1 } else { 0 },
+            samples: self.samples,
+            sample_bytes: u32::MAX,
+            record_bytes: u16::MAX,
             sketch: match self.sketch {
                 Some(signal) => (signal.into(), SKETCH_ITEMS),
                 None => Config::DEFAULT.sketch,
