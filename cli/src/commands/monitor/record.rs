@@ -162,7 +162,7 @@ impl Record {
         };
         let mut memory = vec![0; Monitor::memory_bytes(&model, &config)?];
         let begin_s = seconds();
-        let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 0, begin_s))?;
+        let mut monitor = Monitor::new(&model, &config, &mut memory, (0, begin_s))?;
         let header = *monitor.header();
         if header.scores == Scores::None as u8 && self.scores.is_none() {
             eprintln!(
