@@ -14,6 +14,7 @@ mod cortex_m;
 pub mod depthwise_f32;
 pub mod depthwise_i8;
 pub mod matmul_f32;
+pub mod peak;
 pub mod pool;
 pub mod requantize;
 pub mod softmax;
