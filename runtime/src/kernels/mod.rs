@@ -13,6 +13,7 @@ pub mod conv_i8;
 mod cortex_m;
 pub mod depthwise_f32;
 pub mod depthwise_i8;
+pub mod elementary;
 pub mod matmul_f32;
 pub mod peak;
 pub mod pool;
