@@ -58,8 +58,8 @@ pub fn is_up_to(sequence: u32, last: u32) -> bool {
     last.wrapping_sub(sequence) < 1 << 31
 }
 
-/// The later one of two periods.
-fn later(a: Option<u32>, b: u32) -> Option<u32> {
+/// The later one of two periods, or the only one.
+pub fn later(a: Option<u32>, b: u32) -> Option<u32> {
     Some(a.map_or(b, |a| if is_up_to(b, a) { a } else { b }))
 }
 
@@ -262,7 +262,8 @@ impl<'m> Fold<'m> {
         Ok(Some(fold))
     }
 
-    fn is_member(&self, place: u32, frame: &Frame<'_>) -> bool {
+    /// Whether the summary stands for the record at this place.
+    pub fn stands_for(&self, place: u32, frame: &Frame<'_>) -> bool {
         frame.tag == self.survey.tag
             && self.survey.counts(place, frame)
             && match frame.kind {
@@ -281,7 +282,7 @@ impl<'m> Fold<'m> {
         let (mut heads, mut bad, mut too_large, mut place) = (Heads::NONE, 0, false, 0);
         let shape = self.shape;
         records.each(&mut |frame| {
-            if self.is_member(place, frame) {
+            if self.stands_for(place, frame) {
                 match decode(frame.payload, &shape, &mut |_, _, _| Ok(())) {
                     Ok(head) => too_large |= heads.add(&head).is_err(),
                     Err(_) => bad += 1,
@@ -305,7 +306,7 @@ impl<'m> Fold<'m> {
     ) -> Result<(), FoldError<R::Error>> {
         let (mut less, mut place) = (0, 0);
         let read = records.each(&mut |frame| {
-            if self.is_member(place, frame) {
+            if self.stands_for(place, frame) {
                 let mut had = false;
                 let decoded = decode(frame.payload, &self.shape, &mut |group, _, _| {
                     had |= self.groups.contains(&group) && !groups.contains(&group);
@@ -329,7 +330,7 @@ impl<'m> Fold<'m> {
     pub fn keep_summary<R: Records>(&mut self, records: &mut R) -> Result<(), FoldError<R::Error>> {
         let (mut less, mut place) = (0, 0);
         let read = records.each(&mut |frame| {
-            less += u64::from(self.is_member(place, frame) && frame.kind != Kind::Summary);
+            less += u64::from(self.stands_for(place, frame) && frame.kind != Kind::Summary);
             place += 1;
         });
         read.map_err(FoldError::Read)?;
@@ -437,7 +438,7 @@ impl<'m> Fold<'m> {
         let (shape, from) = (self.shape, self.from);
         let read = records.each(&mut |frame| {
             // What can't be decoded whole was counted as dropped.
-            if self.is_member(place, frame)
+            if self.stands_for(place, frame)
                 && decode(frame.payload, &shape, &mut |_, _, _| Ok(())).is_ok()
             {
                 let _ = decode(frame.payload, &shape, &mut |group, index, value| {
@@ -538,3 +539,6 @@ pub fn fold_sketches<R: Records>(
         seal(out, Kind::Sketch, tag, SketchHead::SIZE + bytes).map_err(FoldError::Record)?;
     Ok(Some((record.len(), lost)))
 }
+
+#[cfg(test)]
+pub(super) mod tests;

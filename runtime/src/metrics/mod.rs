@@ -66,6 +66,8 @@ mod config;
 pub mod counters;
 pub mod detect;
 pub mod drift;
+#[cfg(feature = "std")]
+mod file_log;
 pub mod fold;
 pub mod histogram;
 pub mod kll;
@@ -81,6 +83,8 @@ mod session;
 mod tests;
 
 pub use config::{Config, Sizes};
+#[cfg(feature = "std")]
+pub use file_log::{FileLog, LEAST_FILE_BYTES, Recovered};
 pub use labels::LabelError;
 pub use monitor::{Monitor, NO_RUN, PERIOD_RUNS};
 pub use plan::{Log, MonitorError, Sink, model_id};
