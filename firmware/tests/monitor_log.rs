@@ -385,6 +385,12 @@ fn cut_everywhere<const W: usize, const E: usize>(
                 let found = content.only();
                 let most = least.plus(&broken.open);
                 assert!(least.is_within(&found) && found.is_within(&most), "{what}: {content:?}");
+                // A sample is there, or counted.
+                let dropped = content.sums.values().next();
+                let dropped = dropped.map_or(0, |sums| sums.event(Event::SamplesDropped));
+                let samples = dropped + content.samples.len() as u64;
+                let (least, most) = (least.event(Event::Samples), most.event(Event::Samples));
+                assert!((least..=most).contains(&samples), "{what}: {samples} {least} {most}");
                 drop(log);
                 // The log goes on, and loses none of it.
                 let short = Device { periods_per_start: 1, ..device };
@@ -416,6 +422,37 @@ fn power_cut_at_every_operation_with_words_of_8_bytes_and_sketches() {
     let config = Config { sketch: (Signal::Confidence, 40), ..SMALL.config };
     let device = Device { config, seed: 5, ..SMALL };
     assert!(cut_everywhere::<8, 2048>(device, 3, 10) > 2000);
+}
+
+#[test]
+fn power_that_fails_again_and_again_costs_nothing_that_was_closed() {
+    let device = Device { periods_per_start: 2, ..SMALL };
+    let model = model();
+    for operations in [4, 5, 7, 8] {
+        // Room for a summary and as much again that was cut.
+        let flash = FakeFlash::<4, 2048>::new(3 * 2048);
+        let mut sums = Sums::default();
+        for attempt in 0..500u32 {
+            flash.cut_after(operations, Cut::ALL[attempt as usize % 5]);
+            let start = device.start(&model, &flash, attempt);
+            flash.power_up();
+            let found = read(&mut device.log(&flash).expect("a log")).only();
+            let least = sums.plus(&start.closed);
+            let most = least.plus(&start.open);
+            let what = format!("{operations} {attempt}: {least:?} {found:?} {most:?}");
+            assert!(least.is_within(&found) && found.is_within(&most), "{what}");
+            sums = found;
+        }
+        let erases = flash.erases();
+        assert!(erases.iter().all(|erases| *erases > 2), "{operations}: {erases:?}");
+        let content = read(&mut device.log(&flash).expect("a log"));
+        let found = content.sums.values().next().expect("one");
+        assert_eq!(found.event(Event::CountsDropped), 0, "{operations}");
+        let samples = found.event(Event::SamplesDropped) + content.samples.len() as u64;
+        // One that was being written is missing.
+        let cut = sums.event(Event::Samples) - samples;
+        assert!(cut < 500, "{operations}: {cut}");
+    }
 }
 
 #[test]
@@ -652,7 +689,9 @@ fn broken_foreign_and_wrong_flash_is_told() {
             let from = random.below(4096) as u32;
             flash.break_range((random.below(2) == 0).then_some(from..from + 200));
             let (sequence, runs) = (monitor.sequence(), random.below(9));
-            (0..runs).for_each(|_| drop(monitor.ran(1, &[0; 16])));
+            for _ in 0..runs {
+                monitor.ran(1, &[0; 16]);
+            }
             let present = Device::present(&monitor);
             refused += u32::from(monitor.close_period(number, &mut log).is_err());
             // What came behind the period's record isn't in these sums.

@@ -381,14 +381,18 @@ impl<'m, F: NorFlash> MonitorLog<'m, F> {
         let Some(mut fold) = plan.map_err(read)? else { return Ok(()) };
         let own = Ring::<F>::bytes_of(HEADER_BYTES);
         let room = self.ring.room()?.saturating_sub(own);
-        let mut fits = false;
+        let (mut fits, mut there) = (false, 0);
         'details: for (number, groups) in DETAILS.into_iter().enumerate() {
             let mut reader = Reader { ring: &mut self.ring, buffer: self.buffer };
             if number > 0 {
                 fold.keep_only(&mut reader, groups).map_err(read)?;
             }
             for attempt in 0..2 {
-                match fold.measure(&mut reader, out, &Ring::<F>::bytes_of) {
+                let measured = parts_there(&mut fold, &mut reader, out).and_then(|parts| {
+                    there = parts;
+                    fold.measure(&mut reader, parts, out, &Ring::<F>::bytes_of)
+                });
+                match measured {
                     Ok(bytes) => {
                         fits = bytes <= room;
                         if fits {
@@ -414,7 +418,9 @@ impl<'m, F: NorFlash> MonitorLog<'m, F> {
         while let Some(from) = cursor {
             let mut reader = Reader { ring: &mut self.ring, buffer: self.buffer };
             let (bytes, next) = fold.encode(&mut reader, part, from, out).map_err(read)?;
-            self.ring.push(&out[..bytes])?;
+            if part >= there {
+                self.ring.push(&out[..bytes])?;
+            }
             if self.ring.head() != head {
                 // There was room: another one erased the oldest block.
                 return Err(MonitorLogError::Damaged);
@@ -453,6 +459,35 @@ impl<'m, F: NorFlash> MonitorLog<'m, F> {
         }
         Ok(())
     }
+}
+
+/// Parts of the summary that an earlier fold wrote before power failed. Going on behind them instead of beginning again lets a
+/// device whose power fails again and again get to the end, and not fill its block with beginnings.
+fn parts_there<F: NorFlash>(
+    fold: &mut Fold<'_>,
+    reader: &mut Reader<'_, F>,
+    out: &mut [u8],
+) -> Result<u32, FoldError<MonitorLogError<F::Error>>> {
+    let Some((first, parts)) = fold.begun() else { return Ok(0) };
+    let mut cursor = Some(Cursor::default());
+    for part in 0..parts {
+        let Some(from) = cursor else { return Ok(0) };
+        let (bytes, next) = fold.encode(reader, part, from, out)?;
+        let (mut place, mut is_there) = (0, false);
+        reader
+            .ring
+            .each(reader.buffer, &mut |_, record| {
+                is_there |= place >= first && record == &out[..bytes];
+                place += 1;
+            })
+            .map_err(FoldError::Read)?;
+        if !is_there {
+            return Ok(0);
+        }
+        cursor = next;
+    }
+    // A whole one wouldn't be begun.
+    Ok(if cursor.is_some() { parts } else { 0 })
 }
 
 impl<F: NorFlash> Sink for MonitorLog<'_, F> {

@@ -57,6 +57,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! A device goes on where its log ends with [`Monitor::start`]: in flash that is `whit_firmware::MonitorLog`, in a file `FileLog`.
+//!
 //! Runs cost time in proportion to the watched elements and the classes; the end of a window costs some thousand operations per
 //! feature. Nothing is allocated, and nothing is linked that firmware doesn't call.
 

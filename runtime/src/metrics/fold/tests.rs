@@ -156,7 +156,7 @@ fn folding_in_any_grouping_keeps_the_totals() {
                 let Some(mut fold) = plan.expect("readable") else { continue };
                 let parts = summary(&mut fold, log, bytes);
                 let sum: usize = parts.iter().map(Vec::len).sum();
-                let measured = fold.measure(&mut log, &mut vec![0; bytes], &|bytes| bytes);
+                let measured = fold.measure(&mut log, 0, &mut vec![0; bytes], &|bytes| bytes);
                 assert_eq!(measured, Ok(sum));
                 all.push(parts);
             }
