@@ -103,6 +103,7 @@ fn convolutions(c: &mut Criterion) {
                         b.iter(|| {
                             kernel(black_box(&mut conv_f32::ConvF32 {
                                 geometry: g,
+                                pixels: 0..g.out_pixels(),
                                 input: &input,
                                 weights: weights.into(),
                                 epilogue: EpilogueF32 {

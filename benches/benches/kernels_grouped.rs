@@ -62,6 +62,7 @@ fn layers(c: &mut Criterion) {
                     b.iter(|| {
                         kernel(black_box(&mut conv_f32::ConvF32 {
                             geometry: g,
+                            pixels: 0..g.out_pixels(),
                             input: &input,
                             weights: *weights,
                             epilogue: EpilogueF32 {

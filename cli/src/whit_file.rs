@@ -17,9 +17,27 @@ pub(crate) fn model<'f>(file: &'f ModelFile, path: &Path) -> Result<Model<'f>> {
     file.model().with_context(|| path.display().to_string())
 }
 
+/// How a session is prepared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// `None` takes the fastest that this CPU has.
+    pub(crate) isa: Option<Isa>,
+    /// At most.
+    pub(crate) threads: usize,
+}
+
+impl From<Option<Isa>> for Settings {
+    /// One thread.
+    fn from(isa: Option<Isa>) -> Settings {
+        Settings { isa, threads: 1 }
+    }
+}
+
 /// A session, whose errors name the step.
-pub(crate) fn session<'m>(model: Model<'m>, isa: Option<Isa>) -> Result<Session<'m>> {
-    Session::new(model, Options { isa, ..Options::default() }).map_err(|error| named(&model, error))
+pub(crate) fn session<'m>(model: Model<'m>, settings: impl Into<Settings>) -> Result<Session<'m>> {
+    let Settings { isa, threads } = settings.into();
+    let options = Options { isa, threads, ..Options::default() };
+    Session::new(model, options).map_err(|error| named(&model, error))
 }
 
 /// A runtime error with the name of its step.

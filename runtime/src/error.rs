@@ -84,6 +84,8 @@ pub enum SessionError {
     },
     /// The instruction set was asked for and this CPU or build doesn't have it.
     IsaUnavailable(crate::Isa),
+    /// The system started none of the threads asked for, or not all.
+    Threads,
     /// There is no input, output or dimension of that index or name.
     Unknown,
     /// A dimension was set outside its bounds.
@@ -144,6 +146,7 @@ impl fmt::Display for SessionError {
                 }
                 Ok(())
             }
+            SessionError::Threads => f.write_str("the system didn't start the threads asked for"),
             SessionError::Unknown => f.write_str("no such input, output or dimension"),
             SessionError::Dimension { symbol, value } => {
                 write!(f, "dimension {symbol} can't be {value}: outside its bounds")

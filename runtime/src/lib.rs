@@ -5,7 +5,7 @@
 //! allocates nothing. Without the `std` feature the crate is `no_std` and takes a session's memory
 //! from the caller.
 #![cfg_attr(not(feature = "std"), no_std)]
-// Unsafe code has four addresses, allowed one by one below and in `format`.
+// Unsafe code has five addresses, allowed one by one below and in `format`.
 #![deny(unsafe_code)]
 
 mod dtype;
@@ -24,6 +24,9 @@ mod model;
 pub mod ops;
 mod session;
 mod tables;
+#[cfg(feature = "std")]
+#[allow(unsafe_code, reason = "lends a caller's closure and parts of its slices to other threads")]
+mod threads;
 
 pub use dtype::DType;
 pub use error::{SessionError, StepErrorKind};

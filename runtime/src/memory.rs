@@ -14,6 +14,8 @@ use crate::error::StepErrorKind;
 use crate::format::{Element, Layout, MAX_RANK, Storage, cast, cast_mut};
 use crate::ops::Bound;
 use crate::tables::{Step, Tables};
+#[cfg(feature = "std")]
+use crate::threads::{Crew, Cut, Pool};
 
 /// Start of the block, arena, state and scratch: a cache line; without caches, what the widest load
 /// wants.
@@ -336,6 +338,7 @@ impl<'m> Block<'m> {
         &'c mut self,
         index: usize,
         constants: &'c [u8],
+        #[cfg(feature = "std")] pool: Option<&'c mut Pool>,
     ) -> Option<(Bound, Context<'c>)> {
         let bound = *self.bound.get().get(index)?;
         let tables = self.tables;
@@ -344,7 +347,19 @@ impl<'m> Block<'m> {
         let step = tables.step(index, self.dims.get())?;
         let memory =
             Regions { arena: self.arena.get_mut(), state: self.state.get_mut(), constants };
-        Some((bound, Context { step, regions: memory, scratch: self.scratch.get_mut() }))
+        let scratch = self.scratch.get_mut();
+        #[cfg(feature = "std")]
+        let crew = pool.and_then(|pool| Crew::new(pool, usize::from(bound.parts)));
+        Some((
+            bound,
+            Context {
+                step,
+                regions: memory,
+                scratch,
+                #[cfg(feature = "std")]
+                crew,
+            },
+        ))
     }
 
     /// The bytes of a tensor at its present shape.
@@ -412,6 +427,9 @@ pub struct Context<'c> {
     pub step: Step<'c>,
     regions: Regions<'c>,
     scratch: &'c mut [u8],
+    /// Threads to share the work with, if it was decided to share it.
+    #[cfg(feature = "std")]
+    crew: Option<Crew<'c>>,
 }
 
 /// Bytes of a step's operands, for operators whose output must not overlap its inputs.
@@ -432,6 +450,15 @@ pub struct OperandsWithOutputs<'v, const N: usize, const M: usize> {
     pub outputs: [&'v mut [u8]; M],
     /// Working memory of the session, aligned to 64.
     pub scratch: &'v mut [u8],
+}
+
+impl<'c> Context<'c> {
+    /// The threads to share this step's work with; `None` for a step that one thread runs.
+    #[cfg(feature = "std")]
+    #[inline]
+    pub(crate) fn take_crew(&mut self) -> Option<Crew<'c>> {
+        self.crew.take()
+    }
 }
 
 impl Context<'_> {
@@ -643,6 +670,84 @@ impl<T: Element> Sink<'_, T> {
                 self.start.add(start).copy_from_nonoverlapping(NonNull::from(from).cast(), count)
             };
         }
+    }
+}
+
+/// Sources and a sink in parts, for threads: parts of the sink don't overlap, and a source in its memory is cut
+/// like it.
+#[cfg(feature = "std")]
+pub(crate) struct ElementwiseParts<'v, T, U, const N: usize> {
+    sources: [Source<'v, T>; N],
+    sink: Sink<'v, U>,
+    cut: Cut,
+    /// Elements of the sink in a unit.
+    unit: usize,
+    /// Elements of each source from a unit to the next.
+    steps: [usize; N],
+    /// Per source, whether it lies in the sink's memory.
+    over: [bool; N],
+    /// Bit per part: lent.
+    lent: core::sync::atomic::AtomicU64,
+}
+
+// SAFETY: sharing it only gives out, each once, parts that write where no other part reads or writes: see
+// `ElementwiseParts::take`. Elements are plain numbers.
+#[cfg(feature = "std")]
+unsafe impl<T: Element, U: Element, const N: usize> Sync for ElementwiseParts<'_, T, U, N> {}
+
+#[cfg(feature = "std")]
+impl<'v, T: Element, U: Element, const N: usize> ElementwiseParts<'v, T, U, N> {
+    /// Cuts units of `unit` elements of the sink, which read from each source `steps` elements further on than the
+    /// unit before. `None` when the sources lie across the sink in a way that can't be cut.
+    pub(crate) fn new(
+        sources: [Source<'v, T>; N],
+        sink: &Sink<'v, U>,
+        cut: Cut,
+        unit: usize,
+        steps: [usize; N],
+    ) -> Option<Self> {
+        let sink = Sink { start: sink.start, len: sink.len, _borrow: PhantomData };
+        let sink_bytes =
+            sink.start.addr().get()..sink.start.addr().get() + sink.len * size_of::<U>();
+        let mut over = [false; N];
+        for ((source, step), over) in sources.iter().zip(steps).zip(&mut over) {
+            let start = source.start.addr().get();
+            let end = start + source.len * size_of::<T>();
+            *over = start < sink_bytes.end && sink_bytes.start < end;
+            let exactly = start == sink_bytes.start && size_of::<T>() == size_of::<U>();
+            if *over && !(exactly && step == unit) {
+                return None;
+            }
+        }
+        let lent = core::sync::atomic::AtomicU64::new(0);
+        Some(ElementwiseParts { sources, sink, cut, unit, steps, over, lent })
+    }
+
+    /// The sources of a part, from its first unit on, and its elements of the sink; `None` when they were lent
+    /// before, or there is no such part.
+    pub(crate) fn take(&self, part: usize) -> Option<([Source<'v, T>; N], Sink<'v, U>)> {
+        if part >= self.cut.parts.min(crate::threads::MAX_THREADS) {
+            return None;
+        }
+        let bit = 1u64 << part;
+        if self.lent.fetch_or(bit, core::sync::atomic::Ordering::Relaxed) & bit != 0 {
+            return None;
+        }
+        let units = self.cut.range(part);
+        let range = self.cut.elements(part, self.unit, self.sink.len);
+        let mut sources = self.sources;
+        for ((source, step), over) in sources.iter_mut().zip(self.steps).zip(self.over) {
+            let start = units.start.saturating_mul(step).min(source.len);
+            let end = if over { range.end.min(source.len).max(start) } else { source.len };
+            // SAFETY: start <= len, of which `Context::elementwise` checked that so many elements lie there.
+            source.start = unsafe { source.start.add(start) };
+            source.len = end - start;
+        }
+        // SAFETY: as above, range.start <= range.end <= len. A source outside of the sink is only read. One in its memory has elements as large
+        // and begins where the sink does (`new`), and is cut to the same elements: step is unit, so that start is range.start.
+        // Ranges of parts don't overlap (`Cut`), and the bit shows that nobody else was lent this one.
+        let start = unsafe { self.sink.start.add(range.start) };
+        Some((sources, Sink { start, len: range.len(), _borrow: PhantomData }))
     }
 }
 

@@ -6,8 +6,12 @@ use crate::format::{Element, Op, OpBits, StepRecord, cast, cast_mut};
 use crate::isa::Isa;
 use crate::memory::{Block, BlockSizes, Slot};
 use crate::model::{MAX_DIMS, Model};
+#[cfg(feature = "std")]
+use crate::ops::parallel;
 use crate::ops::{self, Bound, Operator};
 use crate::tables::Tables;
+#[cfg(feature = "std")]
+use crate::threads::{MAX_THREADS, Pool};
 
 /// How a session is prepared.
 #[derive(Clone, Copy)]
@@ -16,12 +20,22 @@ pub struct Options {
     pub isa: Option<Isa>,
     /// The operators that steps may be bound to.
     pub operators: &'static [&'static Operator],
+    /// Threads at most, the caller's included; 0 counts as 1, and 64 are the most. How many parts each step
+    /// is cut into is decided when a session is prepared, and a model whose steps are all too short to share
+    /// gets no threads: [`Session::threads`]. Results are the same to the bit, whatever the number.
+    #[cfg(feature = "std")]
+    pub threads: usize,
 }
 
 impl Default for Options {
-    /// Every operator of this build, the fastest instruction set of this CPU.
+    /// Every operator of this build, the fastest instruction set of this CPU, one thread.
     fn default() -> Self {
-        Options { isa: None, operators: ops::ALL }
+        Options {
+            isa: None,
+            operators: ops::ALL,
+            #[cfg(feature = "std")]
+            threads: 1,
+        }
     }
 }
 
@@ -42,10 +56,15 @@ pub struct Session<'m> {
     block: Block<'m>,
     isa: Isa,
     needed_bytes: usize,
+    /// Threads beside the caller's, when some step is shared among them.
+    #[cfg(feature = "std")]
+    pool: Option<Pool>,
 }
 
 struct Prepared {
     isa: Isa,
+    /// Threads that steps may be cut for: as asked, or 1 when no step is worth it.
+    threads: usize,
     sizes: BlockSizes,
     /// What steps are bound to before their own operator is found.
     filler: &'static Operator,
@@ -53,7 +72,7 @@ struct Prepared {
 
 impl Prepared {
     fn filler(&self) -> Bound {
-        Bound { operator: self.filler, run: (self.filler.select)(self.isa) }
+        Bound::new(self.filler, self.isa)
     }
 }
 
@@ -106,9 +125,21 @@ impl<'m> Session<'m> {
     ) -> Result<Session<'m>, SessionError> {
         for index in 0..block.bound().len() {
             let operator = find_operator(options, block.tables().step_record(index), index)?;
-            block.bound_mut()[index] = Bound { operator, run: (operator.select)(prepared.isa) };
+            block.bound_mut()[index] = Bound::new(operator, prepared.isa);
         }
-        let mut session = Session { model, block, isa: prepared.isa, needed_bytes };
+        #[cfg(feature = "std")]
+        let pool = match prepared.threads {
+            0 | 1 => None,
+            threads => Some(Pool::new(threads).map_err(|_| SessionError::Threads)?),
+        };
+        let mut session = Session {
+            model,
+            block,
+            isa: prepared.isa,
+            needed_bytes,
+            #[cfg(feature = "std")]
+            pool,
+        };
         for (index, symbol) in model.symbols().enumerate() {
             if let Some(dim) = session.block.dims_mut().get_mut(index) {
                 *dim = symbol.max;
@@ -119,6 +150,8 @@ impl<'m> Session<'m> {
         if prepared.sizes.copy > 0 || prepared.sizes.dims > 0 {
             session.bind_shapes()?;
         }
+        #[cfg(feature = "std")]
+        session.cut_steps();
         session.reset_state();
         Ok(session)
     }
@@ -133,10 +166,44 @@ impl<'m> Session<'m> {
             return Err(too_large);
         }
         let bound = self.block.bound();
-        let scratch = check_steps(&tables, dims, self.isa, &|index| {
+        let needs = check_steps(&tables, dims, self.isa, 1, &|index| {
             bound.get(index).map(|bound| bound.operator).ok_or(too_large)
         })?;
-        if scratch > self.block.scratch_bytes() { Err(too_large) } else { Ok(()) }
+        if needs.scratch > self.block.scratch_bytes() {
+            return Err(too_large);
+        }
+        #[cfg(feature = "std")]
+        self.cut_steps();
+        Ok(())
+    }
+
+    /// Decides how many parts each step is cut into at the present dimensions. A step whose parts would
+    /// need more scratch than there is stays whole.
+    #[cfg(feature = "std")]
+    fn cut_steps(&mut self) {
+        let threads = self.threads();
+        for index in 0..self.block.bound().len() {
+            let bound = self.block.bound()[index];
+            let step = self.block.tables().step(index, self.block.dims());
+            let share =
+                step.and_then(|step| parallel::share(bound.operator, &step, self.isa, threads));
+            let room = self.block.scratch_bytes();
+            let parts =
+                share.filter(|share| share.scratch_bytes <= room).map_or(1, |share| share.parts);
+            self.block.bound_mut()[index].parts = parts as u8;
+        }
+    }
+
+    /// Threads that take part in a run at most, the caller's included.
+    #[cfg(feature = "std")]
+    pub fn threads(&self) -> usize {
+        self.pool.as_ref().map_or(1, Pool::threads)
+    }
+
+    /// Number of parts that the work of step `index` is cut into; 1 when one thread does it.
+    #[cfg(feature = "std")]
+    pub fn parts(&self, index: usize) -> usize {
+        self.block.bound().get(index).map_or(1, |bound| usize::from(bound.parts))
     }
 
     /// The instruction set that the steps were bound for.
@@ -232,7 +299,12 @@ impl<'m> Session<'m> {
         let constants = self.model.section(crate::format::Section::Constants);
         for index in 0..self.block.bound().len() {
             let failed = |kind| SessionError::Step { step: index as u32, kind };
-            let context = self.block.context(index, constants);
+            let context = self.block.context(
+                index,
+                constants,
+                #[cfg(feature = "std")]
+                self.pool.as_mut(),
+            );
             let (bound, mut context) = context.ok_or(failed(StepErrorKind::TooLarge))?;
             (bound.run)(&mut context).map_err(failed)?;
             observe(index, Observed { block: &self.block, constants });
@@ -252,7 +324,12 @@ impl<'m> Session<'m> {
         let constants = self.model.section(crate::format::Section::Constants);
         for index in 0..self.block.bound().len() {
             let failed = |kind| SessionError::Step { step: index as u32, kind };
-            let context = self.block.context(index, constants);
+            let context = self.block.context(
+                index,
+                constants,
+                #[cfg(feature = "std")]
+                self.pool.as_mut(),
+            );
             let (bound, mut context) = context.ok_or(failed(StepErrorKind::TooLarge))?;
             (bound.run)(&mut context).map_err(failed)?;
             probe(index, &mut Probe { block: &mut self.block });
@@ -416,6 +493,10 @@ fn prepare(model: &Model<'_>, options: &Options) -> Result<Prepared, SessionErro
     let symbols = model.symbols().len();
     let mut prepared = Prepared {
         isa,
+        #[cfg(feature = "std")]
+        threads: options.threads.clamp(1, MAX_THREADS),
+        #[cfg(not(feature = "std"))]
+        threads: 1,
         sizes: BlockSizes {
             arena: usize::try_from(header.arena_bytes).map_err(|_| too_large)?,
             state: usize::try_from(header.state_bytes).map_err(|_| too_large)?,
@@ -428,16 +509,26 @@ fn prepare(model: &Model<'_>, options: &Options) -> Result<Prepared, SessionErro
         filler: options.operators.first().copied().unwrap_or(&ops::LUT_I8),
     };
     let operator = |index| find_operator(options, tables.step_record(index), index);
-    prepared.sizes.scratch = if prepared.sizes.dims == 0 {
-        check_steps(&tables, &[], isa, &operator)?
+    let needs = if prepared.sizes.dims == 0 {
+        check_steps(&tables, &[], isa, prepared.threads, &operator)?
     } else {
-        check_steps_at_largest(&tables, model, isa, &operator)?
+        check_steps_at_largest(&tables, model, isa, prepared.threads, &operator)?
     };
+    prepared.sizes.scratch = needs.scratch;
+    prepared.threads = needs.parts.min(prepared.threads);
     Ok(prepared)
 }
 
 /// How a step's operator is found.
 type OperatorOf<'f> = &'f dyn Fn(usize) -> Result<&'static Operator, SessionError>;
+
+/// What the steps need.
+struct Needs {
+    /// Bytes of scratch, the most of any step.
+    scratch: usize,
+    /// Parts, the most of any step.
+    parts: usize,
+}
 
 /// [`check_steps`] at the largest dimensions. Apart, because the table takes a kilobyte of stack.
 #[inline(never)]
@@ -445,8 +536,9 @@ fn check_steps_at_largest(
     tables: &Tables<'_>,
     model: &Model<'_>,
     isa: Isa,
+    threads: usize,
     operator: OperatorOf<'_>,
-) -> Result<usize, SessionError> {
+) -> Result<Needs, SessionError> {
     let mut dims = [0u32; MAX_DIMS];
     for (dim, symbol) in dims.iter_mut().zip(model.symbols()) {
         *dim = symbol.max;
@@ -456,24 +548,32 @@ fn check_steps_at_largest(
     let symbols = model.symbols().len();
     let dims = dims.get_mut(..symbols + tables.dim_count()).ok_or(too_large)?;
     tables.evaluate_dims(symbols, dims).ok_or(too_large)?;
-    check_steps(tables, dims, isa, operator)
+    check_steps(tables, dims, isa, threads, operator)
 }
 
-/// Checks every step at these dimensions, and finds the most scratch that one wants.
+/// Checks every step at these dimensions, and finds what they need on so many threads.
 #[inline(never)]
 fn check_steps(
     tables: &Tables<'_>,
     dims: &[u32],
     isa: Isa,
+    threads: usize,
     operator: OperatorOf<'_>,
-) -> Result<usize, SessionError> {
-    let mut most_scratch = 0;
+) -> Result<Needs, SessionError> {
+    let mut needs = Needs { scratch: 0, parts: 1 };
     for index in 0..tables.step_count() {
         let failed = |kind| SessionError::Step { step: index as u32, kind };
         let operator = operator(index)?;
         let step = tables.step(index, dims).ok_or(failed(StepErrorKind::TooLarge))?;
         (operator.check)(&step).map_err(failed)?;
-        most_scratch = most_scratch.max((operator.scratch_bytes)(&step, isa));
+        needs.scratch = needs.scratch.max((operator.scratch_bytes)(&step, isa));
+        #[cfg(feature = "std")]
+        if let Some(share) = parallel::share(operator, &step, isa, threads) {
+            needs.scratch = needs.scratch.max(share.scratch_bytes);
+            needs.parts = needs.parts.max(share.parts);
+        }
     }
-    Ok(most_scratch)
+    #[cfg(not(feature = "std"))]
+    let _ = threads;
+    Ok(needs)
 }

@@ -171,6 +171,8 @@ pub(crate) struct Measured {
     pub(crate) allocations_per_run: f64,
     pub(crate) session_bytes: usize,
     pub(crate) isa: whit::Isa,
+    /// That take part, at most as many as asked for.
+    pub(crate) threads: usize,
 }
 
 impl Measured {
@@ -191,12 +193,16 @@ fn micros_since(start: Instant) -> f64 {
 
 /// Opens, prepares and runs a model for about `seconds`. Inputs are pseudo-random: small reals, any
 /// i8, 0 or 1 for other integers.
-pub(crate) fn measure(bytes: &[u8], isa: Option<whit::Isa>, seconds: f64) -> Result<Measured> {
+pub(crate) fn measure(
+    bytes: &[u8],
+    settings: impl Into<whit_file::Settings>,
+    seconds: f64,
+) -> Result<Measured> {
     let start = Instant::now();
     let model = Model::open(bytes)?;
     let open_us = micros_since(start);
     let start = Instant::now();
-    let mut session = whit_file::session(model, isa)?;
+    let mut session = whit_file::session(model, settings)?;
     let prepare_us = micros_since(start);
     fill_pseudo_random(&mut session, &mut SEED.clone())?;
     let start = Instant::now();
@@ -233,6 +239,7 @@ pub(crate) fn measure(bytes: &[u8], isa: Option<whit::Isa>, seconds: f64) -> Res
         allocations_per_run: allocations as f64 / runs as f64,
         session_bytes: session.needed_bytes(),
         isa: session.isa(),
+        threads: session.threads(),
     })
 }
 
@@ -249,13 +256,13 @@ impl Bench {
         let file = whit_file::open(&self.path.model)?;
         let map_us = micros_since(map);
         let model = whit_file::model(&file, &self.path.model)?;
-        let isa = self.target.isa()?;
-        let mut measured = measure(file.bytes(), isa, self.seconds)?;
+        let settings = self.target.settings()?;
+        let mut measured = measure(file.bytes(), settings, self.seconds)?;
         measured.open_us += map_us;
         let mut profile = Profile::default();
         let roofline = self.profile.then(|| Roofline::measure(measured.isa));
         if self.profile {
-            let mut session = whit_file::session(model, isa)?;
+            let mut session = whit_file::session(model, settings)?;
             fill_pseudo_random(&mut session, &mut SEED.clone())?;
             let begin = Instant::now();
             while begin.elapsed().as_secs_f64() < self.seconds.min(2.0) {
@@ -270,7 +277,7 @@ impl Bench {
                 "model": self.path.model.display().to_string(),
                 "backend": self.target.backend,
                 "isa": measured.isa.name(),
-                "threads": self.target.threads,
+                "threads": measured.threads,
                 "runs": measured.runs,
                 "latency_us": {
                     "min": measured.percentile(0.0),
@@ -304,7 +311,13 @@ impl Bench {
         print_text(&report::fields(&[
             (
                 "runs",
-                format!("{} on {}, {} thread", measured.runs, measured.isa, self.target.threads),
+                format!(
+                    "{} on {}, {} {}",
+                    measured.runs,
+                    measured.isa,
+                    measured.threads,
+                    if measured.threads == 1 { "thread" } else { "threads" }
+                ),
             ),
             (
                 "latency",

@@ -24,6 +24,8 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use whit::Isa;
 
+use crate::whit_file;
+
 /// Converts trained models to compact .whit files, runs them, and measures them.
 #[derive(Parser)]
 #[command(name = "whit", version, about, max_term_width = 100)]
@@ -96,12 +98,25 @@ pub(crate) struct Target {
     /// Backend
     #[arg(long, default_value = "cpu", value_parser = ["cpu"])]
     pub(crate) backend: String,
-    /// Threads; this version runs on one
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1))]
+    /// Threads at most, the calling one included, 1 to 64. Models whose steps are all short stay on one;
+    /// results are the same to the bit
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) threads: u32,
 }
 
 impl Target {
+    /// What sessions are prepared with. Says so when more threads are asked for than the machine has cores.
+    pub(crate) fn settings(&self) -> Result<whit_file::Settings> {
+        let cores = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
+        let threads = self.threads as usize;
+        if threads > cores {
+            eprintln!(
+                "note: {threads} threads on {cores} cores take turns; more than cores gain nothing"
+            );
+        }
+        Ok(whit_file::Settings { isa: self.isa()?, threads })
+    }
+
     /// The instruction set asked for by option or environment.
     pub(crate) fn isa(&self) -> Result<Option<Isa>> {
         if self.isa.is_some() {

@@ -85,7 +85,7 @@ impl Run {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let file = whit_file::open(&self.path.model)?;
         let model = whit_file::model(&file, &self.path.model)?;
-        let isa = self.target.isa()?;
+        let settings = self.target.settings()?;
         let infos: Vec<_> =
             model.inputs().filter_map(|tensor| tensor_info(&model, tensor)).collect();
         let mut arrays = BTreeMap::new();
@@ -108,7 +108,7 @@ impl Run {
         if let Some(info) = infos.iter().find(|info| !arrays.contains_key(info.name)) {
             bail!("input `{}` is missing: give it with --input {}=x.npy", info.name, info.name);
         }
-        let mut session = whit_file::session(model, isa)?;
+        let mut session = whit_file::session(model, settings)?;
         let mut profile = Profile::default();
         let (outputs, runs) = if infos.is_empty() {
             (self.collect(&mut session, &NoInputs, &mut profile)?, 1)

@@ -4,15 +4,21 @@
 //! runs over them in place without its division, and a second product weights the values, whose rows are
 //! divided at the end. Scratch is that of one block, whatever the number of queries and heads.
 
+use core::ops::Range;
+
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{AttentionAttributes, MAX_RANK, Op, cast_mut};
 use crate::isa::Isa;
 use crate::kernels::elementary::{self, ExponentialsFn};
-use crate::kernels::matmul_f32::{self, MatMulF32};
+use crate::kernels::matmul_f32::{self, MatMulF32, MatMulF32Fn};
 use crate::memory::{Context, typed, typed_mut};
+#[cfg(feature = "std")]
+use crate::ops::parallel::{Rates, Work};
 use crate::ops::shape::{broadcast_strides, expect_apart, expect_broadcast_dims, expect_types};
 use crate::ops::{Operator, RunFn, Step};
+#[cfg(feature = "std")]
+use crate::threads::{Disjoint, Shares};
 
 /// f32.
 pub static ATTENTION_F32: Operator = Operator {
@@ -37,8 +43,11 @@ const BLOCK_SCORES: usize = 1 << 16;
 /// Rows of a block, however long: enough to read each key and value from memory once per many rows.
 const BLOCK_ROWS: usize = 16;
 
-/// Most rows of a block, whose sums lie on the stack.
-const MAX_ROWS: usize = 256;
+/// Most rows of a block, whose sums lie on the stack. Blocks are what threads share.
+const MAX_ROWS: usize = 128;
+
+/// Rows of a block are a multiple of this: whole tiles.
+const UNIT_ROWS: usize = 12;
 
 /// The input with the mask.
 const MASK: usize = 3;
@@ -77,10 +86,28 @@ impl Sizes {
         })
     }
 
-    /// Query rows of a block.
+    /// Query rows of a block: all blocks but the last have as many, and that one not many less.
     fn rows(&self) -> usize {
-        let fitting = BLOCK_SCORES / self.keys.max(1);
-        fitting.clamp(BLOCK_ROWS, MAX_ROWS).min(self.queries)
+        let fitting = (BLOCK_SCORES / self.keys.max(1)).clamp(BLOCK_ROWS, MAX_ROWS);
+        let even = self.queries.div_ceil(self.queries.div_ceil(fitting).max(1));
+        even.next_multiple_of(UNIT_ROWS).min(fitting).min(self.queries)
+    }
+
+    /// Blocks of query rows of a head.
+    fn blocks(&self) -> usize {
+        self.queries.div_ceil(self.rows().max(1))
+    }
+
+    /// Blocks of all heads of all samples.
+    fn all_blocks(&self) -> usize {
+        self.batch * self.heads * self.blocks()
+    }
+
+    /// Where the output of a block begins.
+    #[cfg(feature = "std")]
+    fn output_start(&self, block: usize) -> usize {
+        let (head, block) = (block / self.blocks(), block % self.blocks());
+        (head * self.queries + block * self.rows()) * self.value_size
     }
 
     /// At least `rows() * keys` scores; grows with every size.
@@ -151,52 +178,101 @@ fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind>
     let sizes = Sizes::of(&step)?;
     let offset = step.dim(attributes.offset)?;
     let mask_slot = step.optional_input(MASK);
-    let mask_strides = mask_slot.map_or([0; MAX_RANK], |slot| broadcast_strides(&slot, 4));
-    let Sizes { batch, heads, kv_heads, queries, keys, size, value_size } = sizes;
     if step.output(0)?.elements() == 0 {
         return Ok(());
     }
+    #[cfg(feature = "std")]
+    let crew = context.take_crew();
     let operands = context.operands([0, 1, 2, MASK])?;
     let [q, k, v, mask] = operands.inputs;
-    let (q, k, v): (&[f32], &[f32], &[f32]) = (typed(q, 0)?, typed(k, 1)?, typed(v, 2)?);
-    let mask: &[f32] = typed(mask, MASK as u8)?;
+    let attention = Attention {
+        sizes,
+        q: typed(q, 0)?,
+        k: typed(k, 1)?,
+        v: typed(v, 2)?,
+        mask: typed(mask, MASK as u8)?,
+        mask_strides: mask_slot.map(|slot| broadcast_strides(&slot, 4)),
+        offset,
+        causal: attributes.causal == 1,
+        to: Scores {
+            scale: attributes.scale,
+            softcap: attributes.softcap,
+            zero_rows: attributes.zero_rows == 1,
+        },
+        kernel: matmul_f32::select(Isa::ALL[ISA]),
+        exponentials: elementary::select_exponentials(Isa::ALL[ISA]),
+    };
     let y: &mut [f32] = typed_mut(operands.output, 4)?;
-    let scratch = operands.scratch.get_mut(..sizes.scratch_bytes()).and_then(cast_mut::<f32>);
-    let scores: &mut [f32] = scratch.ok_or(StepErrorKind::TooLarge)?;
-    if keys == 0 {
+    if sizes.keys == 0 {
         // Sums of nothing.
         y.fill(0.0);
         return Ok(());
     }
-    let to = Scores {
-        scale: attributes.scale,
-        softcap: attributes.softcap,
-        zero_rows: attributes.zero_rows == 1,
-    };
-    let kernel = matmul_f32::select(Isa::ALL[ISA]);
-    let exponentials = elementary::select_exponentials(Isa::ALL[ISA]);
-    let causal = attributes.causal == 1;
-    // Keys that a query sees.
-    let seen = |query: usize| match causal {
-        true => keys.min(query.saturating_add(offset).saturating_add(1)),
-        false => keys,
-    };
-    let group = heads / kv_heads;
-    let block = sizes.rows();
-    for (index, y) in y.chunks_exact_mut(queries * value_size).enumerate() {
-        let (sample, head) = (index / heads, index % heads);
-        debug_assert!(sample < batch);
-        let of_kv = sample * kv_heads + head / group;
-        let q = &q[index * queries * size..][..queries * size];
-        let k = &k[of_kv * keys * size..][..keys * size];
-        let v = &v[of_kv * keys * value_size..][..keys * value_size];
-        let mask_at = sample * mask_strides[0] + head * mask_strides[1];
-        for first in (0..queries).step_by(block) {
+    let scratch_bytes = sizes.scratch_bytes();
+    #[cfg(feature = "std")]
+    if let Some(mut crew) = crew {
+        let cut = crew.cut(sizes.all_blocks());
+        let y = Disjoint::at(y, cut.parts, |part| sizes.output_start(cut.range(part).start));
+        let shares = Shares::new(operands.scratch, crew.threads());
+        return crew.run(cut.parts, |part, thread| {
+            let y = y.take(part).ok_or(StepErrorKind::TooLarge)?;
+            shares.with(thread, |scratch| {
+                let scratch = scratch.get_mut(..scratch_bytes).and_then(cast_mut::<f32>);
+                attention.blocks(cut.range(part), scratch.ok_or(StepErrorKind::TooLarge)?, y);
+                Ok(())
+            })?
+        });
+    }
+    let scratch = operands.scratch.get_mut(..scratch_bytes).and_then(cast_mut::<f32>);
+    attention.blocks(0..sizes.all_blocks(), scratch.ok_or(StepErrorKind::TooLarge)?, y);
+    Ok(())
+}
+
+/// A step's operands and attributes.
+struct Attention<'v> {
+    sizes: Sizes,
+    q: &'v [f32],
+    k: &'v [f32],
+    v: &'v [f32],
+    mask: &'v [f32],
+    mask_strides: Option<[usize; MAX_RANK]>,
+    offset: usize,
+    causal: bool,
+    to: Scores,
+    kernel: MatMulF32Fn,
+    exponentials: ExponentialsFn,
+}
+
+impl Attention<'_> {
+    /// Keys that a query sees.
+    fn seen(&self, query: usize) -> usize {
+        match self.causal {
+            true => self.sizes.keys.min(query.saturating_add(self.offset).saturating_add(1)),
+            false => self.sizes.keys,
+        }
+    }
+
+    /// Computes a range of the blocks of all heads, whose rows `y` has.
+    fn blocks(&self, range: Range<usize>, scores: &mut [f32], y: &mut [f32]) {
+        let Sizes { heads, kv_heads, queries, keys, size, value_size, .. } = self.sizes;
+        let (group, block) = (heads / kv_heads, self.sizes.rows());
+        let strides = self.mask_strides.unwrap_or_default();
+        let mut rest = y;
+        for number in range {
+            let (index, block_in_head) =
+                (number / self.sizes.blocks(), number % self.sizes.blocks());
+            let (sample, head) = (index / heads, index % heads);
+            let of_kv = sample * kv_heads + head / group;
+            let q = &self.q[index * queries * size..][..queries * size];
+            let k = &self.k[of_kv * keys * size..][..keys * size];
+            let v = &self.v[of_kv * keys * value_size..][..keys * value_size];
+            let mask_at = sample * strides[0] + head * strides[1];
+            let first = block_in_head * block;
             let rows = block.min(queries - first);
             // The last row of the block sees most.
-            let width = seen(first + rows - 1);
+            let width = self.seen(first + rows - 1);
             let scores = &mut scores[..rows * width];
-            kernel(&mut MatMulF32 {
+            (self.kernel)(&mut MatMulF32 {
                 m: rows,
                 k: size,
                 n: width,
@@ -209,16 +285,17 @@ fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind>
             let mut factors = [0.0f32; MAX_ROWS];
             for (row, scores) in scores.chunks_exact_mut(width).enumerate() {
                 let query = first + row;
-                let (scores, hidden) = scores.split_at_mut(seen(query));
+                let (scores, hidden) = scores.split_at_mut(self.seen(query));
                 hidden.fill(0.0);
-                let mask = mask_slot.map(|_| MaskRow {
-                    values: &mask[mask_at + query * mask_strides[2]..],
-                    stride: mask_strides[3],
+                let mask = self.mask_strides.map(|strides| MaskRow {
+                    values: &self.mask[mask_at + query * strides[2]..],
+                    stride: strides[3],
                 });
-                factors[row] = weights(scores, mask, to, exponentials);
+                factors[row] = weights(scores, mask, self.to, self.exponentials);
             }
-            let y = &mut y[first * value_size..(first + rows) * value_size];
-            kernel(&mut MatMulF32 {
+            let (y, after) = core::mem::take(&mut rest).split_at_mut(rows * value_size);
+            rest = after;
+            (self.kernel)(&mut MatMulF32 {
                 m: rows,
                 k: width,
                 n: value_size,
@@ -235,7 +312,19 @@ fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind>
             }
         }
     }
-    Ok(())
+}
+
+/// What there is to share.
+#[cfg(feature = "std")]
+pub(super) fn work(step: &Step<'_>, isa: Isa) -> Option<Work> {
+    let sizes = Sizes::of(step).ok()?;
+    let Sizes { batch, heads, queries, keys, size, value_size, .. } = sizes;
+    if [batch, heads, queries, keys, value_size].contains(&0) {
+        return None;
+    }
+    let scores = batch as f32 * heads as f32 * queries as f32 * keys as f32;
+    let products = scores * (size as f32 + value_size as f32) / Rates::CONV_F32.of(isa);
+    Some(Work { units: sizes.all_blocks(), ns: products + scores / Rates::FUNCTION_F32.of(isa) })
 }
 
 /// The mask of one query: one number per key, or one for all (stride 0).

@@ -14,6 +14,8 @@ use crate::kernels::{
     ResidualData, ResidualI8,
 };
 use crate::memory::{Context, Slot, same_bytes, typed, typed_mut};
+#[cfg(feature = "std")]
+use crate::ops::conv_parts;
 use crate::ops::shape::{expect_apart_but, expect_dense};
 use crate::ops::{
     Operator, RunFn, Step, by_ref, expect_same_shape, expect_type, expect_vector_at, no_scratch,
@@ -147,7 +149,7 @@ pub(super) fn scratch_bytes(
     Layer::of(step).and_then(|layer| geometry(&layer)).map_or(0, |geometry| bytes(&geometry, isa))
 }
 
-fn scratch_bytes_f32(step: &Step<'_>, isa: Isa, geometry: GeometryFn) -> usize {
+pub(super) fn scratch_bytes_f32(step: &Step<'_>, isa: Isa, geometry: GeometryFn) -> usize {
     let bytes = match step.input_layout(WEIGHTS) {
         Layout::GroupedW8 | Layout::GroupedW4 => conv_f32::grouped_scratch_bytes,
         _ => conv_f32::scratch_bytes,
@@ -275,7 +277,7 @@ fn grouped_bits(layout: Layout) -> Option<(GroupedBits, DType)> {
 }
 
 /// The kernels' name for an i8 layout.
-fn packing(layout: Layout) -> Packing {
+pub(super) fn packing(layout: Layout) -> Packing {
     if layout == Layout::CortexM { Packing::CortexM } else { Packing::Panels }
 }
 
@@ -387,16 +389,26 @@ fn check_f32(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<()
 }
 
 /// The kernels of a family of i8 convolutions.
-struct KernelsI8 {
-    scratch_bytes: fn(&ConvGeometry, Isa) -> usize,
+pub(super) struct KernelsI8 {
+    pub(super) scratch_bytes: fn(&ConvGeometry, Isa) -> usize,
     select: fn(Isa) -> fn(&mut ConvI8<'_>),
+    #[cfg(feature = "std")]
+    is_depthwise: bool,
 }
 
-const PANELS_I8: KernelsI8 =
-    KernelsI8 { scratch_bytes: conv_i8::scratch_bytes, select: conv_i8::select };
+pub(super) const PANELS_I8: KernelsI8 = KernelsI8 {
+    scratch_bytes: conv_i8::scratch_bytes,
+    select: conv_i8::select,
+    #[cfg(feature = "std")]
+    is_depthwise: false,
+};
 
-const DEPTHWISE_KERNELS_I8: KernelsI8 =
-    KernelsI8 { scratch_bytes: depthwise_i8::scratch_bytes, select: depthwise_i8::select };
+pub(super) const DEPTHWISE_KERNELS_I8: KernelsI8 = KernelsI8 {
+    scratch_bytes: depthwise_i8::scratch_bytes,
+    select: depthwise_i8::select,
+    #[cfg(feature = "std")]
+    is_depthwise: true,
+};
 
 /// Only scalar kernels requantize in fixed point.
 fn isa_for(epilogue: &EpilogueI8<'_>, isa: Isa) -> Isa {
@@ -444,6 +456,8 @@ fn run_i8<const ISA: usize>(
     let attributes = &layer.attributes;
     let residual = context.step.optional_input(RESIDUAL_I8);
     let packing = packing(context.step.input_layout(WEIGHTS));
+    #[cfg(feature = "std")]
+    let crew = context.take_crew();
     let inputs = [0, 1, 2, 3, WEIGHT_SUMS, RESIDUAL_I8, FIXED_POINT];
     let operands = context.operands_over(inputs, RESIDUAL_I8)?;
     let [input, weights, bias, scale, weight_sums, residual_data, fixed_point] = operands.inputs;
@@ -469,9 +483,15 @@ fn run_i8<const ISA: usize>(
         },
         output: typed_mut(operands.output, inputs.len() as u8)?,
         output_stride: geometry.out_c,
-        scratch: operands.scratch.get_mut(..scratch_bytes).ok_or(StepErrorKind::TooLarge)?,
+        scratch: operands.scratch,
     };
-    (kernels.select)(isa_for(&conv.epilogue, isa))(&mut conv);
+    let kernel = (kernels.select)(isa_for(&conv.epilogue, isa));
+    #[cfg(feature = "std")]
+    if let Some(crew) = crew {
+        return conv_parts::run_i8(crew, conv, kernels.is_depthwise, kernel);
+    }
+    conv.scratch = conv.scratch.get_mut(..scratch_bytes).ok_or(StepErrorKind::TooLarge)?;
+    kernel(&mut conv);
     Ok(())
 }
 
@@ -558,9 +578,12 @@ fn run_panels_f32<const ISA: usize>(
     let isa = Isa::ALL[ISA];
     let weights = context.step.input(WEIGHTS)?;
     let group_size = context.step.input_group_size(WEIGHTS);
+    #[cfg(feature = "std")]
+    let crew = context.take_crew();
     let parts = parts_f32(context, &layer)?;
     let mut conv = ConvF32 {
         geometry,
+        pixels: 0..geometry.out_pixels(),
         input: parts.input,
         weights: match grouped_bits(weights.layout) {
             Some((bits, _)) => grouped_weights(parts.weights, &geometry, bits, group_size)?,
@@ -571,7 +594,12 @@ fn run_panels_f32<const ISA: usize>(
         output_stride: geometry.out_c,
         scratch: parts.scratch,
     };
-    conv_f32::select(isa)(&mut conv);
+    let kernel = conv_f32::select(isa);
+    #[cfg(feature = "std")]
+    if let Some(crew) = crew {
+        return conv_parts::run_f32(crew, conv, kernel);
+    }
+    kernel(&mut conv);
     Ok(())
 }
 
@@ -590,6 +618,8 @@ fn run_depthwise_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), 
     let geometry = conv_geometry(&layer)?;
     let isa = Isa::ALL[ISA];
     let dtype = context.step.input(WEIGHTS)?.dtype;
+    #[cfg(feature = "std")]
+    let crew = context.take_crew();
     let parts = parts_f32(context, &layer)?;
     let mut depthwise = DepthwiseF32 {
         geometry,
@@ -599,7 +629,12 @@ fn run_depthwise_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), 
         output: parts.output,
         output_stride: geometry.out_c,
     };
-    depthwise_f32::select(isa)(&mut depthwise);
+    let kernel = depthwise_f32::select(isa);
+    #[cfg(feature = "std")]
+    if let Some(crew) = crew {
+        return conv_parts::run_depthwise_f32(crew, depthwise, kernel);
+    }
+    kernel(&mut depthwise);
     Ok(())
 }
 

@@ -3,7 +3,13 @@
 
 use crate::error::StepErrorKind;
 use crate::format::Element;
-use crate::memory::{Context, Source};
+#[cfg(feature = "std")]
+use crate::memory::ElementwiseParts;
+use crate::memory::{Context, Sink, Slot, Source};
+#[cfg(feature = "std")]
+use crate::ops::Step;
+#[cfg(feature = "std")]
+use crate::ops::parallel::Work;
 use crate::ops::shape::{Walk, broadcast_strides};
 
 /// Elements of a block: four to sixteen vector registers.
@@ -11,48 +17,88 @@ const BLOCK: usize = 64;
 /// Elements of a block that goes through a call.
 const LONG_BLOCK: usize = 256;
 
+/// Calls `body` with the sources and the sink, or on several threads with parts of them.
+#[inline(always)]
+fn in_parts<T: Element, U: Element, const N: usize>(
+    context: &mut Context<'_>,
+    inputs: [usize; N],
+    [units, unit]: [usize; 2],
+    steps: [usize; N],
+    body: impl Fn([Source<'_, T>; N], Sink<'_, U>) + Sync,
+) -> Result<(), StepErrorKind> {
+    #[cfg(feature = "std")]
+    if let Some(mut crew) = context.take_crew() {
+        let (sources, sink) = context.elementwise::<T, U, N>(inputs)?;
+        let cut = crew.cut(units);
+        if let Some(parts) = ElementwiseParts::new(sources, &sink, cut, unit, steps) {
+            return crew.run(cut.parts, |part, _| {
+                let (sources, sink) = parts.take(part).ok_or(StepErrorKind::TooLarge)?;
+                body(sources, sink);
+                Ok(())
+            });
+        }
+    }
+    let _ = (units, unit, steps);
+    let (sources, sink) = context.elementwise::<T, U, N>(inputs)?;
+    body(sources, sink);
+    Ok(())
+}
+
+/// What there is to share of an elementwise step that computes `rate` elements in a nanosecond.
+#[cfg(feature = "std")]
+pub(super) fn work(step: &Step<'_>, rate: f32) -> Option<Work> {
+    let y = step.output(0).ok()?;
+    let units = match step.input(1) {
+        Err(_) => y.elements() / LONG_BLOCK,
+        Ok(b) => units(&broadcast_walk(&step.input(0).ok()?, &b, &y), y.elements())[0],
+    };
+    Some(Work { units, ns: y.elements() as f32 / rate })
+}
+
 /// `y = f(x)` in place, block by block.
 pub(crate) fn map_blocks(
     context: &mut Context<'_>,
-    f: impl Fn(&mut [f32]),
+    f: impl Fn(&mut [f32]) + Sync,
 ) -> Result<(), StepErrorKind> {
-    let ([x], mut y) = context.elementwise::<f32, f32, 1>([0])?;
-    let len = x.len().min(y.len());
-    let mut block = [0.0; LONG_BLOCK];
-    for start in (0..len).step_by(LONG_BLOCK) {
-        let block = &mut block[..LONG_BLOCK.min(len - start)];
-        x.read(start, block);
-        f(block);
-        y.write(start, block);
-    }
-    Ok(())
+    let units = context.step.output(0)?.elements() / LONG_BLOCK;
+    in_parts::<f32, f32, 1>(context, [0], [units, LONG_BLOCK], [LONG_BLOCK], |[x], mut y| {
+        let len = x.len().min(y.len());
+        let mut block = [0.0; LONG_BLOCK];
+        for start in (0..len).step_by(LONG_BLOCK) {
+            let block = &mut block[..LONG_BLOCK.min(len - start)];
+            x.read(start, block);
+            f(block);
+            y.write(start, block);
+        }
+    })
 }
 
 /// `y[i] = f(x[i])`.
 #[inline(always)]
 pub(crate) fn map<T: Element, U: Element>(
     context: &mut Context<'_>,
-    f: impl Fn(T) -> U,
+    f: impl Fn(T) -> U + Sync,
 ) -> Result<(), StepErrorKind> {
-    let ([x], mut y) = context.elementwise::<T, U, 1>([0])?;
-    let len = x.len().min(y.len());
-    let (mut xs, mut ys) = ([T::default(); BLOCK], [U::default(); BLOCK]);
-    for start in (0..len).step_by(BLOCK) {
-        let count = BLOCK.min(len - start);
-        x.read(start, &mut xs[..count]);
-        for (y, x) in ys.iter_mut().zip(&xs) {
-            *y = f(*x);
+    let units = context.step.output(0)?.elements() / LONG_BLOCK;
+    in_parts::<T, U, 1>(context, [0], [units, LONG_BLOCK], [LONG_BLOCK], |[x], mut y| {
+        let len = x.len().min(y.len());
+        let (mut xs, mut ys) = ([T::default(); BLOCK], [U::default(); BLOCK]);
+        for start in (0..len).step_by(BLOCK) {
+            let count = BLOCK.min(len - start);
+            x.read(start, &mut xs[..count]);
+            for (y, x) in ys.iter_mut().zip(&xs) {
+                *y = f(*x);
+            }
+            y.write(start, &ys[..count]);
         }
-        y.write(start, &ys[..count]);
-    }
-    Ok(())
+    })
 }
 
 /// `y[i] = f(a[i], b[i])`, broadcasting.
 #[inline(always)]
 pub(crate) fn zip<T: Element, U: Element>(
     context: &mut Context<'_>,
-    f: impl Fn(T, T) -> U,
+    f: impl Fn(T, T) -> U + Sync,
 ) -> Result<(), StepErrorKind> {
     zip_blocks(context, |a, b, y| {
         for (y, (a, b)) in y.iter_mut().zip(a.iter().zip(b)) {
@@ -61,32 +107,54 @@ pub(crate) fn zip<T: Element, U: Element>(
     })
 }
 
+/// The loop over y with the positions of a and b, which are broadcast to it.
+fn broadcast_walk(a: &Slot, b: &Slot, y: &Slot) -> Walk<2> {
+    let rank = y.rank();
+    Walk::new(y.dims(), &[broadcast_strides(a, rank), broadcast_strides(b, rank)])
+}
+
+/// Elements of y for each index of the outermost axis of a loop.
+fn outer_elements(walk: &Walk<2>, elements: usize) -> usize {
+    elements.checked_div(walk.axis(0).0).unwrap_or(0)
+}
+
+/// Units along the outermost axis, of about a block or more, and the elements of y that a unit has.
+fn units(walk: &Walk<2>, elements: usize) -> [usize; 2] {
+    let outer = outer_elements(walk, elements);
+    let per_unit = LONG_BLOCK.div_ceil(outer.max(1));
+    [walk.axis(0).0 / per_unit, per_unit * outer]
+}
+
 /// As [`zip`], but `f` gets blocks of elements: a, b, and the y to write.
 #[inline(always)]
 pub(crate) fn zip_blocks<T: Element, U: Element>(
     context: &mut Context<'_>,
-    f: impl Fn(&[T], &[T], &mut [U]),
+    f: impl Fn(&[T], &[T], &mut [U]) + Sync,
 ) -> Result<(), StepErrorKind> {
     let step = context.step;
     let (a, b, y) = (step.input(0)?, step.input(1)?, step.output(0)?);
-    let rank = y.rank();
-    let walk = Walk::new(y.dims(), &[broadcast_strides(&a, rank), broadcast_strides(&b, rank)]);
+    let walk = broadcast_walk(&a, &b, &y);
     let (extent, [a_stride, b_stride]) = walk.inner();
-    let ([a, b], mut y) = context.elementwise::<T, U, 2>([0, 1])?;
-    let (mut a_block, mut b_block) = ([T::default(); BLOCK], [T::default(); BLOCK]);
-    let mut y_block = [U::default(); BLOCK];
-    let mut row = 0;
-    walk.for_each_row([0, 0], |[a_start, b_start]| {
-        for start in (0..extent).step_by(BLOCK) {
-            let count = BLOCK.min(extent - start);
-            load(&a, a_start, start, a_stride, &mut a_block[..count]);
-            load(&b, b_start, start, b_stride, &mut b_block[..count]);
-            f(&a_block[..count], &b_block[..count], &mut y_block[..count]);
-            y.write(row + start, &y_block[..count]);
-        }
-        row += extent;
-    });
-    Ok(())
+    let outer = outer_elements(&walk, y.elements());
+    let [units, unit] = units(&walk, y.elements());
+    let steps = walk.axis(0).1.map(|stride| unit.checked_div(outer).unwrap_or(0) * stride);
+    in_parts::<T, U, 2>(context, [0, 1], [units, unit], steps, |[a, b], mut y| {
+        let (mut a_block, mut b_block) = ([T::default(); BLOCK], [T::default(); BLOCK]);
+        let mut y_block = [U::default(); BLOCK];
+        let mut row = 0;
+        let part = walk.with_outer(y.len().checked_div(outer).unwrap_or(0));
+        let extent = if part.rank() == 1 { y.len() } else { extent };
+        part.for_each_row([0, 0], |[a_start, b_start]| {
+            for start in (0..extent).step_by(BLOCK) {
+                let count = BLOCK.min(extent - start);
+                load(&a, a_start, start, a_stride, &mut a_block[..count]);
+                load(&b, b_start, start, b_stride, &mut b_block[..count]);
+                f(&a_block[..count], &b_block[..count], &mut y_block[..count]);
+                y.write(row + start, &y_block[..count]);
+            }
+            row += extent;
+        });
+    })
 }
 
 /// The next elements of an innermost row, whose stride is 1, or 0 when one element repeats.

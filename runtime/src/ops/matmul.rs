@@ -6,8 +6,14 @@ use crate::format::{MAX_RANK, MatMulAttributes, Op};
 use crate::isa::Isa;
 use crate::kernels::matmul_f32::{self, MatMulF32};
 use crate::memory::{Context, Slot, typed, typed_mut};
+#[cfg(feature = "std")]
+use crate::ops::parallel::{Rates, Work};
+#[cfg(feature = "std")]
+use crate::ops::shape::product;
 use crate::ops::shape::{Walk, broadcast_strides, expect_apart, expect_types};
 use crate::ops::{Operator, RunFn, Step, no_scratch};
+#[cfg(feature = "std")]
+use crate::threads::Disjoint;
 
 /// f32. Either factor may be stored transposed.
 pub static MATMUL_F32: Operator = Operator {
@@ -86,6 +92,37 @@ fn batch_strides(slot: &Slot, rank: usize) -> [usize; MAX_RANK] {
     strides
 }
 
+/// Rows that stay together when one product is cut: a block of the kernels, within which the order of sums doesn't
+/// depend on the rows around it.
+#[cfg(feature = "std")]
+const UNIT_ROWS: usize = matmul_f32::BLOCK_ROWS;
+
+/// What is cut.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Axis {
+    Products,
+    /// Of the one product.
+    Rows,
+}
+
+/// What is cut, and its units.
+#[cfg(feature = "std")]
+fn axis(products: usize, m: usize, trans_a: bool) -> (Axis, usize) {
+    if products == 1 && !trans_a { (Axis::Rows, m / UNIT_ROWS) } else { (Axis::Products, products) }
+}
+
+/// What there is to share.
+#[cfg(feature = "std")]
+pub(super) fn work(step: &Step<'_>, isa: Isa) -> Option<Work> {
+    let attributes: MatMulAttributes = step.attributes();
+    let (a, y) = (step.input(0).ok()?, step.output(0).ok()?);
+    let trans_a = attributes.transpose_a == 1;
+    let [m, k] = matrix(&a, trans_a);
+    let (_, units) = axis(product(&y.dims()[..y.rank() - 2]), m, trans_a);
+    Some(Work { units, ns: y.elements() as f32 * k as f32 / Rates::CONV_F32.of(isa) })
+}
+
 fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let step = context.step;
     let attributes: MatMulAttributes = step.attributes();
@@ -99,6 +136,10 @@ fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind>
     let rank = y.rank();
     let walk =
         Walk::new(&y.dims()[..rank - 2], &[batch_strides(&a, rank), batch_strides(&b, rank)]);
+    #[cfg(feature = "std")]
+    let products = product(&y.dims()[..rank - 2]);
+    #[cfg(feature = "std")]
+    let crew = context.take_crew();
     let operands = context.operands([0, 1])?;
     let [a, b] = operands.inputs;
     let (a, b): (&[f32], &[f32]) = (typed(a, 0)?, typed(b, 1)?);
@@ -109,6 +150,33 @@ fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind>
         return Ok(());
     }
     let kernel = matmul_f32::select(Isa::ALL[ISA]);
+    #[cfg(feature = "std")]
+    if let Some(mut crew) = crew {
+        let (axis, units) = axis(products, m, trans_a);
+        let cut = crew.cut(units);
+        let outputs = Disjoint::new(y, cut, if axis == Axis::Rows { UNIT_ROWS * n } else { m * n });
+        return crew.run(cut.parts, |part, _| {
+            let output = outputs.take(part).ok_or(StepErrorKind::TooLarge)?;
+            if axis == Axis::Rows {
+                let rows = cut.elements(part, UNIT_ROWS, m);
+                let (m, a) = (rows.len(), &a[rows.start * k..rows.end * k]);
+                kernel(&mut MatMulF32 { m, k, n, a, b, output, trans_a, trans_b });
+                return Ok(());
+            }
+            let (mut index, own) = (0, cut.range(part));
+            let mut outputs = output.chunks_exact_mut(m * n);
+            walk.for_each_without(&[], [0, 0], |[a_at, b_at]| {
+                index += 1;
+                if !own.contains(&(index - 1)) {
+                    return;
+                }
+                let Some(output) = outputs.next() else { return };
+                let (a, b) = (&a[a_at..a_at + m * k], &b[b_at..b_at + k * n]);
+                kernel(&mut MatMulF32 { m, k, n, a, b, output, trans_a, trans_b });
+            });
+            Ok(())
+        });
+    }
     let mut outputs = y.chunks_exact_mut(m * n);
     walk.for_each_without(&[], [0, 0], |[a_at, b_at]| {
         let Some(output) = outputs.next() else { return };

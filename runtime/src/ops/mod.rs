@@ -12,6 +12,8 @@ mod concat;
 mod conv;
 mod conv_i16;
 mod conv_nd;
+#[cfg(feature = "std")]
+mod conv_parts;
 mod cumulative;
 mod elementwise;
 #[cfg(test)]
@@ -27,6 +29,8 @@ mod matmul;
 mod non_max_suppression;
 mod normalize;
 mod pad;
+#[cfg(feature = "std")]
+pub(crate) mod parallel;
 mod pool;
 mod pool_nd;
 mod quantize;
@@ -243,6 +247,20 @@ table! {
 pub(crate) struct Bound {
     pub(crate) operator: &'static Operator,
     pub(crate) run: RunFn,
+    /// Parts that its work is cut into; 1 when one thread runs it.
+    #[cfg(feature = "std")]
+    pub(crate) parts: u8,
+}
+
+impl Bound {
+    pub(crate) fn new(operator: &'static Operator, isa: Isa) -> Bound {
+        Bound {
+            operator,
+            run: (operator.select)(isa),
+            #[cfg(feature = "std")]
+            parts: 1,
+        }
+    }
 }
 
 /// Checks an operand's type.

@@ -12,9 +12,15 @@
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{NormalizeAttributes, Op};
+#[cfg(feature = "std")]
+use crate::isa::Isa;
 use crate::memory::{Context, Slot, typed, typed_mut};
+#[cfg(feature = "std")]
+use crate::ops::parallel::{Rates, Work};
 use crate::ops::shape::{expect_apart, expect_types, product};
 use crate::ops::{Operator, Step, expect_same_shape, no_scratch};
+#[cfg(feature = "std")]
+use crate::threads::Disjoint;
 
 /// f32.
 pub static NORMALIZE_F32: Operator = Operator {
@@ -93,11 +99,36 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     }
     let n = row_elements(&x, attributes.axis);
     let operand = context.step.input_count() as u8;
+    #[cfg(feature = "std")]
+    let crew = context.take_crew();
     let operands = context.operands([0, 1, 2])?;
     let [x, scale, bias] = operands.inputs;
     let (x, scale, bias): (&[f32], &[f32], &[f32]) =
         (typed(x, 0)?, typed(scale, 1)?, typed(bias, 2)?);
     let y: &mut [f32] = typed_mut(operands.output, operand)?;
+    #[cfg(feature = "std")]
+    if let Some(mut crew) = crew {
+        let cut = crew.cut(y.len() / n);
+        let y = Disjoint::new(y, cut, n);
+        return crew.run(cut.parts, |part, _| {
+            let y = y.take(part).ok_or(StepErrorKind::TooLarge)?;
+            rows(&attributes, n, &x[cut.range(part).start * n..], scale, bias, y);
+            Ok(())
+        });
+    }
+    rows(&attributes, n, x, scale, bias, y);
+    Ok(())
+}
+
+/// Normalises the rows of n elements of y.
+fn rows(
+    attributes: &NormalizeAttributes,
+    n: usize,
+    x: &[f32],
+    scale: &[f32],
+    bias: &[f32],
+    y: &mut [f32],
+) {
     let count = n as f32;
     for (x, y) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)) {
         let mean = match attributes.kind {
@@ -116,7 +147,16 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
             *y += bias;
         }
     }
-    Ok(())
+}
+
+/// What there is to share.
+#[cfg(feature = "std")]
+pub(super) fn work(step: &Step<'_>, isa: Isa) -> Option<Work> {
+    let x = step.input(0).ok()?;
+    let n = row_elements(&x, step.attributes::<NormalizeAttributes>().axis);
+    // Three passes.
+    let ns = 3.0 * x.elements() as f32 / Rates::ELEMENTS.of(isa);
+    Some(Work { units: x.elements().checked_div(n)?, ns })
 }
 
 #[cfg(test)]

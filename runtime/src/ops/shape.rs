@@ -206,6 +206,12 @@ impl<const N: usize> Walk<N> {
         (self.extents[axis], self.strides.map(|strides| strides[axis]))
     }
 
+    /// The same loop over fewer indices of the outermost axis.
+    pub(crate) fn with_outer(mut self, extent: usize) -> Walk<N> {
+        self.extents[0] = extent;
+        self
+    }
+
     /// Calls `body` at the start of every innermost row with the operands' positions. Does nothing
     /// when the shape has no elements.
     pub(crate) fn for_each_row(&self, start: [usize; N], body: impl FnMut([usize; N])) {

@@ -6,8 +6,12 @@ use crate::format::{Op, SoftmaxAttributes};
 use crate::isa::Isa;
 use crate::kernels::softmax::{self, SoftmaxI8, SoftmaxI16, SoftmaxShape, TABLE_LEN};
 use crate::memory::{Context, typed, typed_mut};
+#[cfg(feature = "std")]
+use crate::ops::parallel::{Rates, Work};
 use crate::ops::shape::{expect_apart, expect_types, split};
 use crate::ops::{Operator, RunFn, Step, expect_same_shape, expect_vector_at, no_scratch};
+#[cfg(feature = "std")]
+use crate::threads::Disjoint;
 
 /// f32 softmax.
 pub static SOFTMAX_F32: Operator = Operator {
@@ -73,6 +77,14 @@ fn shape(step: &Step<'_>) -> Result<Option<SoftmaxShape>, StepErrorKind> {
     Ok(Some(SoftmaxShape { outer: split.outer, extent: split.extent, inner: split.inner }))
 }
 
+/// What there is to share of an f32 softmax.
+#[cfg(feature = "std")]
+pub(super) fn work(step: &Step<'_>, isa: Isa) -> Option<Work> {
+    let shape = shape(step).ok()??;
+    let ns = (shape.outer * shape.extent * shape.inner) as f32 / Rates::FUNCTION_F32.of(isa);
+    Some(Work { units: shape.outer, ns })
+}
+
 fn select_f32(isa: Isa) -> RunFn {
     match isa {
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
@@ -86,13 +98,28 @@ fn select_f32(isa: Isa) -> RunFn {
 fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let Some(shape) = shape(&context.step)? else { return Ok(()) };
     let log = context.step.attributes::<SoftmaxAttributes>().log != 0;
+    #[cfg(feature = "std")]
+    let crew = context.take_crew();
     let operands = context.operands([0])?;
-    let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
-    if log {
-        softmax::log_softmax_f32(shape, x, y);
-    } else {
-        softmax::softmax_f32(Isa::ALL[ISA], shape, x, y);
+    let (x, y): (&[f32], _) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
+    let run = |shape, x: &[f32], y: &mut [f32]| match log {
+        true => softmax::log_softmax_f32(shape, x, y),
+        false => softmax::softmax_f32(Isa::ALL[ISA], shape, x, y),
+    };
+    #[cfg(feature = "std")]
+    if let Some(mut crew) = crew {
+        let cut = crew.cut(shape.outer);
+        let unit = shape.extent * shape.inner;
+        let y = Disjoint::new(y, cut, unit);
+        return crew.run(cut.parts, |part, _| {
+            let range = cut.range(part);
+            let y = y.take(part).ok_or(StepErrorKind::TooLarge)?;
+            let x = &x[range.start * unit..range.end * unit];
+            run(SoftmaxShape { outer: range.len(), ..shape }, x, y);
+            Ok(())
+        });
     }
+    run(shape, x, y);
     Ok(())
 }
 

@@ -248,20 +248,31 @@ impl Case {
 
     /// Runs it with an instruction set; the bytes of every output that is there.
     pub(crate) fn run_outputs(&self, isa: Option<Isa>) -> Result<Vec<Vec<u8>>, SessionError> {
+        self.run_threads(isa, 1).map(|(outputs, _)| outputs)
+    }
+
+    /// Runs it with an instruction set on so many threads; the bytes of every output that is there, and the
+    /// number of parts that its work was cut into.
+    pub(crate) fn run_threads(
+        &self,
+        isa: Option<Isa>,
+        threads: usize,
+    ) -> Result<(Vec<Vec<u8>>, usize), SessionError> {
         let file = self.file();
         let mut memory = vec![0u8; file.len() + 8];
         let start = memory.as_ptr().align_offset(8);
         memory[start..start + file.len()].copy_from_slice(&file);
         let bytes = &memory[start..start + file.len()];
         let model = Model::open(bytes).expect("the harness writes a valid file");
-        let mut session = Session::new(model, Options { isa, ..Options::default() })?;
+        let mut session = Session::new(model, Options { isa, threads, ..Options::default() })?;
         let fed = self.inputs.iter().flatten().filter(|tensor| !tensor.constant);
         for (index, tensor) in fed.enumerate() {
             session.set_input_bytes(index, &tensor.bytes).expect("input");
         }
         session.run()?;
         let count = 1 + self.more_outputs.iter().flatten().count();
-        Ok((0..count).map(|at| session.output_bytes(at).expect("output").to_vec()).collect())
+        let outputs = (0..count).map(|at| session.output_bytes(at).expect("output").to_vec());
+        Ok((outputs.collect(), session.parts(0)))
     }
 
     /// Runs it; the output's elements. Panics when it is refused.

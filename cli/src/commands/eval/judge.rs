@@ -98,7 +98,7 @@ impl Judged {
 pub(crate) fn answers(
     model: Model<'_>,
     data: &Dataset,
-    isa: Option<Isa>,
+    settings: impl Into<whit_file::Settings>,
     output: usize,
     sequence: Sequence,
     quiet: bool,
@@ -107,7 +107,7 @@ pub(crate) fn answers(
     let ranks: Vec<usize> = infos.iter().map(|info| info.dims.len()).collect();
     let bound = Bound::new(data, input_specs(&model), &ranks)?;
     bound.check_finite(data)?;
-    let mut session = whit_file::session(model, isa)?;
+    let mut session = whit_file::session(model, settings)?;
     let count = model.outputs().len();
     if output >= count {
         bail!("--output {output}: the model has {count} outputs, counted from 0");

@@ -132,15 +132,15 @@ impl Eval {
         let model = whit_file::model(&file, &self.path.model)?;
         let image_spec = whit_file::image_spec(&input_specs(&model), &self.images);
         let data = Dataset::open(&self.data, image_spec.as_ref())?;
-        let isa = self.target.isa()?;
-        let own = answers(model, &data, isa, self.output, self.sequence, self.json)?;
+        let settings = self.target.settings()?;
+        let own = answers(model, &data, settings, self.output, self.sequence, self.json)?;
         let other = match &self.against {
             Some(path) => {
                 let bytes = model_bytes(path)?;
                 let model =
                     Model::open(bytes.as_slice()).with_context(|| path.display().to_string())?;
                 let output = self.against_output.unwrap_or(self.output);
-                let found = answers(model, &data, isa, output, self.sequence, self.json)
+                let found = answers(model, &data, settings, output, self.sequence, self.json)
                     .with_context(|| path.display().to_string())?;
                 Some(found)
             }

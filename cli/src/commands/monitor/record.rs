@@ -143,7 +143,7 @@ impl Record {
             model.inputs().filter_map(|tensor| tensor_info(&model, tensor)).collect();
         let ranks: Vec<usize> = infos.iter().map(|info| info.dims.len()).collect();
         let bound = Bound::new(&data, input_specs(&model), &ranks)?;
-        let mut session = whit_file::session(model, self.target.isa()?)?;
+        let mut session = whit_file::session(model, self.target.settings()?)?;
 
         let labelled = data.labels.is_some() && !self.no_labels;
         let config = Config {

@@ -25,12 +25,13 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
     };
     assert!(args.scratch.len() >= scratch_len, "scratch");
     assert!(kernel.panels <= MAX_PANELS);
-    if g.out_pixels() == 0 || g.out_c == 0 {
+    if args.pixels.is_empty() || g.out_c == 0 {
         return;
     }
     if let PanelWeights::Grouped(weights) = args.weights
         && g.is_pointwise()
         && g.out_pixels() <= DIRECT_TILES * kernel.grouped_rows
+        && args.pixels.len() == g.out_pixels()
     {
         // SAFETY: the caller vouches for the instruction set.
         return unsafe { grouped_rows(args, weights, kernel) };
@@ -45,8 +46,11 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
     let (dequantized, gathered) = args.scratch.split_at_mut(dequantized_len);
     let mut rows = [Row { start: ptr::null(), step: 0 }; BLOCK_ROWS];
 
-    for first_pixel in (0..g.out_pixels()).step_by(BLOCK_ROWS) {
-        let rows = &mut rows[..BLOCK_ROWS.min(g.out_pixels() - first_pixel)];
+    let (mut first_pixel, pixels) = (args.pixels.start, args.pixels.clone());
+    while first_pixel < pixels.end {
+        // Blocks begin at multiples of their size, whatever the range.
+        let last_pixel = pixels.end.min((first_pixel / BLOCK_ROWS + 1) * BLOCK_ROWS);
+        let rows = &mut rows[..last_pixel - first_pixel];
         for group in 0..g.groups {
             let mut block_k = 0;
             loop {
@@ -105,7 +109,8 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                             weight_step: PANEL_N,
                             panel_stride,
                             cols,
-                            output: args.output[pixel * args.output_stride + channel..]
+                            output: args.output
+                                [(pixel - pixels.start) * args.output_stride + channel..]
                                 .as_mut_ptr(),
                             output_stride: args.output_stride,
                             accumulate: block.k > 0 || in_place,
@@ -115,8 +120,8 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                         // point to the block's runs, inside the input or in scratch. `check` proved
                         // the lengths: `weights` starts at row block.k of a panel, so k - block.k
                         // rows of it and whole panels up to the group's padded channels follow, or
-                        // the block's rows of the tile's panels were dequantized; likewise the bias; output and residual have rows up to
-                        // pixel + height <= out_pixels, of out_c elements.
+                        // the block's rows of the tile's panels were dequantized; likewise the bias; the residual has rows up to
+                        // pixel + height <= out_pixels, of out_c elements, the output up to pixels.end - pixels.start.
                         unsafe { (kernel.run)(&tile) };
                     }
                 }
@@ -125,6 +130,7 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                 }
             }
         }
+        first_pixel = last_pixel;
     }
 }
 

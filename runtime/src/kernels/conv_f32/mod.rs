@@ -34,19 +34,23 @@ pub(crate) mod x86_64;
 
 use super::{ConvGeometry, EpilogueF32, FloatWeights, PANEL_N, PanelWeights, ResidualData};
 use crate::Isa;
+use core::ops::Range;
 
 /// The arguments of a float convolution.
 pub struct ConvF32<'a> {
     /// The shape. Grouped and dilated convolutions are covered.
     pub geometry: ConvGeometry,
+    /// The output pixels to compute. Other than all of them, one of [`cut`]: then every element is, to the
+    /// bit, what it is when all are computed.
+    pub pixels: Range<usize>,
     /// NHWC, dense.
     pub input: &'a [f32],
     /// Panels `[groups][N/16][K][16]`, zero-padded: what [`pack_weights`] writes. Or grouped ones.
     pub weights: PanelWeights<'a>,
     /// Bias ([`ConvGeometry::padded_out_c`] long), residual, clamp.
     pub epilogue: EpilogueF32<'a>,
-    /// Pixel `p` of the output is the `out_c` elements from `p * output_stride` on. Elements
-    /// between the rows aren't touched.
+    /// Pixel `p` of the output is the `out_c` elements from `(p - pixels.start) * output_stride` on. Elements
+    /// between the rows aren't touched. A residual apart begins with pixel 0.
     pub output: &'a mut [f32],
     /// Elements from one output pixel to the next, at least `out_c`.
     pub output_stride: usize,
@@ -106,6 +110,21 @@ pub fn grouped_scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
     grouped_scratch_len(geometry, isa) * size_of::<f32>()
 }
 
+/// Where the output pixels can be cut so that every tile of every kernel stays what it is: at multiples of
+/// the first number, as many times as the second says; whatever remains goes with the last piece. For about `pieces` pieces.
+///
+/// Kernels walk pixels in blocks of 48, and only in the last, partial block the height of tiles, and with it
+/// the order of sums, depends on how many there are. Halves of whole blocks are whole tiles, too.
+pub fn cut(geometry: &ConvGeometry, pieces: usize) -> (usize, usize) {
+    let pixels = geometry.out_pixels();
+    let unit = if pixels / blocking::BLOCK_ROWS >= pieces {
+        blocking::BLOCK_ROWS
+    } else {
+        blocking::BLOCK_ROWS / 2
+    };
+    (unit, pixels / unit)
+}
+
 /// Writes the weights `[out_c][kernel_h][kernel_w][in_c / groups]` as zero-padded panels
 /// `[groups][N/16][K][16]`.
 ///
@@ -141,7 +160,12 @@ impl ConvF32<'_> {
         }
         assert!(self.input.len() >= g.input_len(), "input");
         assert!(self.epilogue.bias.len() >= g.padded_out_c(), "bias");
-        check_output(g, self.output.len(), self.output_stride, self.epilogue.residual);
+        assert!(
+            self.pixels.start <= self.pixels.end && self.pixels.end <= g.out_pixels(),
+            "pixels"
+        );
+        let (pixels, residual) = (self.pixels.len(), self.epilogue.residual);
+        check_output(g, pixels, self.output.len(), self.output_stride, residual);
     }
 }
 
@@ -174,16 +198,17 @@ pub(crate) fn check_geometry(g: &ConvGeometry) {
     last_tap(g.out_w, g.stride_w, g.kernel_w, g.dilation_w, g.pad_left, g.in_w);
 }
 
-/// Panics unless `output_len` elements hold every output row, and the residual has the output's
+/// Panics unless `output_len` elements hold `pixels` output rows, and the residual has the output's
 /// shape.
 pub(crate) fn check_output(
     g: &ConvGeometry,
+    pixels: usize,
     output_len: usize,
     output_stride: usize,
     residual: Option<ResidualData<'_, f32>>,
 ) {
     assert!(output_stride >= g.out_c, "output stride");
-    if let Some(rows_before) = g.out_pixels().checked_sub(1) {
+    if let Some(rows_before) = pixels.checked_sub(1) {
         let end = product(&[rows_before, output_stride]).checked_add(g.out_c);
         assert!(end.is_some_and(|end| end <= output_len), "output");
     }

@@ -9,7 +9,7 @@ pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
     let g = args.geometry;
     let (group_in_c, group_out_c, k) = (g.group_in_c(), g.group_out_c(), g.k());
 
-    for pixel in 0..g.out_pixels() {
+    for pixel in args.pixels.clone() {
         let (batch, oy, ox) =
             (pixel / (g.out_h * g.out_w), pixel / g.out_w % g.out_h, pixel % g.out_w);
         for channel in 0..g.out_c {
@@ -38,7 +38,8 @@ pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
             }
 
             let mut y = sum.total() + args.epilogue.bias[padded_channel];
-            let output = &mut args.output[pixel * args.output_stride + channel];
+            let row = pixel - args.pixels.start;
+            let output = &mut args.output[row * args.output_stride + channel];
             if let Some(residual) = args.epilogue.residual {
                 y += residual.at(pixel * g.out_c + channel, *output);
             }

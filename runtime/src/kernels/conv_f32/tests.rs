@@ -243,6 +243,7 @@ impl Problem {
         let mut scratch = vec![f32::NAN; scratch_len];
         kernel(&mut ConvF32 {
             geometry: g,
+            pixels: 0..g.out_pixels(),
             input: &self.input,
             weights: match (self.variant.grouped, self.variant.f16_weights) {
                 (Some((bits, group_size)), _) => PanelWeights::Grouped(GroupedWeights {
@@ -644,6 +645,7 @@ fn nan_and_infinity_pass_the_clamp_as_documented() {
             let mut output = [0.0; 51];
             select(isa)(&mut ConvF32 {
                 geometry,
+                pixels: 0..geometry.out_pixels(),
                 input: &[f32::NAN, f32::INFINITY, f32::NEG_INFINITY],
                 weights: FloatWeights::F32(&weights).into(),
                 epilogue: EpilogueF32 { bias: &[0.0; 32], residual: None, min, max },
@@ -669,6 +671,7 @@ fn short_slices_panic() {
                 let scratch_len = scratch_len(&g, isa);
                 select(isa)(&mut ConvF32 {
                     geometry: g,
+                    pixels: 0..g.out_pixels(),
                     input: &vec![0.0; g.input_len() - cut(0)],
                     weights: FloatWeights::F32(&vec![0.0; g.packed_float_len() - cut(1)]).into(),
                     epilogue: EpilogueF32 {
@@ -706,6 +709,7 @@ fn short_planes_panic() {
                     let scratch_len = grouped_scratch_len(&g, isa);
                     select(isa)(&mut ConvF32 {
                         geometry: g,
+                        pixels: 0..g.out_pixels(),
                         input: &vec![0.0; g.input_len()],
                         weights: PanelWeights::Grouped(GroupedWeights {
                             bits,

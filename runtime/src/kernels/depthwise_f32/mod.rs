@@ -111,7 +111,8 @@ impl DepthwiseF32<'_> {
         }
         assert!(self.input.len() >= g.input_len(), "input");
         assert!(self.epilogue.bias.len() >= padded_channels(g), "bias");
-        check_output(g, self.output.len(), self.output_stride, self.epilogue.residual);
+        let residual = self.epilogue.residual;
+        check_output(g, g.out_pixels(), self.output.len(), self.output_stride, residual);
         let in_place = matches!(self.epilogue.residual, Some(ResidualData::InOutput));
         assert!(!in_place, "residual in the output");
     }

@@ -9,16 +9,12 @@
 use super::super::PANEL_N;
 use super::super::conv_f32::lanes::Lanes;
 use super::super::conv_f32::tile::{Row, Tile, TileKernel, WeightPtr};
-use super::MatMulF32;
+use super::{BLOCK_ROWS, MatMulF32};
 use core::mem::MaybeUninit;
 use core::ptr;
 
 /// Elements of k in a block: 16 × 256 f32 of `b` are 16 KiB, half of an L1.
 const BLOCK_K: usize = 256;
-
-/// Rows of `a` in a block: 240 × 256 f32 are 240 KiB, half of an L2. A multiple of the rows of a
-/// tile, 6 and 12.
-const BLOCK_ROWS: usize = 240;
 
 /// Most panels of a tile, over all instruction sets.
 const MAX_PANELS: usize = 2;

@@ -19,6 +19,10 @@ mod x86_64;
 use super::conv_f32::product;
 use crate::Isa;
 
+/// Rows of `a` in a block: 240 × 256 f32 are 240 KiB, half of an L2. A multiple of the rows of a
+/// tile, 6 and 12. A product cut in two at a multiple of it is the same to the bit, if as many rows follow.
+pub const BLOCK_ROWS: usize = 240;
+
 /// The arguments of a float matrix product. All matrices are row-major and dense.
 pub struct MatMulF32<'a> {
     /// Rows of the output.

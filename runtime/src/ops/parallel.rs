@@ -1,0 +1,150 @@
+//! How many parts the work of a step is cut into.
+//!
+//! A step is cut when it takes so long on one thread that waking another pays whatever happens: the
+//! time is estimated from its products or bytes, at rates that no step exceeds on a fast core.
+//! What it is cut along is the operator's business.
+
+use crate::dtype::DType;
+use crate::format::Op;
+use crate::isa::Isa;
+use crate::ops::{
+    Operator, Step, attention, conv, conv_parts, elementwise, matmul, normalize, softmax,
+};
+use crate::threads::{MAX_THREADS, SHARE_ALIGN};
+
+/// Steps of less time stay whole. A job for workers that are awake costs 1 to 2 µs, one for workers
+/// that sleep about 10 µs, of which the caller spends 5 (`threads::tests::what_a_job_costs`); the caches of another core have to be filled, too.
+const WORTH_NS: f32 = 30_000.0;
+
+/// The least time of a part.
+const PART_NS: f32 = 10_000.0;
+
+/// Parts per thread at most: with more parts than threads, one that is interrupted holds the others up less.
+const PARTS_PER_THREAD: usize = 4;
+
+/// Work per nanosecond of one thread, as scalar code, with AVX2, with AVX-512: a little above what was measured, so that
+/// steps take at least the time that follows.
+#[derive(Clone, Copy)]
+pub(super) struct Rates([f32; 3]);
+
+impl Rates {
+    /// Products.
+    pub(super) const CONV_F32: Rates = Rates([2.0, 48.0, 96.0]);
+    /// Products.
+    pub(super) const DEPTHWISE_F32: Rates = Rates([1.0, 16.0, 32.0]);
+    /// Products.
+    pub(super) const CONV_I8: Rates = Rates([2.0, 64.0, 256.0]);
+    /// Products.
+    pub(super) const DEPTHWISE_I8: Rates = Rates([1.0, 24.0, 48.0]);
+    /// Elements of a function such as exp.
+    pub(super) const FUNCTION_F32: Rates = Rates([0.2, 1.5, 3.0]);
+    /// Elements that are read, computed with simply, and written.
+    pub(super) const ELEMENTS: Rates = Rates([1.0, 4.0, 4.0]);
+    /// Bytes that are read once from the last cache or memory.
+    pub(super) const BYTES_PER_NS: f32 = 12.0;
+
+    pub(super) fn of(self, isa: Isa) -> f32 {
+        let [scalar, avx2, avx512] = self.0;
+        match isa {
+            Isa::Avx512 => avx512,
+            Isa::Avx2 => avx2,
+            _ => scalar,
+        }
+    }
+}
+
+/// What of a step can be shared.
+#[derive(Clone, Copy)]
+pub(super) struct Work {
+    /// Stretches that can't be cut further.
+    pub(super) units: usize,
+    /// Time on one thread.
+    pub(super) ns: f32,
+}
+
+/// How a step is cut.
+pub(crate) struct Share {
+    /// At least 2.
+    pub(crate) parts: usize,
+    /// For all threads.
+    pub(crate) scratch_bytes: usize,
+}
+
+/// How a step that `check` accepted is cut for so many threads; `None` when it stays whole.
+pub(crate) fn share(
+    operator: &Operator,
+    step: &Step<'_>,
+    isa: Isa,
+    threads: usize,
+) -> Option<Share> {
+    let threads = threads.min(MAX_THREADS);
+    if threads < 2 {
+        return None;
+    }
+    let parts = parts(work(operator, step, isa)?, threads);
+    if parts < 2 {
+        return None;
+    }
+    let share_bytes =
+        share_bytes(operator, step, isa, parts).checked_next_multiple_of(SHARE_ALIGN)?;
+    Some(Share { parts, scratch_bytes: share_bytes.checked_mul(threads)? })
+}
+
+/// Whole rounds of all threads while parts stay long enough.
+fn parts(work: Work, threads: usize) -> usize {
+    #[cfg(test)]
+    if tests::EAGER.get() {
+        return (2 * threads).min(work.units).min(MAX_THREADS);
+    }
+    if work.ns < WORTH_NS {
+        return 1;
+    }
+    // Saturates.
+    let longest = (work.ns / PART_NS) as usize;
+    let rounds = (longest / threads).clamp(1, PARTS_PER_THREAD);
+    (rounds * threads).min(longest).min(work.units).min(MAX_THREADS)
+}
+
+fn work(operator: &Operator, step: &Step<'_>, isa: Isa) -> Option<Work> {
+    use conv::{conv_geometry, matrix_geometry};
+    use conv_parts::{work_depthwise_f32, work_f32, work_i8};
+    match (operator.op, operator.dtype?) {
+        (Op::Conv2d, DType::F32) => work_f32(step, isa, conv_geometry),
+        (Op::Conv2d, DType::I8) => work_i8(step, isa, conv_geometry, false),
+        (Op::DepthwiseConv2d, DType::F32) => work_depthwise_f32(step, isa, conv_geometry),
+        (Op::DepthwiseConv2d, DType::I8) => work_i8(step, isa, conv_geometry, true),
+        (Op::FullyConnected, DType::F32) => work_f32(step, isa, matrix_geometry),
+        (Op::FullyConnected, DType::I8) => work_i8(step, isa, matrix_geometry, false),
+        (Op::MatMul, DType::F32) => matmul::work(step, isa),
+        (Op::Attention, DType::F32) => attention::work(step, isa),
+        (Op::Softmax, DType::F32) => softmax::work(step, isa),
+        (Op::Normalize, DType::F32) => normalize::work(step, isa),
+        (Op::Unary, DType::F32) => elementwise::work(step, Rates::FUNCTION_F32.of(isa)),
+        (Op::Binary, DType::F32) => elementwise::work(step, Rates::ELEMENTS.of(isa)),
+        _ => None,
+    }
+}
+
+/// Bytes of scratch that each thread needs when there are so many parts.
+fn share_bytes(operator: &Operator, step: &Step<'_>, isa: Isa, parts: usize) -> usize {
+    use conv::{conv_geometry, matrix_geometry};
+    use conv_parts::{share_bytes_f32, share_bytes_i8};
+    match (operator.op, operator.dtype) {
+        (Op::Conv2d, Some(DType::F32)) => share_bytes_f32(step, isa, conv_geometry, parts),
+        (Op::Conv2d, Some(DType::I8)) => share_bytes_i8(step, isa, conv_geometry, false, parts),
+        (Op::DepthwiseConv2d, Some(DType::I8)) => {
+            share_bytes_i8(step, isa, conv_geometry, true, parts)
+        }
+        (Op::FullyConnected, Some(DType::F32)) => {
+            share_bytes_f32(step, isa, matrix_geometry, parts)
+        }
+        (Op::FullyConnected, Some(DType::I8)) => {
+            share_bytes_i8(step, isa, matrix_geometry, false, parts)
+        }
+        _ => (operator.scratch_bytes)(step, isa),
+    }
+}
+
+#[cfg(test)]
+#[path = "parallel_tests.rs"]
+mod tests;
