@@ -31,7 +31,7 @@ fn classify(
     memory: &mut [u8],
     image: &[f32],
 ) -> Result<Option<(usize, f32)>, SessionError> {
-    let options = Options { isa: Some(Isa::Scalar), operators: OPERATORS };
+    let options = Options::new(Some(Isa::Scalar), OPERATORS);
     let mut session = Session::in_memory(model, memory, options)?;
     session.set_input_f32(0, image)?;
     session.run()?;

@@ -257,6 +257,7 @@ fn wrong_usage_exits_with_2() {
         vec!["bench", "a.whit", "--isa", "altivec"],
         vec!["bench", "a.whit", "--seconds", "NaN"],
         vec!["bench", "a.whit", "--threads", "0"],
+        vec!["bench", "a.whit", "--threads", "65"],
     ] {
         let output = whit(&arguments);
         let err = text(&output.stderr);

@@ -701,12 +701,11 @@ impl<'v, T: Element, U: Element, const N: usize> ElementwiseParts<'v, T, U, N> {
     /// unit before. `None` when the sources lie across the sink in a way that can't be cut.
     pub(crate) fn new(
         sources: [Source<'v, T>; N],
-        sink: &Sink<'v, U>,
+        sink: Sink<'v, U>,
         cut: Cut,
         unit: usize,
         steps: [usize; N],
     ) -> Option<Self> {
-        let sink = Sink { start: sink.start, len: sink.len, _borrow: PhantomData };
         let sink_bytes =
             sink.start.addr().get()..sink.start.addr().get() + sink.len * size_of::<U>();
         let mut over = [false; N];

@@ -27,6 +27,18 @@ pub struct Options {
     pub threads: usize,
 }
 
+impl Options {
+    /// These operators, one thread; names no operator of its own, so that the linker drops the rest.
+    pub const fn new(isa: Option<Isa>, operators: &'static [&'static Operator]) -> Options {
+        Options {
+            isa,
+            operators,
+            #[cfg(feature = "std")]
+            threads: 1,
+        }
+    }
+}
+
 impl Default for Options {
     /// Every operator of this build, the fastest instruction set of this CPU, one thread.
     fn default() -> Self {

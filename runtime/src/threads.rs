@@ -46,6 +46,9 @@ pub(crate) const MAX_THREADS: usize = 64;
 /// the workers are awake when the next one comes that doesn't.
 const SPIN: Duration = Duration::from_micros(60);
 
+/// How long it does so without letting others have its core: the steps of a run follow each other.
+const ALONE: Duration = Duration::from_micros(20);
+
 /// Looks between two looks at the clock.
 const LOOKS: u32 = 64;
 
@@ -170,8 +173,10 @@ impl Shared {
             if begin.elapsed() >= SPIN {
                 return false;
             }
-            // Perhaps the caller waits for this core.
-            std::thread::yield_now();
+            if begin.elapsed() >= ALONE {
+                // Perhaps the caller, or somebody else, waits for this core.
+                std::thread::yield_now();
+            }
         }
     }
 
@@ -266,7 +271,7 @@ impl Pool {
         shared.next.store(0, Ordering::Relaxed);
         // The number wraps after 2³² jobs; a worker that slept through all of them misses one.
         let number = (state / NUMBER).wrapping_add(1) as u32;
-        shared.state.store(u64::from(number.max(1)) * NUMBER | OPEN, Ordering::SeqCst);
+        shared.state.store((u64::from(number.max(1)) * NUMBER) | OPEN, Ordering::SeqCst);
         let close = Close(shared);
         for (worker, asleep) in
             self.workers.iter().zip(&shared.asleep[1..]).take(parts.saturating_sub(1))

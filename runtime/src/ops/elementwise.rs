@@ -30,7 +30,7 @@ fn in_parts<T: Element, U: Element, const N: usize>(
     if let Some(mut crew) = context.take_crew() {
         let (sources, sink) = context.elementwise::<T, U, N>(inputs)?;
         let cut = crew.cut(units);
-        if let Some(parts) = ElementwiseParts::new(sources, &sink, cut, unit, steps) {
+        if let Some(parts) = ElementwiseParts::new(sources, sink, cut, unit, steps) {
             return crew.run(cut.parts, |part, _| {
                 let (sources, sink) = parts.take(part).ok_or(StepErrorKind::TooLarge)?;
                 body(sources, sink);

@@ -20,7 +20,7 @@ const WORTH_NS: f32 = 30_000.0;
 const PART_NS: f32 = 10_000.0;
 
 /// Parts per thread at most: with more parts than threads, one that is interrupted holds the others up less.
-const PARTS_PER_THREAD: usize = 4;
+const PARTS_PER_THREAD: usize = 2;
 
 /// Work per nanosecond of one thread, as scalar code, with AVX2, with AVX-512: a little above what was measured, so that
 /// steps take at least the time that follows.
