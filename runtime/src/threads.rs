@@ -80,6 +80,8 @@ struct Shared {
     /// The next part that nobody has taken.
     next: AtomicUsize,
     stop: AtomicBool,
+    /// Workers that have started: a thread allocates for the last time before.
+    started: AtomicUsize,
     /// What a worker panicked with.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// Per worker, whether it is about to park or parked.
@@ -126,6 +128,7 @@ impl Shared {
     }
 
     fn worker(&self, thread: usize) {
+        self.started.fetch_add(1, Ordering::Release);
         let (mut seen, mut awake) = (0, true);
         loop {
             if let Some(number) = self.enter(seen) {
@@ -233,6 +236,7 @@ impl Pool {
             job: UnsafeCell::new(None),
             next: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
+            started: AtomicUsize::new(0),
             panic: Mutex::new(None),
             asleep: [const { AtomicBool::new(false) }; MAX_THREADS],
         });
@@ -242,6 +246,9 @@ impl Pool {
             let named = std::thread::Builder::new().name(std::format!("whit {thread}"));
             // When one doesn't start, dropping the pool ends those before.
             pool.workers.push(named.spawn(move || shared.worker(thread))?);
+        }
+        while pool.shared.started.load(Ordering::Acquire) < pool.workers.len() {
+            std::thread::yield_now();
         }
         Ok(pool)
     }
