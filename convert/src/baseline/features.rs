@@ -83,7 +83,9 @@ impl Watched {
                 values[self.feature_of(place)].extend(*key);
             }
         }
-        self.edges = values.into_iter().map(equal_counts).collect();
+        // Edges of integers are stored in 16 bits.
+        let most = if self.dtype.is_float() { i32::MAX } else { i16::MAX.into() };
+        self.edges = values.into_iter().map(|values| equal_counts(values, most)).collect();
     }
 
     /// Elements that a feature has in a run, at most.
@@ -120,8 +122,8 @@ impl Watched {
 }
 
 /// Ascending edges that cut values into bins of about equal counts. Values that occur often make fewer bins; the edges that are
-/// left over lie where no value is.
-fn equal_counts(mut values: Vec<i32>) -> Vec<i32> {
+/// left over are `most`.
+fn equal_counts(mut values: Vec<i32>, most: i32) -> Vec<i32> {
     values.sort_unstable();
     let mut edges = Vec::new();
     let mut at = 0;
@@ -138,7 +140,7 @@ fn equal_counts(mut values: Vec<i32>) -> Vec<i32> {
         }
         at += 1;
     }
-    edges.resize(BINS - 1, i32::MAX);
+    edges.resize(BINS - 1, most);
     edges
 }
 
@@ -152,7 +154,7 @@ mod tests {
 
     #[test]
     fn bins_have_equal_counts_as_far_as_values_allow() {
-        let none = i32::MAX;
+        let none = i32::from(i16::MAX);
         let cases: [(Vec<i32>, [i32; 7]); 4] = [
             ((0..80).collect(), [10, 20, 30, 40, 50, 60, 70]),
             (vec![5; 100], [none; 7]),
@@ -160,7 +162,7 @@ mod tests {
             (vec![], [none; 7]),
         ];
         for (values, expected) in cases {
-            assert_eq!(equal_counts(values.clone()), expected, "{values:?}");
+            assert_eq!(equal_counts(values.clone(), none), expected, "{values:?}");
         }
     }
 }

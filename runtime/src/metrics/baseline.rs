@@ -291,7 +291,7 @@ impl<'m> Baseline<'m> {
 /// What [`Baseline::read`] takes: a section's content before it is bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Feature<'f> {
-    /// Edges between bins, ascending: integers as they are, floats as [`float_key`].
+    /// Edges between bins, ascending: integers as they are and within 16 bits, floats as [`float_key`].
     pub edges: &'f [i32],
     /// Counts of the calibration data.
     pub counts: &'f [u16],
