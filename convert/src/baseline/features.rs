@@ -109,6 +109,25 @@ impl Watched {
         counts
     }
 
+    /// For each feature, the bin that its elements were in on average, sample by sample.
+    pub(super) fn courses(&self) -> Vec<Vec<f64>> {
+        let mut courses = vec![Vec::with_capacity(self.rows.len()); self.features];
+        for sample in 0..self.rows.len() {
+            let counts = self.counts_of(sample);
+            for (course, counts) in courses.iter_mut().zip(counts.chunks_exact(BINS)) {
+                let sum: u32 = counts.iter().sum();
+                let bins = (0u32..).zip(counts).map(|(bin, count)| bin * count).sum::<u32>();
+                course.push(f64::from(bins) / f64::from(sum.max(1)));
+            }
+        }
+        courses
+    }
+
+    /// Samples that were taken.
+    pub(super) fn samples(&self) -> usize {
+        self.rows.len()
+    }
+
     /// Counts of all samples, by feature.
     pub(super) fn counts(&self) -> Vec<Vec<u64>> {
         let mut counts = vec![vec![0; BINS]; self.features];
