@@ -220,3 +220,16 @@ fn data_that_says_too_little_is_refused() {
         assert!(message.contains(expected), "{message}");
     }
 }
+
+#[test]
+fn of_many_samples_stretches_of_neighbours_are_kept() {
+    for (samples, most) in
+        [(10, 4096), (4096, 4096), (4097, 4096), (100_000, 4096), (70_000, 65_536)]
+    {
+        let kept: Vec<bool> = (0..samples).map(|sample| is_kept(sample, samples, most)).collect();
+        let count = kept.iter().filter(|kept| **kept).count();
+        assert!(count <= most && count >= samples.min(most) - most / 8, "{count} of {samples}");
+        let starts = kept.windows(2).filter(|pair| !pair[0] && pair[1]).count();
+        assert!(starts < STRETCHES, "{starts} of {samples}");
+    }
+}
