@@ -111,7 +111,7 @@ fn watch(
         ..Config::default()
     };
     let mut memory = vec![0; Monitor::memory_bytes(model, &config).expect("sizes")];
-    let mut monitor = Monitor::new(model, &config, &mut memory, (0, 0, 0)).expect("a monitor");
+    let mut monitor = Monitor::new(model, &config, &mut memory, (0, 0)).expect("a monitor");
     let mut session = Session::new(*model, Options::default()).expect("a session");
     let (mut found, mut log) = ([(0, None); 8], Vec::new());
     let onset = change.map_or(0, |(onset, _)| onset);
