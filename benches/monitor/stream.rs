@@ -79,7 +79,7 @@ fn run(path: &str, inputs: &str, options: &[&str], out: &mut dyn Write) -> Resul
     let alone = begin.elapsed();
 
     let mut memory = vec![0; Monitor::memory_bytes(&model, &config)?];
-    let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 0, 0))?;
+    let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 0))?;
     let mut alarms = Vec::new();
     let mut log = Vec::new();
     let mut counted = [0; KINDS.len()];

@@ -291,7 +291,7 @@ impl<'m> Baseline<'m> {
 /// What [`Baseline::read`] takes: a section's content before it is bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Feature<'f> {
-    /// Edges between bins, ascending: integers as they are and within 16 bits, floats as [`float_key`].
+    /// Edges between bins, ascending: integers as they are, cut to 16 bits, floats as [`float_key`].
     pub edges: &'f [i32],
     /// Counts of the calibration data.
     pub counts: &'f [u16],
@@ -321,7 +321,10 @@ pub fn write(
     let all = out[start..].chunks_exact_mut(bytes).take(header.features.into());
     for (out, feature) in all.zip(features) {
         for (raw, edge) in out.chunks_exact_mut(size).take(bins - 1).zip(feature.edges) {
-            raw.copy_from_slice(&edge.to_le_bytes()[..size]);
+            match size {
+                2 => ((*edge).clamp(i16::MIN.into(), i16::MAX.into()) as u16).write(raw),
+                _ => edge.write(raw),
+            }
         }
         let out = &mut out[(bins - 1) * size..];
         for (raw, count) in out.chunks_exact_mut(2).take(bins).zip(feature.counts) {

@@ -45,7 +45,7 @@
 //! // A model with a baseline says itself what its output is.
 //! let config = Config { scores: Some(Scores::Logits), ..Config::default() };
 //! let mut memory = [0; 4096];
-//! let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 0, 0))?;
+//! let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 0))?;
 //!
 //! session.set_input_f32(0, &[0.5, 3.0, -1.0, 0.0])?;
 //! let run = monitor.run(&mut session, &mut now_us)?;
@@ -57,6 +57,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! A device goes on where its log ends with [`Monitor::start`]: in flash that is `whit_firmware::MonitorLog`, in a file `FileLog`.
+//!
 //! Runs cost time in proportion to the watched elements and the classes; the end of a window costs some thousand operations per
 //! feature. Nothing is allocated, and nothing is linked that firmware doesn't call.
 
@@ -66,6 +68,9 @@ mod config;
 pub mod counters;
 pub mod detect;
 pub mod drift;
+#[cfg(feature = "std")]
+mod file_log;
+pub mod fold;
 pub mod histogram;
 pub mod kll;
 pub mod labels;
@@ -80,6 +85,8 @@ mod session;
 mod tests;
 
 pub use config::{Config, Sizes};
+#[cfg(feature = "std")]
+pub use file_log::{FileLog, LEAST_FILE_BYTES, Recovered};
 pub use labels::LabelError;
-pub use monitor::{Monitor, PERIOD_RUNS};
-pub use plan::{MonitorError, Sink, model_id};
+pub use monitor::{Monitor, NO_RUN, PERIOD_RUNS};
+pub use plan::{Log, MonitorError, Sink, model_id};

@@ -38,6 +38,19 @@ pub enum MonitorError<E = core::convert::Infallible> {
     Sink(E),
 }
 
+impl MonitorError {
+    /// The same, of something that has a sink.
+    pub(super) fn of_any_sink<E>(self) -> MonitorError<E> {
+        match self {
+            MonitorError::Baseline(error) => MonitorError::Baseline(error),
+            MonitorError::Scores(scores) => MonitorError::Scores(scores),
+            MonitorError::Memory { needed, given } => MonitorError::Memory { needed, given },
+            MonitorError::Record(error) => MonitorError::Record(error),
+            MonitorError::Sink(never) => match never {},
+        }
+    }
+}
+
 impl<E: fmt::Display> fmt::Display for MonitorError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -76,6 +89,12 @@ impl<S: Sink> Sink for &mut S {
     }
 }
 
+/// A sink that survives restarts.
+pub trait Log: Sink {
+    /// The number of the next period: that behind the last one of which there is a record, 0 in an empty log.
+    fn next_sequence(&self) -> u32;
+}
+
 #[cfg(feature = "std")]
 impl Sink for Vec<u8> {
     type Error = core::convert::Infallible;
@@ -83,15 +102,6 @@ impl Sink for Vec<u8> {
     fn write(&mut self, _: Kind, record: &[u8]) -> Result<(), Self::Error> {
         self.extend_from_slice(record);
         Ok(())
-    }
-}
-
-#[cfg(feature = "std")]
-impl Sink for std::fs::File {
-    type Error = std::io::Error;
-
-    fn write(&mut self, _: Kind, record: &[u8]) -> Result<(), Self::Error> {
-        std::io::Write::write_all(self, record)
     }
 }
 
