@@ -9,7 +9,7 @@ use whit::metrics::{Config, Monitor};
 use whit::{DType, Model, Options, Session};
 use whit_convert::baseline::MonitorOptions;
 use whit_convert::dim::Dim;
-use whit_convert::evaluate::{AlignedBytes, Samples};
+use whit_convert::evaluate::{AlignedBytes, Reals};
 use whit_convert::graph::{Clamp, Graph, MatMul, Node, Op};
 use whit_convert::pipeline::{ConvertOptions, convert};
 use whit_convert::quantize::numbers::Numbers;
@@ -33,27 +33,8 @@ const KINDS: [(Event, &str); 8] = [
     (Event::AdwinAlarms, "ADWIN"),
 ];
 
-struct Rows(Vec<Vec<f32>>);
-
-impl Samples for Rows {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn input(
-        &self,
-        sample: usize,
-        _: usize,
-        _: &str,
-        _: DType,
-    ) -> Result<(Vec<usize>, Vec<u8>), String> {
-        let row = &self.0[sample];
-        Ok((vec![1, row.len()], row.iter().flat_map(|x| x.to_le_bytes()).collect()))
-    }
-}
-
 /// Six features: four tell a class, by a sensor with some gain, the fifth is nearly always 0, the sixth has three values.
-fn draw(random: &mut ChaCha8Rng, count: usize, gain: f32) -> (Rows, Vec<usize>) {
+fn draw(random: &mut ChaCha8Rng, count: usize, gain: f32) -> (Reals, Vec<usize>) {
     let mut labels = Vec::new();
     let rows = (0..count)
         .map(|_| {
@@ -70,7 +51,7 @@ fn draw(random: &mut ChaCha8Rng, count: usize, gain: f32) -> (Rows, Vec<usize>) 
             row
         })
         .collect();
-    (Rows(rows), labels)
+    (Reals { shape: vec![1, 6], samples: rows }, labels)
 }
 
 /// The logit of a class is three times its feature, less half of the others'.
@@ -118,7 +99,7 @@ fn watch(
     for run in 0..windows * WINDOW_RUNS {
         let gain = change.filter(|(onset, _)| run >= *onset).map_or(1.0, |(_, gain)| gain);
         let (row, label) = draw(random, 1, gain);
-        session.set_input_f32(0, &row.0[0]).expect("an input");
+        session.set_input_f32(0, &row.samples[0]).expect("an input");
         let before = KINDS.map(|(event, _)| monitor.event(event));
         let number = monitor.run(&mut session, &mut || 0).expect("a run");
         monitor.label_class(number, label[0] as u32).expect("waits");

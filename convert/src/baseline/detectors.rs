@@ -115,28 +115,40 @@ impl Field {
         Field { streams: self.streams.iter().map(cut).collect(), per_run: self.per_run }
     }
 
-    /// How many alarms a detector raises that begins anew on every stream.
-    fn alarms(&self, record: &DetectorRecord) -> usize {
-        let of = |stream: &Vec<i32>| {
-            let Some(mut detector) = Detector::new(record) else { return 0 };
-            stream.iter().filter(|x| detector.add(**x).is_some()).count()
-        };
-        self.streams.iter().map(of).sum()
+    /// Whether a detector that begins anew on every stream raises no more alarms than stated.
+    fn suits(&self, record: &DetectorRecord) -> bool {
+        let numbers: usize = self.streams.iter().map(Vec::len).sum();
+        let allowed = (self.per_run * numbers as f64).round() as usize;
+        let mut alarms = 0;
+        for stream in &self.streams {
+            let Some(mut detector) = Detector::new(record) else { return true };
+            let more = stream.iter().filter(|x| detector.add(**x).is_some());
+            alarms += more.take(allowed + 1).count();
+            if alarms > allowed {
+                return false;
+            }
+        }
+        true
     }
 
-    /// The detector with the smallest threshold that raises no more alarms than allowed.
+    /// The detector with the smallest threshold that suits.
     fn smallest(&self, record: &dyn Fn(i32) -> DetectorRecord) -> DetectorRecord {
         self.smallest_from(0, record)
     }
 
-    /// By halving: alarms get fewer as the threshold grows.
+    /// Alarms get fewer as the threshold grows: by doubling, since what raises too many is soon found out, then by halving.
     fn smallest_from(&self, least: i32, record: &dyn Fn(i32) -> DetectorRecord) -> DetectorRecord {
-        let numbers: usize = self.streams.iter().map(Vec::len).sum();
-        let allowed = (self.per_run * numbers as f64).round() as usize;
-        let (mut low, mut high) = (least, i32::MAX / 2);
-        while high - low > 1 + low.max(0) / 256 {
+        let (mut low, mut step) = (least, 16);
+        let mut high = loop {
+            let high = low.saturating_add(step).min(i32::MAX / 2);
+            if high == i32::MAX / 2 || self.suits(&record(high)) {
+                break high;
+            }
+            (low, step) = (high, step.saturating_mul(2));
+        };
+        while high - low > 1 + high.abs() / 256 {
             let middle = low + (high - low) / 2;
-            if self.alarms(&record(middle)) <= allowed { high = middle } else { low = middle }
+            if self.suits(&record(middle)) { high = middle } else { low = middle }
         }
         record(high)
     }

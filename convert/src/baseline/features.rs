@@ -83,9 +83,9 @@ impl Watched {
                 values[self.feature_of(place)].extend(*key);
             }
         }
-        // Edges of integers are stored in 16 bits.
-        let most = if self.dtype.is_float() { i32::MAX } else { i16::MAX.into() };
-        self.edges = values.into_iter().map(|values| equal_counts(values, most)).collect();
+        // Of integers the field has 16 bits.
+        let unused = if self.dtype.is_float() { i32::MAX } else { i16::MAX.into() };
+        self.edges = values.into_iter().map(|values| equal_counts(values, unused)).collect();
     }
 
     /// Elements that a feature has in a run, at most.
@@ -141,8 +141,8 @@ impl Watched {
 }
 
 /// Ascending edges that cut values into bins of about equal counts. Values that occur often make fewer bins; the edges that are
-/// left over are `most`.
-fn equal_counts(mut values: Vec<i32>, most: i32) -> Vec<i32> {
+/// left over are `unused`, the largest.
+fn equal_counts(mut values: Vec<i32>, unused: i32) -> Vec<i32> {
     values.sort_unstable();
     let mut edges = Vec::new();
     let mut at = 0;
@@ -159,7 +159,7 @@ fn equal_counts(mut values: Vec<i32>, most: i32) -> Vec<i32> {
         }
         at += 1;
     }
-    edges.resize(BINS - 1, most);
+    edges.resize(BINS - 1, unused);
     edges
 }
 
