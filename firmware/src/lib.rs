@@ -2,6 +2,7 @@
 #![cfg_attr(not(any(test, feature = "testing")), no_std)]
 #![forbid(unsafe_code)]
 
+mod blocking_flash;
 mod clock;
 mod console;
 mod crc;
@@ -9,6 +10,7 @@ mod decide;
 #[cfg(test)]
 mod fixtures;
 mod log;
+mod monitor_log;
 mod pipeline;
 mod preprocess;
 mod record;
@@ -26,6 +28,7 @@ pub use console::{Action, Benchmark, BenchmarkInput, BenchmarkResults, Commands,
 pub use crc::crc32;
 pub use decide::{Anomaly, ArgMax, Decide, Decision, Score, Smoothed, Trigger};
 pub use log::{Journal, Log, LogEntry, LogKind};
+pub use monitor_log::{LogSizes, MonitorLog, MonitorLogError};
 pub use pipeline::{Environment, Overload, Pipeline, PipelineConfig, Step};
 pub use preprocess::{IntegerSample, Preprocess, Rescale};
 pub use record::{Counters, Event, Record, StatusPin};

@@ -4,12 +4,12 @@ use core::ops::Range;
 
 use embassy_futures::block_on;
 use embedded_storage::nor_flash::NorFlash;
-use embedded_storage_async::nor_flash as asynchronous;
 use heapless::Deque;
 use sequential_storage::Error;
 use sequential_storage::cache::Cache;
 use sequential_storage::queue::{QueueConfig, QueueStorage};
 
+use crate::blocking_flash::{Blocking, NoCache};
 use crate::{Event, Fault, Record, SelfTestError, SensorFault, SlotError};
 
 /// Bytes of an entry in flash.
@@ -224,13 +224,6 @@ pub struct Log<F: NorFlash, const Q: usize> {
 /// A write of an entry: its words, and reading a block's headers.
 const WRITE_US: u32 = 2000;
 
-type NoCache = Cache<
-    sequential_storage::cache::Uncached,
-    sequential_storage::cache::Uncached,
-    sequential_storage::cache::Uncached,
-    (),
->;
-
 impl<F: NorFlash, const Q: usize> Log<F, Q> {
     /// A log in this range; continues the one that is there. `erase_us` is the longest that an erase of
     /// a block takes. A write is taken for 2 ms at most, see [`Log::with_write_us`].
@@ -317,39 +310,6 @@ impl<F: NorFlash, const Q: usize> Journal for Log<F, Q> {
         if again.is_err() {
             self.lost = self.lost.saturating_add(1);
         }
-    }
-}
-
-/// Blocking flash behind the asynchronous traits that the storage is written for; its futures are
-/// ready when first polled.
-struct Blocking<F>(F);
-
-impl<F: NorFlash> asynchronous::ErrorType for Blocking<F> {
-    type Error = F::Error;
-}
-
-impl<F: NorFlash> asynchronous::ReadNorFlash for Blocking<F> {
-    const READ_SIZE: usize = F::READ_SIZE;
-
-    async fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), F::Error> {
-        self.0.read(offset, bytes)
-    }
-
-    fn capacity(&self) -> usize {
-        self.0.capacity()
-    }
-}
-
-impl<F: NorFlash> asynchronous::NorFlash for Blocking<F> {
-    const WRITE_SIZE: usize = F::WRITE_SIZE;
-    const ERASE_SIZE: usize = F::ERASE_SIZE;
-
-    async fn erase(&mut self, from: u32, to: u32) -> Result<(), F::Error> {
-        self.0.erase(from, to)
-    }
-
-    async fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), F::Error> {
-        self.0.write(offset, bytes)
     }
 }
 

@@ -99,7 +99,7 @@ fn watch(file: &[u8], shift: f32, runs: usize) -> (u32, [u32; 3], f64, f64) {
     let model = Model::open(aligned.as_slice()).expect("a model");
     let config = Config { window_every: 0, ..Config::default() };
     let mut memory = vec![0; Monitor::memory_bytes(&model, &config).expect("sizes")];
-    let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 0, 0)).expect("a monitor");
+    let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 0)).expect("a monitor");
     let mut session = Session::new(model, Options::default()).expect("a session");
     let (rows, labels) = points(99, runs, shift);
     let (mut windows, mut alarms, mut estimated, mut right) = (0, [0; 3], 0.0, 0.0);

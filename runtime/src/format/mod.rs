@@ -17,7 +17,7 @@ mod writer;
 
 pub use attributes::*;
 pub use cast::{Element, cast, cast_mut};
-pub use checksum::crc32;
+pub use checksum::{Crc32, crc32};
 pub use error::FormatError;
 pub(crate) use header::directory_crc32;
 pub use header::{

@@ -159,6 +159,10 @@ named! {
         AlarmsDropped = 24, "alarms_dropped";
         /// Times at which the sink refused a record; the period then went on.
         SinkFailures = 25, "sink_failures";
+        /// Samples that a bounded log had no room for any more. Only summaries have this.
+        SamplesDropped = 26, "samples_dropped";
+        /// Records some of whose counts, or sketches whose numbers, a bounded log had no room for. Only summaries have this.
+        CountsDropped = 27, "counts_dropped";
     }
 }
 
@@ -538,10 +542,17 @@ fn read_head(reader: &mut BitReader<'_>) -> Option<Head> {
     Some(Head { sequence, part, more, periods, start_s, duration_s, latency_max_us, worst })
 }
 
-/// What records amount to, in the caller's memory.
-#[derive(Debug, PartialEq)]
-pub struct Totals<'m> {
-    shape: Shape,
+/// Reads the head of a body, and nothing behind it.
+///
+/// # Errors
+/// [`RecordError::BadValue`] when it isn't one.
+pub fn decode_head(body: &[u8]) -> Result<Head, RecordError> {
+    read_head(&mut BitReader::new(body)).ok_or(RecordError::BadValue)
+}
+
+/// What the heads of records amount to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Heads {
     /// Periods, and windows as far as their counts were written.
     periods: u64,
     /// The last period.
@@ -550,6 +561,61 @@ pub struct Totals<'m> {
     end_s: u64,
     latency_max_us: u32,
     worst: Option<Worst>,
+}
+
+impl Heads {
+    /// Of no records.
+    pub(super) const NONE: Heads = Heads {
+        periods: 0,
+        sequence: 0,
+        start_s: u64::MAX,
+        end_s: 0,
+        latency_max_us: 0,
+        worst: None,
+    };
+
+    /// Whether no record was added.
+    fn is_empty(&self) -> bool {
+        self.start_s > self.end_s
+    }
+
+    /// Adds a record's head. On an error nothing is added.
+    pub(super) fn add(&mut self, head: &Head) -> Result<(), RecordError> {
+        // Both are below 2⁶².
+        let periods = self.periods + head.periods;
+        if periods >= VALUE_LIMIT {
+            return Err(RecordError::TooLarge);
+        }
+        self.periods = periods;
+        self.sequence = self.sequence.max(head.sequence);
+        self.start_s = self.start_s.min(u64::from(head.start_s));
+        self.end_s = self.end_s.max(u64::from(head.start_s) + head.duration_s);
+        self.latency_max_us = self.latency_max_us.max(head.latency_max_us);
+        self.worst = self.worst.max(head.worst);
+        Ok(())
+    }
+
+    /// What a record of them says besides the counts.
+    pub(super) fn head(&self) -> Head {
+        let start_s = self.start_s.min(self.end_s);
+        Head {
+            sequence: self.sequence,
+            part: 0,
+            more: false,
+            periods: self.periods,
+            start_s: start_s as u32,
+            duration_s: self.end_s - start_s,
+            latency_max_us: self.latency_max_us,
+            worst: self.worst,
+        }
+    }
+}
+
+/// What records amount to, in the caller's memory.
+#[derive(Debug, PartialEq)]
+pub struct Totals<'m> {
+    shape: Shape,
+    heads: Heads,
     counters: &'m mut [u64],
 }
 
@@ -561,16 +627,7 @@ impl<'m> Totals<'m> {
     pub fn new(shape: Shape, counters: &'m mut [u64]) -> Result<Totals<'m>, RecordError> {
         let counters = counters.get_mut(..shape.total()).ok_or(RecordError::Memory)?;
         counters.fill(0);
-        Ok(Totals {
-            shape,
-            periods: 0,
-            sequence: 0,
-            start_s: u64::MAX,
-            end_s: 0,
-            latency_max_us: 0,
-            worst: None,
-            counters,
-        })
+        Ok(Totals { shape, heads: Heads::NONE, counters })
     }
 
     /// How many counters there are.
@@ -596,17 +653,7 @@ impl<'m> Totals<'m> {
 
     /// What a record of the totals says besides the counts.
     pub fn head(&self) -> Head {
-        let start_s = self.start_s.min(self.end_s);
-        Head {
-            sequence: self.sequence,
-            part: 0,
-            more: false,
-            periods: self.periods,
-            start_s: start_s as u32,
-            duration_s: self.end_s - start_s,
-            latency_max_us: self.latency_max_us,
-            worst: self.worst,
-        }
+        self.heads.head()
     }
 
     /// Adds the payload of a period, summary or window. On an error nothing is added.
@@ -620,14 +667,11 @@ impl<'m> Totals<'m> {
             let sum = counters[shape.offset(group) + index] + value;
             if sum < VALUE_LIMIT { Ok(()) } else { Err(RecordError::TooLarge) }
         })?;
-        if self.periods + head.periods >= VALUE_LIMIT {
-            return Err(RecordError::TooLarge);
-        }
+        self.heads.add(&head)?;
         decode(payload, &shape, &mut |group, index, value| {
             counters[shape.offset(group) + index] += value;
             Ok(())
         })?;
-        self.add_head(&head);
         Ok(head)
     }
 
@@ -640,25 +684,16 @@ impl<'m> Totals<'m> {
             return Err(RecordError::OtherLog);
         }
         let mut sums = self.counters.iter().zip(&*other.counters).map(|(a, b)| a + b);
-        if sums.any(|sum| sum >= VALUE_LIMIT) || self.periods + other.periods >= VALUE_LIMIT {
+        if sums.any(|sum| sum >= VALUE_LIMIT) {
             return Err(RecordError::TooLarge);
+        }
+        if !other.heads.is_empty() {
+            self.heads.add(&other.head())?;
         }
         for (a, b) in self.counters.iter_mut().zip(&*other.counters) {
             *a += b;
         }
-        if other.start_s <= other.end_s {
-            self.add_head(&other.head());
-        }
         Ok(())
-    }
-
-    fn add_head(&mut self, head: &Head) {
-        self.periods += head.periods;
-        self.sequence = self.sequence.max(head.sequence);
-        self.start_s = self.start_s.min(u64::from(head.start_s));
-        self.end_s = self.end_s.max(u64::from(head.start_s) + head.duration_s);
-        self.latency_max_us = self.latency_max_us.max(head.latency_max_us);
-        self.worst = self.worst.max(head.worst);
     }
 
     /// Writes the totals as the body of a summary, from `cursor` on; gives its bytes and where to go on.

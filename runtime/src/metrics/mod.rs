@@ -45,7 +45,7 @@
 //! // A model with a baseline says itself what its output is.
 //! let config = Config { scores: Some(Scores::Logits), ..Config::default() };
 //! let mut memory = [0; 4096];
-//! let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 0, 0))?;
+//! let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 0))?;
 //!
 //! session.set_input_f32(0, &[0.5, 3.0, -1.0, 0.0])?;
 //! let run = monitor.run(&mut session, &mut now_us)?;
@@ -66,6 +66,7 @@ mod config;
 pub mod counters;
 pub mod detect;
 pub mod drift;
+pub mod fold;
 pub mod histogram;
 pub mod kll;
 pub mod labels;
@@ -81,5 +82,5 @@ mod tests;
 
 pub use config::{Config, Sizes};
 pub use labels::LabelError;
-pub use monitor::{Monitor, PERIOD_RUNS};
-pub use plan::{MonitorError, Sink, model_id};
+pub use monitor::{Monitor, NO_RUN, PERIOD_RUNS};
+pub use plan::{Log, MonitorError, Sink, model_id};

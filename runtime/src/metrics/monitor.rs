@@ -10,7 +10,7 @@ use super::drift::{Statistic, benjamini_hochberg, level, p_value};
 use super::histogram;
 use super::labels::{LabelError, Pending};
 use super::math::log2_q16;
-use super::plan::{Detectors, Memory, MonitorError, Plan, lay_out, plan};
+use super::plan::{Detectors, Log, Memory, MonitorError, Plan, lay_out, plan};
 use super::record::{Alarm, Header, Scores, Signal, Source};
 use super::reservoir::Reservoir;
 use super::scores::{ONE_Q15, Scored, Scorer, Unscored, confidence_bin, entropy_bin};
@@ -20,8 +20,10 @@ mod close;
 
 /// Runs that a period counts, so that every count fits 16 bits.
 pub const PERIOD_RUNS: u32 = 65_535;
-/// The group has more counters than have a meaning.
-const KEPT_EVENTS: usize = Event::ALL.len();
+/// The number of a run that has none, as it is beyond [`PERIOD_RUNS`]: no label meets it.
+pub const NO_RUN: u32 = u32::MAX;
+/// Those behind are a log's.
+const KEPT_EVENTS: usize = Event::SamplesDropped as usize;
 /// Alarms of a period that are written; further ones are counted.
 const PERIOD_ALARMS: usize = 3;
 /// Alarms until the period is closed.
@@ -66,8 +68,33 @@ impl<'m> Monitor<'m> {
         Ok(plan(model, config)?.sizes.bytes())
     }
 
+    /// A monitor that goes on where a log ends: [`Monitor::new`] with the log's next number, and its first period closed
+    /// at once, empty but for the start that it counts.
+    ///
+    /// That is what keeps the numbers of runs apart when power fails: those of a start begin at 65,536 times its first
+    /// period's number, and a period counts fewer runs. A start whose first period is in the log leaves the next start
+    /// a higher number, whatever else of it was lost, so that a late label never meets another run. The numbers come again
+    /// after 65,536 periods.
+    ///
+    /// # Errors
+    /// As [`Monitor::new`] and [`Monitor::close_period`].
+    pub fn start<L: Log>(
+        model: &Model<'m>,
+        config: &Config,
+        memory: &'m mut [u8],
+        log: &mut L,
+        now_s: u32,
+    ) -> Result<Monitor<'m>, MonitorError<L::Error>> {
+        let begin = (log.next_sequence(), now_s);
+        let mut monitor =
+            Monitor::new(model, config, memory, begin).map_err(MonitorError::of_any_sink)?;
+        monitor.close_period(now_s, log)?;
+        Ok(monitor)
+    }
+
     /// A monitor of a model in the caller's memory, [`Monitor::memory_bytes`] long. The period that begins has number
-    /// `sequence` and the next run `next_run`: 0, or what follows the last ones in the log.
+    /// `sequence`: 0, or what follows the last one in the log. The first run has number `sequence << 16`; see
+    /// [`Monitor::start`] for what to do before it when there is a log from earlier starts.
     ///
     /// # Errors
     /// When the memory is too short, or baseline, configuration and model don't fit each other.
@@ -75,7 +102,7 @@ impl<'m> Monitor<'m> {
         model: &Model<'m>,
         config: &Config,
         memory: &'m mut [u8],
-        (sequence, next_run, now_s): (u32, u32, u32),
+        (sequence, now_s): (u32, u32),
     ) -> Result<Monitor<'m>, MonitorError> {
         let Plan { baseline, scorer, header, sizes } = plan(model, config)?;
         let given = memory.len();
@@ -95,7 +122,7 @@ impl<'m> Monitor<'m> {
             header_written: false,
             sequence,
             start_s: now_s,
-            next_run,
+            next_run: sequence << 16,
             events: [0; KEPT_EVENTS],
             sums: [0; SUMS],
             latency_max_us: 0,
@@ -185,7 +212,7 @@ impl<'m> Monitor<'m> {
 
     /// How often something happened in the present period.
     pub fn event(&self, event: Event) -> u32 {
-        self.events[event as usize]
+        self.events.get(event as usize).copied().unwrap_or(0)
     }
 
     /// A quantile of the period's latencies: `latency_us((99, 100))` for p99. `None` without runs or without histogram.
@@ -255,22 +282,25 @@ impl<'m> Monitor<'m> {
 
     /// A run failed; gives its number.
     pub fn failed(&mut self) -> u32 {
-        let event = if self.is_full() { Event::Unrecorded } else { Event::Errors };
-        self.count(event);
+        if self.is_full() {
+            self.count(Event::Unrecorded);
+            return NO_RUN;
+        }
+        self.count(Event::Errors);
         self.next()
     }
 
     fn next(&mut self) -> u32 {
         let run = self.next_run;
-        self.next_run = run.wrapping_add(1);
+        self.next_run = if run == NO_RUN - 1 { 0 } else { run + 1 };
         run
     }
 
-    /// A run ended well, with these bytes in the first output; gives its number.
+    /// A run ended well, with these bytes in the first output; gives its number, [`NO_RUN`] when the period is full.
     pub fn ran(&mut self, latency_us: u32, output: &[u8]) -> u32 {
         if self.is_full() {
             self.count(Event::Unrecorded);
-            return self.next();
+            return NO_RUN;
         }
         self.count(Event::Runs);
         if latency_us > self.config.deadline_us {

@@ -38,6 +38,19 @@ pub enum MonitorError<E = core::convert::Infallible> {
     Sink(E),
 }
 
+impl MonitorError {
+    /// The same, of something that has a sink.
+    pub(super) fn of_any_sink<E>(self) -> MonitorError<E> {
+        match self {
+            MonitorError::Baseline(error) => MonitorError::Baseline(error),
+            MonitorError::Scores(scores) => MonitorError::Scores(scores),
+            MonitorError::Memory { needed, given } => MonitorError::Memory { needed, given },
+            MonitorError::Record(error) => MonitorError::Record(error),
+            MonitorError::Sink(never) => match never {},
+        }
+    }
+}
+
 impl<E: fmt::Display> fmt::Display for MonitorError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -74,6 +87,12 @@ impl<S: Sink> Sink for &mut S {
     fn write(&mut self, kind: Kind, record: &[u8]) -> Result<(), S::Error> {
         (**self).write(kind, record)
     }
+}
+
+/// A sink that survives restarts.
+pub trait Log: Sink {
+    /// The number of the next period: that behind the last one of which there is a record, 0 in an empty log.
+    fn next_sequence(&self) -> u32;
 }
 
 #[cfg(feature = "std")]

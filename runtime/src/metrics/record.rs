@@ -475,11 +475,13 @@ pub enum Signal {
 }
 
 impl Signal {
+    /// Every signal, in the order of its number.
+    pub const ALL: [Signal; 5] =
+        [Signal::Confidence, Signal::Entropy, Signal::Latency, Signal::Error, Signal::Value];
+
     /// The signal with this number.
     pub fn from_number(number: u8) -> Option<Signal> {
-        [Signal::Confidence, Signal::Entropy, Signal::Latency, Signal::Error, Signal::Value]
-            .into_iter()
-            .find(|signal| *signal as u8 == number)
+        Signal::ALL.get(usize::from(number).wrapping_sub(1)).copied()
     }
 
     /// The name used in reports.
@@ -572,8 +574,10 @@ record! {
         pub start_s: u32,
         /// A [`Signal`] number.
         pub signal: u8,
+        /// 1: of all periods up to this one, see [`fold`](super::fold); else 0.
+        pub folded: u8,
         /// Zero.
-        pub reserved: [u8; 3],
+        pub reserved: [u8; 2],
     }
 }
 
@@ -586,6 +590,9 @@ impl SketchHead {
         let bytes = payload.get(SketchHead::SIZE..).ok_or(RecordError::BadValue)?;
         let head = SketchHead::read(payload);
         Signal::from_number(head.signal).ok_or(RecordError::BadValue)?;
+        if head.folded > 1 {
+            return Err(RecordError::BadValue);
+        }
         Ok((head, bytes))
     }
 }

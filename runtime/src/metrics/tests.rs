@@ -153,7 +153,7 @@ fn the_default_configuration_keeps_its_marks_and_counts_exactly() {
     assert!(all <= 4096, "{all} bytes");
 
     let mut memory = vec![0xEE; bytes];
-    let mut monitor = Monitor::new(&model, &config, &mut memory, (7, 100, 50)).expect("a monitor");
+    let mut monitor = Monitor::new(&model, &config, &mut memory, (7, 50)).expect("a monitor");
     let mut session = Session::new(model, Options::default()).expect("a session");
     let mut random = Random(77);
     let mut expected = vec![0u64; monitor.header().shape().expect("sizes").total()];
@@ -166,7 +166,7 @@ fn the_default_configuration_keeps_its_marks_and_counts_exactly() {
         let latency = 2000 + random.below(40) as u32;
         let mut times = [10u32.wrapping_sub(latency), 10].into_iter();
         let id = monitor.run(&mut session, &mut || times.next().expect("two")).expect("a run");
-        assert_eq!(id, 100 + run);
+        assert_eq!(id, (7 << 16) + run);
         let mut add =
             |group, index: usize, count: u64| expected[shape.offset(group) + index] += count;
         add(Group::Events, Event::Runs as usize, 1);
@@ -189,7 +189,9 @@ fn the_default_configuration_keeps_its_marks_and_counts_exactly() {
             labels.push((id, class));
         }
         // Labels come 5 runs late.
-        if let Some((id, class)) = labels.first().copied().filter(|(id, _)| id + 5 <= 100 + run) {
+        if let Some((id, class)) =
+            labels.first().copied().filter(|(id, _)| id + 5 <= (7 << 16) + run)
+        {
             labels.remove(0);
             let truth = if id % 4 == 0 { (class + 1) % CLASSES } else { class };
             monitor.label_class(id, truth as u32).expect("waits");
@@ -237,7 +239,7 @@ fn an_ordinary_period_takes_64_bytes() {
     let model = Model::open(file).expect("a model");
     let config = Config { drift: true, samples: 0, window_every: 0, ..Config::default() };
     let mut memory = vec![0; 4096];
-    let mut monitor = Monitor::new(&model, &config, &mut memory, (3000, 0, 0)).expect("a monitor");
+    let mut monitor = Monitor::new(&model, &config, &mut memory, (3000, 0)).expect("a monitor");
     let mut random = Random(5);
     let mut log = Log::default();
     for period in 0..20 {
@@ -277,7 +279,7 @@ fn drift_of_one_feature_is_found_named_and_logged() {
             ..Config::default()
         };
         let mut memory = vec![0; 4096];
-        let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 0, 0)).expect("a monitor");
+        let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 0)).expect("a monitor");
         let mut random = Random(8);
         let mut log = Log::default();
         let mut feed = |monitor: &mut Monitor<'_>, runs: usize, drifted: bool| {
@@ -324,7 +326,7 @@ fn what_goes_wrong_is_counted() {
         ..Config::default()
     };
     let mut memory = vec![0; 8192];
-    let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 0, 1000)).expect("a monitor");
+    let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 1000)).expect("a monitor");
     let logits = |top: f32| -> Vec<u8> {
         (0..10).flat_map(|class| if class == 3 { top } else { 0.0 }.to_le_bytes()).collect()
     };
@@ -398,7 +400,7 @@ fn values_are_compared_with_their_labels() {
     let model = Model::open(file).expect("a model");
     let config = Config { scores: Some(Scores::Value), ..Config::default() };
     let mut memory = vec![0; 4096];
-    let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 0, 0)).expect("a monitor");
+    let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 0)).expect("a monitor");
     let mut expected = [0i64; 8];
     for (run, (estimate, label)) in
         [(1.5f32, 1.0f32), (-2.0, 3.0), (0.25, 0.25), (1e9, -1e9), (4.0, f32::NAN)]
@@ -437,7 +439,7 @@ fn what_does_not_fit_is_refused() {
     let whole = baseline();
     let open = |baseline: &[u8], config: &Config, bytes: usize| {
         let model = Model::open(aligned(&model_file(DType::I8, 10, baseline))).expect("a model");
-        Monitor::new(&model, config, Vec::leak(vec![0; bytes]), (0, 0, 0)).map(|_| ())
+        Monitor::new(&model, config, Vec::leak(vec![0; bytes]), (0, 0)).map(|_| ())
     };
     let default = Config::default();
     assert_eq!(open(&whole, &default, 4096), Ok(()));
@@ -465,6 +467,6 @@ fn what_does_not_fit_is_refused() {
     }
     // Of another input type.
     let model = Model::open(aligned(&model_file(DType::F32, 10, &whole))).expect("a model");
-    let error = Monitor::new(&model, &default, &mut [0; 8192], (0, 0, 0)).map(|_| ());
+    let error = Monitor::new(&model, &default, &mut [0; 8192], (0, 0)).map(|_| ());
     assert_eq!(error, Err(MonitorError::Baseline(baseline::BaselineError::OtherModel)));
 }

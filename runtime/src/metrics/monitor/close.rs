@@ -94,7 +94,7 @@ impl Monitor<'_> {
                 sequence: self.sequence,
                 start_s: self.start_s,
                 signal,
-                reserved: [0; 3],
+                ..SketchHead::default()
             };
             let payload = &mut self.memory.record[FRAME_FRONT..];
             head.write(payload);
