@@ -53,6 +53,11 @@ impl Watched {
         Some(Watched { input, dtype, features, inner, step, elements, rows, edges })
     }
 
+    /// Elements of a sample.
+    pub(super) fn elements(&self) -> usize {
+        self.elements
+    }
+
     /// Takes a sample's input.
     pub(super) fn add(&mut self, bytes: &[u8]) {
         let size = self.dtype.size();

@@ -64,6 +64,8 @@ struct Observed {
     /// Of each sample; `None` for outputs that aren't finite.
     scored: Vec<Option<Scored>>,
     labels: Option<Vec<usize>>,
+    /// Shares of elements at the limits of their type: of the watched input, then of the first output.
+    saturated: [f64; 4],
 }
 
 /// How many neighbouring samples are drawn together.
@@ -208,7 +210,7 @@ pub fn baseline(
         flags: u32::from(has_table),
         confidence: fit(&confidence).try_into().unwrap_or([0; 16]),
         calibrated,
-        reserved: [0; 4],
+        saturated_q32: observed.saturated.map(q32),
     };
     let (edges, counts) = match &observed.watched {
         Some(watched) => (&watched.edges[..], watched.counts()),
@@ -243,17 +245,29 @@ fn observe(
     let mut watched = Watched::of(&model, samples.len().min(MOST_INPUTS));
     let mut outputs = Vec::new();
     let mut reals = Vec::new();
+    let mut saturated = [0u64; 4];
     session.reset_state();
     for sample in 0..samples.len() {
         feed(&mut session, samples, sample)?;
         // Models with state see every sample; what they make of some of them is kept.
         let input_kept = is_kept(sample, samples.len(), MOST_INPUTS);
-        if let Some(watched) = watched.as_mut().filter(|_| input_kept) {
-            watched.add(session.input_bytes(watched.input).map_err(failed)?);
+        let mut count = |at: usize, dtype, bytes: &[u8]| {
+            let (low, high) = whit::metrics::saturated(dtype, bytes);
+            saturated[at] += u64::from(low);
+            saturated[at + 1] += u64::from(high);
+        };
+        if let Some(watched) = &mut watched {
+            let bytes = session.input_bytes(watched.input).map_err(failed)?;
+            count(0, watched.dtype, bytes);
+            if input_kept {
+                watched.add(bytes);
+            }
         }
         session.run().map_err(|e| EvaluateError::Run { sample, why: describe(&model, e) })?;
+        let bytes = session.output_bytes(0).map_err(failed)?;
+        count(2, session.output_slot(0).map_err(failed)?.dtype(), bytes);
         if is_kept(sample, samples.len(), MOST_OUTPUTS) {
-            outputs.push(session.output_bytes(0).map_err(failed)?.to_vec());
+            outputs.push(bytes.to_vec());
         }
         if input_kept {
             reals.push(output_reals(&session, 0)?);
@@ -301,7 +315,11 @@ fn observe(
         )));
     }
     let scored = outputs.iter().map(|bytes| scorer.score(bytes).ok()).collect();
-    Ok(Observed { watched, scores, classes, value_unit, scored, labels })
+    let elements = [watched.as_ref().map_or(0, |watched| watched.elements()), slot.elements()];
+    let share =
+        |at: usize| saturated[at] as f64 / (samples.len() as f64 * elements[at / 2].max(1) as f64);
+    let saturated = [share(0), share(1), share(2), share(3)];
+    Ok(Observed { watched, scores, classes, value_unit, scored, labels, saturated })
 }
 
 /// What the first output seems to be.

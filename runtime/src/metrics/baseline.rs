@@ -57,8 +57,9 @@ record! {
         pub confidence: [u16; 16],
         /// How often a prediction is right, by bin of its confidence, in 2⁻¹⁵.
         pub calibrated: [u16; 16],
-        /// Zero.
-        pub reserved: [u32; 4],
+        /// Calibration data: shares of elements at the lower and the upper limit of their type, of the watched input and of the
+        /// first output, in 2⁻³².
+        pub saturated_q32: [u32; 4],
     }
 }
 
@@ -410,7 +411,7 @@ mod tests {
                 header_bytes: BaselineHeader::SIZE as u32,
                 window_runs: 1,
                 features: features as u16,
-                dtype: dtype.number(),
+                dtype: dtype as u8,
                 bins: bins as u8,
                 inner: 1 + random.below(12) as u32,
                 step: 1 + random.below(if round % 2 == 0 { 3 } else { 40 }) as u32,
