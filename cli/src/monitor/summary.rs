@@ -15,6 +15,7 @@ use super::counts::{Counts, Timeline};
 use super::findings::findings;
 use super::merge::{Fleet, Raised};
 use super::reading::Read;
+use super::sketch::{Figures, QUANTILES};
 use super::statistics::{
     self, Bounded, Classification, Distance, Latency, Regression, Saturation, Scored, Share,
 };
@@ -110,6 +111,8 @@ pub(crate) struct Summary<'f> {
     /// Windows that drift tests find to drift when nothing drifts, if the model says so.
     pub(crate) false_alarms: Option<f64>,
     pub(crate) saturation: Vec<Saturation>,
+    /// Of the signals that devices sketch.
+    pub(crate) sketches: Vec<Figures>,
     /// Features with counts, the most drifted first.
     pub(crate) features: Vec<FeatureDrift>,
     /// What features are compared with.
@@ -177,6 +180,9 @@ impl<'f> Summary<'f> {
             confidence: statistics::mean_confidence(totals),
             entropy: statistics::mean_entropy(totals),
             saturation: statistics::saturation(totals),
+            sketches: (fleet.sketches.values())
+                .filter_map(|sketch| sketch.figures(&fleet.header))
+                .collect(),
             features: features(fleet, reference.as_ref()),
             reference,
         }
@@ -303,6 +309,17 @@ impl<'f> Summary<'f> {
                 "tensor": self.tensor(tensor.tensor),
                 "low": tensor.low,
                 "high": tensor.high,
+            })).collect::<Vec<_>>(),
+            "quantiles": self.sketches.iter().map(|sketch| json!({
+                "signal": sketch.signal.name(),
+                "count": sketch.count,
+                "rank_error": sketch.rank_error,
+                "min": sketch.min,
+                "quantiles": QUANTILES.iter().zip(sketch.quantiles).map(|((part, _), x)| json!({
+                    "percent": part,
+                    "value": number(x),
+                })).collect::<Vec<_>>(),
+                "max": sketch.max,
             })).collect::<Vec<_>>(),
             "drift": {
                 "windows": statistics::windows(totals),

@@ -83,7 +83,9 @@ impl Watched {
                 values[self.feature_of(place)].extend(*key);
             }
         }
-        self.edges = values.into_iter().map(equal_counts).collect();
+        // Of integers the field has 16 bits.
+        let unused = if self.dtype.is_float() { i32::MAX } else { i16::MAX.into() };
+        self.edges = values.into_iter().map(|values| equal_counts(values, unused)).collect();
     }
 
     /// Elements that a feature has in a run, at most.
@@ -107,6 +109,25 @@ impl Watched {
         counts
     }
 
+    /// For each feature, the bin that its elements were in on average, sample by sample.
+    pub(super) fn courses(&self) -> Vec<Vec<f64>> {
+        let mut courses = vec![Vec::with_capacity(self.rows.len()); self.features];
+        for sample in 0..self.rows.len() {
+            let counts = self.counts_of(sample);
+            for (course, counts) in courses.iter_mut().zip(counts.chunks_exact(BINS)) {
+                let sum: u32 = counts.iter().sum();
+                let bins = (0u32..).zip(counts).map(|(bin, count)| bin * count).sum::<u32>();
+                course.push(f64::from(bins) / f64::from(sum.max(1)));
+            }
+        }
+        courses
+    }
+
+    /// Samples that were taken.
+    pub(super) fn samples(&self) -> usize {
+        self.rows.len()
+    }
+
     /// Counts of all samples, by feature.
     pub(super) fn counts(&self) -> Vec<Vec<u64>> {
         let mut counts = vec![vec![0; BINS]; self.features];
@@ -120,8 +141,8 @@ impl Watched {
 }
 
 /// Ascending edges that cut values into bins of about equal counts. Values that occur often make fewer bins; the edges that are
-/// left over lie where no value is.
-fn equal_counts(mut values: Vec<i32>) -> Vec<i32> {
+/// left over are `unused`, the largest.
+fn equal_counts(mut values: Vec<i32>, unused: i32) -> Vec<i32> {
     values.sort_unstable();
     let mut edges = Vec::new();
     let mut at = 0;
@@ -138,7 +159,7 @@ fn equal_counts(mut values: Vec<i32>) -> Vec<i32> {
         }
         at += 1;
     }
-    edges.resize(BINS - 1, i32::MAX);
+    edges.resize(BINS - 1, unused);
     edges
 }
 
@@ -152,7 +173,7 @@ mod tests {
 
     #[test]
     fn bins_have_equal_counts_as_far_as_values_allow() {
-        let none = i32::MAX;
+        let none = i32::from(i16::MAX);
         let cases: [(Vec<i32>, [i32; 7]); 4] = [
             ((0..80).collect(), [10, 20, 30, 40, 50, 60, 70]),
             (vec![5; 100], [none; 7]),
@@ -160,7 +181,7 @@ mod tests {
             (vec![], [none; 7]),
         ];
         for (values, expected) in cases {
-            assert_eq!(equal_counts(values.clone()), expected, "{values:?}");
+            assert_eq!(equal_counts(values.clone(), none), expected, "{values:?}");
         }
     }
 }

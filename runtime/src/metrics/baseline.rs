@@ -226,6 +226,55 @@ impl<'m> Baseline<'m> {
         Some(edges.chunks_exact(size).take_while(|raw| key >= edge(raw)).count())
     }
 
+    /// Counts the elements of an input that are looked at, by feature × bins + bin; gives how many are NaN or infinite.
+    /// Every run pays for this.
+    pub fn count_input(&self, bytes: &[u8], counts: &mut [u16]) -> u32 {
+        let header = &self.header;
+        let (inner, step) = (header.inner as usize, header.step as usize);
+        let (features, bins) = (usize::from(header.features), usize::from(header.bins));
+        if features == 0 {
+            return 0;
+        }
+        let mut count = |feature: usize, bin: usize| {
+            if let Some(count) = counts.get_mut(feature * bins + bin) {
+                *count = count.saturating_add(1);
+            }
+        };
+        let sign = match self.dtype {
+            DType::I8 => 0x80,
+            DType::U8 => 0,
+            dtype => {
+                let mut not_finite = 0;
+                let elements = bytes.chunks_exact(dtype.size()).enumerate();
+                for (element, raw) in elements.step_by(step) {
+                    let feature = self.feature_of(element);
+                    match self.bin(feature, raw) {
+                        Some(bin) => count(feature, bin),
+                        None => not_finite += 1,
+                    }
+                }
+                return not_finite;
+            }
+        };
+        // Bytes feature by feature: nothing but the search in a loop over its elements.
+        let (mut start, mut skipped, mut feature) = (0, 0, 0);
+        while start < bytes.len() {
+            let end = bytes.len().min(start.saturating_add(inner));
+            let edges = self.feature(feature).get(..2 * (bins - 1)).unwrap_or(&[]);
+            let (edges, _) = edges.as_chunks::<2>();
+            let mut element = start + skipped;
+            while let Some(q) = bytes[..end].get(element) {
+                let key = i32::from(q ^ sign) - i32::from(sign);
+                let bin = edges.iter().take_while(|e| key >= i32::from(i16::from_le_bytes(**e)));
+                count(feature, bin.count());
+                element = element.saturating_add(step);
+            }
+            skipped = element - end;
+            (start, feature) = (end, if feature + 1 == features { 0 } else { feature + 1 });
+        }
+        0
+    }
+
     /// The calibration data's count in a bin of a feature.
     pub fn count(&self, feature: usize, bin: usize) -> u32 {
         let at = (usize::from(self.header.bins) - 1) * edge_bytes(self.dtype) + 2 * bin;
@@ -291,7 +340,7 @@ impl<'m> Baseline<'m> {
 /// What [`Baseline::read`] takes: a section's content before it is bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Feature<'f> {
-    /// Edges between bins, ascending: integers as they are, floats as [`float_key`].
+    /// Edges between bins, ascending: integers as they are, cut to 16 bits, floats as [`float_key`].
     pub edges: &'f [i32],
     /// Counts of the calibration data.
     pub counts: &'f [u16],
@@ -321,7 +370,10 @@ pub fn write(
     let all = out[start..].chunks_exact_mut(bytes).take(header.features.into());
     for (out, feature) in all.zip(features) {
         for (raw, edge) in out.chunks_exact_mut(size).take(bins - 1).zip(feature.edges) {
-            raw.copy_from_slice(&edge.to_le_bytes()[..size]);
+            match size {
+                2 => ((*edge).clamp(i16::MIN.into(), i16::MAX.into()) as u16).write(raw),
+                _ => edge.write(raw),
+            }
         }
         let out = &mut out[(bins - 1) * size..];
         for (raw, count) in out.chunks_exact_mut(2).take(bins).zip(feature.counts) {
@@ -337,5 +389,67 @@ pub fn write(
     let start = start + 2 * usize::from(header.classes);
     for (raw, detector) in out[start..].chunks_exact_mut(DetectorRecord::SIZE).zip(detectors) {
         detector.write(raw);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::counters::tests::Random;
+
+    #[test]
+    fn inputs_are_counted_element_by_element() {
+        let mut random = Random(17);
+        for round in 0..600 {
+            let dtypes = [DType::I8, DType::U8, DType::I16, DType::F32, DType::F16, DType::BF16];
+            let dtype = dtypes[round % dtypes.len()];
+            let below = |random: &mut Random, most: u64| random.below(most) as usize;
+            let (features, bins) = (below(&mut random, 9), 1 + below(&mut random, 16));
+            let header = BaselineHeader {
+                version: BASELINE_VERSION,
+                header_bytes: BaselineHeader::SIZE as u32,
+                window_runs: 1,
+                features: features as u16,
+                dtype: dtype.number(),
+                bins: bins as u8,
+                inner: 1 + random.below(12) as u32,
+                step: 1 + random.below(if round % 2 == 0 { 3 } else { 40 }) as u32,
+                value_unit: 1.0,
+                ..Default::default()
+            };
+            let edges: Vec<Vec<i32>> = (0..features)
+                .map(|_| {
+                    let mut edges: Vec<i32> = (1..bins)
+                        .map(|_| {
+                            let x = random.below(300) as i32 - 150;
+                            if dtype.is_float() { float_key(x as f32) } else { x }
+                        })
+                        .collect();
+                    edges.sort_unstable();
+                    edges
+                })
+                .collect();
+            let records: Vec<Feature<'_>> =
+                edges.iter().map(|edges| Feature { edges, ..Default::default() }).collect();
+            let mut section = vec![0; header.section_bytes(dtype)];
+            write(&header, dtype, &Default::default(), &records, &[], &[], &mut section);
+            let baseline = Baseline::read(&section).expect("a baseline");
+            let bytes: Vec<u8> =
+                (0..below(&mut random, 900)).map(|_| random.below(256) as u8).collect();
+            let (mut expected, mut expected_not_finite) = (vec![0u16; features * bins], 0);
+            for (element, raw) in bytes.chunks_exact(dtype.size()).enumerate() {
+                if features == 0 || element % header.step as usize != 0 {
+                    continue;
+                }
+                let feature = baseline.feature_of(element);
+                match baseline.bin(feature, raw) {
+                    Some(bin) => expected[feature * bins + bin] += 1,
+                    None => expected_not_finite += 1,
+                }
+            }
+            let mut found = vec![0; features * bins];
+            assert_eq!(baseline.count_input(&bytes, &mut found), expected_not_finite, "{header:?}");
+            assert_eq!(found, expected, "{header:?}");
+        }
     }
 }

@@ -2,6 +2,8 @@
 #![no_std]
 
 pub mod counter;
+#[cfg(feature = "monitor")]
+pub mod field;
 pub mod model;
 pub mod stack;
 mod vectors;
