@@ -108,6 +108,13 @@ pub(crate) fn findings(summary: &Summary<'_>) -> Vec<Finding> {
             "The flash or the file could not be written. Counts of a refused period went into the next one; its alarms and samples are lost.",
         );
     }
+    if count(Event::CountsDropped) > 0 {
+        say(
+            Weight::Warn,
+            format!("the log had no room for {} records of counts", count(Event::CountsDropped)),
+            "Old counts were lost: a summary of them didn't fit a block of flash. Give the log larger blocks, or the monitor fewer features.",
+        );
+    }
     drift(summary, &mut say);
     for tensor in &summary.saturation {
         let name = summary.tensor(tensor.tensor);
