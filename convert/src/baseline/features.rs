@@ -83,7 +83,10 @@ impl Watched {
                 values[self.feature_of(place)].extend(*key);
             }
         }
-        self.edges = values.into_iter().map(equal_counts).collect();
+        // Where no value is, and no larger than what an edge holds.
+        let unused = if self.dtype.is_float() { i32::MAX } else { i16::MAX.into() };
+        let cut = |values| equal_counts(values, unused);
+        self.edges = values.into_iter().map(cut).collect();
     }
 
     /// Elements that a feature has in a run, at most.
@@ -120,8 +123,8 @@ impl Watched {
 }
 
 /// Ascending edges that cut values into bins of about equal counts. Values that occur often make fewer bins; the edges that are
-/// left over lie where no value is.
-fn equal_counts(mut values: Vec<i32>) -> Vec<i32> {
+/// left over are `unused`.
+fn equal_counts(mut values: Vec<i32>, unused: i32) -> Vec<i32> {
     values.sort_unstable();
     let mut edges = Vec::new();
     let mut at = 0;
@@ -138,7 +141,7 @@ fn equal_counts(mut values: Vec<i32>) -> Vec<i32> {
         }
         at += 1;
     }
-    edges.resize(BINS - 1, i32::MAX);
+    edges.resize(BINS - 1, unused);
     edges
 }
 
