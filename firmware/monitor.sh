@@ -74,7 +74,7 @@ printf 'code_bytes %d\nmonitor_code_bytes %d\nlog_code_bytes %d\n' "${sizes[0]}"
 
 folders=()
 for model in $models; do
-    file=$work/$model.whit runs=1200
+    file=$work/$model.whit runs=2400
     case $model in
         digits)
             runs=3000 calibration=examples/digits/digits-calib.npz data=examples/digits/digits-test.npz

@@ -8,6 +8,7 @@ mod monitor;
 mod plots;
 mod report;
 mod report_html;
+mod roofline;
 mod samples;
 mod whit_file;
 

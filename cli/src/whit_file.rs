@@ -114,6 +114,11 @@ pub(crate) fn input_specs(model: &Model<'_>) -> Vec<InputSpec> {
         .collect()
 }
 
+/// The names of a model's classes, if it has them.
+pub(crate) fn class_names(model: &Model<'_>) -> Option<Vec<String>> {
+    model.metadata_value("labels").map(|text| text.lines().map(str::to_owned).collect())
+}
+
 /// How images feed the model's only input: one of shape [H, W, C] or [C, H, W], C being 1 or 3.
 pub(crate) fn image_spec(
     specs: &[InputSpec],

@@ -1,128 +1,9 @@
 //! The built `whit` on the digits example: what it prints and writes, and what it says to bad input.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod common;
 
+use common::{Folder, example, fail, json, npy, npy_f32, succeed, text, whit};
 use serde_json::Value;
-
-/// A file of the digits example.
-fn example(name: &str) -> String {
-    [env!("CARGO_MANIFEST_DIR"), "..", "examples", "digits", name]
-        .iter()
-        .collect::<PathBuf>()
-        .display()
-        .to_string()
-}
-
-/// A folder of a test's own, removed when the test passes.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(test: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("whit-cli-{test}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).expect("a temporary folder");
-        Folder(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> String {
-        let path = self.0.join(name);
-        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
-        std::fs::write(&path, bytes).expect("a file");
-        path.display().to_string()
-    }
-
-    /// All files below, sorted.
-    fn files(&self) -> Vec<PathBuf> {
-        fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
-            for entry in std::fs::read_dir(folder).expect("a folder") {
-                let path = entry.expect("an entry").path();
-                if path.is_dir() { walk(&path, files) } else { files.push(path) }
-            }
-        }
-        let mut files = Vec::new();
-        walk(&self.0, &mut files);
-        files.sort();
-        files
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-}
-
-fn whit(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_whit"));
-    command
-        .args(arguments)
-        .env_remove("WHIT_ISA")
-        .env_remove("RUST_BACKTRACE")
-        .output()
-        .expect("whit starts")
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).expect("UTF-8")
-}
-
-/// Runs it; stdout. Panics when it fails.
-fn succeed(arguments: &[&str]) -> String {
-    let output = whit(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-    text(&output.stdout).to_owned()
-}
-
-/// Runs it; the one JSON object that it prints.
-fn json(arguments: &[&str]) -> Value {
-    let value: Value = serde_json::from_str(&succeed(arguments)).expect("one JSON value");
-    assert!(value.is_object());
-    value
-}
-
-/// Runs it; it must fail with status 1 and one line that holds every part, and print nothing else
-/// but notes.
-#[track_caller]
-fn fail(arguments: &[&str], parts: &[&str]) {
-    let output = whit(arguments);
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {err}");
-    assert_eq!(out, "", "{arguments:?}");
-    let lines: Vec<&str> = err.lines().filter(|line| !line.starts_with("note: ")).collect();
-    let [line] = lines[..] else { panic!("{arguments:?}: not one line: {err}") };
-    assert!(line.starts_with("error: "), "{line}");
-    for part in parts {
-        assert!(line.contains(part), "{arguments:?}: `{part}` is not in: {line}");
-    }
-    assert!(!err.contains("panicked") && !err.contains("RUST_BACKTRACE"), "{err}");
-}
-
-/// The bytes of an .npy file, version 1.0, C order.
-fn npy(descr: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
-    let sizes: String = shape.iter().map(|size| format!("{size},")).collect();
-    let mut header =
-        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}), }}");
-    while (10 + header.len() + 1) % 64 != 0 {
-        header.push(' ');
-    }
-    header.push('\n');
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend((header.len() as u16).to_le_bytes());
-    bytes.extend(header.as_bytes());
-    bytes.extend(data);
-    bytes
-}
-
-fn npy_f32(shape: &[usize], values: &[f32]) -> Vec<u8> {
-    npy("<f4", shape, &values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())
-}
 
 /// Type, shape text and data of an .npy file.
 fn read_npy(path: &str) -> (String, Vec<u8>) {
@@ -160,7 +41,7 @@ fn every_scheme_converts_inspects_evaluates_and_verifies() {
     let mut sizes = Vec::new();
     for scheme in ["none", "f16", "int8"] {
         let path = folder.path(&format!("{scheme}.whit"));
-        let mut arguments = vec!["convert", "PLACE", "-o", &path, "--quantize", scheme, "--json"];
+        let mut arguments = vec!["convert", "PLACE", "-o", &path, "--quantize", scheme];
         let onnx = example("digits.onnx");
         arguments[1] = &onnx;
         if scheme == "int8" {
@@ -172,7 +53,7 @@ fn every_scheme_converts_inspects_evaluates_and_verifies() {
         assert_eq!(report["file_bytes"], file_bytes);
         sizes.push(file_bytes);
 
-        let inspect = json(&["inspect", &path, "--json"]);
+        let inspect = json(&["inspect", &path]);
         for field in
             ["file_bytes", "weight_bytes", "arena_bytes", "state_bytes", "macs", "step_count"]
         {
@@ -202,14 +83,14 @@ fn every_scheme_converts_inspects_evaluates_and_verifies() {
         assert!(succeed(&["inspect", &path]).contains("probabilities"));
 
         // 98.6 % in ONNX Runtime; one point less is a defect.
-        let eval = json(&["eval", &path, "--data", &example("digits-test.npz"), "--json"]);
+        let eval = json(&["eval", &path, "--data", &example("digits-test.npz")]);
         assert_eq!(eval["samples"], 360);
         assert!(
             eval["accuracy"].as_f64().is_some_and(|accuracy| accuracy >= 0.976),
             "{scheme}: {eval}"
         );
 
-        assert_eq!(json(&["verify", &path, "--json"])["ok"], true);
+        assert_eq!(json(&["verify", &path])["ok"], true);
         assert!(succeed(&["verify", &path]).contains("ok"));
     }
     assert!(sizes[0] > sizes[1] && sizes[1] > sizes[2], "{sizes:?}");
@@ -220,7 +101,7 @@ fn every_scheme_converts_inspects_evaluates_and_verifies() {
 fn bench_reports_the_contract() {
     let folder = Folder::new("bench");
     let model = int8(&folder);
-    let bench = json(&["bench", &model, "--seconds", "0.05", "--isa", "scalar", "--json"]);
+    let bench = json(&["bench", &model, "--seconds", "0.05", "--isa", "scalar"]);
     assert_eq!((&bench["model"], &bench["backend"]), (&model.as_str().into(), &"cpu".into()));
     assert_eq!((&bench["isa"], &bench["threads"]), (&"scalar".into(), &1.into()));
     for field in ["runs", "arena_bytes", "weight_bytes", "file_bytes", "macs", "peak_rss_bytes"] {
@@ -268,7 +149,7 @@ fn run_writes_arrays() {
         for (real, raw) in real.iter().zip(&raw) {
             assert_eq!(*real, (i32::from(*raw as i8) + 128) as f32 * scale);
         }
-        let shown = json(&["run", &model, "--input", &input, "--json"]);
+        let shown = json(&["run", &model, "--input", &input]);
         assert_eq!(shown["runs"], rows);
         let values = shown["outputs"][0]["values"].as_array().expect("values");
         assert!(values.iter().zip(&real).all(|(a, b)| a.as_f64() == Some(f64::from(*b))));
@@ -332,7 +213,7 @@ fn every_flipped_byte_is_noticed() {
     let bytes = std::fs::read(&model).expect("the model");
     let header = 128;
     // Bytes of weights, of records and of the header. Padding between sections means nothing.
-    let inspect = json(&["inspect", &model, "--json"]);
+    let inspect = json(&["inspect", &model]);
     assert!(inspect["weight_bytes"].as_u64() > Some(8000));
     for at in [4, 40, 64, 100, header, header + 9, bytes.len() - 3000, bytes.len() / 2] {
         let mut flipped = bytes.clone();

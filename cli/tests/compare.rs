@@ -1,76 +1,17 @@
 //! `whit compare` and `whit convert --report` on the digits example, and on input that doesn't fit.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+mod common;
 
+use common::{Folder, example, fail, succeed, whit};
 use serde_json::Value;
 
-fn example(name: &str) -> String {
-    [env!("CARGO_MANIFEST_DIR"), "..", "examples", "digits", name]
-        .iter()
-        .collect::<PathBuf>()
-        .display()
-        .to_string()
-}
-
-/// A folder of a test's own, removed when the test passes.
-struct Folder(PathBuf);
-
 impl Folder {
-    fn new(test: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("whit-compare-{test}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).expect("a temporary folder");
-        Folder(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-
     /// The digits model in some numbers.
     fn model(&self, scheme: &str) -> String {
         let path = self.path(&format!("{scheme}.whit"));
         let (model, data) = (example("digits.onnx"), example("digits-calib.npz"));
         succeed(&["convert", &model, "-o", &path, "--quantize", scheme, "--calibrate", &data]);
         path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-}
-
-fn whit(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_whit"));
-    command.args(arguments).env_remove("RUST_BACKTRACE").output().expect("whit starts")
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).expect("UTF-8")
-}
-
-fn succeed(arguments: &[&str]) -> String {
-    let output = whit(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-    text(&output.stdout).to_owned()
-}
-
-/// It must fail with status 1 and one line that holds every part.
-#[track_caller]
-fn fail(arguments: &[&str], parts: &[&str]) {
-    let output = whit(arguments);
-    let err = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {err}");
-    assert_eq!(text(&output.stdout), "", "{arguments:?}");
-    let lines: Vec<&str> = err.lines().filter(|line| !line.starts_with("note: ")).collect();
-    let [line] = lines[..] else { panic!("{arguments:?}: not one line: {err}") };
-    for part in parts {
-        assert!(line.contains(part), "{arguments:?}: `{part}` is not in: {line}");
     }
 }
 

@@ -1,27 +1,14 @@
 //! `whit convert`'s looks at a model: `--check`, `--dump-passes`, inputs with a fixed value.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+mod common;
 
+use common::{Folder, text, whit};
 use serde_json::Value;
 use whit_convert::import::onnx::proto::{
     GraphProto, ModelProto, NodeProto, ValueInfoProto, data_type,
 };
 
-struct Folder(PathBuf);
-
 impl Folder {
-    fn new(test: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("whit-convert-{test}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).expect("a temporary folder");
-        Folder(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-
     /// Writes a model of these nodes over `x` and the i64 vector `shape`, with the output `y`.
     fn model(&self, nodes: Vec<NodeProto>, reads_shape: bool) -> String {
         let mut input = vec![ValueInfoProto::tensor("x", data_type::FLOAT, [2i64, 6])];
@@ -34,22 +21,6 @@ impl Folder {
         std::fs::write(&path, ModelProto::new(17, graph).to_bytes()).expect("a file");
         path
     }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-}
-
-fn whit(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_whit")).args(arguments).output().expect("whit starts")
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).expect("UTF-8")
 }
 
 #[test]

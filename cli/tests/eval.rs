@@ -1,27 +1,14 @@
 //! `whit eval`: numbers worked out by hand or by scikit-learn, comparisons, thresholds, plots, and what it says to bad input.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+mod common;
 
+use common::{Folder, example, fail, json, npy_f32, npy_i64, succeed, usage};
 use serde_json::Value;
 use whit_convert::import::onnx::proto::{
     GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, data_type,
 };
 
-struct Folder(PathBuf);
-
 impl Folder {
-    fn new(test: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("whit-eval-{test}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).expect("a temporary folder");
-        Folder(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-
     /// A model of these nodes, from `x` of this shape to `y`, with constants of the last axis' size; as ONNX and converted.
     fn model(&self, name: &str, shape: &[i64], nodes: Vec<NodeProto>, constant: &[f32]) -> String {
         let initializer = if constant.is_empty() {
@@ -51,82 +38,12 @@ impl Folder {
 
     /// Rows for `x`, and labels if there are any.
     fn data(&self, name: &str, width: usize, rows: &[f32], labels: Option<&[i64]>) -> String {
-        let folder = self.0.join(name);
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let values: Vec<u8> = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let samples = rows.len() / width;
-        std::fs::write(folder.join("x.npy"), npy("<f4", &[samples, width], &values))
-            .expect("x.npy");
+        self.write(&format!("{name}/x.npy"), &npy_f32(&[rows.len() / width, width], rows));
         if let Some(labels) = labels {
-            let values: Vec<u8> = labels.iter().flat_map(|label| label.to_le_bytes()).collect();
-            std::fs::write(folder.join("labels.npy"), npy("<i8", &[labels.len()], &values))
-                .expect("labels.npy");
+            self.write(&format!("{name}/labels.npy"), &npy_i64(&[labels.len()], labels));
         }
-        folder.display().to_string()
+        self.path(name)
     }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-}
-
-fn npy(descr: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
-    let sizes: String = shape.iter().map(|size| format!("{size},")).collect();
-    let mut header =
-        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}), }}");
-    header.push_str(&" ".repeat(63 - (10 + header.len()) % 64));
-    header.push('\n');
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend((header.len() as u16).to_le_bytes());
-    bytes.extend(header.as_bytes());
-    bytes.extend(data);
-    bytes
-}
-
-fn example(name: &str) -> String {
-    [env!("CARGO_MANIFEST_DIR"), "..", "examples", "digits", name]
-        .iter()
-        .collect::<PathBuf>()
-        .display()
-        .to_string()
-}
-
-fn whit(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_whit"))
-        .args(arguments)
-        .env_remove("WHIT_ISA")
-        .output()
-        .expect("whit starts")
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).expect("UTF-8")
-}
-
-fn succeed(arguments: &[&str]) -> String {
-    let output = whit(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-    text(&output.stdout).to_owned()
-}
-
-fn json(arguments: &[&str]) -> Value {
-    let printed = succeed(&[arguments, &["--json"]].concat());
-    serde_json::from_str(&printed).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {printed}"))
-}
-
-/// Exit status, and parts of the one line on stderr.
-fn fail(arguments: &[&str], status: i32, parts: &[&str]) {
-    let output = whit(arguments);
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
-    for part in parts {
-        assert!(said.contains(part), "{arguments:?}: `{part}` is not in: {said}");
-    }
-    assert!(!said.contains("panicked"), "{said}");
 }
 
 #[track_caller]
@@ -302,20 +219,18 @@ fn thresholds() {
     let with = |more: &[&'static str]| [&anomaly[..], more].concat();
     fail(
         &with(&["--threshold-quantile", "99.9%"]),
-        1,
         &["199 normal samples can't promise that", "99.5 % at most", "999 would be enough"],
     );
-    fail(&with(&["--threshold-fpr", "1%"]), 1, &["has no labels", "--threshold-quantile 99%"]);
-    fail(&with(&["--folds", "3"]), 1, &["--folds needs labels"]);
-    fail(&with(&["--threshold", "f1", "--threshold-fpr", "1%"]), 2, &["cannot be used with"]);
-    fail(&with(&["--threshold-fpr", "5"]), 2, &["1%"]);
+    fail(&with(&["--threshold-fpr", "1%"]), &["has no labels", "--threshold-quantile 99%"]);
+    fail(&with(&["--folds", "3"]), &["--folds needs labels"]);
+    usage(&with(&["--threshold", "f1", "--threshold-fpr", "1%"]), &["cannot be used with"]);
+    usage(&with(&["--threshold-fpr", "5"]), &["1%"]);
     let notes = json(&anomaly)["notes"].to_string();
     assert!(notes.contains("no labels") && notes.contains("--threshold-quantile"), "{notes}");
     let one_class = folder.data("one-class", 1, &[0.5, 0.6], Some(&[0, 0]));
     let only_normal = ["eval", &model, "--data", &one_class, "--task", "anomaly"];
     fail(
         &[&only_normal[..], &["--threshold", "f1"]].concat(),
-        1,
         &["every label is 0", "samples with label 1"],
     );
     assert!(json(&only_normal)["notes"].to_string().contains("no sample is labelled 1"));
@@ -375,8 +290,8 @@ fn plots_are_saved() {
         }
     }
     let file = folder.path("echo1.onnx");
-    fail(&["eval", &one, "--data", &two_classes, "--plots", &file], 1, &["that is a file"]);
-    fail(&["eval", &one, "--data", &two_classes, "--plot-format", "png"], 2, &["--plots"]);
+    fail(&["eval", &one, "--data", &two_classes, "--plots", &file], &["that is a file"]);
+    usage(&["eval", &one, "--data", &two_classes, "--plot-format", "png"], &["--plots"]);
 }
 
 /// scipy 1.17.1: `spearmanr`, `pearsonr` of the pairs' cosines and scores.
@@ -394,9 +309,9 @@ fn pairs_of_embeddings() {
     close(&found["spearman"], 0.6);
     close(&found["pearson"], 0.760662199228515);
     let odd = folder.data("odd", 2, &rows[..6], Some(&[1, 1, 2]));
-    fail(&["eval", &model, "--data", &odd, "--task", "embed"], 1, &["pairs", "3 rows"]);
+    fail(&["eval", &model, "--data", &odd, "--task", "embed"], &["pairs", "3 rows"]);
     let unlabelled = folder.data("unlabelled", 2, &rows, None);
-    fail(&["eval", &model, "--data", &unlabelled, "--task", "embed"], 1, &["--against"]);
+    fail(&["eval", &model, "--data", &unlabelled, "--task", "embed"], &["--against"]);
     let matched =
         json(&["eval", &model, "--data", &unlabelled, "--task", "embed", "--against", &model]);
     close(&matched["cosine_mean"], 1.0);
@@ -417,7 +332,7 @@ fn folders_are_matched_by_name() {
     succeed(&[&["convert", &onnx, "-o", &model, "--labels", &names], &layout[..]].concat());
     let images = |set: &str, classes: &[(&str, [u8; 3])]| {
         for (class, colour) in classes {
-            let to = folder.0.join(set).join(class);
+            let to = std::path::PathBuf::from(folder.path(set)).join(class);
             std::fs::create_dir_all(&to).expect("a folder");
             for index in 0..2 {
                 let picture = image::RgbImage::from_pixel(2, 2, image::Rgb(*colour));
@@ -433,7 +348,6 @@ fn folders_are_matched_by_name() {
     let other = images("other", &[("blue", [0, 0, 200]), ("purple", [200, 0, 200])]);
     fail(
         &["eval", &model, "--data", &other],
-        1,
         &["the model has no class purple", "red, green, blue"],
     );
 }
@@ -452,22 +366,22 @@ fn bad_input_is_refused() {
     fn with<'a>(base: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
         [base, more].concat()
     }
-    fail(&["eval", &log, "--data", &negative], 1, &["sample 1", "NaN", "whit run"]);
-    fail(&["eval", &log, "--data", &data, "--against", &folder.path("no.onnx")], 1, &["no.onnx"]);
-    fail(&with(&base, &["--against", &one]), 1, &["echo1.whit", "[1]", "[3]"]);
-    fail(&with(&base, &["--folds", "3"]), 1, &["3 folds", "class 1 has 1", "at most --folds 1"]);
-    fail(&with(&base, &["--threshold", "f1"]), 1, &["two classes", "this model has 3"]);
-    fail(&with(&base, &["--task", "regress"]), 1, &["3 values per sample, the labels have 1"]);
-    fail(&with(&base, &["--task", "regress", "--logits"]), 1, &["--logits is for --task classify"]);
-    fail(&with(&base, &["--threshold-quantile", "99%"]), 1, &["--task anomaly"]);
-    fail(&["eval", &one, "--data", &wide], 1, &["sample 1 has 7", "--logits"]);
+    fail(&["eval", &log, "--data", &negative], &["sample 1", "NaN", "whit run"]);
+    fail(&["eval", &log, "--data", &data, "--against", &folder.path("no.onnx")], &["no.onnx"]);
+    fail(&with(&base, &["--against", &one]), &["echo1.whit", "[1]", "[3]"]);
+    fail(&with(&base, &["--folds", "3"]), &["3 folds", "class 1 has 1", "at most --folds 1"]);
+    fail(&with(&base, &["--threshold", "f1"]), &["two classes", "this model has 3"]);
+    fail(&with(&base, &["--task", "regress"]), &["3 values per sample, the labels have 1"]);
+    fail(&with(&base, &["--task", "regress", "--logits"]), &["--logits is for --task classify"]);
+    fail(&with(&base, &["--threshold-quantile", "99%"]), &["--task anomaly"]);
+    fail(&["eval", &one, "--data", &wide], &["sample 1 has 7", "--logits"]);
     for (option, value) in [
         ("--folds", "1"),
         ("--confidence", "100"),
         ("--resamples", "some"),
         ("--threshold", "best"),
     ] {
-        fail(&with(&base, &[option, value]), 2, &[option]);
+        usage(&with(&base, &[option, value]), &[option]);
     }
     let ones = folder.data("ones", 3, &rows, Some(&[0, 0, 0, 0]));
     let found = json(&["eval", &three, "--data", &ones]);

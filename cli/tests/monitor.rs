@@ -1,45 +1,18 @@
 //! `whit monitor` on logs that the device's own writer made: what it prints and writes, and what it says to bad input.
 
+mod common;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
+use common::{Folder, command, example, fail, json, npy_f32, succeed, text, whit};
 use serde_json::Value;
 use whit::metrics::counters::{Cursor, Event, Group, Head, Worst, encode};
 use whit::metrics::histogram;
 use whit::metrics::record::{
     Alarm, FRAME_FRONT, Header, Kind, LOG_MAGIC, LOG_VERSION, MAX_PAYLOAD, Sample, seal,
 };
-
-/// A folder of a test's own, removed when the test passes.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(test: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("whit-monitor-{test}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).expect("a temporary folder");
-        Folder(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> String {
-        std::fs::write(self.0.join(name), bytes).expect("a file");
-        self.path(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-}
 
 fn header(device: u64) -> Header {
     Header {
@@ -148,8 +121,8 @@ fn log(device: u64) -> Vec<u8> {
     log
 }
 
-fn whit(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_whit")).arg("monitor").args(arguments).output().expect("whit")
+fn monitor(arguments: &[&str]) -> Output {
+    common::whit(&[&["monitor"], arguments].concat())
 }
 
 fn stdout(output: &Output) -> String {
@@ -162,7 +135,7 @@ fn reports_tell_what_happened() {
     let folder = Folder::new("report");
     let logs: Vec<String> =
         (1..=3).map(|device| folder.write(&format!("{device}.log"), &log(device))).collect();
-    let text = stdout(&whit(&["report", &folder.0.display().to_string()]));
+    let text = stdout(&monitor(&["report", &folder.path("")]));
     for part in [
         "0000abcd00001234",
         "3 (1, 2, 3)",
@@ -179,7 +152,7 @@ fn reports_tell_what_happened() {
         assert!(text.contains(part), "{part}\n{text}");
     }
     let page = folder.path("page.html");
-    let output = whit(&["report", "--json", "--html", &page, &logs[0], &logs[1]]);
+    let output = monitor(&["report", "--json", "--html", &page, &logs[0], &logs[1]]);
     let report: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
     let fleet = &report["fleets"][0];
     assert_eq!(report["log"]["clean"], true);
@@ -205,15 +178,8 @@ fn reports_tell_what_happened() {
     for part in ["src=", "href=", "@import", "url(", "<script"] {
         assert!(!page.contains(part), "{part}");
     }
-    let one = whit(&[
-        "report",
-        "--json",
-        "--device",
-        "2",
-        "--from",
-        "1700018000",
-        &folder.0.display().to_string(),
-    ]);
+    let one =
+        monitor(&["report", "--json", "--device", "2", "--from", "1700018000", &folder.path("")]);
     let report: Value = serde_json::from_str(&stdout(&one)).expect("JSON");
     assert_eq!(report["fleets"][0]["events"]["runs"], 500);
 }
@@ -224,10 +190,10 @@ fn merged_logs_say_the_same() {
     let a = folder.write("a.log", &log(1));
     let b = folder.write("b.log", &log(2));
     let merged = folder.path("merged");
-    stdout(&whit(&["merge", &a, &b, "-o", &merged]));
+    stdout(&monitor(&["merge", &a, &b, "-o", &merged]));
     let report = |logs: &[&str]| -> Value {
         let all: Vec<&str> = ["report", "--json"].iter().chain(logs).copied().collect();
-        serde_json::from_str(&stdout(&whit(&all))).expect("JSON")
+        serde_json::from_str(&stdout(&monitor(&all))).expect("JSON")
     };
     let (expected, found) = (report(&[&a, &b]), report(&[&merged]));
     for part in [
@@ -245,11 +211,11 @@ fn merged_logs_say_the_same() {
         assert_eq!(found["fleets"][0][part], expected["fleets"][0][part], "{part}");
     }
     // By the hour the timeline is the same, too.
-    stdout(&whit(&["merge", &a, &b, "-o", &merged, "--every", "3600"]));
+    stdout(&monitor(&["merge", &a, &b, "-o", &merged, "--every", "3600"]));
     let found = report(&[&merged]);
     assert_eq!(found["fleets"][0]["drift"], expected["fleets"][0]["drift"]);
     // Onto one of its own logs, and a copy of it is no news.
-    stdout(&whit(&["merge", &a, &b, "-o", &a]));
+    stdout(&monitor(&["merge", &a, &b, "-o", &a]));
     let found = report(&["--once", &a, &b]);
     assert_eq!(found["fleets"][0]["events"], expected["fleets"][0]["events"]);
     assert_eq!(found["log"]["repeated_periods"], 10);
@@ -262,7 +228,7 @@ fn exports_are_what_other_tools_read() {
     let rows = |arguments: &[&str]| -> Vec<Vec<String>> {
         let all: Vec<&str> =
             ["export", &log].iter().copied().chain(arguments.iter().copied()).collect();
-        let text = stdout(&whit(&all));
+        let text = stdout(&monitor(&all));
         text.lines().map(|line| line.trim_end().split(',').map(str::to_owned).collect()).collect()
     };
     let periods = rows(&["--csv"]);
@@ -286,7 +252,7 @@ fn exports_are_what_other_tools_read() {
     assert_eq!(total, 500);
     assert_eq!(column(&rows(&["--csv", "--table", "alarms"]), "source"), vec!["feature"; 4]);
 
-    let text = stdout(&whit(&["export", &log, "--prometheus"]));
+    let text = stdout(&monitor(&["export", &log, "--prometheus"]));
     for line in [
         "# TYPE whit_runs_total counter",
         "whit_runs_total{model=\"0000abcd00001234\",device=\"7\"} 1000",
@@ -320,7 +286,7 @@ fn exports_are_what_other_tools_read() {
         }
     }
     let data: Value =
-        serde_json::from_str(&stdout(&whit(&["export", &log, "--otlp-json"]))).expect("JSON");
+        serde_json::from_str(&stdout(&monitor(&["export", &log, "--otlp-json"]))).expect("JSON");
     let metrics =
         data["resourceMetrics"][0]["scopeMetrics"][0]["metrics"].as_array().expect("metrics");
     let metric =
@@ -341,7 +307,7 @@ fn kept_inputs_come_back() {
     let folder = Folder::new("samples");
     let log = folder.write("a.log", &log(7));
     let npz = folder.path("samples.npz");
-    let said = stdout(&whit(&["samples", &log, "-o", &npz, "--limit", "3"]));
+    let said = stdout(&monitor(&["samples", &log, "-o", &npz, "--limit", "3"]));
     assert!(said.contains("3 inputs as `input`, the least certain first"), "{said}");
     let mut archive =
         zip::ZipArchive::new(std::fs::File::open(&npz).expect("a file")).expect("an archive");
@@ -386,10 +352,8 @@ fn bad_input_is_told() {
         u64::from((group, index) == (Group::Events, 0))
     });
     let other = folder.write("other.log", &[other, record].concat());
-    let example: PathBuf =
-        [env!("CARGO_MANIFEST_DIR"), "..", "examples", "digits", "digits.onnx"].iter().collect();
-    let example = example.display().to_string();
-    std::fs::create_dir(folder.0.join("nothing")).expect("a folder");
+    let example = example("digits.onnx");
+    std::fs::create_dir(folder.path("nothing")).expect("a folder");
     let nothing = folder.path("nothing");
     let missing = folder.path("missing.log");
     struct Case<'c> {
@@ -435,7 +399,7 @@ fn bad_input_is_told() {
             arguments.push(log);
         }
         let case = Case { arguments, status: *status, says };
-        let output = whit(&case.arguments);
+        let output = monitor(&case.arguments);
         let said = [&output.stdout[..], &output.stderr[..]].concat();
         let said = String::from_utf8_lossy(&said);
         assert_eq!(output.status.code(), Some(case.status), "{:?}\n{said}", case.arguments);
@@ -443,18 +407,16 @@ fn bad_input_is_told() {
     }
     // A log of another model than the file, or two models at once.
     let whit_file = folder.path("digits.whit");
-    let converted = Command::new(env!("CARGO_BIN_EXE_whit"))
-        .args(["convert", &example, "-o", &whit_file])
-        .output()
-        .expect("whit");
-    assert!(converted.status.success());
-    let output = whit(&["report", "--model", &whit_file, &good]);
+    succeed(&["convert", &example, "-o", &whit_file]);
+    let output = monitor(&["report", "--model", &whit_file, &good]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("the logs are of 0000abcd00001234"));
-    let said = stdout(&whit(&["report", &good, &other]));
+    let said = stdout(&monitor(&["report", &good, &other]));
     assert!(said.contains("The logs are of 2 models in 2 configurations"), "{said}");
     assert!(
-        whit(&["samples", "--model", &whit_file, "-o", &folder.path("s.npz"), &good]).status.code()
+        monitor(&["samples", "--model", &whit_file, "-o", &folder.path("s.npz"), &good])
+            .status
+            .code()
             == Some(1)
     );
 }
@@ -463,8 +425,7 @@ fn bad_input_is_told() {
 fn the_endpoint_answers_with_what_the_logs_say_now() {
     let folder = Folder::new("serve");
     let path = folder.write("a.log", &log(7));
-    let mut server = Command::new(env!("CARGO_BIN_EXE_whit"))
-        .args(["monitor", "serve", &path, "--listen", "127.0.0.1:0"])
+    let mut server = command(&["monitor", "serve", &path, "--listen", "127.0.0.1:0"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("whit");
@@ -510,4 +471,64 @@ fn the_endpoint_answers_with_what_the_logs_say_now() {
     let _ = server.kill();
     let _ = server.wait();
     result.expect("answers");
+}
+
+#[test]
+fn recorded_logs_say_what_eval_says() {
+    let folder = Folder::new("record");
+    let (onnx, data) = (example("digits.onnx"), example("digits-test.npz"));
+    let (model, log) = (folder.path("digits.whit"), folder.path("digits.log"));
+    let calib = example("digits-calib.npz");
+    succeed(&[
+        "convert",
+        &onnx,
+        "-o",
+        &model,
+        "--quantize",
+        "int8",
+        "--calibrate",
+        &calib,
+        "--monitor",
+        "default",
+    ]);
+    let arguments = ["monitor", "record", &model, "--data", &data, "-o", &log];
+    let more =
+        ["--device", "5", "--interval", "60", "--label-delay", "40", "--sketch", "confidence"];
+    let said = json(&[&arguments[..], &more].concat());
+    let eval = json(&["eval", &model, "--data", &data, "--resamples", "0"]);
+    let report = json(&["monitor", "report", &log, "--model", &model]);
+    let [fleet] = &report["fleets"].as_array().expect("fleets")[..] else { panic!("{report}") };
+    let runs = said["runs"].as_u64().expect("a number");
+    assert_eq!(fleet["events"]["runs"], runs);
+    assert_eq!(fleet["events"]["labels"], runs, "late ones, too");
+    assert_eq!(fleet["periods"], runs.div_ceil(100) + 1, "the start, too");
+    assert_eq!(fleet["devices"], serde_json::json!([5]));
+    let span = fleet["end_s"].as_u64().expect("s") - fleet["start_s"].as_u64().expect("s");
+    assert_eq!(span, 60 * runs);
+    assert_eq!(fleet["quality"]["accuracy"]["value"], eval["accuracy"]);
+    assert_eq!(fleet["quality"]["confusion"], eval["confusion"]);
+    let quantiles = &fleet["quantiles"][0];
+    assert_eq!(
+        (&quantiles["signal"], quantiles["count"].as_u64()),
+        (&"confidence".into(), Some(runs))
+    );
+
+    // Another start goes on with the log.
+    succeed(&arguments);
+    let report = json(&["monitor", "report", &log]);
+    let events: Vec<u64> = (report["fleets"].as_array().expect("fleets").iter())
+        .map(|fleet| fleet["events"]["starts"].as_u64().expect("a number"))
+        .collect();
+    assert_eq!(events, [2], "of two devices");
+    fail(&["monitor", "record", &model, "--data", &data, "-o", &onnx], &["digits.onnx"]);
+    let inputs = folder.write("x/x.npy", &npy_f32(&[2, 64], &[1.0; 128]));
+    let unlabelled = inputs.trim_end_matches("/x.npy");
+    let quiet = folder.path("quiet.log");
+    succeed(&["monitor", "record", &model, "--data", unlabelled, "-o", &quiet]);
+    let report = json(&["monitor", "report", &quiet]);
+    assert_eq!(report["fleets"][0]["events"]["labels"], 0);
+    let plain = folder.path("plain.whit");
+    succeed(&["convert", &onnx, "-o", &plain]);
+    let output = whit(&["monitor", "record", &plain, "--data", &data, "-o", &folder.path("p.log")]);
+    assert!(output.status.success() && text(&output.stderr).contains("--scores"), "{output:?}");
 }

@@ -59,6 +59,37 @@ pub trait Samples {
     ) -> Result<(Vec<usize>, Vec<u8>), String>;
 }
 
+/// Samples of one f32 input, in memory.
+#[derive(Clone, Debug, Default)]
+pub struct Reals {
+    /// Of every sample, batch axis included.
+    pub shape: Vec<usize>,
+    /// The elements of each.
+    pub samples: Vec<Vec<f32>>,
+}
+
+impl Samples for Reals {
+    fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    fn input(
+        &self,
+        sample: usize,
+        input: usize,
+        name: &str,
+        dtype: DType,
+    ) -> Result<(Vec<usize>, Vec<u8>), String> {
+        if input > 0 || dtype != DType::F32 {
+            return Err(format!(
+                "there is one input of f32, and `{name}` is input {input} of {dtype}"
+            ));
+        }
+        let reals = self.samples.get(sample).ok_or("no such sample")?;
+        Ok((self.shape.clone(), reals.iter().flat_map(|x| x.to_le_bytes()).collect()))
+    }
+}
+
 /// Some of the samples, in their order.
 pub struct Subset<'s> {
     samples: &'s dyn Samples,

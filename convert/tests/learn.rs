@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use candle_core::{Device, Tensor, Var};
 use whit::DType;
 use whit_convert::dim::Dim;
-use whit_convert::evaluate::{Program, Samples, feed, output_reals};
+use whit_convert::evaluate::{Program, Reals, Samples, feed, output_reals};
 use whit_convert::graph::*;
 use whit_convert::import::{DimChoice, ImportOptions, import_file};
 use whit_convert::learn::forward::{Forward, Values};
@@ -368,29 +368,6 @@ fn functions() -> Vec<UnaryKind> {
         Asinh,
         Atanh,
     ]
-}
-
-/// Samples of one f32 input.
-struct Reals {
-    shape: Vec<usize>,
-    samples: Vec<Vec<f32>>,
-}
-
-impl Samples for Reals {
-    fn len(&self) -> usize {
-        self.samples.len()
-    }
-
-    fn input(
-        &self,
-        sample: usize,
-        _: usize,
-        _: &str,
-        _: DType,
-    ) -> Result<(Vec<usize>, Vec<u8>), String> {
-        let bytes = self.samples[sample].iter().flat_map(|v| v.to_le_bytes()).collect();
-        Ok((self.shape.clone(), bytes))
-    }
 }
 
 /// Samples for a graph with one input of a fixed shape.

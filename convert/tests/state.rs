@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::Random;
 use whit::{DType, Isa, Model, Options, Session};
 use whit_convert::dim::{Dim, Symbol};
-use whit_convert::evaluate::{AlignedBytes, Samples};
+use whit_convert::evaluate::{AlignedBytes, Reals};
 use whit_convert::graph::{BinaryKind, Graph, Node, Op, State, UnaryKind, ValueId};
 use whit_convert::pipeline::{ConvertOptions, convert};
 use whit_convert::quantize::numbers::Numbers;
@@ -353,26 +353,6 @@ fn random_graphs_follow_their_recurrence() {
     assert!(direct > 50 && copied > 50, "{direct} {copied}");
 }
 
-/// Steps of one sequence.
-struct Steps(Vec<Vec<f32>>);
-
-impl Samples for Steps {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn input(
-        &self,
-        sample: usize,
-        _: usize,
-        _: &str,
-        _: DType,
-    ) -> Result<(Vec<usize>, Vec<u8>), String> {
-        let bytes = self.0[sample].iter().flat_map(|x| x.to_le_bytes()).collect();
-        Ok((vec![1, 2], bytes))
-    }
-}
-
 /// A smoothing filter: its state becomes i8, with a scale that holds what it was in the whole sequence.
 #[test]
 fn calibration_keeps_the_state_between_samples() {
@@ -396,7 +376,7 @@ fn calibration_keeps_the_state_between_samples() {
     b.0.outputs = vec![next];
 
     // Every input is 1: the state climbs to 4 and 6, which no single step reaches.
-    let inputs = Steps(vec![vec![1.0, 1.0]; 40]);
+    let inputs = Reals { shape: vec![1, 2], samples: vec![vec![1.0, 1.0]; 40] };
     let options = ConvertOptions { numbers: Numbers::Int8, ..ConvertOptions::default() };
     let converted = convert(b.0, Some(&inputs), &options, &mut ()).unwrap();
     assert_eq!(converted.report.float_nodes, Vec::<String>::new());

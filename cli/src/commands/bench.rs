@@ -13,6 +13,7 @@ use whit_convert::evaluate::fill_pseudo_random;
 
 use super::{ModelPath, Target, print_json, print_text};
 use crate::report::{self, Align};
+use crate::roofline::{Near, Roofline};
 use crate::whit_file;
 
 /// Runs before measuring: caches and the branch predictor settle.
@@ -33,7 +34,7 @@ pub(crate) struct Bench {
     /// How long to measure
     #[arg(long, default_value_t = 1.0, value_parser = parse_seconds)]
     seconds: f64,
-    /// Show the time of every step
+    /// Show the time of every step, beside what this machine can do at most
     #[arg(long)]
     profile: bool,
     /// Print one JSON object instead of text
@@ -77,12 +78,13 @@ impl Profile {
         self.step_ns.get(step).map_or(0.0, |ns| *ns as f64 / 1e3 / self.runs.max(1) as f64)
     }
 
-    pub(crate) fn json(&self, model: &Model<'_>) -> Value {
+    pub(crate) fn json(&self, model: &Model<'_>, roofline: Option<&Roofline>) -> Value {
         model
             .steps()
             .enumerate()
             .map(|(index, step)| {
                 let mean_us = self.mean_us(index);
+                let near = roofline.map(|roofline| roofline.near(model, &step, mean_us));
                 json!({
                     "step": index,
                     "op": Op::from_number(step.op).map_or("unknown", |op| op.name()),
@@ -91,6 +93,10 @@ impl Profile {
                     "mean_us": mean_us,
                     "macs": step.macs,
                     "gmacs_per_s": step.macs as f64 / mean_us / 1e3,
+                    "macs_per_cycle": near.as_ref().and_then(|near| near.macs_per_cycle),
+                    "share_of_peak": near.as_ref().and_then(|near| near.of_peak),
+                    "share_of_roofline": near.as_ref().map(|near| near.of_roof),
+                    "bound": near.as_ref().map(Near::bound),
                 })
             })
             .collect()
@@ -98,7 +104,11 @@ impl Profile {
 }
 
 /// The steps of a profile, the model's order.
-pub(crate) fn profile_table(profile: &Profile, model: &Model<'_>) -> String {
+pub(crate) fn profile_table(
+    profile: &Profile,
+    model: &Model<'_>,
+    roofline: Option<&Roofline>,
+) -> String {
     let total: f64 = (0..profile.step_ns.len()).map(|step| profile.mean_us(step)).sum();
     let rows: Vec<Vec<String>> = model
         .steps()
@@ -106,7 +116,7 @@ pub(crate) fn profile_table(profile: &Profile, model: &Model<'_>) -> String {
         .map(|(index, step)| {
             let mean_us = profile.mean_us(index);
             let op = Op::from_number(step.op).map_or("unknown", |op| op.name());
-            vec![
+            let mut row = vec![
                 index.to_string(),
                 format!("{op} {}", DType::from_number(step.variant).map_or("", DType::name)),
                 model.text(step.name).to_owned(),
@@ -117,21 +127,37 @@ pub(crate) fn profile_table(profile: &Profile, model: &Model<'_>) -> String {
                 } else {
                     String::new()
                 },
-            ]
+            ];
+            if let Some(near) = roofline.map(|roofline| roofline.near(model, &step, mean_us)) {
+                let cycle = near.macs_per_cycle.map_or(String::new(), |macs| format!("{macs:.1}"));
+                row.extend([
+                    cycle,
+                    near.of_peak.map_or(String::new(), report::percent),
+                    report::percent(near.of_roof),
+                    near.bound().to_owned(),
+                ]);
+            }
+            row
         })
         .collect();
     let (left, right) = (Align::Left, Align::Right);
-    report::table(
-        &[
-            ("step", right),
-            ("operator", left),
-            ("node", left),
-            ("mean", right),
-            ("share", right),
-            ("GMAC/s", right),
-        ],
-        &rows,
-    )
+    let mut header = vec![
+        ("step", right),
+        ("operator", left),
+        ("node", left),
+        ("mean", right),
+        ("share", right),
+        ("GMAC/s", right),
+    ];
+    if roofline.is_some() {
+        header.extend([
+            ("MAC/cycle", right),
+            ("of peak", right),
+            ("of roofline", right),
+            ("bound", left),
+        ]);
+    }
+    report::table(&header, &rows)
 }
 
 /// What was measured.
@@ -227,6 +253,7 @@ impl Bench {
         let mut measured = measure(file.bytes(), isa, self.seconds)?;
         measured.open_us += map_us;
         let mut profile = Profile::default();
+        let roofline = self.profile.then(|| Roofline::measure(measured.isa));
         if self.profile {
             let mut session = whit_file::session(model, isa)?;
             fill_pseudo_random(&mut session, &mut SEED.clone())?;
@@ -266,8 +293,9 @@ impl Bench {
                 "peak_rss_bytes": peak_rss_bytes(),
                 "allocations_per_run": measured.allocations_per_run,
             });
-            if self.profile {
-                object["profile"] = profile.json(&model);
+            if let Some(roofline) = &roofline {
+                object["profile"] = profile.json(&model, Some(roofline));
+                object["machine"] = roofline.json();
             }
             print_json(&object)?;
             return Ok(ExitCode::SUCCESS);
@@ -311,8 +339,9 @@ impl Bench {
             ("work", format!("{}   {gmacs_per_s:.1} GMAC/s", report::macs(header.macs))),
             ("allocations", format!("{} per run", measured.allocations_per_run)),
         ]))?;
-        if self.profile {
-            print_text(&format!("\n{}", profile_table(&profile, &model)))?;
+        if let Some(roofline) = &roofline {
+            let table = profile_table(&profile, &model, Some(roofline));
+            print_text(&format!("\n{}\n\n{table}", roofline.text()))?;
         }
         Ok(ExitCode::SUCCESS)
     }

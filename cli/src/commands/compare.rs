@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use whit_convert::evaluate::{Program, Samples};
 use whit_convert::graph::Graph;
-use whit_convert::import::{DimChoice, ImportOptions, InputLayout, import_file};
+use whit_convert::import::import_file;
 use whit_convert::pipeline::{Watch, rewrite_float};
 use whit_convert::plan::PlanOptions;
 use whit_convert::quantize::calibrate::{Method, PERCENTILE};
@@ -20,7 +20,8 @@ use whit_convert::quantize::diagnose::{CauseKind, Comparison, Layer, compare};
 use whit_convert::quantize::improve::Improvement;
 use whit_convert::quantize::numbers::Numbers;
 
-use super::convert::{InputValue, graph_specs, parse_dim, parse_layout, parse_value, write_whole};
+use super::convert::{graph_specs, write_whole};
+use super::import_args::ImportArgs;
 use super::{Images, print_json, print_text};
 use crate::data::Dataset;
 use crate::report::{self, Align};
@@ -64,15 +65,8 @@ pub(crate) struct Compare {
     /// Order of the layers
     #[arg(long, value_enum, default_value_t = Sort::Outputs)]
     sort: Sort,
-    /// Size of a dynamic dimension, as it was given to convert
-    #[arg(long, value_name = "NAME=N|MIN..MAX", value_parser = parse_dim)]
-    dim: Vec<(String, DimChoice)>,
-    /// Layout of an image input, as it was given to convert
-    #[arg(long, value_name = "NAME=nhwc", value_parser = parse_layout)]
-    input_layout: Vec<(String, InputLayout)>,
-    /// An input with a fixed value, as it was given to convert
-    #[arg(long, value_name = "NAME=x.npy|NUMBER", value_parser = parse_value)]
-    input_value: Vec<(String, InputValue)>,
+    #[command(flatten)]
+    import: ImportArgs,
     #[command(flatten)]
     images: Images,
     /// Write a page with plots, too
@@ -233,16 +227,7 @@ impl Compare {
     }
 
     fn import(&self, integers: bool) -> Result<Graph> {
-        let mut input_values = Vec::new();
-        for (name, value) in &self.input_value {
-            input_values.push((name.clone(), value.tensor()?));
-        }
-        let options = ImportOptions {
-            dims: self.dim.clone(),
-            input_layouts: self.input_layout.clone(),
-            input_values,
-            ..ImportOptions::default()
-        };
+        let options = self.import.options()?;
         let mut graph =
             import_file(&self.model, &options).with_context(|| self.model.display().to_string())?;
         if !rewrite_float(&mut graph, integers) {

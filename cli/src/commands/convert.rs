@@ -13,17 +13,17 @@ use whit_convert::baseline::MonitorOptions;
 use whit_convert::dump;
 use whit_convert::evaluate::Samples;
 use whit_convert::graph::Graph;
-use whit_convert::import::{DimChoice, ImportOptions, InputLayout, import_file};
+use whit_convert::import::import_file;
 use whit_convert::pipeline::{ConvertOptions, Converted, Watch, convert, convert_searched};
 use whit_convert::plan::Target;
 use whit_convert::quantize::calibrate::{Calibration, Method};
 use whit_convert::quantize::improve::{Effect, Steps};
 use whit_convert::quantize::numbers::{DEFAULT_GROUP, GROUP_SIZES, Numbers};
-use whit_convert::tensor::Tensor;
 
+use super::import_args::ImportArgs;
 use super::search::{self, SearchArgs, Wanted};
 use super::{Images, check, print_json, print_text};
-use crate::data::{Dataset, Extent, InputSpec, read_npy_file};
+use crate::data::{Dataset, Extent, InputSpec};
 use crate::report::{self, Align};
 use crate::report_html::{self, ConvertReport};
 use crate::samples::{Bound, progress_bar};
@@ -62,18 +62,8 @@ pub(crate) struct Convert {
     /// Round integer layers of a TFLite model as TFLite's reference kernels do: for comparisons, slow
     #[arg(long)]
     exact_tflite: bool,
-    /// Size of a dynamic dimension: NAME=N, or NAME=MIN..MAX to choose at run time
-    #[arg(long, value_name = "NAME=N|MIN..MAX", value_parser = parse_dim)]
-    dim: Vec<(String, DimChoice)>,
-    /// Layout in which an image input is provided: NAME=nhwc drops the transpose of an NCHW model
-    #[arg(long, value_name = "NAME=nhwc", value_parser = parse_layout)]
-    input_layout: Vec<(String, InputLayout)>,
-    /// An input that always has the same value, which is stored in the file: NAME=x.npy, or a number
-    #[arg(long, value_name = "NAME=x.npy|NUMBER", value_parser = parse_value)]
-    input_value: Vec<(String, InputValue)>,
-    /// NonMaxSuppression gives as many rows as could be needed; the unused ones come last and hold -1
-    #[arg(long)]
-    pad_boxes: bool,
+    #[command(flatten)]
+    import: ImportArgs,
     /// Inputs per scale of w8 and w4 weights: 32, 64 or 128
     #[arg(long, value_name = "N", default_value_t = DEFAULT_GROUP, value_parser = parse_group)]
     group: usize,
@@ -235,68 +225,6 @@ fn parse_percentile(text: &str) -> Result<f64, String> {
     }
 }
 
-pub(super) fn parse_dim(text: &str) -> Result<(String, DimChoice), String> {
-    // Symbols may contain '=', sizes don't.
-    let (name, size) = text.rsplit_once('=').ok_or("write NAME=N or NAME=MIN..MAX")?;
-    let number = |text: &str| {
-        text.parse::<i64>()
-            .ok()
-            .filter(|n| (1..=i64::from(i32::MAX)).contains(n))
-            .ok_or_else(|| format!("`{text}` is not a size of at least 1"))
-    };
-    let choice = match size.split_once("..") {
-        None => DimChoice::Fixed(number(size)?),
-        Some((min, max)) => {
-            let (min, max) = (number(min)?, number(max.trim_start_matches('='))?);
-            if min > max {
-                return Err(format!("{min} is larger than {max}"));
-            }
-            DimChoice::Range(min, max)
-        }
-    };
-    Ok((name.to_owned(), choice))
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum InputValue {
-    Int(i64),
-    Real(f32),
-    File(PathBuf),
-}
-
-pub(super) fn parse_value(text: &str) -> Result<(String, InputValue), String> {
-    let (name, value) = text.rsplit_once('=').ok_or("write NAME=x.npy or NAME=NUMBER")?;
-    let value = match (value.parse::<i64>(), value.parse::<f32>(), value) {
-        (Ok(int), ..) => InputValue::Int(int),
-        (_, Ok(real), _) => InputValue::Real(real),
-        (.., "true") => InputValue::Int(1),
-        (.., "false") => InputValue::Int(0),
-        (.., path) => InputValue::File(PathBuf::from(path)),
-    };
-    Ok((name.to_owned(), value))
-}
-
-impl InputValue {
-    pub(super) fn tensor(&self) -> Result<Tensor> {
-        Ok(match self {
-            InputValue::Int(int) => Tensor::from_i64([], &[*int]),
-            InputValue::Real(real) => Tensor::from_f32([], &[*real]),
-            InputValue::File(path) => {
-                let array = read_npy_file(path).with_context(|| path.display().to_string())?;
-                let dtype = array.data.dtype();
-                Tensor { dtype, data: array.data.bytes().into(), shape: array.shape }
-            }
-        })
-    }
-}
-
-pub(super) fn parse_layout(text: &str) -> Result<(String, InputLayout), String> {
-    match text.rsplit_once('=') {
-        Some((name, "nhwc")) => Ok((name.to_owned(), InputLayout::Nhwc)),
-        _ => Err("write NAME=nhwc".to_owned()),
-    }
-}
-
 /// The inputs of a graph as data has to fit them.
 pub(crate) fn graph_specs(graph: &Graph) -> (Vec<InputSpec>, Vec<usize>) {
     let bounds = |dim: &whit_convert::dim::Dim| {
@@ -454,16 +382,7 @@ fn ranges_json(calibration: &Calibration) -> serde_json::Value {
 
 impl Convert {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let mut input_values = Vec::new();
-        for (name, value) in &self.input_value {
-            input_values.push((name.clone(), value.tensor()?));
-        }
-        let import = ImportOptions {
-            dims: self.dim.clone(),
-            input_layouts: self.input_layout.clone(),
-            input_values,
-            pad_boxes: self.pad_boxes,
-        };
+        let import = self.import.options()?;
         let Some(output) = &self.output else {
             return check::run(&self.model, &import, self.json);
         };

@@ -6,6 +6,7 @@ mod compare;
 mod convert;
 mod demo;
 mod eval;
+mod import_args;
 mod inspect;
 mod inspect_monitor;
 mod monitor;
@@ -34,7 +35,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Convert a trained model into a .whit file
-    Convert(convert::Convert),
+    Convert(Box<convert::Convert>),
     /// Show a .whit file's totals, tensors, steps, operators and provenance
     Inspect(inspect::Inspect),
     /// Run a model on .npy inputs
@@ -47,7 +48,7 @@ pub(crate) enum Command {
     Bench(bench::Bench),
     /// Check a file: structure, checksums, golden vectors on every instruction set present
     Verify(verify::Verify),
-    /// Read what the monitors of devices wrote: report, merge, export, serve
+    /// What devices see: record logs, report, merge, export and serve them
     Monitor(monitor::Monitor),
     /// The whole story on an embedded example, in under a minute
     Demo(demo::Demo),

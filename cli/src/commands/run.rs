@@ -227,7 +227,7 @@ impl Run {
             let mut object =
                 json!({ "isa": session.isa().name(), "runs": runs, "outputs": outputs });
             if self.profile {
-                object["profile"] = profile.json(session.model());
+                object["profile"] = profile.json(session.model(), None);
             }
             return print_json(&object);
         }
@@ -247,7 +247,7 @@ impl Run {
             &rows,
         ))?;
         if self.profile {
-            print_text(&format!("\n{}", profile_table(profile, session.model())))?;
+            print_text(&format!("\n{}", profile_table(profile, session.model(), None)))?;
         }
         Ok(())
     }

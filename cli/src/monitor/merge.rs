@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use whit::metrics::counters::Head;
-use whit::metrics::record::{Alarm, Header, Kind};
+use whit::metrics::record::{Alarm, Header, Kind, SketchHead};
 
 use super::counts::{Counts, Timeline};
 use super::reading::{Entries, Refused, Sink, header_key};
+use super::sketch::Sketch;
 
 /// Alarms that are kept, the latest: a report lists no more, and their numbers are in the counts.
 const MAX_ALARMS: usize = 2000;
@@ -58,6 +59,8 @@ pub(crate) struct Fleet {
     pub(crate) alarm_records: u64,
     /// Records of samples.
     pub(crate) sample_records: u64,
+    /// Quantile sketches, by the number of their signal.
+    pub(crate) sketches: BTreeMap<u8, Sketch>,
 }
 
 /// Merges all that it is given.
@@ -91,6 +94,7 @@ impl Merger {
                 alarms: BTreeSet::new(),
                 alarm_records: 0,
                 sample_records: 0,
+                sketches: BTreeMap::new(),
             };
             self.fleets.insert(key.to_vec(), fleet);
         }
@@ -133,6 +137,20 @@ impl Sink for Merger {
         _: &[u8],
     ) -> Result<(), Refused> {
         self.fleet(header)?.sample_records += 1;
+        Ok(())
+    }
+
+    fn sketch(
+        &mut self,
+        header: &Header,
+        head: &SketchHead,
+        payload: &[u8],
+    ) -> Result<(), Refused> {
+        let fleet = self.fleet(header)?;
+        match fleet.sketches.get_mut(&head.signal) {
+            Some(sketch) => sketch.add(payload)?,
+            None => drop(fleet.sketches.insert(head.signal, Sketch::new(payload)?)),
+        }
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `log` finds the records of files, `reading` decodes and selects them, a [`reading::Sink`] takes them: `merge` sums
 //! them up by fleet, device and slot of time (`counts`), `statistics` and `summary` make figures of sums, `findings` what deserves a look,
-//! `text` and `page` show them. `table` makes rows, `metrics` what monitoring systems take, `reservoir` inputs for labelling. `runtime/MONITOR.md` has the records.
+//! `text` and `page` show them. `table` makes rows, `metrics` what monitoring systems take, `reservoir` inputs for labelling, `sketch` quantiles. `runtime/MONITOR.md` has the records.
 
 pub(crate) mod counts;
 pub(crate) mod findings;
@@ -14,6 +14,7 @@ pub(crate) mod page;
 pub(crate) mod parquet;
 pub(crate) mod reading;
 pub(crate) mod reservoir;
+pub(crate) mod sketch;
 pub(crate) mod statistics;
 pub(crate) mod summary;
 pub(crate) mod table;

@@ -318,19 +318,24 @@ impl<'s> Reader<'s> {
             }
             Kind::Alarm => {
                 let alarm = Alarm::decode(record.payload)?;
-                self.other(current, record.kind, alarm.sequence, in_time(alarm.start_s), || {
+                let periods = (alarm.sequence, alarm.sequence);
+                self.other(current, record.kind, periods, in_time(alarm.start_s), || {
                     sink.alarm(header, &alarm)
                 })
             }
             Kind::Sample => {
                 let (sample, bytes) = Sample::decode(record.payload)?;
-                self.other(current, record.kind, sample.sequence, in_time(sample.start_s), || {
+                let periods = (sample.sequence, sample.sequence);
+                self.other(current, record.kind, periods, in_time(sample.start_s), || {
                     sink.sample(header, &sample, bytes)
                 })
             }
             Kind::Sketch => {
                 let (head, _) = SketchHead::decode(record.payload)?;
-                self.other(current, record.kind, head.sequence, in_time(head.start_s), || {
+                // A folded one is of all periods up to its own.
+                let first = if head.folded == 1 { 0 } else { head.sequence };
+                let periods = (first, head.sequence);
+                self.other(current, record.kind, periods, in_time(head.start_s), || {
                     sink.sketch(header, &head, record.payload)
                 })
             }
@@ -344,7 +349,7 @@ impl<'s> Reader<'s> {
         &mut self,
         current: &mut Current,
         kind: Kind,
-        sequence: u32,
+        (first, last): (u32, u32),
         in_time: bool,
         take: impl FnOnce() -> Result<(), Refused>,
     ) -> Result<(), Refused> {
@@ -353,8 +358,8 @@ impl<'s> Reader<'s> {
             return Ok(());
         }
         let earlier = self.coverage.get(&current.key);
-        current.coverage[slot(kind)].add(sequence, sequence);
-        let held = earlier.is_some_and(|earlier| earlier[slot(kind)].holds(sequence, sequence));
+        current.coverage[slot(kind)].add(first, last);
+        let held = earlier.is_some_and(|earlier| earlier[slot(kind)].holds(first, last));
         if held && self.selection.once { Ok(()) } else { take() }
     }
 

@@ -15,6 +15,7 @@ use super::counts::{Counts, Timeline};
 use super::findings::findings;
 use super::merge::{Fleet, Raised};
 use super::reading::Read;
+use super::sketch::{Figures, QUANTILES};
 use super::statistics::{
     self, Bounded, Classification, Distance, Latency, Regression, Saturation, Scored, Share,
 };
@@ -43,6 +44,8 @@ pub(crate) struct Baseline {
     pub(crate) calibrated: Option<Vec<u16>>,
     /// The probability of a false alarm of each kind in a window.
     false_alarms: f64,
+    /// By watched tensor: shares of elements at either limit of their type, where they were counted.
+    pub(crate) saturated: Vec<Option<f64>>,
 }
 
 impl Baseline {
@@ -60,6 +63,20 @@ impl Baseline {
             confidence: header.confidence.map(u64::from).to_vec(),
             calibrated: (header.flags & 1 != 0).then(|| header.calibrated.to_vec()),
             false_alarms: f64::from(header.false_alarm_q32) / 4_294_967_296.0,
+            saturated: {
+                let [low, high, output_low, output_high] =
+                    header.saturated_q32.map(|share| f64::from(share) / 4_294_967_296.0);
+                let inputs = model.inputs().len();
+                let mut shares = vec![None; inputs + model.outputs().len()];
+                let at =
+                    [(usize::from(header.input), low + high), (inputs, output_low + output_high)];
+                for (tensor, share) in at {
+                    if let Some(place) = shares.get_mut(tensor) {
+                        *place = Some(share);
+                    }
+                }
+                shares
+            },
         }))
     }
 }
@@ -110,6 +127,8 @@ pub(crate) struct Summary<'f> {
     /// Windows that drift tests find to drift when nothing drifts, if the model says so.
     pub(crate) false_alarms: Option<f64>,
     pub(crate) saturation: Vec<Saturation>,
+    /// Of the signals that devices sketch.
+    pub(crate) sketches: Vec<Figures>,
     /// Features with counts, the most drifted first.
     pub(crate) features: Vec<FeatureDrift>,
     /// What features are compared with.
@@ -177,6 +196,9 @@ impl<'f> Summary<'f> {
             confidence: statistics::mean_confidence(totals),
             entropy: statistics::mean_entropy(totals),
             saturation: statistics::saturation(totals),
+            sketches: (fleet.sketches.values())
+                .filter_map(|sketch| sketch.figures(&fleet.header))
+                .collect(),
             features: features(fleet, reference.as_ref()),
             reference,
         }
@@ -197,6 +219,12 @@ impl<'f> Summary<'f> {
     pub(crate) fn elements(&self, index: usize) -> Option<u64> {
         let (_, elements) = self.named?.tensors.get(index)?;
         (*elements > 0).then_some(*elements)
+    }
+
+    /// The share of a watched tensor's elements that were at a limit in the calibration data.
+    pub(crate) fn saturated_before(&self, index: usize) -> Option<f64> {
+        let baseline = self.named?.baseline.as_ref()?;
+        baseline.saturated.get(index).copied().flatten()
     }
 
     /// A share of the runs.
@@ -303,6 +331,17 @@ impl<'f> Summary<'f> {
                 "tensor": self.tensor(tensor.tensor),
                 "low": tensor.low,
                 "high": tensor.high,
+            })).collect::<Vec<_>>(),
+            "quantiles": self.sketches.iter().map(|sketch| json!({
+                "signal": sketch.signal.name(),
+                "count": sketch.count,
+                "rank_error": sketch.rank_error,
+                "min": sketch.min,
+                "quantiles": QUANTILES.iter().zip(sketch.quantiles).map(|((part, _), x)| json!({
+                    "percent": part,
+                    "value": number(x),
+                })).collect::<Vec<_>>(),
+                "max": sketch.max,
             })).collect::<Vec<_>>(),
             "drift": {
                 "windows": statistics::windows(totals),

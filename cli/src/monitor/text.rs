@@ -5,8 +5,9 @@ use whit::metrics::counters::{Event, Group};
 use super::counts::{Counts, Timeline};
 use super::findings::{Weight, findings};
 use super::merge::Raised;
+use super::sketch::{COLUMNS as COLUMNS_OF_QUANTILES, Figures};
 use super::statistics::{self, Bounded, Share};
-use super::summary::{ALARMS, Summary, duration, instant};
+use super::summary::{ALARMS, FeatureDrift, Summary, duration, instant};
 use crate::report::{self, Align, UNDEFINED};
 
 /// Columns of a plot.
@@ -53,6 +54,8 @@ pub(crate) fn fleet(summary: &Summary<'_>) -> String {
         ("starts", Event::Starts),
         ("samples kept", Event::Samples),
         ("records refused by sink", Event::SinkFailures),
+        ("samples dropped by log", Event::SamplesDropped),
+        ("records dropped by log", Event::CountsDropped),
     ] {
         if totals.event(event) > 0 {
             fields.push((name, totals.event(event).to_string()));
@@ -97,6 +100,7 @@ pub(crate) fn fleet(summary: &Summary<'_>) -> String {
     if timeline.slots().len() > 1 {
         out.push(plots(&timeline));
     }
+    out.extend(quantiles(summary));
     out.extend(classes(summary));
     out.extend(quality(summary));
     out.extend(drift(summary));
@@ -162,14 +166,16 @@ pub(crate) fn bar(share: f64, chars: usize) -> String {
     format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
 }
 
-/// Slots of a timeline as columns, `None` for the gaps between them; a gap is one column, however long.
+/// Slots of a timeline as columns, `None` for the gaps between them; a gap is one column, however long. There is a gap where no
+/// record of a slot reaches the next one's first, or the slot behind its own.
 pub(crate) fn columns(timeline: &Timeline) -> Vec<Option<(u64, &Counts)>> {
-    let (mut columns, mut next) = (Vec::new(), None);
+    let (mut columns, mut reached) = (Vec::new(), None);
     for (start_s, counts) in timeline.slots() {
-        if next.is_some_and(|next| next != start_s) {
+        if reached.is_some_and(|reached| reached < counts.start_s) {
             columns.push(None);
         }
-        next = Some(start_s + timeline.slot_s());
+        let end_s = counts.end_s.max(start_s.saturating_add(2 * timeline.slot_s() - 1));
+        reached = reached.max(Some(end_s));
         columns.push(Some((start_s, counts)));
     }
     columns
@@ -226,8 +232,14 @@ fn plots(timeline: &Timeline) -> String {
             })
         })
         .collect();
-    let slot = duration(timeline.slot_s());
-    format!("over time, {slot} a column; a blank is a gap\n{}", report::fields(&rows))
+    format!("over time; a blank is a gap\n{}", report::fields(&rows))
+}
+
+fn quantiles(summary: &Summary<'_>) -> Option<String> {
+    let rows: Vec<Vec<String>> = summary.sketches.iter().map(Figures::cells).collect();
+    let mut header = COLUMNS_OF_QUANTILES.map(|column| (column, Align::Right));
+    header[0].1 = Align::Left;
+    (!rows.is_empty()).then(|| format!("quantiles\n{}", report::table(&header, &rows)))
 }
 
 fn classes(summary: &Summary<'_>) -> Option<String> {
@@ -384,7 +396,10 @@ fn drift(summary: &Summary<'_>) -> Option<String> {
             ]
         })
         .collect();
-    if !rows.is_empty() {
+    let told = |drift: &FeatureDrift| {
+        drift.distance.is_some() || drift.windows.is_some_and(|share| share.hits > 0)
+    };
+    if summary.features.iter().any(told) {
         let header = [
             ("feature", Align::Right),
             ("drifted windows", Align::Right),

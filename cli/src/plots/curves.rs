@@ -5,8 +5,8 @@ use plotters::prelude::*;
 use whit_convert::statistics::Ranking;
 
 use super::{
-    BLUE, Corner, FAINT, FINE, GREEN, GREY, GRID, HEIGHT, LABEL, Mark, PURPLE, TICK, VERMILLION,
-    WIDTH, draw, font, tick, titled,
+    BLUE, Corner, FAINT, FINE, GREEN, GREY, HEIGHT, Mark, PURPLE, VERMILLION, WIDTH, draw, mesh,
+    titled,
 };
 
 /// What a curve is drawn from.
@@ -120,20 +120,7 @@ fn plot(frame: &Frame<'_, '_>) -> Result<String> {
             .x_label_area_size(44 * FINE)
             .y_label_area_size(58 * FINE)
             .build_cartesian_2d(0.0..1.0, 0.0..1.02)?;
-        chart
-            .configure_mesh()
-            .x_desc(*x)
-            .y_desc(*y)
-            .axis_desc_style(font(LABEL))
-            .label_style(font(TICK))
-            .x_labels(6)
-            .y_labels(6)
-            .x_label_formatter(&tick)
-            .y_label_formatter(&tick)
-            .bold_line_style(GRID.stroke_width(FINE))
-            .light_line_style(TRANSPARENT)
-            .axis_style(GREY.stroke_width(FINE))
-            .draw()?;
+        mesh(&mut chart).x_desc(*x).y_desc(*y).x_labels(6).y_labels(6).draw()?;
         let mut entries = Vec::new();
         if let Some((line, name)) = reference {
             let style = GREY.stroke_width(FINE);

@@ -14,7 +14,9 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow};
 use clap::ValueEnum;
+use plotters::chart::MeshStyle;
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64 as Axis;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontTransform, register_font};
@@ -58,6 +60,7 @@ const FAINT: RGBColor = RGBColor(205, 205, 205);
 const GRID: RGBColor = RGBColor(234, 234, 234);
 
 type Canvas<'s> = DrawingArea<SVGBackend<'s>, Shift>;
+type Chart<'c, 'b> = ChartContext<'c, SVGBackend<'b>, Cartesian2d<Axis, Axis>>;
 
 /// Draws onto a white canvas; the text of an SVG file.
 fn draw(width: u32, height: u32, paint: impl FnOnce(&Canvas<'_>) -> Result<()>) -> Result<String> {
@@ -216,6 +219,19 @@ fn titled<'s>(canvas: &Canvas<'s>, title: &str) -> Result<Canvas<'s>> {
 }
 
 /// `0.2`, `15`, `1.5e6`: a tick without needless zeros.
+/// A mesh in the style of all plots; the caller names its axes and draws it.
+fn mesh<'m, 'c, 'b>(chart: &'m mut Chart<'c, 'b>) -> MeshStyle<'c, 'm, Axis, Axis, SVGBackend<'b>> {
+    let mut mesh = chart.configure_mesh();
+    mesh.axis_desc_style(font(LABEL))
+        .label_style(font(TICK))
+        .x_label_formatter(&tick)
+        .y_label_formatter(&tick)
+        .bold_line_style(GRID.stroke_width(FINE))
+        .light_line_style(TRANSPARENT)
+        .axis_style(GREY.stroke_width(FINE));
+    mesh
+}
+
 fn tick(value: &f64) -> String {
     let value = if value.abs() < 1e-12 { 0.0 } else { *value };
     if value != 0.0 && !(1e-4..1e6).contains(&value.abs()) {

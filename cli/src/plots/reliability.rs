@@ -4,10 +4,7 @@ use anyhow::Result;
 use plotters::prelude::*;
 use whit_convert::statistics::proportion::wilson;
 
-use super::{
-    BLUE, Corner, FINE, GREY, GRID, LABEL, Mark, TICK, VERMILLION, WIDTH, draw, font, shortened,
-    tick, titled,
-};
+use super::{BLUE, Corner, FINE, GREY, Mark, VERMILLION, WIDTH, draw, mesh, shortened, titled};
 use crate::metrics::Calibration;
 
 const HEIGHT: u32 = 600 * FINE;
@@ -28,19 +25,7 @@ pub(crate) fn reliability(
             .x_label_area_size(24 * FINE)
             .y_label_area_size(58 * FINE)
             .build_cartesian_2d(0.0..1.0, 0.0..1.02)?;
-        chart
-            .configure_mesh()
-            .y_desc("share that is right")
-            .axis_desc_style(font(LABEL))
-            .label_style(font(TICK))
-            .x_labels(6)
-            .y_labels(6)
-            .x_label_formatter(&tick)
-            .y_label_formatter(&tick)
-            .bold_line_style(GRID.stroke_width(FINE))
-            .light_line_style(TRANSPARENT)
-            .axis_style(GREY.stroke_width(FINE))
-            .draw()?;
+        mesh(&mut chart).y_desc("share that is right").x_labels(6).y_labels(6).draw()?;
         let dashed = GREY.stroke_width(FINE);
         let ideal = DashedLineSeries::new([(0.0, 0.0), (1.0, 1.0)], 6 * FINE, 5 * FINE, dashed);
         chart.draw_series(ideal)?;
@@ -82,20 +67,12 @@ fn counts(area: &super::Canvas<'_>, models: &[(&str, &Calibration)]) -> Result<(
         .x_label_area_size(44 * FINE)
         .y_label_area_size(58 * FINE)
         .build_cartesian_2d(0.0..1.0, 0.0..most * 1.08)?;
-    chart
-        .configure_mesh()
+    mesh(&mut chart)
         .x_desc("confidence: probability of the class answered")
         .y_desc("samples")
-        .axis_desc_style(font(LABEL))
-        .label_style(font(TICK))
         .x_labels(6)
         .y_labels(4)
-        .x_label_formatter(&tick)
-        .y_label_formatter(&tick)
         .disable_x_mesh()
-        .bold_line_style(GRID.stroke_width(FINE))
-        .light_line_style(TRANSPARENT)
-        .axis_style(GREY.stroke_width(FINE))
         .draw()?;
     let share = 0.86 / models.len() as f64;
     for (index, ((_, calibration), color)) in models.iter().zip([BLUE, VERMILLION]).enumerate() {

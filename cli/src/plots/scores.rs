@@ -4,8 +4,7 @@ use anyhow::Result;
 use plotters::prelude::*;
 
 use super::{
-    BLUE, Corner, FINE, GREY, GRID, HEIGHT, INK, LABEL, Mark, TICK, VERMILLION, WIDTH, draw, font,
-    shortened, tick, titled,
+    BLUE, Corner, FINE, GREY, HEIGHT, INK, Mark, VERMILLION, WIDTH, draw, mesh, shortened, titled,
 };
 
 const BINS: usize = 40;
@@ -65,24 +64,16 @@ pub(crate) fn histogram(
             .x_label_area_size(44 * FINE)
             .y_label_area_size(58 * FINE)
             .build_cartesian_2d(low..high + width * 0.001, 0.0..most * 1.12)?;
-        chart
-            .configure_mesh()
+        mesh(&mut chart)
             .x_desc(x)
             .y_desc(if groups.len() > 1 {
                 "share of the group's samples, %"
             } else {
                 "share of samples, %"
             })
-            .axis_desc_style(font(LABEL))
-            .label_style(font(TICK))
             .x_labels(7)
             .y_labels(6)
-            .x_label_formatter(&tick)
-            .y_label_formatter(&tick)
             .disable_x_mesh()
-            .bold_line_style(GRID.stroke_width(FINE))
-            .light_line_style(TRANSPARENT)
-            .axis_style(GREY.stroke_width(FINE))
             .draw()?;
         let mut entries = Vec::new();
         for ((group, shares), color) in groups.iter().zip(&shares).zip([BLUE, VERMILLION]) {
@@ -136,20 +127,7 @@ pub(crate) fn scatter(
             .x_label_area_size(44 * FINE)
             .y_label_area_size(64 * FINE)
             .build_cartesian_2d(widen(x_range), widen(y_range))?;
-        chart
-            .configure_mesh()
-            .x_desc(x)
-            .y_desc(y)
-            .axis_desc_style(font(LABEL))
-            .label_style(font(TICK))
-            .x_labels(7)
-            .y_labels(7)
-            .x_label_formatter(&tick)
-            .y_label_formatter(&tick)
-            .bold_line_style(GRID.stroke_width(FINE))
-            .light_line_style(TRANSPARENT)
-            .axis_style(GREY.stroke_width(FINE))
-            .draw()?;
+        mesh(&mut chart).x_desc(x).y_desc(y).x_labels(7).y_labels(7).draw()?;
         if same_unit {
             let line = [(x_range.0, x_range.0), (x_range.1, x_range.1)];
             let style = GREY.stroke_width(FINE);

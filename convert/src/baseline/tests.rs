@@ -9,34 +9,14 @@ use whit::{Model, Options, Session};
 
 use super::*;
 use crate::dim::Dim;
-use crate::evaluate::AlignedBytes;
+use crate::evaluate::{AlignedBytes, Reals};
 use crate::graph::{Clamp, Graph, MatMul, Node, Op};
 use crate::pipeline::{ConvertOptions, convert};
 use crate::quantize::numbers::Numbers;
 use crate::tensor::Tensor;
 
-/// Rows of real numbers for the only input.
-struct Rows(Vec<Vec<f32>>);
-
-impl Samples for Rows {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn input(
-        &self,
-        sample: usize,
-        _: usize,
-        _: &str,
-        _: DType,
-    ) -> Result<(Vec<usize>, Vec<u8>), String> {
-        let row = &self.0[sample];
-        Ok((vec![1, row.len()], row.iter().flat_map(|x| x.to_le_bytes()).collect()))
-    }
-}
-
 /// Twelve features: four classes of points, noise added.
-fn points(seed: u64, count: usize, shift: f32) -> (Rows, Vec<usize>) {
+fn points(seed: u64, count: usize, shift: f32) -> (Reals, Vec<usize>) {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut labels = Vec::new();
     let rows = (0..count)
@@ -52,7 +32,7 @@ fn points(seed: u64, count: usize, shift: f32) -> (Rows, Vec<usize>) {
                 .collect()
         })
         .collect();
-    (Rows(rows), labels)
+    (Reals { shape: vec![1, 12], samples: rows }, labels)
 }
 
 /// One layer: the logit of a class is the sum of its features.
@@ -109,7 +89,7 @@ fn watch(file: &[u8], shift: f32, runs: usize) -> (u32, [u32; 3], f64, f64) {
     let (rows, labels) = points(99, runs, shift);
     let (mut windows, mut alarms, mut estimated, mut right) = (0, [0; 3], 0.0, 0.0);
     let mut log: Vec<u8> = Vec::new();
-    for (index, (row, label)) in rows.0.iter().zip(&labels).enumerate() {
+    for (index, (row, label)) in rows.samples.iter().zip(&labels).enumerate() {
         session.set_input_f32(0, row).expect("an input");
         let run = monitor.run(&mut session, &mut || 0).expect("a run");
         monitor.label_class(run, *label as u32).expect("waits");
@@ -214,6 +194,44 @@ fn baselines_are_the_same_every_time_and_fit_their_model() {
 }
 
 #[test]
+fn calibration_data_falls_into_the_bins_that_the_baseline_counted() {
+    for steps in [0.0, 1.0, 3.0, 100.0] {
+        for numbers in [Numbers::Float, Numbers::Int8, Numbers::Int16] {
+            let (mut rows, _) = points(1, 200, 0.0);
+            // Few values leave bins empty, a constant feature leaves one.
+            rows.samples.iter_mut().flatten().for_each(|x| *x = (*x * steps).round() / 8.0);
+            rows.samples[0][0] = 1.0;
+            let monitor =
+                MonitorOptions { scores: Some(Scores::Logits), ..MonitorOptions::default() };
+            let options = ConvertOptions {
+                numbers,
+                golden_cases: 0,
+                monitor: Some(monitor),
+                ..ConvertOptions::default()
+            };
+            let made = convert(graph(), Some(&rows), &options, &mut ()).expect("converts").file;
+            let aligned = AlignedBytes::new(&made);
+            let model = Model::open(aligned.as_slice()).expect("a model");
+            let baseline = Baseline::of(&model).expect("reads").expect("is there");
+            let mut session = Session::new(model, Options::default()).expect("a session");
+            let mut counts = [[0; 8]; 12];
+            for row in &rows.samples {
+                session.set_input_f32(0, row).expect("an input");
+                let size = session.input_slot(0).expect("is there").dtype().size();
+                let bytes = session.input_bytes(0).expect("is there");
+                for (feature, raw) in bytes.chunks(size).enumerate() {
+                    counts[feature][baseline.bin(feature, raw).expect("finite")] += 1;
+                }
+            }
+            for (feature, counts) in counts.iter().enumerate() {
+                let of_file: Vec<u32> = (0..8).map(|bin| baseline.count(feature, bin)).collect();
+                assert_eq!(of_file, counts, "{numbers}, {steps} steps, feature {feature}");
+            }
+        }
+    }
+}
+
+#[test]
 fn data_that_says_too_little_is_refused() {
     let options = |monitor| ConvertOptions {
         golden_cases: 0,
@@ -243,5 +261,18 @@ fn data_that_says_too_little_is_refused() {
     for (rows, monitor, expected) in cases {
         let message = error(rows, monitor);
         assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn of_many_samples_stretches_of_neighbours_are_kept() {
+    for (samples, most) in
+        [(10, 4096), (4096, 4096), (4097, 4096), (100_000, 4096), (70_000, 65_536)]
+    {
+        let kept: Vec<bool> = (0..samples).map(|sample| is_kept(sample, samples, most)).collect();
+        let count = kept.iter().filter(|kept| **kept).count();
+        assert!(count <= most && count + most / 8 >= samples.min(most), "{count} of {samples}");
+        let starts = kept.windows(2).filter(|pair| !pair[0] && pair[1]).count();
+        assert!(starts < STRETCHES, "{starts} of {samples}");
     }
 }

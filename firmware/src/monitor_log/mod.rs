@@ -8,7 +8,7 @@ use whit::format::Field;
 use whit::format::cast_mut;
 use whit::metrics::counters::Cursor;
 use whit::metrics::fold::{
-    DETAILS, Dropped, Fold, FoldError, Survey, fold_sketches, is_up_to, sequence,
+    DETAILS, Dropped, Fold, FoldError, Survey, fold_sketches, later, sequence,
 };
 use whit::metrics::kll::{Kll, MOST_ITEMS};
 use whit::metrics::record::{
@@ -17,8 +17,6 @@ use whit::metrics::record::{
 use whit::metrics::{Config, Sink};
 
 mod ring;
-#[cfg(test)]
-mod tests;
 
 use ring::{Reader, Ring};
 
@@ -160,6 +158,8 @@ pub struct MonitorLog<'m, F: NorFlash> {
     scratch: &'m mut [u8],
     /// The last period of which there is a record.
     newest: Option<u32>,
+    /// The block and the tag whose header was last seen to be there.
+    headed: Option<(u32, u16)>,
     dropped: Dropped,
 }
 
@@ -187,10 +187,21 @@ impl<'m, F: NorFlash> MonitorLog<'m, F> {
         };
         // The window of counters begins the second part.
         let (buffer, scratch) = memory.split_at_mut(sizes.longest());
-        let mut log =
-            MonitorLog { ring, sizes, buffer, scratch, newest: None, dropped: Dropped::default() };
+        let mut log = MonitorLog {
+            ring,
+            sizes,
+            buffer,
+            scratch,
+            newest: None,
+            headed: None,
+            dropped: Dropped::default(),
+        };
         let mut newest = None;
-        log.ring.each(log.buffer, &mut |frame, _| newest = later(newest, sequence(frame)))?;
+        log.ring.each(log.buffer, &mut |frame, _| {
+            if let Some(sequence) = sequence(frame) {
+                newest = later(newest, sequence);
+            }
+        })?;
         log.newest = newest;
         Ok(log)
     }
@@ -267,6 +278,14 @@ impl<'m, F: NorFlash> MonitorLog<'m, F> {
             }
         }
         Ok(())
+    }
+
+    /// Writes the header with this tag to the head if another block has it.
+    fn repeat_header(&mut self, tag: u16) -> Result<(), MonitorLogError<F::Error>> {
+        match self.header(None, tag)? {
+            Some(header) => self.put_header(&header),
+            None => Ok(()),
+        }
     }
 
     /// Folds what has a tag before the first `oldest` records go.
@@ -360,14 +379,18 @@ impl<'m, F: NorFlash> MonitorLog<'m, F> {
         let Some(mut fold) = plan.map_err(read)? else { return Ok(()) };
         let own = Ring::<F>::bytes_of(HEADER_BYTES);
         let room = self.ring.room()?.saturating_sub(own);
-        let mut fits = false;
+        let (mut fits, mut there) = (false, 0);
         'details: for (number, groups) in DETAILS.into_iter().enumerate() {
             let mut reader = Reader { ring: &mut self.ring, buffer: self.buffer };
             if number > 0 {
                 fold.keep_only(&mut reader, groups).map_err(read)?;
             }
             for attempt in 0..2 {
-                match fold.measure(&mut reader, out, &Ring::<F>::bytes_of) {
+                let measured = parts_there(&mut fold, &mut reader, out).and_then(|parts| {
+                    there = parts;
+                    fold.measure(&mut reader, parts, out, &Ring::<F>::bytes_of)
+                });
+                match measured {
                     Ok(bytes) => {
                         fits = bytes <= room;
                         if fits {
@@ -389,11 +412,14 @@ impl<'m, F: NorFlash> MonitorLog<'m, F> {
             self.dropped.counts += 1;
             return Ok(());
         }
-        let (mut cursor, mut part) = (Some(Cursor::default()), 0);
+        let (head, mut cursor, mut part) = (self.ring.head(), Some(Cursor::default()), 0);
         while let Some(from) = cursor {
             let mut reader = Reader { ring: &mut self.ring, buffer: self.buffer };
             let (bytes, next) = fold.encode(&mut reader, part, from, out).map_err(read)?;
-            if self.ring.push(&out[..bytes])? {
+            if part >= there {
+                self.ring.push(&out[..bytes])?;
+            }
+            if self.ring.head() != head {
                 // There was room: another one erased the oldest block.
                 return Err(MonitorLogError::Damaged);
             }
@@ -433,13 +459,33 @@ impl<'m, F: NorFlash> MonitorLog<'m, F> {
     }
 }
 
-/// The later one of two periods.
-fn later(a: Option<u32>, b: Option<u32>) -> Option<u32> {
-    match (a, b) {
-        (Some(a), Some(b)) if is_up_to(b, a) => Some(a),
-        (_, Some(b)) => Some(b),
-        (a, None) => a,
+/// Parts of the summary that an earlier fold wrote before power failed. Going on behind them instead of beginning again lets a
+/// device whose power fails again and again get to the end, and not fill its block with beginnings.
+fn parts_there<F: NorFlash>(
+    fold: &mut Fold<'_>,
+    reader: &mut Reader<'_, F>,
+    out: &mut [u8],
+) -> Result<u32, FoldError<MonitorLogError<F::Error>>> {
+    let Some((first, parts)) = fold.begun() else { return Ok(0) };
+    let mut cursor = Some(Cursor::default());
+    for part in 0..parts {
+        let Some(from) = cursor else { return Ok(0) };
+        let (bytes, next) = fold.encode(reader, part, from, out)?;
+        let (mut place, mut is_there) = (0, false);
+        reader
+            .ring
+            .each(reader.buffer, &mut |_, record| {
+                is_there |= place >= first && record == &out[..bytes];
+                place += 1;
+            })
+            .map_err(FoldError::Read)?;
+        if !is_there {
+            return Ok(0);
+        }
+        cursor = next;
     }
+    // A whole one wouldn't be begun.
+    Ok(if cursor.is_some() { parts } else { 0 })
 }
 
 impl<F: NorFlash> Sink for MonitorLog<'_, F> {
@@ -461,10 +507,22 @@ impl<F: NorFlash> Sink for MonitorLog<'_, F> {
             };
             return self.put_header(&header);
         }
-        let moved = self.ring.push(record)?;
-        self.newest = later(self.newest, sequence(&frame));
-        if moved && let Some(header) = self.header(None, frame.tag)? {
-            self.put_header(&header)?;
+        let mut pushed = self.ring.push(record);
+        if let Err(MonitorLogError::Flash(_)) = pushed {
+            // Behind what it left in flash there may be better words.
+            pushed = match self.ring.ends_with(record, self.buffer)? {
+                true => Ok(()),
+                false => self.ring.push(record),
+            };
+        }
+        pushed?;
+        if let Some(sequence) = sequence(&frame) {
+            self.newest = later(self.newest, sequence);
+        }
+        let here = (self.ring.head(), frame.tag);
+        // The record is written: if its header can't be, the next record tries again.
+        if self.headed != Some(here) && self.repeat_header(frame.tag).is_ok() {
+            self.headed = Some(here);
         }
         Ok(())
     }

@@ -191,6 +191,7 @@ impl<F: NorFlash> Ring<F> {
 
     /// The block that would be written behind the head, if it isn't erased: that with the oldest records.
     pub(super) fn oldest(&mut self) -> Result<Option<u32>, F> {
+        self.follow()?;
         let next = self.after(self.head);
         Ok((self.state(next)? != State::Open).then_some(next))
     }
@@ -277,20 +278,33 @@ impl<F: NorFlash> Ring<F> {
         Ok(())
     }
 
-    /// Writes a record behind the others; whether it is the first one of its block. Never erases a record.
-    pub(super) fn push(&mut self, record: &[u8]) -> Result<bool, F> {
-        block_on(self.storage.push(record, false)).map_err(|error| match error {
+    /// Writes a record behind the others. Never erases a record.
+    pub(super) fn push(&mut self, record: &[u8]) -> Result<(), F> {
+        let pushed = block_on(self.storage.push(record, false)).map_err(|error| match error {
             Error::Storage { value } => MonitorLogError::Flash(value),
             Error::FullStorage => MonitorLogError::Full,
             Error::ItemTooBig => MonitorLogError::Record { bytes: record.len() },
             _ => MonitorLogError::Damaged,
-        })?;
+        });
+        // A record that is written is no failure; where it is, is looked up again before the next one.
+        let _ = self.follow();
+        pushed
+    }
+
+    /// Whether the last record is this one: flash may say that a write failed which didn't.
+    pub(super) fn ends_with(&mut self, record: &[u8], buffer: &mut [u8]) -> Result<bool, F> {
+        let mut is = false;
+        self.each_in(self.head, buffer, &mut |_, last| is = last == record)?;
+        Ok(is)
+    }
+
+    /// Writing may have begun the next block, also when it failed.
+    fn follow(&mut self) -> Result<(), F> {
         let next = self.after(self.head);
-        let moved = self.state(next)? == State::Partial;
-        if moved {
+        if self.state(next)? == State::Partial {
             self.head = next;
         }
-        Ok(moved)
+        Ok(())
     }
 
     /// Bytes that are left in the head, which records take as [`Ring::bytes_of`] says.

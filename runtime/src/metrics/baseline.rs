@@ -57,8 +57,9 @@ record! {
         pub confidence: [u16; 16],
         /// How often a prediction is right, by bin of its confidence, in 2⁻¹⁵.
         pub calibrated: [u16; 16],
-        /// Zero.
-        pub reserved: [u32; 4],
+        /// Calibration data: shares of elements at the lower and the upper limit of their type, of the watched input and of the
+        /// first output, in 2⁻³².
+        pub saturated_q32: [u32; 4],
     }
 }
 
@@ -354,7 +355,7 @@ impl<'m> Baseline<'m> {
 /// What [`Baseline::read`] takes: a section's content before it is bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Feature<'f> {
-    /// Edges between bins, ascending: integers as they are, floats as [`float_key`].
+    /// Edges between bins, ascending: integers as they are, cut to 16 bits, floats as [`float_key`].
     pub edges: &'f [i32],
     /// Counts of the calibration data.
     pub counts: &'f [u16],
@@ -384,9 +385,10 @@ pub fn write(
     let all = out[start..].chunks_exact_mut(bytes).take(header.features.into());
     for (out, feature) in all.zip(features) {
         for (raw, edge) in out.chunks_exact_mut(size).take(bins - 1).zip(feature.edges) {
-            // What an edge can't hold is where no value is.
-            let most = if size == 2 { i32::from(i16::MAX) } else { i32::MAX };
-            raw.copy_from_slice(&(*edge).clamp(-most - 1, most).to_le_bytes()[..size]);
+            match size {
+                2 => ((*edge).clamp(i16::MIN.into(), i16::MAX.into()) as u16).write(raw),
+                _ => edge.write(raw),
+            }
         }
         let out = &mut out[(bins - 1) * size..];
         for (raw, count) in out.chunks_exact_mut(2).take(bins).zip(feature.counts) {

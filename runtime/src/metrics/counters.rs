@@ -425,18 +425,28 @@ fn measure(value: &dyn Fn(usize) -> u64, from: usize, len: usize) -> Result<Code
     }
     let mean = sum / (entries as u64).max(1);
     let middle = (63 - mean.max(1).leading_zeros()).min(super::bits::MAX_ORDER);
-    let mut best = Codes { entries, order: 0, sparse_bits: usize::MAX, dense_bits: usize::MAX };
-    for order in middle.saturating_sub(2)..=middle {
-        let mut sparse_bits = golomb_bits((entries as u64).saturating_sub(1), 0);
-        let (mut dense_bits, mut behind) = (0, 0);
-        for index in from..len {
-            let value = value(index);
-            dense_bits += golomb_bits(value, order);
+    let least = middle.saturating_sub(2);
+    // One pass for the three: a value may have to be read from flash.
+    let mut sparse_bits = [golomb_bits((entries as u64).saturating_sub(1), 0); 3];
+    let (mut dense_bits, mut behind) = ([0; 3], 0);
+    for index in from..len {
+        let value = value(index);
+        for (order, (sparse, dense)) in
+            (least..=middle).zip(sparse_bits.iter_mut().zip(&mut dense_bits))
+        {
+            *dense += golomb_bits(value, order);
             if value > 0 {
-                sparse_bits += entry_bits(index - behind, value, order);
-                behind = index + 1;
+                *sparse += entry_bits(index - behind, value, order);
             }
         }
+        if value > 0 {
+            behind = index + 1;
+        }
+    }
+    let mut best = Codes { entries, order: 0, sparse_bits: usize::MAX, dense_bits: usize::MAX };
+    for (order, (sparse_bits, dense_bits)) in
+        (least..=middle).zip(sparse_bits.into_iter().zip(dense_bits))
+    {
         if sparse_bits.min(dense_bits) < best.sparse_bits.min(best.dense_bits) {
             best = Codes { entries, order, sparse_bits, dense_bits };
         }

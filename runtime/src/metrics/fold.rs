@@ -3,7 +3,7 @@
 //! A log that is full makes room by adding up: the counts of its oldest records and of its newest summary become one new
 //! summary, written behind everything else, before the records are erased. What it stands for is told by a rule, so that a
 //! loss of power at any moment neither loses counts nor has them twice (`MONITOR.md`, "Folding"): the newest summary whose
-//! parts are all there stands for all counts in front of it whose period isn't behind its own. One whose parts aren't all
+//! parts are all there stands for all counts and samples in front of it whose period isn't behind its own. One whose parts aren't all
 //! there is nothing.
 //!
 //! Records are read as often as needed instead of holding all sums: a window of counters is filled by reading the records
@@ -14,7 +14,9 @@ use core::cell::RefCell;
 use super::bits::VALUE_LIMIT;
 use super::counters::{Cursor, Event, Group, Head, Heads, Shape, decode, decode_head, encode};
 use super::kll::Kll;
-use super::record::{FRAME_FRONT, Frame, Header, Kind, RecordError, Signal, SketchHead, seal};
+use super::record::{
+    FRAME_FRONT, Frame, Header, Kind, RecordError, Sample, Signal, SketchHead, seal,
+};
 use crate::format::Field;
 
 /// The records of a log, in order and as often as asked: between the calls none comes or goes but behind the others.
@@ -58,8 +60,8 @@ pub fn is_up_to(sequence: u32, last: u32) -> bool {
     last.wrapping_sub(sequence) < 1 << 31
 }
 
-/// The later one of two periods.
-fn later(a: Option<u32>, b: u32) -> Option<u32> {
+/// The later one of two periods, or the only one.
+pub fn later(a: Option<u32>, b: u32) -> Option<u32> {
     Some(a.map_or(b, |a| if is_up_to(b, a) { a } else { b }))
 }
 
@@ -149,18 +151,18 @@ impl Survey {
             Kind::Summary => {
                 self.summary.is_some_and(|whole| (whole.first..=whole.last).contains(&place))
             }
-            Kind::Period | Kind::Window => {
-                let Ok(head) = decode_head(frame.payload) else { return true };
-                !self.summary.is_some_and(|whole| {
-                    place < whole.first && is_up_to(head.sequence, whole.sequence)
-                })
+            Kind::Period | Kind::Window | Kind::Sample => {
+                let Some(sequence) = sequence(frame) else { return true };
+                !self
+                    .summary
+                    .is_some_and(|whole| place < whole.first && is_up_to(sequence, whole.sequence))
             }
             Kind::Sketch => {
                 let Ok((head, _)) = SketchHead::decode(frame.payload) else { return true };
                 !self.sketches[usize::from(head.signal) - 1]
                     .is_some_and(|(at, last)| place < at && is_up_to(head.sequence, last))
             }
-            Kind::Header | Kind::Alarm | Kind::Sample => true,
+            Kind::Header | Kind::Alarm => true,
         }
     }
 }
@@ -187,6 +189,8 @@ pub struct Fold<'m> {
     dropped: Dropped,
     /// Members without meaning.
     bad: u64,
+    /// Samples that the summary stands for.
+    samples: u64,
     /// There are 2⁶² periods or more.
     too_large: bool,
     /// Sums of the counters from `from` on.
@@ -208,7 +212,7 @@ impl<'m> Fold<'m> {
         records: &mut R,
         header: &Header,
         oldest: u32,
-        mut dropped: Dropped,
+        dropped: Dropped,
         window: &'m mut [u64],
     ) -> Result<Option<Fold<'m>>, FoldError<R::Error>> {
         if window.is_empty() {
@@ -223,20 +227,11 @@ impl<'m> Fold<'m> {
             if at >= oldest || frame.tag != survey.tag || !survey.counts(at, frame) {
                 return;
             }
-            match frame.kind {
-                Kind::Period | Kind::Summary | Kind::Window => {
-                    goes = true;
-                    if let Some(last) = sequence(frame) {
-                        through = later(through, last);
-                    }
-                }
-                Kind::Sample => {
-                    let first = super::record::Sample::decode(frame.payload)
-                        .is_ok_and(|(sample, _)| sample.offset == 0);
-                    goes |= first;
-                    dropped.samples += u64::from(first);
-                }
-                _ => {}
+            let is =
+                matches!(frame.kind, Kind::Period | Kind::Summary | Kind::Window | Kind::Sample);
+            if let Some(last) = sequence(frame).filter(|_| is) {
+                goes = true;
+                through = later(through, last);
             }
         });
         read.map_err(FoldError::Read)?;
@@ -253,6 +248,7 @@ impl<'m> Fold<'m> {
             heads: Heads::NONE,
             dropped,
             bad: 0,
+            samples: 0,
             too_large: false,
             window,
             from: 0,
@@ -262,23 +258,33 @@ impl<'m> Fold<'m> {
         Ok(Some(fold))
     }
 
-    fn is_member(&self, place: u32, frame: &Frame<'_>) -> bool {
+    /// Whether the summary stands for the record at this place: counts that it sums up, or a sample that it counts as dropped.
+    pub fn stands_for(&self, place: u32, frame: &Frame<'_>) -> bool {
         frame.tag == self.survey.tag
             && self.survey.counts(place, frame)
             && match frame.kind {
                 Kind::Summary => true,
-                Kind::Period | Kind::Window => {
-                    !self.summary_only
-                        && decode_head(frame.payload)
-                            .is_ok_and(|head| is_up_to(head.sequence, self.through))
+                Kind::Period | Kind::Window | Kind::Sample => {
+                    sequence(frame).is_some_and(|sequence| is_up_to(sequence, self.through))
                 }
                 _ => false,
             }
     }
 
+    /// Whether the summary has its counts.
+    fn is_member(&self, place: u32, frame: &Frame<'_>) -> bool {
+        let may = match frame.kind {
+            Kind::Summary => true,
+            Kind::Period | Kind::Window => !self.summary_only,
+            _ => false,
+        };
+        may && self.stands_for(place, frame)
+    }
+
     /// Heads of all members. Those that are no counts of this shape are dropped.
     fn add_up_heads<R: Records>(&mut self, records: &mut R) -> Result<(), R::Error> {
         let (mut heads, mut bad, mut too_large, mut place) = (Heads::NONE, 0, false, 0);
+        let mut samples = 0;
         let shape = self.shape;
         records.each(&mut |frame| {
             if self.is_member(place, frame) {
@@ -287,9 +293,16 @@ impl<'m> Fold<'m> {
                     Err(_) => bad += 1,
                 }
             }
+            if frame.kind == Kind::Sample && self.stands_for(place, frame) {
+                // One by its first piece.
+                let is_first =
+                    Sample::decode(frame.payload).is_ok_and(|(sample, _)| sample.offset == 0);
+                samples += u64::from(is_first);
+            }
             place += 1;
         })?;
         (self.heads, self.bad, self.too_large) = (heads, bad, too_large);
+        self.samples = samples;
         Ok(())
     }
 
@@ -341,23 +354,34 @@ impl<'m> Fold<'m> {
 
     /// What the summary says was left out since the one before.
     pub fn dropped(&self) -> Dropped {
-        Dropped { counts: self.dropped.counts + self.bad, ..self.dropped }
+        Dropped {
+            samples: self.dropped.samples + self.samples,
+            counts: self.dropped.counts + self.bad,
+        }
     }
 
-    /// Bytes of all parts, `bytes_of` a record's bytes each.
+    /// The place of the first part, and the number of parts, of a summary of the same periods that has begun behind the others
+    /// and isn't whole, as a loss of power leaves it. If its parts are those that [`Fold::encode`] gives, it can be gone on with.
+    pub fn begun(&self) -> Option<(u32, u32)> {
+        let (first, sequence, parts) = self.survey.begun?;
+        (sequence == self.through).then_some((first, parts))
+    }
+
+    /// Bytes of the parts from number `first` on, `bytes_of` a record's bytes each.
     ///
     /// # Errors
     /// As [`Fold::encode`].
     pub fn measure<R: Records>(
         &mut self,
         records: &mut R,
+        first: u32,
         out: &mut [u8],
         bytes_of: &dyn Fn(usize) -> usize,
     ) -> Result<usize, FoldError<R::Error>> {
         let (mut cursor, mut part, mut sum) = (Some(Cursor::default()), 0, 0);
         while let Some(from) = cursor {
             let (bytes, next) = self.encode(records, part, from, out)?;
-            sum += bytes_of(bytes);
+            sum += if part < first { 0 } else { bytes_of(bytes) };
             cursor = next;
             part += 1;
         }
@@ -538,3 +562,6 @@ pub fn fold_sketches<R: Records>(
         seal(out, Kind::Sketch, tag, SketchHead::SIZE + bytes).map_err(FoldError::Record)?;
     Ok(Some((record.len(), lost)))
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -57,6 +57,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! A device goes on where its log ends with [`Monitor::start`]: in flash that is `whit_firmware::MonitorLog`, in a file `FileLog`.
+//!
 //! Runs cost time in proportion to the watched elements and the classes; the end of a window costs some thousand operations per
 //! feature. Nothing is allocated, and nothing is linked that firmware doesn't call.
 
@@ -66,6 +68,8 @@ mod config;
 pub mod counters;
 pub mod detect;
 pub mod drift;
+#[cfg(feature = "std")]
+mod file_log;
 pub mod fold;
 pub mod histogram;
 pub mod kll;
@@ -81,6 +85,8 @@ mod session;
 mod tests;
 
 pub use config::{Config, Sizes};
+#[cfg(feature = "std")]
+pub use file_log::{FileLog, LEAST_FILE_BYTES, Recovered};
 pub use labels::LabelError;
-pub use monitor::{Monitor, NO_RUN, PERIOD_RUNS};
+pub use monitor::{Monitor, NO_RUN, PERIOD_RUNS, saturated};
 pub use plan::{Log, MonitorError, Sink, model_id};

@@ -261,21 +261,17 @@ impl<'m> Monitor<'m> {
         let Some([low, high]) = self.memory.saturation.get_mut(2 * tensor..2 * tensor + 2) else {
             return;
         };
-        let (at_low, at_high) = match dtype {
-            DType::I8 => at_limits(bytes, 0x80),
-            DType::U8 => at_limits(bytes, 0),
-            DType::I16 => bytes.chunks_exact(2).fold((0, 0), |(low, high), b| {
-                (low + u32::from(b == [0, 0x80]), high + u32::from(b == [0xFF, 0x7F]))
-            }),
-            _ => (0, 0),
-        };
+        let (at_low, at_high) = saturated(dtype, bytes);
         *low = low.saturating_add(at_low);
         *high = high.saturating_add(at_high);
     }
 
     /// Looks at an output after a run; `index` counts the model's outputs, `inputs` is the number of its inputs.
     pub fn output(&mut self, inputs: usize, index: usize, dtype: DType, bytes: &[u8]) {
-        if !self.is_full() {
+        // Probabilities are at 0 and 1 without being cut off.
+        let kinds = [Scores::Probabilities as u8, Scores::Probability as u8];
+        let probability = index == 0 && kinds.contains(&self.header.scores);
+        if !self.is_full() && !probability {
             self.saturation(inputs + index, dtype, bytes);
         }
     }
@@ -566,6 +562,18 @@ impl<'m> Monitor<'m> {
             Err(_) => self.count(Event::LabelsUnknown),
         }
         result
+    }
+}
+
+/// How many elements are at the lower and the upper limit of their type: of floats none.
+pub fn saturated(dtype: DType, bytes: &[u8]) -> (u32, u32) {
+    match dtype {
+        DType::I8 => at_limits(bytes, 0x80),
+        DType::U8 => at_limits(bytes, 0),
+        DType::I16 => bytes.chunks_exact(2).fold((0, 0), |(low, high), b| {
+            (low + u32::from(b == [0, 0x80]), high + u32::from(b == [0xFF, 0x7F]))
+        }),
+        _ => (0, 0),
     }
 }
 

@@ -105,15 +105,6 @@ impl Sink for Vec<u8> {
     }
 }
 
-#[cfg(feature = "std")]
-impl Sink for std::fs::File {
-    type Error = std::io::Error;
-
-    fn write(&mut self, _: Kind, record: &[u8]) -> Result<(), Self::Error> {
-        std::io::Write::write_all(self, record)
-    }
-}
-
 /// What records say the model is: its file's checksum of header and directory, which covers the checksums of all sections,
 /// and the file's length.
 pub fn model_id(model: &Model<'_>) -> u64 {

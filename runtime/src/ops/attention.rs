@@ -8,6 +8,7 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{AttentionAttributes, MAX_RANK, Op, cast_mut};
 use crate::isa::Isa;
+use crate::kernels::elementary::{self, ExponentialsFn};
 use crate::kernels::matmul_f32::{self, MatMulF32};
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::shape::{broadcast_strides, expect_apart, expect_broadcast_dims, expect_types};
@@ -173,6 +174,7 @@ fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind>
         zero_rows: attributes.zero_rows == 1,
     };
     let kernel = matmul_f32::select(Isa::ALL[ISA]);
+    let exponentials = elementary::select_exponentials(Isa::ALL[ISA]);
     let causal = attributes.causal == 1;
     // Keys that a query sees.
     let seen = |query: usize| match causal {
@@ -213,7 +215,7 @@ fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind>
                     values: &mask[mask_at + query * mask_strides[2]..],
                     stride: mask_strides[3],
                 });
-                factors[row] = exponentials(scores, mask, to);
+                factors[row] = weights(scores, mask, to, exponentials);
             }
             let y = &mut y[first * value_size..(first + rows) * value_size];
             kernel(&mut MatMulF32 {
@@ -244,9 +246,12 @@ struct MaskRow<'a> {
 }
 
 /// Turns the products of one query into `exp(score - largest)`; gives one over their sum.
-fn exponentials(scores: &mut [f32], mask: Option<MaskRow<'_>>, to: Scores) -> f32 {
-    /// As many as the widest baseline register, twice.
-    const LANES: usize = 8;
+fn weights(
+    scores: &mut [f32],
+    mask: Option<MaskRow<'_>>,
+    to: Scores,
+    exponentials: ExponentialsFn,
+) -> f32 {
     if to.scale != 1.0 {
         for score in scores.iter_mut() {
             *score *= to.scale;
@@ -254,7 +259,7 @@ fn exponentials(scores: &mut [f32], mask: Option<MaskRow<'_>>, to: Scores) -> f3
     }
     if to.softcap > 0.0 {
         for score in scores.iter_mut() {
-            *score = to.softcap * libm::tanhf(*score / to.softcap);
+            *score = to.softcap * elementary::tanh(*score / to.softcap);
         }
     }
     match mask {
@@ -272,70 +277,19 @@ fn exponentials(scores: &mut [f32], mask: Option<MaskRow<'_>>, to: Scores) -> f3
         None => {}
     }
 
-    // Indexed lanes: loops that are vectorised whatever is inlined.
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let (chunks, rest) = scores.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks {
-        for i in 0..LANES {
-            lanes[i] = larger(lanes[i], chunk[i]);
-        }
-    }
-    let largest = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger);
-    if largest == f32::NEG_INFINITY && to.zero_rows {
+    if to.zero_rows {
         let nothing = |row: MaskRow<'_>| {
             let count = if row.stride == 1 { scores.len() } else { 1 };
             row.values.iter().take(count).all(|mask| *mask == f32::NEG_INFINITY)
         };
-        if scores.is_empty() || mask.is_some_and(nothing) {
+        let below = !scores.iter().any(|score| *score > f32::NEG_INFINITY);
+        if scores.is_empty() || below && mask.is_some_and(nothing) {
             scores.fill(0.0);
             return 0.0;
         }
     }
-
-    let (chunks, rest) = scores.as_chunks_mut::<LANES>();
-    let mut sums = [0.0f32; LANES];
-    for chunk in chunks {
-        for i in 0..LANES {
-            chunk[i] = exp_below(chunk[i] - largest);
-            sums[i] += chunk[i];
-        }
-    }
-    let mut sum = sums.iter().sum::<f32>();
-    for score in rest {
-        *score = exp_below(*score - largest);
-        sum += *score;
-    }
+    let (sum, _) = exponentials(scores);
     1.0 / sum
-}
-
-/// `exp(x)` for `x <= 0`, within 2 units in the last place; 0 below −87, where it is under the smallest
-/// normal number. NaN passes.
-///
-/// `x = n ln 2 + f` with `|f| <= ln(2) / 2`, and the Taylor polynomial of degree 7 at `f`, whose rest is
-/// below `f⁸ / 8! < 6e-9`. No calls and no branches, so that loops over it are vectorised.
-#[inline(always)]
-fn exp_below(x: f32) -> f32 {
-    /// Adding it rounds to an integer, in the low bits.
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
-    /// The front of ln 2, of 9 bits: its product with n is exact.
-    const LN_2_FRONT: f32 = 355.0 / 512.0;
-    const LN_2_REST: f32 = -2.121_944_4e-4;
-    /// e^-87 is 1.6e-38, a little above the smallest normal number.
-    const LOW: f32 = -87.0;
-    let inside = if LOW > x { LOW } else { x };
-    let shifted = inside * core::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let f = inside - n * LN_2_FRONT - n * LN_2_REST;
-    let p = 1.0 / 5040.0 * f + 1.0 / 720.0;
-    let p = (p * f + 1.0 / 120.0) * f + 1.0 / 24.0;
-    let p = (p * f + 1.0 / 6.0) * f + 0.5;
-    let p = (p * f + 1.0) * f + 1.0;
-    // n + 127 in the exponent's place: the low bits of the shifted number are n.
-    let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
-    // All bits, or none: a branch would keep loops from being vectorised.
-    let kept = u32::from(x < LOW).wrapping_sub(1);
-    f32::from_bits((p * power).to_bits() & kept)
 }
 
 #[cfg(test)]
@@ -474,20 +428,6 @@ mod tests {
         let (case, _) =
             case(Form { sizes: [1, 1, 1, 2, 0, 2, 2], mask: None, attributes: PLAIN }, &mut random);
         assert_eq!(case.run::<f32>(), [0.0; 4]);
-    }
-
-    #[test]
-    fn exponentials_are_close() {
-        for step in 0..20_000 {
-            let x = step as f32 * -0.005;
-            let exact = f64::from(x).exp();
-            let error = (f64::from(exp_below(x)) - exact).abs();
-            // Two units in the last place, or what is lost below the smallest normal number.
-            assert!(error <= exact * 2.4e-7 + 1.7e-38, "{x}: {} {exact}", exp_below(x));
-        }
-        assert_eq!(exp_below(0.0), 1.0);
-        assert_eq!(exp_below(f32::NEG_INFINITY), 0.0);
-        assert!(exp_below(f32::NAN).is_nan());
     }
 
     #[test]

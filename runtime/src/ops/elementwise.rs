@@ -8,6 +8,25 @@ use crate::ops::shape::{Walk, broadcast_strides};
 
 /// Elements of a block: four to sixteen vector registers.
 const BLOCK: usize = 64;
+/// Elements of a block that goes through a call.
+const LONG_BLOCK: usize = 256;
+
+/// `y = f(x)` in place, block by block.
+pub(crate) fn map_blocks(
+    context: &mut Context<'_>,
+    f: impl Fn(&mut [f32]),
+) -> Result<(), StepErrorKind> {
+    let ([x], mut y) = context.elementwise::<f32, f32, 1>([0])?;
+    let len = x.len().min(y.len());
+    let mut block = [0.0; LONG_BLOCK];
+    for start in (0..len).step_by(LONG_BLOCK) {
+        let block = &mut block[..LONG_BLOCK.min(len - start)];
+        x.read(start, block);
+        f(block);
+        y.write(start, block);
+    }
+    Ok(())
+}
 
 /// `y[i] = f(x[i])`.
 #[inline(always)]

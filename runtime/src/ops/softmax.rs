@@ -3,17 +3,18 @@
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{Op, SoftmaxAttributes};
+use crate::isa::Isa;
 use crate::kernels::softmax::{self, SoftmaxI8, SoftmaxI16, SoftmaxShape, TABLE_LEN};
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::shape::{expect_apart, expect_types, split};
-use crate::ops::{Operator, Step, expect_same_shape, expect_vector_at, no_scratch};
+use crate::ops::{Operator, RunFn, Step, expect_same_shape, expect_vector_at, no_scratch};
 
 /// f32 softmax.
 pub static SOFTMAX_F32: Operator = Operator {
     op: Op::Softmax,
     dtype: Some(DType::F32),
     check: check_f32,
-    select: |_| run_f32,
+    select: select_f32,
     scratch_bytes: no_scratch,
 };
 
@@ -72,7 +73,17 @@ fn shape(step: &Step<'_>) -> Result<Option<SoftmaxShape>, StepErrorKind> {
     Ok(Some(SoftmaxShape { outer: split.outer, extent: split.extent, inner: split.inner }))
 }
 
-fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn select_f32(isa: Isa) -> RunFn {
+    match isa {
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        Isa::Avx2 => run_f32::<{ Isa::Avx2 as usize }>,
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        Isa::Avx512 => run_f32::<{ Isa::Avx512 as usize }>,
+        _ => run_f32::<{ Isa::Scalar as usize }>,
+    }
+}
+
+fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let Some(shape) = shape(&context.step)? else { return Ok(()) };
     let log = context.step.attributes::<SoftmaxAttributes>().log != 0;
     let operands = context.operands([0])?;
@@ -80,7 +91,7 @@ fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     if log {
         softmax::log_softmax_f32(shape, x, y);
     } else {
-        softmax::softmax_f32(shape, x, y);
+        softmax::softmax_f32(Isa::ALL[ISA], shape, x, y);
     }
     Ok(())
 }

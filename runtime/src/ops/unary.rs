@@ -1,23 +1,25 @@
 //! One operand, elementwise. The output may lie exactly over the input.
 //!
-//! f32 functions come from `libm`, which is within a few units in the last place and, written in
-//! plain arithmetic, gives the same bits on every platform.
+//! f32 functions are those of [`elementary`], or come from `libm`; both are within a few units in the last
+//! place and, written in plain arithmetic, give the same bits on every platform.
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{NarrowFloat, Op, UnaryAttributes, UnaryOp};
+use crate::isa::Isa;
+use crate::kernels::elementary::{self, Function};
 use crate::kernels::requantize::round_clamp;
 use crate::memory::Context;
-use crate::ops::elementwise::map;
+use crate::ops::elementwise::{map, map_blocks};
 use crate::ops::shape::{expect_elementwise, expect_types};
-use crate::ops::{Operator, Step, expect_same_shape, no_scratch};
+use crate::ops::{Operator, RunFn, Step, expect_same_shape, no_scratch};
 
 /// f32, every kind but not and bit_not.
 pub static UNARY_F32: Operator = Operator {
     op: Op::Unary,
     dtype: Some(DType::F32),
     check: check_f32,
-    select: |_| run_f32,
+    select: select_f32,
     scratch_bytes: no_scratch,
 };
 
@@ -159,26 +161,10 @@ fn round_narrow(x: f32, to: &Narrow) -> f32 {
     if rounded == 0.0 && !to.has_negative_zero { 0.0 } else { rounded }
 }
 
-pub(crate) fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + libm::expf(-x))
-}
-
 /// `ln(1 + exp(x))`, without overflow.
 pub(crate) fn softplus(x: f32) -> f32 {
-    let tail = libm::log1pf(libm::expf(-libm::fabsf(x)));
+    let tail = libm::log1pf(elementary::exp(-libm::fabsf(x)));
     if x > 0.0 { x + tail } else { tail }
-}
-
-fn gelu(x: f32) -> f32 {
-    0.5 * x * (1.0 + libm::erff(x * core::f32::consts::FRAC_1_SQRT_2))
-}
-
-/// `sqrt(2 / pi)`.
-const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-
-/// Hendrycks and Gimpel, "Gaussian error linear units", section 2.
-fn gelu_tanh(x: f32) -> f32 {
-    0.5 * x * (1.0 + libm::tanhf(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
 }
 
 fn sign(x: f32) -> f32 {
@@ -193,8 +179,19 @@ fn sign(x: f32) -> f32 {
     }
 }
 
-fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn select_f32(isa: Isa) -> RunFn {
+    match isa {
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        Isa::Avx2 => run_f32::<{ Isa::Avx2 as usize }>,
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        Isa::Avx512 => run_f32::<{ Isa::Avx512 as usize }>,
+        _ => run_f32::<{ Isa::Scalar as usize }>,
+    }
+}
+
+fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     use UnaryOp as U;
+    let elementary = elementary::select(Isa::ALL[ISA]);
     let attributes: UnaryAttributes = context.step.attributes();
     let (alpha, beta) = (attributes.alpha, attributes.beta);
     match kind(&attributes)? {
@@ -205,18 +202,18 @@ fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
         U::Selu => map(context, |x: f32| beta * if x > 0.0 { x } else { alpha * libm::expm1f(x) }),
         U::Celu => map(context, |x: f32| if x < 0.0 { alpha * libm::expm1f(x / alpha) } else { x }),
         U::ThresholdedRelu => map(context, |x: f32| if x > alpha || x.is_nan() { x } else { 0.0 }),
-        U::Sigmoid => map(context, sigmoid),
+        U::Sigmoid => map_blocks(context, |x| elementary(Function::Sigmoid, x)),
         U::HardSigmoid => map(context, |x: f32| clip(alpha * x + beta, 0.0, 1.0)),
         U::HardSwish => map(context, |x: f32| x * clip(x / 6.0 + 0.5, 0.0, 1.0)),
-        U::Silu => map(context, |x: f32| x * sigmoid(x)),
-        U::Mish => map(context, |x: f32| x * libm::tanhf(softplus(x))),
-        U::Gelu => map(context, gelu),
-        U::GeluTanh => map(context, gelu_tanh),
+        U::Silu => map_blocks(context, |x| elementary(Function::Silu, x)),
+        U::Mish => map(context, |x: f32| x * elementary::tanh(softplus(x))),
+        U::Gelu => map_blocks(context, |x| elementary(Function::Gelu, x)),
+        U::GeluTanh => map_blocks(context, |x| elementary(Function::GeluTanh, x)),
         U::Softplus => map(context, softplus),
         U::Softsign => map(context, |x: f32| x / (1.0 + libm::fabsf(x))),
-        U::Tanh => map(context, libm::tanhf),
-        U::Erf => map(context, libm::erff),
-        U::Exp => map(context, libm::expf),
+        U::Tanh => map_blocks(context, |x| elementary(Function::Tanh, x)),
+        U::Erf => map_blocks(context, |x| elementary(Function::Erf, x)),
+        U::Exp => map_blocks(context, |x| elementary(Function::Exp, x)),
         U::Log => map(context, libm::logf),
         U::Sqrt => map(context, libm::sqrtf),
         U::Reciprocal => map(context, |x: f32| 1.0 / x),

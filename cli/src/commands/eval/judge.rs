@@ -136,14 +136,12 @@ pub(crate) fn answers(
         }
         _ => Vec::new(),
     };
-    let labels =
-        model.metadata_value("labels").map(|text| text.lines().map(str::to_owned).collect());
     Ok(Answers {
         width,
         rows,
         inputs,
         samples: data.samples(),
-        class_names: labels,
+        class_names: whit_file::class_names(&model),
         one_sequence: model.header().state_bytes > 0 && sequence.reset_every.is_none(),
     })
 }
@@ -162,7 +160,7 @@ pub(crate) fn judge(
     Ok(match task {
         Task::Classify => {
             let (scores, classes) = class_scores(answers, logits)?;
-            let labels = class_labels(answers, data, classes)?;
+            let labels = class_labels(answers.class_names.as_deref(), data, classes)?;
             let classified = Classified::new(&scores, &labels, classes)?;
             let quality = metrics::classify(&classified, &scores, &labels);
             Judged {
@@ -265,8 +263,12 @@ fn class_scores(answers: &Answers, logits: bool) -> Result<(Vec<f32>, usize)> {
 }
 
 /// Labels in the model's order of classes: folders are matched to it by name.
-fn class_labels(answers: &Answers, data: &Dataset, classes: usize) -> Result<Vec<usize>> {
-    let (Some(folders), Some(names)) = (&data.class_names, &answers.class_names) else {
+pub(crate) fn class_labels(
+    names: Option<&[String]>,
+    data: &Dataset,
+    classes: usize,
+) -> Result<Vec<usize>> {
+    let (Some(folders), Some(names)) = (&data.class_names, names) else {
         if let Some(folders) = data.class_names.as_ref().filter(|folders| folders.len() > classes) {
             bail!(
                 "{}: {} folders of classes ({}), but the model tells {classes} apart",

@@ -18,7 +18,7 @@ use whit_convert::pipeline::{ConvertOptions, convert};
 use whit_convert::statistics::Bootstrap;
 
 use judge::{Agreement, Judged, agreement, judge};
-pub(crate) use judge::{Answers, Quality, Task, answers, quality};
+pub(crate) use judge::{Answers, Quality, Task, answers, class_labels, quality};
 use threshold::{Chosen, ThresholdArgs, parse_confidence};
 
 use super::{Images, ModelPath, Sequence, Target, print_json, print_text};

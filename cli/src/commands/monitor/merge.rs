@@ -15,6 +15,7 @@ use super::{Logs, say_remarks};
 use crate::commands::print_text;
 use crate::monitor::counts::Counts;
 use crate::monitor::reading::{Entries, Refused, Sink, header_key, read_logs};
+use crate::monitor::sketch::Sketch;
 use crate::report;
 
 #[derive(Args)]
@@ -37,7 +38,7 @@ impl Merge {
         let name = || self.output.display().to_string();
         // Beside the output, so that it takes its place at once: an earlier log there stays until this one is whole.
         let folder = self.output.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let file = NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).with_context(name)?;
+        let file = beside(folder.unwrap_or(Path::new("."))).with_context(name)?;
         let mut sink = Writer {
             out: BufWriter::new(file),
             bytes: 0,
@@ -45,6 +46,7 @@ impl Merge {
             every_s: self.every,
             samples: !self.no_samples,
             summaries: BTreeMap::new(),
+            sketches: BTreeMap::new(),
         };
         let read = read_logs(&self.logs.logs, &self.logs.selection(), &mut sink)?;
         let summaries = sink.finish().with_context(name)?;
@@ -67,7 +69,18 @@ impl Merge {
     }
 }
 
-/// Sums up counts and copies everything else.
+/// A file of its own in a folder, as readable as the user's other files.
+fn beside(folder: &Path) -> std::io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
+}
+
+/// Sums up counts, merges sketches and copies everything else.
 struct Writer<W: Write> {
     out: W,
     bytes: u64,
@@ -77,6 +90,8 @@ struct Writer<W: Write> {
     samples: bool,
     /// By header and stretch of time.
     summaries: BTreeMap<(Vec<u8>, u32), (Header, Counts)>,
+    /// By header, stretch of time and signal.
+    sketches: BTreeMap<(Vec<u8>, u32, u8), (Header, Sketch)>,
 }
 
 impl<W: Write> Writer<W> {
@@ -100,7 +115,14 @@ impl<W: Write> Writer<W> {
                 self.write(&header, &record)?;
             }
         }
+        for (header, sketch) in std::mem::take(&mut self.sketches).into_values() {
+            self.write(&header, &sketch.record(&header)?)?;
+        }
         Ok(count)
+    }
+
+    fn stretch(&self, start_s: u32) -> u32 {
+        self.every_s.map_or(0, |every_s| start_s / every_s)
     }
 }
 
@@ -113,7 +135,7 @@ impl<W: Write> Sink for Writer<W> {
         entries: &Entries,
     ) -> Result<(), Refused> {
         let shape = header.shape()?;
-        let stretch = self.every_s.map_or(0, |every_s| head.start_s / every_s);
+        let stretch = self.stretch(head.start_s);
         let (_, counts) = self
             .summaries
             .entry((header_key(header), stretch))
@@ -138,12 +160,17 @@ impl<W: Write> Sink for Writer<W> {
         Ok(self.write(header, record)?)
     }
 
-    fn sketch(&mut self, header: &Header, _: &SketchHead, payload: &[u8]) -> Result<(), Refused> {
-        let front = whit::metrics::record::FRAME_FRONT;
-        let mut out = vec![0; payload.len() + 64];
-        out[front..front + payload.len()].copy_from_slice(payload);
-        let record =
-            whit::metrics::record::seal(&mut out, Kind::Sketch, header.tag(), payload.len())?;
-        Ok(self.write(header, record)?)
+    fn sketch(
+        &mut self,
+        header: &Header,
+        head: &SketchHead,
+        payload: &[u8],
+    ) -> Result<(), Refused> {
+        let key = (header_key(header), self.stretch(head.start_s), head.signal);
+        match self.sketches.get_mut(&key) {
+            Some((_, sketch)) => sketch.add(payload)?,
+            None => drop(self.sketches.insert(key, (*header, Sketch::new(payload)?))),
+        }
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 mod export;
 mod merge;
+mod record;
 mod report;
 mod samples;
 mod serve;
@@ -14,7 +15,7 @@ use clap::{Args, Subcommand};
 
 use crate::monitor::reading::{Read, Selection};
 
-/// Reads the logs of monitors.
+/// Writes and reads the logs of monitors.
 #[derive(Args)]
 pub(crate) struct Monitor {
     #[command(subcommand)]
@@ -23,6 +24,8 @@ pub(crate) struct Monitor {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run data through a model and write the log that a device with these inputs would write
+    Record(record::Record),
     /// Sum up logs: latency, classes, quality, drift, alarms
     Report(report::Report),
     /// Write many logs as one, their counts summed up
@@ -38,6 +41,7 @@ enum Command {
 impl Monitor {
     pub(crate) fn run(self) -> Result<ExitCode> {
         match self.command {
+            Command::Record(command) => command.run(),
             Command::Report(command) => command.run(),
             Command::Merge(command) => command.run(),
             Command::Export(command) => command.run(),

@@ -11,6 +11,7 @@ use self::charts::{Axis, Series};
 use super::counts::Counts;
 use super::findings::findings;
 use super::reading::Read;
+use super::sketch::{self, Figures};
 use super::statistics::{self, Bounded, Share};
 use super::summary::{ALARMS, Summary, duration, instant};
 use super::text::{alarm_row, columns, interval_text};
@@ -82,13 +83,13 @@ fn fleet(summary: &Summary<'_>) -> Value {
             duration(totals.end_s - start_s),
             totals.periods
         ),
-        "slot": duration(timeline.slot_s()),
         "tiles": tiles(summary),
         "findings": findings,
         "activity": if over_time { activity(&axis, &columns) } else { Value::Null },
         "latency": latency(summary, &axis, &columns, over_time),
         "classes": classes(summary, &axis, &columns, over_time),
         "confidence": confidence(summary, &axis, &columns, over_time),
+        "quantiles": quantiles(summary),
         "quality": quality(summary, &axis, &columns, over_time),
         "drift": drift(summary, &axis, &columns, over_time),
         "saturation": saturation(summary),
@@ -328,6 +329,11 @@ fn confidence(
             charts::lines("Confidence over time", axis, &series, None, &percent_text)
         }),
     })
+}
+
+fn quantiles(summary: &Summary<'_>) -> Value {
+    let rows: Vec<_> = summary.sketches.iter().map(Figures::cells).collect();
+    if rows.is_empty() { Value::Null } else { json!({ "columns": sketch::COLUMNS, "rows": rows }) }
 }
 
 fn quality(

@@ -1,28 +1,9 @@
 use super::*;
 use crate::dim::Dim;
+use crate::evaluate::Reals;
 use crate::graph::{BinaryKind, Clamp, MatMul, Op, UnaryKind};
 use crate::quantize::quantization::Quantization;
 use crate::tensor::Tensor;
-
-/// Samples of one f32 input `[1, n]`.
-struct Rows(Vec<Vec<f32>>);
-
-impl Samples for Rows {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn input(
-        &self,
-        sample: usize,
-        _: usize,
-        _: &str,
-        _: DType,
-    ) -> Result<(Vec<usize>, Vec<u8>), String> {
-        let row = &self.0[sample];
-        Ok((vec![1, row.len()], row.iter().flat_map(|v| v.to_le_bytes()).collect()))
-    }
-}
 
 /// Numbers in −1..1 (Marsaglia's xorshift).
 fn noise(seed: u64) -> impl FnMut() -> f32 {
@@ -84,9 +65,14 @@ impl Build {
     }
 }
 
+/// Rows for an input `[1, n]`.
+fn samples(rows: Vec<Vec<f32>>) -> Reals {
+    Reals { shape: vec![1, rows.first().map_or(0, Vec::len)], samples: rows }
+}
+
 fn found(graph: &Graph, rows: Vec<Vec<f32>>, method: Method) -> Result<Calibration, EvaluateError> {
     let numbers = vec![Numbers::Int8; graph.nodes.len()];
-    calibrate(graph, &numbers, &Rows(rows), method, &mut |_, _, _| ())
+    calibrate(graph, &numbers, &samples(rows), method, &mut |_, _, _| ())
 }
 
 fn rows(count: usize, size: usize) -> Vec<Vec<f32>> {
@@ -262,7 +248,7 @@ fn infinities_stay_float() {
             crate::quantize::measure::output_noise(
                 &float,
                 &integer,
-                &Rows(rows(9, 4)),
+                &samples(rows(9, 4)),
                 &mut |_, _| (),
             )
             .unwrap()

@@ -5,7 +5,7 @@ use whit::DType;
 use super::remedy::{Attempts, try_remedies};
 use super::{CauseKind, CompareError, Comparison, compare};
 use crate::dim::Dim;
-use crate::evaluate::{Program, Samples};
+use crate::evaluate::{Program, Reals};
 use crate::graph::{BinaryKind, Clamp, Conv, Graph, MatMul, Node, Op, ValueId};
 use crate::plan::PlanOptions;
 use crate::quantize::calibrate::{Method, calibrate};
@@ -34,34 +34,10 @@ impl Random {
     }
 }
 
-struct Data {
-    shape: Vec<usize>,
-    samples: Vec<Vec<f32>>,
-}
-
-impl Data {
-    fn new(shape: &[usize], count: usize, mut value: impl FnMut(usize) -> f32) -> Data {
-        let len: usize = shape.iter().product();
-        let samples = (0..count).map(|_| (0..len).map(&mut value).collect()).collect();
-        Data { shape: shape.to_vec(), samples }
-    }
-}
-
-impl Samples for Data {
-    fn len(&self) -> usize {
-        self.samples.len()
-    }
-
-    fn input(
-        &self,
-        sample: usize,
-        _: usize,
-        _: &str,
-        _: DType,
-    ) -> Result<(Vec<usize>, Vec<u8>), String> {
-        let bytes = self.samples[sample].iter().flat_map(|v| v.to_le_bytes()).collect();
-        Ok((self.shape.clone(), bytes))
-    }
+fn data(shape: &[usize], count: usize, mut value: impl FnMut(usize) -> f32) -> Reals {
+    let len: usize = shape.iter().product();
+    let samples = (0..count).map(|_| (0..len).map(&mut value).collect()).collect();
+    Reals { shape: shape.to_vec(), samples }
 }
 
 /// A graph under construction.
@@ -130,14 +106,14 @@ impl Net {
     }
 }
 
-fn quantized(graph: &Graph, numbers: &[Numbers], data: &Data, method: Method) -> Program {
+fn quantized(graph: &Graph, numbers: &[Numbers], data: &Reals, method: Method) -> Program {
     let found = calibrate(graph, numbers, data, method, &mut |_, _, _| ()).expect("calibrates");
     let ranges = found.ranges;
     let lowered = Quantization::new(graph.clone(), numbers, &ranges).lowered();
     Program::new(&lowered, &PlanOptions::default()).expect("plans")
 }
 
-fn compared(graph: &Graph, file: &Program, data: &Data) -> Result<Comparison, CompareError> {
+fn compared(graph: &Graph, file: &Program, data: &Reals) -> Result<Comparison, CompareError> {
     let float = Program::new(graph, &PlanOptions::default()).expect("plans");
     compare(float.model()?, Some(graph), file.model()?, data, &mut ())
 }
@@ -146,7 +122,7 @@ fn compared(graph: &Graph, file: &Program, data: &Data) -> Result<Comparison, Co
 struct Case {
     name: &'static str,
     graph: Graph,
-    data: Data,
+    data: Reals,
     method: Method,
     numbers: Numbers,
     float: &'static [&'static str],
@@ -167,7 +143,7 @@ fn cases() -> Vec<Case> {
         cause,
     };
     let mut random = Random(7);
-    let mut normal = |shape: &[usize], count| Data::new(shape, count, |_| random.normal());
+    let mut normal = |shape: &[usize], count| data(shape, count, |_| random.normal());
     let mut cases = Vec::new();
 
     let (mut net, x) = Net::new(&[1, 64]);
@@ -214,11 +190,11 @@ fn cases() -> Vec<Case> {
     let y = net.plain("y", x, [4, 4]);
     let mut draw = Random(11);
     let mut count = 0;
-    let data = Data::new(&[1, 100, 4], 50, |_| {
+    let samples = data(&[1, 100, 4], 50, |_| {
         count += 1;
         if count % 2501 == 0 { 120.0 } else { draw.normal() }
     });
-    cases.push(plain("outliers", net.done(&[y]), data, "y", CauseKind::Outliers));
+    cases.push(plain("outliers", net.done(&[y]), samples, "y", CauseKind::Outliers));
 
     // Two branches on the grid of their concatenation, one of them 1000 times the other.
     let (mut net, x) = Net::new(&[1, 64]);
@@ -268,11 +244,11 @@ fn cases() -> Vec<Case> {
     weights[..8].fill(400.0);
     let y = net.dense("y", x, [1024, 8], &weights, &[0.0; 8], Clamp::NONE);
     let mut draw = Random(13);
-    let data = Data::new(&[1, 1024], 24, |at| draw.normal() * if at == 0 { 0.01 } else { 1.0 });
+    let samples = data(&[1, 1024], 24, |at| draw.normal() * if at == 0 { 0.01 } else { 1.0 });
     cases.push(plain(
         "heavy-tailed weights",
         net.done(&[y]),
-        data,
+        samples,
         "y",
         CauseKind::HeavyTailedWeights,
     ));
@@ -353,9 +329,9 @@ fn dead_channels_and_widened_steps_are_told() {
     let y = net.dense("y", x, [16, 8], &weights, &bias, Clamp::NONE);
     let graph = net.done(&[y]);
     let mut random = Random(3);
-    let data = Data::new(&[1, 16], 8, |_| random.normal());
-    let file = quantized(&graph, &[Numbers::Int8], &data, Method::MinMax);
-    let comparison = compared(&graph, &file, &data).expect("compares");
+    let samples = data(&[1, 16], 8, |_| random.normal());
+    let file = quantized(&graph, &[Numbers::Int8], &samples, Method::MinMax);
+    let comparison = compared(&graph, &file, &samples).expect("compares");
     let layer = comparison.layers.iter().find(|layer| layer.name == "y").expect("a layer");
     assert_eq!(layer.channels.as_ref().map(|channels| channels.dead.clone()), Some(vec![2]));
     let weights = layer.weights.as_ref().expect("weights");
@@ -373,9 +349,9 @@ fn errors_are_told_apart() {
     let y = net.plain("y", hidden, [32, 8]);
     let graph = net.done(&[y]);
     let mut random = Random(5);
-    let data = Data::new(&[1, 32], 16, |_| random.normal());
-    let file = quantized(&graph, &[Numbers::Int8, Numbers::Float], &data, Method::MinMax);
-    let comparison = compared(&graph, &file, &data).expect("compares");
+    let samples = data(&[1, 32], 16, |_| random.normal());
+    let file = quantized(&graph, &[Numbers::Int8, Numbers::Float], &samples, Method::MinMax);
+    let comparison = compared(&graph, &file, &samples).expect("compares");
     let of = |name: &str, op: fn(&str) -> bool| {
         comparison.layers.iter().find(|layer| layer.name == name && op(&layer.op)).expect("a layer")
     };
@@ -441,7 +417,7 @@ fn what_cannot_be_compared_is_refused() {
     };
     let (a, renamed, wider) = (build("y", 16), build("other", 16), build("y", 24));
     let mut random = Random(5);
-    let mut data = Data::new(&[1, 16], 4, |_| random.normal());
+    let mut data = data(&[1, 16], 4, |_| random.normal());
     let int8 = quantized(&a, &[Numbers::Int8], &data, Method::MinMax);
     assert!(matches!(compared(&renamed, &int8, &data), Err(CompareError::NoOverlap { .. })));
     assert!(matches!(compared(&wider, &int8, &data), Err(CompareError::Inputs { .. })));

@@ -1,6 +1,8 @@
 //! Softmax in plain Rust.
 
 use super::{Row, SoftmaxI8, SoftmaxI16, SoftmaxShape};
+use crate::Isa;
+use crate::kernels::elementary;
 use crate::kernels::requantize::round_clamp;
 
 fn largest(row: Row, x: &[f32]) -> f32 {
@@ -8,12 +10,21 @@ fn largest(row: Row, x: &[f32]) -> f32 {
 }
 
 /// `exp(x - m) / s`.
-pub fn softmax_f32(shape: SoftmaxShape, x: &[f32], y: &mut [f32]) {
+pub fn softmax_f32(isa: Isa, shape: SoftmaxShape, x: &[f32], y: &mut [f32]) {
+    if shape.inner == 1 {
+        let exponentials = elementary::select_exponentials(isa);
+        y.copy_from_slice(x);
+        for row in y.chunks_exact_mut(shape.extent) {
+            let (sum, _) = exponentials(row);
+            row.iter_mut().for_each(|y| *y /= sum);
+        }
+        return;
+    }
     for row in shape.rows() {
         let max = largest(row, x);
         let mut sum = 0.0;
         for at in row.positions() {
-            y[at] = libm::expf(x[at] - max);
+            y[at] = elementary::exp_below(x[at] - max);
             sum += y[at];
         }
         for at in row.positions() {
@@ -26,7 +37,7 @@ pub fn softmax_f32(shape: SoftmaxShape, x: &[f32], y: &mut [f32]) {
 pub fn log_softmax_f32(shape: SoftmaxShape, x: &[f32], y: &mut [f32]) {
     for row in shape.rows() {
         let max = largest(row, x);
-        let sum = row.positions().fold(0.0, |sum, at| sum + libm::expf(x[at] - max));
+        let sum = row.positions().fold(0.0, |sum, at| sum + elementary::exp_below(x[at] - max));
         let log_sum = libm::logf(sum);
         for at in row.positions() {
             y[at] = (x[at] - max) - log_sum;

@@ -2,8 +2,9 @@
 
 use crate::error::StepErrorKind;
 use crate::format::{RecurrentAttributes, RecurrentFunction};
+use crate::kernels::elementary::{self, ElementaryFn};
 use crate::kernels::matmul_f32::{MatMulF32, MatMulF32Fn};
-use crate::ops::unary::{clip, sigmoid, softplus};
+use crate::ops::unary::{clip, softplus};
 
 /// A function with its parameters.
 #[derive(Clone, Copy)]
@@ -32,13 +33,21 @@ impl Function {
         Ok(Function { kind, alpha: attributes.alpha[at], beta: attributes.beta[at] })
     }
 
-    #[inline]
+    /// Replaces numbers by the function of them.
+    fn apply(&self, elementary: ElementaryFn, values: &mut [f32]) {
+        match self.kind {
+            RecurrentFunction::Sigmoid => elementary(elementary::Function::Sigmoid, values),
+            RecurrentFunction::Tanh => elementary(elementary::Function::Tanh, values),
+            _ => values.iter_mut().for_each(|x| *x = self.of(*x)),
+        }
+    }
+
     fn of(&self, x: f32) -> f32 {
         use RecurrentFunction as F;
         let (alpha, beta) = (self.alpha, self.beta);
         match self.kind {
-            F::Sigmoid => sigmoid(x),
-            F::Tanh => libm::tanhf(x),
+            F::Sigmoid => elementary::sigmoid(x),
+            F::Tanh => elementary::tanh(x),
             F::Relu => clip(x, 0.0, f32::INFINITY),
             F::Affine => alpha * x + beta,
             F::LeakyRelu => {
@@ -55,7 +64,7 @@ impl Function {
                     0.0
                 }
             }
-            F::ScaledTanh => alpha * libm::tanhf(beta * x),
+            F::ScaledTanh => alpha * elementary::tanh(beta * x),
             F::HardSigmoid => clip(alpha * x + beta, 0.0, 1.0),
             F::Elu => {
                 if x < 0.0 {
@@ -90,6 +99,7 @@ pub(super) struct Turn<'a> {
     /// What the input contributes to a sequence; `None` when it has ended.
     pub(super) gates_of: &'a dyn Fn(usize) -> Option<&'a [f32]>,
     pub(super) product: MatMulF32Fn,
+    pub(super) elementary: ElementaryFn,
 }
 
 /// What a time step changes.
@@ -109,10 +119,18 @@ impl Turn<'_> {
         (self.product)(&mut MatMulF32 { m, k, n, a: state, b: weights, output, trans_a, trans_b });
     }
 
-    /// A gate: the function of what is clipped.
-    fn apply(&self, index: usize, x: f32) -> f32 {
-        self.functions[index].of(clip(x, -self.clip, self.clip))
+    /// Gates: the function of what is clipped.
+    fn apply(&self, index: usize, values: &mut [f32]) {
+        if self.clip != f32::INFINITY {
+            values.iter_mut().for_each(|x| *x = clip(*x, -self.clip, self.clip));
+        }
+        self.functions[index].apply(self.elementary, values);
     }
+}
+
+/// Adds what there is of another list.
+fn add(to: &mut [f32], more: &[f32]) {
+    to.iter_mut().zip(more).for_each(|(sum, x)| *sum += x);
 }
 
 /// Row number `row` of rows of `len`.
@@ -130,26 +148,40 @@ fn row_of_mut(of: &mut [f32], row: usize, len: usize) -> &mut [f32] {
 pub(super) fn lstm(turn: &Turn<'_>, state: &mut State<'_>) {
     let n = turn.hidden;
     turn.multiply(state.hidden, turn.weights, 4 * n, state.products);
-    let peephole = |gate: usize, j: usize| turn.more.get(gate * n + j).copied().unwrap_or(0.0);
+    // Absent peepholes are an empty list.
+    let peephole = |gate: usize, values: &mut [f32], cell: &[f32]| {
+        let weights = turn.more.get(gate * n..).unwrap_or(&[]);
+        for ((value, weight), cell) in values.iter_mut().zip(weights).zip(cell) {
+            *value += weight * cell;
+        }
+    };
     for row in 0..turn.batch {
         let Some(gates) = (turn.gates_of)(row) else { continue };
-        let products = row_of(state.products, row, 4 * n);
+        let products = row_of_mut(state.products, row, 4 * n);
         let hidden = row_of_mut(state.hidden, row, n);
         let cell = row_of_mut(state.other, row, n);
-        for j in 0..n {
-            let at = |gate: usize| gates[gate * n + j] + products[gate * n + j];
-            let before = cell[j];
-            let input = turn.apply(0, at(0) + peephole(0, j) * before);
-            let forget = match turn.variant {
-                true => 1.0 - input,
-                false => turn.apply(0, at(2) + peephole(2, j) * before),
-            };
-            let after = forget * before + input * turn.apply(1, at(3));
-            let after = clip(after, -turn.cell_clip, turn.cell_clip);
-            let output = turn.apply(0, at(1) + peephole(1, j) * after);
-            cell[j] = after;
-            hidden[j] = output * turn.functions[2].of(after);
+        add(products, gates);
+        let (input, rest) = products.split_at_mut(n);
+        let (output, rest) = rest.split_at_mut(n);
+        let (forget, candidate) = rest.split_at_mut(n);
+        peephole(0, input, cell);
+        turn.apply(0, input);
+        if turn.variant {
+            forget.iter_mut().zip(&*input).for_each(|(forget, input)| *forget = 1.0 - input);
+        } else {
+            peephole(2, forget, cell);
+            turn.apply(0, forget);
         }
+        turn.apply(1, candidate);
+        for (j, cell) in cell.iter_mut().enumerate() {
+            let after = forget[j] * *cell + input[j] * candidate[j];
+            *cell = clip(after, -turn.cell_clip, turn.cell_clip);
+        }
+        peephole(1, output, cell);
+        turn.apply(0, output);
+        hidden.copy_from_slice(cell);
+        turn.functions[2].apply(turn.elementary, hidden);
+        hidden.iter_mut().zip(output).for_each(|(hidden, output)| *hidden *= *output);
     }
 }
 
@@ -162,9 +194,8 @@ pub(super) fn gru(turn: &Turn<'_>, state: &mut State<'_>) {
     for row in 0..turn.batch {
         let Some(gates) = (turn.gates_of)(row) else { continue };
         let update = row_of_mut(update, row, 2 * n);
-        for (j, product) in update.iter_mut().enumerate() {
-            *product = turn.apply(0, gates[j] + *product);
-        }
+        add(update, gates);
+        turn.apply(0, update);
         let hidden = row_of(state.hidden, row, n);
         let seen = row_of_mut(state.other, row, n);
         for j in 0..n {
@@ -175,13 +206,16 @@ pub(super) fn gru(turn: &Turn<'_>, state: &mut State<'_>) {
     for row in 0..turn.batch {
         let Some(gates) = (turn.gates_of)(row) else { continue };
         let update = row_of(update, row, 2 * n);
-        let products = row_of(candidate, row, n);
+        let candidate = row_of_mut(candidate, row, n);
         let hidden = row_of_mut(state.hidden, row, n);
-        for j in 0..n {
-            let product = products[j] + turn.more.get(j).copied().unwrap_or(0.0);
-            let product = if turn.variant { update[n + j] * product } else { product };
-            let candidate = turn.apply(1, gates[2 * n + j] + product);
-            hidden[j] = (1.0 - update[j]) * candidate + update[j] * hidden[j];
+        add(candidate, turn.more);
+        if turn.variant {
+            candidate.iter_mut().zip(&update[n..]).for_each(|(product, reset)| *product *= reset);
+        }
+        add(candidate, &gates[2 * n..]);
+        turn.apply(1, candidate);
+        for (j, hidden) in hidden.iter_mut().enumerate() {
+            *hidden = (1.0 - update[j]) * candidate[j] + update[j] * *hidden;
         }
     }
 }
@@ -192,9 +226,9 @@ pub(super) fn rnn(turn: &Turn<'_>, state: &mut State<'_>) {
     turn.multiply(state.hidden, turn.weights, n, state.products);
     for row in 0..turn.batch {
         let Some(gates) = (turn.gates_of)(row) else { continue };
-        let products = row_of(state.products, row, n);
-        for (j, hidden) in row_of_mut(state.hidden, row, n).iter_mut().enumerate() {
-            *hidden = turn.apply(0, gates[j] + products[j]);
-        }
+        let hidden = row_of_mut(state.hidden, row, n);
+        hidden.copy_from_slice(row_of(state.products, row, n));
+        add(hidden, gates);
+        turn.apply(0, hidden);
     }
 }

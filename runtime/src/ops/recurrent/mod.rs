@@ -13,7 +13,7 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{Op, RecurrentAttributes};
 use crate::isa::Isa;
-use crate::kernels::matmul_f32;
+use crate::kernels::{elementary, matmul_f32};
 use crate::memory::{Context, Slot, typed, typed_mut};
 use crate::ops::shape::expect_apart;
 use crate::ops::{Operator, RunFn, Step, expect_type};
@@ -301,6 +301,7 @@ fn run<const FAMILY: usize, const ISA: usize>(
                 },
                 variant: attributes.variant == 1,
                 gates_of: &gates_of,
+                elementary: elementary::select(Isa::ALL[ISA]),
                 product: matmul_f32::select(Isa::ALL[ISA]),
             };
             let mut state = State { hidden: hidden_state, other: other_state, products };

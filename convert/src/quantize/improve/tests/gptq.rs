@@ -9,10 +9,10 @@ use crate::quantize::numbers::Numbers;
 use crate::quantize::weights::{Scales, Weights, group_scale};
 use crate::tensor::Tensor;
 
-use super::{Build, Inputs, conv, improved, matmul, quantize, values};
+use super::{Build, conv, improved, inputs, matmul, quantize, values};
 
 /// Rows of inputs that depend on each other.
-fn inputs(len: usize, count: usize) -> Vec<Vec<f32>> {
+fn rows(len: usize, count: usize) -> Vec<Vec<f32>> {
     let mut build = Build::new(11);
     (0..count)
         .map(|_| {
@@ -106,7 +106,7 @@ fn weights_are_those_of_the_paper() {
     ];
     for Case { inputs: n, outputs, numbers, axis } in cases {
         let what = format!("{n} inputs, {outputs} outputs, {numbers}, axis {axis}");
-        let rows = inputs(n, 3 * n + 20);
+        let rows = rows(n, 3 * n + 20);
         let mut build = Build::new(12);
         let shape = if axis == 0 { [outputs, n] } else { [n, outputs] };
         let real = Tensor::from_f32(shape, &build.reals(n * outputs));
@@ -159,7 +159,7 @@ fn weights_are_those_of_the_paper() {
 #[test]
 fn another_order_keeps_the_scales_and_lowers_the_error() {
     let (n, outputs) = (64, 8);
-    let mut rows = inputs(n, 300);
+    let mut rows = rows(n, 300);
     rows.iter_mut().flat_map(|row| row.iter_mut().skip(50)).for_each(|x| *x *= 6.0);
     let real = Tensor::from_f32([outputs, n], &Build::new(13).reals(n * outputs));
     let old = Weights::of(&real, 0, Numbers::W4 { group: 32 }, 1.0, None).expect("integers");
@@ -193,7 +193,7 @@ fn moments_without_information_change_nothing() {
         }
         // An input that is always 0 is rounded by itself.
         let mut sums = Moment::new(4);
-        inputs(4, 50).into_iter().for_each(|mut row| {
+        rows(4, 50).into_iter().for_each(|mut row| {
             row[2] = 0.0;
             sums.push(&row);
         });
@@ -228,7 +228,7 @@ fn outputs_of_layers_get_closer() {
         b.output(y)
     };
     for (name, graph) in [("dense", dense), ("convolution", convolution)] {
-        let samples = Inputs::new(&graph, 60);
+        let samples = inputs(&graph, 60);
         let expected = values(&graph, graph.outputs[0], &samples);
         for numbers in [Numbers::W4 { group: 32 }, Numbers::W8 { group: 32 }, Numbers::Int8] {
             let quantization = quantize(&graph, numbers, &samples);
@@ -255,7 +255,7 @@ fn shared_weights_stay_the_same() {
     let y = b.node(matmul(Clamp::RELU), &[x, weights], &[1, 12]);
     let y = b.node(matmul(Clamp::NONE), &[y, weights], &[1, 12]);
     let graph = b.output(y);
-    let samples = Inputs::new(&graph, 60);
+    let samples = inputs(&graph, 60);
     let quantization = quantize(&graph, Numbers::W4 { group: 32 }, &samples);
     let (changed, better) = improved(&graph, &quantization, &samples, Improvement::Gptq);
     assert!(changed);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use whit::DType;
 
 use crate::dim::Dim;
-use crate::evaluate::{Program, Samples, observe};
+use crate::evaluate::{Program, Reals, Samples, observe};
 use crate::graph::{
     BinaryKind, Clamp, Conv, Graph, MatMul, Node, NormKind, Op, Pool, PoolKind, State, UnaryKind,
     ValueId,
@@ -128,41 +128,17 @@ pub(super) fn matmul(clamp: Clamp) -> Op {
 }
 
 /// Pseudo-random inputs, channel by channel of another size.
-pub(super) struct Inputs {
-    shape: Vec<usize>,
-    pub(super) samples: Vec<Vec<f32>>,
-}
-
-impl Inputs {
-    pub(super) fn new(graph: &Graph, count: usize) -> Inputs {
-        let shape = graph.value(graph.inputs[0]).const_shape().expect("fixed");
-        let mut build = Build::new(99);
-        let channels = shape[shape.len() - 1];
-        let mut sample = || -> Vec<f32> {
-            let reals = build.reals(shape.iter().product());
-            let size = |at: usize| if at % channels == 1 { 8.0 } else { 1.0 };
-            reals.iter().enumerate().map(|(at, x)| x * size(at) + 0.3).collect()
-        };
-        let samples = (0..count).map(|_| sample()).collect();
-        Inputs { shape, samples }
-    }
-}
-
-impl Samples for Inputs {
-    fn len(&self) -> usize {
-        self.samples.len()
-    }
-
-    fn input(
-        &self,
-        sample: usize,
-        _: usize,
-        _: &str,
-        _: DType,
-    ) -> Result<(Vec<usize>, Vec<u8>), String> {
-        let bytes = self.samples[sample].iter().flat_map(|x| x.to_le_bytes()).collect();
-        Ok((self.shape.clone(), bytes))
-    }
+pub(super) fn inputs(graph: &Graph, count: usize) -> Reals {
+    let shape = graph.value(graph.inputs[0]).const_shape().expect("fixed");
+    let mut build = Build::new(99);
+    let channels = shape[shape.len() - 1];
+    let mut sample = || -> Vec<f32> {
+        let reals = build.reals(shape.iter().product());
+        let size = |at: usize| if at % channels == 1 { 8.0 } else { 1.0 };
+        reals.iter().enumerate().map(|(at, x)| x * size(at) + 0.3).collect()
+    };
+    let samples = (0..count).map(|_| sample()).collect();
+    Reals { shape, samples }
 }
 
 pub(super) fn quantize(graph: &Graph, numbers: Numbers, samples: &dyn Samples) -> Quantization {
@@ -268,7 +244,7 @@ fn equalization_keeps_the_function() {
         ("a bound that some channels reach", pair(RELU6, |_, y| y)),
     ];
     for (name, graph) in cases {
-        let samples = Inputs::new(&graph, 20);
+        let samples = inputs(&graph, 20);
         let expected = values(&graph, graph.outputs[0], &samples);
         for numbers in [Numbers::Int8, Numbers::Int16, Numbers::W4 { group: 32 }] {
             let quantization = quantize(&graph, numbers, &samples);
@@ -323,7 +299,7 @@ fn what_cannot_be_rescaled_stays() {
         ("bounds on one side of zero", pair(Clamp { min: 1.0, max: 6.0 }, |_, y| y)),
     ];
     for (name, graph) in cases {
-        let samples = Inputs::new(&graph, 20);
+        let samples = inputs(&graph, 20);
         let quantization = quantize(&graph, Numbers::Int8, &samples);
         let (changed, better) = improved(&graph, &quantization, &samples, Improvement::Equalize);
         assert!(!changed, "{name}");
@@ -346,7 +322,7 @@ fn a_dead_channel_keeps_its_weights() {
         let tensor = Tensor::from_f32(tensor.shape.clone(), &reals);
         graph.value_mut(id).constant = Some(Arc::new(tensor));
     }
-    let samples = Inputs::new(&graph, 20);
+    let samples = inputs(&graph, 20);
     let quantization = quantize(&graph, Numbers::Int8, &samples);
     let (changed, better) = improved(&graph, &quantization, &samples, Improvement::Equalize);
     assert!(changed);
@@ -395,7 +371,7 @@ fn corrected_means_are_those_of_the_float_model() {
     let cases =
         [("linear", clamped(NONE)), ("relu", clamped(Clamp::RELU)), ("relu6", clamped(RELU6))];
     for (name, graph) in cases {
-        let samples = Inputs::new(&graph, 200);
+        let samples = inputs(&graph, 200);
         for numbers in [Numbers::Int8, Numbers::W4 { group: 32 }] {
             let quantization = quantize(&graph, numbers, &samples);
             let (changed, better) = improved(&graph, &quantization, &samples, Improvement::Bias);
@@ -423,7 +399,7 @@ fn shifts(
     graph: &Graph,
     quantization: &Quantization,
     node: usize,
-    samples: &Inputs,
+    samples: &Reals,
 ) -> Vec<(f64, f64)> {
     let output = graph_output(quantization, node);
     let sums = |graph: &Graph| -> Vec<Vec<f64>> {
@@ -475,7 +451,7 @@ fn shifts_that_may_be_chance_are_left() {
 fn biases_stay_within_the_accumulator() {
     // The input is always 1e-30 but for rounding, so that a step of the accumulator is tiny.
     let graph = pair(NONE, |_, y| y);
-    let mut samples = Inputs::new(&graph, 3);
+    let mut samples = inputs(&graph, 3);
     for value in samples.samples.iter_mut().flatten() {
         *value *= 1e-20;
     }
@@ -483,7 +459,7 @@ fn biases_stay_within_the_accumulator() {
     let (_, better) = improved(&graph, &quantization, &samples, Improvement::Bias);
     Program::new(&better.lowered(), &PlanOptions::default()).expect("plans");
     // One sample is too few, no layers nothing to do.
-    let one = Inputs { shape: samples.shape.clone(), samples: samples.samples[..1].to_vec() };
+    let one = Reals { shape: samples.shape.clone(), samples: samples.samples[..1].to_vec() };
     assert!(!improved(&graph, &quantization, &one, Improvement::Bias).0);
     let float = quantize(&graph, Numbers::Float, &samples);
     for step in Improvement::ALL {
@@ -502,7 +478,7 @@ fn a_shared_bias_is_changed_for_one_layer_only() {
         y = b.node(matmul(NONE), &[y, weights, shared], &[1, 16]);
     }
     let graph = b.output(y);
-    let samples = Inputs::new(&graph, 50);
+    let samples = inputs(&graph, 50);
     let quantization = quantize(&graph, Numbers::Int8, &samples);
     let (changed, better) = improved(&graph, &quantization, &samples, Improvement::Bias);
     assert!(changed);

@@ -1,0 +1,78 @@
+//! Elementary functions of f32, over slices.
+//!
+//! They are written in additions, multiplications, divisions and bits, each rounded on its own, without branches: the same code is
+//! compiled for each instruction set, as wide as it goes, and gives the same bits on all of them. `scalar.rs` has the formulas with
+//! their errors.
+
+use crate::Isa;
+
+mod scalar;
+#[cfg(test)]
+mod tests;
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+mod x86_64;
+
+pub use scalar::{erf, exp, exp_below, gelu, gelu_tanh, sigmoid, silu, tanh};
+
+/// A function of one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Function {
+    /// `eˣ`.
+    Exp,
+    /// `1 / (1 + e⁻ˣ)`.
+    Sigmoid,
+    /// `x / (1 + e⁻ˣ)`.
+    Silu,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// The error function.
+    Erf,
+    /// `x/2 · (1 + erf(x / √2))`.
+    Gelu,
+    /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³)))`.
+    GeluTanh,
+}
+
+impl Function {
+    /// Every function.
+    pub const ALL: [Function; 7] = [
+        Function::Exp,
+        Function::Sigmoid,
+        Function::Silu,
+        Function::Tanh,
+        Function::Erf,
+        Function::Gelu,
+        Function::GeluTanh,
+    ];
+}
+
+/// Replaces numbers by a function of them.
+pub type ElementaryFn = fn(Function, &mut [f32]);
+
+/// Replaces numbers by `exp(x - largest)`, and gives their sum and the largest: the front of a softmax. Numbers far below the
+/// largest become 0; see [`exp_below`].
+pub type ExponentialsFn = fn(&mut [f32]) -> (f32, f32);
+
+/// The entry for an instruction set.
+pub fn select(isa: Isa) -> ElementaryFn {
+    #[cfg(all(target_arch = "x86_64", feature = "std"))]
+    if isa >= Isa::Avx2
+        && let Some(kernel) = x86_64::elementary_avx2()
+    {
+        return kernel;
+    }
+    let _ = isa;
+    scalar::apply_scalar
+}
+
+/// The entry for an instruction set.
+pub fn select_exponentials(isa: Isa) -> ExponentialsFn {
+    #[cfg(all(target_arch = "x86_64", feature = "std"))]
+    if isa >= Isa::Avx2
+        && let Some(kernel) = x86_64::exponentials_avx2()
+    {
+        return kernel;
+    }
+    let _ = isa;
+    scalar::exponentials_scalar
+}

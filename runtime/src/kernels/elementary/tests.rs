@@ -1,0 +1,122 @@
+//! Against f64, over all exponents, and against each other.
+
+use super::*;
+
+/// Every so many f32, as their bits have them, and the edges.
+fn numbers() -> impl Iterator<Item = f32> {
+    const STEP: usize = 9973;
+    let edges = [0.0, -0.0, 1.0, -1.0, 88.722, 88.73, -87.0, -87.34, -103.9, -104.1, 0.625, 3.92];
+    let specials = [f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, f32::MIN_POSITIVE];
+    let all = (0..=u32::MAX).step_by(STEP).map(f32::from_bits).filter(|x| !x.is_nan());
+    all.chain(edges).chain(specials)
+}
+
+/// Units in the last place of a result, those of the smallest normal number at least.
+fn ulp(y: f64) -> f64 {
+    let y = (y.abs() as f32).max(f32::MIN_POSITIVE);
+    f64::from(f32::from_bits(y.to_bits() + 1)) - f64::from(y)
+}
+
+#[test]
+fn errors_are_within_what_is_stated() {
+    struct Case {
+        function: Function,
+        truth: fn(f64) -> f64,
+        /// In units in the last place.
+        ulps: f64,
+        /// And this times |x|.
+        of_x: f64,
+        /// And this.
+        more: f64,
+    }
+    let case = |function, truth: fn(f64) -> f64, ulps, of_x, more| Case {
+        function,
+        truth,
+        ulps,
+        of_x,
+        more,
+    };
+    let sigmoid: fn(f64) -> f64 = |x| 1.0 / (1.0 + (-x).exp());
+    let gelu_tanh: fn(f64) -> f64 = |x| {
+        let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+        0.5 * x * (1.0 + inner.tanh())
+    };
+    let cases = [
+        case(Function::Exp, f64::exp, 2.0, 0.0, 0.0),
+        case(Function::Sigmoid, sigmoid, 3.0, 0.0, 3e-39),
+        case(Function::Silu, |x| x / (1.0 + (-x).exp()), 4.0, 0.0, 3e-37),
+        case(Function::Tanh, f64::tanh, 3.0, 0.0, 0.0),
+        case(Function::Erf, libm::erf, 8.0, 0.0, 0.0),
+        case(
+            Function::Gelu,
+            |x| 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+            4.0,
+            4e-7,
+            0.0,
+        ),
+        case(Function::GeluTanh, gelu_tanh, 4.0, 3e-7, 0.0),
+    ];
+    for Case { function, truth, ulps, of_x, more } in cases {
+        let (mut worst, mut at) = (0.0, 0.0);
+        for x in numbers() {
+            let mut y = [x];
+            scalar::apply_scalar(function, &mut y);
+            let want = truth(f64::from(x));
+            let want = if want.is_nan() { 0.0 } else { want };
+            let bound = ulps * ulp(want) + of_x * f64::from(x.abs()) + more;
+            let got = f64::from(y[0]);
+            if want.abs() > f64::from(f32::MAX) || got.is_infinite() {
+                // Within the bound of the largest number either is right.
+                assert!(got == want || want.abs() > 3.402_823e38, "{function:?}({x}) = {got}");
+                continue;
+            }
+            let error = (got - want).abs() / bound;
+            if error > worst {
+                (worst, at) = (error, x);
+            }
+        }
+        println!("{function:?}: {worst:.2} of the bound, at {at}");
+        assert!(worst <= 1.0, "{function:?}: {worst} of the bound, at {at}");
+        let mut nan = [f32::NAN];
+        scalar::apply_scalar(function, &mut nan);
+        assert!(nan[0].is_nan(), "{function:?}");
+    }
+}
+
+#[test]
+fn exponentials_sum_to_what_f64_says_and_are_0_far_below() {
+    for len in [0, 1, 7, 8, 9, 16, 100] {
+        let x: Vec<f32> = (0..len).map(|i| ((i * 37) % 101) as f32 * -0.9 + 3.0).collect();
+        let mut y = x.clone();
+        let (sum, largest) = scalar::exponentials_scalar(&mut y);
+        assert_eq!(largest, x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let mut want = 0.0;
+        for (x, y) in x.iter().zip(&y) {
+            let exact = f64::from(x - largest).exp();
+            want += exact;
+            let kept = if *x - largest < -87.0 { 0.0 } else { exact };
+            assert!((f64::from(*y) - kept).abs() <= 2.0 * ulp(kept), "{x}: {y}");
+        }
+        assert!((f64::from(sum) - want).abs() <= 1e-5 * want, "{len}: {sum} {want}");
+    }
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    let all: Vec<f32> = numbers().chain([f32::NAN]).collect();
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        for function in Function::ALL {
+            let (mut want, mut got) = (all.clone(), all.clone());
+            scalar::apply_scalar(function, &mut want);
+            select(isa)(function, &mut got);
+            let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits() && !a.is_nan();
+            assert_eq!(want.iter().zip(&got).position(differs), None, "{function:?} on {isa}");
+        }
+        for len in [0, 1, 5, 8, 13, 64, 1000] {
+            let row: Vec<f32> = (0..len).map(|i| ((i * 31) % 57) as f32 - 20.0).collect();
+            let (mut want, mut got) = (row.clone(), row);
+            let sums = (scalar::exponentials_scalar(&mut want), select_exponentials(isa)(&mut got));
+            assert_eq!((sums.0, want), (sums.1, got), "{len} on {isa}");
+        }
+    }
+}
