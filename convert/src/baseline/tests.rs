@@ -62,11 +62,16 @@ fn graph() -> Graph {
 }
 
 fn file(numbers: Numbers, monitor: Option<MonitorOptions>) -> Result<Vec<u8>, String> {
-    let (rows, _) = points(1, 800, 0.0);
+    file_from(&points(1, 800, 0.0).0, numbers, monitor)
+}
+
+fn file_from(
+    rows: &Rows,
+    numbers: Numbers,
+    monitor: Option<MonitorOptions>,
+) -> Result<Vec<u8>, String> {
     let options = ConvertOptions { numbers, golden_cases: 0, monitor, ..ConvertOptions::default() };
-    convert(graph(), Some(&rows), &options, &mut ())
-        .map(|made| made.file)
-        .map_err(|e| e.to_string())
+    convert(graph(), Some(rows), &options, &mut ()).map(|made| made.file).map_err(|e| e.to_string())
 }
 
 fn labelled() -> MonitorOptions {
@@ -121,6 +126,44 @@ fn false_alarms_are_as_rare_as_stated_and_drift_is_found() {
         let (windows, alarms, ..) = watch(&file, 0.6, 50 * WINDOW_RUNS);
         println!("{numbers}, with drift: {alarms:?} of {windows} windows");
         assert!(alarms[0] >= windows * 9 / 10, "{alarms:?}");
+    }
+}
+
+#[test]
+fn a_monitor_finds_calibration_data_in_the_bins_of_the_converter() {
+    // Few different values: most features have fewer bins than there is room for.
+    let rows = Rows(
+        (points(1, 128, 0.0).0.0.into_iter())
+            .map(|row| row.into_iter().map(|x| (2.0 * x).round()).collect())
+            .collect(),
+    );
+    for numbers in [Numbers::Float, Numbers::Int8, Numbers::Int16] {
+        let monitor = MonitorOptions::default();
+        let Ok(made) = file_from(&rows, numbers, Some(monitor)) else {
+            panic!("{numbers}: not converted")
+        };
+        let aligned = AlignedBytes::new(&made);
+        let model = Model::open(aligned.as_slice()).expect("a model");
+        let baseline = Baseline::of(&model).expect("reads").expect("is there");
+        let config = Config { window_every: 1, ..Config::default() };
+        let mut memory = vec![0; Monitor::memory_bytes(&model, &config).expect("sizes")];
+        let mut monitor = Monitor::new(&model, &config, &mut memory, (0, 0)).expect("a monitor");
+        let mut session = Session::new(model, Options::default()).expect("a session");
+        let window = usize::from(baseline.header().window_runs);
+        for row in rows.0.iter().cycle().take(window) {
+            session.set_input_f32(0, row).expect("an input");
+            monitor.run(&mut session, &mut || 0).expect("a run");
+        }
+        for feature in 0..12 {
+            let share = |count: f64, all: usize| (count * 1000.0 / all as f64).round();
+            let seen: Vec<f64> = (0..8)
+                .map(|bin| share(monitor.get(Group::Features, feature * 8 + bin) as f64, window))
+                .collect();
+            let expected: Vec<f64> = (0..8)
+                .map(|bin| share(baseline.count(feature, bin).into(), rows.0.len()))
+                .collect();
+            assert_eq!(seen, expected, "{numbers}, feature {feature}");
+        }
     }
 }
 

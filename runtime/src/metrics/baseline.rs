@@ -184,7 +184,23 @@ impl<'m> Baseline<'m> {
         {
             return Err(BAD);
         }
-        Ok(Baseline { header, dtype, bytes })
+        let baseline = Baseline { header, dtype, bytes };
+        // A monitor looks for an element's bin from the lowest edge on.
+        let ascends = |feature| baseline.edges(feature).is_sorted();
+        if !(0..usize::from(header.features)).all(ascends) {
+            return Err(BAD);
+        }
+        Ok(baseline)
+    }
+
+    /// A feature's edges, ascending.
+    fn edges(&self, feature: usize) -> impl Iterator<Item = i32> + use<'m> {
+        let size = edge_bytes(self.dtype);
+        let bytes = (usize::from(self.header.bins) - 1) * size;
+        let raw = self.feature(feature).get(..bytes).unwrap_or(&[]).chunks_exact(size);
+        raw.map(
+            move |raw| if size == 2 { i32::from(u16::read(raw) as i16) } else { i32::read(raw) },
+        )
     }
 
     /// Its header.
@@ -232,8 +248,8 @@ impl<'m> Baseline<'m> {
     pub fn count_input(&self, bytes: &[u8], counts: &mut [u16]) -> u32 {
         let header = &self.header;
         let (inner, step) = (header.inner as usize, header.step as usize);
-        let (features, bins) = (usize::from(header.features), usize::from(header.bins));
-        if features == 0 {
+        let bins = usize::from(header.bins);
+        if header.features == 0 {
             return 0;
         }
         let mut count = |feature: usize, bin: usize| {
@@ -257,21 +273,19 @@ impl<'m> Baseline<'m> {
                 return not_finite;
             }
         };
-        // Bytes feature by feature: nothing but the search in a loop over its elements.
-        let (mut start, mut skipped, mut feature) = (0, 0, 0);
-        while start < bytes.len() {
-            let end = bytes.len().min(start.saturating_add(inner));
+        // Nothing but the search in a loop over neighbours that belong to one feature.
+        let mut element = 0;
+        while element < bytes.len() {
+            let feature = self.feature_of(element);
+            let end = bytes.len().min((element / inner + 1).saturating_mul(inner));
             let edges = self.feature(feature).get(..2 * (bins - 1)).unwrap_or(&[]);
             let (edges, _) = edges.as_chunks::<2>();
-            let mut element = start + skipped;
             while let Some(q) = bytes[..end].get(element) {
                 let key = i32::from(q ^ sign) - i32::from(sign);
                 let bin = edges.iter().take_while(|e| key >= i32::from(i16::from_le_bytes(**e)));
                 count(feature, bin.count());
                 element = element.saturating_add(step);
             }
-            skipped = element - end;
-            (start, feature) = (end, if feature + 1 == features { 0 } else { feature + 1 });
         }
         0
     }

@@ -7,6 +7,8 @@ pub mod field;
 pub mod model;
 pub mod stack;
 mod vectors;
+#[cfg(feature = "monitor")]
+pub mod watched;
 
 use whit::ops::Operator;
 

@@ -44,6 +44,7 @@ pub(super) struct Costs {
     window: Cost,
     label: Cost,
     close: Cost,
+    log: Cost,
     run_stack: u32,
     close_stack: u32,
 }
@@ -102,11 +103,27 @@ impl Costs {
         }
     }
 
-    pub(super) fn close(&mut self, host: &impl Host, work: &mut dyn FnMut()) {
-        let (instructions, stack) = self.measure(host, work);
+    /// Closing a period, log and flash included, in ticks.
+    pub(super) fn close(&mut self, host: &impl Host, work: &mut dyn FnMut()) -> u64 {
+        if !self.measures {
+            work();
+            return 0;
+        }
+        let mut ticks = 0;
+        let stack = host.stack(&mut || {
+            let start = host.ticks();
+            work();
+            ticks = host.ticks() - start;
+        });
+        self.close_stack = self.close_stack.max(stack);
+        ticks
+    }
+
+    /// How many of those the log took, and how many of these the flash.
+    pub(super) fn closed(&mut self, host: &impl Host, total: u64, in_log: u64, in_flash: u64) {
         if self.measures {
-            self.close.add(instructions);
-            self.close_stack = self.close_stack.max(stack);
+            self.close.add(host.instructions(total.saturating_sub(in_log)));
+            self.log.add(host.instructions(in_log.saturating_sub(in_flash)));
         }
     }
 
@@ -121,6 +138,7 @@ impl Costs {
             ("window_instructions", &self.window),
             ("label_instructions", &self.label),
             ("close_instructions", &self.close),
+            ("log_instructions", &self.log),
         ] {
             cost.say(host, name);
         }

@@ -11,8 +11,11 @@ pub const FLASH_BYTES: usize = 3 * BLOCK_BYTES;
 const BLOCK_BYTES: usize = 4096;
 const WORD_BYTES: usize = 4;
 
-/// A kind of operation: the first byte of what is written, and this for an erase.
+/// Kinds of operations: the first byte of a record that is written, these for an erase and for anything shorter than a record.
 const ERASE: u8 = 0xFF;
+const MARK: u8 = 0;
+/// An item's header in flash, and what else isn't a record, is not longer.
+const MARK_BYTES: usize = 8;
 
 /// A cut: the kind of operation, how much of it happens (0 nothing, 1 half, 2 all), and the how manieth since the last cut it is.
 #[derive(Clone, Copy)]
@@ -45,8 +48,15 @@ impl<'a, H: Host> FileFlash<'a, H> {
         FileFlash { host, world, bytes, cut }
     }
 
+    /// Time of the driver, which is no part of what a log costs.
+    fn took(&self, start: u64) {
+        let ticks = self.host.ticks() - start;
+        self.world.flash_ticks.set(self.world.flash_ticks.get() + ticks);
+    }
+
     /// Makes the bytes from `offset` on what `wanted` says, unless power fails.
     fn operate(&mut self, kind: u8, offset: usize, wanted: impl Fn(usize, u8) -> u8, count: usize) {
+        let start = self.host.ticks();
         let cut = self.cut.filter(|cut| cut.kind == kind).filter(|cut| {
             let matched = self.world.matched.replace(self.world.matched.get() + 1);
             matched + 1 == u32::from(cut.count)
@@ -69,6 +79,7 @@ impl<'a, H: Host> FileFlash<'a, H> {
             self.host.say(format_args!("cut in {kind:#x} after {count} bytes"));
             self.world.power_fails(self.host)
         }
+        self.took(start);
     }
 }
 
@@ -81,7 +92,9 @@ impl<H: Host> ReadNorFlash for FileFlash<'_, H> {
 
     fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), NorFlashErrorKind> {
         check_read(self, offset, bytes.len())?;
+        let start = self.host.ticks();
         bytes.copy_from_slice(&self.bytes[offset as usize..offset as usize + bytes.len()]);
+        self.took(start);
         Ok(())
     }
 
@@ -104,7 +117,10 @@ impl<H: Host> NorFlash for FileFlash<'_, H> {
 
     fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), NorFlashErrorKind> {
         check_write(self, offset, bytes.len())?;
-        let kind = bytes.first().copied().unwrap_or(0);
+        let kind = match bytes {
+            [first, ..] if bytes.len() > MARK_BYTES => *first,
+            _ => MARK,
+        };
         // Only an erase sets bits.
         self.operate(kind, offset as usize, |index, now| now & bytes[index], bytes.len());
         Ok(())

@@ -10,9 +10,11 @@ use core::cell::Cell;
 use core::ffi::CStr;
 use core::fmt;
 
+use whit::metrics::counters::Event as Counted;
 use whit::metrics::record::Kind;
-use whit::metrics::{Config, Monitor, Sink};
+use whit::metrics::{Config, Log, Monitor, Sink};
 use whit::{Session, SessionError};
+use whit_firmware::{LogSizes, MonitorLog};
 
 use costs::Costs;
 pub use flash::{FLASH_BYTES, FileFlash};
@@ -126,6 +128,8 @@ struct World {
     next_cut: Cell<u32>,
     /// Operations since the last cut that the next one counts.
     matched: Cell<u32>,
+    /// Time in the chip's driver since the start; not kept.
+    flash_ticks: Cell<u64>,
 }
 
 impl World {
@@ -165,70 +169,76 @@ fn fail(host: &impl Host, what: &str, error: impl fmt::Display) -> ! {
     host.exit(FAILED)
 }
 
-/// What a device sets aside: for the monitor, and for the content of the chip, which a real one reads in place.
+/// What a device keeps of its runs.
+const CONFIG: Config = Config::DEFAULT;
+const LOG_SIZES: LogSizes = LogSizes::of(&CONFIG);
+
+/// What a device sets aside: for the monitor, for the log, and for the content of the chip, which a real one reads in place.
 pub struct Buffers {
     monitor: [u8; MONITOR_BYTES],
+    log: [u8; LOG_SIZES.memory_bytes()],
     flash: [u8; FLASH_BYTES],
 }
 
-/// Enough for the configurations below with the models that this is run with.
+/// Enough for [`CONFIG`] with the models that this is run with.
 const MONITOR_BYTES: usize = 4096;
 
 impl Buffers {
     /// Zeros.
-    pub const EMPTY: Buffers = Buffers { monitor: [0; MONITOR_BYTES], flash: [0; FLASH_BYTES] };
+    pub const EMPTY: Buffers = Buffers {
+        monitor: [0; MONITOR_BYTES],
+        log: [0; LOG_SIZES.memory_bytes()],
+        flash: [0; FLASH_BYTES],
+    };
 }
 
 /// Lives from one start to the next power cut, or to the end of the stream.
 pub fn live<'m, H: Host>(host: &H, session: &mut Session<'m>, buffers: &'m mut Buffers) -> ! {
     let world = World::load(host);
     let model = *session.model();
-    let config = Config::DEFAULT;
-    let mut sink = Last::default();
-    let mut monitor =
-        match Monitor::new(&model, &config, &mut buffers.monitor, (0, 0, world.now_s.get())) {
-            Ok(monitor) => monitor,
-            Err(error) => fail(host, "monitor", error),
-        };
+    let flash = FileFlash::open(host, &world, &mut buffers.flash);
+    let range = 0..FLASH_BYTES as u32;
+    let mut log = match MonitorLog::open(flash, range, &mut buffers.log, LOG_SIZES) {
+        Ok(log) => Timed { log, host, ticks: 0 },
+        Err(error) => fail(host, "log", error),
+    };
+    let now_s = world.now_s.get();
+    let mut monitor = match Monitor::start(&model, &CONFIG, &mut buffers.monitor, &mut log, now_s) {
+        Ok(monitor) => monitor,
+        Err(error) => fail(host, "monitor", error),
+    };
     host.say(format_args!("start {} {}", world.next_event.get(), monitor.sequence()));
-    let input_bytes = session.input_bytes(0).map_or(0, <[u8]>::len);
     let mut costs = Costs::default();
-    loop {
-        let number = world.next_event.get();
-        let mut bytes = [0; Event::BYTES];
-        if host.read(File::Events, number * Event::BYTES as u32, &mut bytes) < Event::BYTES {
-            break;
-        }
-        world.next_event.set(number + 1);
-        let Some(event) = Event::read(&bytes) else { fail(host, "event", number) };
+    while let Some(event) = next_event(host, &world) {
         match event {
             Event::Clock(now_s) => world.now_s.set(now_s),
             Event::Run { input, stall_us } => {
-                let Ok(slot) = session.input_mut::<u8>(0) else { fail(host, "input", number) };
-                if host.read(File::Inputs, input * input_bytes as u32, slot) < input_bytes {
-                    fail(host, "input", number)
-                }
+                take_input(host, session, input);
                 let run = world.runs.replace(world.runs.get() + 1);
                 let id = run_once(host, session, &mut monitor, &mut costs, (run, stall_us));
                 host.write(File::Runs, 4 * run, &id.to_le_bytes());
             }
             Event::Label { run, is_id, class } => {
                 let id = if is_id { Some(run) } else { read_u32(host, File::Runs, run) };
-                let id = id.unwrap_or(u32::MAX);
-                // A label that is refused is counted.
+                let Some(id) = id else { fail(host, "label of run", run) };
+                // One that is refused is counted.
                 costs.label(host, &mut || {
                     let _ = monitor.label_class(id, class);
                 });
             }
             Event::Close => {
-                let now_s = world.now_s.get();
+                let (now_s, sequence) = (world.now_s.get(), monitor.sequence());
+                let (before, flash_before) = (log.ticks, world.flash_ticks.get());
                 let mut result = Ok(());
-                let sequence = monitor.sequence();
-                costs.close(host, &mut || result = monitor.close_period(now_s, &mut sink));
-                match result {
-                    Ok(()) => host.say(format_args!("closed {sequence}")),
-                    Err(_) => host.say(format_args!("not closed {sequence}")),
+                let total =
+                    costs.close(host, &mut || result = monitor.close_period(now_s, &mut log));
+                let in_log = log.ticks - before;
+                let in_flash = world.flash_ticks.get() - flash_before;
+                costs.closed(host, total, in_log, in_flash);
+                if let Err(error) = result {
+                    fail(host, "close", error);
                 }
+                host.say(format_args!("closed {sequence}"));
             }
             Event::PowerOff => {
                 host.say(format_args!("cut between runs"));
@@ -237,13 +247,47 @@ pub fn live<'m, H: Host>(host: &H, session: &mut Session<'m>, buffers: &'m mut B
             Event::Measure => costs.begin(),
         }
     }
-    host.say(format_args!("monitor_bytes {}", size_of::<Monitor<'_>>()));
-    match Monitor::memory_bytes(&model, &config) {
-        Ok(bytes) => host.say(format_args!("memory_bytes {bytes}")),
-        Err(error) => fail(host, "monitor", error),
+    let mut end = 0;
+    let read = log.log.read(&mut |record| {
+        host.write(File::Log, end, record);
+        end += record.len() as u32;
+    });
+    if let Err(error) = read {
+        fail(host, "log", error);
     }
+    host.say(format_args!("log_bytes {end}"));
+    let memory_bytes = match Monitor::memory_bytes(&model, &CONFIG) {
+        Ok(bytes) => bytes,
+        Err(error) => fail(host, "monitor", error),
+    };
+    host.say(format_args!("monitor_bytes {}", size_of::<Monitor<'_>>()));
+    host.say(format_args!("monitor_memory_bytes {memory_bytes}"));
+    host.say(format_args!("log_struct_bytes {}", size_of_val(&log.log)));
+    host.say(format_args!("log_memory_bytes {}", LOG_SIZES.memory_bytes()));
     costs.say(host);
     host.exit(DONE)
+}
+
+/// The next thing that happens; `None` at the end of the stream.
+fn next_event(host: &impl Host, world: &World) -> Option<Event> {
+    let number = world.next_event.get();
+    let mut bytes = [0; Event::BYTES];
+    if host.read(File::Events, number * Event::BYTES as u32, &mut bytes) < Event::BYTES {
+        return None;
+    }
+    world.next_event.set(number + 1);
+    match Event::read(&bytes) {
+        Some(event) => Some(event),
+        None => fail(host, "no event", number),
+    }
+}
+
+/// Fills the session's input with a sample.
+fn take_input(host: &impl Host, session: &mut Session<'_>, number: u32) {
+    let Ok(slot) = session.input_mut::<u8>(0) else { fail(host, "no bytes", number) };
+    if host.read(File::Inputs, number * slot.len() as u32, slot) < slot.len() {
+        fail(host, "no input", number)
+    }
 }
 
 /// A run, watched; gives its identifier.
@@ -263,28 +307,43 @@ fn run_once<H: Host>(
         Ok(latency_us) => latency_us,
         Err(error) => fail(host, "run", error),
     };
-    let windows = windows(monitor);
+    let count = |monitor: &Monitor<'_>| {
+        (monitor.event(Counted::Windows), monitor.event(Counted::InputDrifts))
+    };
+    let (windows, drifts) = count(monitor);
     let mut id = Ok(0);
     let after = costs.after(host, &mut || id = monitor.after(session, latency_us));
-    costs.counted(windows != self::windows(monitor), after);
+    let now = count(monitor);
+    costs.counted(windows != now.0, after);
+    if drifts != now.1 {
+        host.say(format_args!("drift {run}"));
+    }
     match id {
         Ok(id) => id,
         Err(error) => fail(host, "after", error),
     }
 }
 
-fn windows(monitor: &Monitor<'_>) -> u32 {
-    monitor.event(whit::metrics::counters::Event::Windows)
+/// A log that knows how long it took.
+struct Timed<'h, H, L> {
+    log: L,
+    host: &'h H,
+    ticks: u64,
 }
 
-#[derive(Default)]
-struct Last(u32);
+impl<H: Host, L: Sink> Sink for Timed<'_, H, L> {
+    type Error = L::Error;
 
-impl Sink for Last {
-    type Error = core::convert::Infallible;
+    fn write(&mut self, kind: Kind, record: &[u8]) -> Result<(), L::Error> {
+        let start = self.host.ticks();
+        let result = self.log.write(kind, record);
+        self.ticks += self.host.ticks() - start;
+        result
+    }
+}
 
-    fn write(&mut self, _: Kind, record: &[u8]) -> Result<(), Self::Error> {
-        self.0 = self.0.wrapping_add(record.len() as u32);
-        Ok(())
+impl<H: Host, L: Log> Log for Timed<'_, H, L> {
+    fn next_sequence(&self) -> u32 {
+        self.log.next_sequence()
     }
 }
