@@ -14,9 +14,12 @@ use crate::report;
 /// Working sets for which the rate of loads is measured: within the first and the second cache of every CPU in use, within
 /// the last one of most, and beyond.
 const WORKING_SETS: [usize; 4] = [16 << 10, 192 << 10, 4 << 20, 128 << 20];
-/// A loop is measured for so long, several times; the fastest counts, since others only disturb.
-const MEASURED: Duration = Duration::from_millis(4);
-const REPEATS: usize = 5;
+/// A loop is measured for about so long, less than a turn of the system's scheduler, many times; the fastest counts, since
+/// others only disturb.
+const MEASURED: Duration = Duration::from_micros(500);
+const REPEATS: usize = 40;
+/// Bytes that are loaded in about that time.
+const PIECE: usize = 8 << 20;
 
 /// Rates of one core.
 pub(crate) struct Roofline {
@@ -133,29 +136,30 @@ fn bytes_of(model: &Model<'_>, step: &StepRecord) -> u64 {
 
 /// What a loop does in a second.
 fn rate(found: &Loop) -> f64 {
-    let mut rounds = 1000;
+    let mut rounds = 100;
     let time = |rounds: u64| {
         let start = Instant::now();
         found.run(black_box(rounds));
         start.elapsed()
     };
-    while time(rounds) < MEASURED / 4 && rounds < 1 << 40 {
+    while time(rounds) < MEASURED && rounds < 1 << 40 {
         rounds *= 2;
     }
-    rounds *= 4;
     let best = (0..REPEATS).map(|_| time(rounds)).min().unwrap_or(MEASURED);
     rounds as f64 * found.per_round as f64 / best.as_secs_f64()
 }
 
 /// Bytes a second that are loaded from a block again and again.
 fn loads(isa: Isa, block: &[u8]) -> f64 {
-    let times = (1 << 24) / block.len() + 1;
-    let once = || {
+    let size = PIECE.min(block.len());
+    let times = PIECE / size;
+    let once = |piece: &[u8]| {
         let start = Instant::now();
-        (0..times).for_each(|_| peak::load(isa, black_box(block)));
+        (0..times).for_each(|_| peak::load(isa, black_box(piece)));
         start.elapsed()
     };
-    once();
-    let best = (0..REPEATS).map(|_| once()).min().unwrap_or(MEASURED);
-    (times * block.len()) as f64 / best.as_secs_f64()
+    // The first pieces bring a small block into its cache.
+    let pieces = block.chunks_exact(size).cycle();
+    let best = pieces.take(REPEATS.max(2 * block.len() / size)).map(once).min();
+    (times * size) as f64 / best.unwrap_or(MEASURED).as_secs_f64()
 }

@@ -119,7 +119,14 @@ fn bench_reports_the_contract() {
     assert!(ordered.is_sorted() && ordered[0] > 0.0, "{ordered:?}");
     assert!((latency("min")..=latency("max")).contains(&latency("mean")));
     assert_eq!(bench["allocations_per_run"].as_f64(), Some(0.0));
-    assert!(succeed(&["bench", &model, "--seconds", "0.02", "--profile"]).contains("conv_2d"));
+    let profile = ["bench", &model, "--seconds", "0.02", "--profile"];
+    assert!(succeed(&profile).contains("conv_2d"));
+    let profile = json(&profile);
+    for rate in ["i8_macs_per_s", "f32_macs_per_s"] {
+        assert!(profile["machine"][rate].as_f64() > Some(0.0), "{profile}");
+    }
+    let steps = profile["profile"].as_array().expect("steps");
+    assert!(steps.iter().all(|step| step["share_of_roofline"].as_f64() > Some(0.0)), "{profile}");
 }
 
 #[test]

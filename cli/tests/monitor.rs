@@ -501,7 +501,7 @@ fn recorded_logs_say_what_eval_says() {
     let runs = said["runs"].as_u64().expect("a number");
     assert_eq!(fleet["events"]["runs"], runs);
     assert_eq!(fleet["events"]["labels"], runs, "late ones, too");
-    assert_eq!(fleet["periods"], runs.div_ceil(100));
+    assert_eq!(fleet["periods"], runs.div_ceil(100) + 1, "the start, too");
     assert_eq!(fleet["devices"], serde_json::json!([5]));
     let span = fleet["end_s"].as_u64().expect("s") - fleet["start_s"].as_u64().expect("s");
     assert_eq!(span, 60 * runs);
@@ -513,7 +513,14 @@ fn recorded_logs_say_what_eval_says() {
         (&"confidence".into(), Some(runs))
     );
 
-    fail(&arguments, &["digits.log", "not written over"]);
+    // Another start goes on with the log.
+    succeed(&arguments);
+    let report = json(&["monitor", "report", &log]);
+    let events: Vec<u64> = (report["fleets"].as_array().expect("fleets").iter())
+        .map(|fleet| fleet["events"]["starts"].as_u64().expect("a number"))
+        .collect();
+    assert_eq!(events, [2], "of two devices");
+    fail(&["monitor", "record", &model, "--data", &data, "-o", &onnx], &["digits.onnx"]);
     let inputs = folder.write("x/x.npy", &npy_f32(&[2, 64], &[1.0; 128]));
     let unlabelled = inputs.trim_end_matches("/x.npy");
     let quiet = folder.path("quiet.log");

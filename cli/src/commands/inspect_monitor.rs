@@ -1,19 +1,68 @@
-//! `whit inspect --monitor`: what the baseline has, and the memory that configurations of the monitor take.
+//! `whit inspect --monitor`: what the baseline has, and the memory and time that configurations of the monitor take.
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use whit::Model;
 use whit::metrics::baseline::Baseline;
+use whit::metrics::counters::CONFIDENCE_BINS;
 use whit::metrics::record::{Scores, Signal, Source};
 use whit::metrics::{Config, Monitor};
+use whit::{DType, Model};
 
 use crate::report::{self, Align};
 
 /// Baseline and configurations.
 pub(super) struct About<'m> {
     baseline: Option<Baseline<'m>>,
-    /// Name, bytes of the memory handed over.
-    costs: Vec<(&'static str, usize)>,
+    /// Name, bytes of the memory handed over, instructions of recording a run.
+    costs: Vec<(&'static str, usize, u64)>,
+}
+
+/// Instructions on a Cortex-M4, fitted to what `firmware/monitor.sh --models "digits kws ic vww sww"` measures.
+mod fitted {
+    /// Of every run: looking at the session, counting, detectors.
+    pub(super) const RUN: f64 = 4700.0;
+    /// Of a watched element, whose bin is looked for.
+    pub(super) const ELEMENT: f64 = 44.0;
+    /// Of going on to the next feature.
+    pub(super) const FEATURE: f64 = 62.0;
+    /// Of a byte that is compared with the limits of its type.
+    pub(super) const BYTE: f64 = 3.0;
+    /// Of a class's score.
+    pub(super) const CLASS: f64 = 286.0;
+    /// Of the test of a bin of features, classes or confidences, at the end of a window.
+    pub(super) const BIN: f64 = 600.0;
+}
+
+/// Instructions of recording a run on a Cortex-M4, a window's end spread over its runs: an estimate.
+fn instructions(model: &Model<'_>, baseline: Option<&Baseline<'_>>, config: &Config) -> u64 {
+    let tensor = |index: Option<usize>| {
+        let tensor = model.tensor(index?)?;
+        Some((tensor.bytes as f64, DType::from_number(tensor.dtype)?))
+    };
+    let inputs = (0..model.inputs().len()).map(|index| tensor(model.input(index)));
+    let outputs = (0..model.outputs().len()).map(|index| tensor(model.output(index)));
+    let compared: f64 = (inputs.chain(outputs).flatten())
+        .filter(|(_, dtype)| config.saturation && !dtype.is_float())
+        .map(|(bytes, _)| bytes)
+        .sum();
+    let mut sum = fitted::RUN + fitted::BYTE * compared;
+    let Some(header) = baseline.map(Baseline::header) else { return sum as u64 };
+    sum += fitted::CLASS * f64::from(header.classes);
+    if config.drift
+        && header.features > 0
+        && let Some((bytes, dtype)) = tensor(model.input(header.input.into()))
+    {
+        let elements = bytes / dtype.size() as f64;
+        let looked = (elements / f64::from(header.step)).ceil();
+        // Every element that is looked at may be another feature's.
+        let next = looked.min((elements / f64::from(header.inner)).ceil());
+        let bins = f64::from(header.features) * f64::from(header.bins)
+            + f64::from(header.classes)
+            + CONFIDENCE_BINS as f64;
+        sum += fitted::ELEMENT * looked + fitted::FEATURE * next;
+        sum += fitted::BIN * bins / f64::from(header.window_runs);
+    }
+    sum.round() as u64
 }
 
 pub(super) fn about<'m>(model: &Model<'m>) -> Result<About<'m>> {
@@ -29,7 +78,10 @@ pub(super) fn about<'m>(model: &Model<'m>) -> Result<About<'m>> {
     ];
     let costs = configurations
         .into_iter()
-        .map(|(name, config)| Ok((name, Monitor::memory_bytes(model, &config)?)))
+        .map(|(name, config)| {
+            let time = instructions(model, baseline.as_ref(), &config);
+            Ok((name, Monitor::memory_bytes(model, &config)?, time))
+        })
         .collect::<Result<_>>()?;
     Ok(About { baseline, costs })
 }
@@ -61,7 +113,9 @@ impl About<'_> {
         let costs: Vec<Value> = self
             .costs
             .iter()
-            .map(|(name, bytes)| json!({ "configuration": name, "memory_bytes": bytes }))
+            .map(|(name, bytes, instructions)| {
+                json!({ "configuration": name, "memory_bytes": bytes, "instructions_per_run": instructions })
+            })
             .collect();
         let baseline = self.baseline.map(|baseline| {
             let header = baseline.header();
@@ -140,8 +194,14 @@ impl About<'_> {
         let rows: Vec<Vec<String>> = self
             .costs
             .iter()
-            .map(|(name, bytes)| {
-                vec![(*name).to_owned(), bytes.to_string(), (bytes + own).to_string()]
+            .map(|(name, bytes, instructions)| {
+                let ram = bytes + own;
+                vec![
+                    (*name).to_owned(),
+                    bytes.to_string(),
+                    ram.to_string(),
+                    instructions.to_string(),
+                ]
             })
             .collect();
         parts.push(report::table(
@@ -149,6 +209,7 @@ impl About<'_> {
                 ("configuration", Align::Left),
                 ("memory, bytes", Align::Right),
                 ("with the monitor itself, on this machine", Align::Right),
+                ("instructions a run, Cortex-M4", Align::Right),
             ],
             &rows,
         ));

@@ -108,6 +108,13 @@ pub(crate) fn findings(summary: &Summary<'_>) -> Vec<Finding> {
             "The flash or the file could not be written. Counts of a refused period went into the next one; its alarms and samples are lost.",
         );
     }
+    if count(Event::CountsDropped) > 0 {
+        say(
+            Weight::Warn,
+            format!("the log had no room for {} records of counts", count(Event::CountsDropped)),
+            "Old counts were lost: a summary of them didn't fit a block of flash. Give the log larger blocks, or the monitor fewer features.",
+        );
+    }
     drift(summary, &mut say);
     for tensor in &summary.saturation {
         let name = summary.tensor(tensor.tensor);
@@ -116,16 +123,22 @@ pub(crate) fn findings(summary: &Summary<'_>) -> Vec<Finding> {
         let runs = count(Event::Runs).max(1);
         let per_run = both as f64 / runs as f64;
         let share = elements.map(|elements| per_run / elements as f64);
-        if share.is_some_and(|share| share >= SATURATED) || (share.is_none() && per_run >= 1.0) {
-            let of =
+        let before = summary.saturated_before(tensor.tensor);
+        let usual = before.unwrap_or(0.0);
+        let more = usual + SATURATED.max(0.1 * usual);
+        if share.is_some_and(|share| share >= more) || (share.is_none() && per_run >= 1.0) {
+            let mut of =
                 share.map_or(String::new(), |share| format!(", {} of all", report::percent(share)));
+            if let Some(before) = before {
+                of += &format!(" (calibration data: {})", report::percent(before));
+            }
             say(
-                Weight::Warn,
+                if before.is_some() { Weight::Warn } else { Weight::Note },
                 format!(
                     "{name}: {} values a run are at the limits of its numbers{of}",
                     report::significant(per_run)
                 ),
-                "Larger values were cut off there. If it is more than on the calibration data, the field has larger values than that: calibrate with data from the field.",
+                "Larger values were cut off there. If it is more than on the calibration data, which --model names, the field has larger values than that: calibrate with data from the field.",
             );
         }
     }

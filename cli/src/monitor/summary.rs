@@ -44,6 +44,8 @@ pub(crate) struct Baseline {
     pub(crate) calibrated: Option<Vec<u16>>,
     /// The probability of a false alarm of each kind in a window.
     false_alarms: f64,
+    /// By watched tensor: shares of elements at either limit of their type, where they were counted.
+    pub(crate) saturated: Vec<Option<f64>>,
 }
 
 impl Baseline {
@@ -61,6 +63,20 @@ impl Baseline {
             confidence: header.confidence.map(u64::from).to_vec(),
             calibrated: (header.flags & 1 != 0).then(|| header.calibrated.to_vec()),
             false_alarms: f64::from(header.false_alarm_q32) / 4_294_967_296.0,
+            saturated: {
+                let [low, high, output_low, output_high] =
+                    header.saturated_q32.map(|share| f64::from(share) / 4_294_967_296.0);
+                let inputs = model.inputs().len();
+                let mut shares = vec![None; inputs + model.outputs().len()];
+                let at =
+                    [(usize::from(header.input), low + high), (inputs, output_low + output_high)];
+                for (tensor, share) in at {
+                    if let Some(place) = shares.get_mut(tensor) {
+                        *place = Some(share);
+                    }
+                }
+                shares
+            },
         }))
     }
 }
@@ -203,6 +219,12 @@ impl<'f> Summary<'f> {
     pub(crate) fn elements(&self, index: usize) -> Option<u64> {
         let (_, elements) = self.named?.tensors.get(index)?;
         (*elements > 0).then_some(*elements)
+    }
+
+    /// The share of a watched tensor's elements that were at a limit in the calibration data.
+    pub(crate) fn saturated_before(&self, index: usize) -> Option<f64> {
+        let baseline = self.named?.baseline.as_ref()?;
+        baseline.saturated.get(index).copied().flatten()
     }
 
     /// A share of the runs.

@@ -54,6 +54,8 @@ pub(crate) fn fleet(summary: &Summary<'_>) -> String {
         ("starts", Event::Starts),
         ("samples kept", Event::Samples),
         ("records refused by sink", Event::SinkFailures),
+        ("samples dropped by log", Event::SamplesDropped),
+        ("records dropped by log", Event::CountsDropped),
     ] {
         if totals.event(event) > 0 {
             fields.push((name, totals.event(event).to_string()));

@@ -53,6 +53,11 @@ impl Watched {
         Some(Watched { input, dtype, features, inner, step, elements, rows, edges })
     }
 
+    /// Elements of a sample.
+    pub(super) fn elements(&self) -> usize {
+        self.elements
+    }
+
     /// Takes a sample's input.
     pub(super) fn add(&mut self, bytes: &[u8]) {
         let size = self.dtype.size();
@@ -109,6 +114,25 @@ impl Watched {
         counts
     }
 
+    /// For each feature, the bin that its elements were in on average, sample by sample.
+    pub(super) fn courses(&self) -> Vec<Vec<f64>> {
+        let mut courses = vec![Vec::with_capacity(self.rows.len()); self.features];
+        for sample in 0..self.rows.len() {
+            let counts = self.counts_of(sample);
+            for (course, counts) in courses.iter_mut().zip(counts.chunks_exact(BINS)) {
+                let sum: u32 = counts.iter().sum();
+                let bins = (0u32..).zip(counts).map(|(bin, count)| bin * count).sum::<u32>();
+                course.push(f64::from(bins) / f64::from(sum.max(1)));
+            }
+        }
+        courses
+    }
+
+    /// Samples that were taken.
+    pub(super) fn samples(&self) -> usize {
+        self.rows.len()
+    }
+
     /// Counts of all samples, by feature.
     pub(super) fn counts(&self) -> Vec<Vec<u64>> {
         let mut counts = vec![vec![0; BINS]; self.features];
@@ -154,7 +178,7 @@ mod tests {
 
     #[test]
     fn bins_have_equal_counts_as_far_as_values_allow() {
-        let none = i32::MAX;
+        let none = i32::from(i16::MAX);
         let cases: [(Vec<i32>, [i32; 7]); 4] = [
             ((0..80).collect(), [10, 20, 30, 40, 50, 60, 70]),
             (vec![5; 100], [none; 7]),

@@ -2,8 +2,10 @@
 //! is one.
 //!
 //! Thresholds come from the data. The bootstrap draws blocks of neighbouring samples, so that what follows on each other stays
-//! together, twice: as calibration data and as a window. Both draws vary, as both did when they were recorded.
+//! together, twice: as calibration data and as a window. Both draws vary, as both did when they were recorded. How long blocks are
+//! follows from how long samples depend on each other.
 
+mod blocks;
 mod detectors;
 mod features;
 mod null;
@@ -21,8 +23,16 @@ use features::Watched;
 const WINDOW_RUNS: usize = 128;
 /// Samples below which nothing can be said about what is usual.
 pub const LEAST_SAMPLES: usize = 32;
-/// Samples that thresholds are made from at most; of more, evenly spaced ones.
-const MOST_SAMPLES: usize = 4096;
+/// Samples whose inputs thresholds are made from at most; of more, stretches of neighbours.
+const MOST_INPUTS: usize = 4096;
+/// Samples whose outputs are, likewise.
+const MOST_OUTPUTS: usize = 1 << 16;
+/// Stretches that are taken of more samples.
+const STRETCHES: usize = 32;
+/// Blocks below which calibration data that depends on itself says little about what is usual.
+const FEW_BLOCKS: usize = 50;
+/// Blocks that chance alone doesn't ask for.
+const LONG_BLOCK: usize = 16;
 /// Windows drawn to find thresholds.
 const ROUNDS: usize = 1000;
 /// Runs of a confidence bin that say as much as its labels: what the calibration table believes without data.
@@ -54,6 +64,59 @@ struct Observed {
     /// Of each sample; `None` for outputs that aren't finite.
     scored: Vec<Option<Scored>>,
     labels: Option<Vec<usize>>,
+    /// Shares of elements at the limits of their type: of the watched input, then of the first output.
+    saturated: [f64; 4],
+}
+
+/// How many neighbouring samples are drawn together.
+struct Blocks {
+    inputs: usize,
+    outputs: usize,
+    errors: usize,
+}
+
+impl Blocks {
+    /// The longest that a feature or a signal wants.
+    fn of(observed: &Observed) -> Blocks {
+        let longest = |series: &[Vec<f64>]| {
+            series.iter().map(|series| blocks::block_length(series)).max().unwrap_or(1)
+        };
+        let scored = || observed.scored.iter().flatten();
+        let series = |of: &dyn Fn(&Scored) -> f64| scored().map(of).collect::<Vec<f64>>();
+        let outputs = match observed.scores {
+            Scores::None => vec![],
+            Scores::Value => vec![series(&|scored| scored.value.into())],
+            _ => vec![
+                series(&|scored| scored.confidence.into()),
+                series(&|scored| scored.entropy.into()),
+                series(&|scored| scored.class.into()),
+            ],
+        };
+        Blocks {
+            inputs: longest(&observed.watched.as_ref().map_or(vec![], Watched::courses)),
+            outputs: longest(&outputs),
+            errors: longest(&[observed.errors().into_iter().map(f64::from).collect()]),
+        }
+    }
+}
+
+impl Observed {
+    /// 2¹⁵ for each wrong prediction, 0 for each right one; empty without labels of classes.
+    fn errors(&self) -> Vec<i32> {
+        let labels = self.labels.iter().flatten().filter(|_| self.classes > 0);
+        let wrong = |(scored, label): (&Option<Scored>, &usize)| {
+            scored.as_ref().map(|scored| i32::from(usize::from(scored.class) != *label) << 15)
+        };
+        self.scored.iter().zip(labels).filter_map(wrong).collect()
+    }
+}
+
+/// Whether a sample belongs to what is kept: all of them, or evenly spread stretches of neighbours.
+fn is_kept(sample: usize, samples: usize, most: usize) -> bool {
+    samples <= most || {
+        let place = sample % samples.div_ceil(STRETCHES);
+        place < most / STRETCHES
+    }
 }
 
 /// The bytes of a baseline section, and what should be said about it.
@@ -92,9 +155,23 @@ pub fn baseline(
             )
         }
     };
-    let null = null::draw(&observed, window_runs, ROUNDS, options.false_alarm, seed);
+    let blocks = Blocks::of(&observed);
+    let null = null::draw(&observed, &blocks, window_runs, ROUNDS, options.false_alarm, seed);
     let per_run = options.false_alarm / window_runs as f64;
-    let detectors = detectors::choose(&observed, per_run, seed);
+    let detectors = detectors::choose(&observed, &blocks, per_run, seed);
+    let inputs = observed.watched.as_ref().map_or(count, Watched::samples);
+    for (what, samples, block) in
+        [("inputs", inputs, blocks.inputs), ("outputs", count, blocks.outputs)]
+    {
+        if samples / block < FEW_BLOCKS && block >= LONG_BLOCK {
+            notes.push(format!(
+                "neighbouring samples resemble each other: as to {what}, the {samples} samples of calibration data tell as much \
+                 as {} others. The monitor's thresholds are wide, and uncertain: give a longer recording, or shuffle the \
+                 samples if their order isn't that of time",
+                (samples / block).max(1)
+            ));
+        }
+    }
     if observed.scores == Scores::None {
         notes.push(
             "the monitor keeps no classes and confidences: say what the first output is with --monitor probabilities, \
@@ -133,7 +210,7 @@ pub fn baseline(
         flags: u32::from(has_table),
         confidence: fit(&confidence).try_into().unwrap_or([0; 16]),
         calibrated,
-        reserved: [0; 4],
+        saturated_q32: observed.saturated.map(q32),
     };
     let (edges, counts) = match &observed.watched {
         Some(watched) => (&watched.edges[..], watched.counts()),
@@ -165,21 +242,34 @@ fn observe(
     let mut session = program.session(None)?;
     let model = *session.model();
     let failed = |e: whit::SessionError| EvaluateError::Invalid(e.to_string());
-    let mut watched = Watched::of(&model, samples.len().min(MOST_SAMPLES));
-    let stride = samples.len().div_ceil(MOST_SAMPLES);
+    let mut watched = Watched::of(&model, samples.len().min(MOST_INPUTS));
     let mut outputs = Vec::new();
     let mut reals = Vec::new();
+    let mut saturated = [0u64; 4];
     session.reset_state();
     for sample in 0..samples.len() {
         feed(&mut session, samples, sample)?;
         // Models with state see every sample; what they make of some of them is kept.
-        let kept = sample % stride == 0;
-        if let Some(watched) = watched.as_mut().filter(|_| kept) {
-            watched.add(session.input_bytes(watched.input).map_err(failed)?);
+        let input_kept = is_kept(sample, samples.len(), MOST_INPUTS);
+        let mut count = |at: usize, dtype, bytes: &[u8]| {
+            let (low, high) = whit::metrics::saturated(dtype, bytes);
+            saturated[at] += u64::from(low);
+            saturated[at + 1] += u64::from(high);
+        };
+        if let Some(watched) = &mut watched {
+            let bytes = session.input_bytes(watched.input).map_err(failed)?;
+            count(0, watched.dtype, bytes);
+            if input_kept {
+                watched.add(bytes);
+            }
         }
         session.run().map_err(|e| EvaluateError::Run { sample, why: describe(&model, e) })?;
-        if kept {
-            outputs.push(session.output_bytes(0).map_err(failed)?.to_vec());
+        let bytes = session.output_bytes(0).map_err(failed)?;
+        count(2, session.output_slot(0).map_err(failed)?.dtype(), bytes);
+        if is_kept(sample, samples.len(), MOST_OUTPUTS) {
+            outputs.push(bytes.to_vec());
+        }
+        if input_kept {
             reals.push(output_reals(&session, 0)?);
         }
         progress(sample + 1, samples.len());
@@ -187,8 +277,12 @@ fn observe(
     if let Some(watched) = &mut watched {
         watched.cut();
     }
-    let labels: Option<Vec<usize>> =
-        options.labels.as_ref().map(|labels| labels.iter().copied().step_by(stride).collect());
+    let labels: Option<Vec<usize>> = options.labels.as_ref().map(|labels| {
+        let kept = |(sample, label): (usize, &usize)| {
+            is_kept(sample, samples.len(), MOST_OUTPUTS).then_some(*label)
+        };
+        labels.iter().enumerate().filter_map(kept).collect()
+    });
     let slot = session.output_slot(0).map_err(failed)?;
     let scores = options.scores.unwrap_or_else(|| guess(&reals, labels.as_deref()));
     let classes = match scores {
@@ -221,7 +315,11 @@ fn observe(
         )));
     }
     let scored = outputs.iter().map(|bytes| scorer.score(bytes).ok()).collect();
-    Ok(Observed { watched, scores, classes, value_unit, scored, labels })
+    let elements = [watched.as_ref().map_or(0, |watched| watched.elements()), slot.elements()];
+    let share =
+        |at: usize| saturated[at] as f64 / (samples.len() as f64 * elements[at / 2].max(1) as f64);
+    let saturated = [share(0), share(1), share(2), share(3)];
+    Ok(Observed { watched, scores, classes, value_unit, scored, labels, saturated })
 }
 
 /// What the first output seems to be.

@@ -3,10 +3,10 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use whit::metrics::drift::{P_LEVELS, STATISTICS, Statistic, level, p_value};
-use whit::metrics::scores::confidence_bin;
+use whit::metrics::scores::{Scored, confidence_bin};
 
-use super::Observed;
-use super::features::BINS;
+use super::features::{BINS, Watched};
+use super::{Blocks, Observed};
 
 /// Thresholds of the drift tests.
 pub(super) struct Null {
@@ -17,74 +17,99 @@ pub(super) struct Null {
     pub(super) confidence_thresholds: [u32; STATISTICS],
 }
 
-/// Samples in the order of a resample: circular blocks of neighbours (Politis and Romano, "A circular block-resampling procedure
-/// for stationary data", 1992), as long as the cube root of their number (Hall, Horowitz and Jing, 1995).
+/// Draws samples in circular blocks of neighbours (Politis and Romano, "A circular block-resampling procedure for stationary
+/// data", 1992).
 pub(super) fn resample(
     random: &mut ChaCha8Rng,
     samples: usize,
+    block: usize,
     count: usize,
 ) -> impl Iterator<Item = usize> + use<> {
-    let block = (samples as f64).cbrt().ceil() as usize;
+    let block = block.max(1);
     let starts: Vec<usize> =
-        (0..count.div_ceil(block.max(1))).map(|_| random.random_range(0..samples)).collect();
+        (0..count.div_ceil(block)).map(|_| random.random_range(0..samples)).collect();
     (0..count).map(move |index| (starts[index / block] + index % block) % samples)
+}
+
+/// Samples, each as the counters that it adds to.
+struct Rows {
+    rows: Vec<Vec<(u32, u32)>>,
+    counters: usize,
+    block: usize,
+}
+
+impl Rows {
+    /// The counts of so many samples.
+    fn draw(&self, random: &mut ChaCha8Rng, count: usize) -> Vec<u32> {
+        let mut counts = vec![0u32; self.counters];
+        for sample in resample(random, self.rows.len(), self.block, count) {
+            for (index, count) in &self.rows[sample] {
+                counts[*index as usize] += count;
+            }
+        }
+        counts
+    }
+
+    /// Those of calibration data and of a window.
+    fn pair(&self, random: &mut ChaCha8Rng, window_runs: usize) -> (Vec<u32>, Vec<u32>) {
+        if self.rows.is_empty() || self.counters == 0 {
+            return (vec![0; self.counters], vec![0; self.counters]);
+        }
+        (self.draw(random, self.rows.len()), self.draw(random, window_runs))
+    }
 }
 
 /// Draws `rounds` pairs of calibration data and window.
 pub(super) fn draw(
     observed: &Observed,
+    blocks: &Blocks,
     window_runs: usize,
     rounds: usize,
     false_alarm: f64,
     seed: u64,
 ) -> Null {
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x6261_7365);
-    let samples = observed.scored.len();
     let features = observed.watched.as_ref().map_or(0, |watched| watched.features);
     let classes = usize::from(observed.classes);
-    // What each sample adds: counters of features, class, bin of confidence.
-    let rows: Vec<Vec<(u32, u32)>> = (0..samples)
-        .map(|sample| {
-            let counts =
-                observed.watched.as_ref().map_or(vec![], |watched| watched.counts_of(sample));
-            let filled = counts.into_iter().enumerate().filter(|(_, count)| *count > 0);
-            let mut row: Vec<(u32, u32)> =
-                filled.map(|(index, count)| (index as u32, count)).collect();
-            if let Some(scored) = &observed.scored[sample]
-                && classes > 0
-            {
-                row.push(((features * BINS + usize::from(scored.class)) as u32, 1));
-                row.push((
-                    (features * BINS + classes + confidence_bin(scored.confidence)) as u32,
-                    1,
-                ));
-            }
-            row
-        })
-        .collect();
-    let len = features * BINS + classes + 16;
+    let of_inputs = |watched: &Watched, sample| {
+        let counts = watched.counts_of(sample).into_iter().enumerate();
+        counts.filter(|(_, count)| *count > 0).map(|(index, count)| (index as u32, count)).collect()
+    };
+    let inputs = Rows {
+        rows: observed.watched.as_ref().map_or(vec![], |watched| {
+            (0..watched.samples()).map(|sample| of_inputs(watched, sample)).collect()
+        }),
+        counters: features * BINS,
+        block: blocks.inputs,
+    };
+    let of_output = |scored: &Option<Scored>| match scored {
+        Some(scored) => vec![
+            (u32::from(scored.class), 1),
+            ((classes + confidence_bin(scored.confidence)) as u32, 1),
+        ],
+        None => vec![],
+    };
+    let outputs = Rows {
+        rows: if classes > 0 { observed.scored.iter().map(of_output).collect() } else { vec![] },
+        counters: if classes > 0 { classes + 16 } else { 0 },
+        block: blocks.outputs,
+    };
     let mut of_features: [Vec<Vec<u32>>; STATISTICS] = Default::default();
     let (mut of_classes, mut of_confidence) =
         <([Vec<u32>; STATISTICS], [Vec<u32>; STATISTICS])>::default();
     for _ in 0..rounds {
-        let mut sum = |count: usize| {
-            let mut counts = vec![0u32; len];
-            for sample in resample(&mut random, samples, count) {
-                for (index, count) in &rows[sample] {
-                    counts[*index as usize] += count;
-                }
-            }
-            counts
-        };
-        let (reference, window) = (sum(samples), sum(window_runs));
+        let of_inputs = inputs.pair(&mut random, window_runs);
+        let of_outputs = outputs.pair(&mut random, window_runs);
         for (number, statistic) in Statistic::ALL.into_iter().enumerate() {
-            let of = |start: usize, bins: usize| {
+            let of = |(reference, window): &(Vec<u32>, Vec<u32>), start: usize, bins: usize| {
                 statistic.of(bins, &|bin| window[start + bin], &|bin| reference[start + bin])
             };
             of_features[number]
-                .push((0..features).map(|feature| of(feature * BINS, BINS)).collect());
-            of_classes[number].push(of(features * BINS, classes));
-            of_confidence[number].push(of(features * BINS + classes, 16));
+                .push((0..features).map(|feature| of(&of_inputs, feature * BINS, BINS)).collect());
+            if classes > 0 {
+                of_classes[number].push(of(&of_outputs, 0, classes));
+                of_confidence[number].push(of(&of_outputs, classes, 16));
+            }
         }
     }
 

@@ -62,11 +62,16 @@ fn graph() -> Graph {
 }
 
 fn file(numbers: Numbers, monitor: Option<MonitorOptions>) -> Result<Vec<u8>, String> {
-    let (rows, _) = points(1, 800, 0.0);
+    file_from(&points(1, 800, 0.0).0, numbers, monitor)
+}
+
+fn file_from(
+    rows: &Reals,
+    numbers: Numbers,
+    monitor: Option<MonitorOptions>,
+) -> Result<Vec<u8>, String> {
     let options = ConvertOptions { numbers, golden_cases: 0, monitor, ..ConvertOptions::default() };
-    convert(graph(), Some(&rows), &options, &mut ())
-        .map(|made| made.file)
-        .map_err(|e| e.to_string())
+    convert(graph(), Some(rows), &options, &mut ()).map(|made| made.file).map_err(|e| e.to_string())
 }
 
 fn labelled() -> MonitorOptions {
@@ -151,38 +156,35 @@ fn baselines_are_the_same_every_time_and_fit_their_model() {
 }
 
 #[test]
-fn calibration_data_falls_into_the_bins_that_the_baseline_counted() {
+fn a_monitor_finds_calibration_data_in_the_bins_of_the_converter() {
     for steps in [0.0, 1.0, 3.0, 100.0] {
         for numbers in [Numbers::Float, Numbers::Int8, Numbers::Int16] {
-            let (mut rows, _) = points(1, 200, 0.0);
+            let (mut rows, _) = points(1, WINDOW_RUNS, 0.0);
             // Few values leave bins empty, a constant feature leaves one.
             rows.samples.iter_mut().flatten().for_each(|x| *x = (*x * steps).round() / 8.0);
             rows.samples[0][0] = 1.0;
             let monitor =
                 MonitorOptions { scores: Some(Scores::Logits), ..MonitorOptions::default() };
-            let options = ConvertOptions {
-                numbers,
-                golden_cases: 0,
-                monitor: Some(monitor),
-                ..ConvertOptions::default()
-            };
-            let made = convert(graph(), Some(&rows), &options, &mut ()).expect("converts").file;
+            let made = file_from(&rows, numbers, Some(monitor)).expect("converts");
             let aligned = AlignedBytes::new(&made);
             let model = Model::open(aligned.as_slice()).expect("a model");
             let baseline = Baseline::of(&model).expect("reads").expect("is there");
+            // The counts of the window stay until the period is closed.
+            let config = Config { window_every: 1, ..Config::default() };
+            let mut memory = vec![0; Monitor::memory_bytes(&model, &config).expect("sizes")];
+            let mut monitor =
+                Monitor::new(&model, &config, &mut memory, (0, 0)).expect("a monitor");
             let mut session = Session::new(model, Options::default()).expect("a session");
-            let mut counts = [[0; 8]; 12];
             for row in &rows.samples {
                 session.set_input_f32(0, row).expect("an input");
-                let size = session.input_slot(0).expect("is there").dtype().size();
-                let bytes = session.input_bytes(0).expect("is there");
-                for (feature, raw) in bytes.chunks(size).enumerate() {
-                    counts[feature][baseline.bin(feature, raw).expect("finite")] += 1;
-                }
+                monitor.run(&mut session, &mut || 0).expect("a run");
             }
-            for (feature, counts) in counts.iter().enumerate() {
-                let of_file: Vec<u32> = (0..8).map(|bin| baseline.count(feature, bin)).collect();
-                assert_eq!(of_file, counts, "{numbers}, {steps} steps, feature {feature}");
+            for feature in 0..12 {
+                let bins = 0..8;
+                let seen = bins.clone().map(|bin| monitor.get(Group::Features, feature * 8 + bin));
+                let of_file = bins.map(|bin| u64::from(baseline.count(feature, bin)));
+                let (seen, of_file): (Vec<u64>, Vec<u64>) = (seen.collect(), of_file.collect());
+                assert_eq!(seen, of_file, "{numbers}, {steps} steps, feature {feature}");
             }
         }
     }
@@ -218,5 +220,18 @@ fn data_that_says_too_little_is_refused() {
     for (rows, monitor, expected) in cases {
         let message = error(rows, monitor);
         assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn of_many_samples_stretches_of_neighbours_are_kept() {
+    for (samples, most) in
+        [(10, 4096), (4096, 4096), (4097, 4096), (100_000, 4096), (70_000, 65_536)]
+    {
+        let kept: Vec<bool> = (0..samples).map(|sample| is_kept(sample, samples, most)).collect();
+        let count = kept.iter().filter(|kept| **kept).count();
+        assert!(count <= most && count + most / 8 >= samples.min(most), "{count} of {samples}");
+        let starts = kept.windows(2).filter(|pair| !pair[0] && pair[1]).count();
+        assert!(starts < STRETCHES, "{starts} of {samples}");
     }
 }

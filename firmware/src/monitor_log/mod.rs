@@ -17,8 +17,6 @@ use whit::metrics::record::{
 use whit::metrics::{Config, Sink};
 
 mod ring;
-#[cfg(test)]
-mod tests;
 
 use ring::{Reader, Ring};
 

@@ -57,8 +57,9 @@ record! {
         pub confidence: [u16; 16],
         /// How often a prediction is right, by bin of its confidence, in 2⁻¹⁵.
         pub calibrated: [u16; 16],
-        /// Zero.
-        pub reserved: [u32; 4],
+        /// Calibration data: shares of elements at the lower and the upper limit of their type, of the watched input and of the
+        /// first output, in 2⁻³².
+        pub saturated_q32: [u32; 4],
     }
 }
 
@@ -183,7 +184,23 @@ impl<'m> Baseline<'m> {
         {
             return Err(BAD);
         }
-        Ok(Baseline { header, dtype, bytes })
+        let baseline = Baseline { header, dtype, bytes };
+        // A monitor looks for an element's bin from the lowest edge on.
+        let ascends = |feature| baseline.edges(feature).is_sorted();
+        if !(0..usize::from(header.features)).all(ascends) {
+            return Err(BAD);
+        }
+        Ok(baseline)
+    }
+
+    /// A feature's edges, ascending.
+    fn edges(&self, feature: usize) -> impl Iterator<Item = i32> + use<'m> {
+        let size = edge_bytes(self.dtype);
+        let bytes = (usize::from(self.header.bins) - 1) * size;
+        let raw = self.feature(feature).get(..bytes).unwrap_or(&[]).chunks_exact(size);
+        raw.map(
+            move |raw| if size == 2 { i32::from(u16::read(raw) as i16) } else { i32::read(raw) },
+        )
     }
 
     /// Its header.
@@ -224,6 +241,53 @@ impl<'m> Baseline<'m> {
         let edge =
             |raw: &[u8]| if size == 2 { i32::from(u16::read(raw) as i16) } else { i32::read(raw) };
         Some(edges.chunks_exact(size).take_while(|raw| key >= edge(raw)).count())
+    }
+
+    /// Counts the elements of an input that are looked at, by feature × bins + bin; gives how many are NaN or infinite.
+    /// Every run pays for this.
+    pub fn count_input(&self, bytes: &[u8], counts: &mut [u16]) -> u32 {
+        let header = &self.header;
+        let (inner, step) = (header.inner as usize, header.step as usize);
+        let bins = usize::from(header.bins);
+        if header.features == 0 {
+            return 0;
+        }
+        let mut count = |feature: usize, bin: usize| {
+            if let Some(count) = counts.get_mut(feature * bins + bin) {
+                *count = count.saturating_add(1);
+            }
+        };
+        let sign = match self.dtype {
+            DType::I8 => 0x80,
+            DType::U8 => 0,
+            dtype => {
+                let mut not_finite = 0;
+                let elements = bytes.chunks_exact(dtype.size()).enumerate();
+                for (element, raw) in elements.step_by(step) {
+                    let feature = self.feature_of(element);
+                    match self.bin(feature, raw) {
+                        Some(bin) => count(feature, bin),
+                        None => not_finite += 1,
+                    }
+                }
+                return not_finite;
+            }
+        };
+        // Nothing but the search in a loop over neighbours that belong to one feature.
+        let mut element = 0;
+        while element < bytes.len() {
+            let feature = self.feature_of(element);
+            let end = bytes.len().min((element / inner + 1).saturating_mul(inner));
+            let edges = self.feature(feature).get(..2 * (bins - 1)).unwrap_or(&[]);
+            let (edges, _) = edges.as_chunks::<2>();
+            while let Some(q) = bytes[..end].get(element) {
+                let key = i32::from(q ^ sign) - i32::from(sign);
+                let bin = edges.iter().take_while(|e| key >= i32::from(i16::from_le_bytes(**e)));
+                count(feature, bin.count());
+                element = element.saturating_add(step);
+            }
+        }
+        0
     }
 
     /// The calibration data's count in a bin of a feature.
@@ -340,5 +404,67 @@ pub fn write(
     let start = start + 2 * usize::from(header.classes);
     for (raw, detector) in out[start..].chunks_exact_mut(DetectorRecord::SIZE).zip(detectors) {
         detector.write(raw);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::counters::tests::Random;
+
+    #[test]
+    fn inputs_are_counted_element_by_element() {
+        let mut random = Random(17);
+        for round in 0..600 {
+            let dtypes = [DType::I8, DType::U8, DType::I16, DType::F32, DType::F16, DType::BF16];
+            let dtype = dtypes[round % dtypes.len()];
+            let below = |random: &mut Random, most: u64| random.below(most) as usize;
+            let (features, bins) = (below(&mut random, 9), 1 + below(&mut random, 16));
+            let header = BaselineHeader {
+                version: BASELINE_VERSION,
+                header_bytes: BaselineHeader::SIZE as u32,
+                window_runs: 1,
+                features: features as u16,
+                dtype: dtype as u8,
+                bins: bins as u8,
+                inner: 1 + random.below(12) as u32,
+                step: 1 + random.below(if round % 2 == 0 { 3 } else { 40 }) as u32,
+                value_unit: 1.0,
+                ..Default::default()
+            };
+            let edges: Vec<Vec<i32>> = (0..features)
+                .map(|_| {
+                    let mut edges: Vec<i32> = (1..bins)
+                        .map(|_| {
+                            let x = random.below(300) as i32 - 150;
+                            if dtype.is_float() { float_key(x as f32) } else { x }
+                        })
+                        .collect();
+                    edges.sort_unstable();
+                    edges
+                })
+                .collect();
+            let records: Vec<Feature<'_>> =
+                edges.iter().map(|edges| Feature { edges, ..Default::default() }).collect();
+            let mut section = vec![0; header.section_bytes(dtype)];
+            write(&header, dtype, &Default::default(), &records, &[], &[], &mut section);
+            let baseline = Baseline::read(&section).expect("a baseline");
+            let bytes: Vec<u8> =
+                (0..below(&mut random, 900)).map(|_| random.below(256) as u8).collect();
+            let (mut expected, mut expected_not_finite) = (vec![0u16; features * bins], 0);
+            for (element, raw) in bytes.chunks_exact(dtype.size()).enumerate() {
+                if features == 0 || element % header.step as usize != 0 {
+                    continue;
+                }
+                let feature = baseline.feature_of(element);
+                match baseline.bin(feature, raw) {
+                    Some(bin) => expected[feature * bins + bin] += 1,
+                    None => expected_not_finite += 1,
+                }
+            }
+            let mut found = vec![0; features * bins];
+            assert_eq!(baseline.count_input(&bytes, &mut found), expected_not_finite, "{header:?}");
+            assert_eq!(found, expected, "{header:?}");
+        }
     }
 }

@@ -216,6 +216,7 @@ pub struct Adwin<const ROWS: usize> {
 
 impl<const ROWS: usize> Adwin<ROWS> {
     /// Parameters: ln(1 / δ) in 2⁻¹⁶, of the probability δ of a cut without change (0.002 is customary: 407,281), and twice 0.
+    /// The paper's bound is a cautious one: below 0, δ is no probability any more, and cuts come at the rate that was calibrated.
     pub fn new([strictness_q16, _, _]: [i32; 3]) -> Adwin<ROWS> {
         const { assert!(ROWS > 0 && ROWS <= 11, "a sum of squares of the largest bucket fits 32 bits") }
         Adwin {

@@ -1,6 +1,6 @@
 //! How far counts are from those of the baseline, and which of many features that are tested at once drifted.
 
-use super::math::log2_q16;
+use super::math::{log2_q16, share_q32};
 
 /// A distance between two histograms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -62,10 +62,9 @@ impl Statistic {
                 to_u32(((total >> 32) * 45_426) >> 16)
             }
             Statistic::JensenShannon => {
-                let share = |count: u32, sum: u64| (u64::from(count) << 32) / sum;
                 let mut total = 0i64;
                 for bin in 0..bins {
-                    let (a, b) = (share(p(bin), p_sum), share(q(bin), q_sum));
+                    let (a, b) = (share_q32(p(bin), p_sum), share_q32(q(bin), q_sum));
                     let middle = i64::from(log2_q16(a + b)) - (1 << 16);
                     for share in [a, b] {
                         total += share as i64 * (i64::from(log2_q16(share)) - middle);

@@ -88,5 +88,5 @@ pub use config::{Config, Sizes};
 #[cfg(feature = "std")]
 pub use file_log::{FileLog, LEAST_FILE_BYTES, Recovered};
 pub use labels::LabelError;
-pub use monitor::{Monitor, NO_RUN, PERIOD_RUNS};
+pub use monitor::{Monitor, NO_RUN, PERIOD_RUNS, saturated};
 pub use plan::{Log, MonitorError, Sink, model_id};

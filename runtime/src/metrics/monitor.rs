@@ -251,20 +251,7 @@ impl<'m> Monitor<'m> {
         if self.window_kept || self.window_runs >= baseline.header().window_runs {
             return;
         }
-        let (bins, size) = (usize::from(self.shape.bins), dtype.size());
-        let elements = bytes.chunks_exact(size).enumerate();
-        let mut not_finite = 0u32;
-        for (element, raw) in elements.step_by(baseline.header().step as usize) {
-            let feature = baseline.feature_of(element);
-            match baseline.bin(feature, raw) {
-                Some(bin) => {
-                    if let Some(count) = self.memory.features.get_mut(feature * bins + bin) {
-                        *count = count.saturating_add(1);
-                    }
-                }
-                None => not_finite += 1,
-            }
-        }
+        let not_finite = baseline.count_input(bytes, self.memory.features);
         let count = &mut self.events[Event::InputsNotFinite as usize];
         *count = count.saturating_add(not_finite);
     }
@@ -274,19 +261,7 @@ impl<'m> Monitor<'m> {
         let Some([low, high]) = self.memory.saturation.get_mut(2 * tensor..2 * tensor + 2) else {
             return;
         };
-        let (mut at_low, mut at_high) = (0u32, 0u32);
-        let mut look = |is_low: bool, is_high: bool| {
-            at_low += u32::from(is_low);
-            at_high += u32::from(is_high);
-        };
-        match dtype {
-            DType::I8 => bytes.iter().for_each(|b| look(*b == 0x80, *b == 0x7F)),
-            DType::U8 => bytes.iter().for_each(|b| look(*b == 0, *b == 0xFF)),
-            DType::I16 => {
-                bytes.chunks_exact(2).for_each(|b| look(b == [0, 0x80], b == [0xFF, 0x7F]));
-            }
-            _ => (),
-        }
+        let (at_low, at_high) = saturated(dtype, bytes);
         *low = low.saturating_add(at_low);
         *high = high.saturating_add(at_high);
     }
@@ -590,6 +565,41 @@ impl<'m> Monitor<'m> {
     }
 }
 
+/// How many elements are at the lower and the upper limit of their type: of floats none.
+pub fn saturated(dtype: DType, bytes: &[u8]) -> (u32, u32) {
+    match dtype {
+        DType::I8 => at_limits(bytes, 0x80),
+        DType::U8 => at_limits(bytes, 0),
+        DType::I16 => bytes.chunks_exact(2).fold((0, 0), |(low, high), b| {
+            (low + u32::from(b == [0, 0x80]), high + u32::from(b == [0xFF, 0x7F]))
+        }),
+        _ => (0, 0),
+    }
+}
+
+/// How many bytes are at the lower and the upper limit of their type: `sign` makes these 0 and 255.
+fn at_limits(bytes: &[u8], sign: u8) -> (u32, u32) {
+    let (words, rest) = bytes.as_chunks::<4>();
+    let (mut low, mut high) = (0, 0);
+    let mut look = |bytes: &[u8]| {
+        for byte in bytes {
+            low += u32::from(byte ^ sign == 0);
+            high += u32::from(byte ^ sign == 0xFF);
+        }
+    };
+    // Four bytes at a time, as few are at a limit. A word has a byte of 0 exactly when this is not 0 (Warren, "Hacker's
+    // delight", 6-1).
+    let zero = |word: u32| word.wrapping_sub(0x0101_0101) & !word & 0x8080_8080;
+    for word in words {
+        let signed = u32::from_le_bytes(*word) ^ (u32::from(sign) * 0x0101_0101);
+        if zero(signed) | zero(!signed) != 0 {
+            look(word);
+        }
+    }
+    look(rest);
+    (low, high)
+}
+
 /// Adds one to a counter that is there: a period's runs, labels and windows fit 16 bits.
 fn bump(counts: &mut [u16], index: usize) {
     if let Some(count) = counts.get_mut(index) {
@@ -622,3 +632,26 @@ const _: () = assert!(SMALL_MODEL.bytes() + size_of::<Monitor<'_>>() <= 4096);
 
 const _: () =
     assert!(ENTROPY_BINS <= 16 && CONFIDENCE_BINS <= 256, "a bin of an event takes 8 bits");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_at_limits_are_counted_one_by_one() {
+        let mut random = crate::metrics::counters::tests::Random(23);
+        for length in (0..40).chain([490]) {
+            for extremes in [0, 2, 10] {
+                let bytes: Vec<u8> = (0..length)
+                    .map(|_| match random.below(10) {
+                        draw if draw < extremes => [0x80, 0x7F, 0, 0xFF][random.below(4) as usize],
+                        _ => random.below(256) as u8,
+                    })
+                    .collect();
+                let count = |limit: u8| bytes.iter().filter(|byte| **byte == limit).count() as u32;
+                assert_eq!(at_limits(&bytes, 0x80), (count(0x80), count(0x7F)));
+                assert_eq!(at_limits(&bytes, 0), (count(0), count(0xFF)));
+            }
+        }
+    }
+}

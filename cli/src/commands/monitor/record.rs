@@ -1,7 +1,6 @@
 //! `whit monitor record`: what a device would log that sees this data.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,7 +11,7 @@ use clap::Args;
 use serde_json::json;
 use whit::metrics::counters::Event;
 use whit::metrics::record::{Scores, Signal};
-use whit::metrics::{Config, Monitor, PERIOD_RUNS};
+use whit::metrics::{Config, FileLog, LEAST_FILE_BYTES, Monitor, PERIOD_RUNS, Recovered};
 use whit_convert::evaluate::{Samples, feed};
 
 use crate::commands::eval::class_labels;
@@ -28,9 +27,12 @@ pub(crate) struct Record {
     /// Inputs in the order in which they come, and labels if there are: .npz, folder of .npy, or folder of images by class
     #[arg(long, value_name = "DATA")]
     data: PathBuf,
-    /// The log to write
+    /// The log to write; one that is there is gone on with
     #[arg(short, long, value_name = "LOG")]
     output: PathBuf,
+    /// Length of the log at most, in bytes: before it is longer, its older half is summed up
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(LEAST_FILE_BYTES..))]
+    limit: u64,
     /// Runs of a period: what a record sums up
     #[arg(long, value_name = "RUNS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(PERIOD_RUNS)))]
     period: u32,
@@ -162,7 +164,12 @@ impl Record {
         };
         let mut memory = vec![0; Monitor::memory_bytes(&model, &config)?];
         let begin_s = seconds();
-        let mut monitor = Monitor::new(&model, &config, &mut memory, (0, begin_s))?;
+        let in_log = || self.output.display().to_string();
+        let mut log = FileLog::open(&self.output, self.limit).with_context(in_log)?;
+        say_recovered(&log.recovered());
+        let mut monitor =
+            Monitor::start(&model, &config, &mut memory, &mut log, begin_s).with_context(in_log)?;
+        let first = monitor.sequence();
         let header = *monitor.header();
         if header.scores == Scores::None as u8 && self.scores.is_none() {
             eprintln!(
@@ -191,9 +198,6 @@ impl Record {
             }
         };
 
-        let mut log = File::create_new(&self.output).with_context(|| {
-            format!("{}: a log that is there is not written over", self.output.display())
-        })?;
         let clock = Instant::now();
         let mut now_us = || clock.elapsed().as_micros() as u32;
         let now_s = |samples: usize| match self.interval {
@@ -230,9 +234,7 @@ impl Record {
                     Event::DdmAlarms,
                     Event::AdwinAlarms,
                 ]);
-                monitor
-                    .close_period(now_s(sample + 1), &mut log)
-                    .with_context(|| self.output.display().to_string())?;
+                monitor.close_period(now_s(sample + 1), &mut log).with_context(in_log)?;
             }
             if let Some(bar) = &bar {
                 bar.set_position(sample as u64 + 1);
@@ -241,8 +243,8 @@ impl Record {
         if let Some(bar) = bar {
             bar.finish_and_clear();
         }
-        let bytes = log.metadata().map_or(0, |data| data.len());
-        let periods = monitor.sequence();
+        let bytes = log.bytes();
+        let periods = monitor.sequence().wrapping_sub(first);
         if self.json {
             print_json(&json!({
                 "log": self.output.display().to_string(), "bytes": bytes, "runs": bound.len(), "periods": periods,
@@ -257,6 +259,19 @@ impl Record {
             ))?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Tells what a log that is gone on with had lost.
+fn say_recovered(recovered: &Recovered) {
+    if recovered.cut_bytes > 0 {
+        eprintln!(
+            "note: the log ended within a record; its {} bytes were cut off",
+            recovered.cut_bytes
+        );
+    }
+    if recovered.damages > 0 {
+        eprintln!("note: {} bytes of the log are damaged and stay", recovered.damaged_bytes);
     }
 }
 

@@ -2,9 +2,13 @@
 #![no_std]
 
 pub mod counter;
+#[cfg(feature = "monitor")]
+pub mod field;
 pub mod model;
 pub mod stack;
 mod vectors;
+#[cfg(feature = "monitor")]
+pub mod watched;
 
 use whit::ops::Operator;
 
