@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
-use whit::{Isa, Model};
+use whit::Model;
 use whit_convert::evaluate::Samples;
 use whit_convert::statistics::{
     Classified, Matched, Pairs, Ranked, Regressed, Statistic, StatisticsError, calibration,
