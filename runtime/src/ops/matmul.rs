@@ -7,22 +7,14 @@ use crate::isa::Isa;
 use crate::kernels::matmul_f32::{self, MatMulF32};
 use crate::memory::{Context, Slot, typed, typed_mut};
 use crate::ops::shape::{Walk, broadcast_strides, expect_apart, expect_types};
-use crate::ops::{Operator, RunFn, Step, no_scratch};
+use crate::ops::{Operator, RunFn, Step, no_scratch, select_isa};
 
 /// f32. Either factor may be stored transposed.
 pub static MATMUL_F32: Operator = Operator {
     op: Op::MatMul,
     dtype: Some(DType::F32),
     check: |step| check(step, DType::F32),
-    select: |isa: Isa| -> RunFn {
-        match isa {
-            #[cfg(all(target_arch = "x86_64", feature = "std"))]
-            Isa::Avx2 => run::<{ Isa::Avx2 as usize }>,
-            #[cfg(all(target_arch = "x86_64", feature = "std"))]
-            Isa::Avx512 => run::<{ Isa::Avx512 as usize }>,
-            _ => run::<{ Isa::Scalar as usize }>,
-        }
-    },
+    select: select_isa!(run),
     scratch_bytes: no_scratch,
 };
 

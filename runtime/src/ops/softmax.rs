@@ -7,14 +7,14 @@ use crate::isa::Isa;
 use crate::kernels::softmax::{self, SoftmaxI8, SoftmaxI16, SoftmaxShape, TABLE_LEN};
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::shape::{expect_apart, expect_types, split};
-use crate::ops::{Operator, RunFn, Step, expect_same_shape, expect_vector_at, no_scratch};
+use crate::ops::{Operator, Step, expect_same_shape, expect_vector_at, no_scratch, select_isa};
 
 /// f32 softmax.
 pub static SOFTMAX_F32: Operator = Operator {
     op: Op::Softmax,
     dtype: Some(DType::F32),
     check: check_f32,
-    select: select_f32,
+    select: select_isa!(run_f32),
     scratch_bytes: no_scratch,
 };
 
@@ -71,16 +71,6 @@ fn shape(step: &Step<'_>) -> Result<Option<SoftmaxShape>, StepErrorKind> {
     }
     let split = split(&x, step.attributes::<SoftmaxAttributes>().axis)?;
     Ok(Some(SoftmaxShape { outer: split.outer, extent: split.extent, inner: split.inner }))
-}
-
-fn select_f32(isa: Isa) -> RunFn {
-    match isa {
-        #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx2 => run_f32::<{ Isa::Avx2 as usize }>,
-        #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx512 => run_f32::<{ Isa::Avx512 as usize }>,
-        _ => run_f32::<{ Isa::Scalar as usize }>,
-    }
 }
 
 fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
