@@ -16,7 +16,7 @@ use crate::memory::{Context, typed, typed_mut};
 #[cfg(feature = "std")]
 use crate::ops::parallel::{Rates, Work};
 use crate::ops::shape::{broadcast_strides, expect_apart, expect_broadcast_dims, expect_types};
-use crate::ops::{Operator, RunFn, Step};
+use crate::ops::{Operator, Step, select_isa};
 #[cfg(feature = "std")]
 use crate::threads::{Disjoint, Shares};
 
@@ -25,15 +25,7 @@ pub static ATTENTION_F32: Operator = Operator {
     op: Op::Attention,
     dtype: Some(DType::F32),
     check,
-    select: |isa: Isa| -> RunFn {
-        match isa {
-            #[cfg(all(target_arch = "x86_64", feature = "std"))]
-            Isa::Avx2 => run::<{ Isa::Avx2 as usize }>,
-            #[cfg(all(target_arch = "x86_64", feature = "std"))]
-            Isa::Avx512 => run::<{ Isa::Avx512 as usize }>,
-            _ => run::<{ Isa::Scalar as usize }>,
-        }
-    },
+    select: select_isa!(run),
     scratch_bytes: |step, _| Sizes::of(step).map_or(0, |sizes| sizes.scratch_bytes()),
 };
 

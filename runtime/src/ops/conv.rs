@@ -18,7 +18,8 @@ use crate::memory::{Context, Slot, same_bytes, typed, typed_mut};
 use crate::ops::conv_parts;
 use crate::ops::shape::{expect_apart_but, expect_dense};
 use crate::ops::{
-    Operator, RunFn, Step, by_ref, expect_same_shape, expect_type, expect_vector_at, no_scratch,
+    Operator, Step, by_ref, expect_same_shape, expect_type, expect_vector_at, no_scratch,
+    select_isa,
 };
 
 /// Products per output at most, so that `K × 2¹⁴` plus a bias of 30 bits stays within an i32.
@@ -37,32 +38,6 @@ const WEIGHT_SUMS: usize = 4;
 const FIXED_POINT: usize = 6;
 /// Inputs of an f32 step: x, weights, bias, residual.
 const RESIDUAL_F32: usize = 3;
-
-/// One entry per instruction set of this build, so that a step's kernel is fixed when it is bound.
-macro_rules! select_isa {
-    ($run:ident) => {
-        |isa: Isa| -> RunFn {
-            match isa {
-                // One entry for all: it has scalar code for what it can't do, so that nothing is
-                // linked twice.
-                #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
-                _ => $run::<{ Isa::CortexM as usize }>,
-                #[cfg(all(target_arch = "x86_64", feature = "std"))]
-                Isa::Avx2 => $run::<{ Isa::Avx2 as usize }>,
-                #[cfg(all(target_arch = "x86_64", feature = "std"))]
-                Isa::Avx512 => $run::<{ Isa::Avx512 as usize }>,
-                #[cfg(not(all(
-                    target_os = "none",
-                    target_abi = "eabihf",
-                    not(feature = "no-dsp")
-                )))]
-                _ => $run::<{ Isa::Scalar as usize }>,
-            }
-        }
-    };
-}
-
-pub(super) use select_isa;
 
 /// i8 convolution.
 pub static CONV_I8: Operator = Operator {

@@ -9,10 +9,9 @@ use crate::kernels::conv_i16::{self, ConvI16, ConvI16Fn};
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::conv::{
     GeometryFn, Layer, MAX_K_I8, check_memory, conv_geometry, matrix_geometry, scratch_bytes,
-    select_isa,
 };
 use crate::ops::{
-    Operator, RunFn, Step, expect_clamp_of, expect_type, expect_vector_at, no_scratch,
+    Operator, Step, expect_clamp_of, expect_type, expect_vector_at, no_scratch, select_isa,
 };
 
 /// Inputs: x, weights, bias, scales.

@@ -11,7 +11,7 @@ use crate::ops::parallel::{Rates, Work};
 #[cfg(feature = "std")]
 use crate::ops::shape::product;
 use crate::ops::shape::{Walk, broadcast_strides, expect_apart, expect_types};
-use crate::ops::{Operator, RunFn, Step, no_scratch};
+use crate::ops::{Operator, RunFn, Step, no_scratch, select_isa};
 #[cfg(feature = "std")]
 use crate::threads::Disjoint;
 
@@ -20,15 +20,7 @@ pub static MATMUL_F32: Operator = Operator {
     op: Op::MatMul,
     dtype: Some(DType::F32),
     check: |step| check(step, DType::F32),
-    select: |isa: Isa| -> RunFn {
-        match isa {
-            #[cfg(all(target_arch = "x86_64", feature = "std"))]
-            Isa::Avx2 => run::<{ Isa::Avx2 as usize }>,
-            #[cfg(all(target_arch = "x86_64", feature = "std"))]
-            Isa::Avx512 => run::<{ Isa::Avx512 as usize }>,
-            _ => run::<{ Isa::Scalar as usize }>,
-        }
-    },
+    select: select_isa!(run),
     scratch_bytes: no_scratch,
 };
 

@@ -106,6 +106,33 @@ pub use where_::WHERE;
 /// Runs one step.
 pub type RunFn = fn(&mut Context<'_>) -> Result<(), StepErrorKind>;
 
+/// One entry per instruction set of this build, so that a step's kernel is fixed when it is bound.
+macro_rules! select_isa {
+    ($run:ident) => {
+        |isa: $crate::isa::Isa| -> $crate::ops::RunFn {
+            use $crate::isa::Isa;
+            match isa {
+                // One entry for all: it has scalar code for what it can't do, so that nothing is
+                // linked twice.
+                #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
+                _ => $run::<{ Isa::CortexM as usize }>,
+                #[cfg(all(target_arch = "x86_64", feature = "std"))]
+                Isa::Avx2 => $run::<{ Isa::Avx2 as usize }>,
+                #[cfg(all(target_arch = "x86_64", feature = "std"))]
+                Isa::Avx512 => $run::<{ Isa::Avx512 as usize }>,
+                #[cfg(not(all(
+                    target_os = "none",
+                    target_abi = "eabihf",
+                    not(feature = "no-dsp")
+                )))]
+                _ => $run::<{ Isa::Scalar as usize }>,
+            }
+        }
+    };
+}
+
+pub(crate) use select_isa;
+
 /// One operator for one element type.
 pub struct Operator {
     /// Which operator.

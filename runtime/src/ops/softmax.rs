@@ -9,7 +9,7 @@ use crate::memory::{Context, typed, typed_mut};
 #[cfg(feature = "std")]
 use crate::ops::parallel::{Rates, Work};
 use crate::ops::shape::{expect_apart, expect_types, split};
-use crate::ops::{Operator, RunFn, Step, expect_same_shape, expect_vector_at, no_scratch};
+use crate::ops::{Operator, Step, expect_same_shape, expect_vector_at, no_scratch, select_isa};
 #[cfg(feature = "std")]
 use crate::threads::Disjoint;
 
@@ -18,7 +18,7 @@ pub static SOFTMAX_F32: Operator = Operator {
     op: Op::Softmax,
     dtype: Some(DType::F32),
     check: check_f32,
-    select: select_f32,
+    select: select_isa!(run_f32),
     scratch_bytes: no_scratch,
 };
 
@@ -83,16 +83,6 @@ pub(super) fn work(step: &Step<'_>, isa: Isa) -> Option<Work> {
     let shape = shape(step).ok()??;
     let ns = (shape.outer * shape.extent * shape.inner) as f32 / Rates::FUNCTION_F32.of(isa);
     Some(Work { units: shape.outer, ns })
-}
-
-fn select_f32(isa: Isa) -> RunFn {
-    match isa {
-        #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx2 => run_f32::<{ Isa::Avx2 as usize }>,
-        #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx512 => run_f32::<{ Isa::Avx512 as usize }>,
-        _ => run_f32::<{ Isa::Scalar as usize }>,
-    }
 }
 
 fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {

@@ -12,14 +12,14 @@ use crate::kernels::requantize::round_clamp;
 use crate::memory::Context;
 use crate::ops::elementwise::{map, map_blocks};
 use crate::ops::shape::{expect_elementwise, expect_types};
-use crate::ops::{Operator, RunFn, Step, expect_same_shape, no_scratch};
+use crate::ops::{Operator, Step, expect_same_shape, no_scratch, select_isa};
 
 /// f32, every kind but not and bit_not.
 pub static UNARY_F32: Operator = Operator {
     op: Op::Unary,
     dtype: Some(DType::F32),
     check: check_f32,
-    select: select_f32,
+    select: select_isa!(run_f32),
     scratch_bytes: no_scratch,
 };
 
@@ -176,16 +176,6 @@ fn sign(x: f32) -> f32 {
         0.0
     } else {
         x
-    }
-}
-
-fn select_f32(isa: Isa) -> RunFn {
-    match isa {
-        #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx2 => run_f32::<{ Isa::Avx2 as usize }>,
-        #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx512 => run_f32::<{ Isa::Avx512 as usize }>,
-        _ => run_f32::<{ Isa::Scalar as usize }>,
     }
 }
 
