@@ -14,19 +14,29 @@ pub enum Isa {
     Avx512,
     /// Arm Cortex-M with the DSP extension and a single-precision FPU: M4F, M7, M33, M55.
     CortexM,
+    /// AArch64 with Advanced SIMD, which every such CPU has.
+    Neon,
+    /// [`Isa::Neon`] with the dot products of i8, `FEAT_DotProd`: Armv8.4 and most CPUs since 2017.
+    Dotprod,
+    /// [`Isa::Dotprod`] with the matrix products of i8, `FEAT_I8MM`: Armv8.6 and most server CPUs since 2020.
+    I8mm,
 }
 
 impl Isa {
     /// Every instruction set, from the slowest to the fastest.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::CortexM];
+    pub const ALL: [Isa; 7] =
+        [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::CortexM, Isa::Neon, Isa::Dotprod, Isa::I8mm];
 
-    /// The name that `--isa` takes: `scalar`, `avx2`, `avx512`, `cortex-m`.
+    /// The name that `--isa` takes: `scalar`, `avx2`, `avx512`, `cortex-m`, `neon`, `dotprod`, `i8mm`.
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::CortexM => "cortex-m",
+            Isa::Neon => "neon",
+            Isa::Dotprod => "dotprod",
+            Isa::I8mm => "i8mm",
         }
     }
 
@@ -36,7 +46,7 @@ impl Isa {
     }
 
     /// Whether this CPU runs it. Without the `std` feature the CPU can't be asked: only
-    /// [`Isa::Scalar`] is available then, and on bare Arm targets with hardware floats (`eabihf`, but
+    /// [`Isa::Scalar`] is available then, on AArch64 [`Isa::Neon`], and on bare Arm targets with hardware floats (`eabihf`, but
     /// for the feature `no-dsp`) [`Isa::CortexM`].
     pub fn is_available(self) -> bool {
         match self {
@@ -55,6 +65,14 @@ impl Isa {
                     && std::arch::is_x86_feature_detected!("avx512dq")
                     && std::arch::is_x86_feature_detected!("avx512vl")
                     && std::arch::is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => cfg!(target_feature = "neon"),
+            #[cfg(all(target_arch = "aarch64", feature = "std"))]
+            Isa::Dotprod => std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(all(target_arch = "aarch64", feature = "std"))]
+            Isa::I8mm => {
+                Isa::Dotprod.is_available() && std::arch::is_aarch64_feature_detected!("i8mm")
             }
             #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
             Isa::CortexM => true,

@@ -108,24 +108,30 @@ pub type RunFn = fn(&mut Context<'_>) -> Result<(), StepErrorKind>;
 
 /// One entry per instruction set of this build, so that a step's kernel is fixed when it is bound.
 macro_rules! select_isa {
-    ($run:ident) => {
+    ($run:ident $(, $family:ident)?) => {
         |isa: $crate::isa::Isa| -> $crate::ops::RunFn {
             use $crate::isa::Isa;
             match isa {
                 // One entry for all: it has scalar code for what it can't do, so that nothing is
                 // linked twice.
                 #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
-                _ => $run::<{ Isa::CortexM as usize }>,
+                _ => $run::<$($family,)? { Isa::CortexM as usize }>,
                 #[cfg(all(target_arch = "x86_64", feature = "std"))]
-                Isa::Avx2 => $run::<{ Isa::Avx2 as usize }>,
+                Isa::Avx2 => $run::<$($family,)? { Isa::Avx2 as usize }>,
                 #[cfg(all(target_arch = "x86_64", feature = "std"))]
-                Isa::Avx512 => $run::<{ Isa::Avx512 as usize }>,
+                Isa::Avx512 => $run::<$($family,)? { Isa::Avx512 as usize }>,
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => $run::<$($family,)? { Isa::Neon as usize }>,
+                #[cfg(all(target_arch = "aarch64", feature = "std"))]
+                Isa::Dotprod => $run::<$($family,)? { Isa::Dotprod as usize }>,
+                #[cfg(all(target_arch = "aarch64", feature = "std"))]
+                Isa::I8mm => $run::<$($family,)? { Isa::I8mm as usize }>,
                 #[cfg(not(all(
                     target_os = "none",
                     target_abi = "eabihf",
                     not(feature = "no-dsp")
                 )))]
-                _ => $run::<{ Isa::Scalar as usize }>,
+                _ => $run::<$($family,)? { Isa::Scalar as usize }>,
             }
         }
     };

@@ -22,7 +22,7 @@ const PART_NS: f32 = 10_000.0;
 /// Parts per thread at most: with more parts than threads, one that is interrupted holds the others up less.
 const PARTS_PER_THREAD: usize = 2;
 
-/// Work per nanosecond of one thread, as scalar code, with AVX2, with AVX-512: a little above what was measured, so that
+/// Work per nanosecond of one thread, as scalar code, with AVX2 or NEON, with AVX-512: a little above what was measured, so that
 /// steps take at least the time that follows.
 #[derive(Clone, Copy)]
 pub(super) struct Rates([f32; 3]);
@@ -47,8 +47,8 @@ impl Rates {
         let [scalar, avx2, avx512] = self.0;
         match isa {
             Isa::Avx512 => avx512,
-            Isa::Avx2 => avx2,
-            _ => scalar,
+            Isa::Scalar | Isa::CortexM => scalar,
+            _ => avx2,
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::isa::Isa;
 use crate::kernels::{elementary, matmul_f32};
 use crate::memory::{Context, Slot, typed, typed_mut};
 use crate::ops::shape::expect_apart;
-use crate::ops::{Operator, RunFn, Step, expect_type};
+use crate::ops::{Operator, Step, expect_type, select_isa};
 use cells::{Function, State, Turn};
 
 /// What tells the three operators apart.
@@ -78,7 +78,7 @@ pub static LSTM_F32: Operator = Operator {
     op: Op::Lstm,
     dtype: Some(DType::F32),
     check: |step| check(step, &FAMILIES[LSTM]),
-    select: select::<LSTM>,
+    select: select_isa!(run, LSTM),
     scratch_bytes: |step, _| scratch_bytes(step, &FAMILIES[LSTM]),
 };
 
@@ -89,7 +89,7 @@ pub static GRU_F32: Operator = Operator {
     op: Op::Gru,
     dtype: Some(DType::F32),
     check: |step| check(step, &FAMILIES[GRU]),
-    select: select::<GRU>,
+    select: select_isa!(run, GRU),
     scratch_bytes: |step, _| scratch_bytes(step, &FAMILIES[GRU]),
 };
 
@@ -98,19 +98,9 @@ pub static RNN_F32: Operator = Operator {
     op: Op::Rnn,
     dtype: Some(DType::F32),
     check: |step| check(step, &FAMILIES[RNN]),
-    select: select::<RNN>,
+    select: select_isa!(run, RNN),
     scratch_bytes: |step, _| scratch_bytes(step, &FAMILIES[RNN]),
 };
-
-fn select<const FAMILY: usize>(isa: Isa) -> RunFn {
-    match isa {
-        #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx2 => run::<FAMILY, { Isa::Avx2 as usize }>,
-        #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx512 => run::<FAMILY, { Isa::Avx512 as usize }>,
-        _ => run::<FAMILY, { Isa::Scalar as usize }>,
-    }
-}
 
 /// Sizes of a layer.
 #[derive(Clone, Copy)]
