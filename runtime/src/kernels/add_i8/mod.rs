@@ -62,10 +62,11 @@ pub fn select(isa: Isa) -> fn(&AddI8, &[i8], &[i8], &mut [i8]) {
     match isa {
         #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
         Isa::CortexM => cortex_m::add_i8_cortex_m,
-        _ => add_i8_scalar,
+        _ => select_compiled!(isa, add_i8_scalar: fn(to: &AddI8, a: &[i8], b: &[i8], y: &mut [i8])),
     }
 }
 
+#[inline(always)]
 fn add_i8_scalar(to: &AddI8, a: &[i8], b: &[i8], y: &mut [i8]) {
     assert!(a.len() == y.len() && b.len() == y.len(), "lengths differ");
     for (y, (a, b)) in y.iter_mut().zip(a.iter().zip(b)) {
