@@ -263,5 +263,6 @@ def line(row, threads, runtimes):
     for name in runtimes:
         entry = row["runtimes"][name]
         times = [entry["latency"][str(n)]["median_us"] for n in threads if str(n) in entry.get("latency", {})]
-        parts.append(f"{name} {'/'.join(map(number, times)) if times else cell(entry, None)}")
+        text = "/".join(map(number, times)) if times else cell(entry, None)
+        parts.append(f"{name} {text}{' (differs)' if times and 'differs' in entry else ''}")
     return f"{row['model']:>16} {row['kind']:5} µs  " + "  ".join(parts)

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use rten::{Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value, ValueOrView, ValueView};
-use rten_tensor::Layout;
 use rten_tensor::prelude::*;
 
 use crate::Engine;

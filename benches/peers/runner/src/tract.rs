@@ -1,7 +1,5 @@
 //! tract, on ONNX and TFLite files: optimized for fixed shapes, one state for all runs.
 
-use std::sync::Arc;
-
 use anyhow::{Context, Result, ensure};
 use tract_linalg::multithread::{Executor, set_default_executor};
 use tract_onnx::prelude::*;
@@ -29,7 +27,7 @@ impl Tract {
             for (input, outlet) in model.input_outlets()?.to_vec().into_iter().enumerate() {
                 let name = model.node(outlet.node).name.clone();
                 let given = find(&inputs, input, &name)?;
-                let fact = InferenceFact::dt_shape(datum_type(&given.numbers), &given.shape);
+                let fact = InferenceFact::dt_shape(datum_type(&given.numbers), given.shape.clone());
                 model.set_input_fact(input, fact)?;
             }
             model.into_optimized()?
@@ -75,7 +73,7 @@ fn value(input: &Input, sample: usize, wanted: DatumType) -> Result<TValue> {
             let (zero_point, scale) = wanted.zp_scale();
             let real: Vec<f32> =
                 values[range].iter().map(|&q| (i32::from(q) - zero_point) as f32 * scale).collect();
-            Tensor::from_shape(shape, &real)?.cast_to_dtype(wanted)?.into_owned()
+            Tensor::from_shape(shape, &real)?.cast_to_dt(wanted)?.into_owned()
         }
         Numbers::I8(values) => Tensor::from_shape(shape, &values[range])?,
         Numbers::U8(values) => Tensor::from_shape(shape, &values[range])?,
@@ -83,7 +81,7 @@ fn value(input: &Input, sample: usize, wanted: DatumType) -> Result<TValue> {
         Numbers::I64(values) => Tensor::from_shape(shape, &values[range])?,
     };
     ensure!(tensor.datum_type() == wanted, "input {} is {wanted:?}", input.name);
-    Ok(TValue::from(Arc::new(tensor)))
+    Ok(TValue::from(tensor))
 }
 
 impl Engine for Tract {
