@@ -83,13 +83,13 @@ def agreeing(names, differs):
     return best
 
 
-def ratios(row, threads, runtimes, differing=False, whit="whit"):
+def ratios(row, threads, runtimes, differing=False, key="median_us", whit="whit"):
     """Whit's time over each peer's, of a row of results; of those whose outputs differ only if asked."""
     times = {}
     for name in runtimes:
         result = row["runtimes"].get(name, {}).get("latency", {}).get(str(threads))
         if result and (differing or not row["runtimes"][name].get("differs")):
-            times[name] = result["median_us"]
+            times[name] = result[key]
     if whit not in times:
         return {}
     return {name: times[whit] / time for name, time in times.items() if name != whit}
