@@ -550,6 +550,11 @@ mod tests {
     use std::panic::AssertUnwindSafe;
     use std::sync::mpsc;
 
+    /// Rounds of a test; an interpreter, which looks for races in each, gets by with few.
+    const fn rounds(many: usize, few: usize) -> usize {
+        if cfg!(miri) { few } else { many }
+    }
+
     /// Runs `work` elsewhere, and panics if it takes longer than anything here may.
     fn in_time(work: impl FnOnce() + Send + 'static) {
         let (done, wait) = mpsc::channel();
@@ -557,7 +562,7 @@ mod tests {
             work();
             let _ = done.send(());
         });
-        match wait.recv_timeout(Duration::from_secs(120)) {
+        match wait.recv_timeout(Duration::from_secs(rounds(120, 100_000) as u64)) {
             Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
             _ => thread.join().unwrap(),
         }
@@ -566,10 +571,10 @@ mod tests {
     #[test]
     fn every_part_runs_once() {
         in_time(|| {
-            for threads in [1, 2, 3, 16, 1000] {
+            for threads in [1, 2, 3, rounds(16, 4), rounds(1000, 5)] {
                 let mut pool = Pool::new(threads).unwrap();
                 assert_eq!(pool.threads(), threads.min(MAX_THREADS));
-                for parts in [0, 1, 2, 3, 7, 64, 1000] {
+                for parts in [0, 1, 2, 3, 7, rounds(64, 8), rounds(1000, 9)] {
                     let counts: Vec<AtomicU32> = (0..parts).map(|_| AtomicU32::new(0)).collect();
                     let most = pool.threads();
                     let busy: Vec<AtomicBool> = (0..most).map(|_| AtomicBool::new(false)).collect();
@@ -589,16 +594,17 @@ mod tests {
         in_time(|| {
             let mut pool = Pool::new(3).unwrap();
             let sum = AtomicUsize::new(0);
-            for job in 0..10_000 {
+            let jobs = rounds(10_000, 100);
+            for job in 0..jobs {
                 pool.run(4, &|part, _| {
                     sum.fetch_add(part + 1, Ordering::Relaxed);
                 });
                 // Longer than workers look, so that they park.
-                if job % 1000 == 0 {
+                if job % (jobs / 10) == 0 {
                     std::thread::sleep(SPIN * 3);
                 }
             }
-            assert_eq!(sum.into_inner(), 10_000 * 10);
+            assert_eq!(sum.into_inner(), jobs * 10);
         });
     }
 
@@ -608,7 +614,7 @@ mod tests {
             let mut pool = Pool::new(4).unwrap();
             let before = std::panic::take_hook();
             std::panic::set_hook(Box::new(|_| ()));
-            for round in 0..50usize {
+            for round in 0..rounds(50, 4) {
                 let result = catch_unwind(AssertUnwindSafe(|| {
                     pool.run(8, &|part, _| assert!(part != round % 8, "part {part}"));
                 }));
@@ -628,7 +634,7 @@ mod tests {
     #[test]
     fn pools_end_asleep_and_awake() {
         in_time(|| {
-            for pause in [0, 1, 50, 200, 1000] {
+            for pause in [0, 1, 50, 200, 1000].into_iter().take(rounds(5, 3)) {
                 for jobs in 0..3 {
                     let mut pool = Pool::new(5).unwrap();
                     (0..jobs).for_each(|_| pool.run(5, &|_, _| ()));
@@ -651,7 +657,7 @@ mod tests {
 
     #[test]
     fn cuts_cover_everything_once() {
-        for units in [0, 1, 2, 5, 63, 64, 65, 1000] {
+        for units in [0, 1, 2, 5, 63, 64, 65, 1000].into_iter().take(rounds(8, 5)) {
             for parts in [1, 2, 3, 5, 16, 64] {
                 for (unit, beyond) in [(1, 0), (24, 0), (24, 23)] {
                     let cut = Cut { units, parts };

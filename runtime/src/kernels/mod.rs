@@ -46,6 +46,8 @@ pub mod requantize;
 pub mod softmax;
 
 #[cfg(all(test, feature = "std"))]
+mod shapes;
+#[cfg(all(test, feature = "std"))]
 mod testing;
 
 /// Output channels per weight panel. 16 i32 or f32 accumulators fill one AVX-512 register.

@@ -127,7 +127,7 @@ mod tests {
         };
         let mut cases: Vec<[i32; 2]> = edges.iter().flat_map(|a| edges.map(|b| [*a, b])).collect();
         // Random magnitudes, and multipliers as files have them.
-        for at in 0..2000u32 {
+        for at in 0..if cfg!(miri) { 2 } else { 2000u32 } {
             cases.push([random() >> (at % 32), random()]);
             cases.push([random() >> (at % 32), random() & i32::MAX | 1 << 30]);
         }

@@ -14,6 +14,10 @@ pub(super) struct Case {
     /// Top, left, bottom, right.
     pub(super) pad: (usize, usize, usize, usize),
     pub(super) groups: usize,
+    /// Elements between rows of the output.
+    pub(super) gap: usize,
+    /// Elements that slices start behind where their memory does.
+    pub(super) offset: usize,
 }
 
 pub(super) const UNIT: Case = Case {
@@ -25,9 +29,16 @@ pub(super) const UNIT: Case = Case {
     dilation: (1, 1),
     pad: (0, 0, 0, 0),
     groups: 1,
+    gap: 0,
+    offset: 0,
 };
 
 impl Case {
+    /// With any gap and offset.
+    pub(super) fn somewhere(self, random: &mut Random) -> Case {
+        Case { gap: random.pick(&[0, 0, 5]), offset: random.pick(&[0, 1, 3]), ..self }
+    }
+
     pub(super) fn geometry(&self) -> ConvGeometry {
         let out = |len: usize, pad: usize, kernel: usize, dilation: usize, stride: usize| {
             (len + pad).checked_sub((kernel - 1) * dilation + 1).map_or(0, |last| last / stride + 1)
@@ -84,6 +95,44 @@ impl Random {
     }
 }
 
+/// A copy that begins `offset` elements behind where its memory does, and ends where that ends.
+pub(super) fn placed<T: Copy + Default>(values: &[T], offset: usize) -> Vec<T> {
+    let before = core::iter::repeat_n(T::default(), offset);
+    before.chain(values.iter().copied()).collect()
+}
+
+/// Memory for `len` outputs behind `offset` elements, with some behind them, all of one value; and a look that only
+/// the outputs changed.
+pub(super) struct Output<T> {
+    memory: Vec<T>,
+    untouched: T,
+    offset: usize,
+    len: usize,
+}
+
+impl<T: Copy + PartialEq> Output<T> {
+    /// More than any vector register.
+    const BEHIND: usize = 64;
+
+    pub(super) fn new(len: usize, offset: usize, untouched: T) -> Self {
+        Output { memory: vec![untouched; offset + len + Self::BEHIND], untouched, offset, len }
+    }
+
+    pub(super) fn get(&mut self) -> &mut [T] {
+        &mut self.memory[self.offset..][..self.len]
+    }
+
+    /// The outputs, if nothing beside them changed.
+    pub(super) fn written(mut self) -> Vec<T> {
+        let beside =
+            self.memory[..self.offset].iter().chain(&self.memory[self.offset + self.len..]);
+        assert!(beside.into_iter().all(|x| *x == self.untouched), "written beside the output");
+        self.memory.drain(..self.offset);
+        self.memory.truncate(self.len);
+        self.memory
+    }
+}
+
 /// What activations and weights are made of. 16-bit sums that saturate show in the last two.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fill {
@@ -98,6 +147,8 @@ pub(super) const UNTOUCHED: i8 = 85;
 /// The owner of an [`EpilogueI8`].
 pub(super) struct Epilogue {
     pub(super) scale: Vec<f32>,
+    /// Elements before the scales and the residual.
+    offset: usize,
     zero_point: i32,
     min: i32,
     max: i32,
@@ -137,22 +188,32 @@ impl Epilogue {
             zero_point: random.pick(&[-128, -7, 0, 127]),
             min: random.pick(&[-128, -30]),
             max: random.pick(&[50, 127]),
+            offset: 0,
             residual,
         }
+    }
+
+    /// With the arrays `offset` elements behind where their memory begins.
+    pub(super) fn placed(mut self, offset: usize) -> Self {
+        self.scale = placed(&self.scale, offset);
+        if let Some((data, _)) = &mut self.residual {
+            *data = placed(data, offset);
+        }
+        Epilogue { offset, ..self }
     }
 
     /// With the residual apart from the output.
     pub(super) fn get(&self) -> EpilogueI8<'_> {
         EpilogueI8 {
-            scale: &self.scale,
+            scale: &self.scale[self.offset..],
             fixed_point: &[],
             zero_point: self.zero_point,
             min: self.min,
             max: self.max,
-            residual: self
-                .residual
-                .as_ref()
-                .map(|(data, r)| ResidualI8 { data: ResidualData::Apart(data), ..*r }),
+            residual: self.residual.as_ref().map(|(data, r)| ResidualI8 {
+                data: ResidualData::Apart(&data[self.offset..]),
+                ..*r
+            }),
         }
     }
 
@@ -164,7 +225,9 @@ impl Epilogue {
         output_stride: usize,
     ) -> EpilogueI8<'_> {
         let Some((data, residual)) = &self.residual else { return self.get() };
-        for (row, to) in data.chunks_exact(channels).zip(output.chunks_mut(output_stride)) {
+        for (row, to) in
+            data[self.offset..].chunks_exact(channels).zip(output.chunks_mut(output_stride))
+        {
             to[..channels].copy_from_slice(row);
         }
         EpilogueI8 { residual: Some(*residual), ..self.get() }
@@ -172,12 +235,12 @@ impl Epilogue {
 
     /// Straight from the formula of [`EpilogueI8`], clamping integers.
     pub(super) fn oracle(&self, acc: i32, channel: usize, index: usize) -> i8 {
-        let q = (acc as f32 * self.scale[channel]).round_ties_even() as i32;
+        let q = (acc as f32 * self.scale[self.offset + channel]).round_ties_even() as i32;
         let q = q.clamp(self.min - self.zero_point, self.max - self.zero_point);
         let y = match &self.residual {
             None => q + self.zero_point,
             Some((data, r)) => {
-                let x = (i32::from(data[index]) - r.zero_point) as f32 * r.scale_data;
+                let x = (i32::from(data[self.offset + index]) - r.zero_point) as f32 * r.scale_data;
                 let sum = (q as f32 * r.scale_conv + x).round_ties_even() as i32;
                 (sum + r.out_zero_point).clamp(r.min, r.max)
             }

@@ -4,6 +4,8 @@ use super::grouped::{GROUP_SIZES, GroupedBits, GroupedWeights, plane_lens};
 use super::lanes::{Array, Lanes, W4, W8, Weight};
 use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile};
 use super::*;
+use crate::kernels::shapes::{F32_CONVOLUTION, Family, GROUPED_CONVOLUTION, Shape};
+use crate::kernels::testing::{Output, placed};
 use half::f16;
 
 /// Rounding unit of f32.
@@ -61,6 +63,8 @@ pub(crate) struct Variant {
     pub(crate) max: f32,
     /// Elements between output rows.
     pub(crate) gap: usize,
+    /// Elements that slices start behind where their memory does.
+    pub(crate) offset: usize,
 }
 
 pub(crate) const PLAIN: Variant = Variant {
@@ -70,6 +74,7 @@ pub(crate) const PLAIN: Variant = Variant {
     min: f32::NEG_INFINITY,
     max: f32::INFINITY,
     gap: 0,
+    offset: 0,
 };
 
 impl Variant {
@@ -83,6 +88,22 @@ impl Variant {
             min,
             max,
             gap: random.pick(&[0, 0, 1, 7]),
+            offset: random.pick(&[0, 0, 1, 3]),
+        }
+    }
+
+    /// What a shape of the corpus says, with floats as weights.
+    pub(in crate::kernels) fn of(shape: &Shape<'_>) -> Variant {
+        let bounds = [(f32::NEG_INFINITY, f32::INFINITY), (0.0, f32::INFINITY), (0.0, 0.5)];
+        let (min, max) = bounds[shape.get("clamp") % bounds.len()];
+        Variant {
+            f16_weights: shape.get("f16") != 0,
+            grouped: None,
+            residual: shape.get("residual") != 0,
+            min,
+            max,
+            gap: shape.get("gap"),
+            offset: shape.get("offset"),
         }
     }
 
@@ -230,42 +251,47 @@ impl Problem {
     ) -> Vec<f32> {
         let g = self.geometry;
         let output_stride = g.out_c + self.variant.gap;
-        let mut output =
-            vec![UNTOUCHED; (g.out_pixels() * output_stride).saturating_sub(self.variant.gap)];
-        let mut residual = ResidualData::Apart(&self.residual[..]);
+        let len = (g.out_pixels() * output_stride).saturating_sub(self.variant.gap);
+        let at = self.variant.offset;
+        let mut output = Output::new(len, at, UNTOUCHED);
+        let (input, bias) = (placed(&self.input, at), placed(&self.bias, at));
+        let (packed, packed_f16) = (placed(&self.packed, at), placed(&self.packed_f16, at));
+        let planes = (placed(&self.packed_grouped.0, at), placed(&self.packed_grouped.1, at));
+        let apart = placed(&self.residual, at);
+        let mut residual = ResidualData::Apart(&apart[at..]);
         if in_place {
             residual = ResidualData::InOutput;
             for pixel in 0..g.out_pixels() {
-                output[pixel * output_stride..][..g.out_c]
+                output.get()[pixel * output_stride..][..g.out_c]
                     .copy_from_slice(&self.residual[pixel * g.out_c..][..g.out_c]);
             }
         }
-        let mut scratch = vec![f32::NAN; scratch_len];
+        let mut scratch = vec![f32::NAN; at + scratch_len];
         kernel(&mut ConvF32 {
             geometry: g,
             pixels: 0..g.out_pixels(),
-            input: &self.input,
+            input: &input[at..],
             weights: match (self.variant.grouped, self.variant.f16_weights) {
                 (Some((bits, group_size)), _) => PanelWeights::Grouped(GroupedWeights {
                     bits,
                     group_size,
-                    weights: &self.packed_grouped.0,
-                    scales: &self.packed_grouped.1,
+                    weights: &planes.0[at..],
+                    scales: &planes.1[at..],
                 }),
-                (None, true) => FloatWeights::F16(&self.packed_f16).into(),
-                (None, false) => FloatWeights::F32(&self.packed).into(),
+                (None, true) => FloatWeights::F16(&packed_f16[at..]).into(),
+                (None, false) => FloatWeights::F32(&packed[at..]).into(),
             },
             epilogue: EpilogueF32 {
-                bias: &self.bias,
+                bias: &bias[at..],
                 residual: self.variant.residual.then_some(residual),
                 min: self.variant.min,
                 max: self.variant.max,
             },
-            output: &mut output,
+            output: output.get(),
             output_stride,
-            scratch: &mut scratch,
+            scratch: &mut scratch[at..],
         });
-        output
+        output.written()
     }
 
     fn check(&self, name: &str, output: &[f32]) {
@@ -378,6 +404,48 @@ fn check_all(geometry: ConvGeometry, variant: Variant, seed: u64) {
             problem.check(name, &output);
         }
     }
+}
+
+const FAMILY: Family = Family {
+    name: "conv_f32",
+    fields: F32_CONVOLUTION,
+    work: |shape| shape.convolution_work() * 12,
+    check: |shape| check_all(shape.convolution().geometry(), Variant::of(shape), shape.seed),
+};
+
+#[test]
+fn kept_shapes() {
+    FAMILY.replay();
+}
+
+#[test]
+#[ignore = "a search"]
+fn search_shapes() {
+    FAMILY.search();
+}
+
+/// `bits` and `group` are places in the lists of kinds and of group sizes.
+const FAMILY_GROUPED: Family = Family {
+    name: "grouped_f32",
+    fields: GROUPED_CONVOLUTION,
+    work: |shape| shape.convolution_work() * 12,
+    check: |shape| {
+        let bits = [GroupedBits::W8, GroupedBits::W4][shape.get("bits") % 2];
+        let group_size = GROUP_SIZES[shape.get("group") % GROUP_SIZES.len()];
+        let variant = Variant { grouped: Some((bits, group_size)), ..Variant::of(shape) };
+        check_all(shape.convolution().geometry(), variant, shape.seed);
+    },
+};
+
+#[test]
+fn kept_shapes_grouped() {
+    FAMILY_GROUPED.replay();
+}
+
+#[test]
+#[ignore = "a search"]
+fn search_shapes_grouped() {
+    FAMILY_GROUPED.search();
 }
 
 /// A square "same" convolution to start a case from.

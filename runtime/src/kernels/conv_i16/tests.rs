@@ -1,6 +1,7 @@
 use super::{ConvI16, conv_i16_dense, scratch_len, select, select_depthwise};
 use crate::Isa;
-use crate::kernels::testing::{Case, Random, UNIT};
+use crate::kernels::shapes::{CONVOLUTION, Family};
+use crate::kernels::testing::{Case, Output, Random, UNIT, placed};
 use crate::kernels::{ConvGeometry, PANEL_N, conv_i8};
 
 /// The formula, tap by tap, in i128 and with f64 for nothing.
@@ -34,13 +35,121 @@ fn oracle(g: &ConvGeometry, input: &[i16], ohwi: &[i8], bias: &[i64], scale: &[f
     output
 }
 
-#[test]
-fn agrees_with_the_formula() {
-    let mut random = Random(77);
+/// A convolution of random numbers, and one of extreme ones, on every instruction set.
+fn check(case: Case, depthwise: bool, random: &mut Random) {
     let any = |random: &mut Random, extremes: bool| match extremes {
         true => random.pick(&[i16::MIN, i16::MAX]),
         false => random.next() as i16,
     };
+    let g = case.geometry();
+    for extremes in [false, true] {
+        let input: Vec<i16> = (0..g.input_len()).map(|_| any(random, extremes)).collect();
+        let ohwi: Vec<i8> = (0..g.out_c * g.k())
+            .map(|_| if extremes { random.pick(&[-128, 127]) } else { random.next() as i8 })
+            .collect();
+        // Biases at which vectors of 32 bits do and don't suffice.
+        let most_bits = random.pick(&[30, 31, 44]);
+        let bias: Vec<i64> =
+            (0..g.out_c).map(|_| (random.next() as i64) >> (64 - most_bits)).collect();
+        let mut scale: Vec<f32> = (0..bias.len())
+            .map(|_| 1.0 / (1u64 << (18 + random.below(16))) as f32 * 0.77)
+            .collect();
+        if extremes {
+            scale[0] = f32::INFINITY;
+        }
+        let wide = g.in_c.next_multiple_of(PANEL_N);
+        let taps = g.kernel_h * g.kernel_w;
+        let mut filters = vec![0; if depthwise { taps * wide } else { 0 }];
+        for (at, w) in ohwi.iter().enumerate().take_while(|_| depthwise) {
+            filters[at % taps * wide + at / taps] = *w;
+        }
+        let mut panels = vec![0; g.packed_i8_len()];
+        conv_i8::pack_weights(&g, &ohwi, &mut panels);
+        // Padding holds rubbish: it must not reach the output.
+        let place = |n: usize| match depthwise {
+            true => n,
+            false => n / g.group_out_c() * g.padded_group_out_c() + n % g.group_out_c(),
+        };
+        let len = if depthwise { wide } else { g.padded_out_c() };
+        let (mut padded_bias, mut padded_scale) = (vec![77; len], vec![1.0; len]);
+        for n in 0..g.out_c {
+            (padded_bias[place(n)], padded_scale[place(n)]) = (bias[n], scale[n]);
+        }
+        let run = |kernel: fn(&mut ConvI16<'_>), dense: bool, scratch: usize| {
+            let at = case.offset;
+            let mut output = Output::new(g.out_pixels() * g.out_c, at, 85);
+            let weights = match (depthwise, dense) {
+                (true, _) => &filters,
+                (false, true) => &ohwi,
+                (false, false) => &panels,
+            };
+            let (input, weights) = (placed(&input, at), placed(weights, at));
+            let bias = placed(if dense { &bias } else { &padded_bias }, at);
+            let scale = placed(if dense { &scale } else { &padded_scale }, at);
+            kernel(&mut ConvI16 {
+                geometry: g,
+                input: &input[at..],
+                weights: &weights[at..],
+                bias: &bias[at..],
+                scale: &scale[at..],
+                min: -30000,
+                max: 32767,
+                output: output.get(),
+                scratch: &mut vec![0x5A5A; at + scratch][at..],
+            });
+            output.written()
+        };
+        let want = oracle(&g, &input, &ohwi, &bias, &scale);
+        for isa in Isa::available() {
+            let kernel = if depthwise { select_depthwise(isa) } else { select(isa) };
+            let output = run(kernel, false, scratch_len(&g, isa));
+            assert_eq!(output, want, "{case:?} on {isa}");
+        }
+        if !depthwise {
+            assert_eq!(run(conv_i16_dense, true, 0), want, "{case:?}, dense");
+        }
+    }
+}
+
+const FAMILY: Family = Family {
+    name: "conv_i16",
+    fields: CONVOLUTION,
+    work: |shape| shape.convolution_work() * 12,
+    check: |shape| check(shape.convolution(), false, &mut Random(shape.seed)),
+};
+
+#[test]
+fn kept_shapes() {
+    FAMILY.replay();
+}
+
+#[test]
+#[ignore = "a search"]
+fn search_shapes() {
+    FAMILY.search();
+}
+
+const FAMILY_DEPTHWISE: Family = Family {
+    name: "depthwise_i16",
+    fields: CONVOLUTION,
+    work: |shape| shape.depthwise_work() * 12,
+    check: |shape| check(shape.depthwise(), true, &mut Random(shape.seed)),
+};
+
+#[test]
+fn kept_shapes_depthwise() {
+    FAMILY_DEPTHWISE.replay();
+}
+
+#[test]
+#[ignore = "a search"]
+fn search_shapes_depthwise() {
+    FAMILY_DEPTHWISE.search();
+}
+
+#[test]
+fn agrees_with_the_formula() {
+    let mut random = Random(77);
     let shapes: [(Case, bool); 17] = [
         (Case { input: (1, 1, 1500), out_c: 5, ..UNIT }, false),
         (Case { batch: 3, input: (1, 1, 7), out_c: 17, ..UNIT }, false),
@@ -55,6 +164,7 @@ fn agrees_with_the_formula() {
                 dilation: (2, 2),
                 pad: (2, 1, 3, 2),
                 groups: 2,
+                ..UNIT
             },
             false,
         ),
@@ -71,6 +181,7 @@ fn agrees_with_the_formula() {
                 dilation: (1, 2),
                 pad: (1, 2, 0, 2),
                 groups: 33,
+                ..UNIT
             },
             true,
         ),
@@ -96,69 +207,8 @@ fn agrees_with_the_formula() {
         ),
     ];
     for (case, depthwise) in shapes {
-        let g = case.geometry();
-        for extremes in [false, true] {
-            let input: Vec<i16> = (0..g.input_len()).map(|_| any(&mut random, extremes)).collect();
-            let ohwi: Vec<i8> = (0..g.out_c * g.k())
-                .map(|_| if extremes { random.pick(&[-128, 127]) } else { random.next() as i8 })
-                .collect();
-            // Biases at which vectors of 32 bits do and don't suffice.
-            let most_bits = random.pick(&[30, 31, 44]);
-            let bias: Vec<i64> =
-                (0..g.out_c).map(|_| (random.next() as i64) >> (64 - most_bits)).collect();
-            let mut scale: Vec<f32> = (0..bias.len())
-                .map(|_| 1.0 / (1u64 << (18 + random.below(16))) as f32 * 0.77)
-                .collect();
-            if extremes {
-                scale[0] = f32::INFINITY;
-            }
-            let wide = g.in_c.next_multiple_of(PANEL_N);
-            let taps = g.kernel_h * g.kernel_w;
-            let mut filters = vec![0; if depthwise { taps * wide } else { 0 }];
-            for (at, w) in ohwi.iter().enumerate().take_while(|_| depthwise) {
-                filters[at % taps * wide + at / taps] = *w;
-            }
-            let mut panels = vec![0; g.packed_i8_len()];
-            conv_i8::pack_weights(&g, &ohwi, &mut panels);
-            // Padding holds rubbish: it must not reach the output.
-            let place = |n: usize| match depthwise {
-                true => n,
-                false => n / g.group_out_c() * g.padded_group_out_c() + n % g.group_out_c(),
-            };
-            let len = if depthwise { wide } else { g.padded_out_c() };
-            let (mut padded_bias, mut padded_scale) = (vec![77; len], vec![1.0; len]);
-            for n in 0..g.out_c {
-                (padded_bias[place(n)], padded_scale[place(n)]) = (bias[n], scale[n]);
-            }
-            let run = |kernel: fn(&mut ConvI16<'_>), dense: bool, scratch: usize| {
-                let mut output = vec![0; g.out_pixels() * g.out_c];
-                kernel(&mut ConvI16 {
-                    geometry: g,
-                    input: &input,
-                    weights: match (depthwise, dense) {
-                        (true, _) => &filters,
-                        (false, true) => &ohwi,
-                        (false, false) => &panels,
-                    },
-                    bias: if dense { &bias } else { &padded_bias },
-                    scale: if dense { &scale } else { &padded_scale },
-                    min: -30000,
-                    max: 32767,
-                    output: &mut output,
-                    scratch: &mut vec![0x5A5A; scratch],
-                });
-                output
-            };
-            let want = oracle(&g, &input, &ohwi, &bias, &scale);
-            for isa in Isa::available() {
-                let kernel = if depthwise { select_depthwise(isa) } else { select(isa) };
-                let output = run(kernel, false, scratch_len(&g, isa));
-                assert_eq!(output, want, "{case:?} on {isa}");
-            }
-            if !depthwise {
-                assert_eq!(run(conv_i16_dense, true, 0), want, "{case:?}, dense");
-            }
-        }
+        let offset = random.pick(&[0, 1, 3]);
+        check(Case { offset, ..case }, depthwise, &mut random);
     }
     println!("instruction sets covered: {:?}", Isa::available().collect::<Vec<_>>());
 }

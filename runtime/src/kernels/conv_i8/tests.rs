@@ -1,7 +1,8 @@
 //! One suite for every instruction set: a naive oracle, then each kernel against it.
 
 use super::*;
-use crate::kernels::testing::{Case, Epilogue, Fill, Random, UNIT, UNTOUCHED};
+use crate::kernels::shapes::{CONVOLUTION, Family};
+use crate::kernels::testing::{Case, Epilogue, Fill, Output, Random, UNIT, UNTOUCHED, placed};
 
 /// Everything a convolution reads, and what it must write.
 struct Data {
@@ -14,17 +15,19 @@ struct Data {
     weight_sums: Vec<i32>,
     epilogue: Epilogue,
     output_stride: usize,
+    offset: usize,
     expected: Vec<i8>,
 }
 
 impl Data {
     fn new(
-        g: ConvGeometry,
+        case: Case,
         packing: Packing,
         fill: Fill,
         with_residual: bool,
         random: &mut Random,
     ) -> Self {
+        let g = case.geometry();
         let input = random.i8s(g.input_len(), fill);
         let ohwi = random.i8s(g.out_c * g.k(), fill);
         let mut weights = vec![1; g.weights_i8_len(packing)];
@@ -40,7 +43,8 @@ impl Data {
         let channels = g.channels_len(packing);
         let bias = (0..channels).map(|_| random.next() as i32 % 20_000).collect();
         let outputs = g.out_pixels() * g.out_c;
-        let epilogue = Epilogue::new(channels, g.k(), outputs, fill, with_residual, random);
+        let epilogue = Epilogue::new(channels, g.k(), outputs, fill, with_residual, random)
+            .placed(case.offset);
         let mut data = Data {
             geometry: g,
             input,
@@ -50,7 +54,8 @@ impl Data {
             bias,
             weight_sums: sums,
             epilogue,
-            output_stride: g.out_c + random.pick(&[0, 0, 5]),
+            output_stride: g.out_c + case.gap,
+            offset: case.offset,
             expected: Vec::new(),
         };
         data.expected = data.oracle(&ohwi);
@@ -109,11 +114,14 @@ impl Data {
 
     /// Runs it, with the residual apart or where the output goes.
     fn run(&self, isa: Isa, with_weight_sums: bool, in_place: bool) -> Vec<i8> {
-        let mut output = vec![UNTOUCHED; self.output_len()];
+        let at = self.offset;
+        let mut output = Output::new(self.output_len(), at, UNTOUCHED);
+        let (input, weights) = (placed(&self.input, at), placed(&self.weights, at));
+        let (bias, sums) = (placed(&self.bias, at), placed(&self.weight_sums, at));
         let epilogue = match in_place {
             true => {
                 let channels = self.geometry.out_c;
-                self.epilogue.get_in_place(channels, &mut output, self.output_stride)
+                self.epilogue.get_in_place(channels, output.get(), self.output_stride)
             }
             false => self.epilogue.get(),
         };
@@ -121,18 +129,18 @@ impl Data {
         let mut scratch = vec![0xa5; scratch_bytes(&self.geometry, isa) + 1];
         select(isa)(&mut ConvI8 {
             geometry: self.geometry,
-            input: &self.input,
+            input: &input[at..],
             input_zero_point: self.input_zero_point,
-            weights: &self.weights,
+            weights: &weights[at..],
             packing: self.packing,
-            bias: &self.bias,
-            weight_sums: if with_weight_sums { &self.weight_sums } else { &[] },
+            bias: &bias[at..],
+            weight_sums: if with_weight_sums { &sums[at..] } else { &[] },
             epilogue,
-            output: &mut output,
+            output: output.get(),
             output_stride: self.output_stride,
             scratch: &mut scratch[1..],
         });
-        output
+        output.written()
     }
 }
 
@@ -148,7 +156,7 @@ const VARIANTS: [(bool, Packing); 4] = [
 fn check(case: Case, random: &mut Random) {
     for fill in [Fill::Any, Fill::Extremes, Fill::Lowest] {
         for (with_residual, packing) in VARIANTS {
-            let data = Data::new(case.geometry(), packing, fill, with_residual, random);
+            let data = Data::new(case, packing, fill, with_residual, random);
             for isa in Isa::available() {
                 for (sums, in_place) in [(true, false), (false, false), (true, true), (false, true)]
                 {
@@ -161,6 +169,24 @@ fn check(case: Case, random: &mut Random) {
             }
         }
     }
+}
+
+const FAMILY: Family = Family {
+    name: "conv_i8",
+    fields: CONVOLUTION,
+    work: |shape| shape.convolution_work() * 12,
+    check: |shape| check(shape.convolution(), &mut Random(shape.seed)),
+};
+
+#[test]
+fn kept_shapes() {
+    FAMILY.replay();
+}
+
+#[test]
+#[ignore = "a search"]
+fn search_shapes() {
+    FAMILY.search();
 }
 
 #[test]
@@ -253,7 +279,7 @@ fn table() {
     ];
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for case in cases {
-        check(case, &mut random);
+        check(case.somewhere(&mut random), &mut random);
     }
 }
 
@@ -265,7 +291,8 @@ fn channels() {
     for in_c in CHANNELS {
         for out_c in CHANNELS {
             let pixels = 1 + random.below(15);
-            check(Case { input: (1, pixels, in_c), out_c, ..UNIT }, &mut random);
+            let case = Case { input: (1, pixels, in_c), out_c, ..UNIT };
+            check(case.somewhere(&mut random), &mut random);
         }
         let out_c = random.pick(&CHANNELS);
         let square = Case { input: (5, 6, in_c), out_c, kernel: (3, 3), ..UNIT };
@@ -292,8 +319,9 @@ fn random_shapes() {
             dilation: (random.pick(&[1, 1, 2]), random.pick(&[1, 1, 1, 2])),
             pad: (pad(&mut random), pad(&mut random), pad(&mut random), pad(&mut random)),
             groups,
+            ..UNIT
         };
-        check(case, &mut random);
+        check(case.somewhere(&mut random), &mut random);
     }
 }
 
@@ -301,9 +329,9 @@ fn random_shapes() {
 #[test]
 fn strange_scales() {
     let mut random = Random(0xfeed_beef_0bad_cafe);
-    let geometry = Case { input: (3, 3, 8), out_c: 24, ..UNIT }.geometry();
+    let case = Case { input: (3, 3, 8), out_c: 24, ..UNIT };
     for (with_residual, packing) in VARIANTS {
-        let mut data = Data::new(geometry, packing, Fill::Any, with_residual, &mut random);
+        let mut data = Data::new(case, packing, Fill::Any, with_residual, &mut random);
         let scales =
             [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e30, -1e30];
         for (scale, value) in data.epilogue.scale.iter_mut().zip(scales.into_iter().cycle()) {
@@ -327,9 +355,9 @@ fn strange_scales() {
 #[test]
 fn overflow_wraps() {
     let mut random = Random(0xdead_beef_dead_beef);
-    let geometry = ConvGeometry::matmul(3, 140_000, 3);
+    let case = Case { batch: 3, input: (1, 1, 140_000), out_c: 3, ..UNIT };
     for (_, packing) in &VARIANTS[1..3] {
-        let data = Data::new(geometry, *packing, Fill::Lowest, false, &mut random);
+        let data = Data::new(case, *packing, Fill::Lowest, false, &mut random);
         for isa in Isa::available() {
             assert!(data.run(isa, true, false) == data.expected, "{isa} differs");
         }

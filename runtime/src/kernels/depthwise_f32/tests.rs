@@ -5,6 +5,8 @@ use super::super::conv_f32::tests::{
     EPILOGUE_ROUNDINGS, PLAIN, Random, UNTOUCHED, Variant, gamma, with_output,
 };
 use super::*;
+use crate::kernels::shapes::{F32_CONVOLUTION, Family};
+use crate::kernels::testing::{Output, placed};
 use half::f16;
 
 /// Runs one case on every kernel that can run here.
@@ -62,25 +64,29 @@ fn check_all(g: ConvGeometry, variant: Variant, seed: u64) {
 
     let check = |name: &str, kernel: &dyn Fn(&mut DepthwiseF32<'_>)| {
         let output_stride = g.in_c + variant.gap;
-        let mut output =
-            vec![UNTOUCHED; (g.out_pixels() * output_stride).saturating_sub(variant.gap)];
+        let len = (g.out_pixels() * output_stride).saturating_sub(variant.gap);
+        let at = variant.offset;
+        let mut output = Output::new(len, at, UNTOUCHED);
+        let (input, bias) = (placed(&input, at), placed(&bias, at));
+        let (packed, packed_f16) = (placed(&packed, at), placed(&packed_f16, at));
+        let residual = placed(&residual, at);
         kernel(&mut DepthwiseF32 {
             geometry: g,
-            input: &input,
+            input: &input[at..],
             weights: match variant.f16_weights {
-                true => FloatWeights::F16(&packed_f16),
-                false => FloatWeights::F32(&packed),
+                true => FloatWeights::F16(&packed_f16[at..]),
+                false => FloatWeights::F32(&packed[at..]),
             },
             epilogue: EpilogueF32 {
-                bias: &bias,
-                residual: variant.residual.then_some(ResidualData::Apart(&residual)),
+                bias: &bias[at..],
+                residual: variant.residual.then_some(ResidualData::Apart(&residual[at..])),
                 min: variant.min,
                 max: variant.max,
             },
-            output: &mut output,
+            output: output.get(),
             output_stride,
         });
-        for (i, &y) in output.iter().enumerate() {
+        for (i, &y) in output.written().iter().enumerate() {
             let (pixel, c) = (i / output_stride, i % output_stride);
             if c >= g.in_c {
                 assert_eq!(y, UNTOUCHED, "{name} wrote between rows: {g:?} {variant:?}");
@@ -101,6 +107,24 @@ fn check_all(g: ConvGeometry, variant: Variant, seed: u64) {
     check("8 lanes", &|args| unsafe { rows::depthwise_f32_rows::<Array<8>>(args) });
     // SAFETY: plain Rust needs no instruction set.
     check("16 lanes", &|args| unsafe { rows::depthwise_f32_rows::<Array<16>>(args) });
+}
+
+const FAMILY: Family = Family {
+    name: "depthwise_f32",
+    fields: F32_CONVOLUTION,
+    work: |shape| shape.depthwise_work() * 12,
+    check: |shape| check_all(shape.depthwise().geometry(), Variant::of(shape), shape.seed),
+};
+
+#[test]
+fn kept_shapes() {
+    FAMILY.replay();
+}
+
+#[test]
+#[ignore = "a search"]
+fn search_shapes() {
+    FAMILY.search();
 }
 
 /// A "same" 3×3 convolution to start a case from.

@@ -1,7 +1,8 @@
 //! One suite for every instruction set: a naive oracle, then each kernel against it.
 
 use super::*;
-use crate::kernels::testing::{Case, Epilogue, Fill, Random, UNIT, UNTOUCHED};
+use crate::kernels::shapes::{CONVOLUTION, Family};
+use crate::kernels::testing::{Case, Epilogue, Fill, Output, Random, UNIT, UNTOUCHED, placed};
 
 /// Everything a depthwise convolution reads, and what it must write.
 struct Data {
@@ -14,17 +15,19 @@ struct Data {
     weight_sums: Vec<i32>,
     epilogue: Epilogue,
     output_stride: usize,
+    offset: usize,
     expected: Vec<i8>,
 }
 
 impl Data {
     fn new(
-        g: ConvGeometry,
+        case: Case,
         packing: Packing,
         fill: Fill,
         with_residual: bool,
         random: &mut Random,
     ) -> Self {
+        let g = case.geometry();
         let (taps, channels) = (g.kernel_h * g.kernel_w, channels_len(g.in_c, packing));
         let hwc = random.i8s(taps * g.in_c, fill);
         let mut weights = vec![1; taps * channels];
@@ -50,8 +53,10 @@ impl Data {
             packing,
             bias: (0..channels).map(|_| random.next() as i32 % 20_000).collect(),
             weight_sums: sums,
-            epilogue: Epilogue::new(channels, taps, outputs, fill, with_residual, random),
-            output_stride: g.out_c + random.pick(&[0, 0, 5]),
+            epilogue: Epilogue::new(channels, taps, outputs, fill, with_residual, random)
+                .placed(case.offset),
+            output_stride: g.out_c + case.gap,
+            offset: case.offset,
             expected: Vec::new(),
         };
         data.expected = data.oracle(&hwc);
@@ -103,23 +108,26 @@ impl Data {
     }
 
     fn run(&self, isa: Isa) -> Vec<i8> {
-        let mut output = vec![UNTOUCHED; self.output_len()];
+        let at = self.offset;
+        let mut output = Output::new(self.output_len(), at, UNTOUCHED);
+        let (input, weights) = (placed(&self.input, at), placed(&self.weights, at));
+        let (bias, sums) = (placed(&self.bias, at), placed(&self.weight_sums, at));
         // One byte off, so that nothing in it is aligned.
         let mut scratch = vec![0xa5; scratch_bytes(&self.geometry, isa) + 1];
         select(isa)(&mut DepthwiseI8 {
             geometry: self.geometry,
-            input: &self.input,
+            input: &input[at..],
             input_zero_point: self.input_zero_point,
-            weights: &self.weights,
+            weights: &weights[at..],
             packing: self.packing,
-            bias: &self.bias,
-            weight_sums: &self.weight_sums,
+            bias: &bias[at..],
+            weight_sums: &sums[at..],
             epilogue: self.epilogue.get(),
-            output: &mut output,
+            output: output.get(),
             output_stride: self.output_stride,
             scratch: &mut scratch[1..],
         });
-        output
+        output.written()
     }
 }
 
@@ -134,7 +142,7 @@ fn check(case: Case, random: &mut Random) {
             (false, Packing::CortexM),
             (true, Packing::CortexM),
         ] {
-            let data = Data::new(case.geometry(), packing, fill, with_residual, random);
+            let data = Data::new(case, packing, fill, with_residual, random);
             for isa in Isa::available() {
                 assert!(
                     data.run(isa) == data.expected,
@@ -150,7 +158,7 @@ fn check(case: Case, random: &mut Random) {
 fn residual_in_the_output_is_refused() {
     let case = Case { input: (2, 2, 24), out_c: 24, groups: 24, ..UNIT };
     let mut random = Random(0x0bad_5eed_0bad_5eed);
-    let data = Data::new(case.geometry(), Packing::Panels, Fill::Any, true, &mut random);
+    let data = Data::new(case, Packing::Panels, Fill::Any, true, &mut random);
     let mut output = vec![UNTOUCHED; data.output_len()];
     let epilogue = data.epilogue.get_in_place(24, &mut output, data.output_stride);
     select(Isa::Scalar)(&mut DepthwiseI8 {
@@ -166,6 +174,24 @@ fn residual_in_the_output_is_refused() {
         output_stride: data.output_stride,
         scratch: &mut [],
     });
+}
+
+const FAMILY: Family = Family {
+    name: "depthwise_i8",
+    fields: CONVOLUTION,
+    work: |shape| shape.depthwise_work() * 12,
+    check: |shape| check(shape.depthwise(), &mut Random(shape.seed)),
+};
+
+#[test]
+fn kept_shapes() {
+    FAMILY.replay();
+}
+
+#[test]
+#[ignore = "a search"]
+fn search_shapes() {
+    FAMILY.search();
 }
 
 #[test]
@@ -201,7 +227,7 @@ fn table() {
     ];
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for case in cases {
-        check(case, &mut random);
+        check(case.somewhere(&mut random), &mut random);
     }
 }
 
@@ -212,7 +238,8 @@ fn channels() {
         for kernel in [(3, 3), (2, 2)] {
             let stride = random.pick(&[(1, 1), (2, 2)]);
             let input = (4, 5, channels);
-            check(Case { input, kernel, stride, pad: (1, 1, 1, 1), ..UNIT }, &mut random);
+            let case = Case { input, kernel, stride, pad: (1, 1, 1, 1), ..UNIT };
+            check(case.somewhere(&mut random), &mut random);
         }
     }
 }
@@ -236,6 +263,6 @@ fn random_shapes() {
             pad: (pad(&mut random), pad(&mut random), pad(&mut random), pad(&mut random)),
             ..UNIT
         };
-        check(case, &mut random);
+        check(case.somewhere(&mut random), &mut random);
     }
 }

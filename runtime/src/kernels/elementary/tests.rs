@@ -1,10 +1,12 @@
 //! Against f64, over all exponents, and against each other.
 
 use super::*;
+use crate::kernels::shapes::{Family, LENGTHS, OFFSETS};
+use crate::kernels::testing::{Output, Random};
 
 /// Every so many f32, as their bits have them, and the edges.
 fn numbers() -> impl Iterator<Item = f32> {
-    const STEP: usize = 49_999;
+    const STEP: usize = if cfg!(miri) { 20_999_999 } else { 49_999 };
     let edges = [0.0, -0.0, 1.0, -1.0, 88.722, 88.73, -87.0, -87.34, -103.9, -104.1, 0.625, 3.92];
     let specials = [f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, f32::MIN_POSITIVE];
     let all = (0..=u32::MAX).step_by(STEP).map(f32::from_bits).filter(|x| !x.is_nan());
@@ -100,6 +102,56 @@ fn exponentials_sum_to_what_f64_says_and_are_0_far_below() {
         }
         assert!((f64::from(sum) - want).abs() <= 1e-5 * want, "{len}: {sum} {want}");
     }
+}
+
+/// Every function and the exponentials of `x`, on every instruction set, against scalar.
+fn check(x: &[f32], offset: usize) {
+    let run = |kernel: &dyn Fn(&mut [f32])| {
+        let mut y = Output::new(x.len(), offset, 12345.0);
+        y.get().copy_from_slice(x);
+        kernel(y.get());
+        y.written()
+    };
+    let bits = |y: &f32| if y.is_nan() { f32::NAN.to_bits() } else { y.to_bits() };
+    let same = |a: &[f32], b: &[f32]| a.iter().map(bits).eq(b.iter().map(bits));
+    for isa in Isa::available() {
+        for function in Function::ALL {
+            let want = run(&|y| scalar::apply(function, y));
+            let got = run(&|y| select(isa)(function, y));
+            assert!(same(&want, &got), "{function:?} on {isa}");
+        }
+        let front = |kernel: ExponentialsFn| {
+            let sums = core::cell::Cell::new((0.0, 0.0));
+            let mut y = run(&|y| sums.set(kernel(y)));
+            y.extend([sums.get().0, sums.get().1]);
+            y
+        };
+        let (want, got) = (front(scalar::exponentials), front(select_exponentials(isa)));
+        assert!(same(&want, &got), "exponentials of {} on {isa}", x.len());
+    }
+}
+
+const FAMILY: Family = Family {
+    name: "elementary",
+    fields: &[("len", LENGTHS), ("offset", OFFSETS)],
+    work: |shape| 40 * shape.get("len"),
+    check: |shape| {
+        let mut random = Random(shape.seed);
+        let x: Vec<f32> =
+            (0..shape.get("len")).map(|_| random.below(40_000) as f32 / 1000.0 - 20.0).collect();
+        check(&x, shape.get("offset"));
+    },
+};
+
+#[test]
+fn kept_shapes() {
+    FAMILY.replay();
+}
+
+#[test]
+#[ignore = "a search"]
+fn search_shapes() {
+    FAMILY.search();
 }
 
 #[test]

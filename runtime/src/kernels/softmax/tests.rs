@@ -1,5 +1,7 @@
 use super::{SoftmaxI8, SoftmaxShape, TABLE_LEN, log_softmax_f32, select_f32, softmax_i8};
 use crate::Isa;
+use crate::kernels::shapes::{Family, LENGTHS, OFFSETS, Shape};
+use crate::kernels::testing::{Output, placed};
 use crate::ops::testing::Random;
 
 /// f32 softmax against f64: a few units in the last place of a number up to 1.
@@ -17,24 +19,66 @@ fn exact(shape: SoftmaxShape, x: &[f32]) -> Vec<f64> {
     (0..x.len()).map(|at| exp[at] / sum(at)).collect()
 }
 
+/// Softmax and its logarithm of random f32, beginning `offset` elements behind where their memory does.
+fn check_f32(shape: SoftmaxShape, offset: usize, random: &mut Random) {
+    let len = shape.outer * shape.extent * shape.inner;
+    let values: Vec<f32> = random.f32s(len).iter().map(|x| x * 10.0).collect();
+    let x = &placed(&values, offset)[offset..];
+    let run = |kernel: &dyn Fn(&mut [f32])| {
+        let mut y = Output::new(len, offset, 12345.0);
+        kernel(y.get());
+        y.written()
+    };
+    let y = run(&|y| select_f32(Isa::Scalar)(shape, x, y));
+    for isa in Isa::available() {
+        assert_eq!(y, run(&|y| select_f32(isa)(shape, x, y)), "{shape:?} on {isa}");
+    }
+    let log_y = run(&|y| log_softmax_f32(shape, x, y));
+    for (at, want) in exact(shape, x).into_iter().enumerate() {
+        assert!((f64::from(y[at]) - want).abs() < MAX_ERROR_F32, "{shape:?}");
+        assert!((f64::from(log_y[at]) - want.ln()).abs() < 40.0 * MAX_ERROR_F32, "{shape:?}");
+    }
+}
+
+const FAMILY: Family = Family {
+    name: "softmax",
+    fields: &[
+        ("outer", &[1, 2, 3, 7]),
+        ("extent", &LENGTHS.split_at(1).1),
+        ("inner", &[1, 2, 3, 7, 16, 33]),
+        ("offset", OFFSETS),
+    ],
+    work: |shape| {
+        40 * shape_of(shape).outer * shape.get("extent").pow(2) * shape.get("inner").pow(2)
+    },
+    check: |shape| {
+        let mut random = Random(shape.seed as u32 | 1);
+        check_f32(shape_of(shape), shape.get("offset"), &mut random);
+        check_i8(shape_of(shape), shape.get("offset"), &mut random);
+    },
+};
+
+#[test]
+fn kept_shapes() {
+    FAMILY.replay();
+}
+
+#[test]
+#[ignore = "a search"]
+fn search_shapes() {
+    FAMILY.search();
+}
+
+fn shape_of(shape: &Shape<'_>) -> SoftmaxShape {
+    let [outer, extent, inner] = ["outer", "extent", "inner"].map(|name| shape.get(name));
+    SoftmaxShape { outer, extent, inner }
+}
+
 #[test]
 fn f32_agrees_with_the_definition() {
     let mut random = Random(5);
     for (outer, extent, inner) in SHAPES {
-        let shape = SoftmaxShape { outer, extent, inner };
-        let x: Vec<f32> = random.f32s(outer * extent * inner).iter().map(|x| x * 10.0).collect();
-        let (mut y, mut log_y) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-        select_f32(Isa::Scalar)(shape, &x, &mut y);
-        for isa in Isa::available() {
-            let mut same = vec![0.0; x.len()];
-            select_f32(isa)(shape, &x, &mut same);
-            assert_eq!(y, same, "{shape:?} on {isa}");
-        }
-        log_softmax_f32(shape, &x, &mut log_y);
-        for (at, want) in exact(shape, &x).into_iter().enumerate() {
-            assert!((f64::from(y[at]) - want).abs() < MAX_ERROR_F32, "{shape:?}");
-            assert!((f64::from(log_y[at]) - want.ln()).abs() < 40.0 * MAX_ERROR_F32, "{shape:?}");
-        }
+        check_f32(SoftmaxShape { outer, extent, inner }, outer % 2, &mut random);
     }
 }
 
@@ -48,24 +92,28 @@ fn f32_is_stable() {
     assert_eq!(y, [f32::NEG_INFINITY, 0.0, -10080.0]);
 }
 
-#[test]
-fn i8_is_within_one_step_of_the_real_function() {
+/// Softmax of random i8.
+fn check_i8(shape: SoftmaxShape, offset: usize, random: &mut Random) {
     let scale = 0.1f32;
     let table: [i32; TABLE_LEN] = std::array::from_fn(|d| {
         ((-(d as f64) * f64::from(scale)).exp() * f64::from(1 << 22)).round() as i32
     });
     let to = SoftmaxI8 { table: &table, inverse_scale: 256.0, zero_point: -128 };
+    let x = random.i8s(shape.outer * shape.extent * shape.inner);
+    let mut y = Output::new(x.len(), offset, 85);
+    softmax_i8(shape, &to, &placed(&x, offset)[offset..], y.get());
+    let real: Vec<f32> = x.iter().map(|x| f32::from(*x) * scale).collect();
+    for (got, want) in y.written().iter().zip(exact(shape, &real)) {
+        let want = (want * 256.0 - 128.0).min(127.0);
+        assert!((f64::from(*got) - want).abs() <= 0.5001, "{got} {want}");
+    }
+}
+
+#[test]
+fn i8_is_within_one_step_of_the_real_function() {
     let mut random = Random(9);
     for (outer, extent, inner) in SHAPES {
-        let shape = SoftmaxShape { outer, extent, inner };
-        let x = random.i8s(outer * extent * inner);
-        let mut y = vec![0; x.len()];
-        softmax_i8(shape, &to, &x, &mut y);
-        let real: Vec<f32> = x.iter().map(|x| f32::from(*x) * scale).collect();
-        for (got, want) in y.iter().zip(exact(shape, &real)) {
-            let want = (want * 256.0 - 128.0).min(127.0);
-            assert!((f64::from(*got) - want).abs() <= 0.5001, "{got} {want}");
-        }
+        check_i8(SoftmaxShape { outer, extent, inner }, extent % 2, &mut random);
     }
 }
 
