@@ -16,18 +16,39 @@
 //! order (Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., §3.1 and §4.2).
 //! The clamp doesn't enlarge an error.
 
-#[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+pub(crate) mod aarch64;
+#[cfg(any(
+    all(target_arch = "x86_64", feature = "std"),
+    all(target_arch = "aarch64", target_feature = "neon"),
+    test
+))]
 mod blocked;
 // Without a blocked kernel, only the size of its scratch is asked for.
-#[cfg_attr(not(any(all(target_arch = "x86_64", feature = "std"), test)), allow(dead_code))]
+#[cfg_attr(
+    not(any(
+        all(target_arch = "x86_64", feature = "std"),
+        all(target_arch = "aarch64", target_feature = "neon"),
+        test
+    )),
+    allow(dead_code)
+)]
 mod blocking;
 pub mod grouped;
-#[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
+#[cfg(any(
+    all(target_arch = "x86_64", feature = "std"),
+    all(target_arch = "aarch64", target_feature = "neon"),
+    test
+))]
 pub(crate) mod lanes;
 pub(crate) mod scalar;
 #[cfg(test)]
 pub(crate) mod tests;
-#[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
+#[cfg(any(
+    all(target_arch = "x86_64", feature = "std"),
+    all(target_arch = "aarch64", target_feature = "neon"),
+    test
+))]
 pub(crate) mod tile;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 pub(crate) mod x86_64;
@@ -80,6 +101,10 @@ pub fn select(isa: Isa) -> ConvF32Fn {
             return kernel;
         }
     }
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    if isa >= Isa::Neon {
+        return aarch64::conv_f32_neon;
+    }
     let _ = isa;
     scalar::conv_f32_scalar
 }
@@ -87,16 +112,16 @@ pub fn select(isa: Isa) -> ConvF32Fn {
 /// Elements of scratch that the kernel selected for `isa` needs, whichever CPU it runs on.
 pub fn scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
-        Isa::Avx2 | Isa::Avx512 => blocking::scratch_len(geometry),
-        _ => 0,
+        Isa::Scalar | Isa::CortexM => 0,
+        _ => blocking::scratch_len(geometry),
     }
 }
 
 /// As [`scratch_len`], for grouped weights.
 pub fn grouped_scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
-        Isa::Avx2 | Isa::Avx512 => blocking::grouped_scratch_len(geometry),
-        _ => 0,
+        Isa::Scalar | Isa::CortexM => 0,
+        _ => blocking::grouped_scratch_len(geometry),
     }
 }
 

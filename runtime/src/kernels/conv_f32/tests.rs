@@ -335,8 +335,8 @@ unsafe fn array_tile<L: Lanes, const MR: usize, const NV: usize, const KU: usize
             WeightPtr::Grouped(panel) => match (panel.bits, t.cols <= L::LEN) {
                 (GroupedBits::W8, true) => grouped_tile::<L, W8, ROWS, 1>(t, &panel),
                 (GroupedBits::W4, true) => grouped_tile::<L, W4, ROWS, 1>(t, &panel),
-                (GroupedBits::W8, false) => grouped_tile::<L, W8, ROWS, 2>(t, &panel),
-                (GroupedBits::W4, false) => grouped_tile::<L, W4, ROWS, 2>(t, &panel),
+                (GroupedBits::W8, false) => grouped_tile::<L, W8, ROWS, NV>(t, &panel),
+                (GroupedBits::W4, false) => grouped_tile::<L, W4, ROWS, NV>(t, &panel),
             },
         }
     }
@@ -355,8 +355,19 @@ unsafe fn array_dequantize<L: Lanes>(args: &Dequantize) {
     }
 }
 
-/// The tiles of [`x86_64`](super::x86_64), in plain Rust: shapes that this CPU can't run are covered.
-pub(crate) const ARRAY_TILES: [(&str, TileKernel); 2] = [
+/// The tiles of the instruction sets, in plain Rust: shapes that this CPU can't run are covered.
+pub(crate) const ARRAY_TILES: [(&str, TileKernel); 3] = [
+    (
+        "4 lanes",
+        TileKernel {
+            rows: 6,
+            narrow_rows: 6,
+            panels: 1,
+            grouped_rows: ROWS,
+            run: array_tile::<Array<4>, 6, 4, 1>,
+            dequantize: array_dequantize::<Array<4>>,
+        },
+    ),
     (
         "8 lanes",
         TileKernel {

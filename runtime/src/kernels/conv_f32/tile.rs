@@ -184,6 +184,27 @@ pub(crate) unsafe fn tile<
         while left > 0 {
             let mut k = 0;
             let mut at = 0;
+            if L::INPUTS > 1 && tile.a_step == 1 {
+                while k + L::INPUTS <= tile.run_len {
+                    let mut x = [L::load_inputs(a[0].add(k)); MR];
+                    for i in 1..MR {
+                        x[i] = L::load_inputs(a[i].add(k));
+                    }
+                    for j in 0..L::INPUTS {
+                        for v in 0..NV {
+                            let b: L = W::load(
+                                w.add(v / per_panel * tile.panel_stride + v % per_panel * L::LEN),
+                            );
+                            for i in 0..MR {
+                                sums[j % KU][i][v] = sums[j % KU][i][v].fma_input(x[i], j, b);
+                            }
+                        }
+                        w = w.wrapping_add(tile.weight_step);
+                    }
+                    k += L::INPUTS;
+                }
+                at = k;
+            }
             while k + KU <= tile.run_len {
                 for u in 0..KU {
                     let mut b = [L::zero(); NV];
@@ -278,11 +299,18 @@ pub(crate) unsafe fn grouped_tile<L: Lanes, B: Grouped, const MR: usize, const N
             while word < group_end.min(whole_words) {
                 for v in 0..NV {
                     let w = L::load_words(from.add(v * L::LEN * 4));
-                    for j in 0..B::PER_WORD {
-                        let b: L = B::weights(w, j);
-                        for i in 0..MR {
-                            let x = L::splat(*a[i].add(word * B::PER_WORD + j));
-                            sums[j % 2][i][v] = sums[j % 2][i][v].fma(x, b);
+                    for part in 0..B::PER_WORD / L::INPUTS {
+                        let first = part * L::INPUTS;
+                        let mut x = [L::load_inputs(a[0].add(word * B::PER_WORD + first)); MR];
+                        for i in 1..MR {
+                            x[i] = L::load_inputs(a[i].add(word * B::PER_WORD + first));
+                        }
+                        for j in 0..L::INPUTS {
+                            let b: L = B::weights(w, first + j);
+                            for i in 0..MR {
+                                let sum = &mut sums[(first + j) % 2][i][v];
+                                *sum = sum.fma_input(x[i], j, b);
+                            }
                         }
                     }
                 }
@@ -375,6 +403,35 @@ unsafe fn write<L: Lanes, const MR: usize, const NV: usize>(
                 let output = tile.output.add(i * tile.output_stride);
                 for v in 0..NV {
                     sum[i][v].clamp(min, max).store(output.add(v * L::LEN));
+                }
+            }
+            return;
+        }
+        if tile.cols == NV * L::LEN {
+            // Whole registers: a branch per row and kind.
+            for i in 0..MR {
+                if i >= rows {
+                    break;
+                }
+                let output = tile.output.add(i * tile.output_stride);
+                if tile.accumulate {
+                    for v in 0..NV {
+                        sum[i][v] = sum[i][v].add(L::load(output.add(v * L::LEN)));
+                    }
+                }
+                if let Some(finish) = tile.finish {
+                    if !finish.residual.is_null() {
+                        let residual = finish.residual.add(i * finish.residual_stride);
+                        for v in 0..NV {
+                            sum[i][v] = sum[i][v].add(L::load(residual.add(v * L::LEN)));
+                        }
+                    }
+                    for v in 0..NV {
+                        sum[i][v] = sum[i][v].clamp(L::splat(finish.min), L::splat(finish.max));
+                    }
+                }
+                for v in 0..NV {
+                    sum[i][v].store(output.add(v * L::LEN));
                 }
             }
             return;

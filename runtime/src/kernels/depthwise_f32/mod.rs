@@ -8,7 +8,13 @@
 //!
 //! That of [`conv_f32`](super::conv_f32), with K the number of taps.
 
-#[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod aarch64;
+#[cfg(any(
+    all(target_arch = "x86_64", feature = "std"),
+    all(target_arch = "aarch64", target_feature = "neon"),
+    test
+))]
 mod rows;
 mod scalar;
 #[cfg(test)]
@@ -59,6 +65,10 @@ pub fn select(isa: Isa) -> DepthwiseF32Fn {
         {
             return kernel;
         }
+    }
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    if isa >= Isa::Neon {
+        return aarch64::depthwise_f32_neon;
     }
     let _ = isa;
     scalar::depthwise_f32_scalar

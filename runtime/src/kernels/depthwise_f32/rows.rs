@@ -332,6 +332,19 @@ unsafe fn pixels_3x3<
     // SAFETY: the caller vouches for the taps.
     unsafe {
         let mut sums = [L::load(block.bias); P];
+        if L::LOADS && P > 1 && X0 == 0 && X1 == 3 && g.stride_w == 1 {
+            // Neighbouring pixels share columns of taps.
+            for ky in 0..3 {
+                for column in 0..P + 2 {
+                    let tap = input.wrapping_add(ky * row_step + column * channels);
+                    let x: L = load::<L, FULL>(tap, block.n);
+                    for p in column.saturating_sub(2)..P.min(column + 1) {
+                        sums[p] = sums[p].fma(x, w[ky][column - p]);
+                    }
+                }
+            }
+            return finish::<L, W, FULL, P>(block, ox, sums);
+        }
         for ky in 0..3 {
             for kx in X0..X1 {
                 let tap = input.wrapping_add(ky * row_step + kx * channels);

@@ -1,6 +1,6 @@
 //! Every float depthwise kernel against a naive one in f64, over one set of cases.
 
-use super::super::conv_f32::lanes::Array;
+use super::super::conv_f32::lanes::{Array, Pair};
 use super::super::conv_f32::tests::{
     EPILOGUE_ROUNDINGS, PLAIN, Random, UNTOUCHED, Variant, gamma, with_output,
 };
@@ -103,6 +103,10 @@ fn check_all(g: ConvGeometry, variant: Variant, seed: u64) {
         check(isa.name(), &select(isa));
     }
     // The widths of the instruction sets in plain Rust, so that all are covered on any CPU.
+    // SAFETY: plain Rust needs no instruction set.
+    check("4 lanes", &|args| unsafe { rows::depthwise_f32_rows::<Array<4>>(args) });
+    // SAFETY: plain Rust needs no instruction set.
+    check("2 × 4 lanes", &|args| unsafe { rows::depthwise_f32_rows::<Pair<Array<4>>>(args) });
     // SAFETY: plain Rust needs no instruction set.
     check("8 lanes", &|args| unsafe { rows::depthwise_f32_rows::<Array<8>>(args) });
     // SAFETY: plain Rust needs no instruction set.

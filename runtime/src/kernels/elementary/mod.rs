@@ -3,6 +3,8 @@
 //! They are written in additions, multiplications, divisions and bits, each rounded on its own, without branches: the same code is
 //! compiled for each instruction set, as wide as it goes, and gives the same bits on all of them. `scalar.rs` has the formulas with
 //! their errors.
+//!
+//! On AArch64 there is one entry: what every such CPU has, Advanced SIMD, is what plain Rust is compiled for.
 
 use crate::Isa;
 

@@ -146,7 +146,7 @@ fn pack(
             for (l, row) in rows.enumerate() {
                 let from = &args.b[(first_k + l) * args.n + col + first..][..width];
                 if let Ok(from) = <&[f32; PANEL_N]>::try_from(from) {
-                    *row = from.map(MaybeUninit::new);
+                    row.write_copy_of_slice(from); // a length that the compiler knows
                 } else {
                     *row = [MaybeUninit::new(0.0); PANEL_N];
                     row[..width].write_copy_of_slice(from);

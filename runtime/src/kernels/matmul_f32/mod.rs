@@ -8,7 +8,13 @@
 //! Any kernel is within `γ(k) * sum |a * b|` of the exact value; see
 //! [`conv_f32`](super::conv_f32#tolerance).
 
-#[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod aarch64;
+#[cfg(any(
+    all(target_arch = "x86_64", feature = "std"),
+    all(target_arch = "aarch64", target_feature = "neon"),
+    test
+))]
 mod blocked;
 mod scalar;
 #[cfg(test)]
@@ -64,6 +70,10 @@ pub fn select(isa: Isa) -> MatMulF32Fn {
         {
             return kernel;
         }
+    }
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    if isa >= Isa::Neon {
+        return aarch64::matmul_f32_neon;
     }
     let _ = isa;
     scalar::matmul_f32_scalar

@@ -8,9 +8,10 @@ use crate::kernels::shapes::{Family, LENGTHS, OFFSETS};
 use crate::kernels::testing::{Output, placed};
 
 /// The kernels of the instruction sets' widths in plain Rust, so that all are covered on any CPU.
-const ARRAY_KERNELS: [(&str, blocked::Kernels); 2] = [
-    ("8 lanes", array_kernels::<Array<8>>(ARRAY_TILES[0].1)),
-    ("16 lanes", array_kernels::<Array<16>>(ARRAY_TILES[1].1)),
+const ARRAY_KERNELS: [(&str, blocked::Kernels); 3] = [
+    ("4 lanes", array_kernels::<Array<4>>(ARRAY_TILES[0].1)),
+    ("8 lanes", array_kernels::<Array<8>>(ARRAY_TILES[1].1)),
+    ("16 lanes", array_kernels::<Array<16>>(ARRAY_TILES[2].1)),
 ];
 
 const fn array_kernels<L: Lanes>(tile: TileKernel) -> blocked::Kernels {

@@ -2,13 +2,15 @@
 //! steps with them, as in the roofline model (Williams, Waterman and Patterson, 2009).
 //!
 //! The multiply-adds are those that the kernels of an instruction set are made of: `vpdpbusd` with AVX-512 VNNI, `vpmaddwd` and
-//! `vpaddd` with AVX2, where exact products of i8 have to be widened first, fused multiply-adds for f32. The scalar loops are
-//! what the compiler makes of plain Rust.
+//! `vpaddd` with AVX2, where exact products of i8 have to be widened first; on AArch64 `smull` to `sadalp`, `sdot` or
+//! `smmla`; fused multiply-adds for f32. The scalar loops are what the compiler makes of plain Rust.
 
 use core::hint::black_box;
 
 use crate::Isa;
 
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod aarch64;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86_64;
 
@@ -33,6 +35,10 @@ pub fn multiply_add_i8(isa: Isa) -> Loop {
     if let Some(found) = x86_64::multiply_add_i8(isa) {
         return found;
     }
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    if let Some(found) = aarch64::multiply_add_i8(isa) {
+        return found;
+    }
     let _ = isa;
     Loop { per_round: 64, run: scalar_i8 }
 }
@@ -43,6 +49,10 @@ pub fn multiply_add_f32(isa: Isa) -> Loop {
     if let Some(found) = x86_64::multiply_add_f32(isa) {
         return found;
     }
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    if let Some(found) = aarch64::multiply_add_f32(isa) {
+        return found;
+    }
     let _ = isa;
     Loop { per_round: 64, run: scalar_f32 }
 }
@@ -51,7 +61,12 @@ pub fn multiply_add_f32(isa: Isa) -> Loop {
 pub fn cycles() -> Option<Loop> {
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
     return Some(x86_64::cycles());
-    #[cfg(not(all(target_arch = "x86_64", feature = "std")))]
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    return Some(aarch64::cycles());
+    #[cfg(not(any(
+        all(target_arch = "x86_64", feature = "std"),
+        all(target_arch = "aarch64", target_feature = "neon")
+    )))]
     None
 }
 
@@ -60,6 +75,10 @@ pub fn load(isa: Isa, bytes: &[u8]) {
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
     if isa >= Isa::Avx2 && x86_64::load(bytes) {
         return;
+    }
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    if isa >= Isa::Neon {
+        return aarch64::load(bytes);
     }
     let _ = isa;
     let mut all = [0u64; 8];

@@ -1,0 +1,125 @@
+//! Float convolution with Advanced SIMD: tiles of 6 × 16, inputs taken from the lanes of a register.
+
+use super::blocked::conv_f32_blocked;
+use super::grouped::GroupedBits;
+use super::lanes::{Grouped, Lanes, Neon, W4, W8, Weight};
+use super::tile::{
+    Dequantize, Finish, GroupedPanel, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile,
+};
+use super::{ConvF32, PANEL_N};
+
+/// 24 sums, four inputs of each of 6 rows, and 2 registers of weights fill the 32 registers. With grouped weights, 4 rows by 8
+/// columns have 16 sums over a group and 8 totals.
+pub(crate) const TILE_NEON: TileKernel = TileKernel {
+    rows: 6,
+    narrow_rows: 8,
+    panels: 1,
+    grouped_rows: 4,
+    run: tile_f32_neon,
+    dequantize: dequantize_neon,
+};
+
+pub(super) fn conv_f32_neon(args: &mut ConvF32<'_>) {
+    // SAFETY: targets that this module is built for have Advanced SIMD.
+    unsafe { conv_f32_blocked(args, TILE_NEON) }
+}
+
+/// Columns of half a panel.
+const HALF: usize = PANEL_N / 2;
+
+/// Up to 6 rows by up to 16 columns, or 8 by 8.
+///
+/// # Safety
+///
+/// As [`Tile`] says.
+unsafe fn tile_f32_neon(t: &Tile<'_>) {
+    /// # Safety
+    ///
+    /// As [`Tile`] says; `weights` is the tile's.
+    unsafe fn by_rows<W: Weight>(t: &Tile<'_>, weights: *const W) {
+        // SAFETY: the contract is the same.
+        unsafe {
+            match (t.rows.len(), t.cols <= HALF) {
+                (1, true) => tile::<Neon, W, 1, 2, 4>(t, weights),
+                (2, true) => tile::<Neon, W, 2, 2, 4>(t, weights),
+                (3 | 4, true) => tile::<Neon, W, 4, 2, 2>(t, weights),
+                (5 | 6, true) => tile::<Neon, W, 6, 2, 1>(t, weights),
+                (_, true) => tile::<Neon, W, 8, 2, 1>(t, weights),
+                (1, _) => tile::<Neon, W, 1, 4, 4>(t, weights),
+                (2, _) => tile::<Neon, W, 2, 4, 2>(t, weights),
+                (3, _) => tile::<Neon, W, 3, 4, 1>(t, weights),
+                (4, _) => tile::<Neon, W, 4, 4, 1>(t, weights),
+                (5, _) => tile::<Neon, W, 5, 4, 1>(t, weights),
+                _ => tile::<Neon, W, 6, 4, 1>(t, weights),
+            }
+        }
+    }
+    /// # Safety
+    ///
+    /// As [`Tile`] says; `panel` is the tile's weights, of the bits of `B`.
+    unsafe fn grouped<B: Grouped>(t: &Tile<'_>, panel: &GroupedPanel) {
+        // As many columns at once as the compiler keeps in registers.
+        let columns = match (t.rows.len(), B::PER_WORD) {
+            (1, _) => PANEL_N,
+            (_, 4) => HALF,
+            _ => Neon::LEN,
+        };
+        for first in (0..t.cols).step_by(columns) {
+            let (t, panel) = (from_column(t, first, columns), from_lane(panel, first));
+            // SAFETY: the contract is the same.
+            unsafe {
+                match (t.rows.len(), columns) {
+                    (1, _) => grouped_tile::<Neon, B, 1, 4>(&t, &panel),
+                    (2, HALF) => grouped_tile::<Neon, B, 2, 2>(&t, &panel),
+                    (_, HALF) => grouped_tile::<Neon, B, 4, 2>(&t, &panel),
+                    (2, _) => grouped_tile::<Neon, B, 2, 1>(&t, &panel),
+                    _ => grouped_tile::<Neon, B, 4, 1>(&t, &panel),
+                }
+            }
+        }
+    }
+    // SAFETY: the contract is the same.
+    unsafe {
+        match t.weights {
+            WeightPtr::F32(w) => by_rows(t, w),
+            WeightPtr::F16(w) => by_rows(t, w),
+            WeightPtr::Grouped(panel) => match panel.bits {
+                GroupedBits::W8 => grouped::<W8>(t, &panel),
+                GroupedBits::W4 => grouped::<W4>(t, &panel),
+            },
+        }
+    }
+}
+
+/// Up to `columns` columns of a tile, from column `first` on. The weights stay those of the whole tile.
+fn from_column<'a>(t: &Tile<'a>, first: usize, columns: usize) -> Tile<'a> {
+    let finish = t.finish.map(|finish| Finish {
+        bias: finish.bias.wrapping_add(first),
+        residual: match finish.residual.is_null() {
+            true => finish.residual,
+            false => finish.residual.wrapping_add(first),
+        },
+        ..finish
+    });
+    let output = t.output.wrapping_add(first);
+    Tile { cols: columns.min(t.cols - first), output, finish, ..*t }
+}
+
+/// The lanes of a panel from `first` on: rows of words and scales have places for all lanes, so that they stay as far apart.
+fn from_lane(panel: &GroupedPanel, first: usize) -> GroupedPanel {
+    let words = panel.words.wrapping_add(first * 4);
+    GroupedPanel { words, scales: panel.scales.wrapping_add(first), ..*panel }
+}
+
+/// # Safety
+///
+/// As [`Dequantize`] says.
+unsafe fn dequantize_neon(args: &Dequantize) {
+    // SAFETY: the contract is the same.
+    unsafe {
+        match args.panel.bits {
+            GroupedBits::W8 => dequantize::<Neon, W8>(args),
+            GroupedBits::W4 => dequantize::<Neon, W4>(args),
+        }
+    }
+}

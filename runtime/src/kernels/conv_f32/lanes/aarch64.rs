@@ -1,0 +1,180 @@
+//! The register of Advanced SIMD, 128 bits, of which there are 32.
+
+use super::{Lanes, f16};
+use core::arch::aarch64::*;
+
+/// Four lanes. Every AArch64 target that this module is built for has Advanced SIMD.
+#[derive(Clone, Copy)]
+pub(crate) struct Neon(float32x4_t);
+
+impl Lanes for Neon {
+    const LEN: usize = 4;
+
+    const INPUTS: usize = 4;
+
+    const LOADS: bool = true;
+
+    type Inputs = float32x4_t;
+
+    type Words = uint32x4_t;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the target has Advanced SIMD.
+        Neon(unsafe { vdupq_n_f32(0.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: the target has Advanced SIMD.
+        Neon(unsafe { vdupq_n_f32(x) })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller promises 4 elements.
+        Neon(unsafe { vld1q_f32(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Self {
+        // SAFETY: the caller promises 4 elements of 2 bytes. FCVTL is in the first version of Armv8.
+        Neon(unsafe { vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from.cast()))) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, n: usize) -> Self {
+        debug_assert!(n < 4);
+        // SAFETY: the caller promises n elements; a load of a lane reads one.
+        Neon(unsafe {
+            let mut x = vdupq_n_f32(0.0);
+            if n >= 2 {
+                x = vcombine_f32(vld1_f32(from), vdup_n_f32(0.0));
+            }
+            match n {
+                1 => x = vld1q_lane_f32::<0>(from, x),
+                3 => x = vld1q_lane_f32::<2>(from.add(2), x),
+                _ => {}
+            }
+            x
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller promises 4 elements.
+        unsafe { vst1q_f32(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut f32, n: usize) {
+        debug_assert!(n < 4);
+        // SAFETY: the caller promises n elements, and the arms write that many.
+        unsafe {
+            if n >= 2 {
+                vst1_f32(to, vget_low_f32(self.0));
+            }
+            match n {
+                1 => vst1q_lane_f32::<0>(to, self.0),
+                3 => vst1q_lane_f32::<2>(to.add(2), self.0),
+                _ => {}
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, x: Self) -> Self {
+        // SAFETY: the target has Advanced SIMD.
+        Neon(unsafe { vaddq_f32(self.0, x.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, x: Self) -> Self {
+        // SAFETY: the target has Advanced SIMD.
+        Neon(unsafe { vmulq_f32(self.0, x.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        // SAFETY: the target has Advanced SIMD.
+        Neon(unsafe { vfmaq_f32(self.0, a.0, b.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_inputs(from: *const f32) -> float32x4_t {
+        // SAFETY: the caller promises 4 elements.
+        unsafe { vld1q_f32(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma_input(self, inputs: float32x4_t, j: usize, b: Self) -> Self {
+        // SAFETY: the target has Advanced SIMD.
+        Neon(unsafe {
+            match j {
+                0 => vfmaq_laneq_f32::<0>(self.0, b.0, inputs),
+                1 => vfmaq_laneq_f32::<1>(self.0, b.0, inputs),
+                2 => vfmaq_laneq_f32::<2>(self.0, b.0, inputs),
+                _ => vfmaq_laneq_f32::<3>(self.0, b.0, inputs),
+            }
+        })
+    }
+
+    // FMIN and FMAX give a NaN for a NaN; FMINNM and FMAXNM would give the bound.
+    #[inline(always)]
+    unsafe fn clamp(self, min: Self, max: Self) -> Self {
+        // SAFETY: the target has Advanced SIMD.
+        Neon(unsafe { vmaxq_f32(min.0, vminq_f32(max.0, self.0)) })
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        // SAFETY: the target has Advanced SIMD.
+        unsafe { vaddvq_f32(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_words(from: *const u8) -> uint32x4_t {
+        // SAFETY: the caller promises 4 words.
+        unsafe { vreinterpretq_u32_u8(vld1q_u8(from)) }
+    }
+
+    // The byte goes where its sign is the word's, above zeros; SCVTF divides by 2²⁴ at no cost.
+    #[inline(always)]
+    unsafe fn bytes(words: uint32x4_t, j: usize) -> Self {
+        // SAFETY: the target has Advanced SIMD.
+        Neon(unsafe { vcvtq_n_f32_s32::<24>(to_the_top(words, j)) })
+    }
+
+    // n - 8 of four bits is n with its highest bit turned over, as two's complement.
+    #[inline(always)]
+    unsafe fn nibbles(words: uint32x4_t, j: usize) -> Self {
+        // SAFETY: the target has Advanced SIMD.
+        Neon(unsafe {
+            let words = veorq_u32(words, vdupq_n_u32(0x8888_8888));
+            let high = if j.is_multiple_of(2) { vshlq_n_u32::<4>(words) } else { words };
+            let high = vandq_u32(high, vdupq_n_u32(0xF0F0_F0F0));
+            vcvtq_n_f32_s32::<28>(to_the_top(high, j / 2))
+        })
+    }
+}
+
+/// Byte `j`, below 4, of each word, above three bytes of zeros.
+#[inline(always)]
+unsafe fn to_the_top(words: uint32x4_t, j: usize) -> int32x4_t {
+    /// Which bytes [`vqtbl1q_u8`] takes: 0 for an index that there isn't.
+    const fn index(j: u8) -> [u8; 16] {
+        let mut index = [255; 16];
+        let mut word = 0;
+        while word < 4 {
+            index[4 * word + 3] = 4 * word as u8 + j;
+            word += 1;
+        }
+        index
+    }
+    const INDEX: [[u8; 16]; 4] = [index(0), index(1), index(2), index(3)];
+    // SAFETY: the target has Advanced SIMD, and the table has 16 bytes.
+    unsafe {
+        let index = vld1q_u8(INDEX[j % 4].as_ptr());
+        vreinterpretq_s32_u8(vqtbl1q_u8(vreinterpretq_u8_u32(words), index))
+    }
+}

@@ -1,0 +1,102 @@
+//! A register in plain Rust, so that tests run the kernels' index arithmetic at every width on every machine.
+
+use super::{Lanes, f16};
+
+/// `N` lanes in plain Rust, for tests.
+#[derive(Clone, Copy)]
+pub(crate) struct Array<const N: usize>([f32; N]);
+
+impl<const N: usize> Lanes for Array<N> {
+    const LEN: usize = N;
+
+    // As registers of 128 bits have it.
+    const INPUTS: usize = if N == 4 { 4 } else { 1 };
+
+    const LOADS: bool = N == 4;
+
+    type Inputs = [f32; 4];
+
+    type Words = [u32; N];
+
+    unsafe fn zero() -> Self {
+        Array([0.0; N])
+    }
+
+    unsafe fn splat(x: f32) -> Self {
+        Array([x; N])
+    }
+
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller promises N elements.
+        Array(core::array::from_fn(|i| unsafe { *from.add(i) }))
+    }
+
+    unsafe fn load_f16(from: *const f16) -> Self {
+        // SAFETY: the caller promises N elements.
+        Array(core::array::from_fn(|i| unsafe { *from.add(i) }.to_f32()))
+    }
+
+    unsafe fn load_part(from: *const f32, n: usize) -> Self {
+        assert!(n < N);
+        // SAFETY: the caller promises n elements.
+        Array(core::array::from_fn(|i| if i < n { unsafe { *from.add(i) } } else { 0.0 }))
+    }
+
+    unsafe fn store(self, to: *mut f32) {
+        for i in 0..N {
+            // SAFETY: the caller promises N elements.
+            unsafe { *to.add(i) = self.0[i] }
+        }
+    }
+
+    unsafe fn store_part(self, to: *mut f32, n: usize) {
+        assert!(n < N);
+        for i in 0..n {
+            // SAFETY: the caller promises n elements.
+            unsafe { *to.add(i) = self.0[i] }
+        }
+    }
+
+    unsafe fn add(self, x: Self) -> Self {
+        Array(core::array::from_fn(|i| self.0[i] + x.0[i]))
+    }
+
+    unsafe fn mul(self, x: Self) -> Self {
+        Array(core::array::from_fn(|i| self.0[i] * x.0[i]))
+    }
+
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        Array(core::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
+    }
+
+    unsafe fn load_inputs(from: *const f32) -> [f32; 4] {
+        // SAFETY: the caller promises INPUTS elements.
+        core::array::from_fn(|i| if i < Self::INPUTS { unsafe { *from.add(i) } } else { 0.0 })
+    }
+
+    unsafe fn fma_input(self, inputs: [f32; 4], j: usize, b: Self) -> Self {
+        Array(core::array::from_fn(|i| self.0[i] + inputs[j] * b.0[i]))
+    }
+
+    unsafe fn clamp(self, min: Self, max: Self) -> Self {
+        Array(core::array::from_fn(|i| super::super::scalar::clamp(self.0[i], min.0[i], max.0[i])))
+    }
+
+    unsafe fn sum(self) -> f32 {
+        self.0.iter().sum()
+    }
+
+    unsafe fn load_words(from: *const u8) -> [u32; N] {
+        // SAFETY: the caller promises N words of four bytes.
+        let byte = |at: usize| unsafe { *from.add(at) };
+        core::array::from_fn(|i| u32::from_le_bytes(core::array::from_fn(|j| byte(4 * i + j))))
+    }
+
+    unsafe fn bytes(words: [u32; N], j: usize) -> Self {
+        Array(words.map(|word| f32::from(word.to_le_bytes()[j] as i8)))
+    }
+
+    unsafe fn nibbles(words: [u32; N], j: usize) -> Self {
+        Array(words.map(|word| (word >> (4 * j) & 15) as f32 - 8.0))
+    }
+}
