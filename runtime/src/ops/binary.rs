@@ -22,7 +22,7 @@ use crate::kernels::requantize::{Quantized, round_clamp};
 use crate::memory::Context;
 use crate::ops::elementwise::{zip, zip_blocks};
 use crate::ops::shape::{expect_broadcast, expect_elementwise, expect_types};
-use crate::ops::{Operator, RunFn, Step, expect_clamp_of, no_scratch};
+use crate::ops::{Operator, RunFn, Step, expect_clamp_of, no_scratch, select_isa};
 
 const fn operator(
     dtype: DType,
@@ -46,7 +46,7 @@ pub static BINARY_BOOL: Operator =
     operator(DType::Bool, |step| check(step, DType::Bool, &BOOL), |_| run_bool);
 /// Quantized i8: add, sub, mul, min, max.
 pub static BINARY_I8: Operator =
-    operator(DType::I8, |step| check_quantized::<i8>(step, DType::I8), |_| run_i8);
+    operator(DType::I8, |step| check_quantized::<i8>(step, DType::I8), select_isa!(run_i8));
 /// Quantized i16: as i8.
 pub static BINARY_I16: Operator =
     operator(DType::I16, |step| check_quantized::<i16>(step, DType::I16), |_| run_quantized::<i16>);
@@ -182,7 +182,7 @@ fn run_bool(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
 }
 
 /// Addition has a kernel of its own; the others are rare.
-fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn run_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let step = context.step;
     let attributes: BinaryAttributes = step.attributes();
     if kind(&attributes)? != Add {
@@ -195,8 +195,7 @@ fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
         min: attributes.clamp_q[0],
         max: attributes.clamp_q[1],
     };
-    // Elsewhere the compiler's vectors of the scalar kernel.
-    let kernel = add_i8::select(Isa::CortexM);
+    let kernel = add_i8::select(Isa::ALL[ISA]);
     zip_blocks(context, |a, b, y| kernel(&add, a, b, y))
 }
 

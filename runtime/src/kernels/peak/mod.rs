@@ -2,13 +2,15 @@
 //! steps with them, as in the roofline model (Williams, Waterman and Patterson, 2009).
 //!
 //! The multiply-adds are those that the kernels of an instruction set are made of: `vpdpbusd` with AVX-512 VNNI, `vpmaddwd` and
-//! `vpaddd` with AVX2, where exact products of i8 have to be widened first, fused multiply-adds for f32. The scalar loops are
+//! `vpaddd` with AVX2, where exact products of i8 have to be widened first, `smull` to `smmla` on AArch64, fused multiply-adds for f32. The scalar loops are
 //! what the compiler makes of plain Rust.
 
 use core::hint::black_box;
 
 use crate::Isa;
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86_64;
 
@@ -31,6 +33,10 @@ impl Loop {
 pub fn multiply_add_i8(isa: Isa) -> Loop {
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
     if let Some(found) = x86_64::multiply_add_i8(isa) {
+        return found;
+    }
+    #[cfg(target_arch = "aarch64")]
+    if let Some(found) = aarch64::multiply_add_i8(isa) {
         return found;
     }
     let _ = isa;
