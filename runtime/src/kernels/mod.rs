@@ -5,7 +5,7 @@
 //! family's stated tolerance for floats. `select(isa)` hands out the entry for an instruction set.
 //! A kernel knows nothing of files, steps or arenas.
 
-#[cfg(all(target_arch = "aarch64", feature = "std"))]
+#[cfg(target_arch = "aarch64")]
 mod aarch64;
 pub mod add_i8;
 pub mod conv_f32;

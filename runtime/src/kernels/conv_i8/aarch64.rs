@@ -11,7 +11,7 @@ use super::ConvI8;
 use super::implicit_gemm::{self, Job, Patches, Simd, Strip, next_tile};
 use super::tile::Tile;
 use crate::kernels::requantize::aarch64::{RequantizeNeon, load_partial, store_partial};
-use crate::kernels::{ConvGeometry, Packing};
+use crate::kernels::{ConvGeometry, PANEL_N, Packing};
 
 #[cfg(feature = "std")]
 mod dotprod;
@@ -164,7 +164,7 @@ unsafe fn copy(src: *const i8, dst: *mut i8, len: usize) {
 /// A micro-kernel: some pixels of a tile by four times so many output channels.
 type TileFn = unsafe fn(&Tile<'_>, &RequantizeNeon, usize, usize);
 
-/// Calls `tile` with 2, 4 or 8 registers of channels for every tile of the strip.
+/// Calls `tile` with 2 or 4 registers of channels for every tile of the strip.
 ///
 /// # Safety
 ///
@@ -181,15 +181,9 @@ unsafe fn for_each_tile<const KIND: usize>(
     let channels = job.geometry.group_out_c();
     let mut channel = 0;
     while channel < channels {
-        // One pixel leaves registers for two panels.
-        let vectors = match (channels - channel).div_ceil(LANES) {
-            5.. if strip.pixels == 1 => 8,
-            3.. => 4,
-            _ => 2,
-        };
+        let vectors = if channels - channel > 2 * LANES { 4 } else { 2 };
         let mut left = strip.pixels;
-        // SAFETY: `channel` is in the group and starts a panel, and as many channels as `vectors` have exist or are
-        // padding. The strip has `left` pixels from the tile's first on, and `next_tile` is no more.
+        // SAFETY: `channel` is in the group and starts a panel, and as many channels as `vectors` have exist or are padding. The strip has `left` pixels from the tile's first on, and `next_tile` is no more.
         unsafe {
             let mut tile = Tile::first(job, group, strip, channel);
             while left > 0 {
@@ -199,7 +193,7 @@ unsafe fn for_each_tile<const KIND: usize>(
                 left -= pixels;
             }
         }
-        channel += vectors.max(4) * LANES;
+        channel += PANEL_N;
     }
 }
 
@@ -216,42 +210,14 @@ unsafe fn finish<const PIXELS: usize, const VECTORS: usize>(
     sums: &[[int32x4_t; VECTORS]; PIXELS],
     first: usize,
 ) {
-    // SAFETY: as the caller's.
-    unsafe {
-        if VECTORS == 2 {
-            return finish_block::<PIXELS, VECTORS, 2>(tile, requantize, sums, 0, first * LANES);
-        }
-        for from in (0..VECTORS).step_by(4) {
-            let at = (first + from) * LANES;
-            finish_block::<PIXELS, VECTORS, 4>(tile, requantize, sums, from, at);
-        }
-    }
-}
-
-/// As [`finish`], for `N` registers from register `from` on, whose first channel is `at`.
-///
-/// # Safety
-///
-/// As [`finish`].
-#[target_feature(enable = "neon")]
-#[inline]
-unsafe fn finish_block<const PIXELS: usize, const VECTORS: usize, const N: usize>(
-    tile: &Tile<'_>,
-    requantize: &RequantizeNeon,
-    sums: &[[int32x4_t; VECTORS]; PIXELS],
-    from: usize,
-    at: usize,
-) {
-    let channels = (tile.channels - at).min(N * LANES);
+    let at = first * LANES;
+    let channels = (tile.channels - at).min(VECTORS * LANES);
     // SAFETY: the per-channel arrays are padded to whole panels; output and residual have `channels` elements at
     // this place in each of the rows of the tile.
     unsafe {
-        let factors = requantize.factors::<N>(tile.scale.add(at));
+        let factors = requantize.factors::<VECTORS>(tile.scale.add(at));
         for pixel in 0..PIXELS {
-            let mut acc = [vdupq_n_s32(0); N];
-            for i in 0..N {
-                acc[i] = sums[pixel][from + i];
-            }
+            let acc = sums[pixel];
             let bytes = if tile.residual.is_null() {
                 requantize.apply(acc, &factors)
             } else {
@@ -259,17 +225,11 @@ unsafe fn finish_block<const PIXELS: usize, const VECTORS: usize, const N: usize
                 requantize.apply_sum(acc, &factors, load_partial(residual, channels))
             };
             let output = tile.output.add(pixel * tile.output_stride + at);
-            if channels == N * LANES {
-                store_partial(output, bytes, N * LANES);
+            if channels == VECTORS * LANES {
+                store_partial(output, bytes, VECTORS * LANES);
             } else {
                 store_partial(output, bytes, channels);
             }
         }
     }
-}
-
-/// Bytes from a tile's first weight of a row to those of register `vector`.
-#[inline(always)]
-fn vector_offset(tile: &Tile<'_>, vector: usize) -> usize {
-    vector / 4 * tile.panel_bytes + vector % 4 * 16
 }

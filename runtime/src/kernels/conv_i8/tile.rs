@@ -16,6 +16,7 @@ pub(super) struct Tile<'a> {
     /// First panel row, or half of one.
     pub(super) weights: *const i8,
     /// Bytes from a panel to the next.
+    #[cfg(target_arch = "x86_64")]
     pub(super) panel_bytes: usize,
     /// Per-channel arrays, from the first channel on.
     pub(super) bias: *const i32,
@@ -61,6 +62,7 @@ impl<'a> Tile<'a> {
                 weights: job.weights.add(
                     padded_channel / PANEL_N * panel_bytes + padded_channel % PANEL_N * PANEL_K,
                 ),
+                #[cfg(target_arch = "x86_64")]
                 panel_bytes,
                 bias: job.bias.add(padded_channel),
                 #[cfg(target_arch = "x86_64")]

@@ -117,13 +117,13 @@ unsafe fn load_channels<const N: usize>(src: *const i32) -> [int32x4_t; N] {
 /// # Safety
 ///
 /// As [`for_each_row_3x3`] calls rows; a block has `channels` channels.
-#[target_feature(enable = "neon")]
-#[inline]
+#[inline(always)]
 unsafe fn load_column(row: &Row3x3, w: usize, channels: usize) -> [int8x16_t; 3] {
     // Columns of the left padding wrap to huge values.
     let w = w.wrapping_sub(row.pad_left);
     if w >= row.in_w {
-        return [vdupq_n_s8(row.zero_point); 3];
+        // SAFETY: the CPU has NEON.
+        return [unsafe { vdupq_n_s8(row.zero_point) }; 3];
     }
     let [(row0, step0), (row1, step1), (row2, step2)] = row.rows;
     // SAFETY: column `w` of the rows exists; a row of padding has step zero.

@@ -125,15 +125,35 @@ impl RequantizeNeon {
         acc: [int32x4_t; N],
         factors: &Factors<N>,
     ) -> int8x16_t {
+        if !factors.fixed_point.is_null() {
+            // SAFETY: as the caller's.
+            return unsafe { self.apply_fixed_point(acc, factors) };
+        }
         let mut rounded = acc;
         for i in 0..N {
-            rounded[i] = if factors.fixed_point.is_null() {
-                let scaled = vmulq_f32(vcvtq_f32_s32(acc[i]), factors.scale[i]);
-                vcvtnq_s32_f32(vmaxnmq_f32(scaled, self.low))
-            } else {
-                // SAFETY: there are `4 * N` pairs of numbers.
-                unsafe { fixed_point(acc[i], factors.fixed_point.add(8 * i)) }
-            };
+            let scaled = vmulq_f32(vcvtq_f32_s32(acc[i]), factors.scale[i]);
+            rounded[i] = vcvtnq_s32_f32(vmaxnmq_f32(scaled, self.low));
+        }
+        self.pack(rounded)
+    }
+
+    /// [`Self::apply`] in fixed point, apart from it so that it takes no registers there.
+    ///
+    /// # Safety
+    ///
+    /// As [`Self::apply`].
+    #[target_feature(enable = "neon")]
+    #[cold]
+    #[inline(never)]
+    unsafe fn apply_fixed_point<const N: usize>(
+        &self,
+        acc: [int32x4_t; N],
+        factors: &Factors<N>,
+    ) -> int8x16_t {
+        let mut rounded = acc;
+        for i in 0..N {
+            // SAFETY: there are `4 * N` pairs of numbers.
+            rounded[i] = unsafe { fixed_point(acc[i], factors.fixed_point.add(8 * i)) };
         }
         self.pack(rounded)
     }

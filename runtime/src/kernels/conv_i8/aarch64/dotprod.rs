@@ -2,7 +2,7 @@
 
 use core::arch::aarch64::*;
 
-use super::{LANES, finish, vector_offset};
+use super::{LANES, finish};
 use crate::kernels::PANEL_K;
 use crate::kernels::aarch64::sdot_lane;
 use crate::kernels::conv_i8::tile::{PANEL_ROW, Segments, Tile, patch_pointers};
@@ -24,13 +24,14 @@ pub(super) unsafe fn tile(
     macro_rules! tile {
         ($pixels:literal, $vectors:literal) => {
             // SAFETY: as the caller's.
-            unsafe { tile_dotprod::<$pixels, $vectors>(tile, requantize) }
+            unsafe {
+                tile_dotprod::<$pixels, $vectors, { sums($pixels * $vectors) }>(tile, requantize)
+            }
         };
     }
     match (pixels, vectors) {
         (1, 2) => tile!(1, 2),
-        (1, 4) => tile!(1, 4),
-        (1, _) => tile!(1, 8),
+        (1, _) => tile!(1, 4),
         (2, 2) => tile!(2, 2),
         (2, _) => tile!(2, 4),
         (3, 2) => tile!(3, 2),
@@ -40,35 +41,42 @@ pub(super) unsafe fn tile(
     }
 }
 
-/// `PIXELS` patches by `VECTORS` times four channels: for four by four, 16 accumulators, 4 registers of inputs and 4 to 8
+/// `sdot` takes up to four cycles, and two start in each: eight accumulators keep it busy, so that small tiles sum even
+/// and odd quads apart.
+const fn sums(accumulators: usize) -> usize {
+    if accumulators < 8 { 2 } else { 1 }
+}
+
+/// `PIXELS` patches by `VECTORS` times four channels, `SUMS` accumulators for each pair of them: for four by four, 16 accumulators, 4 registers of inputs and 4 to 8
 /// of weights.
 ///
 /// # Safety
 ///
 /// The strip of the tile has `PIXELS` pixels from the tile's first on, and the group has these channels, or padding
-/// of the panels they are in.
+/// of the panel they are in.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-unsafe fn tile_dotprod<const PIXELS: usize, const VECTORS: usize>(
+unsafe fn tile_dotprod<const PIXELS: usize, const VECTORS: usize, const SUMS: usize>(
     tile: &Tile<'_>,
     requantize: &RequantizeNeon,
 ) {
     let patches = patch_pointers::<PIXELS>(tile);
-    let mut acc = [[vdupq_n_s32(0); VECTORS]; PIXELS];
+    let mut acc = [[[vdupq_n_s32(0); VECTORS]; PIXELS]; SUMS];
     for v in 0..VECTORS {
         // SAFETY: the bias is padded to whole panels.
         let bias = unsafe { vld1q_s32(tile.bias.add(v * LANES)) };
         for pixel in 0..PIXELS {
-            acc[pixel][v] = bias;
+            acc[0][pixel][v] = bias;
         }
     }
     let mut weights = tile.weights;
     macro_rules! quad {
         ($lane:literal, $x:expr) => {
             for v in 0..VECTORS {
-                let w = vld1q_s8(weights.add(vector_offset(tile, v) + $lane * PANEL_ROW));
+                let w = vld1q_s8(weights.add($lane * PANEL_ROW + v * 16));
                 for pixel in 0..PIXELS {
-                    acc[pixel][v] = sdot_lane::<$lane>(acc[pixel][v], w, $x[pixel]);
+                    let sum = &mut acc[$lane % SUMS][pixel][v];
+                    *sum = sdot_lane::<$lane>(*sum, w, $x[pixel]);
                 }
             }
         };
@@ -105,6 +113,14 @@ unsafe fn tile_dotprod<const PIXELS: usize, const VECTORS: usize>(
             }
         }
     }
+    let mut total = acc[0];
+    for sum in 1..SUMS {
+        for pixel in 0..PIXELS {
+            for v in 0..VECTORS {
+                total[pixel][v] = vaddq_s32(total[pixel][v], acc[sum][pixel][v]);
+            }
+        }
+    }
     // SAFETY: as the caller's.
-    unsafe { finish(tile, requantize, &acc, 0) }
+    unsafe { finish(tile, requantize, &total, 0) }
 }

@@ -2,8 +2,9 @@
 
 use core::arch::aarch64::*;
 
-use super::{LANES, finish, vector_offset};
+use super::{LANES, finish};
 use crate::kernels::PANEL_K;
+use crate::kernels::aarch64::add_two_products;
 use crate::kernels::conv_i8::tile::{PANEL_ROW, Segments, Tile, patch_pointers};
 use crate::kernels::requantize::aarch64::RequantizeNeon;
 
@@ -35,8 +36,7 @@ pub(super) unsafe fn tile<const PAIRS: bool>(
     }
     match (pixels, vectors) {
         (1, 2) => tile!(1, 2),
-        (1, 4) => tile!(1, 4),
-        (1, _) => tile!(1, 4, 2 times),
+        (1, _) => tile!(1, 4),
         (2, 2) => tile!(2, 2),
         (2, _) => tile!(2, 4),
         (3, 2) => tile!(3, 2),
@@ -62,7 +62,7 @@ unsafe fn tile_neon<const PIXELS: usize, const VECTORS: usize, const PAIRS: bool
 ) {
     let patches = patch_pointers::<PIXELS>(tile);
     let mut acc = [[[vdupq_n_s32(0); 2]; VECTORS]; PIXELS];
-    let mut weights = tile.weights.wrapping_add(vector_offset(tile, first));
+    let mut weights = tile.weights.wrapping_add(first * 16);
     for segment in Segments::new(tile.strip) {
         let mut at = segment;
         let mut quads = tile.strip.segment_quads;
@@ -79,13 +79,7 @@ unsafe fn tile_neon<const PIXELS: usize, const VECTORS: usize, const PAIRS: bool
                     let x = load_quad(patches[pixel].add(at));
                     let x_next = load_quad(patches[pixel].add(at + PANEL_K));
                     for v in 0..VECTORS {
-                        let low = vmull_s8(vget_low_s8(w[v][0]), vget_low_s8(x));
-                        let low = vmlal_s8(low, vget_low_s8(w[v][1]), vget_low_s8(x_next));
-                        let high = vmull_high_s8(w[v][0], x);
-                        let high = vmlal_high_s8(high, w[v][1], x_next);
-                        let [a, b] = &mut acc[pixel][v];
-                        *a = vpadalq_s16(*a, low);
-                        *b = vpadalq_s16(*b, high);
+                        acc[pixel][v] = add_two_products(acc[pixel][v], w[v], [x, x_next]);
                     }
                 }
                 weights = weights.add(2 * PANEL_ROW);
