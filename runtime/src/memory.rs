@@ -564,7 +564,7 @@ impl Context<'_> {
         &mut self,
         inputs: [usize; N],
     ) -> Result<([Source<'_, T>; N], Sink<'_, U>), StepErrorKind> {
-        let mut sources = [Source { start: NonNull::dangling(), len: 0, _borrow: PhantomData }; N];
+        let mut sources = [(); N].map(|()| Source::default());
         for (source, index) in sources.iter_mut().zip(inputs) {
             let Some(slot) = self.step.input_place(index) else { continue };
             let start = self.regions.start(&slot)?.cast::<T>();
@@ -582,16 +582,29 @@ impl Context<'_> {
             return Err(StepErrorKind::OperandType(N as u8));
         }
         let sink = Sink { start, len: output.bytes / size_of::<U>(), _borrow: PhantomData };
+        let sink_bytes = start.addr().get()..start.addr().get() + output.bytes;
+        for source in &mut sources {
+            let first = source.start.addr().get();
+            let end = first + source.len * size_of::<T>();
+            source.is_over = first < sink_bytes.end && sink_bytes.start < end;
+        }
         Ok((sources, sink))
     }
 }
 
 /// Elements to read, which the [`Sink`] beside it may overwrite.
-#[derive(Clone, Copy)]
 pub struct Source<'v, T> {
     start: NonNull<T>,
     len: usize,
+    /// Whether it shares memory with the sink.
+    is_over: bool,
     _borrow: PhantomData<&'v T>,
+}
+
+impl<T> Default for Source<'_, T> {
+    fn default() -> Self {
+        Source { start: NonNull::dangling(), len: 0, is_over: false, _borrow: PhantomData }
+    }
 }
 
 impl<T: Element> Source<'_, T> {
@@ -673,6 +686,54 @@ impl<T: Element> Sink<'_, T> {
     }
 }
 
+impl<U: Element> Sink<'_, U> {
+    /// Calls `f` with `count` elements of each source, from `starts` on, and as many of the sink, from `start` on. What lies in
+    /// the sink's memory is copied first, into `copies`; where there is no start, `copies` has the elements already. Does
+    /// nothing when the sink or a source doesn't have so many.
+    ///
+    /// # Panics
+    ///
+    /// When `copies` has to hold more elements than it does.
+    #[inline(always)]
+    pub(crate) fn with_blocks<T: Element, const N: usize, const BLOCK: usize>(
+        &mut self,
+        start: usize,
+        count: usize,
+        sources: &mut [Source<'_, T>; N],
+        starts: [Option<usize>; N],
+        copies: &mut [[T; BLOCK]; N],
+        f: impl FnOnce([&[T]; N], &mut [U]),
+    ) {
+        let fits = |start: usize, len: usize| start <= len && count <= len - start;
+        let mut operands: [&[T]; N] = [&[]; N];
+        let of = sources.iter().zip(starts).zip(copies).zip(&mut operands);
+        for (((source, start), copy), operand) in of {
+            *operand = match start {
+                Some(start) if !fits(start, source.len) => return,
+                Some(start) if !source.is_over => {
+                    // SAFETY: start + count <= len, of which `Context::elementwise` checked that they lie there,
+                    // aligned. They are outside of the sink, the only operand that is written.
+                    unsafe { core::slice::from_raw_parts(source.start.add(start).as_ptr(), count) }
+                }
+                Some(start) => {
+                    source.read(start, &mut copy[..count]);
+                    &copy[..count]
+                }
+                None => &copy[..count],
+            };
+        }
+        if !fits(start, self.len) {
+            return;
+        }
+        // SAFETY: start + count <= len, of which `Context::elementwise` checked that they lie there, aligned and
+        // writable. While `f` runs, sink and sources are borrowed exclusively, and none of `operands` lies in the
+        // sink's memory.
+        let block =
+            unsafe { core::slice::from_raw_parts_mut(self.start.add(start).as_ptr(), count) };
+        f(operands, block);
+    }
+}
+
 /// Sources and a sink in parts, for threads: parts of the sink don't overlap, and a source in its memory is cut
 /// like it.
 #[cfg(feature = "std")]
@@ -684,8 +745,6 @@ pub(crate) struct ElementwiseParts<'v, T, U, const N: usize> {
     unit: usize,
     /// Elements of each source from a unit to the next.
     steps: [usize; N],
-    /// Per source, whether it lies in the sink's memory.
-    over: [bool; N],
     /// Bit per part: lent.
     lent: core::sync::atomic::AtomicU64,
 }
@@ -706,20 +765,15 @@ impl<'v, T: Element, U: Element, const N: usize> ElementwiseParts<'v, T, U, N> {
         unit: usize,
         steps: [usize; N],
     ) -> Option<Self> {
-        let sink_bytes =
-            sink.start.addr().get()..sink.start.addr().get() + sink.len * size_of::<U>();
-        let mut over = [false; N];
-        for ((source, step), over) in sources.iter().zip(steps).zip(&mut over) {
-            let start = source.start.addr().get();
-            let end = start + source.len * size_of::<T>();
-            *over = start < sink_bytes.end && sink_bytes.start < end;
-            let exactly = start == sink_bytes.start && size_of::<T>() == size_of::<U>();
-            if *over && !(exactly && step == unit) {
+        for (source, step) in sources.iter().zip(steps) {
+            let exactly =
+                source.start.addr() == sink.start.addr() && size_of::<T>() == size_of::<U>();
+            if source.is_over && !(exactly && step == unit) {
                 return None;
             }
         }
         let lent = core::sync::atomic::AtomicU64::new(0);
-        Some(ElementwiseParts { sources, sink, cut, unit, steps, over, lent })
+        Some(ElementwiseParts { sources, sink, cut, unit, steps, lent })
     }
 
     /// The sources of a part, from its first unit on, and its elements of the sink; `None` when they were lent
@@ -734,13 +788,17 @@ impl<'v, T: Element, U: Element, const N: usize> ElementwiseParts<'v, T, U, N> {
         }
         let units = self.cut.range(part);
         let range = self.cut.elements(part, self.unit, self.sink.len);
-        let mut sources = self.sources;
-        for ((source, step), over) in sources.iter_mut().zip(self.steps).zip(self.over) {
+        let mut sources = [(); N].map(|()| Source::default());
+        let of = self.sources.iter().zip(self.steps);
+        for (part, (source, step)) in sources.iter_mut().zip(of) {
             let start = units.start.saturating_mul(step).min(source.len);
-            let end = if over { range.end.min(source.len).max(start) } else { source.len };
+            let end = match source.is_over {
+                true => range.end.min(source.len).max(start),
+                false => source.len,
+            };
             // SAFETY: start <= len, of which `Context::elementwise` checked that so many elements lie there.
-            source.start = unsafe { source.start.add(start) };
-            source.len = end - start;
+            part.start = unsafe { source.start.add(start) };
+            (part.len, part.is_over) = (end - start, source.is_over);
         }
         // SAFETY: as above, range.start <= range.end <= len. A source outside of the sink is only read. One in its memory has elements as large
         // and begins where the sink does (`new`), and is cut to the same elements: step is unit, so that start is range.start.

@@ -160,7 +160,7 @@ impl Source {
     }
 }
 
-fn source(
+pub(crate) fn source(
     name: &'static str,
     dims: &[(&str, i64, i64)],
     inputs: Vec<ValueInfoProto>,
@@ -187,7 +187,7 @@ fn source(
     Source { name, onnx: ModelProto::new(17, graph), options }
 }
 
-fn n(op: &str, inputs: &[&str], outputs: &[&str]) -> N {
+pub(crate) fn n(op: &str, inputs: &[&str], outputs: &[&str]) -> N {
     N::new(op, inputs, outputs).named(outputs[0])
 }
 
@@ -196,7 +196,7 @@ fn ints(name: &str, values: &[i64]) -> T {
 }
 
 /// An f32 weight of small random numbers.
-fn weight(random: &mut Random, name: &str, dims: &[i64]) -> T {
+pub(crate) fn weight(random: &mut Random, name: &str, dims: &[i64]) -> T {
     T::f32(name, dims, &random.reals(dims.iter().product()))
 }
 

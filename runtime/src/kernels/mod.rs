@@ -5,9 +5,33 @@
 //! family's stated tolerance for floats. `select(isa)` hands out the entry for an instruction set.
 //! A kernel knows nothing of files, steps or arenas.
 
+/// The entry for an instruction set of a function in plain Rust, which has to be `#[inline(always)]`: compiled again with
+/// registers of 256 bits for x86-64 CPUs that have them. To the bit the same results, for the compiler neither
+/// reorders nor contracts floats.
+macro_rules! select_compiled {
+    ($isa:expr, $function:path: fn($($arg:ident: $ty:ty),*) $(-> $result:ty)?) => {{
+        let mut entry = $function as fn($($ty),*) $(-> $result)?;
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        if matches!($isa, Isa::Avx2 | Isa::Avx512) && Isa::Avx2.is_available() {
+            #[target_feature(enable = "avx2")]
+            fn with_features($($arg: $ty),*) $(-> $result)? {
+                $function($($arg),*)
+            }
+            fn kernel($($arg: $ty),*) $(-> $result)? {
+                // SAFETY: this function leaves the block only where AVX2 is available.
+                unsafe { with_features($($arg),*) }
+            }
+            entry = kernel;
+        }
+        let _ = ($isa, &mut entry);
+        entry
+    }};
+}
+
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 pub mod add_i8;
+pub mod binary_f32;
 pub mod conv_f32;
 pub mod conv_i16;
 pub mod conv_i8;
@@ -17,6 +41,7 @@ pub mod depthwise_f32;
 pub mod depthwise_i8;
 pub mod elementary;
 pub mod matmul_f32;
+pub mod normalize_f32;
 pub mod peak;
 pub mod pool;
 pub mod requantize;

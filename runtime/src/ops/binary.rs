@@ -18,6 +18,7 @@ use crate::error::StepErrorKind;
 use crate::format::{BinaryAttributes, BinaryOp, Op};
 use crate::isa::Isa;
 use crate::kernels::add_i8::{self, AddI8};
+use crate::kernels::binary_f32::{self, Arithmetic, BinaryF32};
 use crate::kernels::requantize::{Quantized, round_clamp};
 use crate::memory::Context;
 use crate::ops::elementwise::{zip, zip_blocks};
@@ -34,7 +35,7 @@ const fn operator(
 
 /// f32. `min` and `max` give NaN when either operand is NaN; the clamp lets NaN through.
 pub static BINARY_F32: Operator =
-    operator(DType::F32, |step| check(step, DType::F32, &FLOAT), |_| run_f32);
+    operator(DType::F32, |step| check(step, DType::F32, &FLOAT), select_isa!(run_f32));
 /// i32.
 pub static BINARY_I32: Operator =
     operator(DType::I32, |step| check(step, DType::I32, &INTEGER), |_| run_i32);
@@ -93,27 +94,33 @@ fn floor_mod(a: f32, b: f32) -> f32 {
     if remainder != 0.0 && (remainder < 0.0) != (b < 0.0) { remainder + b } else { remainder }
 }
 
-fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let attributes: BinaryAttributes = context.step.attributes();
-    let [low, high] = attributes.clamp;
+    let [min, max] = attributes.clamp;
     let clamp = move |y: f32| {
-        let y = if y < low { low } else { y };
-        if y > high { high } else { y }
+        let y = if y < min { min } else { y };
+        if y > max { max } else { y }
     };
-    let nan_or = |a: f32, b: f32, y: f32| if a.is_nan() || b.is_nan() { f32::NAN } else { y };
-    match kind(&attributes)? {
-        Add => zip(context, |a: f32, b| clamp(a + b)),
-        Sub => zip(context, |a: f32, b| clamp(a - b)),
-        Mul => zip(context, |a: f32, b| clamp(a * b)),
-        Div => zip(context, |a: f32, b| clamp(a / b)),
-        Pow => zip(context, |a: f32, b| clamp(if b == 2.0 { a * a } else { libm::powf(a, b) })),
-        Min => zip(context, |a: f32, b| clamp(nan_or(a, b, if a < b { a } else { b }))),
-        Max => zip(context, |a: f32, b| clamp(nan_or(a, b, if a > b { a } else { b }))),
-        Mod => zip(context, |a: f32, b| clamp(floor_mod(a, b))),
-        Fmod => zip(context, |a: f32, b| clamp(libm::fmodf(a, b))),
-        PRelu => zip(context, |a: f32, b| clamp(if a < 0.0 { a * b } else { a })),
-        _ => Err(StepErrorKind::Attribute("kind")),
-    }
+    let arithmetic = match kind(&attributes)? {
+        Add => Arithmetic::Add,
+        Sub => Arithmetic::Sub,
+        Mul => Arithmetic::Mul,
+        Div => Arithmetic::Div,
+        Min => Arithmetic::Min,
+        Max => Arithmetic::Max,
+        PRelu => Arithmetic::PRelu,
+        // Functions of a library, element by element.
+        Pow => {
+            let power = |a: f32, b| if b == 2.0 { a * a } else { libm::powf(a, b) };
+            return zip(context, |a, b| clamp(power(a, b)));
+        }
+        Mod => return zip(context, |a, b| clamp(floor_mod(a, b))),
+        Fmod => return zip(context, |a, b| clamp(libm::fmodf(a, b))),
+        _ => return Err(StepErrorKind::Attribute("kind")),
+    };
+    let to = BinaryF32 { arithmetic, min, max };
+    let kernel = binary_f32::select(Isa::ALL[ISA]);
+    zip_blocks(context, |a, b, y| kernel(&to, a, b, y))
 }
 
 macro_rules! run_integer {

@@ -14,8 +14,9 @@ use crate::ops::shape::{Walk, broadcast_strides};
 
 /// Elements of a block: four to sixteen vector registers.
 const BLOCK: usize = 64;
-/// Elements of a block that goes through a call.
-const LONG_BLOCK: usize = 256;
+/// Elements of a block that goes through a call; what has to be copied lies on the stack, which
+/// microcontrollers have little of.
+const LONG_BLOCK: usize = if cfg!(feature = "std") { 512 } else { BLOCK };
 
 /// Calls `body` with the sources and the sink, or on several threads with parts of them.
 #[inline(always)]
@@ -61,14 +62,15 @@ pub(crate) fn map_blocks(
     f: impl Fn(&mut [f32]) + Sync,
 ) -> Result<(), StepErrorKind> {
     let units = context.step.output(0)?.elements() / LONG_BLOCK;
-    in_parts::<f32, f32, 1>(context, [0], [units, LONG_BLOCK], [LONG_BLOCK], |[x], mut y| {
-        let len = x.len().min(y.len());
-        let mut block = [0.0; LONG_BLOCK];
+    in_parts::<f32, f32, 1>(context, [0], [units, LONG_BLOCK], [LONG_BLOCK], |mut x, mut y| {
+        let len = x[0].len().min(y.len());
+        let mut copies = [[0.0; LONG_BLOCK]];
         for start in (0..len).step_by(LONG_BLOCK) {
-            let block = &mut block[..LONG_BLOCK.min(len - start)];
-            x.read(start, block);
-            f(block);
-            y.write(start, block);
+            let count = LONG_BLOCK.min(len - start);
+            y.with_blocks(start, count, &mut x, [Some(start)], &mut copies, |[x], y| {
+                y.copy_from_slice(x);
+                f(y);
+            });
         }
     })
 }
@@ -138,37 +140,27 @@ pub(crate) fn zip_blocks<T: Element, U: Element>(
     let outer = outer_elements(&walk, y.elements());
     let [units, unit] = units(&walk, y.elements());
     let steps = walk.axis(0).1.map(|stride| unit.checked_div(outer).unwrap_or(0) * stride);
-    in_parts::<T, U, 2>(context, [0, 1], [units, unit], steps, |[a, b], mut y| {
-        let (mut a_block, mut b_block) = ([T::default(); BLOCK], [T::default(); BLOCK]);
-        let mut y_block = [U::default(); BLOCK];
+    in_parts::<T, U, 2>(context, [0, 1], [units, unit], steps, |mut sources, mut y| {
+        let mut copies = [[T::default(); LONG_BLOCK]; 2];
         let mut row = 0;
         let part = walk.with_outer(y.len().checked_div(outer).unwrap_or(0));
         let extent = if part.rank() == 1 { y.len() } else { extent };
         part.for_each_row([0, 0], |[a_start, b_start]| {
-            for start in (0..extent).step_by(BLOCK) {
-                let count = BLOCK.min(extent - start);
-                load(&a, a_start, start, a_stride, &mut a_block[..count]);
-                load(&b, b_start, start, b_stride, &mut b_block[..count]);
-                f(&a_block[..count], &b_block[..count], &mut y_block[..count]);
-                y.write(row + start, &y_block[..count]);
+            let first = extent.min(LONG_BLOCK);
+            let at = |start: usize, stride: usize| (stride != 0).then_some(start);
+            if a_stride == 0 {
+                copies[0][..first].fill(sources[0].get(a_start));
+            }
+            if b_stride == 0 {
+                copies[1][..first].fill(sources[1].get(b_start));
+            }
+            for start in (0..extent).step_by(LONG_BLOCK) {
+                let count = LONG_BLOCK.min(extent - start);
+                let starts = [at(a_start + start, a_stride), at(b_start + start, b_stride)];
+                let f = |[a, b]: [&[T]; 2], y: &mut [U]| f(a, b, y);
+                y.with_blocks(row + start, count, &mut sources, starts, &mut copies, f);
             }
             row += extent;
         });
     })
-}
-
-/// The next elements of an innermost row, whose stride is 1, or 0 when one element repeats.
-#[inline(always)]
-fn load<T: Element>(
-    source: &Source<'_, T>,
-    row: usize,
-    start: usize,
-    stride: usize,
-    into: &mut [T],
-) {
-    if stride == 0 {
-        into.fill(source.get(row));
-    } else {
-        source.read(row + start, into);
-    }
 }

@@ -1,24 +1,15 @@
-//! Normalisation over the trailing axes: by mean and variance (layer) or by root mean square.
-//!
-//! ```text
-//! layer: mean = sum(x) / n, variance = sum((x - mean)²) / n, y = (x - mean) / sqrt(variance + epsilon) · scale + bias
-//! rms:   y = x / sqrt(sum(x²) / n + epsilon) · scale + bias
-//! ```
-//!
-//! Two passes in f32. A sum over n elements is sixteen sums, of the elements whose index leaves the
-//! same rest by sixteen, in their order; then they are added in halves: the first eight to the last
-//! eight, and so on.
+//! Normalisation over the trailing axes; [`normalize_f32`](crate::kernels::normalize_f32) has the formulas.
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{NormalizeAttributes, Op};
-#[cfg(feature = "std")]
 use crate::isa::Isa;
+use crate::kernels::normalize_f32::{self, NormalizeF32};
 use crate::memory::{Context, Slot, typed, typed_mut};
 #[cfg(feature = "std")]
 use crate::ops::parallel::{Rates, Work};
 use crate::ops::shape::{expect_apart, expect_types, product};
-use crate::ops::{Operator, Step, expect_same_shape, no_scratch};
+use crate::ops::{Operator, Step, expect_same_shape, no_scratch, select_isa};
 #[cfg(feature = "std")]
 use crate::threads::Disjoint;
 
@@ -27,15 +18,12 @@ pub static NORMALIZE_F32: Operator = Operator {
     op: Op::Normalize,
     dtype: Some(DType::F32),
     check,
-    select: |_| run,
+    select: select_isa!(run),
     scratch_bytes: no_scratch,
 };
 
 const LAYER: u32 = 1;
 const RMS: u32 = 2;
-
-/// Sums side by side: one AVX-512 register of f32.
-const LANES: usize = 16;
 
 fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
     step.expect_counts(1, 3)?;
@@ -63,35 +51,12 @@ fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
     Ok(())
 }
 
-/// `sum(f(x))` in the order that the module defines.
-fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    let blocks = row.chunks_exact(LANES);
-    let rest = blocks.remainder();
-    for block in blocks {
-        for (lane, x) in lanes.iter_mut().zip(block) {
-            *lane += f(*x);
-        }
-    }
-    for (lane, x) in lanes.iter_mut().zip(rest) {
-        *lane += f(*x);
-    }
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            lanes[lane] += lanes[lane + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
-}
-
 /// Elements of the normalised axes.
 fn row_elements(x: &Slot, axis: u32) -> usize {
     product(&x.dims()[(axis as usize).min(x.rank())..])
 }
 
-fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let attributes: NormalizeAttributes = context.step.attributes();
     let x = context.step.input(0)?;
     if x.elements() == 0 {
@@ -106,47 +71,26 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let (x, scale, bias): (&[f32], &[f32], &[f32]) =
         (typed(x, 0)?, typed(scale, 1)?, typed(bias, 2)?);
     let y: &mut [f32] = typed_mut(operands.output, operand)?;
+    let by = NormalizeF32 {
+        row: n,
+        centred: attributes.kind == LAYER,
+        epsilon: attributes.epsilon,
+        scale,
+        bias,
+    };
+    let kernel = normalize_f32::select(Isa::ALL[ISA]);
     #[cfg(feature = "std")]
     if let Some(mut crew) = crew {
         let cut = crew.cut(y.len() / n);
         let y = Disjoint::new(y, cut, n);
         return crew.run(cut.parts, |part, _| {
             let y = y.take(part).ok_or(StepErrorKind::TooLarge)?;
-            rows(&attributes, n, &x[cut.range(part).start * n..], scale, bias, y);
+            kernel(&by, &x[cut.range(part).start * n..], y);
             Ok(())
         });
     }
-    rows(&attributes, n, x, scale, bias, y);
+    kernel(&by, x, y);
     Ok(())
-}
-
-/// Normalises the rows of n elements of y.
-fn rows(
-    attributes: &NormalizeAttributes,
-    n: usize,
-    x: &[f32],
-    scale: &[f32],
-    bias: &[f32],
-    y: &mut [f32],
-) {
-    let count = n as f32;
-    for (x, y) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)) {
-        let mean = match attributes.kind {
-            LAYER => sum(x, |x| x) / count,
-            _ => 0.0,
-        };
-        let square = sum(x, |x| (x - mean) * (x - mean)) / count;
-        let factor = 1.0 / libm::sqrtf(square + attributes.epsilon);
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = (x - mean) * factor;
-        }
-        for (y, scale) in y.iter_mut().zip(scale) {
-            *y *= scale;
-        }
-        for (y, bias) in y.iter_mut().zip(bias) {
-            *y += bias;
-        }
-    }
 }
 
 /// What there is to share.

@@ -3,13 +3,14 @@
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{Op, PoolAttributes};
+use crate::isa::Isa;
 use crate::kernels::ConvGeometry;
 use crate::kernels::pool::{self, PoolGeometry, PoolI8};
 use crate::kernels::requantize::Quantized;
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::conv::window_geometry;
 use crate::ops::shape::{expect_apart, expect_types};
-use crate::ops::{Operator, Step, by_ref, expect_clamp_of, no_scratch};
+use crate::ops::{Operator, Step, by_ref, expect_clamp_of, no_scratch, select_isa};
 
 const MAX: u32 = 1;
 const AVERAGE: u32 = 2;
@@ -21,7 +22,7 @@ pub static POOL_F32: Operator = Operator {
     op: Op::Pool2d,
     dtype: Some(DType::F32),
     check: |step| check(step, by_ref(&Layer::of(step))?, DType::F32),
-    select: |_| run_f32,
+    select: select_isa!(run_f32),
     scratch_bytes: no_scratch,
 };
 
@@ -109,14 +110,14 @@ fn check_quantized<T: Quantized>(step: &Step<'_>, dtype: DType) -> Result<(), St
     Ok(())
 }
 
-fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let layer = Layer::of(&context.step);
     let Layer { kind, geometry, .. } = by_ref(&layer)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     match *kind {
-        MAX => pool::max_f32(geometry, x, y),
-        _ => pool::average_f32(geometry, x, y),
+        MAX => pool::select_max_f32(Isa::ALL[ISA])(geometry, x, y),
+        _ => pool::select_average_f32(Isa::ALL[ISA])(geometry, x, y),
     }
     Ok(())
 }

@@ -94,7 +94,7 @@ fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorK
     let (x, y): (&[f32], _) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     let run = |shape, x: &[f32], y: &mut [f32]| match log {
         true => softmax::log_softmax_f32(shape, x, y),
-        false => softmax::softmax_f32(Isa::ALL[ISA], shape, x, y),
+        false => softmax::select_f32(Isa::ALL[ISA])(shape, x, y),
     };
     #[cfg(feature = "std")]
     if let Some(mut crew) = crew {

@@ -194,7 +194,7 @@ fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorK
         U::ThresholdedRelu => map(context, |x: f32| if x > alpha || x.is_nan() { x } else { 0.0 }),
         U::Sigmoid => map_blocks(context, |x| elementary(Function::Sigmoid, x)),
         U::HardSigmoid => map(context, |x: f32| clip(alpha * x + beta, 0.0, 1.0)),
-        U::HardSwish => map(context, |x: f32| x * clip(x / 6.0 + 0.5, 0.0, 1.0)),
+        U::HardSwish => map_blocks(context, |x| elementary(Function::HardSwish, x)),
         U::Silu => map_blocks(context, |x| elementary(Function::Silu, x)),
         U::Mish => map(context, |x: f32| x * elementary::tanh(softplus(x))),
         U::Gelu => map_blocks(context, |x| elementary(Function::Gelu, x)),

@@ -44,7 +44,7 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
     };
     let inner = Inner::new(g);
     let (dequantized, gathered) = args.scratch.split_at_mut(dequantized_len);
-    let mut rows = [Row { start: ptr::null(), step: 0 }; BLOCK_ROWS];
+    let mut rows = [Row { start: ptr::null(), step: 0, line_step: 0 }; BLOCK_ROWS];
 
     let (mut first_pixel, pixels) = (args.pixels.start, args.pixels.clone());
     while first_pixel < pixels.end {
@@ -102,6 +102,7 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                         };
                         let tile = Tile {
                             rows: &rows[row..row + height],
+                            lines: block.lines,
                             runs: block.runs,
                             run_len: block.len,
                             a_step: 1,
@@ -142,13 +143,13 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
 unsafe fn grouped_rows(args: &mut ConvF32<'_>, weights: GroupedWeights<'_>, kernel: TileKernel) {
     const MOST_ROWS: usize = 8; // two tiles of AVX-512
     let (g, k) = (args.geometry, args.geometry.k());
-    let mut rows = [Row { start: ptr::null(), step: 0 }; MOST_ROWS];
+    let mut rows = [Row { start: ptr::null(), step: 0, line_step: 0 }; MOST_ROWS];
     let rows = &mut rows[..g.out_pixels()];
     for (row, input) in rows.iter_mut().zip(args.input.chunks(k.max(1))) {
-        *row = Row { start: input.as_ptr(), step: 0 };
+        *row = Row { start: input.as_ptr(), step: 0, line_step: 0 };
     }
     if k == 0 {
-        rows.fill(Row { start: args.input.as_ptr(), step: 0 });
+        rows.fill(Row { start: args.input.as_ptr(), step: 0, line_step: 0 });
     }
     for channel in (0..g.out_c).step_by(PANEL_N) {
         let weights = WeightPtr::Grouped(GroupedPanel::new(weights, channel / PANEL_N, k));
@@ -170,6 +171,7 @@ unsafe fn grouped_rows(args: &mut ConvF32<'_>, weights: GroupedWeights<'_>, kern
             };
             let tile = Tile {
                 rows,
+                lines: 1,
                 runs: 1,
                 run_len: k,
                 a_step: 1,
@@ -240,11 +242,8 @@ impl Inner {
             let reach = (kernel - 1) * dilation;
             pad.div_ceil(stride)..(len + pad).saturating_sub(reach).div_ceil(stride)
         };
-        let Some(runs) = runs(g) else {
-            return Inner { runs: Runs { count: 0, len: 0, step: 0 }, rows: 0..0, columns: 0..0 };
-        };
         Inner {
-            runs,
+            runs: runs(g),
             rows: range(g.pad_top, g.stride_h, g.kernel_h, g.dilation_h, g.in_h),
             columns: range(g.pad_left, g.stride_w, g.kernel_w, g.dilation_w, g.in_w),
         }
@@ -264,7 +263,9 @@ fn point(
     rows: &mut [Row],
 ) {
     let group_offset = group * g.group_in_c();
-    let block_offset = group_offset + block.first_run * inner.runs.step + block.offset;
+    let Runs { step, line_step, .. } = inner.runs;
+    let block_offset =
+        group_offset + block.line * line_step + block.first_run * step + block.offset;
     // One pointer for all rows, so that a later row's doesn't invalidate an earlier one's.
     let scratch_start = scratch.as_mut_ptr();
     let (image, mut ox) = (first_pixel / g.out_w, first_pixel % g.out_w);
@@ -285,7 +286,7 @@ fn point(
                 assert!(start + (in_place - 1) * g.stride_w * g.in_c <= input.len());
                 for (j, row) in rows[i..i + in_place].iter_mut().enumerate() {
                     let start = input.as_ptr().wrapping_add(start + j * g.stride_w * g.in_c);
-                    *row = Row { start, step: inner.runs.step };
+                    *row = Row { start, step, line_step };
                 }
                 (i, ox) = (i + in_place, ox + in_place);
             } else {
@@ -298,7 +299,8 @@ fn point(
                     slice::from_raw_parts_mut(scratch_start.add(range.start), range.len())
                 };
                 gather(input, g, group_offset, (batch, y, x), block.k, patch);
-                rows[i] = Row { start: patch.as_ptr(), step: block.len };
+                let line_step = block.runs * block.len;
+                rows[i] = Row { start: patch.as_ptr(), step: block.len, line_step };
                 (i, ox) = (i + 1, ox + 1);
             }
         }
@@ -329,7 +331,10 @@ fn gather(
     // Taps that are neighbours in the input as well as in K are copied as one.
     let whole_rows = g.groups == 1 && g.dilation_w == 1;
     let copy_w = if whole_rows { g.kernel_w } else { 1 };
-    for ky in 0..g.kernel_h {
+    // The kernel rows and taps that the patch covers.
+    let row_k = (g.kernel_w * group_in_c).max(1);
+    let first_row = first_k / row_k;
+    for ky in first_row..(first_k + patch.len()).div_ceil(row_k) {
         let y = first_y + (ky * g.dilation_h) as isize;
         if y < 0 || y as usize >= g.in_h {
             continue;
@@ -350,9 +355,25 @@ fn gather(
             let start = k.max(first_k);
             let stop = (k + len).min(first_k + patch.len());
             if start < stop {
-                patch[start - first_k..stop - first_k]
-                    .copy_from_slice(&input[from + start - k..from + stop - k]);
+                let from = &input[from + start - k..from + stop - k];
+                copy_run(&mut patch[start - first_k..stop - first_k], from);
             }
         }
+    }
+}
+
+/// A copy that doesn't call out for the short runs of groups.
+#[inline(always)]
+fn copy_run(to: &mut [f32], from: &[f32]) {
+    const SHORT: usize = 32;
+    if from.len() > SHORT {
+        return to.copy_from_slice(from);
+    }
+    let ((to, to_rest), (from, from_rest)) = (to.as_chunks_mut::<8>(), from.as_chunks::<8>());
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+    for (to, from) in to_rest.iter_mut().zip(from_rest) {
+        *to = *from;
     }
 }

@@ -1,12 +1,14 @@
 //! How the implicit matrix product is cut into blocks that fit the caches.
 //!
 //! The input of an output pixel is a few *runs* of contiguous elements, one *step* apart: a 3×3
-//! convolution has three runs of `3 * in_c` elements, one input row apart. Where all runs of a
-//! pixel lie inside the input, kernels read them in place; other pixels, and geometries without
-//! such runs, are gathered into scratch first, padding as zeros.
+//! convolution has three runs of `3 * in_c` elements, one input row apart. With groups or dilated
+//! columns every tap is a run, and those of one kernel row are a *line* of runs. Where all runs of a
+//! pixel lie inside the input, kernels read them in place; other pixels are gathered into scratch
+//! first, padding as zeros.
 //!
-//! K is cut into blocks of whole runs or of parts of one, M into blocks of [`BLOCK_ROWS`]. Within
-//! a block, a panel's slice of weights stays in L1 while it meets every row.
+//! K is cut into blocks of whole lines, of whole runs of one line or of parts of one run, M into
+//! blocks of [`BLOCK_ROWS`]. Within a block, a panel's slice of weights stays in L1 while it meets
+//! every row.
 
 use super::super::{ConvGeometry, PANEL_N};
 use super::grouped::GROUP_SIZES;
@@ -34,51 +36,69 @@ const _: () = assert!(GROUP_SIZES[0].is_multiple_of(MAX_PER_WORD));
 /// The contiguous runs that make up the input of a pixel inside the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Runs {
-    pub(super) count: usize,
     /// Elements in a run.
     pub(super) len: usize,
-    /// Elements from the start of a run to the start of the next.
+    /// Runs in a line.
+    pub(super) count: usize,
+    /// Elements from the start of a run to the start of the next of its line.
     pub(super) step: usize,
+    pub(super) lines: usize,
+    /// Elements from the start of a line to the start of the next.
+    pub(super) line_step: usize,
 }
 
-/// The runs of a pixel, or `None` if K isn't made of runs one step apart.
-pub(super) fn runs(g: &ConvGeometry) -> Option<Runs> {
+/// The runs of a pixel; `lines * count * len` is K.
+pub(super) fn runs(g: &ConvGeometry) -> Runs {
     // The steps can only overflow where there is no second run, so where they aren't used.
     let row_step = g.dilation_h.wrapping_mul(g.in_w).wrapping_mul(g.in_c);
-    let column_step = g.dilation_w.wrapping_mul(g.in_c);
     if g.kernel_w == 1 || (g.dilation_w == 1 && g.groups == 1) {
-        Some(Runs { count: g.kernel_h, len: g.kernel_w * g.group_in_c(), step: row_step })
-    } else if g.kernel_h == 1 {
-        Some(Runs { count: g.kernel_w, len: g.group_in_c(), step: column_step })
+        let len = g.kernel_w * g.group_in_c();
+        Runs { len, count: g.kernel_h, step: row_step, lines: 1, line_step: 0 }
     } else {
-        None
+        Runs {
+            len: g.group_in_c(),
+            count: g.kernel_w,
+            step: g.dilation_w.wrapping_mul(g.in_c),
+            lines: g.kernel_h,
+            line_step: row_step,
+        }
     }
 }
 
-/// A block of K, in terms of the runs: `runs` whole ones, or a part of one.
+/// A block of K, in terms of the runs: whole lines, whole runs of a line, or a part of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KBlock {
     /// First element of K.
     pub(super) k: usize,
-    /// Number of runs in the block.
+    /// Number of lines in the block.
+    pub(super) lines: usize,
+    /// Number of runs in the block, of each line.
     pub(super) runs: usize,
     /// Elements of each run in the block.
     pub(super) len: usize,
-    /// Run in which the block starts.
+    /// Line, and run of the line, in which the block starts.
+    pub(super) line: usize,
     pub(super) first_run: usize,
     /// Where in that run it starts.
     pub(super) offset: usize,
 }
 
-/// Cuts K; `runs.count * runs.len` is K. There is always at least one block.
+/// Cuts K. There is always at least one block.
 #[derive(Clone, Copy)]
 pub(super) struct KBlocks {
     runs: Runs,
-    /// Whole runs a block (the last may have fewer).
+    /// Whole lines a block (the last may have fewer); 1 unless blocks have whole lines.
+    lines_per_block: usize,
+    /// Whole runs a block (the last of a line may have fewer).
     runs_per_block: usize,
     /// Elements of a run in a block (the last may have fewer); the run's length unless
     /// `runs_per_block` is 1.
     part_len: usize,
+}
+
+/// So many pieces of `len`, at most `limit` of them together, as evenly as it goes: how many together.
+fn together(len: usize, limit: usize) -> usize {
+    len.div_ceil(len.div_ceil(limit.clamp(1, len.max(1))).max(1))
 }
 
 impl KBlocks {
@@ -93,36 +113,35 @@ impl KBlocks {
     }
 
     fn of_at_most(g: &ConvGeometry, limit: usize) -> KBlocks {
-        let runs = runs(g).unwrap_or(Runs { count: 1, len: g.k(), step: 0 });
-        if runs.len >= limit {
-            let parts = runs.len.div_ceil(limit);
-            KBlocks { runs, runs_per_block: 1, part_len: runs.len.div_ceil(parts) }
-        } else {
-            let most = (limit / runs.len.max(1)).clamp(1, runs.count);
-            let blocks = runs.count.div_ceil(most);
-            KBlocks { runs, runs_per_block: runs.count.div_ceil(blocks), part_len: runs.len }
-        }
+        let runs = runs(g);
+        let line_len = runs.count * runs.len;
+        let part_len = together(runs.len, limit);
+        let runs_per_block = together(runs.count, limit / runs.len.max(1));
+        let lines_per_block = together(runs.lines, limit / line_len.max(1));
+        KBlocks { runs, lines_per_block, runs_per_block, part_len }
     }
 
     /// Elements of the largest block.
     fn largest(&self) -> usize {
-        self.runs_per_block * self.part_len
+        self.lines_per_block * self.runs_per_block * self.part_len
     }
 
     /// The block that starts at element `k` of K; blocks follow one another from 0.
     pub(super) fn at(&self, k: usize) -> KBlock {
         // K = 0 has one empty block.
-        let (first_run, offset) = (k / self.runs.len.max(1), k % self.runs.len.max(1));
+        let (run, offset) = (k / self.runs.len.max(1), k % self.runs.len.max(1));
+        let (line, first_run) = (run / self.runs.count, run % self.runs.count);
+        let lines = self.lines_per_block.min(self.runs.lines - line);
         let runs = self.runs_per_block.min(self.runs.count - first_run);
         let len = self.part_len.min(self.runs.len - offset);
-        KBlock { k, runs, len, first_run, offset }
+        KBlock { k, lines, runs, len, line, first_run, offset }
     }
 }
 
 impl KBlock {
     /// Elements of K in the block.
     pub(super) fn size(&self) -> usize {
-        self.runs * self.len
+        self.lines * self.runs * self.len
     }
 }
 
@@ -131,8 +150,7 @@ fn gathers(g: &ConvGeometry) -> bool {
     let ends_inside = |out: usize, stride: usize, kernel: usize, dilation: usize, len: usize| {
         out == 0 || (out - 1) * stride + (kernel - 1) * dilation < len
     };
-    runs(g).is_none()
-        || g.pad_top > 0
+    g.pad_top > 0
         || g.pad_left > 0
         || !ends_inside(g.out_h, g.stride_h, g.kernel_h, g.dilation_h, g.in_h)
         || !ends_inside(g.out_w, g.stride_w, g.kernel_w, g.dilation_w, g.in_w)

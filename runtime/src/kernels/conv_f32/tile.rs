@@ -14,10 +14,10 @@ use half::f16;
 /// A call is sound when the CPU has the kernel's instruction set, and, with `w(k, j)` short for
 /// element `k * weight_step + j / PANEL_N * panel_stride + j % PANEL_N`:
 ///
-/// - every row points to `runs` runs of `run_len` readable elements, `a_step` apart, each run
-///   the row's `step` elements after the last;
-/// - `w(k, j)` is readable for `k < runs * run_len` and `j` up to `cols` rounded up to whole panels; grouped
-///   weights instead are a panel's, for its first `run_len` inputs, `runs` and `a_step` are 1, there are up
+/// - every row points to `lines` lines of `runs` runs of `run_len` readable elements, `a_step` apart, each run
+///   the row's `step` elements after the last, and each line its `line_step` elements;
+/// - `w(k, j)` is readable for `k < lines * runs * run_len` and `j` up to `cols` rounded up to whole panels; grouped
+///   weights instead are a panel's, for its first `run_len` inputs, `lines`, `runs` and `a_step` are 1, there are up
 ///   to `grouped_rows` rows and `cols` is at most [`PANEL_N`];
 /// - `output` is writable for `rows.len()` rows of `cols` elements, `output_stride` apart;
 /// - in `finish`, `bias` is readable for `cols` rounded up to whole panels, and `residual`, unless
@@ -25,6 +25,7 @@ use half::f16;
 pub(crate) struct Tile<'a> {
     /// 1 to the kernel's number of rows.
     pub(crate) rows: &'a [Row],
+    pub(crate) lines: usize,
     pub(crate) runs: usize,
     pub(crate) run_len: usize,
     /// Elements from one element of a run to the next: 1 unless A is transposed.
@@ -50,6 +51,8 @@ pub(crate) struct Row {
     pub(crate) start: *const f32,
     /// Elements from a run to the next.
     pub(crate) step: usize,
+    /// Elements from a line to the next.
+    pub(crate) line_step: usize,
 }
 
 /// Where a tile's weights start.
@@ -176,7 +179,9 @@ pub(crate) unsafe fn tile<
         let mut w = weights;
         let mut sums = [[[L::zero(); NV]; MR]; KU];
 
-        for _ in 0..tile.runs {
+        let mut left = tile.runs;
+        let mut lines_left = tile.lines;
+        while left > 0 {
             let mut k = 0;
             let mut at = 0;
             while k + KU <= tile.run_len {
@@ -213,8 +218,17 @@ pub(crate) unsafe fn tile<
                     k += 1;
                 }
             }
+            left -= 1;
             for i in 0..MR {
                 a[i] = a[i].wrapping_add(tile.rows.get_unchecked(i.min(rows - 1)).step);
+            }
+            if left == 0 && lines_left > 1 {
+                (left, lines_left) = (tile.runs, lines_left - 1);
+                for i in 0..MR {
+                    let row = tile.rows.get_unchecked(i.min(rows - 1));
+                    let line_end = row.step.wrapping_mul(tile.runs);
+                    a[i] = a[i].wrapping_add(row.line_step).wrapping_sub(line_end);
+                }
             }
         }
 

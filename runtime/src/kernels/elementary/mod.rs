@@ -9,10 +9,9 @@ use crate::Isa;
 mod scalar;
 #[cfg(test)]
 mod tests;
-#[cfg(all(target_arch = "x86_64", feature = "std"))]
-mod x86_64;
 
-pub use scalar::{erf, exp, exp_below, gelu, gelu_tanh, sigmoid, silu, tanh};
+pub(crate) use scalar::exponentials;
+pub use scalar::{erf, exp, exp_below, gelu, gelu_tanh, hard_swish, sigmoid, silu, tanh};
 
 /// A function of one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +30,13 @@ pub enum Function {
     Gelu,
     /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³)))`.
     GeluTanh,
+    /// `x · max(0, min(x/6 + 1/2, 1))`.
+    HardSwish,
 }
 
 impl Function {
     /// Every function.
-    pub const ALL: [Function; 7] = [
+    pub const ALL: [Function; 8] = [
         Function::Exp,
         Function::Sigmoid,
         Function::Silu,
@@ -43,6 +44,7 @@ impl Function {
         Function::Erf,
         Function::Gelu,
         Function::GeluTanh,
+        Function::HardSwish,
     ];
 }
 
@@ -55,24 +57,10 @@ pub type ExponentialsFn = fn(&mut [f32]) -> (f32, f32);
 
 /// The entry for an instruction set.
 pub fn select(isa: Isa) -> ElementaryFn {
-    #[cfg(all(target_arch = "x86_64", feature = "std"))]
-    if isa >= Isa::Avx2
-        && let Some(kernel) = x86_64::elementary_avx2()
-    {
-        return kernel;
-    }
-    let _ = isa;
-    scalar::apply_scalar
+    select_compiled!(isa, scalar::apply: fn(function: Function, values: &mut [f32]))
 }
 
 /// The entry for an instruction set.
 pub fn select_exponentials(isa: Isa) -> ExponentialsFn {
-    #[cfg(all(target_arch = "x86_64", feature = "std"))]
-    if isa >= Isa::Avx2
-        && let Some(kernel) = x86_64::exponentials_avx2()
-    {
-        return kernel;
-    }
-    let _ = isa;
-    scalar::exponentials_scalar
+    select_compiled!(isa, scalar::exponentials: fn(values: &mut [f32]) -> (f32, f32))
 }

@@ -123,6 +123,12 @@ pub fn gelu_tanh(x: f32) -> f32 {
     0.5 * at_least(x, f32::MIN) * (1.0 + tanh(inner))
 }
 
+/// `x · max(0, min(x/6 + 1/2, 1))`, within 2 ulp.
+#[inline(always)]
+pub fn hard_swish(x: f32) -> f32 {
+    x * at_most(at_least(x / 6.0 + 0.5, 0.0), 1.0)
+}
+
 /// The loop, to be compiled for each instruction set.
 #[inline(always)]
 pub(super) fn apply(function: Function, values: &mut [f32]) {
@@ -138,16 +144,13 @@ pub(super) fn apply(function: Function, values: &mut [f32]) {
         Function::Erf => each(values, erf),
         Function::Gelu => each(values, gelu),
         Function::GeluTanh => each(values, gelu_tanh),
+        Function::HardSwish => each(values, hard_swish),
     }
-}
-
-pub(super) fn apply_scalar(function: Function, values: &mut [f32]) {
-    apply(function, values);
 }
 
 /// The loops of [`ExponentialsFn`](super::ExponentialsFn), with sums in eight lanes.
 #[inline(always)]
-pub(super) fn exponentials(values: &mut [f32]) -> (f32, f32) {
+pub(crate) fn exponentials(values: &mut [f32]) -> (f32, f32) {
     const LANES: usize = 8;
     // Indexed lanes: loops that are vectorised whatever is inlined.
     let larger = |a: f32, b: f32| if b > a { b } else { a };
@@ -173,8 +176,4 @@ pub(super) fn exponentials(values: &mut [f32]) -> (f32, f32) {
         sum += *value;
     }
     (sum, largest)
-}
-
-pub(super) fn exponentials_scalar(values: &mut [f32]) -> (f32, f32) {
-    exponentials(values)
 }

@@ -86,12 +86,14 @@ pub(super) unsafe fn matmul_f32_blocked(args: &mut MatMulF32<'_>, kernels: Kerne
                 let height = (last_row - first_row).div_ceil(tiles);
                 for row in (first_row..last_row).step_by(height) {
                     let height = height.min(last_row - row);
-                    let mut rows = [Row { start: ptr::null(), step: 0 }; MAX_TILE_ROWS];
+                    let mut rows =
+                        [Row { start: ptr::null(), step: 0, line_step: 0 }; MAX_TILE_ROWS];
                     for (i, to) in rows[..height].iter_mut().enumerate() {
                         to.start = args.a[(row + i) * a_row + first_k * a_step..].as_ptr();
                     }
                     let t = Tile {
                         rows: &rows[..height],
+                        lines: 1,
                         runs: 1,
                         run_len: len,
                         a_step,

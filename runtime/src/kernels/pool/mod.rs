@@ -19,12 +19,26 @@
 //! rounded to the nearest integer, ties away from zero.
 
 use super::ConvGeometry;
+use crate::Isa;
 
 mod scalar;
 #[cfg(test)]
 mod tests;
 
-pub use scalar::{average_f32, average_quantized, average_stored_i8, max_f32, max_quantized};
+pub use scalar::{average_quantized, average_stored_i8, max_quantized};
+
+/// `(geometry, input, output)`.
+pub type PoolF32Fn = fn(&PoolGeometry, &[f32], &mut [f32]);
+
+/// The maximum's entry for an instruction set.
+pub fn select_max_f32(isa: Isa) -> PoolF32Fn {
+    select_compiled!(isa, scalar::max_f32: fn(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]))
+}
+
+/// The average's entry for an instruction set.
+pub fn select_average_f32(isa: Isa) -> PoolF32Fn {
+    select_compiled!(isa, scalar::average_f32: fn(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]))
+}
 
 /// Channels pooled at a time: their sums take 256 bytes of stack.
 const BLOCK: usize = 64;

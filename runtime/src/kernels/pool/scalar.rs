@@ -1,34 +1,89 @@
 //! Pooling in plain Rust, vectorised over channels by the compiler.
 
-use super::{BLOCK, PoolGeometry, PoolI8};
+use super::{BLOCK, PoolGeometry, PoolI8, Windows};
 use crate::kernels::requantize::{Quantized, round_clamp};
 
-/// Maximum.
-pub fn max_f32(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]) {
-    let mut windows = geometry.windows();
-    while windows.next_block() {
-        let y = windows.output(output);
-        y.fill(f32::NEG_INFINITY);
-        while let Some(x) = windows.next_input(input) {
-            for (y, x) in y.iter_mut().zip(x) {
-                // A NaN stays.
-                *y = if *x > *y || x.is_nan() { *x } else { *y };
+/// The larger; a NaN stays.
+#[inline(always)]
+fn larger(max: f32, x: f32) -> f32 {
+    if x > max || x.is_nan() { x } else { max }
+}
+
+#[inline(always)]
+fn sum(sum: f32, x: f32) -> f32 {
+    sum + x
+}
+
+/// Positions of a window that are read together.
+const TAPS: usize = 9;
+
+/// `acc = f(acc, x)` for `W` channels at a time from `at` on, and all positions: registers are written once.
+#[inline(always)]
+fn fold_wide<const W: usize>(
+    acc: &mut [f32],
+    taps: &[&[f32]],
+    at: &mut usize,
+    f: impl Fn(f32, f32) -> f32 + Copy,
+) {
+    while let Some(to) = acc.get_mut(*at..).and_then(|rest| rest.first_chunk_mut::<W>()) {
+        let mut lanes = *to;
+        for tap in taps {
+            let Some(x) = tap.get(*at..).and_then(|rest| rest.first_chunk::<W>()) else { break };
+            for i in 0..W {
+                lanes[i] = f(lanes[i], x[i]);
             }
+        }
+        *to = lanes;
+        *at += W;
+    }
+}
+
+/// Folds the block's windows into `acc`, as long as the block.
+#[inline(always)]
+fn fold(
+    windows: &mut Windows<'_>,
+    input: &[f32],
+    acc: &mut [f32],
+    f: impl Fn(f32, f32) -> f32 + Copy,
+) {
+    loop {
+        let mut taps: [&[f32]; TAPS] = [&[]; TAPS];
+        let mut count = 0;
+        while count < TAPS
+            && let Some(x) = windows.next_input(input)
+        {
+            taps[count] = x;
+            count += 1;
+        }
+        let (taps, mut at) = (&taps[..count], 0);
+        fold_wide::<32>(acc, taps, &mut at, f);
+        fold_wide::<8>(acc, taps, &mut at, f);
+        fold_wide::<1>(acc, taps, &mut at, f);
+        if count < TAPS {
+            return;
         }
     }
 }
 
+/// Maximum.
+#[inline(always)]
+pub(super) fn max_f32(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]) {
+    let mut windows = geometry.windows();
+    while windows.next_block() {
+        let y = windows.output(output);
+        y.fill(f32::NEG_INFINITY);
+        fold(&mut windows, input, y, larger);
+    }
+}
+
 /// Average.
-pub fn average_f32(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]) {
+#[inline(always)]
+pub(super) fn average_f32(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]) {
     let mut windows = geometry.windows();
     while windows.next_block() {
         let y = windows.output(output);
         y.fill(0.0);
-        while let Some(x) = windows.next_input(input) {
-            for (y, x) in y.iter_mut().zip(x) {
-                *y += x;
-            }
-        }
+        fold(&mut windows, input, y, sum);
         let count = windows.count() as f32;
         for y in y {
             *y /= count;

@@ -1,7 +1,8 @@
 use super::{
-    ConvGeometry, PoolGeometry, PoolI8, Taps, average_f32, average_quantized, average_stored_i8,
-    max_f32, max_quantized,
+    ConvGeometry, PoolGeometry, PoolI8, Taps, average_quantized, average_stored_i8, max_quantized,
+    select_average_f32, select_max_f32,
 };
+use crate::Isa;
 use crate::ops::testing::Random;
 
 /// A window by its definition: every tap, inside or not.
@@ -64,8 +65,13 @@ fn agrees_with_the_definition() {
         for to in [plain, rescaled] {
             let mut got_f = [vec![0.0; output_len], vec![0.0; output_len]];
             let mut got_q = [vec![0; output_len], vec![0; output_len], vec![0; output_len]];
-            max_f32(&g, &xf, &mut got_f[0]);
-            average_f32(&g, &xf, &mut got_f[1]);
+            for isa in Isa::available() {
+                let mut of_isa = [vec![0.0; output_len], vec![0.0; output_len]];
+                select_max_f32(isa)(&g, &xf, &mut of_isa[0]);
+                select_average_f32(isa)(&g, &xf, &mut of_isa[1]);
+                assert!(isa == Isa::Scalar || got_f == of_isa, "{g:?} on {isa}");
+                got_f = of_isa;
+            }
             max_quantized(&g, &to, &xq, &mut got_q[0]);
             average_quantized(&g, &to, &xq, &mut got_q[1]);
             average_stored_i8(&g, &to, &xq, &mut got_q[2]);

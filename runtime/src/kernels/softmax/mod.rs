@@ -22,7 +22,17 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 
-pub use scalar::{log_softmax_f32, softmax_f32, softmax_i8, softmax_i16};
+use crate::Isa;
+
+pub use scalar::{log_softmax_f32, softmax_i8, softmax_i16};
+
+/// `(shape, x, y)`.
+pub type SoftmaxF32Fn = fn(SoftmaxShape, &[f32], &mut [f32]);
+
+/// The f32 softmax's entry for an instruction set.
+pub fn select_f32(isa: Isa) -> SoftmaxF32Fn {
+    select_compiled!(isa, scalar::softmax_f32: fn(shape: SoftmaxShape, x: &[f32], y: &mut [f32]))
+}
 
 /// Entries of the table of exponentials: one per difference of two i8.
 pub const TABLE_LEN: usize = 256;

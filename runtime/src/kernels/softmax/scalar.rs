@@ -1,7 +1,6 @@
 //! Softmax in plain Rust.
 
 use super::{Row, SoftmaxI8, SoftmaxI16, SoftmaxShape};
-use crate::Isa;
 use crate::kernels::elementary;
 use crate::kernels::requantize::round_clamp;
 
@@ -9,27 +8,66 @@ fn largest(row: Row, x: &[f32]) -> f32 {
     row.positions().fold(f32::NEG_INFINITY, |max, at| if x[at] > max { x[at] } else { max })
 }
 
+/// Columns of a matrix that are done together.
+const COLUMNS: usize = 32;
+
+/// Rows along the axis that are shorter are done together, as columns.
+const SHORT: usize = 8;
+
+/// Softmax of every column of a matrix so wide.
+#[inline(always)]
+fn columns(matrix: &mut [f32], width: usize) {
+    for start in (0..width).step_by(COLUMNS) {
+        let end = width.min(start + COLUMNS);
+        let (mut largest, mut sum) = ([f32::NEG_INFINITY; COLUMNS], [0.0; COLUMNS]);
+        for row in matrix.chunks_exact(width) {
+            for (largest, x) in largest.iter_mut().zip(&row[start..end]) {
+                *largest = if *x > *largest { *x } else { *largest };
+            }
+        }
+        for row in matrix.chunks_exact_mut(width) {
+            let of = row[start..end].iter_mut().zip(&mut sum).zip(&largest);
+            for ((x, sum), largest) in of {
+                *x = elementary::exp_below(*x - largest);
+                *sum += *x;
+            }
+        }
+        for row in matrix.chunks_exact_mut(width) {
+            for (x, sum) in row[start..end].iter_mut().zip(&sum) {
+                *x /= sum;
+            }
+        }
+    }
+}
+
 /// `exp(x - m) / s`.
-pub fn softmax_f32(isa: Isa, shape: SoftmaxShape, x: &[f32], y: &mut [f32]) {
-    if shape.inner == 1 {
-        let exponentials = elementary::select_exponentials(isa);
-        y.copy_from_slice(x);
-        for row in y.chunks_exact_mut(shape.extent) {
-            let (sum, _) = exponentials(row);
-            row.iter_mut().for_each(|y| *y /= sum);
+#[inline(always)]
+pub(super) fn softmax_f32(shape: SoftmaxShape, x: &[f32], y: &mut [f32]) {
+    let SoftmaxShape { extent, inner, .. } = shape;
+    if inner == 1 && extent < SHORT {
+        let mut matrix = [0.0; SHORT * COLUMNS];
+        let rows = COLUMNS * extent;
+        for (x, y) in x.chunks(rows).zip(y.chunks_mut(rows)) {
+            let width = x.len() / extent;
+            let matrix = &mut matrix[..x.len()];
+            for (at, x) in x.iter().enumerate() {
+                matrix[at % extent * width + at / extent] = *x;
+            }
+            columns(matrix, width);
+            for (at, y) in y.iter_mut().enumerate() {
+                *y = matrix[at % extent * width + at / extent];
+            }
         }
         return;
     }
-    for row in shape.rows() {
-        let max = largest(row, x);
-        let mut sum = 0.0;
-        for at in row.positions() {
-            y[at] = elementary::exp_below(x[at] - max);
-            sum += y[at];
+    y.copy_from_slice(x);
+    if inner == 1 {
+        for row in y.chunks_exact_mut(extent) {
+            let (sum, _) = elementary::exponentials(row);
+            row.iter_mut().for_each(|y| *y /= sum);
         }
-        for at in row.positions() {
-            y[at] /= sum;
-        }
+    } else {
+        y.chunks_exact_mut(extent * inner).for_each(|matrix| columns(matrix, inner));
     }
 }
 

@@ -1,12 +1,12 @@
-use super::{SoftmaxI8, SoftmaxShape, TABLE_LEN, log_softmax_f32, softmax_f32, softmax_i8};
+use super::{SoftmaxI8, SoftmaxShape, TABLE_LEN, log_softmax_f32, select_f32, softmax_i8};
 use crate::Isa;
 use crate::ops::testing::Random;
 
 /// f32 softmax against f64: a few units in the last place of a number up to 1.
 const MAX_ERROR_F32: f64 = 1e-6;
 
-const SHAPES: [(usize, usize, usize); 6] =
-    [(1, 1, 1), (3, 10, 1), (1, 12, 1), (2, 5, 7), (1, 1000, 1), (4, 1, 3)];
+const SHAPES: [(usize, usize, usize); 8] =
+    [(1, 1, 1), (3, 10, 1), (1, 12, 1), (2, 5, 7), (1, 1000, 1), (4, 1, 3), (70, 3, 1), (2, 9, 45)];
 
 /// Softmax in f64, straight from the definition.
 fn exact(shape: SoftmaxShape, x: &[f32]) -> Vec<f64> {
@@ -24,10 +24,10 @@ fn f32_agrees_with_the_definition() {
         let shape = SoftmaxShape { outer, extent, inner };
         let x: Vec<f32> = random.f32s(outer * extent * inner).iter().map(|x| x * 10.0).collect();
         let (mut y, mut log_y) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-        softmax_f32(Isa::Scalar, shape, &x, &mut y);
+        select_f32(Isa::Scalar)(shape, &x, &mut y);
         for isa in Isa::available() {
             let mut same = vec![0.0; x.len()];
-            softmax_f32(isa, shape, &x, &mut same);
+            select_f32(isa)(shape, &x, &mut same);
             assert_eq!(y, same, "{shape:?} on {isa}");
         }
         log_softmax_f32(shape, &x, &mut log_y);
@@ -42,7 +42,7 @@ fn f32_agrees_with_the_definition() {
 fn f32_is_stable() {
     let shape = SoftmaxShape { outer: 1, extent: 3, inner: 1 };
     let mut y = [0.0; 3];
-    softmax_f32(Isa::Scalar, shape, &[1e30, 1e30, -1e30], &mut y);
+    select_f32(Isa::Scalar)(shape, &[1e30, 1e30, -1e30], &mut y);
     assert_eq!(y, [0.5, 0.5, 0.0]);
     log_softmax_f32(shape, &[f32::NEG_INFINITY, 80.0, -1e4], &mut y);
     assert_eq!(y, [f32::NEG_INFINITY, 0.0, -10080.0]);
