@@ -76,6 +76,7 @@ pub(in crate::kernels) fn has_lowest(weights: &[i8]) -> bool {
 const NEON: usize = 0;
 /// [`NEON`] where no weight is −128.
 const NEON_PAIRS: usize = 1;
+#[cfg(feature = "std")]
 const DOTPROD: usize = 2;
 const I8MM: usize = 3;
 

@@ -71,6 +71,14 @@ unsafe fn row_3x3<const STRIDE: usize, const CHANNELS: usize, const N: usize>(
     // SAFETY: the caller vouches for the per-channel arrays, which have room for a whole block.
     let (bias, factors) =
         unsafe { (load_channels::<N>(row.bias), requantize.factors::<N>(row.scale)) };
+    macro_rules! column {
+        ($w:expr) => {{
+            // SAFETY: as the caller's.
+            let rows = unsafe { load_column(row, $w, channels) };
+            // What meets the weight zero doesn't matter.
+            interleave::<N>(rows, rows[2])
+        }};
+    }
     macro_rules! pixel {
         ($ow:expr, $x0:ident, $x1:ident, $x2:ident) => {{
             let mut acc = bias;
@@ -86,10 +94,5 @@ unsafe fn row_3x3<const STRIDE: usize, const CHANNELS: usize, const N: usize>(
             }
         }};
     }
-    for_each_pixel_3x3!(STRIDE, row.out_w, pixel, |column| {
-        // SAFETY: as the caller's.
-        let rows = unsafe { load_column(row, column, channels) };
-        // What meets the weight zero doesn't matter.
-        interleave::<N>(rows, rows[2])
-    });
+    for_each_pixel_3x3!(STRIDE, row.out_w, pixel, column);
 }

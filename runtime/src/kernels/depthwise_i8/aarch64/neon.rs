@@ -7,51 +7,46 @@ use super::{
     store_partial,
 };
 
-/// Calls `$pixel!(index, column 0, column 1, column 2)` for every pixel of a row, and `$load` for every column once. Names
-/// change places instead of registers. A macro, since what lives across a call would go to memory.
+/// Calls `$pixel!(index, column 0, column 1, column 2)` for every pixel of a row, and `$column!(index)` for every column
+/// once. Names change places instead of registers. Macros, since what lives across a call would go to memory.
 macro_rules! for_each_pixel_3x3 {
-    ($stride:expr, $pixels:expr, $pixel:ident, |$column:ident| $load:block) => {
-        macro_rules! load {
-            ($at:expr) => {{
-                let $column: usize = $at;
-                $load
-            }};
-        }
+    ($stride:expr, $pixels:expr, $pixel:ident, $column:ident) => {
         let (mut ow, pixels) = (0usize, $pixels);
-        let mut x0 = load!(0);
+        let mut x0 = $column!(0);
         if $stride == 1 {
-            let mut x1 = load!(1);
+            let mut x1 = $column!(1);
             while ow < pixels {
-                let x2 = load!(ow + 2);
+                let x2 = $column!(ow + 2);
                 $pixel!(ow, x0, x1, x2);
                 if ow + 1 == pixels {
                     break;
                 }
-                x0 = load!(ow + 3);
+                x0 = $column!(ow + 3);
                 $pixel!(ow + 1, x1, x2, x0);
                 if ow + 2 == pixels {
                     break;
                 }
-                x1 = load!(ow + 4);
+                x1 = $column!(ow + 4);
                 $pixel!(ow + 2, x2, x0, x1);
                 ow += 3;
             }
         } else {
             while ow < pixels {
-                let x1 = load!(2 * ow + 1);
-                let x2 = load!(2 * ow + 2);
+                let x1 = $column!(2 * ow + 1);
+                let x2 = $column!(2 * ow + 2);
                 $pixel!(ow, x0, x1, x2);
                 if ow + 1 == pixels {
                     break;
                 }
-                let x1 = load!(2 * ow + 3);
-                x0 = load!(2 * ow + 4);
+                let x1 = $column!(2 * ow + 3);
+                x0 = $column!(2 * ow + 4);
                 $pixel!(ow + 1, x2, x1, x0);
                 ow += 2;
             }
         }
     };
 }
+#[cfg(feature = "std")]
 pub(super) use for_each_pixel_3x3;
 
 /// Where no weight is −128.
@@ -136,6 +131,12 @@ unsafe fn row_3x3<const STRIDE: usize, const CHANNELS: usize, const N: usize, co
     // SAFETY: the caller vouches for the per-channel arrays, which have room for a whole block.
     let (bias, factors) =
         unsafe { (load_channels::<N>(row.bias), requantize.factors::<N>(row.scale)) };
+    macro_rules! column {
+        ($w:expr) => {
+            // SAFETY: as the caller's.
+            unsafe { load_column(row, $w, channels) }
+        };
+    }
     // The pixel whose columns these are.
     macro_rules! pixel {
         ($ow:expr, $x0:ident, $x1:ident, $x2:ident) => {{
@@ -152,10 +153,7 @@ unsafe fn row_3x3<const STRIDE: usize, const CHANNELS: usize, const N: usize, co
             }
         }};
     }
-    for_each_pixel_3x3!(STRIDE, row.out_w, pixel, |column| {
-        // SAFETY: as the caller's.
-        unsafe { load_column(row, column, channels) }
-    });
+    for_each_pixel_3x3!(STRIDE, row.out_w, pixel, column);
 }
 
 /// All channels of one pixel, whose taps are at `pointers`. `CHANNELS` is how many channels a block has, or 0.
