@@ -1,8 +1,7 @@
 """Converts magika's model (PyPI, Apache-2.0) and compares its outputs with stored probabilities.
 
-    benches/peers/setup.sh
-    target/peers-venv/bin/python -m pip install --no-deps magika==1.0.3
-    target/peers-venv/bin/python benches/peers/check_magika.py --whit target/release/whit --golden ../shared/models/golden/magika.npz
+    pip install numpy && pip install --no-deps magika==1.0.3
+    python benches/peers/check_magika.py --whit target/release/whit --golden ../shared/models/golden/magika.npz
 
 Prints the largest difference for every instruction set of this CPU; exits 1 above 1e-4.
 """

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import gc
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -22,7 +21,7 @@ import numpy as np
 
 from models import SEED, sha256
 
-PEERS = pathlib.Path(__file__).resolve().parents[1] / "peers"
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "peers"))
 MIN_RUNS = 9  # a median of fewer says little; the slowest scheme takes some 30 ms a run
 CONVERSION_SECONDS = 1200  # nothing here needs longer; a hang shouldn't stop the whole table
 
@@ -49,12 +48,10 @@ def first_line(error):
 
 
 def machine():
-    """As benches/peers/run.py describes it."""
-    sys.path.insert(0, str(PEERS))
-    spec = importlib.util.spec_from_file_location("peers_run", PEERS / "run.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.machine()
+    """As benches/peers describes it."""
+    from machine import describe
+
+    return describe()
 
 
 def median_us(call, seconds):
@@ -493,77 +490,16 @@ def float_tflite(case, onnxruntime, litert):
     out = litert.work / "models" / f"{case.name}-float.tflite"
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        transplant(case, out, litert.work)
+        from transplant import transplant
+
+        with silence():
+            transplant(case.onnx, case.tflite, out, litert.work)
         if same_model(case, out, onnxruntime, litert):
             return out, ("the published float.tflite has other weights than float.onnx; LiteRT got a copy with those of float.onnx, "
                          "which gives the same outputs")
     except (ValueError, KeyError, Refused):
         pass
     return None, "no LiteRT: the published float.tflite is another model than float.onnx"
-
-
-def transplant(case, out, work):
-    """Writes the .tflite with the weights of float.onnx, layer by layer in order."""
-    from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    model = flatbuffer_utils.read_model(str(case.tflite))
-    graph, kinds = model.subgraphs[0], schema.BuiltinOperator
-    code = lambda op: max(model.operatorCodes[op.opcodeIndex].builtinCode, model.operatorCodes[op.opcodeIndex].deprecatedBuiltinCode)
-    layers = [op for op in graph.operators if code(op) in (kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D, kinds.FULLY_CONNECTED)]
-
-    def put(index, values):
-        tensor = graph.tensors[index]
-        if list(values.shape) != list(tensor.shape):
-            raise ValueError(f"{tensor.name}: {values.shape}")
-        if sum(t.buffer == tensor.buffer for t in graph.tensors) != 1:
-            raise ValueError(f"{tensor.name} shares its values")
-        model.buffers[tensor.buffer].data = np.ascontiguousarray(values, "<f4").ravel().view(np.uint8)
-        tensor.type, tensor.quantization = schema.TensorType.FLOAT32, None
-
-    for op, (weights, bias) in zip(layers, onnx_weights(case.onnx, work), strict=True):
-        if code(op) == kinds.FULLY_CONNECTED:
-            put(op.inputs[1], weights.T)
-        else:
-            put(op.inputs[1], weights.transpose(1, 2, 3, 0) if code(op) == kinds.DEPTHWISE_CONV_2D else weights.transpose(0, 2, 3, 1))
-        put(op.inputs[2], bias)
-    flatbuffer_utils.write_model(model, str(out))
-
-
-def onnx_weights(path, work):
-    """(weights, bias) of convolutions and matrix products in order, batch norms folded in."""
-    import onnx
-    from onnxruntime.quantization import quant_pre_process
-
-    folded = work / "folded.onnx"
-    with silence():
-        quant_pre_process(str(path), str(folded))
-    graph = onnx.load(folded).graph
-    folded.unlink()
-    constants = {c.name: onnx.numpy_helper.to_array(c) for c in graph.initializer}
-    consumer = lambda name: next((n for n in graph.node if name in n.input), None)
-    found = []
-    for node in graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in constants:
-            continue
-        weights = constants[node.input[1]]
-        if any(a.name == "transB" and a.i for a in node.attribute):
-            weights = weights.T
-        channels = weights.shape[0 if node.op_type == "Conv" else 1]
-        bias = constants[node.input[2]].ravel() if len(node.input) > 2 else np.zeros(channels, np.float32)
-        output = node.output[0]
-        # What follows channel by channel: a bias, or a batch norm written out.
-        while (then := consumer(output)) is not None and then.op_type in ("Add", "Mul"):
-            vector = next((constants[name].ravel() for name in then.input if name in constants), None)
-            if vector is None or len(vector) != channels:
-                break
-            if then.op_type == "Add":
-                bias = bias + vector
-            else:
-                bias, weights = bias * vector, weights * vector.reshape([-1, 1, 1, 1] if node.op_type == "Conv" else [1, -1])
-            output = then.output[0]
-        found.append((weights, bias))
-    return found
 
 
 # --- caching ----------------------------------------------------------------------------------------
