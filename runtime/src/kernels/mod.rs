@@ -28,6 +28,8 @@ macro_rules! select_compiled {
     }};
 }
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 pub mod add_i8;
 pub mod binary_f32;
 pub mod conv_f32;
@@ -260,7 +262,7 @@ pub struct EpilogueI8<'a> {
     /// rounded up to [`PANEL_N`]).
     pub scale: &'a [f32],
     /// Empty, or per output channel a multiplier and a shift that stand for `scale`, padded like it:
-    /// [`requantize::fixed_point`]. Only scalar kernels read it.
+    /// [`requantize::fixed_point`]. Only scalar kernels and those of AArch64 read it.
     pub fixed_point: &'a [i32],
     /// Zero point of the output (of the convolution itself, before the residual).
     pub zero_point: i32,

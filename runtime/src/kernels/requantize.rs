@@ -3,6 +3,8 @@
 use super::EpilogueI8;
 use crate::format::Element;
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod aarch64;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 pub(crate) mod x86_64;
 

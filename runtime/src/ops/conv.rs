@@ -385,9 +385,10 @@ pub(super) const DEPTHWISE_KERNELS_I8: KernelsI8 = KernelsI8 {
     is_depthwise: true,
 };
 
-/// Only scalar kernels requantize in fixed point.
+/// Only scalar kernels and those of AArch64 requantize in fixed point.
 fn isa_for(epilogue: &EpilogueI8<'_>, isa: Isa) -> Isa {
-    if epilogue.fixed_point.is_empty() { isa } else { Isa::Scalar }
+    let has_fixed_point = matches!(isa, Isa::Neon | Isa::Dotprod | Isa::I8mm);
+    if has_fixed_point || epilogue.fixed_point.is_empty() { isa } else { Isa::Scalar }
 }
 
 /// Padding holds the input's zero point: the real number 0.

@@ -11,6 +11,8 @@ use super::ResidualI8;
 use super::requantize::round_clamp;
 use crate::Isa;
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
 mod cortex_m;
 #[cfg(all(test, feature = "std"))]
@@ -62,6 +64,8 @@ pub fn select(isa: Isa) -> fn(&AddI8, &[i8], &[i8], &mut [i8]) {
     match isa {
         #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
         Isa::CortexM => cortex_m::add_i8_cortex_m,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::Dotprod | Isa::I8mm if Isa::Neon.is_available() => aarch64::add_i8_neon,
         _ => select_compiled!(isa, add_i8_scalar: fn(to: &AddI8, a: &[i8], b: &[i8], y: &mut [i8])),
     }
 }

@@ -1,8 +1,10 @@
 //! Walks the output of a convolution in strips of pixels whose input patches lie in scratch, in the
 //! form that the micro-kernel of an instruction set reads. The patch matrix never exists as a whole.
 //!
-//! There are two ways to lay out patches:
+//! There are three ways to lay out patches:
 //!
+//! - **in place**: where patches are wanted as the input has them, and none reaches into the padding, they are
+//!   read from there. Only for instruction sets that convert nothing.
 //! - **rows**: the input rows under one row of output are converted once, with their padding, into a
 //!   ring of row buffers. The patch of a pixel is `kernel_h` segments, one in each row; patches
 //!   overlap as they do in the input. For most convolutions wider than 1×1.
@@ -21,16 +23,19 @@ const RING_BYTES: usize = 64 << 10;
 /// Gathered patches share the L1 data cache (32 KiB at least) with the weights.
 const GATHER_BYTES: usize = 16 << 10;
 
-/// Most pixels gathered at once, a multiple of [`TILE_PIXELS`].
+/// Most pixels gathered at once, a multiple of every [`Simd::TILE_PIXELS`].
 const GATHER_PIXELS: usize = 48;
-
-/// Most pixels in a tile, all of whose accumulators are in registers.
-pub(super) const TILE_PIXELS: usize = 6;
 
 /// What an instruction set brings to the walk. Activations are converted to elements of
 /// [`ELEM_BYTES`](Simd::ELEM_BYTES), and an element of zero bytes must count as zero.
 pub(super) trait Simd {
     const ELEM_BYTES: usize;
+
+    /// Most pixels in a tile, all of whose accumulators are in registers.
+    const TILE_PIXELS: usize;
+
+    /// Whether elements are the activations themselves.
+    const PLAIN: bool;
 
     /// Converts `len` activations.
     ///
@@ -78,6 +83,7 @@ pub(super) struct Job<'a> {
     pub(super) input_zero_point: i8,
     pub(super) weights: *const i8,
     pub(super) bias: *const i32,
+    #[cfg(target_arch = "x86_64")]
     pub(super) weight_sums: *const i32,
     pub(super) epilogue: EpilogueI8<'a>,
     pub(super) output: *mut i8,
@@ -126,6 +132,7 @@ impl<'a> Job<'a> {
             input_zero_point: conv.input_zero_point,
             weights: conv.weights.as_ptr(),
             bias: conv.bias.as_ptr(),
+            #[cfg(target_arch = "x86_64")]
             weight_sums: conv.weight_sums.as_ptr(),
             epilogue: conv.epilogue,
             output: conv.output.as_mut_ptr(),
@@ -160,6 +167,8 @@ fn with_long_rows(geometry: ConvGeometry) -> ConvGeometry {
 
 /// How the patches are laid out.
 enum Layout {
+    /// In the input: strips of `pixels`, within rows of the output.
+    InPlace { pixels: usize },
     /// A ring of `slots` rows of `row_len` activations.
     Rows { slots: usize, row_len: usize },
     /// `pixels` patches of `patch_len` activations, a multiple of [`PANEL_K`], and one block.
@@ -167,7 +176,8 @@ enum Layout {
 }
 
 impl Layout {
-    fn new(g: &ConvGeometry, elem_bytes: usize) -> Self {
+    fn new<S: Simd>(g: &ConvGeometry) -> Self {
+        let elem_bytes = S::ELEM_BYTES;
         let slots = g.kernel_h.saturating_sub(1) * g.dilation_h + 1;
         let row_len = (g.out_w.saturating_sub(1) * g.stride_w + g.kernel_w) * g.in_c;
         // A group of four activations must not straddle two rows of the kernel.
@@ -175,26 +185,41 @@ impl Layout {
         let contiguous = g.groups == 1 && (g.dilation_w == 1 || g.kernel_w == 1);
         let overlapping = g.kernel_h * g.kernel_w > 1 && g.out_w > 2;
         let ring_bytes = slots.saturating_mul(row_len).saturating_mul(elem_bytes);
+        let patch_len = g.k().next_multiple_of(PANEL_K);
+        let fitting = GATHER_BYTES / (patch_len * elem_bytes).max(1) / S::TILE_PIXELS;
+        let pixels = (fitting * S::TILE_PIXELS).clamp(S::TILE_PIXELS, GATHER_PIXELS);
+        if S::PLAIN && contiguous && quads && is_inside(g) {
+            return Layout::InPlace { pixels };
+        }
         if contiguous && quads && overlapping && ring_bytes <= RING_BYTES {
             return Layout::Rows { slots, row_len };
         }
-        let patch_len = g.k().next_multiple_of(PANEL_K);
-        let fitting = GATHER_BYTES / (patch_len * elem_bytes).max(1) / TILE_PIXELS * TILE_PIXELS;
-        let pixels = fitting.clamp(TILE_PIXELS, GATHER_PIXELS).min(g.out_pixels());
-        Layout::Gather { pixels, patch_len }
+        Layout::Gather { pixels: pixels.min(g.out_pixels()), patch_len }
     }
 
     fn bytes(&self, elem_bytes: usize) -> usize {
         match self {
+            Layout::InPlace { .. } => 0,
             Layout::Rows { slots, row_len } => slots * row_len * elem_bytes,
             Layout::Gather { pixels, patch_len } => (pixels * patch_len + BLOCK) * elem_bytes,
         }
     }
 }
 
+/// Whether no tap of any pixel is in the padding.
+fn is_inside(g: &ConvGeometry) -> bool {
+    let covers = |size: usize, pixels: usize, stride: usize, kernel: usize, dilation: usize| {
+        pixels.saturating_sub(1) * stride + kernel.saturating_sub(1) * dilation < size
+    };
+    g.pad_top == 0
+        && g.pad_left == 0
+        && covers(g.in_h, g.out_h, g.stride_h, g.kernel_h, g.dilation_h)
+        && covers(g.in_w, g.out_w, g.stride_w, g.kernel_w, g.dilation_w)
+}
+
 /// Bytes of scratch that [`run`] needs.
 pub(super) fn scratch_bytes<S: Simd>(geometry: &ConvGeometry) -> usize {
-    Layout::new(&with_long_rows(*geometry), S::ELEM_BYTES).bytes(S::ELEM_BYTES)
+    Layout::new::<S>(&with_long_rows(*geometry)).bytes(S::ELEM_BYTES)
 }
 
 /// Runs the convolution.
@@ -209,10 +234,13 @@ pub(super) unsafe fn run<S: Simd>(conv: &mut ConvI8<'_>) {
     if geometry.out_pixels() == 0 {
         return;
     }
-    let layout = Layout::new(&geometry, S::ELEM_BYTES);
+    let layout = Layout::new::<S>(&geometry);
     assert!(conv.scratch.len() >= layout.bytes(S::ELEM_BYTES), "scratch too short");
     let job = Job::new(conv, geometry);
     match layout {
+        // SAFETY: the caller vouches for the CPU; the layout is for elements that are activations,
+        // and for geometries without taps in the padding.
+        Layout::InPlace { pixels } => unsafe { run_in_place::<S>(&job, pixels) },
         // SAFETY: the caller vouches for the CPU; `check` proved the lengths of all slices, and
         // scratch has this layout.
         Layout::Rows { slots, row_len } => unsafe { run_rows::<S>(&job, slots, row_len) },
@@ -220,6 +248,42 @@ pub(super) unsafe fn run<S: Simd>(conv: &mut ConvI8<'_>) {
         Layout::Gather { pixels, patch_len } => unsafe {
             run_gather::<S>(&job, pixels, patch_len);
         },
+    }
+}
+
+/// # Safety
+///
+/// As [`run`]; elements are the activations, no tap is in the padding, and the taps of a row of the kernel are
+/// one piece of the input, of whole quads.
+#[inline(always)]
+unsafe fn run_in_place<S: Simd>(job: &Job<'_>, pixels: usize) {
+    let g = &job.geometry;
+    // Rows of the matrix product don't end where those of the image do.
+    let (rows, row_pixels) = match g.is_pointwise() {
+        true => (1, g.out_pixels()),
+        false => (g.batch * g.out_h, g.out_w),
+    };
+    for row in 0..rows {
+        let in_row = row / g.out_h * g.in_h + row % g.out_h * g.stride_h;
+        for start in (0..row_pixels).step_by(pixels) {
+            let column = in_row * g.in_w + start * g.stride_w;
+            let strip = Strip {
+                // SAFETY: the first tap of pixel `start` of this row is in the input.
+                patches: unsafe { job.input.add(column * g.in_c).cast() },
+                pixel_bytes: g.stride_w * g.in_c,
+                pixels: pixels.min(row_pixels - start),
+                first_pixel: row * row_pixels + start,
+                segments: g.kernel_h,
+                segment_quads: g.kernel_w * g.in_c / PANEL_K,
+                first_slot: 0,
+                slot_step: g.dilation_h,
+                // No ring: the slots are the rows of the input.
+                slots: usize::MAX,
+                slot_bytes: g.in_w * g.in_c,
+            };
+            // SAFETY: the patches are in the input, a segment for each row of the kernel.
+            unsafe { S::strip(job, 0, &strip) };
+        }
     }
 }
 
@@ -522,15 +586,15 @@ unsafe fn pad_quad<S: Simd>(k: usize, dst: *mut u8) {
     }
 }
 
-/// Pixels of the next tile when `left` remain: [`TILE_PIXELS`], but the last two share evenly,
+/// Pixels of the next tile when `left` remain: [`Simd::TILE_PIXELS`], but the last two share evenly,
 /// because a tile of one or two pixels reads as many weights as a full one.
 #[inline(always)]
-pub(super) fn next_tile(left: usize) -> usize {
-    if left <= TILE_PIXELS {
+pub(super) fn next_tile<S: Simd>(left: usize) -> usize {
+    if left <= S::TILE_PIXELS {
         left
-    } else if left < 2 * TILE_PIXELS {
+    } else if left < 2 * S::TILE_PIXELS {
         left.div_ceil(2)
     } else {
-        TILE_PIXELS
+        S::TILE_PIXELS
     }
 }

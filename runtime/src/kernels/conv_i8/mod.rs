@@ -6,17 +6,24 @@
 use super::{ConvGeometry, EpilogueI8, PAIR_N, PANEL_K, PANEL_N, Packing};
 use crate::Isa;
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
 mod cortex_m;
-#[cfg(all(target_arch = "x86_64", feature = "std"))]
+#[cfg(any(target_arch = "aarch64", all(target_arch = "x86_64", feature = "std")))]
 mod implicit_gemm;
 mod scalar;
+#[cfg(any(target_arch = "aarch64", all(target_arch = "x86_64", feature = "std")))]
+mod tile;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86_64;
 
 #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
 pub(super) use scalar::accumulate;
 pub(super) use scalar::{Filter, Order, compute};
+
+#[cfg(target_arch = "aarch64")]
+pub(super) use aarch64::has_lowest;
 
 #[cfg(all(test, feature = "std"))]
 mod tests;
@@ -71,6 +78,12 @@ pub fn select(isa: Isa) -> fn(&mut ConvI8<'_>) {
         Isa::Avx512 if Isa::Avx512.is_available() => x86_64::conv_i8_avx512vnni,
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
         Isa::Avx2 | Isa::Avx512 if Isa::Avx2.is_available() => x86_64::conv_i8_avx2,
+        #[cfg(all(target_arch = "aarch64", feature = "std"))]
+        Isa::I8mm if Isa::I8mm.is_available() => aarch64::conv_i8_i8mm,
+        #[cfg(all(target_arch = "aarch64", feature = "std"))]
+        Isa::Dotprod | Isa::I8mm if Isa::Dotprod.is_available() => aarch64::conv_i8_dotprod,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::Dotprod | Isa::I8mm if Isa::Neon.is_available() => aarch64::conv_i8_neon,
         _ => scalar::conv_i8_scalar,
     }
 }
@@ -87,6 +100,8 @@ pub fn scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
         Isa::Avx512 => {
             x86_64::scratch_bytes_avx2(geometry).max(x86_64::scratch_bytes_avx512(geometry))
         }
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::Dotprod | Isa::I8mm => aarch64::scratch_bytes(geometry),
         #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
         Isa::CortexM => cortex_m::scratch_bytes(geometry),
         _ => 0,

@@ -7,9 +7,13 @@ use super::conv_i8::ConvI8;
 use super::{ConvGeometry, PANEL_N, Packing};
 use crate::Isa;
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
 mod cortex_m;
 mod scalar;
+#[cfg(any(target_arch = "aarch64", all(target_arch = "x86_64", feature = "std")))]
+mod walk;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86_64;
 
@@ -40,6 +44,12 @@ pub fn select(isa: Isa) -> fn(&mut DepthwiseI8<'_>) {
         Isa::Avx512 if Isa::Avx512.is_available() => x86_64::depthwise_i8_avx512vnni,
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
         Isa::Avx2 | Isa::Avx512 if Isa::Avx2.is_available() => x86_64::depthwise_i8_avx2,
+        #[cfg(all(target_arch = "aarch64", feature = "std"))]
+        Isa::Dotprod | Isa::I8mm if Isa::Dotprod.is_available() => aarch64::depthwise_i8_dotprod,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::Dotprod | Isa::I8mm if Isa::Neon.is_available() => {
+            aarch64::depthwise_i8_neon
+        }
         _ => scalar::depthwise_i8_scalar,
     }
 }
@@ -56,6 +66,8 @@ pub fn scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
         Isa::Avx512 => {
             x86_64::scratch_bytes_avx2(geometry).max(x86_64::scratch_bytes_avx512(geometry))
         }
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::Dotprod | Isa::I8mm => aarch64::scratch_bytes(geometry),
         #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
         Isa::CortexM => cortex_m::scratch_bytes(geometry),
         _ => 0,

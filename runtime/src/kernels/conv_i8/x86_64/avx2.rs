@@ -3,8 +3,8 @@
 use core::arch::asm;
 use core::arch::x86_64::*;
 
-use super::{PANEL_ROW, Segments, Tile, patch_pointers};
 use crate::kernels::conv_i8::implicit_gemm::{self, Job, Patches, Simd, Strip, next_tile};
+use crate::kernels::conv_i8::tile::{PANEL_ROW, Segments, Tile, patch_pointers};
 use crate::kernels::requantize::x86_64::RequantizeAvx2;
 use crate::kernels::{PANEL_K, PANEL_N};
 
@@ -16,6 +16,8 @@ pub(super) struct Avx2;
 
 impl Simd for Avx2 {
     const ELEM_BYTES: usize = 2;
+    const TILE_PIXELS: usize = 6;
+    const PLAIN: bool = false;
 
     #[inline(always)]
     unsafe fn convert(src: *const i8, dst: *mut u8, len: usize) {
@@ -141,7 +143,7 @@ unsafe fn strip_avx2(job: &Job<'_>, group: usize, strip: &Strip) {
         unsafe {
             let mut tile = Tile::first(job, group, strip, channel);
             while left > 0 {
-                let pixels = next_tile(left);
+                let pixels = next_tile::<Avx2>(left);
                 match (pixels, halves) {
                     (1, 1) => tile_avx2::<1, 1>(&tile, &requantize),
                     (1, 2) => tile_avx2::<1, 2>(&tile, &requantize),

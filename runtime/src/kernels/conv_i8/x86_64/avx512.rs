@@ -2,8 +2,8 @@
 
 use core::arch::x86_64::*;
 
-use super::{PANEL_ROW, Segments, Tile, patch_pointers};
 use crate::kernels::conv_i8::implicit_gemm::{self, Job, Patches, Simd, Strip, next_tile};
+use crate::kernels::conv_i8::tile::{PANEL_ROW, Segments, Tile, patch_pointers};
 use crate::kernels::requantize::x86_64::RequantizeAvx512;
 use crate::kernels::{PANEL_K, PANEL_N};
 
@@ -12,6 +12,8 @@ pub(super) struct Avx512;
 
 impl Simd for Avx512 {
     const ELEM_BYTES: usize = 1;
+    const TILE_PIXELS: usize = 6;
+    const PLAIN: bool = false;
 
     #[inline(always)]
     unsafe fn convert(src: *const i8, dst: *mut u8, len: usize) {
@@ -107,7 +109,7 @@ unsafe fn strip_avx512vnni(job: &Job<'_>, group: usize, strip: &Strip) {
         unsafe {
             let mut tile = Tile::first(job, group, strip, channel);
             while left > 0 {
-                let pixels = next_tile(left);
+                let pixels = next_tile::<Avx512>(left);
                 tile_avx512vnni(&tile, &requantize, pixels, panels);
                 tile.advance(pixels);
                 left -= pixels;

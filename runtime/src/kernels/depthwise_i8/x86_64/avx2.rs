@@ -2,8 +2,11 @@
 
 use core::arch::x86_64::*;
 
-use super::{BLOCK, Job, Layout, Row3x3, WEIGHT_BYTES, for_each_pixel, for_each_row_3x3, is_3x3};
+use super::{WEIGHT_BYTES, layout};
 use crate::kernels::depthwise_i8::padded_c;
+use crate::kernels::depthwise_i8::walk::{
+    BLOCK, Job, Row3x3, for_each_pixel, for_each_row_3x3, is_3x3,
+};
 use crate::kernels::requantize::x86_64::RequantizeAvx2;
 
 /// The pairs of taps that [`row_3x3_avx2`] multiplies: the upper two rows column by column, then
@@ -27,7 +30,7 @@ pub(super) unsafe fn run_avx2(job: &Job<'_>) {
     }
     let taps = g.kernel_h * g.kernel_w;
     let pairs = taps.div_ceil(2);
-    let layout = Layout::new(g, pairs);
+    let layout = layout(g, pairs);
     // SAFETY: scratch has this layout.
     let padding = unsafe { job.fill_padding(&layout) };
     let requantize = RequantizeAvx2::new(&job.epilogue);

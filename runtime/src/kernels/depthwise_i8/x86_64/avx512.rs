@@ -2,8 +2,11 @@
 
 use core::arch::x86_64::*;
 
-use super::{BLOCK, Job, Layout, Row3x3, WEIGHT_BYTES, for_each_pixel, for_each_row_3x3, is_3x3};
+use super::{WEIGHT_BYTES, layout};
 use crate::kernels::depthwise_i8::padded_c;
+use crate::kernels::depthwise_i8::walk::{
+    BLOCK, Job, Row3x3, for_each_pixel, for_each_row_3x3, is_3x3,
+};
 use crate::kernels::requantize::x86_64::RequantizeAvx512;
 
 /// # Safety
@@ -16,7 +19,7 @@ pub(super) unsafe fn run_avx512vnni(job: &Job<'_>) {
         return;
     }
     let taps = g.kernel_h * g.kernel_w;
-    let layout = Layout::new(g, taps);
+    let layout = layout(g, taps);
     // SAFETY: scratch has this layout.
     let padding = unsafe { job.fill_padding(&layout) };
     let requantize = RequantizeAvx512::new(&job.epilogue);
