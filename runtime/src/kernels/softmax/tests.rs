@@ -44,7 +44,7 @@ const FAMILY: Family = Family {
     name: "softmax",
     fields: &[
         ("outer", &[1, 2, 3, 7]),
-        ("extent", &LENGTHS.split_at(1).1),
+        ("extent", LENGTHS.split_at(1).1),
         ("inner", &[1, 2, 3, 7, 16, 33]),
         ("offset", OFFSETS),
     ],
