@@ -230,8 +230,9 @@ fn for_each_block(
     let block = product(&y.dims()[axes..]);
     let x_strides = strides(&x);
     let mut index = [0; MAX_RANK];
+    let mut taps = [(0usize, 1.0f32); MAX_TAPS];
     for position in (0..y.elements()).step_by(block) {
-        let mut taps = [(0usize, 1.0f32); MAX_TAPS];
+        taps[0] = (0, 1.0);
         let mut count = 1;
         for axis in 0..axes {
             let Some(start) = starts[axis] else {
@@ -241,12 +242,13 @@ fn for_each_block(
                 continue;
             };
             let own = &table[start + index[axis] * words..][..words];
-            let before = taps;
-            let combined = before[..count]
-                .iter()
-                .flat_map(|tap| own.chunks_exact(TAP_WORDS).map(move |own| (tap, own)));
-            for (to, (tap, own)) in taps.iter_mut().zip(combined) {
-                *to = (tap.0 + own[0] as usize * x_strides[axis], tap.1 * f32::from_bits(own[1]));
+            // Each tap becomes several, the last ones first: none is overwritten before it was read.
+            for at in (0..count).rev() {
+                let (from, weight) = taps[at];
+                for (tap, own) in own.chunks_exact(TAP_WORDS).enumerate().rev() {
+                    taps[at * per_axis + tap] =
+                        (from + own[0] as usize * x_strides[axis], weight * f32::from_bits(own[1]));
+                }
             }
             count *= per_axis;
         }
@@ -273,8 +275,18 @@ fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
             y.copy_from_slice(&x[from..from + len]);
             return;
         }
-        y.fill(0.0);
         // A weight of 0 leaves an infinity beside it out.
+        if let [a, b, c, d] = *taps
+            && taps.iter().all(|tap| tap.1 != 0.0)
+        {
+            // Linear along two axes, the common case: y is written once.
+            let rows = [a, b, c, d].map(|(from, _)| &x[from..from + len]);
+            for (i, y) in y.iter_mut().enumerate() {
+                *y = a.1 * rows[0][i] + b.1 * rows[1][i] + c.1 * rows[2][i] + d.1 * rows[3][i];
+            }
+            return;
+        }
+        y.fill(0.0);
         for (from, weight) in taps.iter().filter(|tap| tap.1 != 0.0) {
             for (y, x) in y.iter_mut().zip(&x[*from..from + len]) {
                 *y += weight * x;
