@@ -19,6 +19,7 @@ use crate::format::{BinaryAttributes, BinaryOp, Op};
 use crate::isa::Isa;
 use crate::kernels::add_i8::{self, AddI8};
 use crate::kernels::binary_f32::{self, Arithmetic, BinaryF32};
+use crate::kernels::elementary::clip;
 use crate::kernels::requantize::{Quantized, round_clamp};
 use crate::memory::Context;
 use crate::ops::elementwise::{zip, zip_blocks};
@@ -97,10 +98,7 @@ fn floor_mod(a: f32, b: f32) -> f32 {
 fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let attributes: BinaryAttributes = context.step.attributes();
     let [min, max] = attributes.clamp;
-    let clamp = move |y: f32| {
-        let y = if y < min { min } else { y };
-        if y > max { max } else { y }
-    };
+    let clamp = move |y: f32| clip(y, min, max);
     let arithmetic = match kind(&attributes)? {
         Add => Arithmetic::Add,
         Sub => Arithmetic::Sub,

@@ -7,7 +7,7 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{NarrowFloat, Op, UnaryAttributes, UnaryOp};
 use crate::isa::Isa;
-use crate::kernels::elementary::{self, Function};
+use crate::kernels::elementary::{self, Function, clip};
 use crate::kernels::requantize::round_clamp;
 use crate::memory::Context;
 use crate::ops::elementwise::{map, map_blocks};
@@ -103,13 +103,6 @@ fn check(step: &Step<'_>, dtype: DType, has: fn(UnaryOp) -> bool) -> Result<(), 
 
 fn kind(attributes: &UnaryAttributes) -> Result<UnaryOp, StepErrorKind> {
     UnaryOp::from_number(attributes.kind).ok_or(StepErrorKind::Attribute("kind"))
-}
-
-/// `min(max(x, low), high)`; a NaN stays.
-#[inline(always)]
-pub(crate) fn clip(x: f32, low: f32, high: f32) -> f32 {
-    let x = if x < low { low } else { x };
-    if x > high { high } else { x }
 }
 
 /// A floating-point type with fewer bits, as `round_narrow` needs it.

@@ -1,13 +1,7 @@
 //! The arithmetic and its loops.
 
 use super::{Arithmetic, BinaryF32};
-
-/// Bounds; NaN passes.
-#[inline(always)]
-fn clamp(y: f32, min: f32, max: f32) -> f32 {
-    let y = if y < min { min } else { y };
-    if y > max { max } else { y }
-}
+use crate::kernels::elementary::clip;
 
 #[inline(always)]
 fn smaller(a: f32, b: f32) -> f32 {
@@ -34,7 +28,7 @@ fn each(to: &BinaryF32, a: &[f32], b: &[f32], y: &mut [f32], f: impl Fn(f32, f32
     let (min, max) = (to.min, to.max);
     assert!(a.len() == y.len() && b.len() == y.len(), "lengths differ");
     for (y, (a, b)) in y.iter_mut().zip(a.iter().zip(b)) {
-        *y = clamp(f(*a, *b), min, max);
+        *y = clip(f(*a, *b), min, max);
     }
 }
 

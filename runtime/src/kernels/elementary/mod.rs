@@ -13,7 +13,7 @@ mod scalar;
 mod tests;
 
 pub(crate) use scalar::exponentials;
-pub use scalar::{erf, exp, exp_below, gelu, gelu_tanh, hard_swish, sigmoid, silu, tanh};
+pub use scalar::{clip, erf, exp, exp_below, gelu, gelu_tanh, hard_swish, sigmoid, silu, tanh};
 
 /// A function of one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

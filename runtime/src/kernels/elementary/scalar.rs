@@ -37,6 +37,12 @@ fn at_most(x: f32, high: f32) -> f32 {
     if high < x { high } else { x }
 }
 
+/// `min(max(x, low), high)`; a NaN stays.
+#[inline(always)]
+pub fn clip(x: f32, low: f32, high: f32) -> f32 {
+    at_most(at_least(x, low), high)
+}
+
 /// 2ᵏ for k from −126 to 127.
 #[inline(always)]
 fn power_of_two(k: i32) -> f32 {
@@ -108,7 +114,7 @@ pub fn tanh(x: f32) -> f32 {
 /// (2·10⁻⁸; iteratively reweighted least squares at Chebyshev's points), beyond ±1.
 #[inline(always)]
 pub fn erf(x: f32) -> f32 {
-    let near = at_most(at_least(x, -3.92), 3.92);
+    let near = clip(x, -3.92, 3.92);
     let z = near * near;
     let p = 2.050_061_8e-6 * z + 2.848_648_6e-4;
     let p = (p * z + 3.765_158_8e-3) * z + 5.274_727_6e-2;
@@ -116,7 +122,7 @@ pub fn erf(x: f32) -> f32 {
     let q = 3.809_052e-5 * z + 1.162_410_5e-3;
     let q = (q * z + 1.496_830_2e-2) * z + 1.141_049_9e-1;
     let q = (q * z + 5.020_675_7e-1) * z + 1.0;
-    at_most(at_least(near * p / q, -1.0), 1.0)
+    clip(near * p / q, -1.0, 1.0)
 }
 
 /// `x/2 · (1 + erf(x / √2))`, within 4·10⁻⁷ · |x|.
@@ -136,7 +142,7 @@ pub fn gelu_tanh(x: f32) -> f32 {
 /// `x · max(0, min(x/6 + 1/2, 1))`, within 2 ulp.
 #[inline(always)]
 pub fn hard_swish(x: f32) -> f32 {
-    x * at_most(at_least(x / 6.0 + 0.5, 0.0), 1.0)
+    x * clip(x / 6.0 + 0.5, 0.0, 1.0)
 }
 
 /// The loop, to be compiled for each instruction set.

@@ -2,9 +2,9 @@
 
 use crate::error::StepErrorKind;
 use crate::format::{RecurrentAttributes, RecurrentFunction};
-use crate::kernels::elementary::{self, ElementaryFn};
+use crate::kernels::elementary::{self, ElementaryFn, clip};
 use crate::kernels::matmul_f32::{MatMulF32, MatMulF32Fn};
-use crate::ops::unary::{clip, softplus};
+use crate::ops::unary::softplus;
 
 /// A function with its parameters.
 #[derive(Clone, Copy)]
