@@ -349,7 +349,7 @@ impl<'m> Block<'m> {
             Regions { arena: self.arena.get_mut(), state: self.state.get_mut(), constants };
         let scratch = self.scratch.get_mut();
         #[cfg(feature = "std")]
-        let crew = pool.and_then(|pool| Crew::new(pool, usize::from(bound.parts)));
+        let crew = pool.and_then(|pool| Crew::new(pool, usize::from(bound.parts), bound.wakes));
         Some((
             bound,
             Context {

@@ -189,20 +189,26 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    /// Decides how many parts each step is cut into at the present dimensions. A step whose parts would
-    /// need more scratch than there is stays whole.
+    /// Decides how many parts each step is cut into at the present dimensions, and which steps wake threads.
+    /// A step whose parts would need more scratch than there is stays whole.
     #[cfg(feature = "std")]
     fn cut_steps(&mut self) {
-        let threads = self.threads();
-        for index in 0..self.block.bound().len() {
-            let bound = self.block.bound()[index];
+        let (threads, room) = (self.threads(), self.block.scratch_bytes());
+        // Of the cut steps from here to the end.
+        let mut ns = 0.0;
+        for index in (0..self.block.bound().len()).rev() {
+            let operator = self.block.bound()[index].operator;
             let step = self.block.tables().step(index, self.block.dims());
-            let share =
-                step.and_then(|step| parallel::share(bound.operator, &step, self.isa, threads));
-            let room = self.block.scratch_bytes();
-            let parts =
-                share.filter(|share| share.scratch_bytes <= room).map_or(1, |share| share.parts);
-            self.block.bound_mut()[index].parts = parts as u8;
+            let share = step.and_then(|step| parallel::share(operator, &step, self.isa, threads));
+            let share = share.filter(|share| share.scratch_bytes <= room);
+            ns += share.as_ref().map_or(0.0, |share| share.ns);
+            let bound = &mut self.block.bound_mut()[index];
+            bound.parts = share.map_or(1, |share| share.parts as u8);
+            bound.wakes = parallel::pays_waking(ns);
+        }
+        // Nobody would ever wake them.
+        if !parallel::pays_waking(ns) {
+            self.block.bound_mut().iter_mut().for_each(|bound| bound.parts = 1);
         }
     }
 
@@ -573,6 +579,8 @@ fn check_steps(
     operator: OperatorOf<'_>,
 ) -> Result<Needs, SessionError> {
     let mut needs = Needs { scratch: 0, parts: 1 };
+    #[cfg(feature = "std")]
+    let (mut shared, mut shared_ns) = (Needs { scratch: 0, parts: 1 }, 0.0);
     for index in 0..tables.step_count() {
         let failed = |kind| SessionError::Step { step: index as u32, kind };
         let operator = operator(index)?;
@@ -581,9 +589,14 @@ fn check_steps(
         needs.scratch = needs.scratch.max((operator.scratch_bytes)(&step, isa));
         #[cfg(feature = "std")]
         if let Some(share) = parallel::share(operator, &step, isa, threads) {
-            needs.scratch = needs.scratch.max(share.scratch_bytes);
-            needs.parts = needs.parts.max(share.parts);
+            shared.scratch = shared.scratch.max(share.scratch_bytes);
+            shared.parts = shared.parts.max(share.parts);
+            shared_ns += share.ns;
         }
+    }
+    #[cfg(feature = "std")]
+    if parallel::pays_waking(shared_ns) {
+        needs = Needs { scratch: needs.scratch.max(shared.scratch), parts: shared.parts };
     }
     #[cfg(not(feature = "std"))]
     let _ = threads;

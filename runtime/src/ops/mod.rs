@@ -283,6 +283,9 @@ pub(crate) struct Bound {
     /// Parts that its work is cut into; 1 when one thread runs it.
     #[cfg(feature = "std")]
     pub(crate) parts: u8,
+    /// Whether threads that sleep are woken to take some of them.
+    #[cfg(feature = "std")]
+    pub(crate) wakes: bool,
 }
 
 impl Bound {
@@ -292,6 +295,8 @@ impl Bound {
             run: (operator.select)(isa),
             #[cfg(feature = "std")]
             parts: 1,
+            #[cfg(feature = "std")]
+            wakes: false,
         }
     }
 }
