@@ -4,6 +4,7 @@ use crate::dtype::DType;
 use crate::error::{SessionError, StepErrorKind};
 use crate::format::{Element, Op, OpBits, StepRecord, cast, cast_mut};
 use crate::isa::Isa;
+use crate::kernels::quantize::{Affine, Affinely};
 use crate::memory::{Block, BlockSizes, Slot};
 use crate::model::{MAX_DIMS, Model};
 #[cfg(feature = "std")]
@@ -415,18 +416,21 @@ impl<'m> Session<'m> {
         }
         match slot.dtype {
             DType::F32 => self.input_mut::<f32>(index)?.copy_from_slice(values),
-            DType::I8 if slot.scale > 0.0 => {
-                for (to, from) in self.input_mut::<i8>(index)?.iter_mut().zip(values) {
-                    *to = ops::quantize_value(*from, slot.scale, slot.zero_point);
-                }
-            }
-            DType::I16 if slot.scale > 0.0 => {
-                for (to, from) in self.input_mut::<i16>(index)?.iter_mut().zip(values) {
-                    *to = ops::quantize_value_i16(*from, slot.scale);
-                }
-            }
+            DType::I8 if slot.scale > 0.0 => self.quantize_input::<i8>(index, &slot, values)?,
+            DType::I16 if slot.scale > 0.0 => self.quantize_input::<i16>(index, &slot, values)?,
             expected => return Err(SessionError::InputType { input: index as u32, expected }),
         }
+        Ok(())
+    }
+
+    fn quantize_input<T: Affinely>(
+        &mut self,
+        index: usize,
+        slot: &Slot,
+        values: &[f32],
+    ) -> Result<(), SessionError> {
+        let numbers = Affine { scale: slot.scale, zero_point: slot.zero_point };
+        T::select_quantize(self.isa)(&numbers, values, self.input_mut(index)?);
         Ok(())
     }
 

@@ -44,6 +44,7 @@ pub mod matmul_f32;
 pub mod normalize_f32;
 pub mod peak;
 pub mod pool;
+pub mod quantize;
 pub mod requantize;
 pub mod softmax;
 

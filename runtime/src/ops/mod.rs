@@ -83,7 +83,6 @@ pub use quantize::{
     DEQUANTIZE_I8, DEQUANTIZE_I16, DEQUANTIZE_I32, DEQUANTIZE_U8, LUT_I8, LUT_I16, QUANTIZE_I8,
     QUANTIZE_I16, QUANTIZE_U8,
 };
-pub(crate) use quantize::{quantize_value, quantize_value_i16};
 pub use quantized_lstm::QUANTIZED_LSTM;
 pub use recurrent::{GRU_F32, LSTM_F32, RNN_F32};
 pub use reduce::{
