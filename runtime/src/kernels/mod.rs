@@ -6,25 +6,36 @@
 //! A kernel knows nothing of files, steps or arenas.
 
 /// The entry for an instruction set of a function in plain Rust, which has to be `#[inline(always)]`: compiled again with
-/// registers of 256 bits for x86-64 CPUs that have them. To the bit the same results, for the compiler neither
+/// registers of 256 and of 512 bits for x86-64 CPUs that have them. To the bit the same results, for the compiler neither
 /// reorders nor contracts floats.
 macro_rules! select_compiled {
     ($isa:expr, $function:path: fn($($arg:ident: $ty:ty),*) $(-> $result:ty)?) => {{
+        #[allow(unused_mut, reason = "only x86-64 has others")]
         let mut entry = $function as fn($($ty),*) $(-> $result)?;
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        if matches!($isa, Isa::Avx2 | Isa::Avx512) && Isa::Avx2.is_available() {
-            #[target_feature(enable = "avx2")]
-            fn with_features($($arg: $ty),*) $(-> $result)? {
-                $function($($arg),*)
-            }
-            fn kernel($($arg: $ty),*) $(-> $result)? {
-                // SAFETY: this function leaves the block only where AVX2 is available.
-                unsafe { with_features($($arg),*) }
-            }
-            entry = kernel;
+        if matches!($isa, Isa::Avx512) && Isa::Avx512.is_available() {
+            entry = compiled!("avx512f,avx512bw,avx512dq,avx512vl", $function: fn($($arg: $ty),*) $(-> $result)?);
+        } else if matches!($isa, Isa::Avx2 | Isa::Avx512) && Isa::Avx2.is_available() {
+            entry = compiled!("avx2", $function: fn($($arg: $ty),*) $(-> $result)?);
         }
-        let _ = ($isa, &mut entry);
+        let _ = $isa;
         entry
+    }};
+}
+
+/// For [`select_compiled`], which uses it only where the features are available.
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+macro_rules! compiled {
+    ($features:literal, $function:path: fn($($arg:ident: $ty:ty),*) $(-> $result:ty)?) => {{
+        #[target_feature(enable = $features)]
+        fn with_features($($arg: $ty),*) $(-> $result)? {
+            $function($($arg),*)
+        }
+        fn kernel($($arg: $ty),*) $(-> $result)? {
+            // SAFETY: this function leaves `select_compiled` only where the features are available.
+            unsafe { with_features($($arg),*) }
+        }
+        kernel
     }};
 }
 
