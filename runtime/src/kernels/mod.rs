@@ -137,6 +137,25 @@ impl ConvGeometry {
         }
     }
 
+    /// Rows as columns and columns as rows. A convolution of one row is one of one column over the same bytes.
+    pub const fn turned(&self) -> Self {
+        ConvGeometry {
+            in_h: self.in_w,
+            in_w: self.in_h,
+            out_h: self.out_w,
+            out_w: self.out_h,
+            kernel_h: self.kernel_w,
+            kernel_w: self.kernel_h,
+            stride_h: self.stride_w,
+            stride_w: self.stride_h,
+            pad_top: self.pad_left,
+            pad_left: self.pad_top,
+            dilation_h: self.dilation_w,
+            dilation_w: self.dilation_h,
+            ..*self
+        }
+    }
+
     /// Input channels of one group.
     pub const fn group_in_c(&self) -> usize {
         self.in_c / self.groups

@@ -69,7 +69,7 @@ fn axis_i8(g: &ConvGeometry, packing: Packing) -> Option<(Axis, usize)> {
     }
     by_windows(g).or_else(|| {
         let flat = g.in_h == 1 && g.out_h == 1 && g.kernel_h == 1 && g.pad_top == 0;
-        (flat && windows_begin_inside(&turned(g))).then_some((Axis::Columns, g.out_w))
+        (flat && windows_begin_inside(&g.turned())).then_some((Axis::Columns, g.out_w))
     })
 }
 
@@ -87,25 +87,6 @@ fn by_windows(g: &ConvGeometry) -> Option<(Axis, usize)> {
 /// Whether the windows of every row begin above the end of the input, as those of any sensible convolution do.
 fn windows_begin_inside(g: &ConvGeometry) -> bool {
     (g.out_h - 1).saturating_mul(g.stride_h) < g.in_h.saturating_add(g.pad_top)
-}
-
-/// A convolution of one row, seen as one of one column: its tensors are the same bytes.
-fn turned(g: &ConvGeometry) -> ConvGeometry {
-    ConvGeometry {
-        in_h: g.in_w,
-        in_w: g.in_h,
-        out_h: g.out_w,
-        out_w: g.out_h,
-        kernel_h: g.kernel_w,
-        kernel_w: g.kernel_h,
-        stride_h: g.stride_w,
-        stride_w: g.stride_h,
-        pad_top: g.pad_left,
-        pad_left: g.pad_top,
-        dilation_h: g.dilation_w,
-        dilation_w: g.dilation_h,
-        ..*g
-    }
 }
 
 /// A part of a layer, as a layer of its own.
@@ -165,7 +146,7 @@ fn piece(g: &ConvGeometry, axis: Axis, cut: Cut, part: usize) -> Piece {
                 ..all
             }
         }
-        Axis::Columns => piece(&turned(g), Axis::Rows, cut, part),
+        Axis::Columns => piece(&g.turned(), Axis::Rows, cut, part),
     }
 }
 

@@ -38,9 +38,6 @@ pub(crate) trait Lanes: Copy {
     /// register; elsewhere an input is loaded into all lanes.
     const INPUTS: usize;
 
-    /// Whether multiplications read registers only, so that it pays to keep an element that several use.
-    const LOADS: bool;
-
     /// A register of `INPUTS` inputs.
     type Inputs: Copy;
 

@@ -34,6 +34,8 @@ mod blocked;
     allow(dead_code)
 )]
 mod blocking;
+#[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
+mod direct;
 pub mod grouped;
 #[cfg(any(
     all(target_arch = "x86_64", feature = "std"),
@@ -113,6 +115,8 @@ pub fn select(isa: Isa) -> ConvF32Fn {
 pub fn scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
         Isa::Scalar | Isa::CortexM => 0,
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        Isa::Avx2 | Isa::Avx512 if direct::suits(geometry) => direct::scratch_len(geometry),
         _ => blocking::scratch_len(geometry),
     }
 }

@@ -1,5 +1,6 @@
 //! Every float convolution kernel against a naive one in f64, over one set of cases.
 
+use super::direct::{DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, even, suits};
 use super::grouped::{GROUP_SIZES, GroupedBits, GroupedWeights, plane_lens};
 use super::lanes::{Array, Lanes, W4, W8, Weight};
 use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile};
@@ -392,6 +393,50 @@ pub(crate) const ARRAY_TILES: [(&str, TileKernel); 3] = [
     ),
 ];
 
+unsafe fn array_direct<L: Lanes>(t: &DirectTiles<'_>) {
+    unsafe fn by_size<L: Lanes, W: Weight>(t: &DirectTiles<'_>, w: *const W) {
+        // SAFETY: the contract is the same.
+        unsafe {
+            match (t.pixels, t.cols.div_ceil(L::LEN)) {
+                (1, 1) => direct_tiles::<L, W, 1, 1>(t, w),
+                (1, 2) => direct_tiles::<L, W, 1, 2>(t, w),
+                (1, _) => direct_tiles::<L, W, 1, 4>(t, w),
+                (_, 1) => direct_tiles::<L, W, 4, 1>(t, w),
+                (_, 2) => direct_tiles::<L, W, 4, 2>(t, w),
+                (_, _) => direct_tiles::<L, W, 4, 4>(t, w),
+            }
+        }
+    }
+    // SAFETY: the contract is the same.
+    unsafe {
+        match t.weights {
+            WeightPtr::F32(w) => by_size::<L, f32>(t, w),
+            WeightPtr::F16(w) => by_size::<L, f16>(t, w),
+            WeightPtr::Grouped(_) => unreachable!(),
+        }
+    }
+}
+
+/// As [`ARRAY_TILES`].
+const ARRAY_DIRECT: [(&str, DirectKernel); 2] = [
+    (
+        "8 lanes, direct",
+        DirectKernel {
+            most_panels: 1,
+            pixels: |pixels, _, _| even(pixels, &[1, 4]),
+            run: array_direct::<Array<8>>,
+        },
+    ),
+    (
+        "16 lanes, direct",
+        DirectKernel {
+            most_panels: 4,
+            pixels: |pixels, _, _| even(pixels, &[1, 4]),
+            run: array_direct::<Array<16>>,
+        },
+    ),
+];
+
 /// Runs a problem on every kernel that can run here.
 fn check_all(geometry: ConvGeometry, variant: Variant, seed: u64) {
     let problem = Problem::new(geometry, variant, seed);
@@ -407,10 +452,25 @@ fn check_all(geometry: ConvGeometry, variant: Variant, seed: u64) {
             let output = problem.run(scratch_len(isa), in_place, select(isa));
             problem.check(isa.name(), &output);
         }
+        let blocked_len = match variant.grouped {
+            None => blocking::scratch_len(&geometry),
+            Some(_) => grouped_scratch_len(&geometry, Isa::Avx2),
+        };
         for (name, tile) in ARRAY_TILES {
             // SAFETY: plain Rust needs no instruction set.
-            let output = problem.run(scratch_len(Isa::Avx2), in_place, |args| unsafe {
+            let output = problem.run(blocked_len, in_place, |args| unsafe {
                 blocked::conv_f32_blocked(args, tile)
+            });
+            problem.check(name, &output);
+        }
+        for (name, kernel) in ARRAY_DIRECT {
+            if variant.grouped.is_some() || !suits(&geometry) {
+                continue;
+            }
+            let output = problem.run(direct::scratch_len(&geometry), in_place, |args| {
+                let PanelWeights::Float(weights) = args.weights else { unreachable!() };
+                // SAFETY: plain Rust needs no instruction set; the geometry suits.
+                unsafe { conv_f32_direct(args, weights, kernel) }
             });
             problem.check(name, &output);
         }
@@ -611,6 +671,60 @@ fn every_number_of_rows_and_columns() {
                 Variant { f16_weights, residual, ..PLAIN },
                 1,
             );
+        }
+    }
+}
+
+#[test]
+fn every_width_of_a_row() {
+    for width in 1..=50 {
+        for (in_c, out_c) in [(1, 64), (3, 8), (4, 17), (5, 35), (2, 49), (3, 120)] {
+            let geometry = ConvGeometry { in_h: 4, in_w: width, in_c, out_c, ..BASE };
+            let residual = width % 2 == 0;
+            check_all(with_output(geometry, 1, 1), Variant { residual, ..PLAIN }, 1);
+            let tall = ConvGeometry { kernel_h: 10, kernel_w: 4, pad_top: 4, ..geometry };
+            let tall = ConvGeometry { in_h: 11, stride_h: 2, stride_w: 2, ..tall };
+            check_all(with_output(tall, 5, 2), Variant { f16_weights: residual, ..PLAIN }, 1);
+        }
+    }
+}
+
+/// Any range of pixels gives the bits that all of them give.
+#[test]
+fn ranges_of_pixels() {
+    let shapes = [
+        ConvGeometry { in_h: 20, in_w: 11, in_c: 3, out_h: 20, out_w: 11, batch: 2, ..BASE },
+        ConvGeometry { in_c: 70, in_h: 20, in_w: 11, out_h: 20, out_w: 11, ..BASE },
+        ConvGeometry::matmul(250, 20, 50),
+        ConvGeometry { in_w: 3, out_w: 3, in_h: 40, out_h: 40, ..BASE },
+    ];
+    for (g, isa) in shapes.into_iter().flat_map(|g| Isa::available().map(move |isa| (g, isa))) {
+        let mut random = Random::new(5);
+        let input = random.fine_numbers(g.input_len());
+        let weights = random.fine_numbers(g.packed_float_len());
+        let bias = random.fine_numbers(g.padded_out_c());
+        let run = |pixels: Range<usize>| {
+            let mut output = vec![0.0; pixels.len() * g.out_c];
+            select(isa)(&mut ConvF32 {
+                geometry: g,
+                pixels,
+                input: &input,
+                weights: FloatWeights::F32(&weights).into(),
+                epilogue: EpilogueF32 { bias: &bias, residual: None, min: -1.0, max: 1.0 },
+                output: &mut output,
+                output_stride: g.out_c,
+                scratch: &mut vec![f32::NAN; scratch_len(&g, isa)],
+            });
+            output
+        };
+        let all = run(0..g.out_pixels());
+        for pieces in [2, 3, 5] {
+            let (unit, units) = cut(&g, pieces);
+            for first in 0..units {
+                let end = if first + 1 == units { g.out_pixels() } else { (first + 1) * unit };
+                let part = run(first * unit..end);
+                assert!(part == all[first * unit * g.out_c..end * g.out_c], "{isa} {g:?}");
+            }
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Float convolution with AVX2 + FMA (tiles of 6 × 16) and AVX-512 (12 × 32).
 
 use super::blocked::conv_f32_blocked;
+use super::direct::{DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, even, suits};
 use super::grouped::GroupedBits;
 use super::lanes::{Avx2, Avx512, Grouped, W4, W8, Weight};
 use super::tile::{
     Dequantize, GroupedPanel, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile,
 };
-use super::{ConvF32, ConvF32Fn, PANEL_N};
+use super::{ConvF32, ConvF32Fn, PANEL_N, PanelWeights};
 use crate::Isa;
 
 /// The AVX2 tile: 12 sums, 2 registers of weights and one of input fill 15 of 16 registers.
@@ -30,11 +31,141 @@ pub(crate) const TILE_AVX512: TileKernel = TileKernel {
     dequantize: dequantize_avx512,
 };
 
+/// Tiles of up to 12 sums.
+const DIRECT_AVX2: DirectKernel = DirectKernel {
+    most_panels: 1,
+    pixels: |pixels, _, cols| match cols <= 8 {
+        true => even(pixels, &[1, 2, 3, 4, 6, 8, 12]),
+        false => even(pixels, &[1, 2, 3, 4, 5, 6]),
+    },
+    run: direct_f32_avx2,
+};
+
+/// Tiles of up to 24 sums, or 16 × 1.
+const DIRECT_AVX512: DirectKernel = DirectKernel {
+    most_panels: 4,
+    pixels: |pixels, panels, _| match panels {
+        4 => even(pixels, &[1, 2, 3, 4, 5, 6]),
+        2 => even(pixels, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12]),
+        _ => even(pixels, &[1, 2, 3, 4, 5, 6, 8, 10, 12, 16]),
+    },
+    run: direct_f32_avx512,
+};
+
+/// The convolution that suits the shape.
+///
+/// # Safety
+///
+/// The CPU has the instruction set of the kernels.
+unsafe fn conv_f32(args: &mut ConvF32<'_>, tile: TileKernel, direct: DirectKernel) {
+    // SAFETY: the contract is the same.
+    unsafe {
+        match args.weights {
+            PanelWeights::Float(weights) if suits(&args.geometry) => {
+                conv_f32_direct(args, weights, direct)
+            }
+            _ => conv_f32_blocked(args, tile),
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`DirectTiles`] says.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn direct_f32_avx2(t: &DirectTiles<'_>) {
+    /// # Safety
+    ///
+    /// As [`DirectTiles`] says; `w` is the tile's.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn by_size<W: Weight>(t: &DirectTiles<'_>, w: *const W) {
+        // SAFETY: the contract is the same.
+        unsafe {
+            match (t.cols <= 8, t.pixels) {
+                (true, 1) => direct_tiles::<Avx2, W, 1, 1>(t, w),
+                (true, 2) => direct_tiles::<Avx2, W, 2, 1>(t, w),
+                (true, 3) => direct_tiles::<Avx2, W, 3, 1>(t, w),
+                (true, 4) => direct_tiles::<Avx2, W, 4, 1>(t, w),
+                (true, 6) => direct_tiles::<Avx2, W, 6, 1>(t, w),
+                (true, 8) => direct_tiles::<Avx2, W, 8, 1>(t, w),
+                (true, _) => direct_tiles::<Avx2, W, 12, 1>(t, w),
+                (_, 1) => direct_tiles::<Avx2, W, 1, 2>(t, w),
+                (_, 2) => direct_tiles::<Avx2, W, 2, 2>(t, w),
+                (_, 3) => direct_tiles::<Avx2, W, 3, 2>(t, w),
+                (_, 4) => direct_tiles::<Avx2, W, 4, 2>(t, w),
+                (_, 5) => direct_tiles::<Avx2, W, 5, 2>(t, w),
+                (_, _) => direct_tiles::<Avx2, W, 6, 2>(t, w),
+            }
+        }
+    }
+    // SAFETY: the contract is the same.
+    unsafe {
+        match t.weights {
+            WeightPtr::F32(w) => by_size(t, w),
+            WeightPtr::F16(w) => by_size(t, w),
+            WeightPtr::Grouped(_) => unreachable!("DirectTiles has none"),
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`DirectTiles`] says.
+#[target_feature(enable = "avx512f")]
+unsafe fn direct_f32_avx512(t: &DirectTiles<'_>) {
+    /// # Safety
+    ///
+    /// As [`DirectTiles`] says; `w` is the tile's.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn by_size<W: Weight>(t: &DirectTiles<'_>, w: *const W) {
+        // SAFETY: the contract is the same.
+        unsafe {
+            match (t.panels, t.pixels) {
+                (1, 1) => direct_tiles::<Avx512, W, 1, 1>(t, w),
+                (1, 2) => direct_tiles::<Avx512, W, 2, 1>(t, w),
+                (1, 3) => direct_tiles::<Avx512, W, 3, 1>(t, w),
+                (1, 4) => direct_tiles::<Avx512, W, 4, 1>(t, w),
+                (1, 5) => direct_tiles::<Avx512, W, 5, 1>(t, w),
+                (1, 6) => direct_tiles::<Avx512, W, 6, 1>(t, w),
+                (1, 8) => direct_tiles::<Avx512, W, 8, 1>(t, w),
+                (1, 10) => direct_tiles::<Avx512, W, 10, 1>(t, w),
+                (1, 12) => direct_tiles::<Avx512, W, 12, 1>(t, w),
+                (1, _) => direct_tiles::<Avx512, W, 16, 1>(t, w),
+                (2, 1) => direct_tiles::<Avx512, W, 1, 2>(t, w),
+                (2, 2) => direct_tiles::<Avx512, W, 2, 2>(t, w),
+                (2, 3) => direct_tiles::<Avx512, W, 3, 2>(t, w),
+                (2, 4) => direct_tiles::<Avx512, W, 4, 2>(t, w),
+                (2, 5) => direct_tiles::<Avx512, W, 5, 2>(t, w),
+                (2, 6) => direct_tiles::<Avx512, W, 6, 2>(t, w),
+                (2, 7) => direct_tiles::<Avx512, W, 7, 2>(t, w),
+                (2, 8) => direct_tiles::<Avx512, W, 8, 2>(t, w),
+                (2, 9) => direct_tiles::<Avx512, W, 9, 2>(t, w),
+                (2, 10) => direct_tiles::<Avx512, W, 10, 2>(t, w),
+                (2, _) => direct_tiles::<Avx512, W, 12, 2>(t, w),
+                (_, 1) => direct_tiles::<Avx512, W, 1, 4>(t, w),
+                (_, 2) => direct_tiles::<Avx512, W, 2, 4>(t, w),
+                (_, 3) => direct_tiles::<Avx512, W, 3, 4>(t, w),
+                (_, 4) => direct_tiles::<Avx512, W, 4, 4>(t, w),
+                (_, 5) => direct_tiles::<Avx512, W, 5, 4>(t, w),
+                (_, _) => direct_tiles::<Avx512, W, 6, 4>(t, w),
+            }
+        }
+    }
+    // SAFETY: the contract is the same.
+    unsafe {
+        match t.weights {
+            WeightPtr::F32(w) => by_size(t, w),
+            WeightPtr::F16(w) => by_size(t, w),
+            WeightPtr::Grouped(_) => unreachable!("DirectTiles has none"),
+        }
+    }
+}
+
 /// The AVX2 kernel, if this CPU runs it.
 pub(super) fn conv_f32_avx2() -> Option<ConvF32Fn> {
     fn kernel(args: &mut ConvF32<'_>) {
         // SAFETY: this function leaves its parent only where AVX2, FMA and F16C are available.
-        unsafe { conv_f32_blocked(args, TILE_AVX2) }
+        unsafe { conv_f32(args, TILE_AVX2, DIRECT_AVX2) }
     }
     Isa::Avx2.is_available().then_some(kernel as ConvF32Fn)
 }
@@ -43,7 +174,7 @@ pub(super) fn conv_f32_avx2() -> Option<ConvF32Fn> {
 pub(super) fn conv_f32_avx512() -> Option<ConvF32Fn> {
     fn kernel(args: &mut ConvF32<'_>) {
         // SAFETY: this function leaves its parent only where AVX-512 F is available.
-        unsafe { conv_f32_blocked(args, TILE_AVX512) }
+        unsafe { conv_f32(args, TILE_AVX512, DIRECT_AVX512) }
     }
     Isa::Avx512.is_available().then_some(kernel as ConvF32Fn)
 }

@@ -165,6 +165,22 @@ fn every_number_of_channels() {
 }
 
 #[test]
+fn every_width() {
+    for (in_w, kernel_w, stride_w, pad) in (1..=20).flat_map(|in_w| {
+        let shapes = [(3, 1, 1), (3, 2, 0), (3, 2, 1), (5, 1, 2), (5, 2, 2), (5, 2, 4), (7, 1, 3)];
+        shapes.map(move |(kernel_w, stride_w, pad)| (in_w, kernel_w, stride_w, pad))
+    }) {
+        let geometry = ConvGeometry { in_w, kernel_w, stride_w, pad_left: pad, ..base(20) };
+        for pad_right in [pad, pad + 1] {
+            check_all(with_output(geometry, 1, pad_right), PLAIN, in_w as u64);
+        }
+        let column = ConvGeometry { in_h: in_w, in_w: 1, kernel_h: kernel_w, ..geometry };
+        let column = ConvGeometry { kernel_w: 1, pad_top: pad, pad_left: 0, ..column };
+        check_all(with_output(column, pad, 0), PLAIN, in_w as u64);
+    }
+}
+
+#[test]
 fn shapes() {
     let cases = [
         ("one pixel", ConvGeometry { in_h: 1, in_w: 1, out_h: 1, out_w: 1, ..base(8) }),

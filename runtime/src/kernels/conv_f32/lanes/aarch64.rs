@@ -12,8 +12,6 @@ impl Lanes for Neon {
 
     const INPUTS: usize = 4;
 
-    const LOADS: bool = true;
-
     type Inputs = float32x4_t;
 
     type Words = uint32x4_t;

@@ -12,8 +12,6 @@ impl<const N: usize> Lanes for Array<N> {
     // As registers of 128 bits have it.
     const INPUTS: usize = if N == 4 { 4 } else { 1 };
 
-    const LOADS: bool = N == 4;
-
     type Inputs = [f32; 4];
 
     type Words = [u32; N];

@@ -11,8 +11,6 @@ impl<L: Lanes> Lanes for Pair<L> {
 
     const INPUTS: usize = L::INPUTS;
 
-    const LOADS: bool = L::LOADS;
-
     type Inputs = L::Inputs;
 
     type Words = (L::Words, L::Words);

@@ -15,8 +15,6 @@ impl Lanes for Avx2 {
 
     const INPUTS: usize = 1;
 
-    const LOADS: bool = false;
-
     type Inputs = Self;
 
     type Words = __m256i;
@@ -180,8 +178,6 @@ impl Lanes for Avx512 {
     const LEN: usize = 16;
 
     const INPUTS: usize = 1;
-
-    const LOADS: bool = false;
 
     type Inputs = Self;
 
