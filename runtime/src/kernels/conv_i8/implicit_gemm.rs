@@ -487,7 +487,7 @@ fn first_tap(g: &ConvGeometry, pixel: &Cursor) -> usize {
 ///
 /// # Safety
 ///
-/// The CPU has the instruction set. Each run, rounded up to whole blocks, is in the input. `dst` is
+/// The CPU has the instruction set. No run is empty; each, rounded up to whole blocks, is in the input. `dst` is
 /// valid for that many patches, and [`BLOCK`] more elements, whose content doesn't matter.
 #[inline(always)]
 pub(super) unsafe fn convert_patches<S: Simd>(patches: &Patches) {
@@ -497,7 +497,9 @@ pub(super) unsafe fn convert_patches<S: Simd>(patches: &Patches) {
     for _ in 0..pixels {
         let (mut src_run, mut dst_run) = (src, dst);
         for _ in 0..runs {
-            let mut i = 0;
+            // SAFETY: as the caller's: a run has a block.
+            unsafe { S::convert_block(src_run, dst_run) };
+            let mut i = BLOCK;
             while i < run_len {
                 // SAFETY: as the caller's.
                 unsafe { S::convert_block(src_run.add(i), dst_run.add(i * S::ELEM_BYTES)) };

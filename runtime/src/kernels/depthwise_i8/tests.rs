@@ -176,6 +176,30 @@ fn residual_in_the_output_is_refused() {
     });
 }
 
+/// A session reserves scratch for the largest sizes.
+#[test]
+fn smaller_inputs_need_no_more_scratch() {
+    let mut random = Random(0x5eed_0bad_5eed_0bad);
+    for _ in 0..200 {
+        let kernel = random.pick(&[(1, 9), (3, 3), (5, 5), (4, 2)]);
+        let stride = (random.pick(&[1, 2, 3]), random.pick(&[1, 2, 3]));
+        let channels = random.pick(&[1, 3, 8, 16, 24, 40, 64, 96, 144, 200]);
+        let bytes = |size: usize, isa: Isa| {
+            let case = Case { input: (size, size, channels), kernel, stride, ..UNIT };
+            let case = Case { out_c: channels, groups: channels, ..case };
+            scratch_bytes(&case.geometry(), isa)
+        };
+        for isa in Isa::available() {
+            let mut before = 0;
+            for size in 9..200 {
+                let needed = bytes(size, isa);
+                assert!(needed >= before, "{isa}: {size}, {channels}, {kernel:?}, {stride:?}");
+                before = needed;
+            }
+        }
+    }
+}
+
 const FAMILY: Family = Family {
     name: "depthwise_i8",
     fields: CONVOLUTION,

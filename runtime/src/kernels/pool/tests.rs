@@ -53,6 +53,9 @@ fn geometry(random: &mut Random) -> PoolGeometry {
     }
 }
 
+/// A pooling of i8 on some instruction set.
+type Integers<'a> = dyn Fn(&PoolGeometry, &PoolI8, &[i8], &mut [i8]) + 'a;
+
 /// Every kind of pooling of random numbers, against the definition.
 fn check(g: &PoolGeometry, offset: usize, random: &mut Random) {
     let ConvGeometry { in_h, in_w, out_h, out_w, out_c: channels, .. } = g.windows;
@@ -68,7 +71,7 @@ fn check(g: &PoolGeometry, offset: usize, random: &mut Random) {
             kernel(g, input_f, y.get());
             y.written()
         };
-        let integers = |kernel: &dyn Fn(&PoolGeometry, &PoolI8, &[i8], &mut [i8])| {
+        let integers = |kernel: &Integers<'_>| {
             let mut y = Output::new(output_len, offset, 85);
             kernel(g, &to, input_q, y.get());
             y.written()

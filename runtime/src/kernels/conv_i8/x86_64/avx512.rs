@@ -7,6 +7,10 @@ use crate::kernels::conv_i8::tile::{PANEL_ROW, Segments, Tile, patch_pointers};
 use crate::kernels::requantize::x86_64::RequantizeAvx512;
 use crate::kernels::{PANEL_K, PANEL_N};
 
+/// Pixels of tiles of one panel while the strip has as many: with six, loads take longer than
+/// products.
+const LONG_TILE: usize = 2 * Avx512::TILE_PIXELS;
+
 /// Activations as `x + 128` in u8.
 pub(super) struct Avx512;
 
@@ -109,7 +113,10 @@ unsafe fn strip_avx512vnni(job: &Job<'_>, group: usize, strip: &Strip) {
         unsafe {
             let mut tile = Tile::first(job, group, strip, channel);
             while left > 0 {
-                let pixels = next_tile::<Avx512>(left);
+                let pixels = match panels {
+                    1 if left >= LONG_TILE => LONG_TILE,
+                    _ => next_tile::<Avx512>(left),
+                };
                 tile_avx512vnni(&tile, &requantize, pixels, panels);
                 tile.advance(pixels);
                 left -= pixels;
@@ -133,9 +140,9 @@ unsafe fn tile_avx512vnni(
     // `vpdpbusd` takes up to five cycles, and two start in each: ten accumulators keep it busy,
     // so that small tiles sum even and odd quads apart.
     macro_rules! tile {
-        ($pixels:literal, $panels:literal, $sums:literal) => {
+        ($pixels:expr, $panels:literal, $sums:literal) => {
             // SAFETY: as the caller's.
-            unsafe { tile_avx512vnni_of::<$pixels, $panels, $sums>(tile, requantize) }
+            unsafe { tile_avx512vnni_of::<{ $pixels }, $panels, $sums>(tile, requantize) }
         };
     }
     match (pixels, panels) {
@@ -144,7 +151,8 @@ unsafe fn tile_avx512vnni(
         (3, 1) => tile!(3, 1, 2),
         (4, 1) => tile!(4, 1, 2),
         (5, 1) => tile!(5, 1, 2),
-        (_, 1) => tile!(6, 1, 2),
+        (6, 1) => tile!(6, 1, 2),
+        (_, 1) => tile!(LONG_TILE, 1, 1),
         (1, 2) => tile!(1, 2, 2),
         (2, 2) => tile!(2, 2, 2),
         (3, 2) => tile!(3, 2, 2),

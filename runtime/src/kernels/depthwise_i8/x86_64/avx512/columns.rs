@@ -43,12 +43,11 @@ impl Columns {
         if !several_pixels && g.in_c < MIN_CHANNELS {
             return None;
         }
-        // Every row starts anew; few long ones are better.
-        let downwards = !several_pixels && g.out_h > g.out_w;
-        let stride = if downwards { g.stride_h } else { g.stride_w };
-        if stride != 1 && stride != 2 {
+        if ![g.stride_h, g.stride_w].iter().all(|stride| (1..=2).contains(stride)) {
             return None;
         }
+        // Every row starts anew; few long ones are better.
+        let downwards = !several_pixels && g.out_h > g.out_w;
         let vectors = g.in_c.div_ceil(VECTOR);
         let padding_bytes = if several_pixels { g.in_w * g.in_c } else { g.in_c };
         let padding_bytes = padding_bytes.next_multiple_of(VECTOR);

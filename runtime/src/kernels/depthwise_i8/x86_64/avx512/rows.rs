@@ -67,6 +67,7 @@ impl Rows {
         // As many pixels as end with a vector: vectors are a power of two.
         let pixels = VECTOR >> channels.trailing_zeros().min(VECTOR.trailing_zeros());
         let several = contiguous
+            && g.stride_w > 0
             && pixels > 1
             && pixels * channels <= MAX_VECTORS * VECTOR
             && (pixels * channels == VECTOR || pixels <= g.out_w);
@@ -75,22 +76,23 @@ impl Rows {
         let vectors = unit.div_ceil(VECTOR);
 
         let span = g.kernel_w.saturating_sub(1) * g.dilation_w + 1;
-        let mut strip = g.out_w;
-        let (columns, phase_bytes) = loop {
-            let columns = strip.saturating_sub(1) * g.stride_w + span;
-            // A vector may start with the last byte, and writes end with a vector.
-            let bytes = (columns.div_ceil(phases) * channels).next_multiple_of(VECTOR) + VECTOR;
-            if strip <= 1 || (bytes * phases).saturating_mul(g.kernel_h) <= ROWS_BYTES {
-                break (columns, bytes);
-            }
-            strip = strip.div_ceil(2);
-        };
+        // A vector may start with the last byte, and writes end with a vector.
+        let phase_budget = ROWS_BYTES / g.kernel_h.max(1) / phases / VECTOR * VECTOR;
+        let phase_columns = phase_budget.saturating_sub(VECTOR) / channels.max(1);
+        let fitting = (phase_columns * phases).saturating_sub(span) / g.stride_w.max(1) + 1;
+        let strip = g.out_w.min(fitting);
+        let columns = strip.saturating_sub(1) * g.stride_w + span;
+        let phase_bytes = (columns.div_ceil(phases) * channels).next_multiple_of(VECTOR) + VECTOR;
         let slot_bytes = phases * phase_bytes;
         let pointers = vectors * constants_bytes(taps.div_ceil(4));
         let unparted = pointers + (taps * size_of::<*const u8>()).next_multiple_of(VECTOR);
         // A vector for the last column may start with its last byte.
         let unparted_bytes = if phases == 1 { 0 } else { columns * channels + 2 * VECTOR };
         let rows = unparted + unparted_bytes.next_multiple_of(VECTOR);
+        let row_bytes = g.kernel_h.saturating_mul(slot_bytes);
+        // Shorter rows, of which more fits at once, must not need more than longer ones: a model's
+        // sizes may change from run to run.
+        let row_bytes = if strip < g.out_w { row_bytes.max(ROWS_BYTES) } else { row_bytes };
         Rows {
             geometry: g,
             taps,
@@ -105,7 +107,7 @@ impl Rows {
             unparted,
             rows,
             // Scratch is never as long as a number that overflows.
-            bytes: rows.saturating_add(g.kernel_h.saturating_mul(slot_bytes)),
+            bytes: rows.saturating_add(row_bytes),
         }
     }
 
