@@ -183,28 +183,50 @@ impl Carver {
 #[cfg(feature = "std")]
 mod owned {
     use super::{BLOCK_ALIGN, NonNull};
+    use memmap2::MmapMut;
     use std::alloc::{Layout, alloc_zeroed, dealloc};
+
+    /// From so many bytes on, memory comes from the system in pages, huge ones if it has them: the first run takes a
+    /// fault for each page, and later ones a place in the translation cache. Two huge pages of x86-64 and AArch64.
+    const PAGES_BYTES: usize = 4 << 20;
 
     /// Zeroed memory of its own.
     pub(crate) struct Owned {
         pub(crate) start: NonNull<u8>,
-        layout: Layout,
+        origin: Origin,
+    }
+
+    enum Origin {
+        Heap(Layout),
+        /// Kept until the memory goes.
+        System(#[expect(dead_code, reason = "unmapped when it is dropped")] MmapMut),
     }
 
     impl Owned {
         /// `None` when there is not that much memory.
         pub(crate) fn new(bytes: usize) -> Option<Owned> {
+            if bytes >= PAGES_BYTES
+                && let Ok(mut map) = MmapMut::map_anon(bytes)
+            {
+                // Refused by systems without huge pages, where small ones do.
+                #[cfg(target_os = "linux")]
+                let _ = map.advise(memmap2::Advice::HugePage);
+                let start = NonNull::new(map.as_mut_ptr())?;
+                return Some(Owned { start, origin: Origin::System(map) });
+            }
             let layout = Layout::from_size_align(bytes.max(1), BLOCK_ALIGN).ok()?;
             // SAFETY: the layout's size is at least 1.
             let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-            Some(Owned { start, layout })
+            Some(Owned { start, origin: Origin::Heap(layout) })
         }
     }
 
     impl Drop for Owned {
         fn drop(&mut self) {
-            // SAFETY: `start` came from `alloc_zeroed` with this layout.
-            unsafe { dealloc(self.start.as_ptr(), self.layout) };
+            if let Origin::Heap(layout) = self.origin {
+                // SAFETY: `start` came from `alloc_zeroed` with this layout.
+                unsafe { dealloc(self.start.as_ptr(), layout) };
+            }
         }
     }
 }
@@ -349,7 +371,7 @@ impl<'m> Block<'m> {
             Regions { arena: self.arena.get_mut(), state: self.state.get_mut(), constants };
         let scratch = self.scratch.get_mut();
         #[cfg(feature = "std")]
-        let crew = pool.and_then(|pool| Crew::new(pool, usize::from(bound.parts)));
+        let crew = pool.and_then(|pool| Crew::new(pool, usize::from(bound.parts), bound.wakes));
         Some((
             bound,
             Context {

@@ -33,6 +33,17 @@ impl ModelFile {
         Ok(ModelFile { map })
     }
 
+    /// Asks the system to read the whole file into memory in the background, so that the first run of a model that isn't in the
+    /// page cache waits less. Does nothing where the system takes no such advice.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn read_ahead(&self) -> io::Result<()> {
+        #[cfg(unix)]
+        self.map.advise(memmap2::Advice::WillNeed)?;
+        Ok(())
+    }
+
     /// The validated model.
     ///
     /// # Errors
@@ -50,5 +61,21 @@ impl ModelFile {
 impl AsRef<[u8]> for ModelFile {
     fn as_ref(&self) -> &[u8] {
         self.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_ahead_changes_nothing() {
+        let path = std::env::temp_dir().join(std::format!("whit-mmap-{}", std::process::id()));
+        std::fs::write(&path, b"not a model").unwrap();
+        let file = ModelFile::open(&path).unwrap();
+        file.read_ahead().unwrap();
+        assert_eq!(file.bytes(), b"not a model");
+        assert!(file.model().is_err());
+        std::fs::remove_file(path).unwrap();
     }
 }

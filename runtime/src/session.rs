@@ -4,6 +4,7 @@ use crate::dtype::DType;
 use crate::error::{SessionError, StepErrorKind};
 use crate::format::{Element, Op, OpBits, StepRecord, cast, cast_mut};
 use crate::isa::Isa;
+use crate::kernels::quantize::{Affine, Affinely};
 use crate::memory::{Block, BlockSizes, Slot};
 use crate::model::{MAX_DIMS, Model};
 #[cfg(feature = "std")]
@@ -189,20 +190,26 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    /// Decides how many parts each step is cut into at the present dimensions. A step whose parts would
-    /// need more scratch than there is stays whole.
+    /// Decides how many parts each step is cut into at the present dimensions, and which steps wake threads.
+    /// A step whose parts would need more scratch than there is stays whole.
     #[cfg(feature = "std")]
     fn cut_steps(&mut self) {
-        let threads = self.threads();
-        for index in 0..self.block.bound().len() {
-            let bound = self.block.bound()[index];
+        let (threads, room) = (self.threads(), self.block.scratch_bytes());
+        // Of the cut steps from here to the end.
+        let mut ns = 0.0;
+        for index in (0..self.block.bound().len()).rev() {
+            let operator = self.block.bound()[index].operator;
             let step = self.block.tables().step(index, self.block.dims());
-            let share =
-                step.and_then(|step| parallel::share(bound.operator, &step, self.isa, threads));
-            let room = self.block.scratch_bytes();
-            let parts =
-                share.filter(|share| share.scratch_bytes <= room).map_or(1, |share| share.parts);
-            self.block.bound_mut()[index].parts = parts as u8;
+            let share = step.and_then(|step| parallel::share(operator, &step, self.isa, threads));
+            let share = share.filter(|share| share.scratch_bytes <= room);
+            ns += share.as_ref().map_or(0.0, |share| share.ns);
+            let bound = &mut self.block.bound_mut()[index];
+            bound.parts = share.map_or(1, |share| share.parts as u8);
+            bound.wakes = parallel::pays_waking(ns);
+        }
+        // Nobody would ever wake them.
+        if !parallel::pays_waking(ns) {
+            self.block.bound_mut().iter_mut().for_each(|bound| bound.parts = 1);
         }
     }
 
@@ -409,18 +416,21 @@ impl<'m> Session<'m> {
         }
         match slot.dtype {
             DType::F32 => self.input_mut::<f32>(index)?.copy_from_slice(values),
-            DType::I8 if slot.scale > 0.0 => {
-                for (to, from) in self.input_mut::<i8>(index)?.iter_mut().zip(values) {
-                    *to = ops::quantize_value(*from, slot.scale, slot.zero_point);
-                }
-            }
-            DType::I16 if slot.scale > 0.0 => {
-                for (to, from) in self.input_mut::<i16>(index)?.iter_mut().zip(values) {
-                    *to = ops::quantize_value_i16(*from, slot.scale);
-                }
-            }
+            DType::I8 if slot.scale > 0.0 => self.quantize_input::<i8>(index, &slot, values)?,
+            DType::I16 if slot.scale > 0.0 => self.quantize_input::<i16>(index, &slot, values)?,
             expected => return Err(SessionError::InputType { input: index as u32, expected }),
         }
+        Ok(())
+    }
+
+    fn quantize_input<T: Affinely>(
+        &mut self,
+        index: usize,
+        slot: &Slot,
+        values: &[f32],
+    ) -> Result<(), SessionError> {
+        let numbers = Affine { scale: slot.scale, zero_point: slot.zero_point };
+        T::select_quantize(self.isa)(&numbers, values, self.input_mut(index)?);
         Ok(())
     }
 
@@ -573,6 +583,8 @@ fn check_steps(
     operator: OperatorOf<'_>,
 ) -> Result<Needs, SessionError> {
     let mut needs = Needs { scratch: 0, parts: 1 };
+    #[cfg(feature = "std")]
+    let (mut shared, mut shared_ns) = (Needs { scratch: 0, parts: 1 }, 0.0);
     for index in 0..tables.step_count() {
         let failed = |kind| SessionError::Step { step: index as u32, kind };
         let operator = operator(index)?;
@@ -581,9 +593,14 @@ fn check_steps(
         needs.scratch = needs.scratch.max((operator.scratch_bytes)(&step, isa));
         #[cfg(feature = "std")]
         if let Some(share) = parallel::share(operator, &step, isa, threads) {
-            needs.scratch = needs.scratch.max(share.scratch_bytes);
-            needs.parts = needs.parts.max(share.parts);
+            shared.scratch = shared.scratch.max(share.scratch_bytes);
+            shared.parts = shared.parts.max(share.parts);
+            shared_ns += share.ns;
         }
+    }
+    #[cfg(feature = "std")]
+    if parallel::pays_waking(shared_ns) {
+        needs = Needs { scratch: needs.scratch.max(shared.scratch), parts: shared.parts };
     }
     #[cfg(not(feature = "std"))]
     let _ = threads;

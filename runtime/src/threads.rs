@@ -62,6 +62,11 @@ const OPEN: u64 = 1 << 31;
 const INSIDE: u64 = OPEN - 1;
 const NUMBER: u64 = 1 << 32;
 
+/// A bit for each of so many parts.
+fn all(parts: usize) -> u64 {
+    if parts < MAX_THREADS { (1 << parts) - 1 } else { u64::MAX }
+}
+
 /// What a job does: part number and thread number in, 0 is the caller's.
 type Work<'w> = dyn Fn(usize, usize) + Sync + 'w;
 
@@ -71,14 +76,15 @@ struct Job {
     /// Where the caller's closure lies; its lifetime is forgotten.
     work: *const Work<'static>,
     parts: usize,
+    threads: usize,
 }
 
 struct Shared {
     state: AtomicU64,
     /// Written by the caller while no job is open and nobody is inside.
     job: UnsafeCell<Option<Job>>,
-    /// The next part that nobody has taken.
-    next: AtomicUsize,
+    /// Bit per part: somebody has taken it.
+    taken: AtomicU64,
     stop: AtomicBool,
     /// Workers that have started: a thread allocates for the last time before.
     started: AtomicUsize,
@@ -113,17 +119,22 @@ impl Shared {
         None
     }
 
-    /// Takes parts until there are none left.
+    /// Takes parts until there are none left: a thread's own first, which are the same ones in every run, so
+    /// that its cache has their weights and what it wrote before; then those of threads that are late.
     fn take_parts(&self, job: Job, thread: usize) {
         // SAFETY: the closure lives until `Pool::run` returns, which is after the job was closed and
         // everyone left: both callers of this function are inside it, or are `run` itself.
         let work = unsafe { &*job.work };
+        let first = (thread * job.parts / job.threads) as u32;
         loop {
-            let part = self.next.fetch_add(1, Ordering::Relaxed);
-            if part >= job.parts {
+            let free = !self.taken.load(Ordering::Relaxed) & all(job.parts);
+            if free == 0 {
                 return;
             }
-            work(part, thread);
+            let part = (free.rotate_right(first).trailing_zeros() + first) % u64::BITS;
+            if self.taken.fetch_or(1 << part, Ordering::Relaxed) & (1 << part) == 0 {
+                work(part as usize, thread);
+            }
         }
     }
 
@@ -139,7 +150,7 @@ impl Shared {
                     let work = AssertUnwindSafe(|| self.take_parts(job, thread));
                     if let Err(payload) = catch_unwind(work) {
                         // No part is left to take, so that everyone finishes soon.
-                        self.next.store(job.parts, Ordering::Relaxed);
+                        self.taken.store(u64::MAX, Ordering::Relaxed);
                         *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
                     }
                 }
@@ -204,7 +215,7 @@ struct Close<'s>(&'s Shared);
 impl Drop for Close<'_> {
     fn drop(&mut self) {
         // No more parts, if the caller panics.
-        self.0.next.store(usize::MAX / 2, Ordering::Relaxed);
+        self.0.taken.store(u64::MAX, Ordering::Relaxed);
         self.0.state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut looks = 0u32;
         while self.0.state.load(Ordering::Acquire) & INSIDE != 0 {
@@ -234,7 +245,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: UnsafeCell::new(None),
-            next: AtomicUsize::new(0),
+            taken: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             started: AtomicUsize::new(0),
             panic: Mutex::new(None),
@@ -258,31 +269,33 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `work(part, thread)` once for every part below `parts`, on whichever threads have time, and returns when all
-    /// are done. Thread numbers are below [`Pool::threads`]; no two parts run on one at a time.
+    /// Calls `work(part, thread)` once for every part below `parts`, at most [`MAX_THREADS`], on whichever threads have time, and returns when all
+    /// are done. Workers that sleep are left asleep unless `wakes`. Thread numbers are below [`Pool::threads`]; no two parts run on one at a time.
     ///
     /// # Panics
     /// When `work` does, on whichever thread. Parts that nobody had begun by then are left out.
-    pub(crate) fn run(&mut self, parts: usize, work: &Work<'_>) {
+    pub(crate) fn run(&mut self, parts: usize, wakes: bool, work: &Work<'_>) {
         let shared = &*self.shared;
         let work: *const Work<'_> = work;
         // SAFETY: the same pointer with another lifetime. It is used between here and the end of `close`,
         // and the closure is borrowed until this function returns.
         let work = unsafe { core::mem::transmute::<*const Work<'_>, *const Work<'static>>(work) };
-        let job = Job { work, parts };
+        let job = Job { work, parts: parts.min(MAX_THREADS), threads: self.threads() };
         let state = shared.state.load(Ordering::Acquire);
         debug_assert_eq!(state & (OPEN | INSIDE), 0);
         // SAFETY: no job is open and nobody is inside, as the last `run` left it, and `&mut self` keeps
         // other callers away.
         unsafe { *shared.job.get() = Some(job) };
-        shared.next.store(0, Ordering::Relaxed);
+        shared.taken.store(0, Ordering::Relaxed);
         // The number wraps after 2³² jobs; a worker that slept through all of them misses one.
         let number = (state / NUMBER).wrapping_add(1) as u32;
         shared.state.store((u64::from(number.max(1)) * NUMBER) | OPEN, Ordering::SeqCst);
         let close = Close(shared);
-        for (worker, asleep) in
-            self.workers.iter().zip(&shared.asleep[1..]).take(parts.saturating_sub(1))
-        {
+        for (worker, asleep) in self.workers.iter().zip(&shared.asleep[1..]).take(if wakes {
+            parts.saturating_sub(1)
+        } else {
+            0
+        }) {
             if asleep.load(Ordering::SeqCst) && asleep.swap(false, Ordering::SeqCst) {
                 worker.thread().unpark();
             }
@@ -338,13 +351,14 @@ impl Cut {
 pub(crate) struct Crew<'c> {
     pool: &'c mut Pool,
     pub(crate) parts: usize,
+    wakes: bool,
 }
 
 impl<'c> Crew<'c> {
-    /// `None` for less than two parts.
-    pub(crate) fn new(pool: &'c mut Pool, parts: usize) -> Option<Crew<'c>> {
+    /// `None` for less than two parts. `wakes` says whether workers that sleep are woken.
+    pub(crate) fn new(pool: &'c mut Pool, parts: usize, wakes: bool) -> Option<Crew<'c>> {
         let parts = parts.min(MAX_THREADS);
-        (parts > 1).then_some(Crew { pool, parts })
+        (parts > 1).then_some(Crew { pool, parts, wakes })
     }
 
     /// Threads that may take parts at the same time.
@@ -367,7 +381,7 @@ impl<'c> Crew<'c> {
         work: impl Fn(usize, usize) -> Result<(), StepErrorKind> + Sync,
     ) -> Result<(), StepErrorKind> {
         let failed = Mutex::new(None);
-        self.pool.run(parts.clamp(1, MAX_THREADS), &|part, thread| {
+        self.pool.run(parts.clamp(1, MAX_THREADS), self.wakes, &|part, thread| {
             if let Err(kind) = work(part, thread) {
                 *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(kind);
             }
@@ -574,11 +588,11 @@ mod tests {
             for threads in [1, 2, 3, rounds(16, 4), rounds(1000, 5)] {
                 let mut pool = Pool::new(threads).unwrap();
                 assert_eq!(pool.threads(), threads.min(MAX_THREADS));
-                for parts in [0, 1, 2, 3, 7, rounds(64, 8), rounds(1000, 9)] {
+                for parts in [0, 1, 2, 3, 7, rounds(63, 8), rounds(64, 9)] {
                     let counts: Vec<AtomicU32> = (0..parts).map(|_| AtomicU32::new(0)).collect();
                     let most = pool.threads();
                     let busy: Vec<AtomicBool> = (0..most).map(|_| AtomicBool::new(false)).collect();
-                    pool.run(parts, &|part, thread| {
+                    pool.run(parts, true, &|part, thread| {
                         assert!(!busy[thread].swap(true, Ordering::SeqCst));
                         counts[part].fetch_add(1, Ordering::SeqCst);
                         busy[thread].store(false, Ordering::SeqCst);
@@ -596,7 +610,7 @@ mod tests {
             let sum = AtomicUsize::new(0);
             let jobs = rounds(10_000, 100);
             for job in 0..jobs {
-                pool.run(4, &|part, _| {
+                pool.run(4, true, &|part, _| {
                     sum.fetch_add(part + 1, Ordering::Relaxed);
                 });
                 // Longer than workers look, so that they park.
@@ -616,13 +630,13 @@ mod tests {
             std::panic::set_hook(Box::new(|_| ()));
             for round in 0..rounds(50, 4) {
                 let result = catch_unwind(AssertUnwindSafe(|| {
-                    pool.run(8, &|part, _| assert!(part != round % 8, "part {part}"));
+                    pool.run(8, true, &|part, _| assert!(part != round % 8, "part {part}"));
                 }));
                 let payload = result.unwrap_err();
                 let text = payload.downcast_ref::<std::string::String>().unwrap();
                 assert_eq!(*text, std::format!("part {}", round % 8));
                 let sum = AtomicUsize::new(0);
-                pool.run(8, &|part, _| {
+                pool.run(8, true, &|part, _| {
                     sum.fetch_add(part, Ordering::Relaxed);
                 });
                 assert_eq!(sum.into_inner(), 28);
@@ -637,7 +651,7 @@ mod tests {
             for pause in [0, 1, 50, 200, 1000].into_iter().take(rounds(5, 3)) {
                 for jobs in 0..3 {
                     let mut pool = Pool::new(5).unwrap();
-                    (0..jobs).for_each(|_| pool.run(5, &|_, _| ()));
+                    (0..jobs).for_each(|_| pool.run(5, true, &|_, _| ()));
                     std::thread::sleep(Duration::from_micros(pause));
                 }
             }
@@ -647,12 +661,12 @@ mod tests {
     #[test]
     fn errors_come_back() {
         let mut pool = Pool::new(2).unwrap();
-        let mut crew = Crew::new(&mut pool, 5).unwrap();
+        let mut crew = Crew::new(&mut pool, 5, true).unwrap();
         let result =
             crew.run(5, |part, _| if part == 3 { Err(StepErrorKind::TooLarge) } else { Ok(()) });
         assert_eq!(result, Err(StepErrorKind::TooLarge));
         assert_eq!(crew.run(5, |_, _| Ok(())), Ok(()));
-        assert!(Crew::new(&mut pool, 1).is_none());
+        assert!(Crew::new(&mut pool, 1, true).is_none());
     }
 
     #[test]
@@ -724,7 +738,7 @@ mod tests {
                     let begin = Instant::now();
                     let here = AtomicUsize::new(0);
                     // Neither part ends before both threads have one.
-                    pool.run(2, &|_, thread| {
+                    pool.run(2, true, &|_, thread| {
                         here.fetch_or(1 << thread, Ordering::SeqCst);
                         while here.load(Ordering::SeqCst) != 3 {
                             core::hint::spin_loop();

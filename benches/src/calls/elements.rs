@@ -68,8 +68,8 @@ pub(super) fn calls() -> Vec<Call> {
         calls.push(Call::new("pool max_i8", shape, work, move |_| {
             pool_i8(g, pool::max_quantized::<i8>)
         }));
-        calls.push(Call::new("pool average_i8", shape, work, move |_| {
-            pool_i8(g, pool::average_quantized::<i8>)
+        calls.push(Call::new("pool average_i8", shape, work, move |isa| {
+            pool_i8(g, move |g, to, x, y| pool::average_i8(g, to, x, y, isa))
         }));
     }
     calls
@@ -136,7 +136,7 @@ fn pool_f32(g: PoolGeometry, kernel: fn(&PoolGeometry, &[f32], &mut [f32])) -> B
 
 fn pool_i8(
     g: PoolGeometry,
-    kernel: fn(&PoolGeometry, &PoolI8, &[i8], &mut [i8]),
+    kernel: impl Fn(&PoolGeometry, &PoolI8, &[i8], &mut [i8]) + 'static,
 ) -> Box<dyn FnMut()> {
     let to = PoolI8 { input_zero_point: -3, zero_point: 5, scale: 0.7, min: -128, max: 127 };
     let x = bytes(g.windows.input_len());

@@ -1,4 +1,4 @@
-//! Folds `y * scale + shift` per output channel into the weights and the bias of a layer.
+//! Folds `y * scale + shift` per channel into the weights and the bias of the layer before it, else of the layer behind it.
 //!
 //! Batch normalisation is exported this way by tf2onnx: Conv, Mul, Add or MatMul, Add, Mul, Add. Behind a
 //! transposed convolution the phases are put in their places first, which keeps channels together.
@@ -13,15 +13,25 @@ use super::edit::{Editor, channel_vector, f32_constant, input, output, rounded, 
 pub(super) fn run(graph: &mut Graph) -> bool {
     let mut edit = Editor::new(graph);
     for index in 0..edit.len() {
-        if let Some((operand, scale, shift)) = affine(&edit, index) {
+        if let Some(Affine { operand, scale, shift }) = affine(&edit, index) {
             fold_after(&mut edit, index, operand, &scale, &shift);
         }
+    }
+    for index in 0..edit.len() {
+        fold_before(&mut edit, index, affine);
     }
     edit.finish()
 }
 
-/// Reads a node as `operand * scale + shift` per channel of the last axis.
-fn affine(edit: &Editor<'_>, index: usize) -> Option<(usize, Vec<f64>, Vec<f64>)> {
+/// An operand of a node times a scale per channel of the last axis, and a shift.
+pub(super) struct Affine {
+    pub(super) operand: usize,
+    pub(super) scale: Vec<f64>,
+    pub(super) shift: Vec<f64>,
+}
+
+/// Reads a node as [`Affine`].
+fn affine(edit: &Editor<'_>, index: usize) -> Option<Affine> {
     let node = edit.node(index);
     let Op::Binary(kind) = node.op else { return None };
     let y = output(node)?;
@@ -34,16 +44,17 @@ fn affine(edit: &Editor<'_>, index: usize) -> Option<(usize, Vec<f64>, Vec<f64>)
             continue;
         }
         let negated = |c: Vec<f64>| -> Vec<f64> { c.into_iter().map(|v| -v).collect() };
-        return Some(match (kind, operand) {
-            (BinaryKind::Mul, _) => (operand, c, zeros),
-            (BinaryKind::Add, _) => (operand, ones, c),
-            (BinaryKind::Sub, 0) => (operand, ones, negated(c)),
-            (BinaryKind::Sub, _) => (operand, negated(ones), c),
+        let (scale, shift) = match (kind, operand) {
+            (BinaryKind::Mul, _) => (c, zeros),
+            (BinaryKind::Add, _) => (ones, c),
+            (BinaryKind::Sub, 0) => (ones, negated(c)),
+            (BinaryKind::Sub, _) => (negated(ones), c),
             (BinaryKind::Div, 0) if c.iter().all(|v| *v != 0.0) => {
-                (operand, c.into_iter().map(|v| 1.0 / v).collect(), zeros)
+                (c.into_iter().map(|v| 1.0 / v).collect(), zeros)
             }
             _ => return None,
-        });
+        };
+        return Some(Affine { operand, scale, shift });
     }
     None
 }
@@ -87,6 +98,78 @@ pub(super) fn fold_after(
     }
     edit.replace(at, layer);
     true
+}
+
+/// Folds `x * scale + shift` in front of the layer at `index`, as `affine` reads it, into the layer's weights. Where there
+/// is padding, only a scale: padded zeros are not shifted.
+pub(super) fn fold_before(
+    edit: &mut Editor<'_>,
+    index: usize,
+    affine: impl Fn(&Editor<'_>, usize) -> Option<Affine>,
+) -> Option<()> {
+    let at = edit.sole_source(index, 0)?;
+    let Affine { operand, scale, shift } = affine(edit, at)?;
+    let node = edit.node(index);
+    let weights = input(node, 1)?;
+    let w = f32_constant(edit.graph, weights)?;
+    // Output channel and input channel of weight `i`, and how many output channels there are.
+    let channels = scale.len();
+    let place: Box<dyn Fn(usize) -> (usize, usize)>;
+    let n;
+    match &node.op {
+        Op::Conv(conv) => {
+            let is_padded = conv.pad_before.iter().chain(&conv.pad_after).any(|pad| *pad != 0);
+            if is_padded && shift.iter().any(|s| *s != 0.0) {
+                return None;
+            }
+            let (out, per_group) = (*w.shape.first()?, *w.shape.last()?);
+            let out_per_group = out.checked_div(conv.groups).filter(|o| *o > 0)?;
+            if out % conv.groups != 0 || per_group.checked_mul(conv.groups) != Some(channels) {
+                return None;
+            }
+            let run = w.len() / out;
+            n = out;
+            place = Box::new(move |i| {
+                let o = i / run;
+                (o, o / out_per_group * per_group + i % per_group)
+            });
+        }
+        Op::MatMul(m) if !m.transpose_a && w.shape.len() == 2 => {
+            let (rows, columns) = (w.shape[0], w.shape[1]);
+            let inner = if m.transpose_b { columns } else { rows };
+            if inner != channels {
+                return None;
+            }
+            n = if m.transpose_b { rows } else { columns };
+            let transposed = m.transpose_b;
+            place = Box::new(move |i| {
+                let (row, column) = (i / columns, i % columns);
+                if transposed { (row, column) } else { (column, row) }
+            });
+        }
+        _ => return None,
+    }
+    let mut bias = match input(node, 2) {
+        Some(id) => channel_vector(edit.graph, id, n)?,
+        None => vec![0.0; n],
+    };
+    let mut values = Vec::with_capacity(w.len());
+    for (i, weight) in w.to_f32().into_iter().enumerate() {
+        let (o, c) = place(i);
+        values.push(f64::from(weight) * scale[c]);
+        bias[o] += f64::from(weight) * shift[c];
+    }
+    let tensor = rounded(&w.shape, &values);
+    let mut layer = node.clone();
+    let name = edit.graph.value(weights).name.clone();
+    layer.inputs.resize(layer.inputs.len().max(3), None);
+    layer.inputs[0] = input(edit.node(at), operand);
+    layer.inputs[1] = Some(edit.graph.add_constant(name, tensor));
+    let name = format!("{}.bias", layer.name);
+    layer.inputs[2] = Some(edit.graph.add_constant(name, rounded(&[n], &bias)));
+    edit.remove(at);
+    edit.replace(index, layer);
+    Some(())
 }
 
 /// Element `i` of the result is one whose place before was the same modulo `channels`.

@@ -6,25 +6,36 @@
 //! A kernel knows nothing of files, steps or arenas.
 
 /// The entry for an instruction set of a function in plain Rust, which has to be `#[inline(always)]`: compiled again with
-/// registers of 256 bits for x86-64 CPUs that have them. To the bit the same results, for the compiler neither
+/// registers of 256 and of 512 bits for x86-64 CPUs that have them. To the bit the same results, for the compiler neither
 /// reorders nor contracts floats.
 macro_rules! select_compiled {
     ($isa:expr, $function:path: fn($($arg:ident: $ty:ty),*) $(-> $result:ty)?) => {{
+        #[allow(unused_mut, reason = "only x86-64 has others")]
         let mut entry = $function as fn($($ty),*) $(-> $result)?;
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        if matches!($isa, Isa::Avx2 | Isa::Avx512) && Isa::Avx2.is_available() {
-            #[target_feature(enable = "avx2")]
-            fn with_features($($arg: $ty),*) $(-> $result)? {
-                $function($($arg),*)
-            }
-            fn kernel($($arg: $ty),*) $(-> $result)? {
-                // SAFETY: this function leaves the block only where AVX2 is available.
-                unsafe { with_features($($arg),*) }
-            }
-            entry = kernel;
+        if matches!($isa, Isa::Avx512) && Isa::Avx512.is_available() {
+            entry = compiled!("avx512f,avx512bw,avx512dq,avx512vl", $function: fn($($arg: $ty),*) $(-> $result)?);
+        } else if matches!($isa, Isa::Avx2 | Isa::Avx512) && Isa::Avx2.is_available() {
+            entry = compiled!("avx2", $function: fn($($arg: $ty),*) $(-> $result)?);
         }
-        let _ = ($isa, &mut entry);
+        let _ = $isa;
         entry
+    }};
+}
+
+/// For [`select_compiled`], which uses it only where the features are available.
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+macro_rules! compiled {
+    ($features:literal, $function:path: fn($($arg:ident: $ty:ty),*) $(-> $result:ty)?) => {{
+        #[target_feature(enable = $features)]
+        fn with_features($($arg: $ty),*) $(-> $result)? {
+            $function($($arg),*)
+        }
+        fn kernel($($arg: $ty),*) $(-> $result)? {
+            // SAFETY: this function leaves `select_compiled` only where the features are available.
+            unsafe { with_features($($arg),*) }
+        }
+        kernel
     }};
 }
 
@@ -44,6 +55,7 @@ pub mod matmul_f32;
 pub mod normalize_f32;
 pub mod peak;
 pub mod pool;
+pub mod quantize;
 pub mod requantize;
 pub mod softmax;
 
@@ -234,6 +246,17 @@ impl ConvGeometry {
         const LIMIT: usize = 1 << if usize::BITS == 64 { 40 } else { 28 };
         let ConvGeometry { batch, in_h, in_w, in_c, out_h, out_w, out_c, .. } = *self;
         let ConvGeometry { kernel_h, kernel_w, pad_top, pad_left, groups, .. } = *self;
+        // Most layers: the largest products below have four factors of ten bits, or two of seven, one of eleven and
+        // one of fourteen.
+        let sizes =
+            batch | in_h | in_w | in_c | out_h | out_w | out_c | pad_top | pad_left | groups;
+        let windows = kernel_h | kernel_w | self.stride_h | self.stride_w;
+        let are_small = usize::BITS == 64
+            && sizes < 1 << 10
+            && (windows | self.dilation_h | self.dilation_w) < 1 << 7;
+        if are_small {
+            return groups > 0 && in_c.is_multiple_of(groups) && out_c.is_multiple_of(groups);
+        }
         let products = [
             [batch, in_h, in_w, in_c],
             [batch, out_h, out_w, out_c],
@@ -410,5 +433,62 @@ pub enum PanelWeights<'a> {
 impl<'a> From<FloatWeights<'a>> for PanelWeights<'a> {
     fn from(weights: FloatWeights<'a>) -> Self {
         PanelWeights::Float(weights)
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+
+    /// Sizes around the limits at which the products needn't be computed, with an oracle in 128 bits.
+    #[test]
+    fn bounded_as_the_products_are() {
+        let mut random = testing::Random(5);
+        let mut bounded = 0;
+        for _ in 0..20_000 {
+            let mut size = |most: usize| match random.below(4) {
+                0 => most,
+                1 => most + 1,
+                2 => 1 + random.below(3),
+                _ => 1 + random.below(4 * most),
+            };
+            let groups = size(1023);
+            let g = ConvGeometry {
+                batch: size(1023),
+                in_h: size(1023),
+                in_w: size(1023),
+                in_c: size(1023).next_multiple_of(groups),
+                out_h: size(1023),
+                out_w: size(1023),
+                out_c: size(1023).next_multiple_of(groups),
+                kernel_h: size(127),
+                kernel_w: size(127),
+                stride_h: size(127),
+                stride_w: size(127),
+                dilation_h: size(127),
+                dilation_w: size(127),
+                pad_top: size(1023),
+                pad_left: size(1023),
+                groups,
+            };
+            let product = |factors: &[usize]| factors.iter().map(|x| *x as u128).product::<u128>();
+            let limit = 1u128 << if usize::BITS == 64 { 40 } else { 28 };
+            let want = [
+                product(&[g.batch, g.in_h, g.in_w, g.in_c]),
+                product(&[g.batch, g.out_h, g.out_w, g.out_c]),
+                product(&[g.out_h, g.stride_h]),
+                product(&[g.out_w, g.stride_w, g.in_c]),
+                product(&[g.kernel_h, g.dilation_h]),
+                product(&[g.kernel_w, g.dilation_w, g.in_c]),
+                product(&[g.kernel_h, g.kernel_w, g.in_c, g.out_c]),
+                product(&[g.kernel_h, g.kernel_w, g.in_c + PANEL_K, g.groups * PANEL_N]),
+                product(&[PANEL_K, g.out_c + PANEL_N, g.groups]),
+            ]
+            .iter()
+            .all(|product| *product <= limit);
+            assert_eq!(g.is_bounded(), want, "{g:?}");
+            bounded += usize::from(want);
+        }
+        assert!((1000..19_000).contains(&bounded), "{bounded}");
     }
 }

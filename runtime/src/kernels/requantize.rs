@@ -25,7 +25,8 @@ pub fn round_clamp(x: f32, lo: i32, hi: i32) -> i32 {
     let (lo_f, hi_f) = (lo as f32, hi as f32);
     let x = if x > lo_f { x } else { lo_f };
     let x = if x < hi_f { x } else { hi_f };
-    round_ties_even(x) as i32
+    // Floats from 2²³ to 2²⁴ lie one apart, and so do their bits: cheaper than a conversion that saturates.
+    ((x + ROUND_MAGIC).to_bits() as i32).wrapping_sub(ROUND_MAGIC.to_bits() as i32)
 }
 
 /// An integer type that stands for reals, by a scale and a zero point.
@@ -56,7 +57,7 @@ macro_rules! quantized {
         }
     )*};
 }
-quantized!(i8, i16);
+quantized!(i8, u8, i16);
 
 /// `x * multiplier / 2^31 * 2^shift`, rounded twice: as TFLite's reference kernels requantize
 /// (`MultiplyByQuantizedMultiplier` in `kernels/internal/common.h`).

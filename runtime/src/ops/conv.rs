@@ -437,7 +437,6 @@ fn run_i8<const ISA: usize>(
     let inputs = [0, 1, 2, 3, WEIGHT_SUMS, RESIDUAL_I8, FIXED_POINT];
     let operands = context.operands_over(inputs, RESIDUAL_I8)?;
     let [input, weights, bias, scale, weight_sums, residual_data, fixed_point] = operands.inputs;
-    let scratch_bytes = (kernels.scratch_bytes)(&geometry, isa);
     let mut conv = ConvI8 {
         geometry,
         input: typed(input, 0)?,
@@ -466,7 +465,6 @@ fn run_i8<const ISA: usize>(
     if let Some(crew) = crew {
         return conv_parts::run_i8(crew, conv, kernels.is_depthwise, kernel);
     }
-    conv.scratch = conv.scratch.get_mut(..scratch_bytes).ok_or(StepErrorKind::TooLarge)?;
     kernel(&mut conv);
     Ok(())
 }

@@ -83,7 +83,6 @@ pub use quantize::{
     DEQUANTIZE_I8, DEQUANTIZE_I16, DEQUANTIZE_I32, DEQUANTIZE_U8, LUT_I8, LUT_I16, QUANTIZE_I8,
     QUANTIZE_I16, QUANTIZE_U8,
 };
-pub(crate) use quantize::{quantize_value, quantize_value_i16};
 pub use quantized_lstm::QUANTIZED_LSTM;
 pub use recurrent::{GRU_F32, LSTM_F32, RNN_F32};
 pub use reduce::{
@@ -283,6 +282,9 @@ pub(crate) struct Bound {
     /// Parts that its work is cut into; 1 when one thread runs it.
     #[cfg(feature = "std")]
     pub(crate) parts: u8,
+    /// Whether threads that sleep are woken to take some of them.
+    #[cfg(feature = "std")]
+    pub(crate) wakes: bool,
 }
 
 impl Bound {
@@ -292,6 +294,8 @@ impl Bound {
             run: (operator.select)(isa),
             #[cfg(feature = "std")]
             parts: 1,
+            #[cfg(feature = "std")]
+            wakes: false,
         }
     }
 }

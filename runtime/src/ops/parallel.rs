@@ -12,15 +12,22 @@ use crate::ops::{
 };
 use crate::threads::{MAX_THREADS, SHARE_ALIGN};
 
-/// Steps of less time stay whole. A job for workers that are awake costs 1 to 2 µs, one for workers
-/// that sleep about 10 µs, of which the caller spends 5 (`threads::tests::what_a_job_costs`); the caches of another core have to be filled, too.
-const WORTH_NS: f32 = 30_000.0;
+/// Steps of less time stay whole. A job for workers that are awake costs 0.2 to 1 µs
+/// (`threads::tests::what_a_job_costs`); the caches of another core have to be filled, too.
+const STEP_NS: f32 = 2_000.0;
 
 /// The least time of a part.
-const PART_NS: f32 = 10_000.0;
+const PART_NS: f32 = 1_000.0;
 
-/// Parts per thread at most: with more parts than threads, one that is interrupted holds the others up less.
+/// Workers that sleep are woken only when the cut steps from here to the end of the run take this long on one
+/// thread: it costs the caller up to 5 µs, and they come 10 µs later. So a run of less never has workers.
+const WAKE_NS: f32 = 20_000.0;
+
+/// Parts per thread at most: with more parts than threads, one that is interrupted or slow holds the others up less.
 const PARTS_PER_THREAD: usize = 2;
+
+/// The least time of a part when there are more parts than threads.
+const ROUND_NS: f32 = 20_000.0;
 
 /// Work per nanosecond of one thread, as scalar code, with AVX2 or NEON, with AVX-512: a little above what was measured, so that
 /// steps take at least the time that follows.
@@ -29,11 +36,11 @@ pub(super) struct Rates([f32; 3]);
 
 impl Rates {
     /// Products.
-    pub(super) const CONV_F32: Rates = Rates([2.0, 48.0, 96.0]);
+    pub(super) const CONV_F32: Rates = Rates([2.0, 40.0, 72.0]);
     /// Products.
     pub(super) const DEPTHWISE_F32: Rates = Rates([1.0, 16.0, 32.0]);
     /// Products.
-    pub(super) const CONV_I8: Rates = Rates([2.0, 64.0, 256.0]);
+    pub(super) const CONV_I8: Rates = Rates([2.0, 64.0, 200.0]);
     /// Products.
     pub(super) const DEPTHWISE_I8: Rates = Rates([1.0, 24.0, 48.0]);
     /// Elements of a function such as exp.
@@ -66,6 +73,8 @@ pub(super) struct Work {
 pub(crate) struct Share {
     /// At least 2.
     pub(crate) parts: usize,
+    /// Time on one thread, or a little less.
+    pub(crate) ns: f32,
     /// For all threads.
     pub(crate) scratch_bytes: usize,
 }
@@ -81,13 +90,23 @@ pub(crate) fn share(
     if threads < 2 {
         return None;
     }
-    let parts = parts(work(operator, step, isa)?, threads);
+    let work = work(operator, step, isa)?;
+    let parts = parts(work, threads);
     if parts < 2 {
         return None;
     }
     let share_bytes =
         share_bytes(operator, step, isa, parts).checked_next_multiple_of(SHARE_ALIGN)?;
-    Some(Share { parts, scratch_bytes: share_bytes.checked_mul(threads)? })
+    Some(Share { parts, ns: work.ns, scratch_bytes: share_bytes.checked_mul(threads)? })
+}
+
+/// Whether cut steps that take so long on one thread are reason to wake workers that sleep.
+pub(crate) fn pays_waking(ns: f32) -> bool {
+    #[cfg(test)]
+    if tests::EAGER.get() {
+        return ns > 0.0;
+    }
+    ns >= WAKE_NS
 }
 
 /// Whole rounds of all threads while parts stay long enough.
@@ -96,12 +115,12 @@ fn parts(work: Work, threads: usize) -> usize {
     if tests::EAGER.get() {
         return (2 * threads).min(work.units).min(MAX_THREADS);
     }
-    if work.ns < WORTH_NS {
+    if work.ns < STEP_NS {
         return 1;
     }
     // Saturates.
     let longest = (work.ns / PART_NS) as usize;
-    let rounds = (longest / threads).clamp(1, PARTS_PER_THREAD);
+    let rounds = ((work.ns / ROUND_NS) as usize / threads).clamp(1, PARTS_PER_THREAD);
     (rounds * threads).min(longest).min(work.units).min(MAX_THREADS)
 }
 

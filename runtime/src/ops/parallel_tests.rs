@@ -413,9 +413,9 @@ fn rows_and_elements() {
 #[test]
 fn parts_of_a_step() {
     let of = |units: usize, ns: f32, threads: usize| parts(Work { units, ns }, threads);
-    assert_eq!(of(1000, WORTH_NS - 1.0, 16), 1);
-    assert_eq!(of(1000, WORTH_NS, 2), 2);
-    assert_eq!(of(1000, WORTH_NS, 16), 3);
+    assert_eq!(of(1000, STEP_NS - 1.0, 16), 1);
+    assert_eq!(of(1000, STEP_NS, 2), 2);
+    assert_eq!(of(1000, STEP_NS, 16), 2);
     assert_eq!(of(1000, 1e9, 2), 2 * PARTS_PER_THREAD);
     assert_eq!(of(3, 1e9, 2), 3);
     assert_eq!(of(0, 1e9, 2), 0);

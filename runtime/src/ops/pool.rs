@@ -31,7 +31,7 @@ pub static POOL_I8: Operator = Operator {
     op: Op::Pool2d,
     dtype: Some(DType::I8),
     check: |step| check_quantized::<i8>(step, DType::I8),
-    select: |_| run_i8,
+    select: select_isa!(run_i8),
     scratch_bytes: no_scratch,
 };
 
@@ -129,20 +129,20 @@ fn run_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     match *kind {
         MAX => pool::max_quantized::<i16>(geometry, to, x, y),
-        _ => pool::average_quantized::<i16>(geometry, to, x, y),
+        _ => pool::average_i16(geometry, to, x, y),
     }
     Ok(())
 }
 
-fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn run_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let layer = Layer::of(&context.step);
     let Layer { kind, geometry, to } = by_ref(&layer)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     match *kind {
         MAX => pool::max_quantized::<i8>(geometry, to, x, y),
-        AVERAGE_STORED => pool::average_stored_i8(geometry, to, x, y),
-        _ => pool::average_quantized::<i8>(geometry, to, x, y),
+        AVERAGE_STORED => pool::average_stored_i8(geometry, to, x, y, Isa::ALL[ISA]),
+        _ => pool::average_i8(geometry, to, x, y, Isa::ALL[ISA]),
     }
     Ok(())
 }

@@ -2,11 +2,14 @@
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
-use crate::format::{Element, Op, QuantizeAttributes};
-use crate::kernels::requantize::round_clamp;
+use crate::format::{Op, QuantizeAttributes};
+use crate::isa::Isa;
+use crate::kernels::quantize::{Affine, Affinely};
 use crate::memory::{Context, Slot, typed, typed_mut};
 use crate::ops::shape::{expect_apart, expect_elementwise, product};
-use crate::ops::{Operator, Step, expect_same_shape, expect_type, expect_vector, no_scratch};
+use crate::ops::{
+    Operator, Step, expect_same_shape, expect_type, expect_vector, no_scratch, select_isa,
+};
 
 /// Entries of a table over i8.
 const LUT_LEN: usize = 256;
@@ -16,7 +19,7 @@ pub static QUANTIZE_I8: Operator = Operator {
     op: Op::Quantize,
     dtype: Some(DType::I8),
     check: |step| check(step, DType::F32, DType::I8),
-    select: |_| run_quantize,
+    select: select_isa!(run_quantize, i8),
     scratch_bytes: no_scratch,
 };
 
@@ -25,7 +28,7 @@ pub static QUANTIZE_U8: Operator = Operator {
     op: Op::Quantize,
     dtype: Some(DType::U8),
     check: |step| check(step, DType::F32, DType::U8),
-    select: |_| run_quantize_u8,
+    select: select_isa!(run_quantize, u8),
     scratch_bytes: no_scratch,
 };
 
@@ -34,7 +37,7 @@ pub static DEQUANTIZE_U8: Operator = Operator {
     op: Op::Dequantize,
     dtype: Some(DType::U8),
     check: |step| check(step, DType::U8, DType::F32),
-    select: |_| run_dequantize_u8,
+    select: select_isa!(run_dequantize, u8),
     scratch_bytes: no_scratch,
 };
 
@@ -43,7 +46,7 @@ pub static DEQUANTIZE_I8: Operator = Operator {
     op: Op::Dequantize,
     dtype: Some(DType::I8),
     check: |step| check(step, DType::I8, DType::F32),
-    select: |_| run_dequantize,
+    select: select_isa!(run_dequantize, i8),
     scratch_bytes: no_scratch,
 };
 
@@ -52,7 +55,7 @@ pub static QUANTIZE_I16: Operator = Operator {
     op: Op::Quantize,
     dtype: Some(DType::I16),
     check: |step| check(step, DType::F32, DType::I16),
-    select: |_| run_quantize_i16,
+    select: select_isa!(run_quantize, i16),
     scratch_bytes: no_scratch,
 };
 
@@ -61,7 +64,7 @@ pub static DEQUANTIZE_I16: Operator = Operator {
     op: Op::Dequantize,
     dtype: Some(DType::I16),
     check: |step| check(step, DType::I16, DType::F32),
-    select: |_| |context| dequantize_wide(context, |x: i16, z| i32::from(x).wrapping_sub(z) as f32),
+    select: select_isa!(run_dequantize, i16),
     scratch_bytes: no_scratch,
 };
 
@@ -70,9 +73,7 @@ pub static DEQUANTIZE_I32: Operator = Operator {
     op: Op::Dequantize,
     dtype: Some(DType::I32),
     check: |step| check(step, DType::I32, DType::F32),
-    select: |_| {
-        |context| dequantize_wide(context, |x: i32, z| (i64::from(x) - i64::from(z)) as f32)
-    },
+    select: |_| run_dequantize_i32,
     scratch_bytes: no_scratch,
 };
 
@@ -94,18 +95,6 @@ pub static LUT_I16: Operator = Operator {
     select: |_| run_lut_i16,
     scratch_bytes: no_scratch,
 };
-
-/// `saturate(round_ties_even(x / scale) + zero_point)`; a NaN becomes −128.
-#[inline(always)]
-pub(crate) fn quantize_value(x: f32, scale: f32, zero_point: i32) -> i8 {
-    (round_clamp(x / scale, -128 - zero_point, 127 - zero_point) + zero_point) as i8
-}
-
-/// The same for an i16; a NaN becomes −32768.
-#[inline(always)]
-pub(crate) fn quantize_value_i16(x: f32, scale: f32) -> i16 {
-    round_clamp(x / scale, i32::from(i16::MIN), i32::from(i16::MAX)) as i16
-}
 
 fn check(step: &Step<'_>, from: DType, to: DType) -> Result<(), StepErrorKind> {
     step.expect_counts(1, 3)?;
@@ -137,18 +126,23 @@ struct Channels<'a> {
     zero_points: &'a [i32],
     /// Elements between one index of the axis and the next.
     inner: usize,
-    tensor: (f32, i32),
+    tensor: Affine,
 }
 
 impl Channels<'_> {
+    /// Those of all elements, if they share them.
+    fn tensor(&self) -> Option<Affine> {
+        self.scales.is_empty().then_some(self.tensor)
+    }
+
     #[inline(always)]
-    fn of(&self, element: usize) -> (f32, i32) {
+    fn of(&self, element: usize) -> Affine {
         if self.scales.is_empty() {
             return self.tensor;
         }
         let channel = element / self.inner % self.scales.len();
         let zero_point = self.zero_points.get(channel).copied().unwrap_or(0);
-        (self.scales[channel], zero_point.clamp(-(1 << 16), 1 << 16))
+        Affine { scale: self.scales[channel], zero_point: zero_point.clamp(-(1 << 16), 1 << 16) }
     }
 }
 
@@ -171,95 +165,62 @@ fn channels<'a>(
         scales: scales.get(..extent).unwrap_or(&[]),
         zero_points,
         inner,
-        tensor: (quantized.scale, quantized.zero_point),
+        tensor: Affine { scale: quantized.scale, zero_point: quantized.zero_point },
     })
 }
 
-/// `number(x, scale, zero point)` of every element, as the byte that is stored.
-fn quantize_each(
+fn run_quantize<T: Affinely, const ISA: usize>(
     context: &mut Context<'_>,
-    number: impl Fn(f32, f32, i32) -> u8,
 ) -> Result<(), StepErrorKind> {
     let step = context.step;
-    let y = step.output(0)?;
+    let slot = step.output(0)?;
     let operands = context.operands([0, 1, 2])?;
     let [x, scales, zero_points] = operands.inputs;
-    let channels = channels(&step, &y, scales, zero_points)?;
-    let x: &[f32] = typed(x, 0)?;
-    for (index, (to, from)) in operands.output.iter_mut().zip(x).enumerate() {
-        let (scale, zero_point) = channels.of(index);
-        *to = number(*from, scale, zero_point);
+    let channels = channels(&step, &slot, scales, zero_points)?;
+    let (x, y): (&[f32], &mut [T]) = (typed(x, 0)?, typed_mut(operands.output, 1)?);
+    match channels.tensor() {
+        Some(numbers) => T::select_quantize(Isa::ALL[ISA])(&numbers, x, y),
+        None => {
+            for (index, (to, from)) in y.iter_mut().zip(x).enumerate() {
+                *to = channels.of(index).quantize(*from);
+            }
+        }
     }
     Ok(())
 }
 
-fn run_quantize(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    quantize_each(context, |x, scale, zero_point| quantize_value(x, scale, zero_point) as u8)
-}
-
-fn run_quantize_u8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    quantize_each(context, |x, scale, zero_point| {
-        (round_clamp(x / scale, -zero_point, 255 - zero_point) + zero_point) as u8
-    })
-}
-
-/// The real number of every element; `number` reads the byte that is stored.
-fn dequantize_each(
+fn run_dequantize<T: Affinely, const ISA: usize>(
     context: &mut Context<'_>,
-    number: impl Fn(u8) -> i32,
-) -> Result<(), StepErrorKind> {
-    let step = context.step;
-    let x = step.input(0)?;
-    let operands = context.operands([0, 1, 2])?;
-    let [bytes, scales, zero_points] = operands.inputs;
-    let channels = channels(&step, &x, scales, zero_points)?;
-    for (index, (to, from)) in operands.output.chunks_exact_mut(4).zip(bytes).enumerate() {
-        let (scale, zero_point) = channels.of(index);
-        let real = (number(*from) - zero_point) as f32 * scale;
-        to.copy_from_slice(&real.to_le_bytes());
-    }
-    Ok(())
-}
-
-fn run_quantize_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let step = context.step;
-    let y = step.output(0)?;
-    let operands = context.operands([0, 1, 2])?;
-    let [x, scales, zero_points] = operands.inputs;
-    let channels = channels(&step, &y, scales, zero_points)?;
-    let x: &[f32] = typed(x, 0)?;
-    let y: &mut [i16] = typed_mut(operands.output, 1)?;
-    for (index, (to, from)) in y.iter_mut().zip(x).enumerate() {
-        *to = quantize_value_i16(*from, channels.of(index).0);
-    }
-    Ok(())
-}
-
-/// `real(x, zero point) · scale` of every element.
-fn dequantize_wide<T: Element>(
-    context: &mut Context<'_>,
-    real: impl Fn(T, i32) -> f32,
 ) -> Result<(), StepErrorKind> {
     let step = context.step;
     let slot = step.input(0)?;
     let operands = context.operands([0, 1, 2])?;
     let [x, scales, zero_points] = operands.inputs;
     let channels = channels(&step, &slot, scales, zero_points)?;
-    let x: &[T] = typed(x, 0)?;
-    let y: &mut [f32] = typed_mut(operands.output, 1)?;
-    for (index, (to, from)) in y.iter_mut().zip(x).enumerate() {
-        let (scale, zero_point) = channels.of(index);
-        *to = real(*from, zero_point) * scale;
+    let (x, y): (&[T], &mut [f32]) = (typed(x, 0)?, typed_mut(operands.output, 1)?);
+    match channels.tensor() {
+        Some(numbers) => T::select_dequantize(Isa::ALL[ISA])(&numbers, x, y),
+        None => {
+            for (index, (to, from)) in y.iter_mut().zip(x).enumerate() {
+                *to = channels.of(index).dequantize(*from);
+            }
+        }
     }
     Ok(())
 }
 
-fn run_dequantize_u8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    dequantize_each(context, i32::from)
-}
-
-fn run_dequantize(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    dequantize_each(context, |byte| i32::from(byte as i8))
+fn run_dequantize_i32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let step = context.step;
+    let slot = step.input(0)?;
+    let operands = context.operands([0, 1, 2])?;
+    let [x, scales, zero_points] = operands.inputs;
+    let channels = channels(&step, &slot, scales, zero_points)?;
+    let (x, y): (&[i32], &mut [f32]) = (typed(x, 0)?, typed_mut(operands.output, 1)?);
+    for (index, (to, from)) in y.iter_mut().zip(x).enumerate() {
+        let Affine { scale, zero_point } = channels.of(index);
+        *to = (i64::from(*from) - i64::from(zero_point)) as f32 * scale;
+    }
+    Ok(())
 }
 
 fn check_lut(step: &Step<'_>) -> Result<(), StepErrorKind> {

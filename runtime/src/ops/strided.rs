@@ -182,13 +182,20 @@ fn read_strided<T: Element>(
             };
             let (rows, [_, row_stride]) = walk.axis(across);
             walk.for_each_without(&[across, last], [start, 0], |[from, to]| {
+                let (x, y) = (&x[from..], &mut y[to..]);
+                // Steps back are wrapped, and so beyond any length.
+                match (row_stride == extent && stride < x.len(), extent) {
+                    (true, 2) => return interleave::<T, 2>(x, stride, &mut y[..rows * 2]),
+                    (true, 3) => return interleave::<T, 3>(x, stride, &mut y[..rows * 3]),
+                    (true, 4) => return interleave::<T, 4>(x, stride, &mut y[..rows * 4]),
+                    _ => {}
+                }
                 for row in (0..rows).step_by(TILE) {
                     for column in (0..extent).step_by(TILE) {
                         let columns = TILE.min(extent - column);
                         for row in row..rows.min(row + TILE) {
-                            let to = to + row * row_stride + column;
-                            let mut from =
-                                from.wrapping_add(row).wrapping_add(column.wrapping_mul(stride));
+                            let to = row * row_stride + column;
+                            let mut from = row.wrapping_add(column.wrapping_mul(stride));
                             for y in &mut y[to..to + columns] {
                                 *y = x[from];
                                 from = from.wrapping_add(stride);
@@ -200,6 +207,17 @@ fn read_strided<T: Element>(
         }
     }
     Ok(())
+}
+
+/// Columns of a matrix, `stride` elements from one to the next, as rows: few planes of an image as pixels.
+fn interleave<T: Element, const COLUMNS: usize>(x: &[T], stride: usize, y: &mut [T]) {
+    let rows = y.len() / COLUMNS;
+    let columns: [&[T]; COLUMNS] = core::array::from_fn(|column| &x[column * stride..][..rows]);
+    for (row, y) in y.chunks_exact_mut(COLUMNS).enumerate() {
+        for (y, column) in y.iter_mut().zip(columns) {
+            *y = column[row];
+        }
+    }
 }
 
 #[cfg(test)]
@@ -264,7 +282,7 @@ mod tests {
 
     #[test]
     fn transpositions_agree_with_indexing() {
-        let cases: [(&[u32], &[u8]); 10] = [
+        let cases: [(&[u32], &[u8]); 13] = [
             (&[2, 3], &[1, 0]),
             (&[37, 19], &[1, 0]),
             (&[2, 3, 4], &[0, 2, 1]),
@@ -272,6 +290,9 @@ mod tests {
             (&[2, 3, 4], &[1, 0, 2]),
             (&[2, 3, 4, 5], &[0, 3, 1, 2]),
             (&[2, 17, 18, 5], &[0, 2, 3, 1]),
+            (&[2, 2, 9, 5], &[0, 2, 3, 1]),
+            (&[1, 3, 7, 11], &[0, 2, 3, 1]),
+            (&[3, 4, 6, 5], &[0, 2, 3, 1]),
             (&[2, 3, 4, 5], &[3, 1, 2, 0]),
             (&[2, 1, 3, 1, 2, 1, 2, 3], &[7, 5, 3, 1, 0, 2, 4, 6]),
             (&[3, 2, 0], &[2, 0, 1]),

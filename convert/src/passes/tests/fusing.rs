@@ -88,6 +88,36 @@ fn normalisation_and_bias() {
             left: "Mul Add Conv+bias",
         },
         Case {
+            name: "a number in front of a convolution with padding",
+            build: |g| {
+                let x = g.input(&[1, 6, 5, 3]);
+                let three = g.scalar(3.0);
+                let y = g.binary(Div, x, three);
+                let y = g.conv(y, 4, 3, 1);
+                g.finish(&[y])
+            },
+            left: "Conv+bias",
+        },
+        Case {
+            name: "a scale and a shift between convolutions that an activation parts",
+            build: |g| {
+                let x = g.input(&[1, 6, 5, 3]);
+                let y = g.conv(x, 4, 1, 0);
+                let y = g.unary(UnaryKind::Tanh, y);
+                let (scale, shift) = (g.random(&[4]), g.random(&[4]));
+                let y = g.binary(Mul, scale, y);
+                let y = g.binary(Sub, shift, y);
+                let y = g.conv(y, 3, 3, 0);
+                let y = g.unary(UnaryKind::Tanh, y);
+                let shift = g.scalar(0.25);
+                let z = g.binary(Add, y, shift);
+                let z = g.conv(z, 3, 3, 1);
+                let w = g.dense(y, 2);
+                g.finish(&[z, w])
+            },
+            left: "Conv+bias Tanh Conv+bias Tanh Add Conv+bias MatMul",
+        },
+        Case {
             name: "batch norm before a matrix product",
             build: |g| {
                 let x = g.input(&[4, 6]);

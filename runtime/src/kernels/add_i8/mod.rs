@@ -66,7 +66,9 @@ pub fn select(isa: Isa) -> fn(&AddI8, &[i8], &[i8], &mut [i8]) {
         Isa::CortexM => cortex_m::add_i8_cortex_m,
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::Dotprod | Isa::I8mm if Isa::Neon.is_available() => aarch64::add_i8_neon,
-        _ => select_compiled!(isa, add_i8_scalar: fn(to: &AddI8, a: &[i8], b: &[i8], y: &mut [i8])),
+        _ => {
+            select_compiled!(isa, add_i8_scalar: fn(to: &AddI8, a: &[i8], b: &[i8], y: &mut [i8]))
+        }
     }
 }
 

@@ -143,7 +143,7 @@ impl<'a> Job<'a> {
 }
 
 /// A column of pixels is the same in memory as a row, and a row makes one strip.
-fn with_long_rows(geometry: ConvGeometry) -> ConvGeometry {
+pub(in crate::kernels) fn with_long_rows(geometry: ConvGeometry) -> ConvGeometry {
     let g = geometry;
     if g.in_w != 1 || g.out_w != 1 || g.kernel_w != 1 || g.pad_left != 0 {
         return g;

@@ -24,6 +24,8 @@ pub(super) use scalar::{Filter, Order, compute};
 
 #[cfg(target_arch = "aarch64")]
 pub(super) use aarch64::has_lowest;
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+pub(super) use implicit_gemm::with_long_rows;
 
 #[cfg(all(test, feature = "std"))]
 mod tests;

@@ -6,6 +6,7 @@
 
 use super::ConvI8;
 use super::implicit_gemm;
+use crate::kernels::requantize::x86_64::scales_are_below_one;
 use crate::kernels::{ConvGeometry, Packing};
 
 mod avx2;
@@ -43,7 +44,9 @@ pub(super) fn conv_i8_avx512vnni(conv: &mut ConvI8<'_>) {
         // SAFETY: this function has the features.
         unsafe { implicit_gemm::run::<Avx512>(conv) }
     }
-    if conv.weight_sums.is_empty() || conv.packing != Packing::Panels {
+    // SAFETY: `select` gives this function out only if `Isa::Avx512.is_available()`.
+    let below_one = unsafe { scales_are_below_one(&conv.epilogue) };
+    if conv.weight_sums.is_empty() || conv.packing != Packing::Panels || !below_one {
         // `Isa::Avx512` includes `Isa::Avx2`.
         return conv_i8_avx2(conv);
     }

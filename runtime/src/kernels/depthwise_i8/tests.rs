@@ -209,6 +209,14 @@ fn table() {
         Case { input: (12, 12, 16), stride: (2, 2), pad: (0, 0, 1, 1), ..square },
         Case { input: (3, 3, 256), ..square },
         Case { input: (6, 6, 128), stride: (2, 2), ..square },
+        // Rows of several registers, and registers of several pixels.
+        Case { input: (5, 23, 8), ..square },
+        Case { input: (5, 23, 16), ..square },
+        Case { input: (5, 23, 32), ..square },
+        Case { input: (5, 23, 8), stride: (2, 2), ..square },
+        Case { input: (5, 24, 16), stride: (1, 2), pad: (0, 0, 1, 1), ..square },
+        Case { input: (6, 23, 32), stride: (2, 2), ..square },
+        Case { input: (4, 40, 24), kernel: (2, 5), stride: (2, 3), pad: (1, 2, 0, 2), ..UNIT },
         // Smaller than the kernel, more padding than input.
         Case { input: (1, 1, 20), ..square },
         Case { input: (2, 1, 17), batch: 2, ..square },
@@ -234,7 +242,7 @@ fn table() {
 #[test]
 fn channels() {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
-    for channels in (1..=35).chain([47, 48, 49, 63, 64, 65]) {
+    for channels in (1..=35).chain([47, 48, 49, 63, 64, 65, 96, 100, 144]) {
         for kernel in [(3, 3), (2, 2)] {
             let stride = random.pick(&[(1, 1), (2, 2)]);
             let input = (4, 5, channels);

@@ -25,7 +25,7 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 
-pub use scalar::{average_quantized, average_stored_i8, max_quantized};
+pub use scalar::{average_i8, average_i16, average_stored_i8, max_quantized};
 
 /// `(geometry, input, output)`.
 pub type PoolF32Fn = fn(&PoolGeometry, &[f32], &mut [f32]);

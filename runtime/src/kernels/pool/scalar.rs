@@ -1,6 +1,7 @@
 //! Pooling in plain Rust, vectorised over channels by the compiler.
 
 use super::{BLOCK, PoolGeometry, PoolI8, Windows};
+use crate::Isa;
 use crate::kernels::requantize::{Quantized, round_clamp};
 
 /// The larger; a NaN stays.
@@ -120,22 +121,26 @@ pub fn max_quantized<T: Quantized>(
     }
 }
 
-/// Quantized average.
-pub fn average_quantized<T: Quantized>(
-    geometry: &PoolGeometry,
-    to: &PoolI8,
-    input: &[T],
-    output: &mut [T],
-) {
-    sums(geometry, to, to.input_zero_point, input, output, |to, sum, count, y| {
-        requantize(to, sum, to.scale / count as f32, y);
-    });
+/// Quantized average of i8.
+pub fn average_i8(geometry: &PoolGeometry, to: &PoolI8, input: &[i8], output: &mut [i8], isa: Isa) {
+    sums(geometry, to, input, output, sum_block_i8(isa), average);
+}
+
+/// Quantized average of i16.
+pub fn average_i16(geometry: &PoolGeometry, to: &PoolI8, input: &[i16], output: &mut [i16]) {
+    sums(geometry, to, input, output, sum_block, average);
 }
 
 /// Quantized average of the stored numbers.
-pub fn average_stored_i8(geometry: &PoolGeometry, to: &PoolI8, input: &[i8], output: &mut [i8]) {
-    sums(geometry, to, 0, input, output, |to, sum, count, y| {
-        let count = count.min(i32::MAX as u32) as i32;
+pub fn average_stored_i8(
+    geometry: &PoolGeometry,
+    to: &PoolI8,
+    input: &[i8],
+    output: &mut [i8],
+    isa: Isa,
+) {
+    sums(geometry, to, input, output, sum_block_i8(isa), |to, windows, sum, y| {
+        let count = windows.count().min(i32::MAX as u32) as i32;
         for (y, sum) in y.iter_mut().zip(sum) {
             let half = if *sum > 0 { count / 2 } else { -(count / 2) };
             *y = (sum.saturating_add(half) / count).max(to.min).min(to.max) as i8;
@@ -143,29 +148,51 @@ pub fn average_stored_i8(geometry: &PoolGeometry, to: &PoolI8, input: &[i8], out
     });
 }
 
-/// Makes outputs of sums and their count, which is at least 1.
-type Finish<T> = fn(&PoolI8, &[i32; BLOCK], u32, &mut [T]);
+/// Sums the windows of a block, whose channels are as many as the sums, or fewer.
+type SumBlock<T> = fn(&mut Windows<'_>, &[T], &mut [i32; BLOCK]);
 
-/// Sums windows of `q - zero_point`.
+/// Makes outputs of the sums of a block of windows.
+type Finish<T> = fn(&PoolI8, &Windows<'_>, &[i32; BLOCK], &mut [T]);
+
+/// Sums windows.
 #[inline(never)]
 fn sums<T: Quantized>(
     geometry: &PoolGeometry,
     to: &PoolI8,
-    zero_point: i32,
     input: &[T],
     output: &mut [T],
+    sum_block: SumBlock<T>,
     finish: Finish<T>,
 ) {
     let mut windows = geometry.windows();
     while windows.next_block() {
         let mut sum = [0i32; BLOCK];
-        while let Some(x) = windows.next_input(input) {
-            for (sum, x) in sum.iter_mut().zip(x) {
-                *sum = sum.wrapping_add(x.widen() - zero_point);
-            }
-        }
-        finish(to, &sum, windows.count(), windows.output(output));
+        sum_block(&mut windows, input, &mut sum);
+        finish(to, &windows, &sum, windows.output(output));
     }
+}
+
+#[inline(always)]
+fn sum_block<T: Quantized>(windows: &mut Windows<'_>, input: &[T], sum: &mut [i32; BLOCK]) {
+    while let Some(x) = windows.next_input(input) {
+        for (sum, x) in sum.iter_mut().zip(x) {
+            *sum = sum.wrapping_add(x.widen());
+        }
+    }
+}
+
+/// The sum's entry for an instruction set.
+fn sum_block_i8(isa: Isa) -> SumBlock<i8> {
+    select_compiled!(isa, sum_block: fn(windows: &mut Windows<'_>, input: &[i8], sum: &mut [i32; BLOCK]))
+}
+
+/// The average of `q - zero_point`.
+fn average<T: Quantized>(to: &PoolI8, windows: &Windows<'_>, sum: &[i32; BLOCK], y: &mut [T]) {
+    // Every position inside the input counts the zero point once.
+    let inside = windows.rows.inside.wrapping_mul(windows.columns.inside) as i32;
+    let offset = inside.wrapping_mul(to.input_zero_point);
+    let sum = sum.map(|sum| sum.wrapping_sub(offset));
+    requantize(to, &sum, to.scale / windows.count() as f32, y);
 }
 
 /// `round_ties_even(acc * scale)`, clamped, in the output's numbers.

@@ -1,5 +1,5 @@
 use super::{
-    ConvGeometry, PoolGeometry, PoolI8, Taps, average_quantized, average_stored_i8, max_quantized,
+    ConvGeometry, PoolGeometry, PoolI8, Taps, average_i8, average_stored_i8, max_quantized,
     select_average_f32, select_max_f32,
 };
 use crate::Isa;
@@ -68,7 +68,7 @@ fn check(g: &PoolGeometry, offset: usize, random: &mut Random) {
             kernel(g, input_f, y.get());
             y.written()
         };
-        let integers = |kernel: fn(&PoolGeometry, &PoolI8, &[i8], &mut [i8])| {
+        let integers = |kernel: &dyn Fn(&PoolGeometry, &PoolI8, &[i8], &mut [i8])| {
             let mut y = Output::new(output_len, offset, 85);
             kernel(g, &to, input_q, y.get());
             y.written()
@@ -78,8 +78,17 @@ fn check(g: &PoolGeometry, offset: usize, random: &mut Random) {
         for isa in Isa::available() {
             assert_eq!(got_f, of_isa(isa), "{g:?} on {isa}");
         }
-        let got_q =
-            [integers(max_quantized), integers(average_quantized), integers(average_stored_i8)];
+        let of_isa = |isa| {
+            [
+                integers(&max_quantized),
+                integers(&|g, to, x, y| average_i8(g, to, x, y, isa)),
+                integers(&|g, to, x, y| average_stored_i8(g, to, x, y, isa)),
+            ]
+        };
+        let got_q = of_isa(Isa::Scalar);
+        for isa in Isa::available() {
+            assert_eq!(got_q, of_isa(isa), "{g:?} on {isa}");
+        }
         for index in 0..output_len {
             let (pixel, channel) = (index / channels, index % channels);
             let (row, ox) = (pixel / out_w, pixel % out_w);

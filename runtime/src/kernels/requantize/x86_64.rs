@@ -103,23 +103,39 @@ impl RequantizeAvx2 {
     }
 }
 
-/// Constants of an [`EpilogueI8`], widened for AVX-512: sixteen accumulators at a time.
+/// Whether no accumulator times its scale leaves the range of i32, as [`RequantizeAvx512`] has it.
+#[target_feature(enable = "avx512f")]
+pub(crate) fn scales_are_below_one(epilogue: &EpilogueI8<'_>) -> bool {
+    let (vectors, rest) = epilogue.scale.as_chunks::<16>();
+    let mut below = 0xffff;
+    for vector in vectors {
+        // SAFETY: sixteen scales.
+        let scale = _mm512_abs_ps(unsafe { _mm512_loadu_ps(vector.as_ptr()) });
+        below &= _mm512_cmp_ps_mask::<_CMP_LT_OQ>(scale, _mm512_set1_ps(1.0));
+    }
+    below == 0xffff && rest.iter().all(|scale| scale.abs() < 1.0)
+}
+
+/// Constants of an [`EpilogueI8`] whose [scales are below one](scales_are_below_one), widened for
+/// AVX-512: sixteen accumulators at a time, narrowed in fours.
+///
+/// Scaled accumulators fit an i32, and the narrowings saturate: bounds are for the bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct RequantizeAvx512 {
-    low: __m512,
-    high: __m512,
     zero_point: __m512i,
+    min: __m512i,
+    max: __m512i,
     residual: ResidualAvx512,
 }
 
 #[derive(Clone, Copy)]
 struct ResidualAvx512 {
+    conv_low: __m512,
+    conv_high: __m512,
+    high: __m512,
     scale_conv: __m512,
     scale_data: __m512,
     zero_point: __m512i,
-    low: __m512,
-    high: __m512,
-    out_zero_point: __m512i,
 }
 
 impl RequantizeAvx512 {
@@ -127,54 +143,69 @@ impl RequantizeAvx512 {
     #[inline]
     pub(crate) fn new(epilogue: &EpilogueI8<'_>) -> Self {
         let EpilogueI8 { zero_point, min, max, residual, .. } = *epilogue;
-        let low = _mm512_set1_ps((min - zero_point) as f32);
-        let high = _mm512_set1_ps((max - zero_point) as f32);
-        let residual = match residual {
-            None => ResidualAvx512 {
-                scale_conv: _mm512_setzero_ps(),
-                scale_data: _mm512_setzero_ps(),
-                zero_point: _mm512_setzero_si512(),
-                low,
-                high,
-                out_zero_point: _mm512_setzero_si512(),
+        let conv_low = _mm512_set1_ps((min - zero_point) as f32);
+        let conv_high = _mm512_set1_ps((max - zero_point) as f32);
+        match residual {
+            None => RequantizeAvx512 {
+                zero_point: _mm512_set1_epi16(zero_point as i16),
+                min: _mm512_set1_epi8(min as i8),
+                max: _mm512_set1_epi8(max as i8),
+                residual: ResidualAvx512 {
+                    conv_low,
+                    conv_high,
+                    high: conv_high,
+                    scale_conv: _mm512_setzero_ps(),
+                    scale_data: _mm512_setzero_ps(),
+                    zero_point: _mm512_setzero_si512(),
+                },
             },
-            Some(r) => ResidualAvx512 {
-                scale_conv: _mm512_set1_ps(r.scale_conv),
-                scale_data: _mm512_set1_ps(r.scale_data),
-                zero_point: _mm512_set1_epi32(r.zero_point),
-                low: _mm512_set1_ps((r.min - r.out_zero_point) as f32),
-                high: _mm512_set1_ps((r.max - r.out_zero_point) as f32),
-                out_zero_point: _mm512_set1_epi32(r.out_zero_point),
+            Some(r) => RequantizeAvx512 {
+                zero_point: _mm512_set1_epi16(r.out_zero_point as i16),
+                min: _mm512_set1_epi8(r.min as i8),
+                max: _mm512_set1_epi8(r.max as i8),
+                residual: ResidualAvx512 {
+                    conv_low,
+                    conv_high,
+                    high: _mm512_set1_ps((r.max - r.out_zero_point) as f32),
+                    scale_conv: _mm512_set1_ps(r.scale_conv),
+                    scale_data: _mm512_set1_ps(r.scale_data),
+                    zero_point: _mm512_set1_epi32(r.zero_point),
+                },
             },
-        };
-        RequantizeAvx512 { low, high, zero_point: _mm512_set1_epi32(zero_point), residual }
+        }
     }
 
-    /// Without residual: sixteen outputs.
+    /// Without residual: `round(acc · scale)`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
-    pub(crate) fn apply(&self, acc: __m512i, scale: __m512) -> __m128i {
-        let q = self.clamped(acc, scale);
-        _mm512_cvtsepi32_epi8(_mm512_add_epi32(q, self.zero_point))
+    pub(crate) fn round(&self, acc: __m512i, scale: __m512) -> __m512i {
+        _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(acc), scale))
     }
 
-    /// With residual: sixteen outputs, given the sixteen elements to add.
+    /// With residual: the sum with sixteen elements of it (widened to i32), bounded from above: its
+    /// scales may be any.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
-    pub(crate) fn apply_sum(&self, acc: __m512i, scale: __m512, data: __m128i) -> __m128i {
+    pub(crate) fn round_sum(&self, acc: __m512i, scale: __m512, data: __m512i) -> __m512i {
         let r = &self.residual;
-        let conv = _mm512_mul_ps(_mm512_cvtepi32_ps(self.clamped(acc, scale)), r.scale_conv);
-        let data = _mm512_sub_epi32(_mm512_cvtepi8_epi32(data), r.zero_point);
-        let data = _mm512_mul_ps(_mm512_cvtepi32_ps(data), r.scale_data);
-        let sum = _mm512_min_ps(_mm512_max_ps(_mm512_add_ps(conv, data), r.low), r.high);
-        _mm512_cvtsepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(sum), r.out_zero_point))
+        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), scale);
+        let clamped = _mm512_min_ps(_mm512_max_ps(scaled, r.conv_low), r.conv_high);
+        let conv = _mm512_cvtepi32_ps(_mm512_cvtps_epi32(clamped));
+        let data = _mm512_cvtepi32_ps(_mm512_sub_epi32(data, r.zero_point));
+        let conv = _mm512_mul_ps(conv, r.scale_conv);
+        let data = _mm512_mul_ps(data, r.scale_data);
+        _mm512_cvtps_epi32(_mm512_min_ps(r.high, _mm512_add_ps(conv, data)))
     }
 
-    /// `clamp(round(acc · scale), min − zero_point, max − zero_point)`.
+    /// Adds the zero point to four results, narrows them to i8 and clamps them: each 128-bit lane has four of the
+    /// first result, then four of the second, the third, the fourth.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
-    fn clamped(&self, acc: __m512i, scale: __m512) -> __m512i {
-        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), scale);
-        _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(scaled, self.low), self.high))
+    pub(crate) fn pack(&self, results: [__m512i; 4]) -> __m512i {
+        let [a, b, c, d] = results;
+        let low = _mm512_adds_epi16(_mm512_packs_epi32(a, b), self.zero_point);
+        let high = _mm512_adds_epi16(_mm512_packs_epi32(c, d), self.zero_point);
+        let bytes = _mm512_packs_epi16(low, high);
+        _mm512_min_epi8(_mm512_max_epi8(bytes, self.min), self.max)
     }
 }

@@ -238,27 +238,143 @@ unsafe fn tile_avx512vnni_of<const PIXELS: usize, const PANELS: usize, const SUM
             }
         }
     }
-    for panel in 0..PANELS {
-        let channels = (tile.channels - panel * PANEL_N).min(PANEL_N);
-        let mask = ((1u32 << channels) - 1) as __mmask16;
-        // SAFETY: the scales are padded to whole panels; output and residual have `channels`
-        // elements at this place in each of the rows of the tile, and the mask leaves out more.
-        unsafe {
-            let scale = _mm512_loadu_ps(tile.scale.add(panel * PANEL_N));
-            for pixel in 0..PIXELS {
-                let mut sum = acc[0][pixel][panel];
-                for i in 1..SUMS {
-                    sum = _mm512_add_epi32(sum, acc[i][pixel][panel]);
-                }
-                let bytes = if tile.residual.is_null() {
-                    requantize.apply(sum, scale)
-                } else {
-                    let at = tile.residual.add(pixel * tile.residual_stride + panel * PANEL_N);
-                    requantize.apply_sum(sum, scale, _mm_maskz_loadu_epi8(mask, at))
-                };
-                let at = tile.output.add(pixel * tile.output_stride + panel * PANEL_N);
-                _mm_mask_storeu_epi8(at, mask, bytes);
+    let mut sums = [[_mm512_setzero_si512(); PANELS]; PIXELS];
+    for pixel in 0..PIXELS {
+        for panel in 0..PANELS {
+            sums[pixel][panel] = acc[0][pixel][panel];
+            for i in 1..SUMS {
+                sums[pixel][panel] = _mm512_add_epi32(sums[pixel][panel], acc[i][pixel][panel]);
             }
         }
     }
+    // SAFETY: as the caller's.
+    unsafe {
+        if !tile.residual.is_null() {
+            round_sum_avx512(&mut sums, tile, requantize);
+        } else {
+            round_avx512(&mut sums, tile, requantize);
+        }
+        if tile.channels >= PANELS * PANEL_N {
+            store_avx512::<PIXELS, PANELS, true>(&sums, tile, requantize);
+        } else {
+            store_avx512::<PIXELS, PANELS, false>(&sums, tile, requantize);
+        }
+    }
+}
+
+/// Scales the sums of a tile and rounds them.
+///
+/// # Safety
+///
+/// The tile has these pixels and panels.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+unsafe fn round_avx512<const PIXELS: usize, const PANELS: usize>(
+    sums: &mut [[__m512i; PANELS]; PIXELS],
+    tile: &Tile<'_>,
+    requantize: &RequantizeAvx512,
+) {
+    for panel in 0..PANELS {
+        // SAFETY: the scales are padded to whole panels.
+        let scale = unsafe { _mm512_loadu_ps(tile.scale.add(panel * PANEL_N)) };
+        for pixel in 0..PIXELS {
+            sums[pixel][panel] = requantize.round(sums[pixel][panel], scale);
+        }
+    }
+}
+
+/// As [`round_avx512`], with the residual.
+///
+/// # Safety
+///
+/// As [`round_avx512`]; the tile has a residual.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+unsafe fn round_sum_avx512<const PIXELS: usize, const PANELS: usize>(
+    sums: &mut [[__m512i; PANELS]; PIXELS],
+    tile: &Tile<'_>,
+    requantize: &RequantizeAvx512,
+) {
+    for panel in 0..PANELS {
+        let mask = mask_of(tile.channels - panel * PANEL_N);
+        // SAFETY: the scales are padded to whole panels; the residual has these channels in each of
+        // the rows of the tile, and the mask leaves out more.
+        unsafe {
+            let scale = _mm512_loadu_ps(tile.scale.add(panel * PANEL_N));
+            for pixel in 0..PIXELS {
+                let at = tile.residual.add(pixel * tile.residual_stride + panel * PANEL_N);
+                let data = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, at));
+                sums[pixel][panel] = requantize.round_sum(sums[pixel][panel], scale, data);
+            }
+        }
+    }
+}
+
+/// Narrows a tile to i8 and writes it; `FULL` if all channels of its panels exist.
+///
+/// # Safety
+///
+/// The tile has these pixels and panels.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+unsafe fn store_avx512<const PIXELS: usize, const PANELS: usize, const FULL: bool>(
+    sums: &[[__m512i; PANELS]; PIXELS],
+    tile: &Tile<'_>,
+    requantize: &RequantizeAvx512,
+) {
+    // From four of each of four panels to all of each.
+    let in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    for first in (0..PIXELS * PANELS).step_by(4) {
+        let sum = |i: usize| {
+            let i = (first + i).min(PIXELS * PANELS - 1);
+            sums[i / PANELS][i % PANELS]
+        };
+        let bytes = requantize.pack([sum(0), sum(1), sum(2), sum(3)]);
+        let bytes = _mm512_permutexvar_epi32(in_order, bytes);
+        let pixel = first / PANELS;
+        // SAFETY: the output has `channels` channels from the tile's first on, in each of the tile's rows.
+        unsafe {
+            let to = |pixel: usize| tile.output.add(pixel * tile.output_stride);
+            match PANELS {
+                4 if FULL => _mm512_storeu_si512(to(pixel).cast(), bytes),
+                4 => {
+                    let mask = (1u64 << tile.channels) - 1;
+                    _mm512_mask_storeu_epi8(to(pixel), mask, bytes);
+                }
+                2 => {
+                    let mask = ((1u64 << tile.channels.min(32)) - 1) as __mmask32;
+                    let halves =
+                        [_mm512_castsi512_si256(bytes), _mm512_extracti64x4_epi64::<1>(bytes)];
+                    for i in 0..2.min(PIXELS - pixel) {
+                        if FULL {
+                            _mm256_storeu_si256(to(pixel + i).cast(), halves[i]);
+                        } else {
+                            _mm256_mask_storeu_epi8(to(pixel + i), mask, halves[i]);
+                        }
+                    }
+                }
+                _ => {
+                    let mask = mask_of(tile.channels);
+                    let quarters = [
+                        _mm512_castsi512_si128(bytes),
+                        _mm512_extracti32x4_epi32::<1>(bytes),
+                        _mm512_extracti32x4_epi32::<2>(bytes),
+                        _mm512_extracti32x4_epi32::<3>(bytes),
+                    ];
+                    for i in 0..4.min(PIXELS - pixel) {
+                        if FULL {
+                            _mm_storeu_si128(to(pixel + i).cast(), quarters[i]);
+                        } else {
+                            _mm_mask_storeu_epi8(to(pixel + i), mask, quarters[i]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The first `channels` lanes, at most all.
+fn mask_of(channels: usize) -> __mmask16 {
+    ((1u32 << channels.min(PANEL_N)) - 1) as __mmask16
 }

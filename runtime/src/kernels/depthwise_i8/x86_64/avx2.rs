@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{WEIGHT_BYTES, layout};
+use super::{WEIGHT_BYTES, layout_avx2};
 use crate::kernels::depthwise_i8::padded_c;
 use crate::kernels::depthwise_i8::walk::{
     BLOCK, Job, Row3x3, for_each_pixel, for_each_row_3x3, is_3x3,
@@ -30,7 +30,7 @@ pub(super) unsafe fn run_avx2(job: &Job<'_>) {
     }
     let taps = g.kernel_h * g.kernel_w;
     let pairs = taps.div_ceil(2);
-    let layout = layout(g, pairs);
+    let layout = layout_avx2(g);
     // SAFETY: scratch has this layout.
     let padding = unsafe { job.fill_padding(&layout) };
     let requantize = RequantizeAvx2::new(&job.epilogue);
