@@ -571,7 +571,7 @@ fn run_panels_f32<const ISA: usize>(
     let kernel = conv_f32::select(isa);
     #[cfg(feature = "std")]
     if let Some(crew) = crew {
-        return conv_parts::run_f32(crew, conv, kernel);
+        return conv_parts::run_f32(crew, conv, isa, kernel);
     }
     kernel(&mut conv);
     Ok(())

@@ -1,12 +1,13 @@
 //! Convolutions and fully connected layers in parts: the same kernel over a part of the output.
 //!
-//! Which axis is cut follows from the geometry alone. Integer sums don't depend on it. Float sums do by the tiles of the kernel, which is
+//! Which axis is cut follows from the geometry and the kernel. Integer sums don't depend on it. Float sums do by the tiles of the kernel, which is
 //! why dense float convolutions are cut where tiles begin: by pixels at the multiples that
 //! [`conv_f32::cut`] names, and where those are too few by pairs of panels of output channels.
 
 use core::ops::Range;
 
 use crate::error::StepErrorKind;
+use crate::format::Layout;
 use crate::isa::Isa;
 use crate::kernels::conv_f32::grouped::{GroupedWeights, plane_lens};
 use crate::kernels::conv_f32::{self, ConvF32};
@@ -50,9 +51,9 @@ enum Axis {
 }
 
 /// The axis of a dense float layer, and its units.
-fn axis_f32(g: &ConvGeometry, pieces: usize) -> Option<(Axis, usize)> {
+fn axis_f32(g: &ConvGeometry, isa: Isa, is_grouped: bool, pieces: usize) -> Option<(Axis, usize)> {
     if g.out_pixels() >= FEW_PIXELS {
-        let (unit, units) = conv_f32::cut(g, pieces);
+        let (unit, units) = conv_f32::cut(g, isa, is_grouped, pieces);
         return Some((Axis::Pixels(unit), units));
     }
     (g.groups == 1).then(|| (Axis::Channels, g.out_c.div_ceil(UNIT_CHANNELS)))
@@ -200,11 +201,16 @@ pub(super) fn share_bytes_i8(
     (0..cut.parts).map(of).max().unwrap_or(0)
 }
 
+/// Whether a float layer's weights are grouped.
+fn is_grouped(step: &Step<'_>) -> bool {
+    matches!(step.input_layout(WEIGHTS), Layout::GroupedW8 | Layout::GroupedW4)
+}
+
 /// What there is to share of a dense float layer.
 pub(super) fn work_f32(step: &Step<'_>, isa: Isa, geometry: GeometryFn) -> Option<Work> {
     let g = geometry_of(step, geometry)?;
     // With the smallest units.
-    let (_, units) = axis_f32(&g, usize::MAX)?;
+    let (_, units) = axis_f32(&g, isa, is_grouped(step), usize::MAX)?;
     let weight_bytes = step.input_place(WEIGHTS)?.bytes;
     Some(Work { units, ns: work_ns(&g, Rates::CONV_F32.of(isa), weight_bytes) })
 }
@@ -218,7 +224,7 @@ pub(super) fn share_bytes_f32(
 ) -> usize {
     let bytes = scratch_bytes_f32(step, isa, geometry).next_multiple_of(SHARE_ALIGN);
     let Some(g) = geometry_of(step, geometry) else { return bytes };
-    match axis_f32(&g, parts) {
+    match axis_f32(&g, isa, is_grouped(step), parts) {
         Some((Axis::Channels, units)) => {
             let cut = Cut { units, parts: parts.min(units) };
             bytes.saturating_add(staged_len(&g, cut) * size_of::<f32>())
@@ -341,10 +347,12 @@ pub(super) fn run_depthwise_f32(
 pub(super) fn run_f32(
     mut crew: Crew<'_>,
     conv: ConvF32<'_>,
+    isa: Isa,
     kernel: fn(&mut ConvF32<'_>),
 ) -> Result<(), StepErrorKind> {
     let g = conv.geometry;
-    let (axis, units) = axis_f32(&g, crew.parts).ok_or(StepErrorKind::TooLarge)?;
+    let is_grouped = matches!(conv.weights, PanelWeights::Grouped(_));
+    let (axis, units) = axis_f32(&g, isa, is_grouped, crew.parts).ok_or(StepErrorKind::TooLarge)?;
     let cut = crew.cut(units);
     let shares = Shares::new(conv.scratch, crew.threads());
     let (input, weights, epilogue) = (conv.input, conv.weights, conv.epilogue);

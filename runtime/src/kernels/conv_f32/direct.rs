@@ -36,8 +36,8 @@ const WIDE_K: usize = 96;
 /// A call is sound when the CPU has the kernel's instruction set, and
 ///
 /// - from each of `lines`, elements `offset + p * pixel_step..` are readable for each pixel `p` of the tiles, `run` of them;
-/// - `weights` are readable for `lines.len() * run` rows of [`PANEL_N`] elements, in each of `panels`, `panel_stride` apart;
-/// - `bias` is readable for all panels, and `residual`, unless null, for a row of `cols` elements per pixel, `residual_stride` apart;
+/// - `weights` are readable for `lines.len() * run` rows of [`PANEL_N`] elements, in panels for `cols`, `panel_stride` apart;
+/// - `bias` is readable for whole panels, and `residual`, unless null, for a row of `cols` elements per pixel, `residual_stride` apart;
 /// - `output` is writable for as many rows of `cols` elements, `output_stride` apart.
 pub(crate) struct DirectTiles<'a> {
     /// The lines of the kernel's rows that are inside the input.
@@ -51,9 +51,7 @@ pub(crate) struct DirectTiles<'a> {
     pub(crate) tiles: usize,
     pub(crate) weights: WeightPtr,
     pub(crate) panel_stride: usize,
-    /// 1, 2 or 4.
-    pub(crate) panels: usize,
-    /// More than the panels but the last hold, at most what all hold.
+    /// More than 48, or at most 32: four panels, two or one.
     pub(crate) cols: usize,
     pub(crate) bias: *const f32,
     pub(crate) residual: *const f32,
@@ -69,10 +67,21 @@ pub(crate) struct DirectTiles<'a> {
 pub(crate) struct DirectKernel {
     /// Most panels of a tile: 1 or 4.
     pub(crate) most_panels: usize,
-    /// How many of so many pixels a tile of so many panels and columns takes: at least one.
-    pub(crate) pixels: fn(usize, usize, usize) -> usize,
+    /// How many of so many pixels a tile of so many columns takes: at least one.
+    pub(crate) pixels: fn(usize, usize) -> usize,
     /// Unsafe as [`DirectTiles`] says.
     pub(crate) run: unsafe fn(&DirectTiles<'_>),
+}
+
+impl DirectKernel {
+    /// Panels of the next tile of so many columns.
+    fn panels(&self, cols: usize, k: usize) -> usize {
+        match cols.div_ceil(PANEL_N) {
+            4.. if self.most_panels >= 4 && k <= WIDE_K => 4,
+            2.. if self.most_panels >= 2 => 2,
+            _ => 1,
+        }
+    }
 }
 
 /// The most of `sizes`, which begin with 1 and grow, that goes into `pixels` cut evenly.
@@ -200,15 +209,11 @@ unsafe fn row(
         let segment = segment..columns.end.min(segment + SEGMENT);
         let mut col = 0;
         while col < g.out_c {
-            let panels = match (g.out_c - col).div_ceil(PANEL_N) {
-                4.. if kernel.most_panels >= 4 && k <= WIDE_K => 4,
-                2.. if kernel.most_panels >= 2 => 2,
-                _ => 1,
-            };
+            let panels = kernel.panels(g.out_c - col, k);
             let cols = (panels * PANEL_N).min(g.out_c - col);
             let mut ox = segment.start;
             while ox < segment.end {
-                let pixels = (kernel.pixels)(segment.end - ox, panels, cols);
+                let pixels = (kernel.pixels)(segment.end - ox, cols);
                 let count = (segment.end - ox) / pixels;
                 let pixel = pixel + ox - columns.start;
                 let output =
@@ -232,7 +237,6 @@ unsafe fn row(
                     tiles: count,
                     weights: WeightPtr::new(weights, col * k + ky.start * run * PANEL_N),
                     panel_stride: PANEL_N * k,
-                    panels,
                     cols,
                     bias: args.epilogue.bias[col..].as_ptr(),
                     residual,
@@ -250,6 +254,54 @@ unsafe fn row(
             }
             col += cols;
         }
+    }
+}
+
+/// `[m, k] × [k, n]`, dense, by tiles of `kernel`.
+///
+/// # Safety
+///
+/// The CPU has the instruction set of `kernel`; `b` has panels of `k` rows for `n` columns, which are whole panels, `zeros` has `n`
+/// zeros, and `output` is writable.
+pub(super) unsafe fn matrix_product(
+    kernel: DirectKernel,
+    [m, k, n]: [usize; 3],
+    a: *const f32,
+    b: *const f32,
+    zeros: *const f32,
+    output: *mut f32,
+) {
+    let mut col = 0;
+    while col < n {
+        let panels = kernel.panels(n - col, k);
+        let cols = panels * PANEL_N;
+        let mut row = 0;
+        while row < m {
+            let pixels = (kernel.pixels)(m - row, cols);
+            let tiles = DirectTiles {
+                lines: &[a],
+                offset: row * k,
+                run: k,
+                pixel_step: k,
+                pixels,
+                tiles: (m - row) / pixels,
+                weights: WeightPtr::F32(b.wrapping_add(col * k)),
+                panel_stride: PANEL_N * k,
+                cols,
+                bias: zeros,
+                residual: ptr::null(),
+                residual_stride: 0,
+                output: output.wrapping_add(row * n + col),
+                output_stride: n,
+                min: f32::NEG_INFINITY,
+                max: f32::INFINITY,
+            };
+            // SAFETY: the caller vouches for the instruction set and the matrices, of which rows below m and columns
+            // below n are named.
+            unsafe { (kernel.run)(&tiles) };
+            row += tiles.tiles * pixels;
+        }
+        col += cols;
     }
 }
 

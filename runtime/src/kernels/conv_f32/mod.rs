@@ -15,6 +15,11 @@
 //! `γ(n) = n * u / (1 - n * u)` and `u = 2⁻²⁴`: K + 3 roundings at most touch a term, in whatever
 //! order (Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., §3.1 and §4.2).
 //! The clamp doesn't enlarge an error.
+//!
+//! 3×3 convolutions of stride 1 may be computed by [Winograd's filtering](winograd), on x86-64. Then the sizes that errors are relative
+//! to are those of what is added up: `|Aᵀ| (sum over c of (|G| |w| |Gᵀ|) ⊙ (|Bᵀ| |x| |B|)) |A| + |bias| + |residual|`, with all
+//! 6×6 inputs of a tile of outputs, and the error is within `γ(C + 24)` of it: a term goes through C sums, 4 roundings with
+//! the inputs, 10 with the weights, 8 with the outputs, and 2 at the end.
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) mod aarch64;
@@ -52,6 +57,8 @@ pub(crate) mod tests;
     test
 ))]
 pub(crate) mod tile;
+#[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
+mod winograd;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 pub(crate) mod x86_64;
 
@@ -116,6 +123,8 @@ pub fn scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
         Isa::Scalar | Isa::CortexM => 0,
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        Isa::Avx2 | Isa::Avx512 if winograd::suits(geometry) => winograd::scratch_len(geometry),
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
         Isa::Avx2 | Isa::Avx512 if direct::suits(geometry) => direct::scratch_len(geometry),
         _ => blocking::scratch_len(geometry),
     }
@@ -144,14 +153,28 @@ pub fn grouped_scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
 ///
 /// Kernels walk pixels in blocks of 48, and only in the last, partial block the height of tiles, and with it
 /// the order of sums, depends on how many there are. Halves of whole blocks are whole tiles, too.
-pub fn cut(geometry: &ConvGeometry, pieces: usize) -> (usize, usize) {
+///
+/// Winograd's tiles are rows of the image, computed again by every piece that has a part of them.
+pub fn cut(geometry: &ConvGeometry, isa: Isa, is_grouped: bool, pieces: usize) -> (usize, usize) {
     let pixels = geometry.out_pixels();
-    let unit = if pixels / blocking::BLOCK_ROWS >= pieces {
-        blocking::BLOCK_ROWS
-    } else {
-        blocking::BLOCK_ROWS / 2
+    let unit = match rows_of_tiles(geometry, isa) {
+        Some(rows) if !is_grouped => rows * geometry.out_w,
+        _ if pixels / blocking::BLOCK_ROWS >= pieces => blocking::BLOCK_ROWS,
+        _ => blocking::BLOCK_ROWS / 2,
     };
     (unit, pixels / unit)
+}
+
+/// Rows of the output that kernels which transform weights compute together; none if `isa` has no such kernel for the shape.
+fn rows_of_tiles(geometry: &ConvGeometry, isa: Isa) -> Option<usize> {
+    #[cfg(all(target_arch = "x86_64", feature = "std"))]
+    if matches!(isa, Isa::Avx2 | Isa::Avx512) && winograd::suits(geometry) {
+        let rows = winograd::TILE;
+        let is_aligned = geometry.batch == 1 || geometry.out_h.is_multiple_of(rows);
+        return Some(if is_aligned { rows } else { geometry.out_h });
+    }
+    let _ = (geometry, isa);
+    None
 }
 
 /// Writes the weights `[out_c][kernel_h][kernel_w][in_c / groups]` as zero-padded panels

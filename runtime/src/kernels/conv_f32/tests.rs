@@ -4,6 +4,9 @@ use super::direct::{DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, ev
 use super::grouped::{GROUP_SIZES, GroupedBits, GroupedWeights, plane_lens};
 use super::lanes::{Array, Lanes, W4, W8, Weight};
 use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile};
+use super::winograd::{
+    self, WinogradKernel, conv_f32_winograd, input_tile, output_tile_of, weight_panel,
+};
 use super::*;
 use crate::kernels::shapes::{F32_CONVOLUTION, Family, GROUPED_CONVOLUTION, Shape};
 use crate::kernels::testing::{Output, placed};
@@ -128,6 +131,8 @@ struct Problem {
     bias: Vec<f32>,
     residual: Vec<f32>,
     expected: Vec<(f64, f64)>,
+    /// What each element may be off by Winograd's filtering, where it suits.
+    winograd: Vec<f64>,
 }
 
 impl Problem {
@@ -182,6 +187,7 @@ impl Problem {
 
         // The oracle: taps outside the input are skipped, everything else is the definition.
         let mut expected = Vec::new();
+        let mut winograd = winograd_tolerance(&g, &input, &ohwi);
         let gamma = gamma(g.k() + EPILOGUE_ROUNDINGS);
         for b in 0..g.batch {
             for oy in 0..g.out_h {
@@ -224,6 +230,9 @@ impl Problem {
                             sum += term;
                             size += term.abs();
                         }
+                        if let Some(tolerance) = winograd.get_mut(expected.len()) {
+                            *tolerance += gamma * size;
+                        }
                         let y = sum.max(variant.min as f64).min(variant.max as f64);
                         expected.push((y, gamma * size));
                     }
@@ -240,6 +249,7 @@ impl Problem {
             bias,
             residual,
             expected,
+            winograd,
         }
     }
 
@@ -297,6 +307,9 @@ impl Problem {
 
     fn check(&self, name: &str, output: &[f32]) {
         let g = self.geometry;
+        let is_winograd = !self.winograd.is_empty()
+            && self.variant.grouped.is_none()
+            && (name.contains("winograd") || ["avx2", "avx512"].contains(&name));
         for (i, &y) in output.iter().enumerate() {
             let (pixel, channel) =
                 (i / (g.out_c + self.variant.gap), i % (g.out_c + self.variant.gap));
@@ -304,7 +317,10 @@ impl Problem {
                 assert_eq!(y, UNTOUCHED, "{name} wrote between rows: {g:?} {:?}", self.variant);
                 continue;
             }
-            let (expected, tolerance) = self.expected[pixel * g.out_c + channel];
+            let (expected, mut tolerance) = self.expected[pixel * g.out_c + channel];
+            if is_winograd {
+                tolerance = self.winograd[pixel * g.out_c + channel];
+            }
             assert!(
                 (y as f64 - expected).abs() <= tolerance,
                 "{name}, pixel {pixel}, channel {channel}: {y}, expected {expected} ± {tolerance}: {g:?} {:?}",
@@ -312,6 +328,86 @@ impl Problem {
             );
         }
     }
+}
+
+/// Roundings of a term besides those of the sum over channels.
+const WINOGRAD_ROUNDINGS: usize = 24;
+
+/// The bound of Winograd's filtering on sums, per element of the output; nothing where it doesn't suit.
+fn winograd_tolerance(g: &ConvGeometry, input: &[f32], ohwi: &[f32]) -> Vec<f64> {
+    // |Bᵀ|, |G| and |Aᵀ| of F(4×4, 3×3), with 4, 0, −5, 0, 1, 0 for the first row of Bᵀ.
+    const B: [[f64; 6]; 6] = [
+        [4., 0., 5., 0., 1., 0.],
+        [0., 4., 4., 1., 1., 0.],
+        [0., 4., 4., 1., 1., 0.],
+        [0., 2., 1., 2., 1., 0.],
+        [0., 2., 1., 2., 1., 0.],
+        [0., 4., 0., 5., 0., 1.],
+    ];
+    const G: [[f64; 3]; 6] = [
+        [1. / 4., 0., 0.],
+        [1. / 6., 1. / 6., 1. / 6.],
+        [1. / 6., 1. / 6., 1. / 6.],
+        [1. / 24., 1. / 12., 1. / 6.],
+        [1. / 24., 1. / 12., 1. / 6.],
+        [0., 0., 1.],
+    ];
+    const A: [[f64; 6]; 4] = [
+        [1., 1., 1., 1., 1., 0.],
+        [0., 1., 1., 2., 2., 0.],
+        [0., 1., 1., 4., 4., 0.],
+        [0., 1., 1., 8., 8., 1.],
+    ];
+    if !winograd::suits(g) {
+        return vec![];
+    }
+    /// `left` x `left`ᵀ, of squares.
+    fn around<const R: usize, const K: usize>(
+        left: &[[f64; K]; R],
+        x: &dyn Fn(usize, usize) -> f64,
+    ) -> [[f64; R]; R] {
+        let half: [[f64; K]; R] = std::array::from_fn(|i| {
+            std::array::from_fn(|j| (0..K).map(|k| left[i][k] * x(k, j)).sum())
+        });
+        std::array::from_fn(|i| {
+            std::array::from_fn(|j| (0..K).map(|k| half[i][k] * left[j][k]).sum())
+        })
+    }
+    let weights: Vec<[[f64; 6]; 6]> = (0..g.out_c * g.in_c)
+        .map(|i| {
+            let tap = |y: usize, x: usize| ((i / g.in_c * 3 + y) * 3 + x) * g.in_c + i % g.in_c;
+            around(&G, &|y, x| f64::from(ohwi[tap(y, x)].abs()))
+        })
+        .collect();
+    let gamma = gamma(g.in_c + WINOGRAD_ROUNDINGS);
+    let mut tolerance = vec![0.0; g.out_pixels() * g.out_c];
+    for (b, top) in (0..g.batch).flat_map(|b| (0..g.out_h).step_by(4).map(move |top| (b, top))) {
+        for left in (0..g.out_w).step_by(4) {
+            let inputs: Vec<[[f64; 6]; 6]> = (0..g.in_c)
+                .map(|c| {
+                    around(&B, &|i, j| {
+                        let y = (top + i).wrapping_sub(g.pad_top);
+                        let x = (left + j).wrapping_sub(g.pad_left);
+                        let at = || ((b * g.in_h + y) * g.in_w + x) * g.in_c + c;
+                        if y < g.in_h && x < g.in_w { f64::from(input[at()].abs()) } else { 0.0 }
+                    })
+                })
+                .collect();
+            for oc in 0..g.out_c {
+                let size = around(&A, &|i, j| {
+                    let products = |c: usize| weights[oc * g.in_c + c][i][j] * inputs[c][i][j];
+                    (0..g.in_c).map(products).sum()
+                });
+                for (y, x) in (0..4).flat_map(|y| (0..4).map(move |x| (y, x))) {
+                    if top + y < g.out_h && left + x < g.out_w {
+                        let pixel = (b * g.out_h + top + y) * g.out_w + left + x;
+                        tolerance[pixel * g.out_c + oc] = gamma * size[y][x];
+                    }
+                }
+            }
+        }
+    }
+    tolerance
 }
 
 /// The tile of an instruction set with `L::LEN` lanes, in plain Rust.
@@ -423,7 +519,7 @@ const ARRAY_DIRECT: [(&str, DirectKernel); 2] = [
         "8 lanes, direct",
         DirectKernel {
             most_panels: 1,
-            pixels: |pixels, _, _| even(pixels, &[1, 4]),
+            pixels: |pixels, _| even(pixels, &[1, 4]),
             run: array_direct::<Array<8>>,
         },
     ),
@@ -431,10 +527,34 @@ const ARRAY_DIRECT: [(&str, DirectKernel); 2] = [
         "16 lanes, direct",
         DirectKernel {
             most_panels: 4,
-            pixels: |pixels, _, _| even(pixels, &[1, 4]),
+            pixels: |pixels, _| even(pixels, &[1, 4]),
             run: array_direct::<Array<16>>,
         },
     ),
+];
+
+const fn array_winograd<L: Lanes>(product: DirectKernel) -> WinogradKernel {
+    WinogradKernel {
+        input: input_tile::<L>,
+        weights: |panel| {
+            // SAFETY: the contract is the same.
+            unsafe {
+                match panel.weights {
+                    WeightPtr::F32(w) => weight_panel::<L, f32>(panel, w),
+                    WeightPtr::F16(w) => weight_panel::<L, f16>(panel, w),
+                    WeightPtr::Grouped(_) => unreachable!(),
+                }
+            }
+        },
+        output: output_tile_of::<L>,
+        product,
+    }
+}
+
+/// As [`ARRAY_TILES`].
+const ARRAY_WINOGRAD: [(&str, WinogradKernel); 2] = [
+    ("8 lanes, winograd", array_winograd::<Array<8>>(ARRAY_DIRECT[0].1)),
+    ("16 lanes, winograd", array_winograd::<Array<16>>(ARRAY_DIRECT[1].1)),
 ];
 
 /// Runs a problem on every kernel that can run here.
@@ -460,6 +580,17 @@ fn check_all(geometry: ConvGeometry, variant: Variant, seed: u64) {
             // SAFETY: plain Rust needs no instruction set.
             let output = problem.run(blocked_len, in_place, |args| unsafe {
                 blocked::conv_f32_blocked(args, tile)
+            });
+            problem.check(name, &output);
+        }
+        for (name, kernel) in ARRAY_WINOGRAD {
+            if variant.grouped.is_some() || !winograd::suits(&geometry) {
+                continue;
+            }
+            let output = problem.run(winograd::scratch_len(&geometry), in_place, |args| {
+                let PanelWeights::Float(weights) = args.weights else { unreachable!() };
+                // SAFETY: plain Rust needs no instruction set.
+                unsafe { conv_f32_winograd(args, weights, kernel) }
             });
             problem.check(name, &output);
         }
@@ -689,6 +820,27 @@ fn every_width_of_a_row() {
     }
 }
 
+#[test]
+fn transformed() {
+    let mut random = Random::new(17);
+    let mut shape = |(in_h, in_w, in_c, out_c)| {
+        let geometry = ConvGeometry { in_h, in_w, in_c, out_c, ..BASE };
+        let batch = random.pick(&[1, 1, 2, 3]);
+        let geometry = ConvGeometry { batch, pad_top: random.pick(&[0, 1, 2]), ..geometry };
+        let geometry = ConvGeometry { pad_left: random.pick(&[0, 1, 2]), ..geometry };
+        with_output(geometry, random.pick(&[0, 1, 2, 5]), random.pick(&[0, 1, 2, 5]))
+    };
+    // Of whole tiles and of parts; several blocks of tiles, of channels and of both.
+    let sizes = [(8, 8, 64, 64), (9, 11, 16, 48), (13, 22, 32, 16), (40, 40, 16, 16)];
+    let more = [(12, 11, 144, 80), (21, 21, 112, 32), (9, 9, 384, 16), (9, 64, 16, 272)];
+    let shapes: Vec<_> = sizes.into_iter().chain(more).cycle().take(24).collect();
+    for (seed, size) in shapes.into_iter().enumerate() {
+        let geometry = shape(size);
+        assert!(winograd::suits(&geometry));
+        check_all(geometry, Variant::random(&mut Random::new(seed as u64)), seed as u64);
+    }
+}
+
 /// Any range of pixels gives the bits that all of them give.
 #[test]
 fn ranges_of_pixels() {
@@ -696,6 +848,8 @@ fn ranges_of_pixels() {
         ConvGeometry { in_h: 20, in_w: 11, in_c: 3, out_h: 20, out_w: 11, batch: 2, ..BASE },
         ConvGeometry { in_c: 70, in_h: 20, in_w: 11, out_h: 20, out_w: 11, ..BASE },
         ConvGeometry::matmul(250, 20, 50),
+        ConvGeometry { in_c: 32, out_c: 32, in_h: 21, out_h: 21, batch: 2, ..BASE },
+        ConvGeometry { in_c: 16, out_c: 16, in_h: 22, out_h: 22, in_w: 30, out_w: 30, ..BASE },
         ConvGeometry { in_w: 3, out_w: 3, in_h: 40, out_h: 40, ..BASE },
     ];
     for (g, isa) in shapes.into_iter().flat_map(|g| Isa::available().map(move |isa| (g, isa))) {
@@ -719,7 +873,7 @@ fn ranges_of_pixels() {
         };
         let all = run(0..g.out_pixels());
         for pieces in [2, 3, 5] {
-            let (unit, units) = cut(&g, pieces);
+            let (unit, units) = cut(&g, isa, false, pieces);
             for first in 0..units {
                 let end = if first + 1 == units { g.out_pixels() } else { (first + 1) * unit };
                 let part = run(first * unit..end);
@@ -855,11 +1009,11 @@ fn nan_and_infinity_pass_the_clamp_as_documented() {
 
 #[test]
 fn short_slices_panic() {
+    let transformed = ConvGeometry { in_c: 16, out_c: 32, in_h: 15, out_h: 15, ..BASE };
     // What is cut from: input, weights, bias, residual, output, scratch.
-    for cut in 0..6 {
+    for (cut, g) in (0..6).flat_map(|cut| [(cut, BASE), (cut, transformed)]) {
         for isa in Isa::available().filter(|&isa| cut < 5 || isa != Isa::Scalar) {
             let refused = std::panic::catch_unwind(|| {
-                let g = BASE;
                 let cut = |i: usize| usize::from(cut == i);
                 let scratch_len = scratch_len(&g, isa);
                 select(isa)(&mut ConvF32 {

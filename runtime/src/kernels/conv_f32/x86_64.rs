@@ -1,14 +1,19 @@
 //! Float convolution with AVX2 + FMA (tiles of 6 × 16) and AVX-512 (12 × 32).
 
 use super::blocked::conv_f32_blocked;
-use super::direct::{DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, even, suits};
+use super::direct::{self, DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, even};
 use super::grouped::GroupedBits;
 use super::lanes::{Avx2, Avx512, Grouped, W4, W8, Weight};
 use super::tile::{
     Dequantize, GroupedPanel, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile,
 };
+use super::winograd::{
+    self, InputTile, OutputTile, WeightPanel, WinogradKernel, conv_f32_winograd, input_tile,
+    output_tile_of, weight_panel,
+};
 use super::{ConvF32, ConvF32Fn, PANEL_N, PanelWeights};
 use crate::Isa;
+use half::f16;
 
 /// The AVX2 tile: 12 sums, 2 registers of weights and one of input fill 15 of 16 registers.
 /// With grouped weights, 2 rows have 8 sums over a group and 4 totals.
@@ -34,7 +39,7 @@ pub(crate) const TILE_AVX512: TileKernel = TileKernel {
 /// Tiles of up to 12 sums.
 const DIRECT_AVX2: DirectKernel = DirectKernel {
     most_panels: 1,
-    pixels: |pixels, _, cols| match cols <= 8 {
+    pixels: |pixels, cols| match cols <= 8 {
         true => even(pixels, &[1, 2, 3, 4, 6, 8, 12]),
         false => even(pixels, &[1, 2, 3, 4, 5, 6]),
     },
@@ -44,10 +49,10 @@ const DIRECT_AVX2: DirectKernel = DirectKernel {
 /// Tiles of up to 24 sums, or 16 × 1.
 const DIRECT_AVX512: DirectKernel = DirectKernel {
     most_panels: 4,
-    pixels: |pixels, panels, _| match panels {
-        4 => even(pixels, &[1, 2, 3, 4, 5, 6]),
+    pixels: |pixels, cols| match cols.div_ceil(PANEL_N) {
         2 => even(pixels, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12]),
-        _ => even(pixels, &[1, 2, 3, 4, 5, 6, 8, 10, 12, 16]),
+        1 => even(pixels, &[1, 2, 3, 4, 5, 6, 8, 10, 12, 16]),
+        _ => even(pixels, &[1, 2, 3, 4, 5, 6]),
     },
     run: direct_f32_avx512,
 };
@@ -57,12 +62,15 @@ const DIRECT_AVX512: DirectKernel = DirectKernel {
 /// # Safety
 ///
 /// The CPU has the instruction set of the kernels.
-unsafe fn conv_f32(args: &mut ConvF32<'_>, tile: TileKernel, direct: DirectKernel) {
+unsafe fn conv_f32(args: &mut ConvF32<'_>, tile: TileKernel, winograd: WinogradKernel) {
     // SAFETY: the contract is the same.
     unsafe {
         match args.weights {
-            PanelWeights::Float(weights) if suits(&args.geometry) => {
-                conv_f32_direct(args, weights, direct)
+            PanelWeights::Float(weights) if winograd::suits(&args.geometry) => {
+                conv_f32_winograd(args, weights, winograd)
+            }
+            PanelWeights::Float(weights) if direct::suits(&args.geometry) => {
+                conv_f32_direct(args, weights, winograd.product)
             }
             _ => conv_f32_blocked(args, tile),
         }
@@ -120,7 +128,7 @@ unsafe fn direct_f32_avx512(t: &DirectTiles<'_>) {
     unsafe fn by_size<W: Weight>(t: &DirectTiles<'_>, w: *const W) {
         // SAFETY: the contract is the same.
         unsafe {
-            match (t.panels, t.pixels) {
+            match (t.cols.div_ceil(PANEL_N), t.pixels) {
                 (1, 1) => direct_tiles::<Avx512, W, 1, 1>(t, w),
                 (1, 2) => direct_tiles::<Avx512, W, 2, 1>(t, w),
                 (1, 3) => direct_tiles::<Avx512, W, 3, 1>(t, w),
@@ -161,11 +169,93 @@ unsafe fn direct_f32_avx512(t: &DirectTiles<'_>) {
     }
 }
 
+/// Transformations and tiles.
+const WINOGRAD_AVX2: WinogradKernel = WinogradKernel {
+    input: winograd_input_avx2,
+    weights: winograd_weights_avx2,
+    output: winograd_output_avx2,
+    product: DIRECT_AVX2,
+};
+
+/// # Safety
+///
+/// As [`InputTile`] says.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn winograd_input_avx2(args: &InputTile<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe { input_tile::<Avx2>(args) }
+}
+
+/// # Safety
+///
+/// As [`WeightPanel`] says.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn winograd_weights_avx2(args: &WeightPanel) {
+    // SAFETY: the contract is the same.
+    unsafe {
+        match args.weights {
+            WeightPtr::F32(w) => weight_panel::<Avx2, f32>(args, w),
+            WeightPtr::F16(w) => weight_panel::<Avx2, f16>(args, w),
+            WeightPtr::Grouped(_) => unreachable!("WeightPanel has none"),
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`OutputTile`] says.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn winograd_output_avx2(args: &OutputTile) {
+    // SAFETY: the contract is the same.
+    unsafe { output_tile_of::<Avx2>(args) }
+}
+
+/// Transformations and tiles.
+const WINOGRAD_AVX512: WinogradKernel = WinogradKernel {
+    input: winograd_input_avx512,
+    weights: winograd_weights_avx512,
+    output: winograd_output_avx512,
+    product: DIRECT_AVX512,
+};
+
+/// # Safety
+///
+/// As [`InputTile`] says.
+#[target_feature(enable = "avx512f")]
+unsafe fn winograd_input_avx512(args: &InputTile<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe { input_tile::<Avx512>(args) }
+}
+
+/// # Safety
+///
+/// As [`WeightPanel`] says.
+#[target_feature(enable = "avx512f")]
+unsafe fn winograd_weights_avx512(args: &WeightPanel) {
+    // SAFETY: the contract is the same.
+    unsafe {
+        match args.weights {
+            WeightPtr::F32(w) => weight_panel::<Avx512, f32>(args, w),
+            WeightPtr::F16(w) => weight_panel::<Avx512, f16>(args, w),
+            WeightPtr::Grouped(_) => unreachable!("WeightPanel has none"),
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`OutputTile`] says.
+#[target_feature(enable = "avx512f")]
+unsafe fn winograd_output_avx512(args: &OutputTile) {
+    // SAFETY: the contract is the same.
+    unsafe { output_tile_of::<Avx512>(args) }
+}
+
 /// The AVX2 kernel, if this CPU runs it.
 pub(super) fn conv_f32_avx2() -> Option<ConvF32Fn> {
     fn kernel(args: &mut ConvF32<'_>) {
         // SAFETY: this function leaves its parent only where AVX2, FMA and F16C are available.
-        unsafe { conv_f32(args, TILE_AVX2, DIRECT_AVX2) }
+        unsafe { conv_f32(args, TILE_AVX2, WINOGRAD_AVX2) }
     }
     Isa::Avx2.is_available().then_some(kernel as ConvF32Fn)
 }
@@ -174,7 +264,7 @@ pub(super) fn conv_f32_avx2() -> Option<ConvF32Fn> {
 pub(super) fn conv_f32_avx512() -> Option<ConvF32Fn> {
     fn kernel(args: &mut ConvF32<'_>) {
         // SAFETY: this function leaves its parent only where AVX-512 F is available.
-        unsafe { conv_f32(args, TILE_AVX512, DIRECT_AVX512) }
+        unsafe { conv_f32(args, TILE_AVX512, WINOGRAD_AVX512) }
     }
     Isa::Avx512.is_available().then_some(kernel as ConvF32Fn)
 }
