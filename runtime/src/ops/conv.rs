@@ -365,6 +365,7 @@ fn check_f32(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<()
 
 /// The kernels of a family of i8 convolutions.
 pub(super) struct KernelsI8 {
+    #[cfg(feature = "std")]
     pub(super) scratch_bytes: fn(&ConvGeometry, Isa) -> usize,
     select: fn(Isa) -> fn(&mut ConvI8<'_>),
     #[cfg(feature = "std")]
@@ -372,6 +373,7 @@ pub(super) struct KernelsI8 {
 }
 
 pub(super) const PANELS_I8: KernelsI8 = KernelsI8 {
+    #[cfg(feature = "std")]
     scratch_bytes: conv_i8::scratch_bytes,
     select: conv_i8::select,
     #[cfg(feature = "std")]
@@ -379,6 +381,7 @@ pub(super) const PANELS_I8: KernelsI8 = KernelsI8 {
 };
 
 pub(super) const DEPTHWISE_KERNELS_I8: KernelsI8 = KernelsI8 {
+    #[cfg(feature = "std")]
     scratch_bytes: depthwise_i8::scratch_bytes,
     select: depthwise_i8::select,
     #[cfg(feature = "std")]
