@@ -367,8 +367,11 @@ impl<'m> Block<'m> {
         #[cfg(feature = "std")]
         let tables = self.copy.as_ref().map_or(tables, |copy| tables.copied(copy.get()));
         let step = tables.step(index, self.dims.get())?;
-        let memory =
-            Regions { arena: self.arena.get_mut(), state: self.state.get_mut(), constants };
+        let memory = Regions {
+            arena: Region::new(self.arena.get_mut()),
+            state: Region::new(self.state.get_mut()),
+            constants,
+        };
         let scratch = self.scratch.get_mut();
         #[cfg(feature = "std")]
         let crew = pool.and_then(|pool| Crew::new(pool, usize::from(bound.parts), bound.wakes));
@@ -406,21 +409,43 @@ impl<'m> Block<'m> {
 }
 
 struct Regions<'c> {
-    arena: &'c mut [u8],
-    state: &'c mut [u8],
+    arena: Region<'c>,
+    state: Region<'c>,
     constants: &'c [u8],
+}
+
+/// Memory lent as a whole, of which operands get pointers. All come from the one made here: from a reborrow each,
+/// the next would end the one before.
+struct Region<'c> {
+    start: NonNull<u8>,
+    len: usize,
+    _borrow: PhantomData<&'c mut [u8]>,
+}
+
+impl<'c> Region<'c> {
+    fn new(memory: &'c mut [u8]) -> Region<'c> {
+        Region { len: memory.len(), start: NonNull::from(memory).cast(), _borrow: PhantomData }
+    }
+
+    /// Start of a range inside.
+    fn at(&self, range: &Range<usize>) -> Option<NonNull<u8>> {
+        if range.start > range.end || range.end > self.len {
+            return None;
+        }
+        // SAFETY: at most the end of the memory that was lent.
+        Some(unsafe { self.start.add(range.start) })
+    }
 }
 
 impl Regions<'_> {
     /// Start of a tensor's bytes, after checking that they lie inside their region.
-    fn start(&mut self, place: &Place) -> Result<NonNull<u8>, StepErrorKind> {
+    fn start(&self, place: &Place) -> Result<NonNull<u8>, StepErrorKind> {
         let range = place.range().ok_or(StepErrorKind::TooLarge)?;
         match place.storage {
-            Storage::Arena => self.arena.get_mut(range).map(NonNull::from),
-            Storage::State => self.state.get_mut(range).map(NonNull::from),
-            Storage::Constant => self.constants.get(range).map(NonNull::from),
+            Storage::Arena => self.arena.at(&range),
+            Storage::State => self.state.at(&range),
+            Storage::Constant => self.constants.get(range).map(|bytes| NonNull::from(bytes).cast()),
         }
-        .map(NonNull::cast)
         .ok_or(StepErrorKind::TooLarge)
     }
 }
