@@ -255,12 +255,12 @@ impl Family {
         let mut count = 0;
         for line in CORPUS.lines().filter(own) {
             let shape = self.parse(line).unwrap_or_else(|error| panic!("shapes.txt: {error}"));
+            count += 1;
             if cfg!(miri) && (self.work)(&shape) > MOST_INTERPRETED_WORK {
                 continue;
             }
             println!("{line}");
             (self.check)(&shape);
-            count += 1;
         }
         assert!(count > 0, "shapes.txt has none of {}", self.name);
     }
