@@ -10,6 +10,8 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// [`Isa::Avx2`] with the dot products of i8 in 256 bits, AVX-VNNI: x86-64 CPUs without AVX-512 since 2021.
+    AvxVnni,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
     /// Arm Cortex-M with the DSP extension and a single-precision FPU: M4F, M7, M33, M55.
@@ -24,14 +26,23 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, from the slowest to the fastest.
-    pub const ALL: [Isa; 7] =
-        [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::CortexM, Isa::Neon, Isa::Dotprod, Isa::I8mm];
+    pub const ALL: [Isa; 8] = [
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::AvxVnni,
+        Isa::Avx512,
+        Isa::CortexM,
+        Isa::Neon,
+        Isa::Dotprod,
+        Isa::I8mm,
+    ];
 
-    /// The name that `--isa` takes: `scalar`, `avx2`, `avx512`, `cortex-m`, `neon`, `dotprod`, `i8mm`.
+    /// The name that `--isa` takes: `scalar`, `avx2`, `avxvnni`, `avx512`, `cortex-m`, `neon`, `dotprod`, `i8mm`.
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
             Isa::CortexM => "cortex-m",
             Isa::Neon => "neon",
@@ -56,6 +67,10 @@ impl Isa {
                 std::arch::is_x86_feature_detected!("avx2")
                     && std::arch::is_x86_feature_detected!("fma")
                     && std::arch::is_x86_feature_detected!("f16c")
+            }
+            #[cfg(all(target_arch = "x86_64", feature = "std"))]
+            Isa::AvxVnni => {
+                Isa::Avx2.is_available() && std::arch::is_x86_feature_detected!("avxvnni")
             }
             #[cfg(all(target_arch = "x86_64", feature = "std"))]
             Isa::Avx512 => {

@@ -91,7 +91,7 @@ impl Sequence {
 /// Where a model runs.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Target {
-    /// Instruction set: scalar, avx2, avx512, neon, dotprod or i8mm (default: the fastest that this CPU has; also read
+    /// Instruction set: scalar, avx2, avxvnni, avx512, neon, dotprod or i8mm (default: the fastest that this CPU has; also read
     /// from the environment variable WHIT_ISA)
     #[arg(long, value_parser = parse_isa)]
     pub(crate) isa: Option<Isa>,

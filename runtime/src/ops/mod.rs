@@ -118,6 +118,8 @@ macro_rules! select_isa {
                 #[cfg(all(target_arch = "x86_64", feature = "std"))]
                 Isa::Avx2 => $run::<$($family,)? { Isa::Avx2 as usize }>,
                 #[cfg(all(target_arch = "x86_64", feature = "std"))]
+                Isa::AvxVnni => $run::<$($family,)? { Isa::AvxVnni as usize }>,
+                #[cfg(all(target_arch = "x86_64", feature = "std"))]
                 Isa::Avx512 => $run::<$($family,)? { Isa::Avx512 as usize }>,
                 #[cfg(target_arch = "aarch64")]
                 Isa::Neon => $run::<$($family,)? { Isa::Neon as usize }>,

@@ -309,7 +309,7 @@ impl Problem {
         let g = self.geometry;
         let is_winograd = !self.winograd.is_empty()
             && self.variant.grouped.is_none()
-            && (name.contains("winograd") || ["avx2", "avx512"].contains(&name));
+            && (name.contains("winograd") || name.starts_with("avx"));
         for (i, &y) in output.iter().enumerate() {
             let (pixel, channel) =
                 (i / (g.out_c + self.variant.gap), i % (g.out_c + self.variant.gap));

@@ -52,7 +52,7 @@ pub struct ConvI8<'a> {
     /// Per output channel, [`ConvGeometry::channels_len`] long.
     pub bias: &'a [i32],
     /// Per output channel, the sum of its weights, as long as the bias; see [`weight_sums`]. Empty
-    /// if there are none: kernels that need them (AVX-512 VNNI) leave the work to the next.
+    /// if there are none: kernels that need them (VNNI) leave the work to the next.
     pub weight_sums: &'a [i32],
     /// From accumulator to output. Kernels compute every output once, and read its residual before
     /// they write it.
@@ -79,7 +79,9 @@ pub fn select(isa: Isa) -> fn(&mut ConvI8<'_>) {
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
         Isa::Avx512 if Isa::Avx512.is_available() => x86_64::conv_i8_avx512vnni,
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx2 | Isa::Avx512 if Isa::Avx2.is_available() => x86_64::conv_i8_avx2,
+        Isa::AvxVnni if Isa::AvxVnni.is_available() => x86_64::conv_i8_avxvnni,
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 if Isa::Avx2.is_available() => x86_64::conv_i8_avx2,
         #[cfg(all(target_arch = "aarch64", feature = "std"))]
         Isa::I8mm if Isa::I8mm.is_available() => aarch64::conv_i8_i8mm,
         #[cfg(all(target_arch = "aarch64", feature = "std"))]
@@ -97,7 +99,11 @@ pub fn scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
         Isa::Scalar => 0,
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
         Isa::Avx2 => x86_64::scratch_bytes_avx2(geometry),
-        // The AVX-512 kernel may leave its work to the AVX2 kernel.
+        // The kernels with VNNI may leave their work to the AVX2 kernel.
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        Isa::AvxVnni => {
+            x86_64::scratch_bytes_avx2(geometry).max(x86_64::scratch_bytes_avxvnni(geometry))
+        }
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
         Isa::Avx512 => {
             x86_64::scratch_bytes_avx2(geometry).max(x86_64::scratch_bytes_avx512(geometry))

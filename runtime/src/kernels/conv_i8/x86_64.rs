@@ -1,7 +1,7 @@
-//! The i8 convolution in AVX2 and in AVX-512 with VNNI.
+//! The i8 convolution in AVX2, in AVX2 with AVX-VNNI, and in AVX-512 with VNNI.
 //!
 //! AVX2 widens both operands to i16 and multiplies pairs with `pmaddwd`, which is exact for all
-//! i8. AVX-512 has `vpdpbusd`, which wants unsigned activations: it gets `x + 128`, and starts
+//! i8. VNNI is `vpdpbusd`, which wants unsigned activations: it gets `x + 128`, and starts
 //! from `bias − 128 · Σ weights`.
 
 use super::ConvI8;
@@ -11,12 +11,18 @@ use crate::kernels::{ConvGeometry, Packing};
 
 mod avx2;
 mod avx512;
+mod avxvnni;
 
 use avx2::Avx2;
 use avx512::Avx512;
+use avxvnni::AvxVnni;
 
 pub(super) fn scratch_bytes_avx2(geometry: &ConvGeometry) -> usize {
     implicit_gemm::scratch_bytes::<Avx2>(geometry)
+}
+
+pub(super) fn scratch_bytes_avxvnni(geometry: &ConvGeometry) -> usize {
+    implicit_gemm::scratch_bytes::<AvxVnni>(geometry)
 }
 
 pub(super) fn scratch_bytes_avx512(geometry: &ConvGeometry) -> usize {
@@ -34,6 +40,21 @@ pub(super) fn conv_i8_avx2(conv: &mut ConvI8<'_>) {
         return super::scalar::conv_i8_scalar(conv);
     }
     // SAFETY: `select` gives this function out only if `Isa::Avx2.is_available()`.
+    unsafe { run(conv) }
+}
+
+/// Only for CPUs with AVX2 and AVX-VNNI: `select` hands it out after asking.
+pub(super) fn conv_i8_avxvnni(conv: &mut ConvI8<'_>) {
+    #[target_feature(enable = "avx2,avxvnni")]
+    fn run(conv: &mut ConvI8<'_>) {
+        // SAFETY: this function has the features.
+        unsafe { implicit_gemm::run::<AvxVnni>(conv) }
+    }
+    if conv.weight_sums.is_empty() || conv.packing != Packing::Panels {
+        // `Isa::AvxVnni` includes `Isa::Avx2`.
+        return conv_i8_avx2(conv);
+    }
+    // SAFETY: `select` gives this function out only if `Isa::AvxVnni.is_available()`.
     unsafe { run(conv) }
 }
 

@@ -77,10 +77,20 @@ repeat! {
     ]
 }
 
+repeat! {
+    /// 12 × 32 products of i8 in fours, each four added to a sum.
+    i8_avxvnni, "avx2,avxvnni", [
+        "{{vex}} vpdpbusd ymm0, ymm14, ymm15", "{{vex}} vpdpbusd ymm1, ymm14, ymm15", "{{vex}} vpdpbusd ymm2, ymm14, ymm15",
+        "{{vex}} vpdpbusd ymm3, ymm14, ymm15", "{{vex}} vpdpbusd ymm4, ymm14, ymm15", "{{vex}} vpdpbusd ymm5, ymm14, ymm15",
+        "{{vex}} vpdpbusd ymm6, ymm14, ymm15", "{{vex}} vpdpbusd ymm7, ymm14, ymm15", "{{vex}} vpdpbusd ymm8, ymm14, ymm15",
+        "{{vex}} vpdpbusd ymm9, ymm14, ymm15", "{{vex}} vpdpbusd ymm10, ymm14, ymm15", "{{vex}} vpdpbusd ymm11, ymm14, ymm15"
+    ]
+}
+
 pub(super) fn multiply_add_f32(isa: Isa) -> Option<Loop> {
     match isa {
         _ if !isa.is_available() => None,
-        Isa::Avx2 => Some(Loop { per_round: 12 * 8, run: f32_avx2 }),
+        Isa::Avx2 | Isa::AvxVnni => Some(Loop { per_round: 12 * 8, run: f32_avx2 }),
         Isa::Avx512 => Some(Loop { per_round: 12 * 16, run: f32_avx512 }),
         _ => None,
     }
@@ -90,6 +100,7 @@ pub(super) fn multiply_add_i8(isa: Isa) -> Option<Loop> {
     match isa {
         _ if !isa.is_available() => None,
         Isa::Avx2 => Some(Loop { per_round: 6 * 16, run: i8_avx2 }),
+        Isa::AvxVnni => Some(Loop { per_round: 12 * 32, run: i8_avxvnni }),
         Isa::Avx512 => Some(Loop { per_round: 12 * 64, run: i8_avx512 }),
         _ => None,
     }

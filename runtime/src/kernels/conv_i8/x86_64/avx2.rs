@@ -9,7 +9,7 @@ use crate::kernels::requantize::x86_64::RequantizeAvx2;
 use crate::kernels::{PANEL_K, PANEL_N};
 
 /// Output channels of half a panel: the accumulators of a pixel fill two AVX2 registers.
-const HALF: usize = PANEL_N / 2;
+pub(super) const HALF: usize = PANEL_N / 2;
 
 /// Activations as i16.
 pub(super) struct Avx2;
@@ -222,26 +222,44 @@ unsafe fn tile_avx2<const PIXELS: usize, const HALVES: usize>(
         weights = weights.wrapping_add(strip.segment_quads * PANEL_ROW);
     }
     for half in 0..HALVES {
-        let channels = (tile.channels - half * HALF).min(HALF);
         let mut sums = [_mm256_setzero_si256(); PIXELS];
         for pixel in 0..PIXELS {
             let [a, b] = acc[pixel][half];
             sums[pixel] = add_pairs(a, b);
         }
-        // SAFETY: the per-channel arrays are padded to whole panels; output and residual have
-        // `channels` elements at this place in each of the rows of the tile.
-        unsafe {
-            let at = half * HALF;
-            if channels == HALF && tile.residual.is_null() {
-                let rows = requantize_avx2(tile, requantize, sums, at);
-                store_avx2::<PIXELS, true>(tile, requantize, rows, at, HALF);
-            } else if tile.residual.is_null() {
-                let rows = requantize_avx2(tile, requantize, sums, at);
-                store_avx2::<PIXELS, false>(tile, requantize, rows, at, channels);
-            } else {
-                let rows = requantize_sum_avx2(tile, requantize, sums, at, channels);
-                store_avx2::<PIXELS, false>(tile, requantize, rows, at, channels);
-            }
+        // SAFETY: as the caller's.
+        unsafe { finish_avx2(tile, requantize, sums, half) };
+    }
+}
+
+/// Requantizes and writes the sums of half a panel, its channels in the order of [`add_pairs`].
+///
+/// # Safety
+///
+/// The strip of the tile has `PIXELS` pixels from the tile's first on; channel `half * HALF` from the tile's first on
+/// exists.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(super) unsafe fn finish_avx2<const PIXELS: usize>(
+    tile: &Tile<'_>,
+    requantize: &RequantizeAvx2,
+    sums: [__m256i; PIXELS],
+    half: usize,
+) {
+    let channels = (tile.channels - half * HALF).min(HALF);
+    // SAFETY: the per-channel arrays are padded to whole panels; output and residual have
+    // `channels` elements at this place in each of the rows of the tile.
+    unsafe {
+        let at = half * HALF;
+        if channels == HALF && tile.residual.is_null() {
+            let rows = requantize_avx2(tile, requantize, sums, at);
+            store_avx2::<PIXELS, true>(tile, requantize, rows, at, HALF);
+        } else if tile.residual.is_null() {
+            let rows = requantize_avx2(tile, requantize, sums, at);
+            store_avx2::<PIXELS, false>(tile, requantize, rows, at, channels);
+        } else {
+            let rows = requantize_sum_avx2(tile, requantize, sums, at, channels);
+            store_avx2::<PIXELS, false>(tile, requantize, rows, at, channels);
         }
     }
 }
@@ -362,7 +380,7 @@ unsafe fn load_scales(src: *const f32) -> __m256 {
 /// Exchanges the second and the third quarter.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn swap_middle(x: __m256i) -> __m256i {
+pub(super) fn swap_middle(x: __m256i) -> __m256i {
     _mm256_permute4x64_epi64::<0b11_01_10_00>(x)
 }
 
