@@ -74,6 +74,7 @@ fn threads_change_no_bit_and_allocate_nothing() {
             let options = Options { threads, ..Options::default() };
             let mut session = Session::new(model, options).expect("threads");
             assert_eq!(session.threads(), threads);
+            let mut most = 0;
             for rows in [ROWS, 1, 33, ROWS] {
                 for session in [&mut one, &mut session] {
                     session.set_dimension("h", rows).expect("rows");
@@ -95,9 +96,10 @@ fn threads_change_no_bit_and_allocate_nothing() {
 
                 let steps = 0..model.header().step_count as usize;
                 let cut = steps.filter(|step| session.parts(*step) > 1).count();
+                most = most.max(cut);
                 assert!(
-                    if rows == 1 { cut <= 2 } else { cut >= 3 },
-                    "{context}: {cut} steps are cut"
+                    if rows == 1 { cut < most } else { cut >= 3 },
+                    "{context}: {cut} of {most} steps are cut"
                 );
             }
         }
