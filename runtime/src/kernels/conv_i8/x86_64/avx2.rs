@@ -236,10 +236,10 @@ unsafe fn tile_avx2<const PIXELS: usize, const HALVES: usize>(
 ///
 /// # Safety
 ///
-/// The strip of the tile has `PIXELS` pixels from the tile's first on; channel `half * HALF` from the tile's first on
-/// exists.
-#[target_feature(enable = "avx2")]
-#[inline]
+/// The CPU has AVX2. The strip of the tile has `PIXELS` pixels from the tile's first on; channel `half * HALF` from the tile's
+/// first on exists.
+// Has no features of its own, so that it is inlined always: sums stay in registers.
+#[inline(always)]
 pub(super) unsafe fn finish_avx2<const PIXELS: usize>(
     tile: &Tile<'_>,
     requantize: &RequantizeAvx2,
