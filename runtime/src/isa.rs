@@ -95,6 +95,11 @@ impl Isa {
         }
     }
 
+    /// Whether it is [`Isa::Avx2`] or has that and more.
+    pub(crate) const fn has_avx2(self) -> bool {
+        matches!(self, Isa::Avx2 | Isa::AvxVnni | Isa::Avx512)
+    }
+
     /// The fastest instruction set that this CPU runs.
     pub fn detect() -> Isa {
         Isa::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)

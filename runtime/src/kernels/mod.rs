@@ -15,7 +15,7 @@ macro_rules! select_compiled {
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
         if matches!($isa, Isa::Avx512) && Isa::Avx512.is_available() {
             entry = compiled!("avx512f,avx512bw,avx512dq,avx512vl", $function: fn($($arg: $ty),*) $(-> $result)?);
-        } else if matches!($isa, Isa::Avx2 | Isa::AvxVnni | Isa::Avx512) && Isa::Avx2.is_available() {
+        } else if $isa.has_avx2() && Isa::Avx2.is_available() {
             entry = compiled!("avx2", $function: fn($($arg: $ty),*) $(-> $result)?);
         }
         let _ = $isa;

@@ -123,13 +123,9 @@ pub fn scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
         Isa::Scalar | Isa::CortexM => 0,
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 if winograd::suits(geometry) => {
-            winograd::scratch_len(geometry)
-        }
+        _ if isa.has_avx2() && winograd::suits(geometry) => winograd::scratch_len(geometry),
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 if direct::suits(geometry) => {
-            direct::scratch_len(geometry)
-        }
+        _ if isa.has_avx2() && direct::suits(geometry) => direct::scratch_len(geometry),
         _ => blocking::scratch_len(geometry),
     }
 }
@@ -172,7 +168,7 @@ pub fn cut(geometry: &ConvGeometry, isa: Isa, is_grouped: bool, pieces: usize) -
 /// Rows of the output that kernels which transform weights compute together; none if `isa` has no such kernel for the shape.
 fn rows_of_tiles(geometry: &ConvGeometry, isa: Isa) -> Option<usize> {
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
-    if matches!(isa, Isa::Avx2 | Isa::AvxVnni | Isa::Avx512) && winograd::suits(geometry) {
+    if isa.has_avx2() && winograd::suits(geometry) {
         let rows = winograd::TILE;
         let is_aligned = geometry.batch == 1 || geometry.out_h.is_multiple_of(rows);
         return Some(if is_aligned { rows } else { geometry.out_h });

@@ -59,7 +59,7 @@ pub type ConvI16Fn = fn(&mut ConvI16<'_>);
 /// The kernel of convolutions over panels for `isa`, or for the next lower instruction set that there is.
 pub fn select(isa: Isa) -> ConvI16Fn {
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
-    if matches!(isa, Isa::Avx2 | Isa::AvxVnni | Isa::Avx512)
+    if isa.has_avx2()
         && let Some(kernel) = x86_64::conv_i16_avx2()
     {
         return kernel;
@@ -71,7 +71,7 @@ pub fn select(isa: Isa) -> ConvI16Fn {
 /// The kernel of depthwise convolutions for `isa`, or for the next lower instruction set that there is.
 pub fn select_depthwise(isa: Isa) -> ConvI16Fn {
     #[cfg(all(target_arch = "x86_64", feature = "std"))]
-    if matches!(isa, Isa::Avx2 | Isa::AvxVnni | Isa::Avx512)
+    if isa.has_avx2()
         && let Some(kernel) = x86_64::depthwise_i16_avx2()
     {
         return kernel;
@@ -84,7 +84,7 @@ pub fn select_depthwise(isa: Isa) -> ConvI16Fn {
 /// few output pixels.
 pub fn scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
-        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => ROWS * geometry.k().next_multiple_of(PANEL_K),
+        _ if isa.has_avx2() => ROWS * geometry.k().next_multiple_of(PANEL_K),
         _ => 0,
     }
 }

@@ -81,7 +81,7 @@ pub fn select(isa: Isa) -> fn(&mut ConvI8<'_>) {
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
         Isa::AvxVnni if Isa::AvxVnni.is_available() => x86_64::conv_i8_avxvnni,
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 if Isa::Avx2.is_available() => x86_64::conv_i8_avx2,
+        _ if isa.has_avx2() && Isa::Avx2.is_available() => x86_64::conv_i8_avx2,
         #[cfg(all(target_arch = "aarch64", feature = "std"))]
         Isa::I8mm if Isa::I8mm.is_available() => aarch64::conv_i8_i8mm,
         #[cfg(all(target_arch = "aarch64", feature = "std"))]

@@ -43,9 +43,7 @@ pub fn select(isa: Isa) -> fn(&mut DepthwiseI8<'_>) {
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
         Isa::Avx512 if Isa::Avx512.is_available() => x86_64::depthwise_i8_avx512vnni,
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 if Isa::Avx2.is_available() => {
-            x86_64::depthwise_i8_avx2
-        }
+        _ if isa.has_avx2() && Isa::Avx2.is_available() => x86_64::depthwise_i8_avx2,
         #[cfg(all(target_arch = "aarch64", feature = "std"))]
         Isa::Dotprod | Isa::I8mm if Isa::Dotprod.is_available() => aarch64::depthwise_i8_dotprod,
         #[cfg(target_arch = "aarch64")]
