@@ -24,6 +24,9 @@ use whit_convert::tensor;
 /// Largest difference from the runtime over the largest magnitude: sums in another order, functions that the runtime
 /// approximates to a few units in the last place.
 const MAX_ERROR: f32 = 1e-5;
+/// The same of a whole model. `ad` has ten layers, each a sum of up to 640 products that nearly cancel: in f32, two orders of
+/// summing them lie up to 1.4e-5 apart, by processor.
+const MAX_MODEL_ERROR: f32 = 5e-5;
 /// Largest relative difference of a slope from the difference of two values beside it, both in f32.
 const MAX_SLOPE_ERROR: f64 = 2e-2;
 /// Samples of a batch.
@@ -721,6 +724,6 @@ fn real_models_agree_with_the_runtime() {
             values[&graph.outputs[0]].flatten_all().expect("flat").to_vec1().expect("f32");
         let error = relative_error(&expected.concat(), &found);
         println!("{name}: largest difference {error:.2e} of the largest output");
-        assert!(error <= MAX_ERROR, "{name}: {error}");
+        assert!(error <= MAX_MODEL_ERROR, "{name}: {error}");
     }
 }

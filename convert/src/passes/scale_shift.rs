@@ -100,6 +100,10 @@ pub(super) fn fold_after(
     true
 }
 
+/// Largest scale over the smallest that is folded into weights. All weights of an output channel share one quantized
+/// range: scales further apart would leave few levels to the input channels with the small ones.
+const MAX_SCALE_RATIO: f64 = 16.0;
+
 /// Folds `x * scale + shift` in front of the layer at `index`, as `affine` reads it, into the layer's weights. Where there
 /// is padding, only a scale: padded zeros are not shifted.
 pub(super) fn fold_before(
@@ -109,6 +113,12 @@ pub(super) fn fold_before(
 ) -> Option<()> {
     let at = edit.sole_source(index, 0)?;
     let Affine { operand, scale, shift } = affine(edit, at)?;
+    let (least, most) = scale.iter().fold((f64::INFINITY, 0.0_f64), |(least, most), s| {
+        (least.min(s.abs()), most.max(s.abs()))
+    });
+    if most > least * MAX_SCALE_RATIO {
+        return None;
+    }
     let node = edit.node(index);
     let weights = input(node, 1)?;
     let w = f32_constant(edit.graph, weights)?;

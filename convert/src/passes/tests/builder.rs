@@ -164,7 +164,9 @@ impl Build {
 
     pub(super) fn batch_norm(&mut self, x: ValueId) -> ValueId {
         let c = self.channels(x);
-        let (scale, bias, mean) = (self.random(&[c]), self.random(&[c]), self.random(&[c]));
+        let scale: Vec<f32> = self.numbers(c).iter().map(|v| 1.0 + v / 2.0).collect();
+        let scale = self.constant(&[c], &scale);
+        let (bias, mean) = (self.random(&[c]), self.random(&[c]));
         let var: Vec<f32> = self.numbers(c).iter().map(|v| v.abs() + 0.1).collect();
         let var = self.constant(&[c], &var);
         let shape = self.shape(x);

@@ -99,12 +99,24 @@ fn normalisation_and_bias() {
             left: "Conv+bias",
         },
         Case {
+            name: "scales in front of a layer that are too far apart for one range of weights",
+            build: |g| {
+                let x = g.input(&[4, 3]);
+                let scale = g.constant(&[3], &[1.0, -0.05, 0.5]);
+                let y = g.binary(Mul, x, scale);
+                let y = g.dense(y, 2);
+                g.finish(&[y])
+            },
+            left: "Mul MatMul",
+        },
+        Case {
             name: "a scale and a shift between convolutions that an activation parts",
             build: |g| {
                 let x = g.input(&[1, 6, 5, 3]);
                 let y = g.conv(x, 4, 1, 0);
                 let y = g.unary(UnaryKind::Tanh, y);
-                let (scale, shift) = (g.random(&[4]), g.random(&[4]));
+                let scale = g.constant(&[4], &[0.5, -1.5, 2.0, 0.25]);
+                let shift = g.random(&[4]);
                 let y = g.binary(Mul, scale, y);
                 let y = g.binary(Sub, shift, y);
                 let y = g.conv(y, 3, 3, 0);
