@@ -243,7 +243,7 @@ fn cortex_m_sizes(
 }
 
 /// The kernels' name for a layout of grouped weights, and the type of its tensor.
-fn grouped_bits(layout: Layout) -> Option<(GroupedBits, DType)> {
+pub(super) fn grouped_bits(layout: Layout) -> Option<(GroupedBits, DType)> {
     match layout {
         Layout::GroupedW8 => Some((GroupedBits::W8, DType::I8)),
         Layout::GroupedW4 => Some((GroupedBits::W4, DType::U8)),
@@ -524,7 +524,7 @@ fn parts_f32<'v>(
     })
 }
 
-fn float_weights(bytes: &[u8], dtype: DType) -> Result<FloatWeights<'_>, StepErrorKind> {
+pub(super) fn float_weights(bytes: &[u8], dtype: DType) -> Result<FloatWeights<'_>, StepErrorKind> {
     Ok(match dtype {
         DType::F16 => FloatWeights::F16(typed(bytes, 1)?),
         _ => FloatWeights::F32(typed(bytes, 1)?),
@@ -532,18 +532,18 @@ fn float_weights(bytes: &[u8], dtype: DType) -> Result<FloatWeights<'_>, StepErr
 }
 
 /// The planes of grouped weights.
-fn grouped_weights<'v>(
+pub(super) fn grouped_weights<'v>(
     bytes: &'v [u8],
     geometry: &ConvGeometry,
     bits: GroupedBits,
     group_size: usize,
-) -> Result<PanelWeights<'v>, StepErrorKind> {
+) -> Result<GroupedWeights<'v>, StepErrorKind> {
     let (weights_len, scales_len) = plane_lens(geometry, bits, group_size);
     let (weights, scales) =
         bytes.split_at_checked(weights_len).ok_or(StepErrorKind::OperandShape(1))?;
     let scales = scales.get(..scales_len * size_of::<half::f16>());
     let scales = typed(scales.ok_or(StepErrorKind::OperandShape(1))?, 1)?;
-    Ok(PanelWeights::Grouped(GroupedWeights { bits, group_size, weights, scales }))
+    Ok(GroupedWeights { bits, group_size, weights, scales })
 }
 
 fn run_panels_f32<const ISA: usize>(
@@ -563,7 +563,9 @@ fn run_panels_f32<const ISA: usize>(
         pixels: 0..geometry.out_pixels(),
         input: parts.input,
         weights: match grouped_bits(weights.layout) {
-            Some((bits, _)) => grouped_weights(parts.weights, &geometry, bits, group_size)?,
+            Some((bits, _)) => {
+                PanelWeights::Grouped(grouped_weights(parts.weights, &geometry, bits, group_size)?)
+            }
             None => float_weights(parts.weights, weights.dtype)?.into(),
         },
         epilogue: parts.epilogue,

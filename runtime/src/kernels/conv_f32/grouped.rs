@@ -62,7 +62,7 @@ pub const fn plane_lens(
 
 impl GroupedWeights<'_> {
     /// The weight of a padded output channel for input `row` of its `k`.
-    pub(super) fn at(&self, padded_channel: usize, row: usize, k: usize) -> f32 {
+    pub(crate) fn at(&self, padded_channel: usize, row: usize, k: usize) -> f32 {
         let (panel, lane) = (padded_channel / PANEL_N, padded_channel % PANEL_N);
         let per_word = self.bits.per_word();
         let word = (panel * self.bits.words(k) + row / per_word) * PANEL_N + lane;
