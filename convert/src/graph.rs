@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use half::f16;
 use whit::DType;
 use whit::format::NarrowFloat;
 use whit::format::RecurrentFunction;
@@ -36,20 +35,22 @@ pub struct Value {
 }
 
 /// Weights whose rows are cut into groups of consecutive inputs, each with a scale:
-/// `real = scale[output][input / size] * integer`.
+/// `real = scale[output][input / size] * integer`, plus the group's minimum where there are minima.
 ///
 /// A row is what one output of a [`Conv`] or [`MatMul`] reads, in the order kernel row, kernel column, input
 /// channel; the constant (i8) keeps the shape that the operator wants. The layer computes on floats.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Groups {
-    /// 8: integers in −127..=127; 4: in −8..=7.
+    /// 8: integers in −128..=127; 4: in −8..=7, with minima in 0..=15.
     pub bits: u8,
-    /// Inputs per group: 32, 64 or 128; the last group of a row may be shorter.
+    /// Inputs per group: 16, 32, 64 or 128; the last group of a row may be shorter.
     pub size: usize,
     /// The axis of the constant that the outputs run along.
     pub axis: usize,
-    /// `[outputs][ceil(inputs / size)]`; may be negative.
-    pub scale: Vec<f16>,
+    /// `[outputs][ceil(inputs / size)]`; may be negative. Stored as f16 if all of them, and all minima, are numbers of it.
+    pub scale: Vec<f32>,
+    /// As many minima, if there are any.
+    pub min: Option<Vec<f32>>,
 }
 
 /// `real = scale * (integer - zero_point)`, per tensor or along one axis.

@@ -51,10 +51,10 @@ fn weights_of<'a>(model: &Model<'a>, step: &StepRecord) -> Option<Weights<'a>> {
         let layout = Layout::from_number(record.layout)?;
         (layout != Layout::Dense).then_some(())?;
         let info = tensor_info(model, tensor as usize)?;
-        let (kind, group_size) = match layout {
-            Layout::GroupedW8 => ("w8", Some(record.group_size)),
-            Layout::GroupedW4 => ("w4", Some(record.group_size)),
-            _ => (info.dtype.name(), None),
+        let (kind, group_size) = match GroupedForm::of(layout).map(|form| form.bits) {
+            Some(GroupedBits::W8) => ("w8", Some(record.group_size)),
+            Some(GroupedBits::W4) => ("w4", Some(record.group_size)),
+            None => (info.dtype.name(), None),
         };
         Some(Weights { kind, group_size, info })
     })

@@ -1,15 +1,14 @@
 //! Rows of a constant table as floats: what token ids become. The table may be packed as the weights of a layer are, so
 //! that a model whose last layer has the same weights keeps them once.
 
-use half::f16;
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{EmbeddingAttributes, Layout, Op};
-use crate::kernels::conv_f32::grouped::{GROUP_SIZES, GroupedWeights, plane_lens};
+use crate::kernels::conv_f32::grouped::{GroupedForm, GroupedWeights};
 use crate::kernels::{ConvGeometry, FloatWeights, PANEL_N};
 use crate::memory::{Context, typed, typed_mut};
-use crate::ops::conv::{float_weights, grouped_bits, grouped_weights};
+use crate::ops::conv::{check_grouped, float_weights};
 use crate::ops::shape::{expect_apart_but, expect_dense, product};
 use crate::ops::{Operator, Step, expect_type, no_scratch};
 
@@ -52,14 +51,8 @@ fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
     if !dims.eq(y.dims().iter().copied()) {
         return Err(StepErrorKind::OperandShape(2));
     }
-    if let Some((bits, dtype)) = grouped_bits(table.layout) {
-        expect_type(&table, dtype, TABLE as u8)?;
-        let group_size = step.input_group_size(TABLE);
-        if !GROUP_SIZES.contains(&group_size) || !table.place.offset.is_multiple_of(2) {
-            return Err(StepErrorKind::OperandLayout(TABLE as u8));
-        }
-        let (weights, scales) = plane_lens(&geometry, bits, group_size);
-        return expect_bytes(table.bytes(), weights + scales * size_of::<f16>());
+    if let Some(form) = GroupedForm::of(table.layout) {
+        return check_grouped(step, TABLE, form, &geometry);
     }
     if !matches!(table.dtype, DType::F32 | DType::F16) {
         return Err(StepErrorKind::OperandType(TABLE as u8));
@@ -69,11 +62,10 @@ fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
         Layout::PanelFloat => geometry.packed_float_len(),
         _ => return Err(StepErrorKind::OperandLayout(TABLE as u8)),
     };
-    expect_bytes(table.bytes() / table.dtype.size(), elements)
-}
-
-fn expect_bytes(found: usize, needed: usize) -> Result<(), StepErrorKind> {
-    if found < needed { Err(StepErrorKind::OperandShape(TABLE as u8)) } else { Ok(()) }
+    if table.bytes() / table.dtype.size() < elements {
+        return Err(StepErrorKind::OperandShape(TABLE as u8));
+    }
+    Ok(())
 }
 
 /// The elements of a table.
@@ -125,9 +117,10 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
         DType::I32 => (typed(id_bytes, IDS as u8)?, &[]),
         _ => (&[], typed(id_bytes, IDS as u8)?),
     };
-    let elements = match grouped_bits(table.layout) {
-        Some((bits, _)) => {
-            Table::Grouped(grouped_weights(table_bytes, &geometry, bits, group_size)?)
+    let elements = match GroupedForm::of(table.layout) {
+        Some(form) => {
+            let planes = form.planes(&geometry, group_size, table_bytes);
+            Table::Grouped(planes.ok_or(StepErrorKind::OperandShape(TABLE as u8))?)
         }
         None => Table::Float(float_weights(table_bytes, table.dtype)?, table.layout),
     };
@@ -146,6 +139,7 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::f16;
     use crate::kernels::conv_f32::grouped::{GroupedBits, pack_weights};
     use crate::ops::testing::{Case, Random, Tensor, shape, tensor};
 
@@ -171,21 +165,24 @@ mod tests {
         crate::kernels::conv_f32::pack_weights(&geometry, &values, &mut panels);
         let panels = tensor(&[panels.len() as u32], &panels);
         let panels = Tensor { dims: dims.to_vec(), ..panels.packed(Layout::PanelFloat) };
-        let grouped = |bits, dtype, layout| {
-            let (weights, scales) = plane_lens(&geometry, bits, 32);
-            let (mut weights, mut scales) = (vec![0; weights], vec![f16::ZERO; scales]);
-            let scale = vec![f16::from_f32(0.5); ROWS * SIZE.div_ceil(32)];
-            pack_weights(&geometry, bits, 32, &q, &scale, &mut weights, &mut scales);
-            weights.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
-            let of = shape(dtype, &dims);
-            Tensor { bytes: weights, group_size: 32, ..of.packed(layout) }
+        let grouped = |bits, has_mins, is_wide| {
+            let form = GroupedForm { bits, has_mins, is_wide };
+            let scale = vec![0.5; ROWS * SIZE.div_ceil(32)];
+            // 0.5 · (q + 7) − 3.5
+            let q: Vec<i8> = q.iter().map(|q| if has_mins { q + 7 } else { *q }).collect();
+            let min = if has_mins { vec![-3.5; scale.len()] } else { vec![] };
+            let bytes = pack_weights(&geometry, form, 32, &q, &scale, &min);
+            let of = shape(form.dtype(), &dims);
+            Tensor { bytes, group_size: 32, ..of.packed(form.layout()) }
         };
         let all = vec![
             tensor(&dims, &values).constant(),
             tensor(&dims, &halves).constant(),
             panels,
-            grouped(GroupedBits::W8, DType::I8, Layout::GroupedW8),
-            grouped(GroupedBits::W4, DType::U8, Layout::GroupedW4),
+            grouped(GroupedBits::W8, false, false),
+            grouped(GroupedBits::W4, false, false),
+            grouped(GroupedBits::W8, true, false),
+            grouped(GroupedBits::W4, true, true),
         ];
         (values, all)
     }

@@ -14,6 +14,7 @@ use crate::format::{
     ScatterAttributes, SliceAttributes, SoftmaxAttributes, TopKAttributes, TransposeAttributes,
     UnaryAttributes, UnaryOp,
 };
+use crate::kernels::conv_f32::grouped::{GroupedBits, GroupedForm};
 
 const CASES_PER_OPERATOR: usize = 4000;
 /// Tensors of a case stay small, so that thousands of cases take a second.
@@ -136,11 +137,11 @@ fn set_input(case: &mut Case, random: &mut Random, index: usize, dtype: DType, d
 /// groups, or i8 in panels under i16.
 fn packed_weights(case: &mut Case, random: &mut Random) {
     let is_i16 = case.variant == Some(DType::I16);
-    let (layout, dtype) = match random.below(2) {
-        _ if is_i16 => (Layout::PanelI8, DType::I8),
-        0 => (Layout::GroupedW8, DType::I8),
-        _ => (Layout::GroupedW4, DType::U8),
-    };
+    let bits = [GroupedBits::W8, GroupedBits::W4][random.below(2) as usize];
+    let (has_mins, is_wide) = (random.below(2) == 0, random.below(2) == 0);
+    let form = GroupedForm { bits, has_mins, is_wide };
+    let (layout, dtype) =
+        if is_i16 { (Layout::PanelI8, DType::I8) } else { (form.layout(), form.dtype()) };
     let [x, bias] = if is_i16 { [DType::I16, DType::I64] } else { [DType::F32, DType::F32] };
     let [k, n] = [0; 2].map(|_| 1 + random.below(70));
     let rows = 1 + random.below(4);
