@@ -113,9 +113,9 @@ pub(super) fn fold_before(
 ) -> Option<()> {
     let at = edit.sole_source(index, 0)?;
     let Affine { operand, scale, shift } = affine(edit, at)?;
-    let (least, most) = scale.iter().fold((f64::INFINITY, 0.0_f64), |(least, most), s| {
-        (least.min(s.abs()), most.max(s.abs()))
-    });
+    let (least, most) = scale
+        .iter()
+        .fold((f64::INFINITY, 0.0_f64), |(least, most), s| (least.min(s.abs()), most.max(s.abs())));
     if most > least * MAX_SCALE_RATIO {
         return None;
     }
