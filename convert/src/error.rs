@@ -21,6 +21,16 @@ pub enum ImportError {
     #[error("not a readable TFLite file: {0}")]
     Flatbuffer(String),
 
+    #[error("{file}: {problem}")]
+    Config { file: String, problem: String },
+
+    #[error("not a readable safetensors file: {file}: {problem}")]
+    Safetensors { file: String, problem: String },
+
+    /// A configuration of an architecture that isn't there.
+    #[error("the architecture `{found}` is not supported; known are {known}")]
+    Architecture { found: String, known: String },
+
     /// The model contradicts itself or the specification.
     #[error("the model is not valid: {0}")]
     Model(String),
@@ -51,7 +61,8 @@ pub enum ImportError {
 }
 
 /// What the importers read.
-pub const SUPPORTED_FORMATS: &str = "ONNX (.onnx), TensorFlow Lite (.tflite)";
+pub const SUPPORTED_FORMATS: &str =
+    "ONNX (.onnx), TensorFlow Lite (.tflite), Hugging Face (.safetensors with config.json)";
 
 /// A dynamic dimension for which the caller made no choice.
 #[derive(Clone, Debug, PartialEq, Eq)]

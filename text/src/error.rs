@@ -1,0 +1,32 @@
+//! What can go wrong between text and a model, told so that its owner can act on it.
+
+/// Why text didn't become tokens, or tokens text.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
+pub enum TextError {
+    #[error(
+        "the model has no metadata `{0}`: convert it from a GGUF file, or from a folder that has its tokenizer.json"
+    )]
+    NoMetadata(&'static str),
+
+    #[error("the tokenizer can't be read as a tokenizer.json: {0}")]
+    Tokenizer(String),
+
+    #[error("metadata `{key}` names the token `{token}`, which the tokenizer doesn't have")]
+    UnknownSpecial { key: &'static str, token: String },
+
+    #[error("the tokenizer can't encode this text: {0}")]
+    Encode(String),
+
+    #[error("token {id} is not one of the tokenizer's, whose ids end at {last}")]
+    UnknownToken { id: i32, last: i64 },
+
+    #[error("the tokenizer adds {added} tokens to every text, and only {limit} are allowed")]
+    TooShort { added: usize, limit: usize },
+
+    #[error(
+        "the tokenizer's decoder is {0}; text can be generated with ByteLevel, ByteFallback and Metaspace"
+    )]
+    Decoder(String),
+}
