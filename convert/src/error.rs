@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::import::gguf::GgufError;
+
 /// Why a model wasn't imported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -20,6 +22,9 @@ pub enum ImportError {
 
     #[error("not a readable TFLite file: {0}")]
     Flatbuffer(String),
+
+    #[error("not a readable GGUF file: {0}")]
+    Gguf(#[from] GgufError),
 
     /// The model contradicts itself or the specification.
     #[error("the model is not valid: {0}")]
