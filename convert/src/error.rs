@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::import::gguf::GgufError;
+
 /// Why a model wasn't imported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -30,6 +32,9 @@ pub enum ImportError {
     /// A configuration of an architecture that isn't there.
     #[error("the architecture `{found}` is not supported; known are {known}")]
     Architecture { found: String, known: String },
+
+    #[error("not a readable GGUF file: {0}")]
+    Gguf(#[from] GgufError),
 
     /// The model contradicts itself or the specification.
     #[error("the model is not valid: {0}")]

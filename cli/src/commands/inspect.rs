@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use whit::format::{Layout, Op, StepRecord};
+use whit::kernels::conv_f32::grouped::{GroupedBits, GroupedForm};
 use whit::ops::{self, Operator};
 use whit::{DType, Model};
 

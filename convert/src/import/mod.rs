@@ -13,6 +13,7 @@ mod compose;
 mod dims;
 mod failure;
 mod fold;
+pub mod gguf;
 mod inputs;
 pub mod onnx;
 mod phases;

@@ -1,7 +1,6 @@
 //! Rows of a constant table as floats: what token ids become. The table may be packed as the weights of a layer are, so
 //! that a model whose last layer has the same weights keeps them once.
 
-
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{EmbeddingAttributes, Layout, Op};
@@ -139,9 +138,9 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use half::f16;
     use crate::kernels::conv_f32::grouped::{GroupedBits, pack_weights};
     use crate::ops::testing::{Case, Random, Tensor, shape, tensor};
+    use half::f16;
 
     const ROWS: usize = 21;
     const SIZE: usize = 70;

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 
-use half::f16;
 use whit::DType;
 
 use super::config::Config;
@@ -408,7 +407,9 @@ fn stack(weights: &[Weight]) -> Option<Stacked> {
     let alike = |weight: &Weight| {
         let groups = match (&weight.groups, &first.groups) {
             (None, None) => true,
-            (Some(a), Some(b)) => (a.bits, a.size, a.axis) == (b.bits, b.size, 0),
+            (Some(a), Some(b)) => {
+                (a.bits, a.size, a.axis, a.min.is_some()) == (b.bits, b.size, 0, b.min.is_some())
+            }
             _ => false,
         };
         groups && weight.tensor.dtype == first.tensor.dtype
@@ -422,8 +423,12 @@ fn stack(weights: &[Weight]) -> Option<Stacked> {
     let tensor = Tensor { dtype: first.tensor.dtype, shape, data: data.into() };
     let groups = first.groups.as_ref().map(|like| {
         let scales = weights.iter().flat_map(|weight| &weight.groups);
-        let scale: Vec<f16> = scales.flat_map(|groups| groups.scale.iter().copied()).collect();
-        Groups { scale, ..like.clone() }
+        let scale = scales.clone().flat_map(|groups| groups.scale.iter().copied()).collect();
+        let min = like
+            .min
+            .as_ref()
+            .map(|_| scales.flat_map(|g| g.min.iter().flatten().copied()).collect());
+        Groups { scale, min, ..like.clone() }
     });
     Some(Stacked { tensor, groups })
 }

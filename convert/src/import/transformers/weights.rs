@@ -21,7 +21,11 @@ impl Weight {
             let per_row = inputs.div_ceil(groups.size);
             for (row, values) in values.chunks_mut(*inputs).enumerate() {
                 for (index, value) in values.iter_mut().enumerate() {
-                    *value *= groups.scale[row * per_row + index / groups.size].to_f32();
+                    let group = row * per_row + index / groups.size;
+                    *value *= groups.scale[group];
+                    if let Some(min) = &groups.min {
+                        *value += min[group];
+                    }
                 }
             }
         }

@@ -4,6 +4,7 @@
 use serde::Serialize;
 use whit::DType;
 use whit::format::{Layout, TensorRecord};
+use whit::kernels::conv_f32::grouped::{GroupedBits, GroupedForm};
 
 use super::layers::Layer;
 use crate::graph::{Graph, Op};
