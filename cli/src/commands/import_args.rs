@@ -23,6 +23,9 @@ pub(super) struct ImportArgs {
     /// NonMaxSuppression gives as many rows as could be needed; the unused ones come last and hold -1
     #[arg(long)]
     pad_boxes: bool,
+    /// Positions, of prompt and answer together, that a decoder has room for; without, the model's own number, at most 4096
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
     /// How the vectors of a text's tokens become one, for encoders of text; without, what the files of
     /// sentence-transformers beside the model say
     #[arg(long, value_enum)]
@@ -61,6 +64,7 @@ impl ImportArgs {
             input_layouts: self.input_layout.clone(),
             input_values: input_values.collect::<Result<_>>()?,
             pad_boxes: self.pad_boxes,
+            context: self.context,
             pooling: self.pooling.map(PoolingArg::pooling),
         })
     }

@@ -33,6 +33,8 @@ pub struct ImportOptions {
     pub input_values: Vec<(String, Tensor)>,
     /// NonMaxSuppression gives as many rows as could be needed; those that aren't hold −1.
     pub pad_boxes: bool,
+    /// Positions that a decoder keeps keys and values for; at most 4096 of the model's own number without.
+    pub context: Option<usize>,
     /// How an encoder's vectors of tokens become one of the text; as the model's files say without.
     pub pooling: Option<Pooling>,
 }

@@ -173,6 +173,22 @@ impl<'m> Blocks<'m> {
         self.prefix = found.map_or(String::new(), |prefix| (*prefix).to_owned());
     }
 
+    /// The shape of a parameter, if it is there.
+    pub(crate) fn shape_of(&self, name: &str) -> Option<Vec<usize>> {
+        self.weights.shape(&format!("{}{name}", self.prefix))
+    }
+
+    /// A table of embeddings or the weights of the layer behind the last one: in groups or f32, one constant for both uses.
+    pub(crate) fn table(&mut self, name: &str, shape: &[usize]) -> Block {
+        let id = self.constant(name, shape)?;
+        if self.builder.graph.value(id).groups.is_some() {
+            return Ok(id);
+        }
+        let id = self.at(name, |c| c.cast(id, DType::F32))?;
+        self.constants.insert(format!("{}{name}", self.prefix), id);
+        Ok(id)
+    }
+
     /// A parameter of this shape, as it is stored.
     pub(crate) fn stored(&self, name: &str, shape: &[usize]) -> Result<Weight, ImportError> {
         weights::expect(self.weights, &format!("{}{name}", self.prefix), shape)
@@ -328,13 +344,8 @@ impl<'m> Blocks<'m> {
 
     /// An activation function by the name that a configuration gives it under `key`.
     pub(crate) fn activation(&mut self, x: ValueId, name: &str, key: &str) -> Block {
-        let called = self.config.text(key)?;
-        let Some((_, kind)) = ACTIVATIONS.iter().find(|(known, _)| *known == called) else {
-            let known: Vec<&str> = ACTIVATIONS.iter().map(|(name, _)| *name).collect();
-            let known = known.join(", ");
-            return Err(self.config.wrong(key, format!("is `{called}`; known are {known}")));
-        };
-        self.at(name, |c| c.main().unary(*kind, x))
+        let kind = activation_kind(self.config, key, self.config.text(key)?)?;
+        self.at(name, |c| c.main().unary(kind, x))
     }
 
     /// Parts `[batch, seq, heads * size]` that lie one behind the other along the last axis of `x`, each as
@@ -385,6 +396,19 @@ impl<'m> Blocks<'m> {
             c.reshape(y, vec![shape[0].clone(), shape[2].clone(), width])
         })
     }
+}
+
+/// The activation function that a configuration calls so under `key`.
+pub(super) fn activation_kind(
+    config: &Config,
+    key: &str,
+    called: &str,
+) -> Result<UnaryKind, ImportError> {
+    let found = ACTIVATIONS.iter().find(|(known, _)| *known == called);
+    found.map(|(_, kind)| *kind).ok_or_else(|| {
+        let known: Vec<&str> = ACTIVATIONS.iter().map(|(name, _)| *name).collect();
+        config.wrong(key, format!("is `{called}`; known are {}", known.join(", ")))
+    })
 }
 
 /// Activation functions by their names in Hugging Face's configurations.

@@ -13,10 +13,16 @@ mod albert;
 mod bert;
 pub(crate) mod blocks;
 pub(crate) mod config;
+mod decoder;
 mod distilbert;
 mod encoder;
+mod gemma;
+mod gpt2;
+mod llama;
 mod mpnet;
+mod phi3;
 mod pooling;
+mod rope;
 mod safetensors;
 #[cfg(test)]
 mod tests;
@@ -33,8 +39,16 @@ type Architecture = fn(&mut Blocks<'_>) -> Result<(), ImportError>;
 
 /// Every architecture, by the `model_type` of its configuration. Adding one means a row here and a file with its
 /// function.
-const ARCHITECTURES: &[&[(&str, Architecture)]] =
-    &[albert::ARCHITECTURES, bert::ARCHITECTURES, distilbert::ARCHITECTURES, mpnet::ARCHITECTURES];
+const ARCHITECTURES: &[&[(&str, Architecture)]] = &[
+    albert::ARCHITECTURES,
+    bert::ARCHITECTURES,
+    distilbert::ARCHITECTURES,
+    gemma::ARCHITECTURES,
+    gpt2::ARCHITECTURES,
+    llama::ARCHITECTURES,
+    mpnet::ARCHITECTURES,
+    phi3::ARCHITECTURES,
+];
 
 /// Text files larger than this aren't read.
 const MAX_TEXT_BYTES: u64 = 1 << 28;

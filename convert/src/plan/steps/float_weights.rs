@@ -4,11 +4,12 @@ use half::f16;
 use whit::DType;
 use whit::format::{Layout, Op as StepOp};
 use whit::kernels::conv_f32::grouped::{self, GROUP_SIZES, GroupedBits, GroupedForm};
-use whit::kernels::{conv_f32, depthwise_f32};
+use whit::kernels::{ConvGeometry, conv_f32, depthwise_f32};
 
 use crate::graph::{Graph, Groups, MatMul, Node, Op};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
+use crate::tensor::Tensor;
 
 use super::conv::{Layer, packed_weights, weight_layout};
 
@@ -17,7 +18,10 @@ const REMEDY: &str = "keep its weights in f32, f16 or i8";
 
 /// Refuses weights in groups where no kernel reads them.
 pub(super) fn check_groups(graph: &Graph, node: &Node) -> Result<(), PlanError> {
-    let weights = packed_weights(graph, node);
+    let weights = match node.op {
+        Op::Embedding { .. } => return Ok(()),
+        _ => packed_weights(graph, node),
+    };
     for id in node.inputs.iter().flatten() {
         let value = graph.value(*id);
         if value.groups.is_none() {
@@ -44,7 +48,15 @@ pub(super) fn pack(builder: &mut Builder<'_>, layer: &Layer<'_>) -> Result<usize
     let shape = &layer.weights.shape;
     let value = builder.graph.value(builder.input(layer.node, 1)?);
     if let Some(groups) = &value.groups {
-        let (layout, dtype, data) = pack_groups(layer, groups)?;
+        if layer.op == StepOp::DepthwiseConv2d {
+            let why = format!("a depthwise convolution takes no weights in groups; {REMEDY}");
+            return Err(unsupported(layer.node, why));
+        }
+        let axis = match &layer.node.op {
+            Op::MatMul(MatMul { transpose_b: false, .. }) => 1,
+            _ => 0,
+        };
+        let (layout, dtype, data) = pack_groups(layer.node, geometry, layer.weights, groups, axis)?;
         let tensor = builder.constant(&name, dtype, layout, shape, data)?;
         // One of GROUP_SIZES.
         builder.set_group_size(tensor, groups.size as u32);
@@ -70,12 +82,15 @@ pub(super) fn pack(builder: &mut Builder<'_>, layer: &Layer<'_>) -> Result<usize
     builder.constant(&name, dtype, layout, shape, data)
 }
 
-fn pack_groups(layer: &Layer<'_>, groups: &Groups) -> Result<(Layout, DType, Vec<u8>), PlanError> {
-    let geometry = &layer.geometry;
-    let refuse = |why: String| Err(unsupported(layer.node, why));
-    if layer.op == StepOp::DepthwiseConv2d {
-        return refuse(format!("a depthwise convolution takes no weights in groups; {REMEDY}"));
-    }
+/// The layout, type and bytes of weights `[outputs, …]` in groups, which must run along this axis of the constant.
+pub(super) fn pack_groups(
+    node: &Node,
+    geometry: &ConvGeometry,
+    weights: &Tensor,
+    groups: &Groups,
+    axis: usize,
+) -> Result<(Layout, DType, Vec<u8>), PlanError> {
+    let refuse = |why: String| Err(unsupported(node, why));
     let bits = match groups.bits {
         8 => GroupedBits::W8,
         4 => GroupedBits::W4,
@@ -87,10 +102,6 @@ fn pack_groups(layer: &Layer<'_>, groups: &Groups) -> Result<(Layout, DType, Vec
     if !GROUP_SIZES.contains(&groups.size) {
         return refuse(format!("groups of {} weights; {GROUP_SIZES:?} are supported", groups.size));
     }
-    let axis = match &layer.node.op {
-        Op::MatMul(MatMul { transpose_b: false, .. }) => 1,
-        _ => 0,
-    };
     if groups.axis != axis {
         return refuse(format!("groups of outputs along axis {}, not {axis}", groups.axis));
     }
@@ -101,10 +112,10 @@ fn pack_groups(layer: &Layer<'_>, groups: &Groups) -> Result<(Layout, DType, Vec
     if groups.scale.iter().chain(min).any(|scale| !scale.is_finite()) {
         return refuse("a scale of its weights is infinite or not a number".to_owned());
     }
-    if layer.weights.dtype != DType::I8 {
-        return refuse(format!("weights in groups are i8, not {}", layer.weights.dtype));
+    if weights.dtype != DType::I8 {
+        return refuse(format!("weights in groups are i8, not {}", weights.dtype));
     }
-    let integers = layer.weights.to_i8();
+    let integers = weights.to_i8();
     if let Some(q) = integers.iter().find(|q| !form.limits().contains(*q)) {
         return refuse(format!("the weight {q} doesn't fit {} bits", groups.bits));
     }
