@@ -15,12 +15,15 @@ mod failure;
 mod fold;
 pub mod gguf;
 mod inputs;
+mod llama2c;
 pub mod onnx;
 mod phases;
 mod prune;
 mod shapes;
 pub mod tflite;
 pub mod transformers;
+
+pub use llama2c::llama2c_tokenizer;
 
 /// What the caller decides about a model.
 #[derive(Clone, Debug, Default)]

@@ -2,8 +2,11 @@
 
 mod error;
 mod file;
+mod tokenizer;
 mod types;
 
 pub use error::GgufError;
 pub use file::{Array, File, Metadata, Numbers, TensorInfo, Value};
+pub(crate) use tokenizer::sentence_piece;
+pub use tokenizer::tokenizer_metadata;
 pub use types::{GGML_TYPES, GgmlType};
