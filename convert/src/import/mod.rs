@@ -100,6 +100,9 @@ pub fn import_file(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Gr
     if transformers::is_transformers(path, &bytes) {
         return transformers::import_transformers(path, options);
     }
+    if gguf::is_gguf(&bytes) {
+        return gguf::import_gguf(&bytes, options);
+    }
     if tflite::is_tflite(&bytes) {
         return tflite::import_tflite(bytes, options);
     }
@@ -126,7 +129,6 @@ fn map_file(path: &Path) -> Result<Bytes, ImportError> {
 
 /// What a file is and what to do with it, when it isn't one that is imported.
 fn other_format(bytes: &[u8], path: &Path) -> Option<(&'static str, &'static str)> {
-    const GGUF: (&str, &str) = ("a GGUF model", "");
     const ORT: (&str, &str) =
         ("an ONNX Runtime (.ort) model", ": use the .onnx file that it was made from");
     const TORCH: (&str, &str) = (
@@ -137,7 +139,6 @@ fn other_format(bytes: &[u8], path: &Path) -> Option<(&'static str, &'static str
     match bytes {
         [] => return Some(("empty", "")),
         [_, _, _, _, b'O', b'R', b'T', b'M', ..] => return Some(ORT),
-        [b'G', b'G', b'U', b'F', ..] => return Some(GGUF),
         [b'P', b'K', 3, 4, ..] => return Some(TORCH),
         [0x89, b'H', b'D', b'F', ..] => return Some(HDF5),
         _ => {}
@@ -145,7 +146,7 @@ fn other_format(bytes: &[u8], path: &Path) -> Option<(&'static str, &'static str
     let extension = path.extension()?.to_str()?.to_ascii_lowercase();
     match extension.as_str() {
         "tflite" => Some(("not a TensorFlow Lite model, whatever it is called", "")),
-        "gguf" => Some(GGUF),
+        "gguf" => Some(("not a GGUF model, whatever it is called", "")),
         "ort" => Some(ORT),
         "pt" | "pth" | "ckpt" => Some(TORCH),
         "h5" | "hdf5" | "keras" => Some(HDF5),

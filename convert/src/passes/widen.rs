@@ -55,7 +55,14 @@ fn computes_in(graph: &Graph, node: &Node, dtype: DType) -> Option<DType> {
     let quantized = |id: Option<&ValueId>| id.is_some_and(|id| graph.value(*id).quant.is_some());
     let keeps_quantized =
         quantized(node.inputs.first().and_then(Option::as_ref)) && quantized(node.outputs.first());
+    // Integers in groups stand for floats that kernels widen.
+    let is_grouped = |id: &ValueId| graph.value(*id).groups.is_some();
+    if node.inputs.iter().flatten().any(is_grouped) {
+        return None;
+    }
     match (&node.op, dtype) {
+        // Tables and caches are f16 for their kernels.
+        (Op::Embedding { .. } | Op::CachedAttention(_), _) => None,
         (Op::Cast | Op::BitCast | Op::Quantize | Op::Dequantize, _) => None,
         (op, DType::F16 | DType::BF16) => (!moves(op)).then_some(DType::F32),
         // Those pick elements, and what is quantized becomes i8 later.

@@ -325,11 +325,6 @@ impl<'m> Blocks<'m> {
         self.norm(x, name, NormKind::Layer, epsilon)
     }
 
-    /// RMS normalisation over the last axis by the module `name`.
-    pub(crate) fn rms_norm(&mut self, x: ValueId, name: &str, epsilon: f32) -> Block {
-        self.norm(x, name, NormKind::Rms, epsilon)
-    }
-
     fn norm(&mut self, x: ValueId, name: &str, kind: NormKind, epsilon: f32) -> Block {
         let shape = self.shape(x);
         let size = shape.last().and_then(Dim::as_const).and_then(|d| usize::try_from(d).ok());

@@ -102,7 +102,8 @@ pub(super) struct Decoder {
 
 impl Decoder {
     /// What Llama's keys say.
-    pub(super) fn new(config: &Config) -> Result<Decoder, ImportError> {
+    pub(super) fn new(blocks: &Blocks<'_>) -> Result<Decoder, ImportError> {
+        let config = blocks.config;
         let (width, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
         let kv_heads = config.size_or("num_key_value_heads", heads)?;
         let size = match config.optional_size("head_dim")? {
@@ -131,7 +132,12 @@ impl Decoder {
             layers: vec![LayerKind { window: None, rope: Some(0) }; layers],
             heads: Heads { heads, kv_heads, size },
             positions,
-            ropes: vec![Rope::new(config, size, positions)?],
+            ropes: vec![Rope::new(
+                config,
+                size,
+                positions,
+                room(positions, blocks.options.context),
+            )?],
             norm: NormKind::Rms,
             norm_offset: 0.0,
             epsilon: config.float_or("rms_norm_eps", 1e-6)?,
@@ -201,21 +207,19 @@ impl Decoder {
 
     /// Positions that the cache has.
     fn context(&self, blocks: &mut Blocks<'_>) -> Result<usize, ImportError> {
-        match blocks.options.context {
-            None if self.positions > DEFAULT_CONTEXT => {
-                let most = self.positions;
-                blocks.note(format!(
-                    "room for {DEFAULT_CONTEXT} positions of the model's {most}; --context N changes that"
-                ));
-                Ok(DEFAULT_CONTEXT)
-            }
-            None => Ok(self.positions),
-            Some(context) if (1..=self.positions).contains(&context) => Ok(context),
-            Some(context) => Err(ImportError::Model(format!(
-                "a context of {context} positions; the model was made for 1 to {}",
-                self.positions
-            ))),
+        let (most, asked) = (self.positions, blocks.options.context);
+        if let Some(context) = asked.filter(|context| !(1..=most).contains(context)) {
+            let problem =
+                format!("a context of {context} positions; the model was made for 1 to {most}");
+            return Err(ImportError::Model(problem));
         }
+        let room = room(most, asked);
+        if asked.is_none() && room < most {
+            blocks.note(format!(
+                "room for {room} positions of the model's {most}; --context N changes that"
+            ));
+        }
+        Ok(room)
     }
 
     #[allow(clippy::too_many_arguments, reason = "one call, above")]
@@ -386,6 +390,11 @@ impl Decoder {
         let shape = blocks.shape(x);
         blocks.at(name, |c| c.main().emit("", op, &operands, DType::F32, shape))
     }
+}
+
+/// Positions that the cache of a model made for `most` has.
+fn room(most: usize, asked: Option<usize>) -> usize {
+    asked.unwrap_or(DEFAULT_CONTEXT).min(most)
 }
 
 /// The function that the first of these keys names.

@@ -21,7 +21,7 @@ const NAMES: Names = Names {
 
 fn common(blocks: &Blocks<'_>) -> Result<Decoder, ImportError> {
     let config = blocks.config;
-    let mut decoder = Decoder::new(config)?;
+    let mut decoder = Decoder::new(blocks)?;
     decoder.names = NAMES;
     decoder.norm_offset = config.float_or("norm_offset", 1.0)?;
     decoder.embedding_scale = (decoder.width as f32).sqrt();

@@ -16,12 +16,12 @@ pub(super) const ARCHITECTURES: &[(&str, Architecture)] = &[
 ];
 
 fn llama(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
-    Decoder::new(blocks.config)?.build(blocks)
+    Decoder::new(blocks)?.build(blocks)
 }
 
 /// Every layer sees a window, where there is one.
 fn mistral(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
-    let mut decoder = Decoder::new(blocks.config)?;
+    let mut decoder = Decoder::new(blocks)?;
     let window = blocks.config.optional_size("sliding_window")?;
     decoder.layers.iter_mut().for_each(|layer| layer.window = window);
     decoder.build(blocks)
@@ -29,7 +29,7 @@ fn mistral(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
 
 /// `QwenForCausalLM` of the second and third generation: layers from `max_window_layers` on see a window, if windows are used.
 fn qwen(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
-    let mut decoder = Decoder::new(blocks.config)?;
+    let mut decoder = Decoder::new(blocks)?;
     if blocks.config.flag_or("use_sliding_window", false)? {
         let first = blocks.config.count_or("max_window_layers", decoder.layers.len())?;
         windows(blocks.config, &mut decoder.layers, |at| at >= first)?;
@@ -39,7 +39,7 @@ fn qwen(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
 
 /// Some layers have no positions.
 fn smollm3(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
-    let mut decoder = Decoder::new(blocks.config)?;
+    let mut decoder = Decoder::new(blocks)?;
     let config = blocks.config;
     let every = config.size_or("no_rope_layer_interval", 4)?;
     let listed = config.get("no_rope_layers").and_then(|list| list.as_array());

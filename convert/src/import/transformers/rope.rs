@@ -20,8 +20,13 @@ pub(super) struct Rope {
 
 impl Rope {
     /// What `rope_theta`, `partial_rotary_factor` and `rope_scaling` (or `rope_parameters`) say of heads of `size`
-    /// channels in a model made for `positions` positions.
-    pub(super) fn new(config: &Config, size: usize, positions: usize) -> Result<Rope, ImportError> {
+    /// channels in a model made for `positions` positions, of which there is room for `context`.
+    pub(super) fn new(
+        config: &Config,
+        size: usize,
+        positions: usize,
+        context: usize,
+    ) -> Result<Rope, ImportError> {
         let parameters = config.section("rope_parameters")?;
         let flat = |key: &str| -> Result<Option<f32>, ImportError> {
             match &parameters {
@@ -44,7 +49,7 @@ impl Rope {
             None => parameters.filter(|section| section.get("rope_type").is_some()),
         };
         if let Some(scaling) = scaling {
-            rope.stretch(&scaling, config, base, positions)?;
+            rope.stretch(&scaling, config, base, [positions, context])?;
         }
         Ok(rope)
     }
@@ -83,7 +88,7 @@ impl Rope {
         scaling: &Config,
         config: &Config,
         base: f64,
-        positions: usize,
+        [positions, context]: [usize; 2],
     ) -> Result<(), ImportError> {
         let kind = match scaling.optional_text("rope_type")? {
             Some(kind) => kind,
@@ -134,9 +139,7 @@ impl Rope {
             "longrope" | "su" => {
                 let original = original(positions)?;
                 let stretched = positions as f64 / original;
-                let is_long =
-                    config.size_or("rope_positions", original as usize)? as f64 > original;
-                let key = if is_long { "long_factor" } else { "short_factor" };
+                let key = if context as f64 > original { "long_factor" } else { "short_factor" };
                 let factors = scaling.optional_floats(key)?;
                 let factors = factors.ok_or_else(|| scaling.wrong(key, "is missing"))?;
                 self.divide(scaling, key, &factors)?;
