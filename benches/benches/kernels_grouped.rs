@@ -6,7 +6,7 @@ use half::f16;
 use std::hint::black_box;
 use std::time::Duration;
 use whit::Isa;
-use whit::kernels::conv_f32::grouped::{GroupedBits, GroupedWeights, plane_lens};
+use whit::kernels::conv_f32::grouped::{GroupedBits, GroupedForm, plane_lens};
 use whit::kernels::{ConvGeometry, EpilogueF32, FloatWeights, PanelWeights, conv_f32};
 
 /// Numbers without a pattern.
@@ -24,30 +24,28 @@ fn layers(c: &mut Criterion) {
         let floats: Vec<f32> =
             (0..g.packed_float_len()).map(|i| noise(i) as f32 / 1e6 - 0.5).collect();
         let halves: Vec<f16> = floats.iter().map(|w| f16::from_f32(*w)).collect();
-        let planes = |bits, group_size| {
+        let planes = |bits, has_mins, group_size| {
+            let form = GroupedForm { bits, has_mins, is_wide: false };
             let (weights, scales) = plane_lens(&g, bits, group_size);
-            let weights: Vec<u8> = (0..weights).map(|i| noise(i) as u8).collect();
-            (bits, group_size, weights, vec![f16::from_f32(0.01); scales])
+            let mut planes: Vec<u8> = (0..weights).map(|i| noise(i) as u8).collect();
+            let scales = vec![f16::from_f32(0.01); if has_mins { 2 * scales } else { scales }];
+            planes.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
+            (form, group_size, planes)
         };
         let grouped = [
-            ("w8 g32", planes(GroupedBits::W8, 32)),
-            ("w8 g128", planes(GroupedBits::W8, 128)),
-            ("w4 g32", planes(GroupedBits::W4, 32)),
-            ("w4 g128", planes(GroupedBits::W4, 128)),
+            ("w8 g32", planes(GroupedBits::W8, false, 32)),
+            ("w8 g128", planes(GroupedBits::W8, false, 128)),
+            ("w4 g32", planes(GroupedBits::W4, false, 32)),
+            ("w4 g32 min", planes(GroupedBits::W4, true, 32)),
+            ("w4 g128", planes(GroupedBits::W4, false, 128)),
         ];
         let mut weights: Vec<(&str, usize, PanelWeights<'_>)> = vec![
             ("f32", floats.len() * 4, FloatWeights::F32(&floats).into()),
             ("f16", halves.len() * 2, FloatWeights::F16(&halves).into()),
         ];
-        for (name, (bits, group_size, weights_plane, scales)) in &grouped {
-            let grouped = GroupedWeights {
-                bits: *bits,
-                group_size: *group_size,
-                weights: weights_plane,
-                scales,
-            };
-            let bytes = weights_plane.len() + scales.len() * 2;
-            weights.push((name, bytes, PanelWeights::Grouped(grouped)));
+        for (name, (form, group_size, bytes)) in &grouped {
+            let planes = form.planes(&g, *group_size, bytes).expect("planes");
+            weights.push((name, bytes.len(), PanelWeights::Grouped(planes)));
         }
         let input: Vec<f32> = (0..g.input_len()).map(|i| noise(i) as f32 / 1e6 - 0.5).collect();
         let (bias, mut output) = (vec![0.0; g.padded_out_c()], vec![0.0; m * n]);

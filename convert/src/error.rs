@@ -23,6 +23,16 @@ pub enum ImportError {
     #[error("not a readable TFLite file: {0}")]
     Flatbuffer(String),
 
+    #[error("{file}: {problem}")]
+    Config { file: String, problem: String },
+
+    #[error("not a readable safetensors file: {file}: {problem}")]
+    Safetensors { file: String, problem: String },
+
+    /// A configuration of an architecture that isn't there.
+    #[error("the architecture `{found}` is not supported; known are {known}")]
+    Architecture { found: String, known: String },
+
     #[error("not a readable GGUF file: {0}")]
     Gguf(#[from] GgufError),
 
@@ -56,7 +66,8 @@ pub enum ImportError {
 }
 
 /// What the importers read.
-pub const SUPPORTED_FORMATS: &str = "ONNX (.onnx), TensorFlow Lite (.tflite)";
+pub const SUPPORTED_FORMATS: &str =
+    "ONNX (.onnx), TensorFlow Lite (.tflite), Hugging Face (.safetensors with config.json)";
 
 /// A dynamic dimension for which the caller made no choice.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use half::f16;
 use whit::DType;
 use whit::format::NarrowFloat;
 use whit::format::RecurrentFunction;
@@ -36,20 +35,22 @@ pub struct Value {
 }
 
 /// Weights whose rows are cut into groups of consecutive inputs, each with a scale:
-/// `real = scale[output][input / size] * integer`.
+/// `real = scale[output][input / size] * integer`, plus the group's minimum where there are minima.
 ///
 /// A row is what one output of a [`Conv`] or [`MatMul`] reads, in the order kernel row, kernel column, input
 /// channel; the constant (i8) keeps the shape that the operator wants. The layer computes on floats.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Groups {
-    /// 8: integers in −127..=127; 4: in −8..=7.
+    /// 8: integers in −128..=127; 4: in −8..=7, with minima in 0..=15.
     pub bits: u8,
-    /// Inputs per group: 32, 64 or 128; the last group of a row may be shorter.
+    /// Inputs per group: 16, 32, 64 or 128; the last group of a row may be shorter.
     pub size: usize,
     /// The axis of the constant that the outputs run along.
     pub axis: usize,
-    /// `[outputs][ceil(inputs / size)]`; may be negative.
-    pub scale: Vec<f16>,
+    /// `[outputs][ceil(inputs / size)]`; may be negative. Stored as f16 if all of them, and all minima, are numbers of it.
+    pub scale: Vec<f32>,
+    /// As many minima, if there are any.
+    pub min: Option<Vec<f32>>,
 }
 
 /// `real = scale * (integer - zero_point)`, per tensor or along one axis.
@@ -148,6 +149,43 @@ pub struct Attention {
     pub causal: Option<Dim>,
     /// A query whose mask is −∞ for all keys gives zeros instead of NaN.
     pub zero_rows: bool,
+}
+
+/// Heads of a product that gives queries, keys and values at once, `[tokens, (heads + 2 · kv_heads) · size]`: all queries, then
+/// all keys, then all values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "standard names")]
+pub struct Heads {
+    pub heads: usize,
+    pub kv_heads: usize,
+    /// Channels of a head.
+    pub size: usize,
+}
+
+/// Positions of queries and keys; see [`Op::Rotary`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rotary {
+    /// What x holds.
+    pub heads: Heads,
+    /// Channels of a head that are rotated.
+    pub rotated: usize,
+    /// Pairs are neighbours, not halves.
+    pub interleaved: bool,
+    /// Added to the mean square of heads that are normalised.
+    pub epsilon: f32,
+}
+
+/// Attention over kept keys and values; see [`Op::CachedAttention`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct CachedAttention {
+    /// What x holds.
+    pub heads: Heads,
+    /// Positions that a query sees, its own the last; `None`: all.
+    pub window: Option<usize>,
+    /// Factor of the products.
+    pub scale: f32,
+    /// Scores are bent to `softcap * tanh(score / softcap)`; 0 for none.
+    pub softcap: f32,
 }
 
 /// Which pooling.
@@ -464,6 +502,24 @@ pub enum Op {
     /// v `[b, kv heads, n, e]`; optional mask, which broadcasts to `[b, heads, m, n]`. Query heads share
     /// key heads in groups.
     Attention(Attention),
+    /// Rows of a table as f32, times a factor. Inputs: table `[rows, size]`, constant, f32, f16 or in groups along axis 0;
+    /// ids (i32 or i64).
+    Embedding {
+        /// The factor.
+        scale: f32,
+    },
+    /// Queries and keys turned by their position, normalised before if there are scales. Inputs: x; positions (i32)
+    /// `[tokens]`; table `[positions, rotated]` of cosines, then sines; optional: scale of queries, scale of keys `[size]`.
+    Rotary(Rotary),
+    /// Attention of new tokens over all of their sequence. Inputs: x; positions (i32) `[tokens]`; kept keys and values (f16)
+    /// `[sequences, kv heads, positions, size]`, which are states; optional: sequences (i32) `[tokens]`. Outputs: `[tokens, heads · size]`; the
+    /// keys and values with the new ones, which the states become.
+    CachedAttention(CachedAttention),
+    /// `f(x[…, i]) · x[…, n + i]`, the last axis being gates, then values.
+    Gated {
+        /// Relu, Sigmoid, Silu, Gelu or GeluTanh.
+        kind: UnaryKind,
+    },
     /// Inputs: any number of tensors.
     Concat {
         /// The axis they are joined along.

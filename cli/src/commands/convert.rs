@@ -14,6 +14,7 @@ use whit_convert::dump;
 use whit_convert::evaluate::Samples;
 use whit_convert::graph::Graph;
 use whit_convert::import::import_file;
+use whit_convert::import::transformers::weights_file;
 use whit_convert::pipeline::{ConvertOptions, Converted, Watch, convert, convert_searched};
 use whit_convert::plan::Target;
 use whit_convert::quantize::calibrate::{Calibration, Method};
@@ -30,7 +31,7 @@ use crate::samples::{Bound, progress_bar};
 
 #[derive(Args)]
 pub(crate) struct Convert {
-    /// The trained model (.onnx)
+    /// The trained model: .onnx, .tflite, or the folder of a Hugging Face model
     model: PathBuf,
     /// The .whit file to write
     #[arg(short, long, required_unless_present = "check")]
@@ -386,12 +387,13 @@ impl Convert {
         let Some(output) = &self.output else {
             return check::run(&self.model, &import, self.json);
         };
-        let source =
-            std::fs::read(&self.model).with_context(|| self.model.display().to_string())?;
         let mut graph =
             import_file(&self.model, &import).with_context(|| self.model.display().to_string())?;
+        let source_file = weights_file(&self.model)?;
         let file_name = self.model.file_name().unwrap_or_default().to_string_lossy();
-        graph.metadata.extend(provenance(&file_name, &source));
+        let source = whit::ModelFile::open(&source_file)
+            .with_context(|| source_file.display().to_string())?;
+        graph.metadata.extend(provenance(&file_name, source.bytes()));
         drop(source);
         if let Some(path) = &self.labels {
             let labels =
@@ -483,7 +485,7 @@ impl Convert {
             (Some(path), Some(source)) => {
                 let report = ConvertReport {
                     model: file_name.into_owned(),
-                    source_bytes: std::fs::metadata(&self.model)?.len(),
+                    source_bytes: std::fs::metadata(&source_file)?.len(),
                     source,
                     scheme: format!("{:?}", self.quantize).to_lowercase(),
                     converted: &converted,

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::Args;
-use whit_convert::import::{DimChoice, ImportOptions, InputLayout};
+use clap::{Args, ValueEnum};
+use whit_convert::import::{DimChoice, ImportOptions, InputLayout, Pooling};
 use whit_convert::tensor::Tensor;
 
 use crate::data::read_npy_file;
@@ -23,6 +23,36 @@ pub(super) struct ImportArgs {
     /// NonMaxSuppression gives as many rows as could be needed; the unused ones come last and hold -1
     #[arg(long)]
     pad_boxes: bool,
+    /// Positions, of prompt and answer together, that a decoder has room for; without, the model's own number, at most 4096
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// How the vectors of a text's tokens become one, for encoders of text; without, what the files of
+    /// sentence-transformers beside the model say
+    #[arg(long, value_enum)]
+    pooling: Option<PoolingArg>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PoolingArg {
+    /// Not at all: the output has a vector per token
+    None,
+    /// Their mean
+    Mean,
+    /// That of the first token
+    Cls,
+    /// The largest of each element
+    Max,
+}
+
+impl PoolingArg {
+    fn pooling(self) -> Pooling {
+        match self {
+            PoolingArg::None => Pooling::None,
+            PoolingArg::Mean => Pooling::Mean,
+            PoolingArg::Cls => Pooling::Cls,
+            PoolingArg::Max => Pooling::Max,
+        }
+    }
 }
 
 impl ImportArgs {
@@ -34,6 +64,8 @@ impl ImportArgs {
             input_layouts: self.input_layout.clone(),
             input_values: input_values.collect::<Result<_>>()?,
             pad_boxes: self.pad_boxes,
+            context: self.context,
+            pooling: self.pooling.map(PoolingArg::pooling),
         })
     }
 }

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use whit::format::{Layout, Op, StepRecord};
+use whit::kernels::conv_f32::grouped::{GroupedBits, GroupedForm};
 use whit::ops::{self, Operator};
 use whit::{DType, Model};
 
@@ -51,10 +52,10 @@ fn weights_of<'a>(model: &Model<'a>, step: &StepRecord) -> Option<Weights<'a>> {
         let layout = Layout::from_number(record.layout)?;
         (layout != Layout::Dense).then_some(())?;
         let info = tensor_info(model, tensor as usize)?;
-        let (kind, group_size) = match layout {
-            Layout::GroupedW8 => ("w8", Some(record.group_size)),
-            Layout::GroupedW4 => ("w4", Some(record.group_size)),
-            _ => (info.dtype.name(), None),
+        let (kind, group_size) = match GroupedForm::of(layout).map(|form| form.bits) {
+            Some(GroupedBits::W8) => ("w8", Some(record.group_size)),
+            Some(GroupedBits::W4) => ("w4", Some(record.group_size)),
+            None => (info.dtype.name(), None),
         };
         Some(Weights { kind, group_size, info })
     })

@@ -255,6 +255,13 @@ impl<'c, 'n> Compose<'c, 'n> {
         self.b.reduce(self.node, &part, kind, x, axes, keep_dims)
     }
 
+    /// Running sums along an axis, each with the element at its own place.
+    pub(crate) fn cumulative_sum(&mut self, x: ValueId, axis: usize) -> Made {
+        let op = Op::Cumulative { axis, product: false, exclusive: false, reverse: false };
+        let shape = self.shape(x);
+        self.emit("cumulative", op, &[x], self.dtype(x), shape)
+    }
+
     // Movement.
 
     pub(crate) fn transpose(&mut self, x: ValueId, perm: &[usize]) -> Made {

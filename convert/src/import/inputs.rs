@@ -25,6 +25,8 @@ pub(crate) struct Dynamic {
     /// (input, axis) of each occurrence.
     pub places: Vec<(String, usize)>,
     pub choice: Option<DimChoice>,
+    /// What it is when the caller chooses nothing.
+    pub default: Option<DimChoice>,
 }
 
 /// An input as the model declares it.
@@ -142,15 +144,15 @@ fn decide(
     let mut dims = Vec::new();
     let mut unspecified = Vec::new();
     for dynamic in dynamics {
-        let Dynamic { name, places, choice, .. } = dynamic;
+        let Dynamic { name, places, choice, default, .. } = dynamic;
         let is_batch = places.iter().all(|(_, axis)| *axis == 0);
-        dims.push(match choice {
-            Some(DimChoice::Fixed(size)) => Dim::from(*size),
+        dims.push(match choice.or(*default) {
+            Some(DimChoice::Fixed(size)) => Dim::from(size),
             Some(DimChoice::Range(min, max)) => {
                 let symbols = &mut builder.graph.symbols;
                 let index =
                     u32::try_from(symbols.len()).expect("fewer symbols than bytes in the file");
-                symbols.push(Symbol { name: name.clone(), min: *min, max: *max });
+                symbols.push(Symbol { name: name.clone(), min, max });
                 Dim::symbol(index)
             }
             None => {

@@ -21,6 +21,7 @@ mod phases;
 mod prune;
 mod shapes;
 pub mod tflite;
+pub mod transformers;
 
 pub use llama2c::llama2c_tokenizer;
 
@@ -35,6 +36,35 @@ pub struct ImportOptions {
     pub input_values: Vec<(String, Tensor)>,
     /// NonMaxSuppression gives as many rows as could be needed; those that aren't hold −1.
     pub pad_boxes: bool,
+    /// Positions that a decoder keeps keys and values for; at most 4096 of the model's own number without.
+    pub context: Option<usize>,
+    /// How an encoder's vectors of tokens become one of the text; as the model's files say without.
+    pub pooling: Option<Pooling>,
+}
+
+/// How the vectors of a text's tokens become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// Not at all.
+    None,
+    /// Their mean.
+    Mean,
+    /// That of the first token.
+    Cls,
+    /// The largest of each element.
+    Max,
+}
+
+impl Pooling {
+    /// As metadata and options have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Pooling::None => "none",
+            Pooling::Mean => "mean",
+            Pooling::Cls => "cls",
+            Pooling::Max => "max",
+        }
+    }
 }
 
 /// What becomes of a dynamic dimension.
@@ -55,20 +85,21 @@ pub enum InputLayout {
     Nhwc,
 }
 
-/// Imports the model in a file; what it is follows from its contents, then from its extension.
+/// Imports the model in a file or folder; what it is follows from its contents, then from its extension.
 ///
 /// # Errors
 ///
-/// [`ImportError::Format`] for a file that is neither ONNX nor TFLite, and whatever [`onnx::import_onnx`] or
-/// [`tflite::import_tflite`] returns.
+/// [`ImportError::Format`] for a file in another format, and whatever [`onnx::import_onnx`],
+/// [`tflite::import_tflite`] or [`transformers::import_transformers`] returns.
 pub fn import_file(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Graph, ImportError> {
     let path = path.as_ref();
-    let io = |source| ImportError::Io { path: path.to_owned(), source };
-    // Mapped, so that weights are read where they are used and never copied whole.
-    let bytes = match std::fs::metadata(path).map_err(io)?.len() {
-        0 => Bytes::new(),
-        _ => Bytes::from_owner(whit::ModelFile::open(path).map_err(io)?),
-    };
+    if path.is_dir() {
+        return transformers::import_transformers(path, options);
+    }
+    let bytes = map_file(path)?;
+    if transformers::is_transformers(path, &bytes) {
+        return transformers::import_transformers(path, options);
+    }
     if tflite::is_tflite(&bytes) {
         return tflite::import_tflite(bytes, options);
     }
@@ -84,17 +115,24 @@ pub fn import_file(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Gr
     onnx::import_onnx(bytes, Some(parent), options)
 }
 
+/// The bytes of a file, mapped so that weights are read where they are used and never copied whole.
+fn map_file(path: &Path) -> Result<Bytes, ImportError> {
+    let io = |source| ImportError::Io { path: path.to_owned(), source };
+    Ok(match std::fs::metadata(path).map_err(io)?.len() {
+        0 => Bytes::new(),
+        _ => Bytes::from_owner(whit::ModelFile::open(path).map_err(io)?),
+    })
+}
+
 /// What a file is and what to do with it, when it isn't one that is imported.
 fn other_format(bytes: &[u8], path: &Path) -> Option<(&'static str, &'static str)> {
     const GGUF: (&str, &str) = ("a GGUF model", "");
     const ORT: (&str, &str) =
         ("an ONNX Runtime (.ort) model", ": use the .onnx file that it was made from");
-    const SAFETENSORS: (&str, &str) = (
-        "a safetensors file (weights without a graph)",
-        ": export the model with torch.onnx.export",
+    const TORCH: (&str, &str) = (
+        "a PyTorch file or another zip archive",
+        ": save a transformer as safetensors with save_pretrained,          export other models with torch.onnx.export",
     );
-    const TORCH: (&str, &str) =
-        ("a PyTorch file or another zip archive", ": export the model with torch.onnx.export");
     const HDF5: (&str, &str) = ("a Keras or HDF5 file", ": export it with tf2onnx");
     match bytes {
         [] => return Some(("empty", "")),
@@ -102,8 +140,6 @@ fn other_format(bytes: &[u8], path: &Path) -> Option<(&'static str, &'static str
         [b'G', b'G', b'U', b'F', ..] => return Some(GGUF),
         [b'P', b'K', 3, 4, ..] => return Some(TORCH),
         [0x89, b'H', b'D', b'F', ..] => return Some(HDF5),
-        // The length of the JSON header, below 2^48, then the header.
-        [_, _, _, _, _, _, 0, 0, b'{', ..] => return Some(SAFETENSORS),
         _ => {}
     }
     let extension = path.extension()?.to_str()?.to_ascii_lowercase();
@@ -111,7 +147,6 @@ fn other_format(bytes: &[u8], path: &Path) -> Option<(&'static str, &'static str
         "tflite" => Some(("not a TensorFlow Lite model, whatever it is called", "")),
         "gguf" => Some(GGUF),
         "ort" => Some(ORT),
-        "safetensors" => Some(SAFETENSORS),
         "pt" | "pth" | "ckpt" => Some(TORCH),
         "h5" | "hdf5" | "keras" => Some(HDF5),
         "onnx" => None,

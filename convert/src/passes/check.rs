@@ -1,7 +1,7 @@
 //! Validates a graph: order, arity, and the shapes that follow from the operators.
 
 use crate::dim::Dim;
-use crate::graph::{Graph, Node, Op, PoolKind, RecurrentKind, ValueId};
+use crate::graph::{Graph, Heads, Node, Op, PoolKind, RecurrentKind, ValueId};
 
 use super::edit::product;
 
@@ -78,7 +78,7 @@ fn outputs(op: &Op) -> usize {
     match op {
         Op::Pool(pool) if pool.kind == PoolKind::Max => 2,
         Op::Recurrent(layer) if layer.kind == RecurrentKind::Lstm => 3,
-        Op::QuantizedLstm(_) => 3,
+        Op::QuantizedLstm(_) | Op::CachedAttention(_) => 3,
         Op::Recurrent(_) => 2,
         Op::TopK { .. } => 2,
         _ => 1,
@@ -99,6 +99,9 @@ fn arity(op: &Op) -> (usize, usize) {
         Op::Recurrent(_) => (2, 6),
         Op::QuantizedLstm(_) => (9, 9),
         Op::Attention(_) => (3, 4),
+        Op::Embedding { .. } => (2, 2),
+        Op::Rotary(_) => (3, 5),
+        Op::CachedAttention(_) => (4, 5),
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
     }
@@ -240,6 +243,28 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
             expect(ranks && inputs[5] == state && y.len() == 3 && y[..2] == x[..2])?;
             expect(y[2] == state[1])
         }
+        Op::Embedding { .. } => {
+            expect(x.len() == 2 && y.len() == inputs[1].len() + 1)?;
+            expect(y.ends_with(&x[1..]) && y.starts_with(inputs[1]))
+        }
+        Op::Rotary(rotary) => {
+            expect(of_heads(x, &rotary.heads) && x == y && inputs[1] == &x[..1])?;
+            expect(inputs[2].len() == 2 && inputs[2][1].is(rotary.rotated as i64))
+        }
+        Op::CachedAttention(attention) => {
+            let Heads { heads, size, .. } = attention.heads;
+            expect(of_heads(x, &attention.heads) && inputs[1] == &x[..1] && inputs[2].len() == 4)?;
+            expect(y.len() == 2 && y[0] == x[0] && y[1].is((heads * size) as i64))?;
+            let caches = node.outputs[1..].iter().all(|id| shape(*id) == inputs[2]);
+            expect(inputs[2] == inputs[3] && node.outputs.len() == 3 && caches)
+        }
+        Op::Gated { .. } => {
+            let (Some((n, before)), Some((wide, before_x))) = (y.split_last(), x.split_last())
+            else {
+                return expect(false);
+            };
+            expect(before == before_x && compatible(wide, &n.add(n)))
+        }
         Op::Attention(_) => {
             let (k, v) = (inputs[1], inputs[2]);
             expect(inputs[..3].iter().all(|s| s.len() == 4) && y.len() == 4)?;
@@ -279,6 +304,12 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
             extras(graph, node, y).and_then(expect)
         }
     }
+}
+
+/// Whether a shape is that of queries, keys and values of tokens.
+fn of_heads(x: &[Dim], heads: &Heads) -> bool {
+    let Heads { heads, kv_heads, size } = *heads;
+    x.len() == 2 && x[1].is(((heads + 2 * kv_heads) * size) as i64)
 }
 
 /// Bias and residual of a layer fit its output.

@@ -85,7 +85,16 @@ impl Weights {
     pub fn to_f32(&self) -> Vec<f32> {
         let integers = self.values.to_i8();
         let scale = self.scale_of();
-        integers.iter().enumerate().map(|(at, q)| f32::from(*q) * scale(at)).collect()
+        let products = integers.iter().enumerate().map(|(at, q)| f32::from(*q) * scale(at));
+        let Scales::Groups(Groups { size, axis, min: Some(min), .. }) = &self.scales else {
+            return products.collect();
+        };
+        let rows = Rows::of(&self.values, *axis);
+        let min_of = |at: usize| {
+            let (row, k) = rows.place(at);
+            min[row * rows.len.div_ceil(*size) + k / size]
+        };
+        products.enumerate().map(|(at, product)| product + min_of(at)).collect()
     }
 
     /// The scale of the weight at an index of the values.
@@ -101,7 +110,7 @@ impl Weights {
                 let per_row = rows.len.div_ceil(groups.size);
                 Box::new(move |at| {
                     let (row, k) = rows.place(at);
-                    groups.scale[row * per_row + k / groups.size].to_f32()
+                    groups.scale[row * per_row + k / groups.size]
                 })
             }
         }
@@ -110,6 +119,7 @@ impl Weights {
     /// The smallest and the largest integer that a weight may be.
     pub fn limits(&self) -> [i32; 2] {
         match &self.scales {
+            Scales::Groups(Groups { bits: 4, min: Some(_), .. }) => [0, 15],
             Scales::Groups(groups) if groups.bits == 4 => [-8, 7],
             _ => [-127, 127],
         }
@@ -211,12 +221,12 @@ fn in_groups(weights: &Tensor, axis: usize, bits: u8, size: usize) -> Weights {
             for (at, real) in places.into_iter().zip(group) {
                 values[at] = nearest_in_group(real, chosen, bits);
             }
-            scale.push(chosen);
+            scale.push(chosen.to_f32());
         }
     }
     Weights {
         values: Tensor::from_i8(weights.shape.clone(), &values),
-        scales: Scales::Groups(Groups { bits, size, axis, scale }),
+        scales: Scales::Groups(Groups { bits, size, axis, scale, min: None }),
     }
 }
 

@@ -803,7 +803,13 @@ impl GroupedLayer {
         graph.inputs.push(x);
         let w = graph.add_constant("w", Tensor::from_i8(w_shape, &stored));
         let axis = usize::from(matches!(self.kind, LayerKind::MatMul { transpose_b: false }));
-        graph.value_mut(w).groups = Some(Groups { bits: self.bits, size: self.size, axis, scale });
+        graph.value_mut(w).groups = Some(Groups {
+            bits: self.bits,
+            size: self.size,
+            axis,
+            scale: scale.iter().map(|scale| scale.to_f32()).collect(),
+            min: None,
+        });
         let mut inputs = vec![Some(x), Some(w), None, None];
         if self.bias {
             let bias = Tensor::from_f32([out_c], &random.reals(out_c as i64));

@@ -537,6 +537,68 @@ record! {
 }
 
 record! {
+    /// [`Op::Embedding`](super::Op). Inputs: table `[rows, size]` (constant), ids. Output: the ids' shape, and `size`.
+    pub struct EmbeddingAttributes: 8 {
+        /// Factor of every element.
+        pub scale: f32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
+    /// [`Op::Rotary`](super::Op). Inputs: x `[tokens, (heads + 2 · kv_heads) · size]`, positions `[tokens]`, table
+    /// `[positions, rotated]` of cosines, then sines; scale of queries and scale of keys (both optional) `[size]`.
+    pub struct RotaryAttributes: 32 {
+        /// Heads of queries.
+        pub heads: u32,
+        /// Heads of keys, and of values.
+        pub kv_heads: u32,
+        /// Channels of a head.
+        pub size: u32,
+        /// How many of them are rotated, an even number.
+        pub rotated: u32,
+        /// 1: pairs are neighbours; 0: channel i and channel i + rotated / 2.
+        pub interleaved: u32,
+        /// Added to the mean square of a head that is normalised.
+        pub epsilon: f32,
+        /// Zero.
+        pub reserved: [u32; 2],
+    }
+}
+
+record! {
+    /// [`Op::CachedAttention`](super::Op). Inputs: x `[tokens, (heads + 2 · kv_heads) · size]`, positions `[tokens]`, sequences
+    /// `[tokens]` (optional). Outputs: y `[tokens, heads · size]`, keys and values `[sequences, kv_heads, positions, size]`.
+    pub struct CachedAttentionAttributes: 32 {
+        /// Heads of queries.
+        pub heads: u32,
+        /// Heads of keys and values; a divisor of `heads`.
+        pub kv_heads: u32,
+        /// Channels of a head.
+        pub size: u32,
+        /// Positions that a query sees, its own the last; 0: all.
+        pub window: u32,
+        /// Factor of the products.
+        pub scale: f32,
+        /// Scores are bent to `softcap * tanh(score / softcap)`; 0 for none.
+        pub softcap: f32,
+        /// Zero.
+        pub reserved: [u32; 2],
+    }
+}
+
+record! {
+    /// [`Op::Gated`](super::Op). Input: x `[…, 2n]`; output `[…, n]`.
+    pub struct GatedAttributes: 8 {
+        /// A [`UnaryOp`] number: relu, sigmoid, silu, gelu or gelu_tanh.
+        pub kind: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+}
+
+record! {
     /// [`Op::ConvNd`](super::Op) over NWC, NHWC or NDHWC. Inputs: x, weights
     /// `[out_c, kernel…, in_c / groups]`, bias `[out_c]` (optional). Entries beyond the spatial axes
     /// are zero.

@@ -116,6 +116,14 @@ ops! {
     Attention = 47, "attention";
     /// Long short-term memory on i8, its cell on i16.
     QuantizedLstm = 48, "quantized_lstm";
+    /// Rows of a constant table, packed or not, as floats.
+    Embedding = 49, "embedding";
+    /// Rotary positions of queries and keys, with their normalisation.
+    Rotary = 50, "rotary";
+    /// Attention over keys and values that are kept from run to run.
+    CachedAttention = 51, "cached_attention";
+    /// One half of the last axis times a function of the other.
+    Gated = 52, "gated";
 }
 
 impl fmt::Display for Op {

@@ -119,6 +119,18 @@ pub enum Layout {
     GroupedW4 = 5,
     /// i8 weights for Cortex-M DSP instructions: pairs of output channels, or whole depthwise filters.
     CortexM = 6,
+    /// As [`Layout::GroupedW8`], with minima behind the scales.
+    GroupedW8Min = 7,
+    /// As [`Layout::GroupedW4`], with minima behind the scales.
+    GroupedW4Min = 8,
+    /// As [`Layout::GroupedW8`], with f32 scales.
+    GroupedW8Wide = 9,
+    /// As [`Layout::GroupedW4`], with f32 scales.
+    GroupedW4Wide = 10,
+    /// As [`Layout::GroupedW8Min`], with f32 scales and minima.
+    GroupedW8WideMin = 11,
+    /// As [`Layout::GroupedW4Min`], with f32 scales and minima.
+    GroupedW4WideMin = 12,
 }
 
 impl Layout {
@@ -132,6 +144,12 @@ impl Layout {
             4 => Some(Layout::GroupedW8),
             5 => Some(Layout::GroupedW4),
             6 => Some(Layout::CortexM),
+            7 => Some(Layout::GroupedW8Min),
+            8 => Some(Layout::GroupedW4Min),
+            9 => Some(Layout::GroupedW8Wide),
+            10 => Some(Layout::GroupedW4Wide),
+            11 => Some(Layout::GroupedW8WideMin),
+            12 => Some(Layout::GroupedW4WideMin),
             _ => None,
         }
     }

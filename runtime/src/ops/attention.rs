@@ -156,12 +156,12 @@ fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
 
 /// What happens to a row of scores.
 #[derive(Clone, Copy)]
-struct Scores {
-    scale: f32,
+pub(super) struct Scores {
+    pub(super) scale: f32,
     /// 0 for none.
-    softcap: f32,
+    pub(super) softcap: f32,
     /// A query that sees nothing gives zeros, not NaN.
-    zero_rows: bool,
+    pub(super) zero_rows: bool,
 }
 
 fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
@@ -321,13 +321,13 @@ pub(super) fn work(step: &Step<'_>, isa: Isa) -> Option<Work> {
 
 /// The mask of one query: one number per key, or one for all (stride 0).
 #[derive(Clone, Copy)]
-struct MaskRow<'a> {
+pub(super) struct MaskRow<'a> {
     values: &'a [f32],
     stride: usize,
 }
 
 /// Turns the products of one query into `exp(score - largest)`; gives one over their sum.
-fn weights(
+pub(super) fn weights(
     scores: &mut [f32],
     mask: Option<MaskRow<'_>>,
     to: Scores,

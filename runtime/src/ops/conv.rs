@@ -4,7 +4,7 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{ConvAttributes, Layout, Op};
 use crate::isa::Isa;
-use crate::kernels::conv_f32::grouped::{GROUP_SIZES, GroupedBits, GroupedWeights, plane_lens};
+use crate::kernels::conv_f32::grouped::{GROUP_SIZES, GroupedForm};
 use crate::kernels::conv_f32::{self, ConvF32};
 use crate::kernels::conv_i8::{self, ConvI8};
 use crate::kernels::depthwise_f32::{self, DepthwiseF32};
@@ -125,9 +125,9 @@ pub(super) fn scratch_bytes(
 }
 
 pub(super) fn scratch_bytes_f32(step: &Step<'_>, isa: Isa, geometry: GeometryFn) -> usize {
-    let bytes = match step.input_layout(WEIGHTS) {
-        Layout::GroupedW8 | Layout::GroupedW4 => conv_f32::grouped_scratch_bytes,
-        _ => conv_f32::scratch_bytes,
+    let bytes = match GroupedForm::of(step.input_layout(WEIGHTS)) {
+        Some(_) => conv_f32::grouped_scratch_bytes,
+        None => conv_f32::scratch_bytes,
     };
     scratch_bytes(step, isa, geometry, bytes)
 }
@@ -242,13 +242,25 @@ fn cortex_m_sizes(
     }
 }
 
-/// The kernels' name for a layout of grouped weights, and the type of its tensor.
-fn grouped_bits(layout: Layout) -> Option<(GroupedBits, DType)> {
-    match layout {
-        Layout::GroupedW8 => Some((GroupedBits::W8, DType::I8)),
-        Layout::GroupedW4 => Some((GroupedBits::W4, DType::U8)),
-        _ => None,
+/// Checks the type, group size and length of grouped weights.
+pub(super) fn check_grouped(
+    step: &Step<'_>,
+    operand: usize,
+    form: GroupedForm,
+    geometry: &ConvGeometry,
+) -> Result<(), StepErrorKind> {
+    let (weights, number) = (step.input(operand)?, operand as u8);
+    expect_type(&weights, form.dtype(), number)?;
+    let group_size = step.input_group_size(operand);
+    // Scales behind the weights are aligned as these are.
+    let is_aligned = weights.place.offset.is_multiple_of(form.scale_bytes());
+    if !GROUP_SIZES.contains(&group_size) || !is_aligned {
+        return Err(StepErrorKind::OperandLayout(number));
     }
+    if weights.bytes() < form.bytes(geometry, group_size) {
+        return Err(StepErrorKind::OperandShape(number));
+    }
+    Ok(())
 }
 
 /// The kernels' name for an i8 layout.
@@ -334,18 +346,9 @@ fn check_f32(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<()
     expect_type(&layer.y, DType::F32, layer.output)?;
     let (channels, weight_len) = packed_sizes(&geometry, layout)?;
     let weights = step.input(WEIGHTS)?;
-    match grouped_bits(weights.layout) {
-        Some((bits, dtype)) if layout == Layout::PanelFloat => {
-            expect_type(&weights, dtype, 1)?;
-            let group_size = step.input_group_size(WEIGHTS);
-            // Scales behind the weights are aligned as these are.
-            if !GROUP_SIZES.contains(&group_size) || !weights.place.offset.is_multiple_of(2) {
-                return Err(StepErrorKind::OperandLayout(1));
-            }
-            let (weights_len, scales_len) = plane_lens(&geometry, bits, group_size);
-            if weights.bytes() < weights_len + scales_len * size_of::<half::f16>() {
-                return Err(StepErrorKind::OperandShape(1));
-            }
+    match GroupedForm::of(weights.layout) {
+        Some(form) if layout == Layout::PanelFloat => {
+            check_grouped(step, WEIGHTS, form, &geometry)?;
         }
         _ => {
             if !matches!(weights.dtype, DType::F32 | DType::F16) {
@@ -524,26 +527,11 @@ fn parts_f32<'v>(
     })
 }
 
-fn float_weights(bytes: &[u8], dtype: DType) -> Result<FloatWeights<'_>, StepErrorKind> {
+pub(super) fn float_weights(bytes: &[u8], dtype: DType) -> Result<FloatWeights<'_>, StepErrorKind> {
     Ok(match dtype {
         DType::F16 => FloatWeights::F16(typed(bytes, 1)?),
         _ => FloatWeights::F32(typed(bytes, 1)?),
     })
-}
-
-/// The planes of grouped weights.
-fn grouped_weights<'v>(
-    bytes: &'v [u8],
-    geometry: &ConvGeometry,
-    bits: GroupedBits,
-    group_size: usize,
-) -> Result<PanelWeights<'v>, StepErrorKind> {
-    let (weights_len, scales_len) = plane_lens(geometry, bits, group_size);
-    let (weights, scales) =
-        bytes.split_at_checked(weights_len).ok_or(StepErrorKind::OperandShape(1))?;
-    let scales = scales.get(..scales_len * size_of::<half::f16>());
-    let scales = typed(scales.ok_or(StepErrorKind::OperandShape(1))?, 1)?;
-    Ok(PanelWeights::Grouped(GroupedWeights { bits, group_size, weights, scales }))
 }
 
 fn run_panels_f32<const ISA: usize>(
@@ -562,8 +550,11 @@ fn run_panels_f32<const ISA: usize>(
         geometry,
         pixels: 0..geometry.out_pixels(),
         input: parts.input,
-        weights: match grouped_bits(weights.layout) {
-            Some((bits, _)) => grouped_weights(parts.weights, &geometry, bits, group_size)?,
+        weights: match GroupedForm::of(weights.layout) {
+            Some(form) => {
+                let planes = form.planes(&geometry, group_size, parts.weights);
+                PanelWeights::Grouped(planes.ok_or(StepErrorKind::OperandShape(1))?)
+            }
             None => float_weights(parts.weights, weights.dtype)?.into(),
         },
         epilogue: parts.epilogue,

@@ -7,9 +7,8 @@
 use core::ops::Range;
 
 use crate::error::StepErrorKind;
-use crate::format::Layout;
 use crate::isa::Isa;
-use crate::kernels::conv_f32::grouped::{GroupedWeights, plane_lens};
+use crate::kernels::conv_f32::grouped::{GroupedForm, GroupedWeights, plane_lens};
 use crate::kernels::conv_f32::{self, ConvF32};
 use crate::kernels::conv_i8::ConvI8;
 use crate::kernels::depthwise_f32::DepthwiseF32;
@@ -203,7 +202,7 @@ pub(super) fn share_bytes_i8(
 
 /// Whether a float layer's weights are grouped.
 fn is_grouped(step: &Step<'_>) -> bool {
-    matches!(step.input_layout(WEIGHTS), Layout::GroupedW8 | Layout::GroupedW4)
+    GroupedForm::of(step.input_layout(WEIGHTS)).is_some()
 }
 
 /// What there is to share of a dense float layer.
@@ -481,7 +480,11 @@ fn panels_from<'v>(
             let (bytes, scales) = plane_lens(&before, w.bits, w.group_size);
             PanelWeights::Grouped(GroupedWeights {
                 weights: from(w.weights, bytes)?,
-                scales: from(w.scales, scales)?,
+                scales: w.scales.from(scales).ok_or(StepErrorKind::TooLarge)?,
+                mins: match w.mins {
+                    Some(mins) => Some(mins.from(scales).ok_or(StepErrorKind::TooLarge)?),
+                    None => None,
+                },
                 ..w
             })
         }

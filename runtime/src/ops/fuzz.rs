@@ -1,18 +1,20 @@
 //! Random steps for every operator: whatever its check accepts must run without a panic.
 
-use super::testing::{Case, Random, Tensor, shape};
+use super::testing::{Case, Random, Tensor, shape, tensor};
 use super::{ALL, Operator};
 use crate::SessionError;
 use crate::dtype::DType;
 use crate::format::{
     ArgReduceAttributes, AttentionAttributes, AxisAttributes, BinaryAttributes, BinaryOp,
-    CompareOp, ConvAttributes, ConvNdAttributes, CumulativeAttributes, Field, GatherNdAttributes,
-    GridSampleAttributes, Layout, MatMulAttributes, NonMaxSuppressionAttributes,
-    NormalizeAttributes, Op, PadAttributes, PoolAttributes, PoolNdAttributes, QuantizeAttributes,
-    QuantizedLstmAttributes, RecurrentAttributes, ReduceAttributes, ResizeAttributes,
-    RoiAlignAttributes, ScatterAttributes, SliceAttributes, SoftmaxAttributes, TopKAttributes,
-    TransposeAttributes, UnaryAttributes, UnaryOp,
+    CachedAttentionAttributes, CompareOp, ConvAttributes, ConvNdAttributes, CumulativeAttributes,
+    EmbeddingAttributes, Field, GatedAttributes, GatherNdAttributes, GridSampleAttributes, Layout,
+    MatMulAttributes, NonMaxSuppressionAttributes, NormalizeAttributes, Op, PadAttributes,
+    PoolAttributes, PoolNdAttributes, QuantizeAttributes, QuantizedLstmAttributes,
+    RecurrentAttributes, ReduceAttributes, ResizeAttributes, RoiAlignAttributes, RotaryAttributes,
+    ScatterAttributes, SliceAttributes, SoftmaxAttributes, TopKAttributes, TransposeAttributes,
+    UnaryAttributes, UnaryOp,
 };
+use crate::kernels::conv_f32::grouped::{GroupedBits, GroupedForm};
 
 const CASES_PER_OPERATOR: usize = 4000;
 /// Tensors of a case stay small, so that thousands of cases take a second.
@@ -56,6 +58,10 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
         Op::Normalize => (NormalizeAttributes::SIZE, 1 + random.below(3) as usize),
         Op::Interpolate => (AxisAttributes::SIZE, 3),
         Op::QuantizedLstm => (QuantizedLstmAttributes::SIZE, 9),
+        Op::Embedding => (EmbeddingAttributes::SIZE, 2),
+        Op::Rotary => (RotaryAttributes::SIZE, 3 + random.below(3) as usize),
+        Op::CachedAttention => (CachedAttentionAttributes::SIZE, 2 + random.below(2) as usize),
+        Op::Gated => (GatedAttributes::SIZE, 1),
     }
 }
 
@@ -131,11 +137,11 @@ fn set_input(case: &mut Case, random: &mut Random, index: usize, dtype: DType, d
 /// groups, or i8 in panels under i16.
 fn packed_weights(case: &mut Case, random: &mut Random) {
     let is_i16 = case.variant == Some(DType::I16);
-    let (layout, dtype) = match random.below(2) {
-        _ if is_i16 => (Layout::PanelI8, DType::I8),
-        0 => (Layout::GroupedW8, DType::I8),
-        _ => (Layout::GroupedW4, DType::U8),
-    };
+    let bits = [GroupedBits::W8, GroupedBits::W4][random.below(2) as usize];
+    let (has_mins, is_wide) = (random.below(2) == 0, random.below(2) == 0);
+    let form = GroupedForm { bits, has_mins, is_wide };
+    let (layout, dtype) =
+        if is_i16 { (Layout::PanelI8, DType::I8) } else { (form.layout(), form.dtype()) };
     let [x, bias] = if is_i16 { [DType::I16, DType::I64] } else { [DType::F32, DType::F32] };
     let [k, n] = [0; 2].map(|_| 1 + random.below(70));
     let rows = 1 + random.below(4);
@@ -329,6 +335,76 @@ fn quantized_lstm(random: &mut Random) -> Case {
     }
 }
 
+/// Operands of a decoder's operators that fit each other, but for one at most.
+fn of_a_decoder(case: &mut Case, random: &mut Random) {
+    let small = |random: &mut Random| 1 + random.below(4);
+    let [tokens, kv_heads, positions, sequences] = [0; 4].map(|_| small(random));
+    let (heads, size) = (kv_heads * small(random), 2 * small(random));
+    let tokens = if random.below(4) == 0 { 9 + random.below(30) } else { tokens };
+    let indices = |random: &mut Random, most: u32| {
+        let numbers = (0..tokens).map(|token| match random.below(200) {
+            0 => -1,
+            1 => i32::MAX,
+            _ => (token % most) as i32,
+        });
+        tensor(&[tokens], &numbers.collect::<Vec<i32>>())
+    };
+    let x = vec![tokens, (heads + 2 * kv_heads) * size];
+    let positions = if tokens > 8 { tokens } else { positions };
+    let inputs = case.inputs.len();
+    let cache = || Some(shape(DType::F16, &[sequences, kv_heads, positions, size]));
+    let mut tensors: Vec<Tensor> = vec![];
+    match case.op {
+        Op::Embedding => {
+            tensors.push(random_tensor(random, DType::F32, vec![5, size]).constant());
+            tensors.push(indices(random, 5));
+            case.output = shape(DType::F32, &[tokens, size]);
+        }
+        Op::Gated => {
+            tensors.push(random_tensor(random, DType::F32, vec![tokens, 2 * size]));
+            case.output = shape(DType::F32, &[tokens, size]);
+            let kinds = [UnaryOp::Relu, UnaryOp::Silu, UnaryOp::GeluTanh, UnaryOp::Exp];
+            case.attributes[..4]
+                .copy_from_slice(&(kinds[random.below(4) as usize] as u32).to_le_bytes());
+        }
+        Op::Rotary => {
+            let rotated = 2 * random.below(size / 2 + 1);
+            tensors.push(random_tensor(random, DType::F32, x.clone()));
+            tensors.push(indices(random, positions));
+            tensors.push(random_tensor(random, DType::F32, vec![positions, rotated]));
+            for _ in 3..inputs {
+                tensors.push(random_tensor(random, DType::F32, vec![size]));
+            }
+            case.output = shape(DType::F32, &x);
+            let interleaved = random.below(2);
+            let (epsilon, reserved) = (1e-5, [0; 2]);
+            RotaryAttributes { heads, kv_heads, size, rotated, interleaved, epsilon, reserved }
+                .write(&mut case.attributes);
+        }
+        _ => {
+            tensors.push(random_tensor(random, DType::F32, x));
+            tensors.push(indices(random, positions));
+            if inputs > 2 {
+                tensors.push(indices(random, sequences));
+            }
+            case.output = shape(DType::F32, &[tokens, heads * size]);
+            case.more_outputs = vec![cache(), cache()];
+            let window = random.below(4);
+            let (scale, softcap, reserved) = (0.5, random.below(2) as f32, [0; 2]);
+            CachedAttentionAttributes { heads, kv_heads, size, window, scale, softcap, reserved }
+                .write(&mut case.attributes);
+        }
+    }
+    if random.below(4) == 0 {
+        let strange = random.below(tensors.len() as u32) as usize;
+        let of = &tensors[strange];
+        let (dtype, like) = (of.dtype, of.dims.clone());
+        let dims = dims(random, &like);
+        tensors[strange] = random_tensor(random, dtype, dims);
+    }
+    case.inputs = tensors.into_iter().map(Some).collect();
+}
+
 fn case(operator: &Operator, random: &mut Random) -> Case {
     if matches!(operator.op, Op::Lstm | Op::Gru | Op::Rnn) {
         return recurrent(operator, random);
@@ -389,6 +465,11 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
     case.attributes = attributes(random, attribute_bytes);
     if matches!(operator.op, Op::Conv2d | Op::FullyConnected) && random.below(2) == 0 {
         packed_weights(&mut case, random);
+    }
+    let is_of_a_decoder =
+        matches!(operator.op, Op::Embedding | Op::Rotary | Op::CachedAttention | Op::Gated);
+    if is_of_a_decoder && random.below(4) > 0 {
+        of_a_decoder(&mut case, random);
     }
     if operator.op == Op::Attention && random.below(2) == 0 {
         // Shapes that fit, and switches that are switches.

@@ -6,6 +6,7 @@
 
 mod attention;
 mod binary;
+mod cached_attention;
 mod cast;
 mod compare;
 mod concat;
@@ -16,8 +17,10 @@ mod conv_nd;
 mod conv_parts;
 mod cumulative;
 mod elementwise;
+mod embedding;
 #[cfg(test)]
 mod fuzz;
+mod gated;
 mod gather;
 mod gather_nd;
 mod grid_sample;
@@ -40,6 +43,7 @@ mod reduce;
 mod resize;
 mod reverse_sequence;
 mod roi_align;
+mod rotary;
 mod scatter;
 mod shape;
 mod softmax;
@@ -60,6 +64,7 @@ use crate::memory::{Context, Slot};
 pub use crate::tables::Step;
 pub use attention::ATTENTION_F32;
 pub use binary::{BINARY_BOOL, BINARY_F32, BINARY_I8, BINARY_I16, BINARY_I32, BINARY_I64};
+pub use cached_attention::CACHED_ATTENTION_F32;
 pub use cast::CAST;
 pub use compare::{COMPARE_BOOL, COMPARE_F32, COMPARE_I8, COMPARE_I32, COMPARE_I64, COMPARE_U8};
 pub use concat::CONCAT;
@@ -69,6 +74,8 @@ pub use conv::{
 pub use conv_i16::{CONV_I16, DEPTHWISE_I16, FULLY_CONNECTED_I16};
 pub use conv_nd::{CONV_ND_F32, CONV_ND_I32};
 pub use cumulative::{CUMULATIVE_F32, CUMULATIVE_I32, CUMULATIVE_I64};
+pub use embedding::EMBEDDING;
+pub use gated::GATED_F32;
 pub use gather::GATHER;
 pub use gather_nd::{GATHER_ELEMENTS, GATHER_ND};
 pub use grid_sample::GRID_SAMPLE_F32;
@@ -92,6 +99,7 @@ pub use reduce::{
 pub use resize::{RESIZE_F32, RESIZE_I8, RESIZE_I16};
 pub use reverse_sequence::REVERSE_SEQUENCE;
 pub use roi_align::ROI_ALIGN_F32;
+pub use rotary::ROTARY_F32;
 pub use scatter::{
     SCATTER_ELEMENTS, SCATTER_ELEMENTS_F32, SCATTER_ELEMENTS_I32, SCATTER_ELEMENTS_I64, SCATTER_ND,
     SCATTER_ND_F32, SCATTER_ND_I32, SCATTER_ND_I64,
@@ -274,6 +282,10 @@ table! {
     &REDUCE_I16,
     &RESIZE_I16,
     &QUANTIZED_LSTM,
+    &EMBEDDING,
+    &ROTARY_F32,
+    &CACHED_ATTENTION_F32,
+    &GATED_F32,
 }
 
 /// A step, bound to its operator.

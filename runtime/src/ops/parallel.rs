@@ -8,7 +8,8 @@ use crate::dtype::DType;
 use crate::format::Op;
 use crate::isa::Isa;
 use crate::ops::{
-    Operator, Step, attention, conv, conv_parts, elementwise, matmul, normalize, softmax,
+    Operator, Step, attention, cached_attention, conv, conv_parts, elementwise, gated, matmul,
+    normalize, softmax,
 };
 use crate::threads::{MAX_THREADS, SHARE_ALIGN};
 
@@ -136,6 +137,8 @@ fn work(operator: &Operator, step: &Step<'_>, isa: Isa) -> Option<Work> {
         (Op::FullyConnected, DType::I8) => work_i8(step, isa, matrix_geometry, false),
         (Op::MatMul, DType::F32) => matmul::work(step, isa),
         (Op::Attention, DType::F32) => attention::work(step, isa),
+        (Op::CachedAttention, DType::F32) => cached_attention::work(step, isa),
+        (Op::Gated, DType::F32) => gated::work(step, isa),
         (Op::Softmax, DType::F32) => softmax::work(step, isa),
         (Op::Normalize, DType::F32) => normalize::work(step, isa),
         (Op::Unary, DType::F32) => elementwise::work(step, Rates::FUNCTION_F32.of(isa)),

@@ -9,7 +9,7 @@ use crate::format::{
     AttentionAttributes, BinaryAttributes, BinaryOp, ConvAttributes, Layout, MatMulAttributes,
     NormalizeAttributes, SoftmaxAttributes, UnaryAttributes, UnaryOp,
 };
-use crate::kernels::conv_f32::grouped::{GroupedBits, plane_lens};
+use crate::kernels::conv_f32::grouped::{GroupedBits, GroupedForm, plane_lens};
 use crate::kernels::{ConvGeometry, PANEL_N, Packing};
 use crate::ops::testing::{Case, Random, Tensor, bytes_of, shape, tensor};
 
@@ -113,12 +113,13 @@ fn layer(op: Op, w: &Windows, weights: Weights, residual: Residual, random: &mut
         Weights::I8 | Weights::CortexM => tensor(&[len as u32], &random.i8s(len)),
         Weights::W8 | Weights::W4 => {
             let bits = if weights == Weights::W8 { GroupedBits::W8 } else { GroupedBits::W4 };
+            let form = GroupedForm { bits, has_mins: true, is_wide: false };
             let (bytes, scales) = plane_lens(&g, bits, 32);
             let mut planes = tensor(&[0], &[0i8; 0]);
             planes.bytes = random.i8s(bytes).iter().map(|byte| *byte as u8).collect();
-            let scales = halves(random, scales);
+            let scales = halves(random, 2 * scales);
             planes.bytes.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
-            planes.dtype = if weights == Weights::W8 { DType::I8 } else { DType::U8 };
+            planes.dtype = form.dtype();
             planes.group_size = 32;
             planes
         }
@@ -128,8 +129,8 @@ fn layer(op: Op, w: &Windows, weights: Weights, residual: Residual, random: &mut
         (_, Weights::CortexM) => Layout::CortexM,
         (true, _) => Layout::Depthwise,
         (_, Weights::I8) => Layout::PanelI8,
-        (_, Weights::W8) => Layout::GroupedW8,
-        (_, Weights::W4) => Layout::GroupedW4,
+        (_, Weights::W8) => Layout::GroupedW8Min,
+        (_, Weights::W4) => Layout::GroupedW4Min,
         _ => Layout::PanelFloat,
     });
     let count = |dims: &[u32]| dims.iter().product::<u32>() as usize;

@@ -72,6 +72,7 @@ fn axes(input: &ValueInfoProto, dynamics: &mut Vec<Dynamic>) -> Result<Vec<Axis>
                     named: false,
                     places: vec![place],
                     choice: None,
+                    default: None,
                 });
                 Axis::Dynamic(dynamics.len() - 1)
             }
@@ -86,6 +87,7 @@ fn axes(input: &ValueInfoProto, dynamics: &mut Vec<Dynamic>) -> Result<Vec<Axis>
                         named: true,
                         places: vec![place],
                         choice: None,
+                        default: None,
                     });
                     Axis::Dynamic(dynamics.len() - 1)
                 }

@@ -466,6 +466,7 @@ fn declare(tensor: &Tensor, dynamics: &mut Vec<Dynamic>) -> Result<Declared, Imp
                 named: false,
                 places: vec![(name.clone(), axis)],
                 choice: None,
+                default: None,
             });
             axes.push(Axis::Dynamic(dynamics.len() - 1));
             continue;

@@ -1,13 +1,15 @@
 //! Weights of float layers: f32, f16, or integers in groups with a scale each.
 
+use half::f16;
 use whit::DType;
 use whit::format::{Layout, Op as StepOp};
-use whit::kernels::conv_f32::grouped::{self, GROUP_SIZES, GroupedBits};
-use whit::kernels::{conv_f32, depthwise_f32};
+use whit::kernels::conv_f32::grouped::{self, GROUP_SIZES, GroupedBits, GroupedForm};
+use whit::kernels::{ConvGeometry, conv_f32, depthwise_f32};
 
 use crate::graph::{Graph, Groups, MatMul, Node, Op};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
+use crate::tensor::Tensor;
 
 use super::conv::{Layer, packed_weights, weight_layout};
 
@@ -16,7 +18,10 @@ const REMEDY: &str = "keep its weights in f32, f16 or i8";
 
 /// Refuses weights in groups where no kernel reads them.
 pub(super) fn check_groups(graph: &Graph, node: &Node) -> Result<(), PlanError> {
-    let weights = packed_weights(graph, node);
+    let weights = match node.op {
+        Op::Embedding { .. } => return Ok(()),
+        _ => packed_weights(graph, node),
+    };
     for id in node.inputs.iter().flatten() {
         let value = graph.value(*id);
         if value.groups.is_none() {
@@ -43,7 +48,15 @@ pub(super) fn pack(builder: &mut Builder<'_>, layer: &Layer<'_>) -> Result<usize
     let shape = &layer.weights.shape;
     let value = builder.graph.value(builder.input(layer.node, 1)?);
     if let Some(groups) = &value.groups {
-        let (layout, dtype, data) = pack_groups(layer, groups)?;
+        if layer.op == StepOp::DepthwiseConv2d {
+            let why = format!("a depthwise convolution takes no weights in groups; {REMEDY}");
+            return Err(unsupported(layer.node, why));
+        }
+        let axis = match &layer.node.op {
+            Op::MatMul(MatMul { transpose_b: false, .. }) => 1,
+            _ => 0,
+        };
+        let (layout, dtype, data) = pack_groups(layer.node, geometry, layer.weights, groups, axis)?;
         let tensor = builder.constant(&name, dtype, layout, shape, data)?;
         // One of GROUP_SIZES.
         builder.set_group_size(tensor, groups.size as u32);
@@ -69,52 +82,43 @@ pub(super) fn pack(builder: &mut Builder<'_>, layer: &Layer<'_>) -> Result<usize
     builder.constant(&name, dtype, layout, shape, data)
 }
 
-fn pack_groups(layer: &Layer<'_>, groups: &Groups) -> Result<(Layout, DType, Vec<u8>), PlanError> {
-    let geometry = &layer.geometry;
-    let refuse = |why: String| Err(unsupported(layer.node, why));
-    if layer.op == StepOp::DepthwiseConv2d {
-        return refuse(format!("a depthwise convolution takes no weights in groups; {REMEDY}"));
-    }
-    let (layout, dtype, bits, limits) = match groups.bits {
-        8 => (Layout::GroupedW8, DType::I8, GroupedBits::W8, -127..=127),
-        4 => (Layout::GroupedW4, DType::U8, GroupedBits::W4, -8..=7),
+/// The layout, type and bytes of weights `[outputs, …]` in groups, which must run along this axis of the constant.
+pub(super) fn pack_groups(
+    node: &Node,
+    geometry: &ConvGeometry,
+    weights: &Tensor,
+    groups: &Groups,
+    axis: usize,
+) -> Result<(Layout, DType, Vec<u8>), PlanError> {
+    let refuse = |why: String| Err(unsupported(node, why));
+    let bits = match groups.bits {
+        8 => GroupedBits::W8,
+        4 => GroupedBits::W4,
         bits => return refuse(format!("weights of {bits} bits; 8 and 4 are supported")),
     };
+    let min = groups.min.as_deref().unwrap_or_default();
+    let is_wide = groups.scale.iter().chain(min).any(|x| f16::from_f32(*x).to_f32() != *x);
+    let form = GroupedForm { bits, has_mins: groups.min.is_some(), is_wide };
     if !GROUP_SIZES.contains(&groups.size) {
         return refuse(format!("groups of {} weights; {GROUP_SIZES:?} are supported", groups.size));
     }
-    let axis = match &layer.node.op {
-        Op::MatMul(MatMul { transpose_b: false, .. }) => 1,
-        _ => 0,
-    };
     if groups.axis != axis {
         return refuse(format!("groups of outputs along axis {}, not {axis}", groups.axis));
     }
     let expected = geometry.out_c * geometry.k().div_ceil(groups.size);
-    if groups.scale.len() != expected {
+    if groups.scale.len() != expected || form.has_mins && min.len() != expected {
         return refuse(format!("{} scales for {expected} groups", groups.scale.len()));
     }
-    if groups.scale.iter().any(|scale| !scale.is_finite()) {
+    if groups.scale.iter().chain(min).any(|scale| !scale.is_finite()) {
         return refuse("a scale of its weights is infinite or not a number".to_owned());
     }
-    if layer.weights.dtype != DType::I8 {
-        return refuse(format!("weights in groups are i8, not {}", layer.weights.dtype));
+    if weights.dtype != DType::I8 {
+        return refuse(format!("weights in groups are i8, not {}", weights.dtype));
     }
-    let integers = layer.weights.to_i8();
-    if let Some(q) = integers.iter().find(|q| !limits.contains(*q)) {
+    let integers = weights.to_i8();
+    if let Some(q) = integers.iter().find(|q| !form.limits().contains(*q)) {
         return refuse(format!("the weight {q} doesn't fit {} bits", groups.bits));
     }
-    let (weights_len, scales_len) = grouped::plane_lens(geometry, bits, groups.size);
-    let (mut data, mut scales) = (vec![0; weights_len], vec![half::f16::ZERO; scales_len]);
-    grouped::pack_weights(
-        geometry,
-        bits,
-        groups.size,
-        &integers,
-        &groups.scale,
-        &mut data,
-        &mut scales,
-    );
-    data.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
-    Ok((layout, dtype, data))
+    let data = grouped::pack_weights(geometry, form, groups.size, &integers, &groups.scale, min);
+    Ok((form.layout(), form.dtype(), data))
 }

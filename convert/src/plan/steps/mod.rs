@@ -3,6 +3,7 @@
 mod conv;
 mod conv_i16;
 mod data;
+mod decoder;
 mod elementwise;
 mod float_weights;
 mod indexing;
@@ -26,6 +27,10 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
         Op::Conv(conv) => conv::conv(builder, node, conv),
         Op::MatMul(matmul) => conv::matmul(builder, node, matmul),
         Op::Attention(attention) => conv::attention(builder, node, attention),
+        Op::Embedding { scale } => decoder::embedding(builder, node, *scale),
+        Op::Rotary(rotary) => decoder::rotary(builder, node, rotary),
+        Op::CachedAttention(attention) => decoder::cached_attention(builder, node, attention),
+        Op::Gated { kind } => decoder::gated(builder, node, *kind),
         Op::Pool(pool) => reduce::pool(builder, node, pool),
         Op::Reduce { kind, axes, .. } => reduce::reduce(builder, node, *kind, axes),
         Op::ArgReduce { axis, min, select_last, .. } => {

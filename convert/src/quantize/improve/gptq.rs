@@ -445,7 +445,8 @@ pub(super) fn rounded(real: &Tensor, old: &Weights, stretches: &[Stretch]) -> We
                 if let Scales::Groups(groups) = &mut scales {
                     let per_row = rows.len.div_ceil(groups.size);
                     let to = row * per_row + start / groups.size;
-                    groups.scale[to..to + work.scales.len()].copy_from_slice(&work.scales);
+                    let to = &mut groups.scale[to..to + work.scales.len()];
+                    to.iter_mut().zip(&work.scales).for_each(|(to, scale)| *to = scale.to_f32());
                 }
             }
         }

@@ -108,7 +108,8 @@ fn from_column<'a>(t: &Tile<'a>, first: usize, columns: usize) -> Tile<'a> {
 /// The lanes of a panel from `first` on: rows of words and scales have places for all lanes, so that they stay as far apart.
 fn from_lane(panel: &GroupedPanel, first: usize) -> GroupedPanel {
     let words = panel.words.wrapping_add(first * 4);
-    GroupedPanel { words, scales: panel.scales.wrapping_add(first), ..*panel }
+    let mins = panel.mins.map(|mins| mins.wrapping_add(first));
+    GroupedPanel { words, scales: panel.scales.wrapping_add(first), mins, ..*panel }
 }
 
 /// # Safety

@@ -89,6 +89,9 @@ pub(crate) trait Grouped: Copy {
     /// Inputs per word.
     const PER_WORD: usize;
 
+    /// What integers are short of where there are minima.
+    const OFFSET: f32;
+
     /// The integers for input `i` of each word; where `i` is known to the compiler, so are all shifts.
     unsafe fn weights<L: Lanes>(words: L::Words, i: usize) -> L;
 }
@@ -104,6 +107,8 @@ pub(crate) struct W4;
 impl Grouped for W8 {
     const PER_WORD: usize = 4;
 
+    const OFFSET: f32 = 0.0;
+
     #[inline(always)]
     unsafe fn weights<L: Lanes>(words: L::Words, i: usize) -> L {
         // SAFETY: the contract is the same.
@@ -113,6 +118,8 @@ impl Grouped for W8 {
 
 impl Grouped for W4 {
     const PER_WORD: usize = 8;
+
+    const OFFSET: f32 = 8.0;
 
     // Inputs 0 to 3 are the low nibbles of the bytes, 4 to 7 the high ones.
     #[inline(always)]

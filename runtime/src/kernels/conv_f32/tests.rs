@@ -1,7 +1,7 @@
 //! Every float convolution kernel against a naive one in f64, over one set of cases.
 
 use super::direct::{DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, even, suits};
-use super::grouped::{GROUP_SIZES, GroupedBits, GroupedWeights, plane_lens};
+use super::grouped::{GROUP_SIZES, GroupedBits, GroupedForm, plane_lens};
 use super::lanes::{Array, Lanes, W4, W8, Weight};
 use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile};
 use super::winograd::{
@@ -61,7 +61,7 @@ impl Random {
 pub(crate) struct Variant {
     pub(crate) f16_weights: bool,
     /// Instead of floats, integers in groups of so many inputs.
-    pub(crate) grouped: Option<(GroupedBits, usize)>,
+    pub(crate) grouped: Option<(GroupedForm, usize)>,
     pub(crate) residual: bool,
     pub(crate) min: f32,
     pub(crate) max: f32,
@@ -112,9 +112,17 @@ impl Variant {
     }
 
     fn grouped(self, random: &mut Random) -> Variant {
-        let bits = random.pick(&[GroupedBits::W8, GroupedBits::W4]);
-        Variant { grouped: Some((bits, random.pick(&GROUP_SIZES))), ..self }
+        Variant { grouped: Some((random.pick(&forms()), random.pick(&GROUP_SIZES))), ..self }
     }
+}
+
+/// Every form of grouped weights; the first two are those without minima, with f16 scales.
+fn forms() -> [GroupedForm; 8] {
+    core::array::from_fn(|i| GroupedForm {
+        bits: if i % 2 == 0 { GroupedBits::W8 } else { GroupedBits::W4 },
+        has_mins: i / 2 % 2 == 1,
+        is_wide: i / 4 == 1,
+    })
 }
 
 /// A value that no kernel computes from the tests' numbers, to see what it wrote.
@@ -127,7 +135,7 @@ struct Problem {
     input: Vec<f32>,
     packed: Vec<f32>,
     packed_f16: Vec<f16>,
-    packed_grouped: (Vec<u8>, Vec<f16>),
+    packed_grouped: Vec<u8>,
     bias: Vec<f32>,
     residual: Vec<f32>,
     expected: Vec<(f64, f64)>,
@@ -140,33 +148,28 @@ impl Problem {
         let g = geometry;
         let mut random = Random::new(seed);
         let input = random.fine_numbers(g.input_len());
-        let mut packed_grouped = (vec![], vec![]);
-        let ohwi = if let Some((bits, group_size)) = variant.grouped {
+        let mut packed_grouped = vec![];
+        // What the terms of a weight add up to, where it has two.
+        let mut sizes = vec![];
+        let ohwi = if let Some((form, group_size)) = variant.grouped {
             let groups = g.k().div_ceil(group_size);
-            let limits = if bits == GroupedBits::W8 { -128..128 } else { -8..8 };
-            let integers: Vec<i64> = limits.collect();
-            let q: Vec<i64> = (0..g.out_c * g.k()).map(|_| random.pick(&integers)).collect();
-            let scales: Vec<f16> =
-                random.fine_numbers(g.out_c * groups).into_iter().map(f16::from_f32).collect();
-            let (weights_len, scales_len) = plane_lens(&g, bits, group_size);
-            packed_grouped = (vec![0xA5; weights_len], vec![f16::NAN; scales_len]);
-            let narrow: Vec<i8> = q.iter().map(|q| *q as i8).collect();
-            grouped::pack_weights(
-                &g,
-                bits,
-                group_size,
-                &narrow,
-                &scales,
-                &mut packed_grouped.0,
-                &mut packed_grouped.1,
-            );
-            let real = |i: usize| {
-                let (row, input) = (i / g.k(), i % g.k());
-                let exact = scales[row * groups + input / group_size].to_f64() * q[i] as f64;
-                assert_eq!(f64::from(exact as f32), exact);
-                exact as f32
+            let integers: Vec<i8> = form.limits().collect();
+            let q: Vec<i8> = (0..g.out_c * g.k()).map(|_| random.pick(&integers)).collect();
+            let mut plane = |is_there: bool| -> Vec<f32> {
+                let numbers = random.fine_numbers(if is_there { g.out_c * groups } else { 0 });
+                let half = |x: f32| f16::from_f32(x).to_f32();
+                numbers.into_iter().map(|x| if form.is_wide { x } else { half(x) }).collect()
             };
-            (0..q.len()).map(real).collect()
+            let (scales, mins) = (plane(true), plane(form.has_mins));
+            packed_grouped = grouped::pack_weights(&g, form, group_size, &q, &scales, &mins);
+            let terms = |i: usize| {
+                let (row, input) = (i / g.k(), i % g.k());
+                let group = row * groups + input / group_size;
+                let min = mins.get(group).copied().unwrap_or(0.0);
+                (scales[group] * f32::from(q[i]), min)
+            };
+            sizes = (0..q.len()).map(terms).map(|(a, b)| a.abs() + b.abs()).collect();
+            (0..q.len()).map(terms).map(|(a, b)| a + b).collect()
         } else if variant.f16_weights {
             random.numbers(g.out_c * g.k())
         } else {
@@ -215,10 +218,13 @@ impl Problem {
                                         + c;
                                     let tap =
                                         (oc * g.kernel_h + ky as usize) * g.kernel_w + kx as usize;
-                                    let term = input[at] as f64
-                                        * ohwi[tap * (g.in_c / g.groups) + c] as f64;
+                                    let weight = tap * (g.in_c / g.groups) + c;
+                                    let term = input[at] as f64 * ohwi[weight] as f64;
                                     sum += term;
-                                    size += term.abs();
+                                    size += match sizes.get(weight) {
+                                        Some(size) => (input[at] * size).abs() as f64,
+                                        None => term.abs(),
+                                    };
                                 }
                             }
                         }
@@ -267,7 +273,7 @@ impl Problem {
         let mut output = Output::new(len, at, UNTOUCHED);
         let (input, bias) = (placed(&self.input, at), placed(&self.bias, at));
         let (packed, packed_f16) = (placed(&self.packed, at), placed(&self.packed_f16, at));
-        let planes = (placed(&self.packed_grouped.0, at), placed(&self.packed_grouped.1, at));
+        let planes = placed(&self.packed_grouped, 64 * at);
         let apart = placed(&self.residual, at);
         let mut residual = ResidualData::Apart(&apart[at..]);
         if in_place {
@@ -283,12 +289,10 @@ impl Problem {
             pixels: 0..g.out_pixels(),
             input: &input[at..],
             weights: match (self.variant.grouped, self.variant.f16_weights) {
-                (Some((bits, group_size)), _) => PanelWeights::Grouped(GroupedWeights {
-                    bits,
-                    group_size,
-                    weights: &planes.0[at..],
-                    scales: &planes.1[at..],
-                }),
+                (Some((form, group_size)), _) => {
+                    let planes = form.planes(&g, group_size, &planes[64 * at..]);
+                    PanelWeights::Grouped(planes.expect("planes"))
+                }
                 (None, true) => FloatWeights::F16(&packed_f16[at..]).into(),
                 (None, false) => FloatWeights::F32(&packed[at..]).into(),
             },
@@ -632,9 +636,9 @@ const FAMILY_GROUPED: Family = Family {
     fields: GROUPED_CONVOLUTION,
     work: |shape| shape.convolution_work() * 12,
     check: |shape| {
-        let bits = [GroupedBits::W8, GroupedBits::W4][shape.get("bits") % 2];
+        let form = forms()[shape.get("bits") % 8];
         let group_size = GROUP_SIZES[shape.get("group") % GROUP_SIZES.len()];
-        let variant = Variant { grouped: Some((bits, group_size)), ..Variant::of(shape) };
+        let variant = Variant { grouped: Some((form, group_size)), ..Variant::of(shape) };
         check_all(shape.convolution().geometry(), variant, shape.seed);
     },
 };
@@ -785,8 +789,9 @@ fn shapes() {
         let everything =
             Variant { f16_weights: true, residual: true, min: 0.0, max: 0.75, gap: 3, ..PLAIN };
         check_all(geometry, everything, i as u64);
-        for grouped in [(GroupedBits::W8, 64), (GroupedBits::W4, 32)] {
-            check_all(geometry, Variant { grouped: Some(grouped), ..everything }, i as u64);
+        for form in forms() {
+            let grouped = Some((form, if form.bits == GroupedBits::W8 { 64 } else { 32 }));
+            check_all(geometry, Variant { grouped, ..everything }, i as u64);
         }
     }
 }
@@ -886,7 +891,7 @@ fn ranges_of_pixels() {
 #[test]
 fn grouped_weights_of_every_length() {
     let mut random = Random::new(3);
-    for bits in [GroupedBits::W8, GroupedBits::W4] {
+    for form in forms() {
         for group_size in GROUP_SIZES {
             // Around words, groups and blocks of K.
             for k in
@@ -895,7 +900,7 @@ fn grouped_weights_of_every_length() {
                 for rows in [1, 2, 3, 4, 5, 7, 50] {
                     let cols = random.pick(&[1, 8, 9, 16, 17, 32, 33, 50]);
                     let residual = random.pick(&[false, true]);
-                    let variant = Variant { grouped: Some((bits, group_size)), residual, ..PLAIN };
+                    let variant = Variant { grouped: Some((form, group_size)), residual, ..PLAIN };
                     check_all(ConvGeometry::matmul(rows, k, cols), variant, k as u64);
                 }
             }
@@ -907,40 +912,57 @@ fn grouped_weights_of_every_length() {
 #[test]
 fn grouped_weights_lie_where_the_format_says() {
     const N: usize = 18;
-    for (bits, group_size, k) in
-        [(GroupedBits::W8, 32, 70), (GroupedBits::W4, 32, 70), (GroupedBits::W4, 64, 70)]
+    for (form, group_size, k) in
+        forms().into_iter().flat_map(|form| [(form, 32, 70), (form, 64, 70)])
     {
+        let GroupedForm { bits, has_mins, is_wide } = form;
         let groups = if group_size == 32 { 3 } else { 2 };
         let geometry = ConvGeometry { groups: 2, ..ConvGeometry::matmul(1, 2 * k, 2 * N) };
-        let q: Vec<i8> = (0..2 * N * k).map(|i| (i * 7 % 16) as i8 - 8).collect();
-        let scale: Vec<f16> = (0..2 * N * groups).map(|i| f16::from_f32(i as f32)).collect();
+        let zero = if has_mins && bits == GroupedBits::W4 { 0 } else { 8 };
+        let q: Vec<i8> = (0..2 * N * k).map(|i| (i * 7 % 16) as i8 - zero).collect();
+        let scale: Vec<f32> = (0..2 * N * groups).map(|i| i as f32).collect();
+        let min: Vec<f32> =
+            scale.iter().map(|s| 3.0 - s).take(if has_mins { scale.len() } else { 0 }).collect();
         let (weights_len, scales_len) = plane_lens(&geometry, bits, group_size);
         let words = if bits == GroupedBits::W8 { 18 } else { 9 };
         assert_eq!((weights_len, scales_len), (2 * 2 * words * 64, 2 * 2 * groups * 16));
-        let (mut weights, mut scales) = (vec![1; weights_len], vec![f16::ONE; scales_len]);
-        grouped::pack_weights(&geometry, bits, group_size, &q, &scale, &mut weights, &mut scales);
-        let packed = GroupedWeights { bits, group_size, weights: &weights, scales: &scales };
+        let bytes = grouped::pack_weights(&geometry, form, group_size, &q, &scale, &min);
+        let size = if is_wide { 4 } else { 2 };
+        let planes = if has_mins { 2 } else { 1 };
+        assert_eq!(bytes.len(), weights_len + scales_len * size * planes);
+        let bytes = placed(&bytes, 0);
+        let packed = form.planes(&geometry, group_size, &bytes).expect("planes");
         for (conv_group, n, input) in
             (0..2).flat_map(|g| (0..32).flat_map(move |n| (0..72).map(move |k| (g, n, k))))
         {
             let panel = conv_group * 2 + n / 16;
-            let byte = |word: usize| weights[(panel * words + word) * 64 + n % 16 * 4 + input % 4];
+            let byte = |word: usize| bytes[(panel * words + word) * 64 + n % 16 * 4 + input % 4];
             let got = match bits {
                 GroupedBits::W8 => byte(input / 4) as i8,
-                GroupedBits::W4 if input % 8 / 4 == 0 => (byte(input / 8) & 15) as i8 - 8,
-                GroupedBits::W4 => (byte(input / 8) >> 4) as i8 - 8,
+                GroupedBits::W4 if input % 8 / 4 == 0 => (byte(input / 8) & 15) as i8 - zero,
+                GroupedBits::W4 => (byte(input / 8) >> 4) as i8 - zero,
             };
             let inside = n < N && input < k;
             let want = if inside { q[(conv_group * N + n) * k + input] } else { 0 };
-            assert_eq!(got, want, "{bits:?} {conv_group} {n} {input}");
+            assert_eq!(got, want, "{form:?} {conv_group} {n} {input}");
             if input < k {
                 let group = input / group_size;
-                let real = scales[(panel * groups + group) * 16 + n % 16];
-                let own =
-                    if n < N { scale[(conv_group * N + n) * groups + group] } else { f16::ZERO };
-                assert_eq!(real, own);
+                let real = |plane: usize| {
+                    let at = plane * scales_len + (panel * groups + group) * 16 + n % 16;
+                    let bytes = &bytes[weights_len + at * size..][..size];
+                    match is_wide {
+                        true => f32::from_le_bytes(bytes.try_into().unwrap()),
+                        false => f16::from_le_bytes(bytes.try_into().unwrap()).to_f32(),
+                    }
+                };
+                let own = |values: &[f32]| match n < N && !values.is_empty() {
+                    true => values[(conv_group * N + n) * groups + group],
+                    false => 0.0,
+                };
+                assert_eq!(real(0), own(&scale));
+                assert!(!has_mins || real(1) == own(&min));
                 let at = packed.at(conv_group * 32 + n, input, k);
-                assert_eq!(at, own.to_f32() * f32::from(want));
+                assert_eq!(at, own(&scale) * f32::from(want) + own(&min));
             }
         }
     }
@@ -1042,28 +1064,26 @@ fn short_slices_panic() {
 
 #[test]
 fn short_planes_panic() {
-    // What is cut from: weights, scales, scratch; 3 is an unknown group size.
-    for (bits, cut) in [GroupedBits::W8, GroupedBits::W4]
-        .into_iter()
-        .flat_map(|bits| [0, 1, 2, 3].map(|cut| (bits, cut)))
-    {
-        for isa in Isa::available().filter(|&isa| cut != 2 || isa != Isa::Scalar) {
+    // What is cut from: weights, scales, scratch, minima; 4 is an unknown group size.
+    for (form, cut) in forms().into_iter().flat_map(|form| [0, 1, 2, 3, 4].map(|cut| (form, cut))) {
+        let is_cut = |isa: Isa| (cut != 2 || isa != Isa::Scalar) && (cut != 3 || form.has_mins);
+        for isa in Isa::available().filter(|isa| is_cut(*isa)) {
             for rows in [1, 9] {
                 let refused = std::panic::catch_unwind(|| {
                     let g = ConvGeometry::matmul(rows, 45, 20);
                     let cut = |i: usize| usize::from(cut == i);
-                    let (weights, scales) = plane_lens(&g, bits, 32);
+                    let bytes = placed(&vec![0u8; form.bytes(&g, 32)], 0);
+                    let mut planes = form.planes(&g, 32, &bytes).expect("planes");
+                    planes.weights = &planes.weights[cut(0)..];
+                    planes.scales = planes.scales.from(cut(1)).expect("scales");
+                    planes.mins = planes.mins.map(|mins| mins.from(cut(3)).expect("minima"));
+                    planes.group_size += cut(4);
                     let scratch_len = grouped_scratch_len(&g, isa);
                     select(isa)(&mut ConvF32 {
                         geometry: g,
                         pixels: 0..g.out_pixels(),
                         input: &vec![0.0; g.input_len()],
-                        weights: PanelWeights::Grouped(GroupedWeights {
-                            bits,
-                            group_size: 32 + cut(3),
-                            weights: &vec![0; weights - cut(0)],
-                            scales: &vec![f16::ZERO; scales - cut(1)],
-                        }),
+                        weights: PanelWeights::Grouped(planes),
                         epilogue: EpilogueF32 {
                             bias: &[0.0; 32],
                             residual: None,

@@ -1,6 +1,6 @@
 //! The microkernel: a tile of rows × columns of a matrix product, held in registers over K.
 
-use super::grouped::{GroupedBits, GroupedWeights};
+use super::grouped::{GroupedBits, GroupedWeights, ScalePlane};
 use super::lanes::{Grouped, Lanes, Weight};
 use crate::kernels::{FloatWeights, PANEL_N};
 use core::cmp::Ordering;
@@ -71,7 +71,54 @@ pub(crate) struct GroupedPanel {
     /// [`GroupedBits::words`] rows of [`PANEL_N`] words.
     pub(crate) words: *const u8,
     /// A row of [`PANEL_N`] for each group.
-    pub(crate) scales: *const f16,
+    pub(crate) scales: ScalePtr,
+    /// The same, if there are minima.
+    pub(crate) mins: Option<ScalePtr>,
+}
+
+/// Scales of a panel.
+#[derive(Clone, Copy)]
+pub(crate) enum ScalePtr {
+    F16(*const f16),
+    F32(*const f32),
+}
+
+impl ScalePtr {
+    /// Those from number `first` on.
+    ///
+    /// # Panics
+    ///
+    /// When there are less.
+    fn new(plane: ScalePlane<'_>, first: usize) -> ScalePtr {
+        match plane {
+            ScalePlane::F16(plane) => ScalePtr::F16(plane[first..].as_ptr()),
+            ScalePlane::F32(plane) => ScalePtr::F32(plane[first..].as_ptr()),
+        }
+    }
+
+    /// Those `count` further on, which nobody reads past the end.
+    pub(crate) fn wrapping_add(self, count: usize) -> ScalePtr {
+        match self {
+            ScalePtr::F16(start) => ScalePtr::F16(start.wrapping_add(count)),
+            ScalePtr::F32(start) => ScalePtr::F32(start.wrapping_add(count)),
+        }
+    }
+
+    /// A register of them, from number `at` on.
+    ///
+    /// # Safety
+    ///
+    /// They are readable, and the CPU has the instruction set of `L`.
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(self, at: usize) -> L {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                ScalePtr::F16(start) => L::load_f16(start.add(at)),
+                ScalePtr::F32(start) => L::load(start.add(at)),
+            }
+        }
+    }
 }
 
 impl GroupedPanel {
@@ -81,12 +128,14 @@ impl GroupedPanel {
     ///
     /// When it starts past the end of a plane.
     pub(crate) fn new(weights: GroupedWeights<'_>, panel: usize, k: usize) -> GroupedPanel {
-        let GroupedWeights { bits, group_size, weights, scales } = weights;
+        let GroupedWeights { bits, group_size, weights, scales, mins } = weights;
+        let first = panel * k.div_ceil(group_size) * PANEL_N;
         GroupedPanel {
             bits,
             group_size,
             words: weights[panel * bits.words(k) * PANEL_N * 4..].as_ptr(),
-            scales: scales[panel * k.div_ceil(group_size) * PANEL_N..].as_ptr(),
+            scales: ScalePtr::new(scales, first),
+            mins: mins.map(|mins| ScalePtr::new(mins, first)),
         }
     }
 }
@@ -289,7 +338,8 @@ pub(crate) unsafe fn grouped_tile<L: Lanes, B: Grouped, const MR: usize, const N
         for i in 1..MR {
             a[i] = tile.rows.get_unchecked(i.min(rows - 1)).start;
         }
-        let (mut from, mut scales) = (panel.words, panel.scales);
+        let (mut from, mut scales, mut mins) = (panel.words, panel.scales, panel.mins);
+        let mut first = 0;
         let mut total = [[L::zero(); NV]; MR];
         let mut word = 0;
         while word < words {
@@ -333,8 +383,25 @@ pub(crate) unsafe fn grouped_tile<L: Lanes, B: Grouped, const MR: usize, const N
                 }
                 word += 1;
             }
+            if let Some(group_mins) = mins {
+                // What the inputs of a group add up to, which its minimum is a factor of.
+                let last = k.min(first + panel.group_size);
+                let mut inputs = [L::zero(); MR];
+                for i in 0..MR {
+                    inputs[i] = L::splat(sum::<L>(a[i].add(first), last - first));
+                }
+                for v in 0..NV {
+                    let (offset, min) = (L::splat(B::OFFSET), group_mins.load::<L>(v * L::LEN));
+                    for i in 0..MR {
+                        sums[0][i][v] = sums[0][i][v].fma(inputs[i], offset);
+                        total[i][v] = total[i][v].fma(inputs[i], min);
+                    }
+                }
+                first = last;
+                mins = Some(group_mins.wrapping_add(PANEL_N));
+            }
             for v in 0..NV {
-                let scale = L::load_f16(scales.add(v * L::LEN));
+                let scale: L = scales.load(v * L::LEN);
                 for i in 0..MR {
                     total[i][v] = total[i][v].fma(sums[0][i][v].add(sums[1][i][v]), scale);
                 }
@@ -342,6 +409,28 @@ pub(crate) unsafe fn grouped_tile<L: Lanes, B: Grouped, const MR: usize, const N
             scales = scales.wrapping_add(PANEL_N);
         }
         write::<L, MR, NV>(tile, total);
+    }
+}
+
+/// The sum of `count` numbers.
+///
+/// # Safety
+///
+/// They are readable, and the CPU has the instruction set of `L`.
+#[inline(always)]
+unsafe fn sum<L: Lanes>(from: *const f32, count: usize) -> f32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut total = L::zero();
+        let mut at = 0;
+        while at + L::LEN <= count {
+            total = total.add(L::load(from.add(at)));
+            at += L::LEN;
+        }
+        if at < count {
+            total = total.add(L::load_part(from.add(at), count - at));
+        }
+        total.sum()
     }
 }
 
@@ -358,9 +447,18 @@ pub(crate) unsafe fn dequantize<L: Lanes, B: Grouped>(args: &Dequantize) {
         let mut to = args.output;
         for word in args.first_word..args.first_word + args.words {
             let from = args.panel.words.add(word * PANEL_N * 4);
-            let scales = args.panel.scales.add(word / words_per_group * PANEL_N);
+            let scales = word / words_per_group * PANEL_N;
             for v in (0..PANEL_N).step_by(L::LEN) {
-                let (w, scale) = (L::load_words(from.add(v * 4)), L::load_f16(scales.add(v)));
+                let w = L::load_words(from.add(v * 4));
+                let scale: L = args.panel.scales.load(scales + v);
+                if let Some(mins) = args.panel.mins {
+                    let (offset, min) = (L::splat(B::OFFSET), mins.load::<L>(scales + v));
+                    for j in 0..B::PER_WORD {
+                        let weight: L = B::weights::<L>(w, j).add(offset).mul(scale).add(min);
+                        weight.store(to.add(j * PANEL_N + v));
+                    }
+                    continue;
+                }
                 for j in 0..B::PER_WORD {
                     B::weights::<L>(w, j).mul(scale).store(to.add(j * PANEL_N + v));
                 }

@@ -1,0 +1,399 @@
+//! What decoders like Llama have in common: tokens in, logits of chosen rows out, keys and values kept in states.
+
+use std::collections::HashMap;
+
+use whit::DType;
+
+use super::blocks::{Block, Blocks};
+use super::config::Config;
+use super::rope::Rope;
+use crate::dim::Dim;
+use crate::error::ImportError;
+use crate::graph::{
+    CachedAttention, Clamp, Heads, MatMul, NormKind, Op, Rotary, State, UnaryKind, ValueId,
+};
+use crate::tensor::Tensor;
+
+/// Tokens of a run at most, unless the caller chose otherwise.
+const MAX_TOKENS: i64 = 512;
+
+/// Rows of logits of a run at most, unless the caller chose otherwise: enough to check a draft of tokens.
+const MAX_ROWS: i64 = 16;
+
+/// Positions, unless the caller chose otherwise or the model has less.
+const DEFAULT_CONTEXT: usize = 4096;
+
+/// Parameters by what they are for; in those of a layer, the layer's prefix is left out.
+pub(super) struct Names {
+    pub(super) embedding: &'static str,
+    /// Learned positions, if it has them.
+    pub(super) positions: Option<&'static str>,
+    pub(super) layers: &'static str,
+    pub(super) attention_norm: &'static str,
+    /// Queries, keys and values, or one module for all.
+    pub(super) qkv: &'static [&'static str],
+    pub(super) q_norm: &'static str,
+    pub(super) k_norm: &'static str,
+    pub(super) output: &'static str,
+    /// Behind attention, before the residual.
+    pub(super) attention_post_norm: Option<&'static str>,
+    pub(super) mlp_norm: &'static str,
+    /// Gate and up, one module for both, or up alone in a network without gates.
+    pub(super) up: &'static [&'static str],
+    pub(super) down: &'static str,
+    pub(super) mlp_post_norm: Option<&'static str>,
+    pub(super) norm: &'static str,
+    pub(super) head: &'static str,
+}
+
+/// Names of Llama and most that came after it.
+pub(super) const LLAMA_NAMES: Names = Names {
+    embedding: "model.embed_tokens",
+    positions: None,
+    layers: "model.layers",
+    attention_norm: "input_layernorm",
+    qkv: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    q_norm: "self_attn.q_norm",
+    k_norm: "self_attn.k_norm",
+    output: "self_attn.o_proj",
+    attention_post_norm: None,
+    mlp_norm: "post_attention_layernorm",
+    up: &["mlp.gate_proj", "mlp.up_proj"],
+    down: "mlp.down_proj",
+    mlp_post_norm: None,
+    norm: "model.norm",
+    head: "lm_head",
+};
+
+/// What differs between layers.
+#[derive(Clone, Copy, Default)]
+pub(super) struct LayerKind {
+    /// Positions that a query sees.
+    pub(super) window: Option<usize>,
+    /// Which of the model's angles turn its queries and keys.
+    pub(super) rope: Option<usize>,
+}
+
+/// A decoder, as its configuration describes it.
+pub(super) struct Decoder {
+    pub(super) names: Names,
+    pub(super) vocab: usize,
+    pub(super) width: usize,
+    pub(super) inner: usize,
+    pub(super) layers: Vec<LayerKind>,
+    pub(super) heads: Heads,
+    /// Positions that the model was made for.
+    pub(super) positions: usize,
+    pub(super) ropes: Vec<Rope>,
+    pub(super) norm: NormKind,
+    /// Added to the scales of norms.
+    pub(super) norm_offset: f32,
+    pub(super) epsilon: f32,
+    pub(super) embedding_scale: f32,
+    /// Of attention's scores.
+    pub(super) scale: f32,
+    pub(super) softcap: f32,
+    /// Of the logits.
+    pub(super) final_softcap: f32,
+    pub(super) activation: UnaryKind,
+    /// Weights of linear layers are stored `[inputs, outputs]`.
+    pub(super) is_transposed: bool,
+}
+
+impl Decoder {
+    /// What Llama's keys say.
+    pub(super) fn new(config: &Config) -> Result<Decoder, ImportError> {
+        let (width, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
+        let kv_heads = config.size_or("num_key_value_heads", heads)?;
+        let size = match config.optional_size("head_dim")? {
+            Some(size) => size,
+            None if width.is_multiple_of(heads) => width / heads,
+            None => {
+                let problem = format!("is {heads}, which {width} isn't a multiple of");
+                return Err(config.wrong("num_attention_heads", problem));
+            }
+        };
+        if !heads.is_multiple_of(kv_heads) {
+            let problem = format!("is {kv_heads}, which {heads} isn't a multiple of");
+            return Err(config.wrong("num_key_value_heads", problem));
+        }
+        let positions = config.size_or("max_position_embeddings", 2048)?;
+        let layers = config.size("num_hidden_layers")?;
+        // A list of layers must not be longer than any model's.
+        if layers > 1 << 16 {
+            return Err(config.wrong("num_hidden_layers", format!("is {layers}")));
+        }
+        Ok(Decoder {
+            names: LLAMA_NAMES,
+            vocab: config.size("vocab_size")?,
+            width,
+            inner: config.size("intermediate_size")?,
+            layers: vec![LayerKind { window: None, rope: Some(0) }; layers],
+            heads: Heads { heads, kv_heads, size },
+            positions,
+            ropes: vec![Rope::new(config, size, positions)?],
+            norm: NormKind::Rms,
+            norm_offset: 0.0,
+            epsilon: config.float_or("rms_norm_eps", 1e-6)?,
+            embedding_scale: 1.0,
+            scale: 1.0 / (size as f32).sqrt(),
+            softcap: 0.0,
+            final_softcap: 0.0,
+            activation: activation(config, &["hidden_act", "hidden_activation"], "silu")?,
+            is_transposed: false,
+        })
+    }
+
+    /// Adds the model.
+    pub(super) fn build(&self, blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
+        let context = self.context(blocks)?;
+        let ranges = [("tokens", 1, MAX_TOKENS.min(context as i64)), ("rows", 1, MAX_ROWS)];
+        let inputs = [
+            ("tokens", DType::I32, &["tokens"][..]),
+            ("positions", DType::I32, &["tokens"]),
+            ("rows", DType::I32, &["rows"]),
+        ];
+        let inputs = blocks.inputs(&inputs, &ranges)?;
+        let [tokens, positions, rows] = inputs[..] else { unreachable!("three inputs") };
+        let embedding = format!("{}.weight", self.names.embedding);
+        let table = blocks.table(&embedding, &[self.vocab, self.width])?;
+        let op = Op::Embedding { scale: self.embedding_scale };
+        let mut shape = vec![blocks.shape(tokens)[0].clone(), Dim::from(self.width)];
+        let mut x = blocks.at(self.names.embedding, |c| {
+            c.main().emit("", op, &[table, tokens], DType::F32, shape.clone())
+        })?;
+        if let Some(name) = self.names.positions {
+            let learned = blocks.embedding(positions, name, self.positions, self.width)?;
+            x = blocks.at(name, |c| c.add(x, learned))?;
+        }
+        let mut tables = HashMap::new();
+        for (at, kind) in self.layers.iter().enumerate() {
+            let table = match kind.rope {
+                None => None,
+                Some(rope) => Some(*tables.entry(rope).or_insert_with(|| {
+                    let tensor = self.ropes[rope].table(context);
+                    blocks.builder.constant(format!("rotary/{rope}"), tensor)
+                })),
+            };
+            x = self.layer(blocks, x, positions, at, *kind, table, context)?;
+        }
+        shape[0] = blocks.shape(rows)[0].clone();
+        let x = blocks.at("rows", |c| c.main().gather(x, rows, 0))?;
+        let x = self.normalized(blocks, x, self.names.norm)?;
+        let head = format!("{}.weight", self.names.head);
+        let weight = match blocks.has(&head) {
+            true => blocks.table(&head, &[self.vocab, self.width])?,
+            false => table,
+        };
+        let mut logits = blocks.product(self.names.head, x, weight, None, self.vocab)?;
+        if self.final_softcap > 0.0 {
+            let cap = self.final_softcap;
+            logits = blocks.at("logits", |c| {
+                let bent = c.scaled(logits, 1.0 / cap)?;
+                let bent = c.unary(UnaryKind::Tanh, bent)?;
+                c.scaled(bent, cap)
+            })?;
+        }
+        blocks.output("logits", logits);
+        blocks.metadata("model.context", context);
+        Ok(())
+    }
+
+    /// Positions that the cache has.
+    fn context(&self, blocks: &mut Blocks<'_>) -> Result<usize, ImportError> {
+        match blocks.options.context {
+            None if self.positions > DEFAULT_CONTEXT => {
+                let most = self.positions;
+                blocks.note(format!(
+                    "room for {DEFAULT_CONTEXT} positions of the model's {most}; --context N changes that"
+                ));
+                Ok(DEFAULT_CONTEXT)
+            }
+            None => Ok(self.positions),
+            Some(context) if (1..=self.positions).contains(&context) => Ok(context),
+            Some(context) => Err(ImportError::Model(format!(
+                "a context of {context} positions; the model was made for 1 to {}",
+                self.positions
+            ))),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one call, above")]
+    fn layer(
+        &self,
+        blocks: &mut Blocks<'_>,
+        x: ValueId,
+        positions: ValueId,
+        at: usize,
+        kind: LayerKind,
+        table: Option<ValueId>,
+        context: usize,
+    ) -> Block {
+        let (names, Heads { heads, kv_heads, size }) = (&self.names, self.heads);
+        let of = |name: &str| format!("{}.{at}.{name}", names.layers);
+        let h = self.normalized(blocks, x, &of(names.attention_norm))?;
+        let widths = [heads * size, kv_heads * size, kv_heads * size];
+        let mut qkv = self.linears(blocks, h, &of("qkv"), names.qkv, &widths, &of)?;
+        let shape = blocks.shape(qkv);
+        let (q_norm, k_norm) = (of(names.q_norm), of(names.k_norm));
+        let normalized = blocks.has(&format!("{q_norm}.weight"));
+        if let (Some(table), Some(rope)) = (table, kind.rope) {
+            let mut operands = vec![qkv, positions, table];
+            if normalized {
+                for name in [&q_norm, &k_norm] {
+                    operands.push(self.norm_scale(blocks, name, size)?);
+                }
+            }
+            let op = Op::Rotary(Rotary {
+                heads: self.heads,
+                rotated: self.ropes[rope].rotated,
+                interleaved: self.ropes[rope].interleaved,
+                epsilon: self.epsilon,
+            });
+            let shape = shape.clone();
+            qkv = blocks
+                .at(&of("rotary"), |c| c.main().emit("", op, &operands, DType::F32, shape))?;
+        } else if normalized {
+            let problem = "normalised queries without rotary positions aren't supported".to_owned();
+            return Err(ImportError::Tensor { name: q_norm, problem });
+        }
+        let cache = [1, kv_heads, context, size].map(Dim::from).to_vec();
+        let mut state = |name: &str| {
+            let name = of(name);
+            (blocks.builder.graph.add_value(name.clone(), DType::F16, cache.clone()), name)
+        };
+        let states = [state("keys"), state("values")];
+        let op = Op::CachedAttention(CachedAttention {
+            heads: self.heads,
+            window: kind.window.filter(|window| *window < context),
+            scale: self.scale,
+            softcap: self.softcap,
+        });
+        let y = vec![shape[0].clone(), Dim::from(heads * size)];
+        let results = [(DType::F32, y), (DType::F16, cache.clone()), (DType::F16, cache.clone())];
+        let operands = [qkv, positions, states[0].0, states[1].0].map(Some);
+        let made = blocks
+            .at(&of("attention"), |c| c.b.emit_several(c.node, "", op, &operands, &results))?;
+        for ((read, name), next) in states.into_iter().zip(&made[1..]) {
+            let state = State { name, read, next: *next, initial: None };
+            blocks.builder.graph.states.push(state);
+        }
+        let output = of(names.output);
+        let y = self.linear(blocks, made[0], &output, heads * size, self.width)?;
+        let x = self.joined(blocks, x, y, &output, names.attention_post_norm.map(of))?;
+
+        let h = self.normalized(blocks, x, &of(names.mlp_norm))?;
+        let gated = names.up.len() == 2 || self.inner_of(blocks, &of(names.up[0])) == 2;
+        let widths = [self.inner; 2];
+        let widths = if gated { &widths[..] } else { &widths[..1] };
+        let up = self.linears(blocks, h, &of("up"), names.up, widths, &of)?;
+        let (kind, inner) = (self.activation, self.inner);
+        let shape = vec![shape[0].clone(), Dim::from(inner)];
+        let h = blocks.at(&of("activation"), |c| match gated {
+            true => c.main().emit("", Op::Gated { kind }, &[up], DType::F32, shape),
+            false => c.main().unary(kind, up),
+        })?;
+        let down = of(names.down);
+        let y = self.linear(blocks, h, &down, inner, self.width)?;
+        self.joined(blocks, x, y, &down, names.mlp_post_norm.map(of))
+    }
+
+    /// How many times the inner width a module has outputs.
+    fn inner_of(&self, blocks: &Blocks<'_>, name: &str) -> usize {
+        let outputs = blocks.shape_of(&format!("{name}.weight")).map_or(0, |shape| shape[0]);
+        outputs / self.inner
+    }
+
+    /// Modules that read the same, or one module that has all of their outputs.
+    fn linears(
+        &self,
+        blocks: &mut Blocks<'_>,
+        x: ValueId,
+        name: &str,
+        modules: &[&str],
+        widths: &[usize],
+        of: &dyn Fn(&str) -> String,
+    ) -> Block {
+        if let [module] = modules {
+            return self.linear(blocks, x, &of(module), self.width, widths.iter().sum());
+        }
+        let modules: Vec<String> = modules.iter().map(|module| of(module)).collect();
+        let pairs: Vec<(&str, usize)> =
+            modules.iter().map(String::as_str).zip(widths.iter().copied()).collect();
+        blocks.linears(x, name, &pairs, self.width)
+    }
+
+    fn linear(
+        &self,
+        blocks: &mut Blocks<'_>,
+        x: ValueId,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+    ) -> Block {
+        if !self.is_transposed {
+            return blocks.linear(x, name, inputs, outputs);
+        }
+        let weight = blocks.parameter(&format!("{name}.weight"), &[inputs, outputs])?;
+        let bias = blocks.parameter(&format!("{name}.bias"), &[outputs])?;
+        let op = Op::MatMul(MatMul {
+            transpose_a: false,
+            transpose_b: false,
+            clamp: Clamp::NONE,
+            inner_quant: None,
+        });
+        let mut shape = blocks.shape(x);
+        shape[1] = Dim::from(outputs);
+        blocks.at(name, |c| c.main().emit("", op, &[x, weight, bias], DType::F32, shape))
+    }
+
+    /// A branch, perhaps normalised, added to what it branched off.
+    fn joined(
+        &self,
+        blocks: &mut Blocks<'_>,
+        x: ValueId,
+        y: ValueId,
+        name: &str,
+        norm: Option<String>,
+    ) -> Block {
+        let y = match norm {
+            Some(norm) => self.normalized(blocks, y, &norm)?,
+            None => y,
+        };
+        blocks.at(&format!("{name}/residual"), |c| c.main().add(x, y))
+    }
+
+    /// The scale of a norm.
+    fn norm_scale(&self, blocks: &mut Blocks<'_>, name: &str, size: usize) -> Block {
+        let name = format!("{name}.weight");
+        if self.norm_offset == 0.0 {
+            return blocks.parameter(&name, &[size]);
+        }
+        let scale = blocks.stored(&name, &[size])?.tensor.to_f32();
+        let scale: Vec<f32> = scale.into_iter().map(|scale| scale + self.norm_offset).collect();
+        Ok(blocks.builder.constant(name, Tensor::from_f32([size], &scale)))
+    }
+
+    fn normalized(&self, blocks: &mut Blocks<'_>, x: ValueId, name: &str) -> Block {
+        let scale = self.norm_scale(blocks, name, self.width)?;
+        let bias = format!("{name}.bias");
+        let bias = match blocks.has(&bias) {
+            true => Some(blocks.parameter(&bias, &[self.width])?),
+            false => None,
+        };
+        let op = Op::Normalize { kind: self.norm, axis: 1, epsilon: self.epsilon };
+        let operands: Vec<ValueId> = [x, scale].into_iter().chain(bias).collect();
+        let shape = blocks.shape(x);
+        blocks.at(name, |c| c.main().emit("", op, &operands, DType::F32, shape))
+    }
+}
+
+/// The function that the first of these keys names.
+pub(super) fn activation(
+    config: &Config,
+    keys: &[&str],
+    default: &str,
+) -> Result<UnaryKind, ImportError> {
+    let key = keys.iter().rev().find(|key| config.get(key).is_some()).unwrap_or(&keys[0]);
+    super::blocks::activation_kind(config, key, config.text_or(key, default)?)
+}

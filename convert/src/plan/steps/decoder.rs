@@ -1,0 +1,134 @@
+//! Steps of decoders: embedding, rotary positions, attention over a cache, gated units.
+
+use whit::DType;
+use whit::format::{
+    CachedAttentionAttributes, EmbeddingAttributes, GatedAttributes, Layout, Op as StepOp,
+    RotaryAttributes,
+};
+use whit::kernels::{ConvGeometry, conv_f32};
+
+use crate::graph::{CachedAttention, Graph, Heads, MatMul, Node, Op, Rotary, UnaryKind, ValueId};
+use crate::plan::builder::unsupported;
+use crate::plan::{Builder, PlanError};
+
+use super::elementwise::unary_op;
+use super::float_weights::pack_groups;
+
+/// A size in an attribute record.
+fn number(node: &Node, value: usize) -> Result<u32, PlanError> {
+    u32::try_from(value).map_err(|_| unsupported(node, format!("{value} is too large")))
+}
+
+pub(super) fn embedding(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    scale: f32,
+) -> Result<(), PlanError> {
+    let id = builder.input(node, 0)?;
+    let value = builder.value(id);
+    let Some(constant) = value.constant.clone().filter(|table| table.shape.len() == 2) else {
+        return Err(unsupported(node, "its table isn't a constant of two axes"));
+    };
+    let (rows, size) = (constant.shape[0], constant.shape[1]);
+    let geometry = ConvGeometry::matmul(1, size, rows);
+    let table = match &value.groups {
+        Some(groups) => {
+            let (layout, dtype, data) = pack_groups(node, &geometry, &constant, groups, 0)?;
+            let table = builder.constant(&value.name, dtype, layout, &constant.shape, data)?;
+            // One of GROUP_SIZES.
+            builder.set_group_size(table, groups.size as u32);
+            table
+        }
+        // A last layer with the same weights has them in panels: they are stored once.
+        None if constant.dtype == DType::F32 && is_packed(builder.graph, id) => {
+            let mut panels = vec![0.0; geometry.packed_float_len()];
+            conv_f32::pack_weights(&geometry, &constant.to_f32(), &mut panels);
+            let data = panels.iter().flat_map(|w| w.to_le_bytes()).collect();
+            let layout = Layout::PanelFloat;
+            builder.constant(&value.name, DType::F32, layout, &constant.shape, data)?
+        }
+        None => builder.tensor(id)?,
+    };
+    let ids = builder.input(node, 1)?;
+    let inputs = vec![Some(table), Some(builder.tensor(ids)?)];
+    let attributes = EmbeddingAttributes { scale, reserved: 0 };
+    builder.step(node, StepOp::Embedding, Some(DType::F32), attributes, inputs, 0)
+}
+
+/// Whether a table is the weights of a layer, too.
+fn is_packed(graph: &Graph, table: ValueId) -> bool {
+    graph.nodes.iter().any(|node| {
+        matches!(node.op, Op::MatMul(MatMul { transpose_b: true, .. }))
+            && node.inputs.get(1) == Some(&Some(table))
+    })
+}
+
+pub(super) fn rotary(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    rotary: &Rotary,
+) -> Result<(), PlanError> {
+    let Heads { heads, kv_heads, size } = rotary.heads;
+    let attributes = RotaryAttributes {
+        heads: number(node, heads)?,
+        kv_heads: number(node, kv_heads)?,
+        size: number(node, size)?,
+        rotated: number(node, rotary.rotated)?,
+        interleaved: u32::from(rotary.interleaved),
+        epsilon: rotary.epsilon,
+        reserved: [0; 2],
+    };
+    let inputs = builder.inputs(node)?;
+    builder.elementwise(node, StepOp::Rotary, DType::F32, attributes, inputs, &[0])
+}
+
+pub(super) fn cached_attention(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    attention: &CachedAttention,
+) -> Result<(), PlanError> {
+    let Heads { heads, kv_heads, size } = attention.heads;
+    let attributes = CachedAttentionAttributes {
+        heads: number(node, heads)?,
+        kv_heads: number(node, kv_heads)?,
+        size: number(node, size)?,
+        window: number(node, attention.window.unwrap_or(0))?,
+        scale: attention.scale,
+        softcap: attention.softcap,
+        reserved: [0; 2],
+    };
+    // The step writes into the states where they lie.
+    for (cache, next) in [(2, 1), (3, 2)] {
+        let (cache, next) = (builder.input(node, cache)?, node.outputs[next]);
+        let is_state = |state: &crate::graph::State| state.read == cache && state.next == next;
+        if !builder.graph.states.iter().any(is_state) {
+            return Err(unsupported(node, "keys and values that aren't states"));
+        }
+        let tensor = builder.tensor(cache)?;
+        builder.set_view(next, tensor, 0)?;
+    }
+    let cache = &builder.value(builder.input(node, 2)?).shape;
+    let per_token = builder.largest(&cache[2])?.saturating_mul(2 * (heads * size) as u64);
+    let tokens = builder.largest(&builder.value(builder.input(node, 0)?).shape[0])?;
+    let mut inputs = builder.inputs(node)?;
+    inputs.drain(2..4);
+    let macs = tokens.saturating_mul(per_token);
+    builder.step_with_outputs(
+        node,
+        StepOp::CachedAttention,
+        Some(DType::F32),
+        attributes,
+        inputs,
+        macs,
+    )
+}
+
+pub(super) fn gated(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    kind: UnaryKind,
+) -> Result<(), PlanError> {
+    let attributes = GatedAttributes { kind: unary_op(kind).0 as u32, reserved: 0 };
+    let inputs = builder.inputs(node)?;
+    builder.step(node, StepOp::Gated, Some(DType::F32), attributes, inputs, 0)
+}

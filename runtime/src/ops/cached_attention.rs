@@ -1,0 +1,437 @@
+//! Attention of new tokens over all tokens of their sequence, whose keys and values are kept in f16 from run to run.
+//!
+//! First the new keys and values are written to the places that positions name, then every token attends to positions up to
+//! its own. A stretch of tokens that follow one another is computed as products of matrices over widened keys and values, as
+//! [`attention`] does; single tokens by [`attention_f16`], which widens as it reads.
+
+use core::ops::Range;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::dtype::DType;
+use crate::error::StepErrorKind;
+use crate::format::{CachedAttentionAttributes, Op, cast_mut};
+use crate::isa::Isa;
+use crate::kernels::attention_f16::{self, AttentionF16};
+use crate::kernels::elementary::{self, ExponentialsFn};
+use crate::kernels::matmul_f32::{self, MatMulF32, MatMulF32Fn};
+use crate::memory::{Context, typed, typed_mut};
+use crate::ops::attention::{self, Scores};
+#[cfg(feature = "std")]
+use crate::ops::parallel::{Rates, Work};
+use crate::ops::rotary::{check_tokens, token_channels};
+use crate::ops::shape::expect_apart;
+use crate::ops::{Operator, Step, expect_type, select_isa};
+#[cfg(feature = "std")]
+use crate::threads::{Columns, Shares};
+
+/// f32 queries and results, f16 keys and values.
+pub static CACHED_ATTENTION_F32: Operator = Operator {
+    op: Op::CachedAttention,
+    dtype: Some(DType::F32),
+    check,
+    select: select_isa!(run),
+    scratch_bytes: |step, _| {
+        Sizes::of(step).map_or(0, |sizes| sizes.scratch_len() * size_of::<f32>())
+    },
+};
+
+const POSITIONS: usize = 1;
+/// Optional.
+const SEQUENCES: usize = 2;
+const KEYS: usize = 1;
+const VALUES: usize = 2;
+
+/// Tokens of a stretch from which on widening keys and values once for all pays.
+const LEAST_STRETCH: usize = 8;
+
+/// Query rows of a block: whole tiles of the matrix product, and few enough that their scores stay in the L2.
+const BLOCK_ROWS: usize = 24;
+
+/// Heads that one reading of keys and values serves.
+const GROUP_HEADS: usize = 4;
+
+/// What the shapes come to.
+#[derive(Clone, Copy)]
+struct Sizes {
+    tokens: usize,
+    heads: usize,
+    kv_heads: usize,
+    size: usize,
+    sequences: usize,
+    /// Positions of a sequence.
+    context: usize,
+}
+
+impl Sizes {
+    fn of(step: &Step<'_>) -> Result<Sizes, StepErrorKind> {
+        let a: CachedAttentionAttributes = step.expect_attributes()?;
+        let keys = step.output(KEYS)?;
+        Ok(Sizes {
+            tokens: step.input(0)?.dim(0),
+            heads: a.heads as usize,
+            kv_heads: a.kv_heads as usize,
+            size: a.size as usize,
+            sequences: keys.dim(0),
+            context: keys.dim(2),
+        })
+    }
+
+    /// Channels of queries, keys and values of a token.
+    fn channels(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.size
+    }
+
+    /// f32 of a thread: scores, and where there can be a stretch, keys and values of one head.
+    fn scratch_len(&self) -> usize {
+        match self.tokens {
+            0 => 0,
+            1..LEAST_STRETCH => GROUP_HEADS * self.context,
+            _ => (BLOCK_ROWS + 2 * self.size) * self.context + BLOCK_ROWS * 2 * self.size,
+        }
+    }
+}
+
+fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
+    if !matches!(step.input_count(), 2..=3) || step.output_count() != 3 {
+        return Err(StepErrorKind::OperandCount);
+    }
+    expect_apart(step)?;
+    let a: CachedAttentionAttributes = step.expect_attributes()?;
+    if a.size == 0 || a.kv_heads == 0 || a.heads == 0 || !a.heads.is_multiple_of(a.kv_heads) {
+        return Err(StepErrorKind::Attribute("heads"));
+    }
+    let (x, y) = (step.input(0)?, step.output(0)?);
+    let output = step.input_count() as u8;
+    expect_type(&x, DType::F32, 0)?;
+    expect_type(&y, DType::F32, output)?;
+    let channels = token_channels(a.heads, a.kv_heads, a.size);
+    check_tokens(&x, channels, &step.input(POSITIONS)?, POSITIONS as u8)?;
+    if let Some(sequences) = step.optional_input(SEQUENCES) {
+        check_tokens(&x, channels, &sequences, SEQUENCES as u8)?;
+    }
+    // The sum of all channels fits, so this part does.
+    if y.rank() != 2 || y.dim(0) != x.dim(0) || y.dim(1) != a.heads as usize * a.size as usize {
+        return Err(StepErrorKind::OperandShape(output));
+    }
+    let (keys, values) = (step.output(KEYS)?, step.output(VALUES)?);
+    for (number, cache) in [(KEYS, &keys), (VALUES, &values)] {
+        let operand = output + number as u8;
+        expect_type(cache, DType::F16, operand)?;
+        let is_one = cache.rank() == 4
+            && cache.dim(1) == a.kv_heads as usize
+            && cache.dim(3) == a.size as usize
+            && cache.dims() == keys.dims();
+        if !is_one {
+            return Err(StepErrorKind::OperandShape(operand));
+        }
+    }
+    let sizes = Sizes::of(step)?;
+    let scratch = (BLOCK_ROWS + 2 * sizes.size).checked_mul(sizes.context);
+    match scratch.and_then(|len| len.checked_mul(2 * size_of::<f32>())) {
+        Some(_) => Ok(()),
+        None => Err(StepErrorKind::TooLarge),
+    }
+}
+
+fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let step = context.step;
+    let a: CachedAttentionAttributes = step.attributes();
+    let sizes = Sizes::of(&step)?;
+    let has_sequences = step.has_input(SEQUENCES);
+    let output = step.input_count() as u8;
+    if sizes.tokens == 0 {
+        return Ok(());
+    }
+    #[cfg(feature = "std")]
+    let crew = context.take_crew();
+    let operands = context.operands_with_outputs::<3, 3>([0, POSITIONS, SEQUENCES])?;
+    let [x, positions, sequences] = operands.inputs;
+    let [y, keys, values] = operands.outputs;
+    let x: &[f32] = typed(x, 0)?;
+    let places = Places {
+        positions: typed(positions, POSITIONS as u8)?,
+        sequences: has_sequences.then_some(typed(sequences, SEQUENCES as u8)?),
+    };
+    let y: &mut [f32] = typed_mut(y, output)?;
+    let keys: &mut [f16] = typed_mut(keys, output + KEYS as u8)?;
+    let values: &mut [f16] = typed_mut(values, output + VALUES as u8)?;
+    write(&sizes, x, &places, keys, values)?;
+
+    let attention = CachedAttention {
+        sizes,
+        x,
+        places,
+        keys,
+        values,
+        window: if a.window == 0 { usize::MAX } else { a.window as usize },
+        to: Scores { scale: a.scale, softcap: a.softcap, zero_rows: false },
+        few: attention_f16::select(Isa::ALL[ISA]),
+        product: matmul_f32::select(Isa::ALL[ISA]),
+        exponentials: elementary::select_exponentials(Isa::ALL[ISA]),
+    };
+    let (width, scratch_len) = (sizes.heads * sizes.size, sizes.scratch_len());
+    let lend = |scratch: &mut [u8], work: &mut dyn FnMut(&mut [f32])| {
+        let scratch = scratch.get_mut(..scratch_len * size_of::<f32>()).and_then(cast_mut::<f32>);
+        work(scratch.ok_or(StepErrorKind::TooLarge)?);
+        Ok(())
+    };
+    #[cfg(feature = "std")]
+    if let Some(mut crew) = crew {
+        let cut = crew.cut(sizes.heads);
+        let y = Columns::new(y, width, cut, sizes.size);
+        let shares = Shares::new(operands.scratch, crew.threads());
+        return crew.run(cut.parts, |part, thread| {
+            let mut rows = y.take(part).ok_or(StepErrorKind::TooLarge)?;
+            shares.with(thread, |scratch| {
+                lend(scratch, &mut |scratch| attention.heads(cut.range(part), &mut rows, scratch))
+            })?
+        });
+    }
+    lend(operands.scratch, &mut |scratch| {
+        attention.heads(0..sizes.heads, &mut y.chunks_exact_mut(width), scratch);
+    })
+}
+
+/// Where tokens go in the cache.
+struct Places<'v> {
+    positions: &'v [i32],
+    sequences: Option<&'v [i32]>,
+}
+
+impl Places<'_> {
+    /// Sequence and position of a token.
+    fn at(&self, token: usize) -> (i32, i32) {
+        (self.sequences.map_or(0, |sequences| sequences[token]), self.positions[token])
+    }
+}
+
+/// Writes the keys and values of all tokens.
+///
+/// # Errors
+/// [`StepErrorKind::IndexOutOfRange`] for a place outside the cache; nothing is written then.
+fn write(
+    sizes: &Sizes,
+    x: &[f32],
+    places: &Places<'_>,
+    keys: &mut [f16],
+    values: &mut [f16],
+) -> Result<(), StepErrorKind> {
+    let Sizes { heads, kv_heads, size, sequences, context, .. } = *sizes;
+    let is_inside = |token| {
+        let (sequence, position) = places.at(token);
+        (0..sequences as i64).contains(&i64::from(sequence))
+            && (0..context as i64).contains(&i64::from(position))
+    };
+    if !(0..sizes.tokens).all(is_inside) {
+        return Err(StepErrorKind::IndexOutOfRange);
+    }
+    for (token, x) in x.chunks_exact(sizes.channels()).enumerate() {
+        let (sequence, position) = places.at(token);
+        let (new_keys, new_values) = x[heads * size..].split_at(kv_heads * size);
+        for head in 0..kv_heads {
+            let row = (sequence as usize * kv_heads + head) * context + position as usize;
+            keys[row * size..][..size].convert_from_f32_slice(&new_keys[head * size..][..size]);
+            values[row * size..][..size].convert_from_f32_slice(&new_values[head * size..][..size]);
+        }
+    }
+    Ok(())
+}
+
+/// A step's operands and attributes.
+struct CachedAttention<'v> {
+    sizes: Sizes,
+    x: &'v [f32],
+    places: Places<'v>,
+    keys: &'v [f16],
+    values: &'v [f16],
+    window: usize,
+    to: Scores,
+    few: AttentionF16,
+    product: MatMulF32Fn,
+    exponentials: ExponentialsFn,
+}
+
+impl CachedAttention<'_> {
+    /// Computes some heads of all tokens; `rows` are these heads' channels of the results, token after token.
+    fn heads<'y>(
+        &self,
+        heads: Range<usize>,
+        rows: &mut impl Iterator<Item = &'y mut [f32]>,
+        scratch: &mut [f32],
+    ) {
+        let mut token = 0;
+        while token < self.sizes.tokens {
+            let stretch = self.stretch(token);
+            if stretch < LEAST_STRETCH {
+                for token in token..token + stretch {
+                    let Some(y) = rows.next() else { return };
+                    self.token(token, heads.clone(), y, scratch);
+                }
+            } else {
+                let mut done = 0;
+                while done < stretch {
+                    let many = BLOCK_ROWS.min(stretch - done);
+                    let mut block: [&mut [f32]; BLOCK_ROWS] =
+                        core::array::from_fn(|_| -> &mut [f32] { &mut [] });
+                    for (to, y) in block.iter_mut().zip(rows.by_ref().take(many)) {
+                        *to = y;
+                    }
+                    self.block(token + done, heads.clone(), &mut block[..many], scratch);
+                    done += many;
+                }
+            }
+            token += stretch;
+        }
+    }
+
+    /// Tokens from this one on that follow one another in one sequence.
+    fn stretch(&self, first: usize) -> usize {
+        let (sequence, position) = self.places.at(first);
+        let follows = |(distance, token): (i32, usize)| {
+            self.places.at(token) == (sequence, position.wrapping_add(distance))
+        };
+        (0..).zip(first..self.sizes.tokens).take_while(|pair| follows(*pair)).count()
+    }
+
+    /// Rows of a head in the cache.
+    fn rows<'c>(
+        &self,
+        cache: &'c [f16],
+        sequence: i32,
+        head: usize,
+        rows: Range<usize>,
+    ) -> &'c [f16] {
+        let Sizes { kv_heads, size, context, .. } = self.sizes;
+        let first = (sequence as usize * kv_heads + head) * context;
+        &cache[(first + rows.start) * size..(first + rows.end) * size]
+    }
+
+    /// Positions that a token at `position` sees.
+    fn seen(&self, position: usize) -> Range<usize> {
+        (position + 1).saturating_sub(self.window)..position + 1
+    }
+
+    /// One token. `y` has the channels of the heads.
+    fn token(&self, token: usize, heads: Range<usize>, y: &mut [f32], scratch: &mut [f32]) {
+        let Sizes { heads: all, kv_heads, size, .. } = self.sizes;
+        let group = all / kv_heads;
+        let (sequence, position) = self.places.at(token);
+        let seen = self.seen(position as usize);
+        let n = seen.len();
+        let queries = &self.x[token * self.sizes.channels()..][..all * size];
+        let mut head = heads.start;
+        while head < heads.end {
+            let kv_head = head / group;
+            let end = ((kv_head + 1) * group).min(heads.end).min(head + GROUP_HEADS);
+            let many = end - head;
+            let scores = &mut scratch[..many * n];
+            (self.few.scores)(&mut attention_f16::Scores {
+                size,
+                queries: &queries[head * size..end * size],
+                keys: self.rows(self.keys, sequence, kv_head, seen.clone()),
+                scores,
+            });
+            let mut factors = [0.0f32; GROUP_HEADS];
+            for (scores, factor) in scores.chunks_exact_mut(n).zip(&mut factors) {
+                *factor = attention::weights(scores, None, self.to, self.exponentials);
+            }
+            let y = &mut y[(head - heads.start) * size..][..many * size];
+            (self.few.mix)(&mut attention_f16::Mix {
+                size,
+                weights: scores,
+                values: self.rows(self.values, sequence, kv_head, seen.clone()),
+                output: y,
+            });
+            for (y, factor) in y.chunks_exact_mut(size).zip(factors) {
+                y.iter_mut().for_each(|y| *y *= factor);
+            }
+            head = end;
+        }
+    }
+
+    /// Tokens that follow one another; a row of `block` has the channels of the heads.
+    fn block(
+        &self,
+        first: usize,
+        heads: Range<usize>,
+        block: &mut [&mut [f32]],
+        scratch: &mut [f32],
+    ) {
+        let Sizes { heads: all, kv_heads, size, context, .. } = self.sizes;
+        let (group, channels, many) = (all / kv_heads, self.sizes.channels(), block.len());
+        let (sequence, position) = self.places.at(first);
+        let position = position as usize;
+        // What the first token sees from, and the last one to.
+        let (from, to) = (self.seen(position).start, position + many);
+        let n = to - from;
+        let (keys, rest) = scratch.split_at_mut(context * size);
+        let (values, rest) = rest.split_at_mut(context * size);
+        let (scores, rest) = rest.split_at_mut(BLOCK_ROWS * context);
+        let (queries, mixed) = rest.split_at_mut(BLOCK_ROWS * size);
+        let (keys, values) = (&mut keys[..n * size], &mut values[..n * size]);
+        let (queries, mixed) = (&mut queries[..many * size], &mut mixed[..many * size]);
+        let scores = &mut scores[..many * n];
+        let mut widened = usize::MAX;
+        for head in heads.clone() {
+            let kv_head = head / group;
+            if widened != kv_head {
+                self.rows(self.keys, sequence, kv_head, from..to).convert_to_f32_slice(keys);
+                self.rows(self.values, sequence, kv_head, from..to).convert_to_f32_slice(values);
+                widened = kv_head;
+            }
+            for (row, query) in queries.chunks_exact_mut(size).enumerate() {
+                let at = (first + row) * channels + head * size;
+                query.copy_from_slice(&self.x[at..at + size]);
+            }
+            (self.product)(&mut MatMulF32 {
+                m: many,
+                k: size,
+                n,
+                a: queries,
+                b: keys,
+                output: scores,
+                trans_a: false,
+                trans_b: true,
+            });
+            let mut factors = [0.0f32; BLOCK_ROWS];
+            for (row, scores) in scores.chunks_exact_mut(n).enumerate() {
+                let seen = self.seen(position + row);
+                scores[..seen.start - from].fill(0.0);
+                scores[seen.end - from..].fill(0.0);
+                let scores = &mut scores[seen.start - from..seen.end - from];
+                factors[row] = attention::weights(scores, None, self.to, self.exponentials);
+            }
+            (self.product)(&mut MatMulF32 {
+                m: many,
+                k: n,
+                n: size,
+                a: scores,
+                b: values,
+                output: mixed,
+                trans_a: false,
+                trans_b: false,
+            });
+            let at = (head - heads.start) * size;
+            let rows = block.iter_mut().zip(mixed.chunks_exact(size));
+            for ((y, mixed), factor) in rows.zip(factors) {
+                let y = y[at..at + size].iter_mut();
+                y.zip(mixed).for_each(|(y, mixed)| *y = mixed * factor);
+            }
+        }
+    }
+}
+
+/// What there is to share, if the cache is half full.
+#[cfg(feature = "std")]
+pub(super) fn work(step: &Step<'_>, isa: Isa) -> Option<Work> {
+    let Sizes { tokens, heads, size, context, .. } = Sizes::of(step).ok()?;
+    let scores = tokens as f32 * heads as f32 * (context as f32 / 2.0);
+    let products = scores * 2.0 * size as f32 / Rates::CONV_F32.of(isa);
+    Some(Work { units: heads, ns: products + scores / Rates::FUNCTION_F32.of(isa) })
+}
+
+#[cfg(test)]
+#[path = "cached_attention_tests.rs"]
+mod tests;
