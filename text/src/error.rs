@@ -29,4 +29,35 @@ pub enum TextError {
         "the tokenizer's decoder is {0}; text can be generated with ByteLevel, ByteFallback and Metaspace"
     )]
     Decoder(String),
+
+    #[error("the chat template fails at line {line}: {problem}")]
+    Template { line: usize, problem: String },
+
+    #[error("{name} is {value}; it has to be {allowed}")]
+    Sampling { name: &'static str, value: f32, allowed: &'static str },
+
+    #[error("no token that is allowed has a finite logit")]
+    NoToken,
+
+    #[error("the grammar can't be used: {0}")]
+    Grammar(String),
+
+    #[error("the prompt is empty, and the model has no token that begins a text")]
+    EmptyPrompt,
+
+    #[error(
+        "the prompt has {prompt} tokens, and the model's context is {context}, of which one is for the answer: shorten the prompt"
+    )]
+    Context { prompt: usize, context: usize },
+
+    #[error(
+        "token {id} is outside of the model's vocabulary of {vocabulary}: the tokenizer is another model's"
+    )]
+    Vocabulary { id: i32, vocabulary: usize },
+
+    #[error("the model can't generate text: {0}")]
+    NotDecoder(String),
+
+    #[error("the model failed: {0}")]
+    Session(#[from] whit::SessionError),
 }

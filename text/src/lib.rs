@@ -1,12 +1,26 @@
 //! Text in, text out for models run by Whit.
 //!
-//! [`Tokenizer`] turns text into token ids and back.
+//! [`Tokenizer`] turns text into token ids and back, [`ChatTemplate`] a conversation into a prompt. [`Generator`]
+//! continues a prompt with a [`Decoder`]: a [`Sampler`] chooses tokens, a [`Constraint`] says which may come, and
+//! [`StopStrings`] where the text ends.
 #![forbid(unsafe_code)]
 
+mod constraint;
+mod decoder;
 mod error;
+mod generator;
+mod sampler;
+mod stop;
 mod stream;
+mod template;
 mod tokenizer;
 
+pub use constraint::{Constraint, Grammar};
+pub use decoder::{Decoder, SessionDecoder};
 pub use error::TextError;
+pub use generator::{Generation, Generator, Request, StopReason};
+pub use sampler::{Sampler, Sampling};
+pub use stop::StopStrings;
 pub use stream::TextStream;
+pub use template::{ChatTemplate, Message};
 pub use tokenizer::Tokenizer;

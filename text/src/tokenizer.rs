@@ -266,4 +266,4 @@ fn to_i32(id: u32) -> Result<i32, TextError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -56,6 +56,13 @@ pub(crate) fn byte_fallback() -> Value {
     })
 }
 
+impl Tokenizer {
+    /// With a token that ends texts.
+    pub(crate) fn with_eos(self, eos: i32) -> Tokenizer {
+        Tokenizer { eos: vec![eos], ..self }
+    }
+}
+
 fn tokenizer(json: &Value) -> Tokenizer {
     Tokenizer::from_json(&json.to_string()).expect("a tokenizer")
 }

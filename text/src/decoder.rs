@@ -1,0 +1,140 @@
+//! What generates logits: a language model with a KV cache.
+
+use whit::{DType, Session};
+
+use crate::error::TextError;
+
+/// A language model that remembers the keys and values of the tokens it has seen, by position.
+pub trait Decoder {
+    /// Positions at most, of prompt and answer together.
+    fn context(&self) -> usize;
+
+    /// Tokens in one call at most.
+    fn batch(&self) -> usize;
+
+    /// Rows of logits in one call at most.
+    fn rows(&self) -> usize;
+
+    /// Number of logits in a row.
+    fn vocabulary(&self) -> usize;
+
+    /// Computes the tokens at their positions and returns the logits behind some of them, row by row; `rows` has
+    /// indices into `tokens`, at least one. A token sees the positions up to its own. A position that was written
+    /// before is written again.
+    ///
+    /// # Errors
+    /// [`TextError::Session`] when the model fails.
+    fn forward(
+        &mut self,
+        tokens: &[i32],
+        positions: &[i32],
+        rows: &[i32],
+    ) -> Result<&[f32], TextError>;
+}
+
+/// A session of a `.whit` decoder: inputs `tokens`, `positions` and `rows`, output `logits`, and the state that is
+/// its KV cache.
+pub struct SessionDecoder<'m> {
+    session: Session<'m>,
+    inputs: [usize; 3],
+    output: usize,
+    context: usize,
+    vocabulary: usize,
+    /// The largest values of the dimensions `tokens` and `rows`.
+    largest: [usize; 2],
+}
+
+/// Inputs, all i32 of one dimension.
+const INPUTS: [&str; 3] = ["tokens", "positions", "rows"];
+/// Dimensions, named like the inputs that have them.
+const SYMBOLS: [&str; 2] = ["tokens", "rows"];
+
+impl<'m> SessionDecoder<'m> {
+    /// Checks that a session's model is a decoder.
+    ///
+    /// # Errors
+    /// [`TextError::NotDecoder`] with what is missing.
+    pub fn new(session: Session<'m>) -> Result<SessionDecoder<'m>, TextError> {
+        let model = *session.model();
+        let missing = |what: String| TextError::NotDecoder(format!("it has no {what}"));
+        let find = |mut tensors: Vec<usize>, name: &str| {
+            let named =
+                |tensor: usize| model.tensor(tensor).is_some_and(|t| model.text(t.name) == name);
+            tensors.iter_mut().position(|tensor| named(*tensor))
+        };
+        let mut inputs = [0; 3];
+        for (input, name) in inputs.iter_mut().zip(INPUTS) {
+            let found = find(model.inputs().collect(), name);
+            *input = found.ok_or_else(|| missing(format!("input `{name}`")))?;
+            let slot = session.input_slot(*input)?;
+            if slot.dtype() != DType::I32 || slot.dims().len() != 1 {
+                return Err(missing(format!("input `{name}` of i32 with one dimension")));
+            }
+        }
+        let output = find(model.outputs().collect(), "logits");
+        let output = output.ok_or_else(|| missing("output `logits`".to_owned()))?;
+        let slot = session.output_slot(output)?;
+        let &[_, vocabulary] = slot.dims() else {
+            return Err(missing("output `logits` with two dimensions".to_owned()));
+        };
+        if slot.dtype() != DType::F32 {
+            return Err(missing("output `logits` of f32".to_owned()));
+        }
+        let mut largest = [0; 2];
+        for (largest, name) in largest.iter_mut().zip(SYMBOLS) {
+            let symbol = model.symbols().find(|symbol| model.text(symbol.name) == name);
+            let symbol = symbol.filter(|symbol| symbol.min <= 1);
+            let symbol = symbol.ok_or_else(|| missing(format!("dimension `{name}` from 1 on")))?;
+            *largest = symbol.max as usize;
+        }
+        let context = model.metadata_value("model.context").and_then(|text| text.parse().ok());
+        let context = context.ok_or_else(|| missing("metadata `model.context`".to_owned()))?;
+        let vocabulary = vocabulary as usize;
+        Ok(SessionDecoder { session, inputs, output, context, vocabulary, largest })
+    }
+
+    /// The session.
+    pub fn session(&self) -> &Session<'m> {
+        &self.session
+    }
+}
+
+impl Decoder for SessionDecoder<'_> {
+    fn context(&self) -> usize {
+        self.context
+    }
+
+    fn batch(&self) -> usize {
+        self.largest[0]
+    }
+
+    fn rows(&self) -> usize {
+        self.largest[1]
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    fn forward(
+        &mut self,
+        tokens: &[i32],
+        positions: &[i32],
+        rows: &[i32],
+    ) -> Result<&[f32], TextError> {
+        for (name, size) in SYMBOLS.iter().zip([tokens.len(), rows.len()]) {
+            self.session.set_dimension(name, u32::try_from(size).unwrap_or(u32::MAX))?;
+        }
+        for (input, values) in self.inputs.into_iter().zip([tokens, positions, rows]) {
+            let slot = self.session.input_mut::<i32>(input)?;
+            let expected = slot.len();
+            if expected != values.len() {
+                let (input, given) = (input as u32, values.len());
+                return Err(whit::SessionError::InputLength { input, expected, given }.into());
+            }
+            slot.copy_from_slice(values);
+        }
+        self.session.run()?;
+        Ok(self.session.output::<f32>(self.output)?)
+    }
+}

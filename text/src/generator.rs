@@ -1,0 +1,331 @@
+//! Continues a prompt: prefill in batches, then token by token, until something ends the text.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use crate::constraint::Constraint;
+use crate::decoder::Decoder;
+use crate::error::TextError;
+use crate::sampler::{Sampler, Sampling};
+use crate::stop::StopStrings;
+use crate::stream::TextStream;
+use crate::tokenizer::Tokenizer;
+
+/// The longest sequence of tokens that a guess looks for in the text so far.
+const MAX_NGRAM: usize = 3;
+/// The shortest: single tokens repeat for no reason.
+const MIN_NGRAM: usize = 2;
+
+/// What is asked of a generator.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Tokens to generate at most.
+    pub max_tokens: usize,
+    /// Strings that end the text and aren't part of it.
+    pub stop: Vec<String>,
+    /// Tokens to guess at most, 0 for none: what followed the last time that the text's last tokens were there.
+    /// Guesses are computed together with the token before them, and kept as far as sampling chooses the same
+    /// tokens. A model's logits may differ in their last bits with the number of tokens computed together, so where
+    /// two logits tie, the text may differ.
+    pub guesses: usize,
+}
+
+impl Default for Request {
+    fn default() -> Request {
+        Request { sampling: Sampling::default(), max_tokens: 128, stop: Vec::new(), guesses: 0 }
+    }
+}
+
+/// Why a text ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// The model ended it.
+    Eos,
+    /// This stop string came.
+    StopString(String),
+    /// The grammar allows nothing more.
+    Complete,
+    /// As many tokens as asked for.
+    Length,
+    /// The model's context is full.
+    Context,
+    /// The caller wanted no more.
+    Cancelled,
+}
+
+/// A generated text.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// The text, without what ended it.
+    pub text: String,
+    /// Its tokens, the one that ended it among them.
+    pub ids: Vec<i32>,
+    /// Why it ended.
+    pub stop: StopReason,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Of those, tokens that were in the cache from the call before.
+    pub reused_tokens: usize,
+    /// Tokens that were guessed, and those of them that were right.
+    pub guessed: (usize, usize),
+    /// From the call to the logits of the first token.
+    pub prompt_time: Duration,
+    /// From then to the end.
+    pub generation_time: Duration,
+}
+
+impl Generation {
+    /// Tokens of the prompt that were computed, per second.
+    pub fn prompt_rate(&self) -> f64 {
+        rate(self.prompt_tokens - self.reused_tokens, self.prompt_time)
+    }
+
+    /// Tokens that were computed one after another, per second: all but the first, whose logits are the prompt's.
+    pub fn generation_rate(&self) -> f64 {
+        rate(self.ids.len().saturating_sub(1), self.generation_time)
+    }
+}
+
+fn rate(tokens: usize, time: Duration) -> f64 {
+    let seconds = time.as_secs_f64();
+    if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 }
+}
+
+/// Generates text with a model, remembering what its cache holds: a prompt that begins as the last text did
+/// continues behind the common tokens.
+pub struct Generator<'t, D> {
+    tokenizer: &'t Tokenizer,
+    decoder: D,
+    /// The tokens whose keys and values are in the cache, by position.
+    cached: Vec<i32>,
+}
+
+/// One text in the making.
+struct Run<'t, 'c> {
+    tokenizer: &'t Tokenizer,
+    sampler: Sampler,
+    constraint: Option<&'c mut Constraint>,
+    stream: TextStream<'t>,
+    stops: StopStrings,
+    ids: Vec<i32>,
+    text: String,
+    /// Bytes of `text` that the caller has.
+    told: usize,
+}
+
+impl<'t, D: Decoder> Generator<'t, D> {
+    /// A generator whose cache is empty.
+    pub fn new(tokenizer: &'t Tokenizer, decoder: D) -> Generator<'t, D> {
+        Generator { tokenizer, decoder, cached: Vec::new() }
+    }
+
+    /// The model.
+    pub fn decoder(&self) -> &D {
+        &self.decoder
+    }
+
+    /// Continues a prompt and tells of each part of the text as soon as it is certain.
+    ///
+    /// # Errors
+    /// [`TextError::EmptyPrompt`], [`TextError::Context`] when the prompt doesn't fit, [`TextError::Vocabulary`]
+    /// when it isn't the model's, and whatever the sampler, the constraint and the model return.
+    pub fn generate(
+        &mut self,
+        prompt: &[i32],
+        request: &Request,
+        constraint: Option<&mut Constraint>,
+        mut tell: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Generation, TextError> {
+        let start = Instant::now();
+        let (context, vocabulary) = (self.decoder.context(), self.decoder.vocabulary());
+        if prompt.is_empty() {
+            return Err(TextError::EmptyPrompt);
+        }
+        if prompt.len() >= context {
+            return Err(TextError::Context { prompt: prompt.len(), context });
+        }
+        let outside = |id: &&i32| usize::try_from(**id).map_or(true, |id| id >= vocabulary);
+        if let Some(id) = prompt.iter().find(outside) {
+            return Err(TextError::Vocabulary { id: *id, vocabulary });
+        }
+        let mut sampler = Sampler::new(request.sampling, vocabulary)?;
+        prompt.iter().for_each(|id| sampler.accept(*id));
+        let mut run = Run {
+            tokenizer: self.tokenizer,
+            sampler,
+            constraint,
+            stream: self.tokenizer.stream()?,
+            stops: StopStrings::new(&request.stop),
+            ids: Vec::new(),
+            text: String::new(),
+            told: 0,
+        };
+
+        // The last token is computed again in any case: its logits aren't kept.
+        let common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        let reused = common.min(prompt.len() - 1);
+        self.cached.truncate(reused);
+        let (last, before) = prompt[reused..].split_last().ok_or(TextError::EmptyPrompt)?;
+        // All but the last batch, which is computed with its logits.
+        let batch = self.decoder.batch().max(1);
+        let whole = before.len() / batch * batch;
+        for tokens in before[..whole].chunks(batch) {
+            self.forward(tokens, 1)?;
+        }
+        let mut feed = before[whole..].to_vec();
+        feed.push(*last);
+
+        let (mut guesses, mut guessed) = (Vec::new(), (0, 0));
+        let mut prompt_time = None;
+        let stop = loop {
+            let at = self.cached.len();
+            if request.max_tokens == 0 {
+                break StopReason::Length;
+            }
+            guesses.clear();
+            // Nothing behind the context, and no more than are wanted.
+            let left = (context - at - feed.len()).min(request.max_tokens - run.ids.len() - 1);
+            let rows = self.decoder.rows().saturating_sub(1).min(batch - feed.len());
+            let room = left.min(rows).min(request.guesses);
+            if room > 0 {
+                self.cached.extend_from_slice(&feed);
+                guess(&self.cached, room, &mut guesses);
+                self.cached.truncate(at);
+            }
+            let fed = feed.len();
+            feed.extend_from_slice(&guesses);
+            let logits = self.forward(&feed, guesses.len() + 1)?;
+            prompt_time.get_or_insert_with(|| start.elapsed());
+
+            let mut right = 0;
+            let mut stop = None;
+            for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
+                let id = run.choose(logits)?;
+                let full = at + fed + row + 1 >= context;
+                stop = run.take(id, request.max_tokens, full, &mut tell)?;
+                if stop.is_some() || guesses.get(row) != Some(&id) {
+                    feed.clear();
+                    feed.push(id);
+                    break;
+                }
+                right += 1;
+            }
+            guessed = (guessed.0 + guesses.len(), guessed.1 + right);
+            self.cached.truncate(at + fed + right);
+            if let Some(stop) = stop {
+                break stop;
+            }
+        };
+        let stop = run.finish(stop, &mut tell);
+        let prompt_time = prompt_time.unwrap_or_else(|| start.elapsed());
+        Ok(Generation {
+            text: run.text,
+            ids: run.ids,
+            stop,
+            prompt_tokens: prompt.len(),
+            reused_tokens: reused,
+            guessed,
+            prompt_time,
+            generation_time: start.elapsed() - prompt_time,
+        })
+    }
+
+    /// Computes tokens behind those in the cache; the logits of the last `rows`.
+    fn forward(&mut self, tokens: &[i32], rows: usize) -> Result<&[f32], TextError> {
+        let at = self.cached.len();
+        let positions: Vec<i32> = (at..at + tokens.len()).map(|position| position as i32).collect();
+        let rows: Vec<i32> = (tokens.len() - rows..tokens.len()).map(|row| row as i32).collect();
+        let logits = self.decoder.forward(tokens, &positions, &rows)?;
+        self.cached.extend_from_slice(tokens);
+        Ok(logits)
+    }
+}
+
+impl Run<'_, '_> {
+    /// The next token by its logits.
+    fn choose(&mut self, logits: &[f32]) -> Result<i32, TextError> {
+        let mask = self.constraint.as_mut().map(|constraint| constraint.mask()).transpose()?;
+        let id = self.sampler.sample(logits, mask)?;
+        self.sampler.accept(id);
+        Ok(id)
+    }
+
+    /// Adds a token to the text. Returns why it ends, if it does; `full` when no position is left.
+    fn take(
+        &mut self,
+        id: i32,
+        max_tokens: usize,
+        full: bool,
+        tell: &mut impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Option<StopReason>, TextError> {
+        self.ids.push(id);
+        if self.tokenizer.eos().contains(&id) {
+            return Ok(Some(StopReason::Eos));
+        }
+        let mut part = String::new();
+        self.stream.push(id, &mut part)?;
+        if let Some(stop) = self.stops.push(&part, &mut self.text) {
+            return Ok(Some(StopReason::StopString(stop.to_owned())));
+        }
+        if self.tell(tell).is_break() {
+            return Ok(Some(StopReason::Cancelled));
+        }
+        let mut complete = false;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(id)?;
+            complete = constraint.is_complete();
+        }
+        Ok(match () {
+            () if complete => Some(StopReason::Complete),
+            () if self.ids.len() >= max_tokens => Some(StopReason::Length),
+            () if full => Some(StopReason::Context),
+            () => None,
+        })
+    }
+
+    /// Tells of what was withheld, in which a stop string may still be.
+    fn finish(
+        &mut self,
+        stop: StopReason,
+        tell: &mut impl FnMut(&str) -> ControlFlow<()>,
+    ) -> StopReason {
+        let mut stop = stop;
+        if !matches!(stop, StopReason::StopString(_)) {
+            let mut part = String::new();
+            self.stream.finish(&mut part);
+            match self.stops.push(&part, &mut self.text) {
+                Some(found) => stop = StopReason::StopString(found.to_owned()),
+                None => self.stops.finish(&mut self.text),
+            }
+        }
+        if stop != StopReason::Cancelled {
+            // It is over either way.
+            let _ = self.tell(tell);
+        }
+        stop
+    }
+
+    fn tell(&mut self, tell: &mut impl FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {
+        let new = &self.text[self.told..];
+        self.told = self.text.len();
+        if new.is_empty() { ControlFlow::Continue(()) } else { tell(new) }
+    }
+}
+
+/// What followed when the last tokens of a text were there the last time, at most `count` tokens.
+fn guess(tokens: &[i32], count: usize, guesses: &mut Vec<i32>) {
+    for length in (MIN_NGRAM..=MAX_NGRAM).rev() {
+        let Some(split) = tokens.len().checked_sub(length) else { continue };
+        let (before, ngram) = (&tokens[..tokens.len() - 1], &tokens[split..]);
+        if let Some(at) = before.windows(length).rposition(|window| window == ngram) {
+            let followed = &tokens[at + length..];
+            guesses.extend_from_slice(&followed[..followed.len().min(count)]);
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
