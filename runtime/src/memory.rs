@@ -243,7 +243,7 @@ pub(crate) struct Block<'m> {
     #[cfg(feature = "std")]
     copy: Option<Carved<u8>>,
     #[cfg(feature = "std")]
-    _owned: Option<owned::Owned>,
+    owned: Option<owned::Owned>,
     _borrowed: PhantomData<&'m mut [u8]>,
 }
 
@@ -270,7 +270,7 @@ impl<'m> Block<'m> {
         let left = sizes.total()?;
         let owned = owned::Owned::new(left)?;
         let mut block = Block::carve(Carver { next: owned.start, left }, sizes, tables, bound)?;
-        block._owned = Some(owned);
+        block.owned = Some(owned);
         Some(block)
     }
 
@@ -294,7 +294,7 @@ impl<'m> Block<'m> {
             #[cfg(feature = "std")]
             copy: None,
             #[cfg(feature = "std")]
-            _owned: None,
+            owned: None,
             _borrowed: PhantomData,
         };
         #[cfg(feature = "std")]
@@ -339,6 +339,14 @@ impl<'m> Block<'m> {
             return tables.copied(copy.get()).evaluate_dims(symbols, dims.get_mut());
         }
         tables.evaluate_dims(symbols, dims.get_mut())
+    }
+
+    /// Whether arena and state are zeros that nothing has touched: large ones take no memory yet.
+    pub(crate) fn is_new(&self) -> bool {
+        #[cfg(feature = "std")]
+        return self.owned.is_some();
+        #[cfg(not(feature = "std"))]
+        false
     }
 
     pub(crate) fn state_mut(&mut self) -> &mut [u8] {

@@ -165,7 +165,11 @@ impl<'m> Session<'m> {
         }
         #[cfg(feature = "std")]
         session.cut_steps();
-        session.reset_state();
+        if session.block.is_new() {
+            session.initialize_state();
+        } else {
+            session.reset_state();
+        }
         Ok(session)
     }
 
@@ -283,6 +287,11 @@ impl<'m> Session<'m> {
     /// Sets every state tensor to its initial value.
     pub fn reset_state(&mut self) {
         self.block.state_mut().fill(0);
+        self.initialize_state();
+    }
+
+    /// The same, given that the state is zeros.
+    fn initialize_state(&mut self) {
         let model = self.model;
         for state in model.states() {
             if state.has_initial == 0 {
