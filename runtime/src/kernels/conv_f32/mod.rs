@@ -42,6 +42,8 @@ mod blocking;
 #[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
 mod direct;
 pub mod grouped;
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+mod grouped_vnni;
 #[cfg(any(
     all(target_arch = "x86_64", feature = "std"),
     all(target_arch = "aarch64", target_feature = "neon"),
@@ -134,6 +136,10 @@ pub fn scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
 pub fn grouped_scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
         Isa::Scalar | Isa::CortexM => 0,
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        Isa::Avx512 => {
+            grouped_vnni::scratch_len(geometry).max(blocking::grouped_scratch_len(geometry))
+        }
         _ => blocking::grouped_scratch_len(geometry),
     }
 }

@@ -125,6 +125,9 @@ fn forms() -> [GroupedForm; 8] {
     })
 }
 
+/// Steps of an input's rounding up to the largest of its group, less what the division by them rounds.
+const INPUT_STEPS: f64 = 32512.0 * (1.0 - 1e-3);
+
 /// A value that no kernel computes from the tests' numbers, to see what it wrote.
 pub(crate) const UNTOUCHED: f32 = 12345.0;
 
@@ -149,8 +152,8 @@ impl Problem {
         let mut random = Random::new(seed);
         let input = random.fine_numbers(g.input_len());
         let mut packed_grouped = vec![];
-        // What the terms of a weight add up to, where it has two.
-        let mut sizes = vec![];
+        // What the terms of a weight add up to, where it has two, and the one that is a product.
+        let (mut sizes, mut products) = (vec![], vec![]);
         let ohwi = if let Some((form, group_size)) = variant.grouped {
             let groups = g.k().div_ceil(group_size);
             let integers: Vec<i8> = form.limits().collect();
@@ -168,6 +171,7 @@ impl Problem {
                 let min = mins.get(group).copied().unwrap_or(0.0);
                 (scales[group] * f32::from(q[i]), min)
             };
+            products = (0..q.len()).map(terms).map(|(product, _)| product.abs()).collect();
             sizes = (0..q.len()).map(terms).map(|(a, b)| a.abs() + b.abs()).collect();
             (0..q.len()).map(terms).map(|(a, b)| a + b).collect()
         } else if variant.f16_weights {
@@ -228,6 +232,19 @@ impl Problem {
                                 }
                             }
                         }
+                        let mut rounded = 0.0;
+                        if let (Some((_, group_size)), true) = (variant.grouped, g.is_pointwise()) {
+                            // Inputs of 16 bits, relative to the largest of their group.
+                            let x = &input[((b * g.in_h + oy) * g.in_w + ox) * g.in_c..][..g.in_c];
+                            let x = &x[first_c..first_c + g.in_c / g.groups];
+                            let weights = &products[oc * g.k()..][..g.k()];
+                            for (x, w) in x.chunks(group_size).zip(weights.chunks(group_size)) {
+                                let largest = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+                                let step = f64::from(largest) / INPUT_STEPS;
+                                rounded +=
+                                    step / 2.0 * w.iter().map(|w| f64::from(*w)).sum::<f64>();
+                            }
+                        }
                         let mut terms = vec![channel_bias[oc] as f64];
                         if variant.residual {
                             terms.push(residual[expected.len()] as f64);
@@ -240,7 +257,7 @@ impl Problem {
                             *tolerance += gamma * size;
                         }
                         let y = sum.max(variant.min as f64).min(variant.max as f64);
-                        expected.push((y, gamma * size));
+                        expected.push((y, gamma * size + rounded));
                     }
                 }
             }

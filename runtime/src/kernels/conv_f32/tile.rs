@@ -110,7 +110,7 @@ impl ScalePtr {
     ///
     /// They are readable, and the CPU has the instruction set of `L`.
     #[inline(always)]
-    unsafe fn load<L: Lanes>(self, at: usize) -> L {
+    pub(super) unsafe fn load<L: Lanes>(self, at: usize) -> L {
         // SAFETY: the caller's promise.
         unsafe {
             match self {
@@ -474,7 +474,7 @@ pub(crate) unsafe fn dequantize<L: Lanes, B: Grouped>(args: &Dequantize) {
 ///
 /// As [`Tile`] says, for `L`.
 #[inline(always)]
-unsafe fn write<L: Lanes, const MR: usize, const NV: usize>(
+pub(super) unsafe fn write<L: Lanes, const MR: usize, const NV: usize>(
     tile: &Tile<'_>,
     mut sum: [[L; NV]; MR],
 ) {

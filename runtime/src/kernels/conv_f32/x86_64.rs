@@ -3,6 +3,7 @@
 use super::blocked::conv_f32_blocked;
 use super::direct::{self, DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, even};
 use super::grouped::GroupedBits;
+use super::grouped_vnni;
 use super::lanes::{Avx2, Avx512, Grouped, W4, W8, Weight};
 use super::tile::{
     Dequantize, GroupedPanel, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile,
@@ -263,6 +264,14 @@ pub(super) fn conv_f32_avx2() -> Option<ConvF32Fn> {
 /// The AVX-512 kernel, if this CPU runs it.
 pub(super) fn conv_f32_avx512() -> Option<ConvF32Fn> {
     fn kernel(args: &mut ConvF32<'_>) {
+        if let PanelWeights::Grouped(weights) = args.weights
+            && grouped_vnni::suits(&args.geometry)
+            && args.pixels.len() == args.geometry.out_pixels()
+        {
+            args.check();
+            // SAFETY: checked; this function leaves its parent only where AVX-512 F, BW, VL and VNNI are available.
+            return unsafe { grouped_vnni::grouped_rows(args, weights) };
+        }
         // SAFETY: this function leaves its parent only where AVX-512 F is available.
         unsafe { conv_f32(args, TILE_AVX512, WINOGRAD_AVX512) }
     }

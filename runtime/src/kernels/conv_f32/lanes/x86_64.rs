@@ -174,6 +174,19 @@ impl Lanes for Avx2 {
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(__m512);
 
+impl Avx512 {
+    /// Integers as floats.
+    ///
+    /// # Safety
+    ///
+    /// The CPU has AVX-512 F.
+    #[inline(always)]
+    pub(crate) unsafe fn from_i32(integers: __m512i) -> Avx512 {
+        // SAFETY: the caller has AVX-512 F.
+        Avx512(unsafe { _mm512_cvtepi32_ps(integers) })
+    }
+}
+
 impl Lanes for Avx512 {
     const LEN: usize = 16;
 
