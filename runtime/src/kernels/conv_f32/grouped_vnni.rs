@@ -17,6 +17,9 @@ use crate::kernels::{PANEL_N, ResidualData};
 /// Rows at most: beyond, floats in panels cost less per row.
 pub(super) const MOST_ROWS: usize = 4;
 
+/// How far ahead weights are fetched, from memory that a decoder's weights come out of: found by trying powers of two.
+const AHEAD_BYTES: usize = 8192;
+
 /// `127 · 256`: what the largest input of a group becomes.
 const LARGEST: f32 = 32512.0;
 
@@ -192,7 +195,6 @@ unsafe fn panel_rows<const MR: usize, const W4: bool>(
     panel: &GroupedPanel,
     inputs: &[Inputs<'_>; MOST_ROWS],
 ) {
-    let quads_per_word = if W4 { 2 } else { 1 };
     let words = panel.bits.words(tile.run_len);
     let words_per_group = panel.group_size / panel.bits.per_word();
     // Weights are read as 0 ..= 15 or, with the sign bit turned, 0 ..= 255: so much more than they are.
@@ -219,26 +221,37 @@ unsafe fn panel_rows<const MR: usize, const W4: bool>(
             // High and low halves, each in two sums, so that one's addition doesn't wait for the other's.
             let mut sums = [[_mm512_setzero_si512(); 4]; MR];
             while word < end {
-                let bytes = _mm512_loadu_si512(panel.words.add(word * PANEL_N * 4).cast());
+                let from = panel.words.add(word * PANEL_N * 4);
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD_BYTES).cast());
+                let bytes = _mm512_loadu_si512(from.cast());
                 if W4 {
                     let first = _mm512_and_si512(bytes, nibble);
                     let second = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), nibble);
                     for (row, sums) in sums.iter_mut().enumerate() {
-                        let at = word * quads_per_word;
-                        sums[0] = _mm512_dpbusd_epi32(sums[0], first, load(row, 0, at));
-                        sums[1] = _mm512_dpbusd_epi32(sums[1], first, load(row, 1, at));
-                        sums[2] = _mm512_dpbusd_epi32(sums[2], second, load(row, 0, at + 1));
-                        sums[3] = _mm512_dpbusd_epi32(sums[3], second, load(row, 1, at + 1));
+                        sums[0] = _mm512_dpbusd_epi32(sums[0], first, load(row, 0, 2 * word));
+                        sums[1] = _mm512_dpbusd_epi32(sums[1], first, load(row, 1, 2 * word));
+                        sums[2] = _mm512_dpbusd_epi32(sums[2], second, load(row, 0, 2 * word + 1));
+                        sums[3] = _mm512_dpbusd_epi32(sums[3], second, load(row, 1, 2 * word + 1));
                     }
-                } else {
-                    let bytes = _mm512_xor_si512(bytes, sign);
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        let by = word % 2 * 2;
-                        sums[by] = _mm512_dpbusd_epi32(sums[by], bytes, load(row, 0, word));
-                        sums[by + 1] = _mm512_dpbusd_epi32(sums[by + 1], bytes, load(row, 1, word));
-                    }
+                    word += 1;
+                    continue;
+                }
+                let first = _mm512_xor_si512(bytes, sign);
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    sums[0] = _mm512_dpbusd_epi32(sums[0], first, load(row, 0, word));
+                    sums[1] = _mm512_dpbusd_epi32(sums[1], first, load(row, 1, word));
                 }
                 word += 1;
+                if word < end {
+                    let from = from.add(PANEL_N * 4);
+                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD_BYTES).cast());
+                    let second = _mm512_xor_si512(_mm512_loadu_si512(from.cast()), sign);
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        sums[2] = _mm512_dpbusd_epi32(sums[2], second, load(row, 0, word));
+                        sums[3] = _mm512_dpbusd_epi32(sums[3], second, load(row, 1, word));
+                    }
+                    word += 1;
+                }
             }
             let scale: Avx512 = scales.load(0);
             for (row, sums) in sums.iter().enumerate() {
