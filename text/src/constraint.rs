@@ -5,6 +5,7 @@ use std::sync::Arc;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
 
 use crate::error::TextError;
 use crate::tokenizer::Tokenizer;
@@ -26,6 +27,9 @@ pub struct Constraint {
     mask: SimpleVob,
 }
 
+/// Between the parts of JSON: a space, or a line's end and an indentation. A small model that may write as much
+/// white space as it likes sometimes never stops.
+const WHITE_SPACE: &str = r" |\n {0,16}";
 /// A token longer than this is never allowed: the trie of tokens is walked by recursion.
 const MAX_TOKEN_BYTES: usize = 1 << 10;
 
@@ -44,7 +48,12 @@ impl Constraint {
         let failed = |error: &dyn std::fmt::Display| TextError::Grammar(error.to_string());
         let grammar = match grammar {
             Grammar::JsonSchema(text) => {
-                let schema = serde_json::from_str(text).map_err(|error| failed(&error))?;
+                let mut schema: Value =
+                    serde_json::from_str(text).map_err(|error| failed(&error))?;
+                if let Some(schema) = schema.as_object_mut() {
+                    let options = || json!({ "whitespace_pattern": WHITE_SPACE });
+                    schema.entry("x-guidance").or_insert_with(options);
+                }
                 TopLevelGrammar::from_json_schema(schema)
             }
             Grammar::Regex(text) => TopLevelGrammar::from_regex(text),

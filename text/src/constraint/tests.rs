@@ -63,6 +63,8 @@ fn grammars_that_arent_are_refused() {
     let cases = [
         Grammar::JsonSchema("{"),
         Grammar::JsonSchema(r#"{ "type": "thing" }"#),
+        Grammar::JsonSchema("[1]"),
+        Grammar::JsonSchema("false"),
         Grammar::JsonSchema(r#"{ "$ref": "https://example.com/schema" }"#),
         Grammar::Regex("(a"),
         Grammar::Lark("begin: \"a\""),
