@@ -5,6 +5,7 @@ mod check;
 mod compare;
 mod convert;
 mod demo;
+mod embed;
 mod eval;
 mod import_args;
 mod inspect;
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Inspect(inspect::Inspect),
     /// Run a model on .npy inputs
     Run(run::Run),
+    /// Turn texts into vectors, and compare them
+    Embed(embed::Embed),
     /// Measure a model's quality on labelled data
     Eval(eval::Eval),
     /// Compare a float model with the file it was quantized to, layer by layer
@@ -62,6 +65,7 @@ impl Command {
             Command::Convert(command) => command.run(),
             Command::Inspect(command) => command.run(),
             Command::Run(command) => command.run(),
+            Command::Embed(command) => command.run(),
             Command::Eval(command) => command.run(),
             Command::Compare(command) => command.run(),
             Command::Bench(command) => command.run(),
