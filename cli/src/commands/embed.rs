@@ -14,6 +14,7 @@ use whit_text::Tokenizer;
 use super::{ModelPath, Target, print_json, print_text};
 use crate::data::{Array, ArrayData, write_npy_file};
 use crate::report::{self, Align};
+use crate::samples::output_f32;
 use crate::whit_file::{self, TensorInfo, tensor_info};
 
 #[derive(Args)]
@@ -88,9 +89,8 @@ impl<'m> Interface<'m> {
         const REMEDY: &str = "convert the folder of a Hugging Face encoder, with --pooling mean or cls if \
              it isn't one of sentence-transformers";
         let output = model.outputs().position(|tensor| {
-            tensor_info(model, tensor).is_some_and(|info| {
-                info.name == "embedding" && info.dims.len() == 2 && info.dtype == DType::F32
-            })
+            tensor_info(model, tensor)
+                .is_some_and(|info| info.name == "embedding" && info.dims.len() == 2)
         });
         let Some(output) = output else {
             bail!("the model gives no embedding of texts: it has no output `embedding`; {REMEDY}");
@@ -133,7 +133,7 @@ impl<'m> Interface<'m> {
         }
         let model = *session.model();
         session.run().map_err(|error| whit_file::named(&model, error))?;
-        let vectors = session.output::<f32>(self.output)?;
+        let vectors = output_f32(session, self.output)?;
         let width = vectors.len() / rows;
         Ok(vectors.chunks(width.max(1)).take(texts.len()).map(<[f32]>::to_vec).collect())
     }
