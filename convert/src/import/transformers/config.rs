@@ -83,11 +83,6 @@ impl Config {
         Ok(count.map_or(default, |count| count as usize))
     }
 
-    /// An integer that may be 0 or negative, or `default`.
-    pub(crate) fn int_or(&self, key: &str, default: i64) -> Result<i64, ImportError> {
-        Ok(self.read(key, "an integer", Value::as_i64)?.unwrap_or(default))
-    }
-
     /// A finite number.
     pub(crate) fn float(&self, key: &str) -> Result<f32, ImportError> {
         self.optional_float(key)?.ok_or_else(|| self.missing(key))
