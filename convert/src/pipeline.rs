@@ -14,6 +14,7 @@ use crate::quantize::integers;
 use crate::quantize::numbers::Numbers;
 use crate::quantize::quantization::Quantization;
 use crate::quantize::search::{self, Front, Search, SearchError};
+use crate::quantize::spread;
 
 /// Rounds of passes and folding at most; models settle in two or three.
 const MAX_ROUNDS: usize = 8;
@@ -230,7 +231,12 @@ fn convert_with(
                 Some(samples)
             }
         };
-        let numbers = numbers_of_nodes(&graph, options)?;
+        let mut numbers = numbers_of_nodes(&graph, options)?;
+        if let (Some(samples), Some(_), None) = (samples, integers, search) {
+            let count = samples.len();
+            let mut progress = |done| watch.progress("spreading", done, count);
+            spread::run(&mut graph, &mut numbers, samples, &mut progress)?;
+        }
         if let (Some(samples), Some(integers)) = (samples, integers) {
             // Ranges for a search are those of the model that is integer throughout.
             let numbers = match search {

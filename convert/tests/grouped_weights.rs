@@ -204,7 +204,7 @@ fn what_no_kernel_reads_is_refused_by_name() {
         Case {
             what: "an infinite scale",
             says: "infinite",
-            change: |graph| groups(graph).scale[0] = f16::INFINITY,
+            change: |graph| groups(graph).scale[0] = f32::INFINITY,
         },
         Case { what: "range", says: "4 bits", change: |graph| groups(graph).bits = 4 },
         Case {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use stats_alloc::Region;
 use whit::format::Op;
 use whit::{DType, Model, Session, SessionError};
-use whit_convert::evaluate::fill_pseudo_random;
+use whit_convert::evaluate::{fill_pseudo_random, input_bytes};
 
 use super::{ModelPath, Target, print_json, print_text};
 use crate::report::{self, Align};
@@ -191,6 +191,30 @@ fn micros_since(start: Instant) -> f64 {
     start.elapsed().as_nanos() as f64 / 1e3
 }
 
+/// The elements of inputs that hold integers, such as indices. A run may overwrite its inputs, and the next needs them.
+struct Integers(Vec<(usize, Vec<u8>)>);
+
+impl Integers {
+    fn of(session: &mut Session<'_>) -> Result<Integers> {
+        let model = *session.model();
+        let mut inputs = Vec::new();
+        for (index, tensor) in model.inputs().enumerate() {
+            let dtype = model.tensor(tensor).and_then(|tensor| DType::from_number(tensor.dtype));
+            if matches!(dtype, Some(DType::I32 | DType::I64)) {
+                inputs.push((index, input_bytes(session, index)?));
+            }
+        }
+        Ok(Integers(inputs))
+    }
+
+    fn restore(&self, session: &mut Session<'_>) -> Result<()> {
+        for (index, bytes) in &self.0 {
+            session.set_input_bytes(*index, bytes)?;
+        }
+        Ok(())
+    }
+}
+
 /// Opens, prepares and runs a model for about `seconds`. Inputs are pseudo-random: small reals, any
 /// i8, 0 or 1 for other integers.
 pub(crate) fn measure(
@@ -205,12 +229,14 @@ pub(crate) fn measure(
     let mut session = whit_file::session(model, settings)?;
     let prepare_us = micros_since(start);
     fill_pseudo_random(&mut session, &mut SEED.clone())?;
+    let integers = Integers::of(&mut session)?;
     let start = Instant::now();
     session.run().map_err(|e| whit_file::named(&model, e))?;
     let first_run_us = micros_since(start);
 
     let warm = Instant::now();
     while warm.elapsed() < WARM_UP.min(Duration::from_secs_f64(seconds)) {
+        integers.restore(&mut session)?;
         session.run()?;
     }
     let mut latencies_us = Vec::with_capacity(MAX_LATENCIES);
@@ -218,6 +244,7 @@ pub(crate) fn measure(
     let region = Region::new(crate::ALLOCATOR);
     let begin = Instant::now();
     while begin.elapsed().as_secs_f64() < seconds || runs == 0 {
+        integers.restore(&mut session)?;
         let start = Instant::now();
         session.run()?;
         let us = start.elapsed().as_nanos() as f64 / 1e3;
@@ -264,8 +291,10 @@ impl Bench {
         if self.profile {
             let mut session = whit_file::session(model, settings)?;
             fill_pseudo_random(&mut session, &mut SEED.clone())?;
+            let integers = Integers::of(&mut session)?;
             let begin = Instant::now();
             while begin.elapsed().as_secs_f64() < self.seconds.min(2.0) {
+                integers.restore(&mut session)?;
                 profile.run(&mut session)?;
             }
         }

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use whit_convert::evaluate::{Program, Samples};
 use whit_convert::graph::Graph;
 use whit_convert::import::import_file;
+use whit_convert::import::transformers::weights_file;
 use whit_convert::pipeline::{Watch, rewrite_float};
 use whit_convert::plan::PlanOptions;
 use whit_convert::quantize::calibrate::{Method, PERCENTILE};
@@ -110,8 +111,8 @@ impl Compare {
             );
         }
         let is_whit = self.model.extension().is_some_and(|extension| extension == "whit");
-        let source =
-            std::fs::read(&self.model).with_context(|| self.model.display().to_string())?;
+        let weights = weights_file(&self.model)?;
+        let source = std::fs::read(&weights).with_context(|| weights.display().to_string())?;
         let mut notes = Vec::new();
         let hash: String =
             Sha256::digest(&source).iter().map(|byte| format!("{byte:02x}")).collect();

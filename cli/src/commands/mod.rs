@@ -5,6 +5,7 @@ mod check;
 mod compare;
 mod convert;
 mod demo;
+mod embed;
 mod eval;
 mod generate;
 mod import_args;
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     Run(run::Run),
     /// Continue a text, or talk, with a language model
     Generate(Box<generate::Generate>),
+    /// Turn texts into vectors, and compare them
+    Embed(embed::Embed),
     /// Measure a model's quality on labelled data
     Eval(eval::Eval),
     /// Compare a float model with the file it was quantized to, layer by layer
@@ -66,6 +69,7 @@ impl Command {
             Command::Inspect(command) => command.run(),
             Command::Run(command) => command.run(),
             Command::Generate(command) => command.run(),
+            Command::Embed(command) => command.run(),
             Command::Eval(command) => command.run(),
             Command::Compare(command) => command.run(),
             Command::Bench(command) => command.run(),

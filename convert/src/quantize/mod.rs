@@ -15,6 +15,7 @@ pub mod measure;
 pub mod numbers;
 pub mod quantization;
 pub mod search;
+pub(crate) mod spread;
 pub mod weights;
 
 use whit::DType;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use whit::DType;
 
-use crate::graph::{Graph, Node, Op, Quant, UnaryKind, ValueId};
+use crate::graph::{BinaryKind, Graph, Node, Op, Quant, UnaryKind, ValueId};
 use crate::quantize::calibrate::{Range, Ranges};
 use crate::quantize::numbers::{Numbers, integer_form};
 use crate::quantize::weights::{Scales, Weights};
@@ -47,7 +47,7 @@ impl Quantization {
                 numbers => numbers,
             })
             .collect();
-        let numbers = without_idle_integers(&graph, numbers);
+        let numbers = without_idle_integers(&graph, without_rounded_sums(&graph, numbers));
         let mut activations = BTreeMap::new();
         for dtype in [DType::I8, DType::I16] {
             let shared = SharedGrids::new(&graph, &numbers, dtype);
@@ -115,8 +115,31 @@ impl Quantization {
     }
 }
 
-/// Leaves float what only moves elements from float nodes to float nodes: a grid between them costs accuracy and
-/// saves nothing.
+/// The numbers that nodes will have, as far as that doesn't depend on data.
+pub(super) fn settled(graph: &Graph, numbers: &[Numbers]) -> Vec<Numbers> {
+    let fitted = graph.nodes.iter().zip(numbers).map(|(node, numbers)| numbers.fitted(graph, node));
+    without_idle_integers(graph, without_rounded_sums(graph, fitted.collect()))
+}
+
+/// Leaves float the sums that only normalisations read: those of a transformer's residuals have a few channels that are
+/// far larger than the others, which one scale would leave few steps.
+fn without_rounded_sums(graph: &Graph, mut numbers: Vec<Numbers>) -> Vec<Numbers> {
+    let consumers = graph.consumers();
+    for (at, node) in graph.nodes.iter().enumerate() {
+        if node.op != Op::Binary(BinaryKind::Add) || graph.is_result(node.outputs[0]) {
+            continue;
+        }
+        let readers = &consumers[node.outputs[0].0 as usize];
+        let normalizes = |at: &usize| matches!(graph.nodes[*at].op, Op::Normalize { .. });
+        if !readers.is_empty() && readers.iter().all(normalizes) {
+            numbers[at] = Numbers::Float;
+        }
+    }
+    numbers
+}
+
+/// Leaves float what only moves elements or computes with them one by one, from float nodes to float nodes: a grid between
+/// them costs accuracy and saves nothing.
 fn without_idle_integers(graph: &Graph, mut numbers: Vec<Numbers>) -> Vec<Numbers> {
     let integer = |numbers: &[Numbers], at: usize| numbers[at].integer();
     // Nodes that a value joins, when all of them are on integers of one type.
@@ -134,7 +157,12 @@ fn without_idle_integers(graph: &Graph, mut numbers: Vec<Numbers>) -> Vec<Number
     }
     let mut computes = vec![false; graph.nodes.len()];
     for (at, node) in graph.nodes.iter().enumerate() {
-        if integer(&numbers, at).is_some() && !keeps_scale(&node.op) {
+        let reads_source = || node.inputs.iter().flatten().any(|id| graph.is_source(*id));
+        let counts = match &node.op {
+            Op::Binary(_) | Op::Unary(_) => reads_source(),
+            op => !keeps_scale(op),
+        };
+        if integer(&numbers, at).is_some() && counts {
             computes[find(&mut group, at as u32) as usize] = true;
         }
     }

@@ -106,9 +106,11 @@ struct Findings {
 
 /// The other model: a .whit file, or a model that is converted as it is.
 fn model_bytes(path: &Path) -> Result<AlignedBytes> {
-    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-    if bytes.starts_with(b"WHIT") {
-        return Ok(AlignedBytes::new(&bytes));
+    if path.is_file() {
+        let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+        if bytes.starts_with(b"WHIT") {
+            return Ok(AlignedBytes::new(&bytes));
+        }
     }
     let graph =
         import_file(path, &ImportOptions::default()).with_context(|| path.display().to_string())?;

@@ -61,8 +61,8 @@ impl SentenceTransformer {
                 "Normalize" => found.normalizes = true,
                 other => {
                     return Err(wrong(format!(
-                        "modules of type {other} are not supported; Transformer, Pooling and Normalize are. \
-                         With --pooling none the vectors of the tokens are converted: move modules.json away"
+                        "modules of type {other} are not supported; Transformer, Pooling and Normalize are. Without \
+                         modules.json beside it, the transformer is converted alone"
                     )));
                 }
             }

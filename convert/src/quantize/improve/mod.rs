@@ -4,7 +4,7 @@ mod bias;
 mod equalize;
 mod finetune;
 mod gptq;
-mod probe;
+pub(super) mod probe;
 mod rounding;
 mod rows;
 #[cfg(test)]

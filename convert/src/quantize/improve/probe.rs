@@ -43,7 +43,7 @@ pub(super) fn unclamp(graph: &mut Graph, values: &BTreeSet<ValueId>) -> BTreeMap
 
 /// Runs a graph as far as it takes to make these values, and shows each of them in every sample. A value that
 /// never has a place of its own in memory isn't seen.
-pub(super) fn watch(
+pub(in crate::quantize) fn watch(
     graph: &Graph,
     values: &BTreeSet<ValueId>,
     samples: &dyn Samples,

@@ -1,0 +1,329 @@
+//! Every encoder beside the formulas in f64.
+
+use serde_json::{Value, json};
+use whit::{Model, Options, Session};
+
+use super::oracle::{Encoder, gelu, gelu_tanh};
+use super::{Folder, Parameters, Random, small_bert};
+use crate::evaluate::AlignedBytes;
+use crate::graph::Graph;
+use crate::import::{ImportOptions, Pooling, import_file};
+use crate::pipeline::{ConvertOptions, convert};
+
+/// f32 sums of a dozen terms over two layers of numbers around 1.
+const TOLERANCE: f64 = 2e-5;
+
+const BERT: [&str; 8] = [
+    "encoder.layer.{}.attention.self.query",
+    "encoder.layer.{}.attention.self.key",
+    "encoder.layer.{}.attention.self.value",
+    "encoder.layer.{}.attention.output.dense",
+    "encoder.layer.{}.attention.output.LayerNorm",
+    "encoder.layer.{}.intermediate.dense",
+    "encoder.layer.{}.output.dense",
+    "encoder.layer.{}.output.LayerNorm",
+];
+
+const PLAIN: Encoder = Encoder {
+    prefix: "",
+    modules: BERT,
+    shared: false,
+    layers: 2,
+    heads: 2,
+    padding: None,
+    projection: None,
+    activation: gelu,
+    epsilon: 1e-12,
+};
+
+struct Case {
+    encoder: Encoder,
+    /// Keys that differ from those of the small BERT; `null` takes a key away.
+    config: Value,
+    /// Width of the embeddings.
+    embedded: usize,
+    /// Rows of the table of segments; 0 for none.
+    segments: usize,
+}
+
+fn cases() -> Vec<Case> {
+    let case = |encoder, config, embedded, segments| Case { encoder, config, embedded, segments };
+    vec![
+        case(PLAIN, json!({}), 8, 2),
+        case(
+            Encoder { prefix: "bert.", activation: gelu_tanh, ..PLAIN },
+            json!({"hidden_act": "gelu_new", "architectures": ["BertForMaskedLM"]}),
+            8,
+            2,
+        ),
+        case(
+            Encoder { padding: Some(1), prefix: "roberta.", epsilon: 1e-5, ..PLAIN },
+            json!({"model_type": "roberta", "type_vocab_size": 1, "pad_token_id": 1, "layer_norm_eps": 1e-5}),
+            8,
+            1,
+        ),
+        case(
+            Encoder { projection: Some("embeddings_project"), prefix: "electra.", ..PLAIN },
+            json!({"model_type": "electra", "embedding_size": 6}),
+            6,
+            2,
+        ),
+        case(
+            Encoder {
+                modules: [
+                    "transformer.layer.{}.attention.q_lin",
+                    "transformer.layer.{}.attention.k_lin",
+                    "transformer.layer.{}.attention.v_lin",
+                    "transformer.layer.{}.attention.out_lin",
+                    "transformer.layer.{}.sa_layer_norm",
+                    "transformer.layer.{}.ffn.lin1",
+                    "transformer.layer.{}.ffn.lin2",
+                    "transformer.layer.{}.output_layer_norm",
+                ],
+                ..PLAIN
+            },
+            json!({
+                "model_type": "distilbert", "dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 12,
+                "activation": "gelu", "hidden_size": null,
+            }),
+            8,
+            0,
+        ),
+        case(
+            Encoder {
+                modules: [
+                    "encoder.albert_layer_groups.{}.albert_layers.0.attention.query",
+                    "encoder.albert_layer_groups.{}.albert_layers.0.attention.key",
+                    "encoder.albert_layer_groups.{}.albert_layers.0.attention.value",
+                    "encoder.albert_layer_groups.{}.albert_layers.0.attention.dense",
+                    "encoder.albert_layer_groups.{}.albert_layers.0.attention.LayerNorm",
+                    "encoder.albert_layer_groups.{}.albert_layers.0.ffn",
+                    "encoder.albert_layer_groups.{}.albert_layers.0.ffn_output",
+                    "encoder.albert_layer_groups.{}.albert_layers.0.full_layer_layer_norm",
+                ],
+                shared: true,
+                projection: Some("encoder.embedding_hidden_mapping_in"),
+                ..PLAIN
+            },
+            json!({"model_type": "albert", "embedding_size": 4}),
+            4,
+            2,
+        ),
+        case(
+            Encoder {
+                modules: [
+                    "encoder.layer.{}.attention.attn.q",
+                    "encoder.layer.{}.attention.attn.k",
+                    "encoder.layer.{}.attention.attn.v",
+                    "encoder.layer.{}.attention.attn.o",
+                    "encoder.layer.{}.attention.LayerNorm",
+                    "encoder.layer.{}.intermediate.dense",
+                    "encoder.layer.{}.output.dense",
+                    "encoder.layer.{}.output.LayerNorm",
+                ],
+                padding: Some(1),
+                ..PLAIN
+            },
+            json!({"model_type": "mpnet", "relative_attention_num_buckets": 32}),
+            8,
+            0,
+        ),
+    ]
+}
+
+impl Case {
+    fn config(&self) -> Value {
+        let mut config = small_bert();
+        for (key, value) in self.config.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        config
+    }
+
+    fn parameters(&self) -> Parameters {
+        let mut random = Random(0x9E37_79B9_7F4A_7C15);
+        let mut all = Parameters::new();
+        let mut add = |name: String, shape: &[usize]| {
+            let values = random.values(shape.iter().product());
+            all.insert(format!("{}{name}", self.encoder.prefix), (shape.to_vec(), values));
+        };
+        let embedded = self.embedded;
+        add("embeddings.word_embeddings.weight".to_owned(), &[20, embedded]);
+        add("embeddings.position_embeddings.weight".to_owned(), &[16, embedded]);
+        if self.segments > 0 {
+            add("embeddings.token_type_embeddings.weight".to_owned(), &[self.segments, embedded]);
+        }
+        let mut module = |name: &str, shape: &[usize]| {
+            add(format!("{name}.weight"), shape);
+            add(format!("{name}.bias"), &shape[..1]);
+        };
+        module("embeddings.LayerNorm", &[embedded]);
+        if let Some(projection) = self.encoder.projection {
+            module(projection, &[8, embedded]);
+        }
+        let shapes: [&[usize]; 8] =
+            [&[8, 8], &[8, 8], &[8, 8], &[8, 8], &[8], &[12, 8], &[8, 12], &[8]];
+        for layer in 0..self.encoder.layers {
+            for (name, shape) in self.encoder.modules.iter().zip(shapes) {
+                module(&name.replace("{}", &layer.to_string()), shape);
+            }
+        }
+        if self.config["model_type"] == "mpnet" {
+            add("encoder.relative_attention_bias.weight".to_owned(), &[32, 2]);
+        }
+        all
+    }
+}
+
+/// Two texts, the second of which is padded.
+const TEXTS: [&[usize]; 2] = [&[2, 7, 19, 4, 3], &[2, 5, 3]];
+
+/// The converted graph run on [`TEXTS`], padded with token 1: the first output's shape and elements.
+fn run(graph: Graph) -> (Vec<u32>, Vec<f32>) {
+    let options = ConvertOptions { golden_cases: 1, ..ConvertOptions::default() };
+    let converted = convert(graph, None, &options, &mut ()).unwrap();
+    let file = AlignedBytes::new(&converted.file);
+    let model = Model::open(file.as_slice()).unwrap();
+    let mut session = Session::new(model, Options::default()).unwrap();
+    session.set_dimension("batch", 2).unwrap();
+    session.set_dimension("seq", 5).unwrap();
+    for index in 0..model.inputs().len() {
+        let values: Vec<i32> = TEXTS
+            .iter()
+            .flat_map(|text| {
+                (0..5).map(move |at| match index {
+                    0 => text.get(at).map_or(1, |id| *id as i32),
+                    1 => i32::from(at < text.len()),
+                    _ => (at % 2) as i32,
+                })
+            })
+            .collect();
+        session.input_mut::<i32>(index).unwrap().copy_from_slice(&values);
+    }
+    session.run().unwrap();
+    let shape = session.output_slot(0).unwrap().dims().to_vec();
+    (shape, session.output::<f32>(0).unwrap().to_vec())
+}
+
+fn assert_close(name: &str, found: &[f32], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len(), "{name}");
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let error = (f64::from(*found) - expected).abs();
+        assert!(error < TOLERANCE, "{name}, element {index}: {found} instead of {expected}");
+    }
+}
+
+#[test]
+fn encoders_compute_their_formulas() {
+    for case in cases() {
+        let (config, parameters) = (case.config(), case.parameters());
+        let name = config["model_type"].to_string();
+        let folder = Folder::new("encoder");
+        let path = folder.write_model(&config, &parameters);
+        let (shape, found) = run(import_file(path, &ImportOptions::default()).unwrap());
+        assert_eq!(shape, [2, 5, 8], "{name}");
+        for (text, found) in TEXTS.iter().zip(found.chunks(40)) {
+            let segments: Vec<usize> = match case.segments {
+                0 => Vec::new(),
+                count => (0..5).map(|at| (at % 2).min(count - 1)).collect(),
+            };
+            let expected = case.encoder.run(&parameters, text, &segments).concat();
+            assert_close(&name, &found[..expected.len()], &expected);
+        }
+    }
+}
+
+#[test]
+fn sentences_are_pooled_as_their_files_or_the_caller_say() {
+    let case = &cases()[0];
+    let parameters = case.parameters();
+    let hidden: Vec<Vec<Vec<f64>>> =
+        TEXTS.iter().map(|text| case.encoder.run(&parameters, text, &[0, 1, 0, 1, 0])).collect();
+    let over_tokens = |fold: &dyn Fn(&mut dyn Iterator<Item = f64>) -> f64| -> Vec<f64> {
+        let column = |text: &Vec<Vec<f64>>, c: usize| fold(&mut text.iter().map(|row| row[c]));
+        hidden.iter().flat_map(|text| (0..8).map(|c| column(text, c)).collect::<Vec<_>>()).collect()
+    };
+    let mean = over_tokens(&|tokens| {
+        let (sum, count) = tokens.fold((0.0, 0.0), |(sum, count), x| (sum + x, count + 1.0));
+        sum / count
+    });
+    let normalized: Vec<f64> = mean
+        .chunks(8)
+        .flat_map(|v| {
+            let length = v.iter().map(|x| x * x).sum::<f64>().sqrt();
+            v.iter().map(move |x| x / length)
+        })
+        .collect();
+    let max = over_tokens(&|tokens| tokens.fold(f64::MIN, f64::max));
+    let cls = over_tokens(&|tokens| tokens.next().unwrap());
+
+    struct Files {
+        /// The mode that the file of the module Pooling chooses, if there is one.
+        mode: Option<&'static str>,
+        normalize: bool,
+        option: Option<Pooling>,
+        expected: Vec<f64>,
+    }
+    let cases = [
+        Files { mode: None, normalize: false, option: Some(Pooling::Mean), expected: mean.clone() },
+        Files { mode: None, normalize: false, option: Some(Pooling::Max), expected: max },
+        Files { mode: Some("mean_tokens"), normalize: true, option: None, expected: normalized },
+        Files { mode: Some("cls_token"), normalize: false, option: None, expected: cls },
+        Files {
+            mode: Some("cls_token"),
+            normalize: false,
+            option: Some(Pooling::Mean),
+            expected: mean,
+        },
+    ];
+    for Files { mode, normalize, option, expected } in cases {
+        let folder = Folder::new("pooling");
+        let path = folder.write_model(&case.config(), &parameters);
+        let mut modules =
+            vec![json!({"path": "", "type": "sentence_transformers.models.Transformer"})];
+        if let Some(mode) = mode {
+            let key = format!("pooling_mode_{mode}");
+            folder.write("1_Pooling/config.json", json!({key: true}).to_string());
+            folder.write("sentence_bert_config.json", r#"{"max_seq_length": 6}"#);
+            modules
+                .push(json!({"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}));
+            if normalize {
+                modules
+                    .push(json!({"path": "2", "type": "sentence_transformers.models.Normalize"}));
+            }
+            folder.write("modules.json", Value::Array(modules).to_string());
+        }
+        let options = ImportOptions { pooling: option, ..ImportOptions::default() };
+        let graph = import_file(path, &options).unwrap();
+        let seq = graph.symbols.iter().find(|symbol| symbol.name == "seq").unwrap();
+        assert_eq!(seq.max, if mode.is_some() { 6 } else { 16 });
+        let (shape, found) = run(graph);
+        assert_eq!(shape, [2, 8]);
+        assert_close(mode.unwrap_or("option"), &found, &expected);
+    }
+}
+
+#[test]
+fn a_vocabulary_of_lines_becomes_a_tokenizer() {
+    let folder = Folder::new("vocab");
+    let case = &cases()[0];
+    let path = folder.write_model(&case.config(), &case.parameters());
+    folder.write("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhel\n##lo\n");
+    folder.write(
+        "tokenizer_config.json",
+        r#"{"do_lower_case": false, "eos_token": {"content": "[SEP]"}}"#,
+    );
+    let graph = import_file(path, &ImportOptions::default()).unwrap();
+    let value = |key: &str| graph.metadata.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+    let tokenizer: Value = serde_json::from_str(value("tokenizer").unwrap()).unwrap();
+    assert_eq!(tokenizer["model"]["vocab"]["##lo"], 6);
+    assert_eq!(tokenizer["normalizer"]["lowercase"], false);
+    assert_eq!(value("tokenizer.eos"), Some("[SEP]"));
+    assert_eq!(value("model.context"), Some("16"));
+    assert_eq!(value("model.architecture"), Some("bert"));
+
+    // A tokenizer of its own goes before.
+    folder.write("tokenizer.json", r#"{"model": {}}"#);
+    let graph = import_file(path, &ImportOptions::default()).unwrap();
+    assert!(graph.metadata.contains(&("tokenizer".to_owned(), r#"{"model": {}}"#.to_owned())));
+}
