@@ -225,3 +225,7 @@ fn iq4_xs(block: &[u8], to: &mut Decoded) {
         to.integers.extend(codes.map(|code| IQ4[usize::from(code)]));
     }
 }
+
+#[cfg(test)]
+#[path = "blocks_tests.rs"]
+mod tests;

@@ -11,6 +11,7 @@ use crate::error::ImportError;
 use crate::graph::Graph;
 use crate::import::{ImportOptions, import_file};
 
+mod decoders;
 mod encoders;
 mod hostile;
 mod oracle;

@@ -1,0 +1,103 @@
+use std::borrow::Cow;
+
+use candle_core::Device;
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+
+use super::*;
+use crate::import::gguf::GGML_TYPES;
+
+fn named(name: &str) -> GgmlType {
+    GGML_TYPES.iter().copied().find(|row| row.name == name).expect("a type")
+}
+
+fn bytes(count: usize) -> Vec<u8> {
+    let mut state = 0x2545_F491_4F6C_DD1Du64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 24) as u8
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// Blocks of any bytes, NaN and infinite scales among them, are number for number what candle makes of them.
+#[test]
+fn blocks_are_those_of_candle() {
+    const ROWS: usize = 20;
+    let types = [
+        ("Q4_0", GgmlDType::Q4_0),
+        ("Q4_1", GgmlDType::Q4_1),
+        ("Q5_0", GgmlDType::Q5_0),
+        ("Q5_1", GgmlDType::Q5_1),
+        ("Q8_0", GgmlDType::Q8_0),
+        ("Q2_K", GgmlDType::Q2K),
+        ("Q3_K", GgmlDType::Q3K),
+        ("Q4_K", GgmlDType::Q4K),
+        ("Q5_K", GgmlDType::Q5K),
+        ("Q6_K", GgmlDType::Q6K),
+    ];
+    for (name, theirs) in types {
+        let dtype = named(name);
+        let columns = 2 * dtype.block_elems;
+        let bytes = bytes(ROWS * 2 * dtype.block_bytes);
+        let device = Device::Cpu;
+        let storage = QStorage::from_data(Cow::Borrowed(&bytes), &device, theirs).expect("blocks");
+        let tensor = QTensor::new(storage, (ROWS, columns)).expect("a tensor");
+        let want: Vec<f32> =
+            tensor.dequantize(&device).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let weight = weight(dtype, vec![ROWS, columns], &bytes).expect("supported");
+        assert!(weight.groups.is_some(), "{name}");
+        let got = weight.real().to_f32();
+        assert_eq!(got.len(), want.len(), "{name}");
+        let mut finite = 0;
+        for (at, (got, want)) in got.iter().zip(&want).enumerate() {
+            finite += usize::from(want.is_finite());
+            let same = got == want || got.is_nan() && want.is_nan();
+            assert!(same, "{name}, element {at}: {got}, not {want}");
+        }
+        assert!(finite > want.len() / 2, "{name}");
+    }
+}
+
+/// What candle doesn't read, by hand.
+#[test]
+fn blocks_of_codes() {
+    let two = f16::from_f32(2.0).to_le_bytes();
+    let codes: Vec<u8> = (0..16).map(|i| i | (15 - i) << 4).collect();
+    let nl = [&two[..], &codes].concat();
+    let got = weight(named("IQ4_NL"), vec![1, 32], &nl).expect("supported").real().to_f32();
+    let want: Vec<f32> = IQ4.iter().chain(IQ4.iter().rev()).map(|v| 2.0 * f32::from(*v)).collect();
+    assert_eq!(got, want);
+
+    // Scales 0 to 7 in the low bits of groups 0 to 7, their high bits 0, 1, 2, 3, 0, …
+    let high: u16 = (0..8).map(|group| (group % 4) << (2 * group)).sum();
+    let low: Vec<u8> = (0..4).map(|pair| (2 * pair) | (2 * pair + 1) << 4).collect();
+    let xs = [&two[..], &high.to_le_bytes(), &low, &codes.repeat(8)].concat();
+    let got = weight(named("IQ4_XS"), vec![1, 256], &xs).expect("supported").real().to_f32();
+    for (group, got) in got.chunks(32).enumerate() {
+        let scale = 2.0 * ((group + 16 * (group % 4)) as f32 - 32.0);
+        let want = IQ4.iter().chain(IQ4.iter().rev()).map(|v| scale * f32::from(*v));
+        assert_eq!(got, want.collect::<Vec<f32>>(), "{group}");
+    }
+}
+
+#[test]
+fn floats_vectors_and_other_types() {
+    let bytes = bytes(64);
+    for (name, dtype) in [("F32", DType::F32), ("F16", DType::F16), ("BF16", DType::BF16)] {
+        let shape = vec![2, 32 / dtype.size()];
+        let weight = weight(named(name), shape, &bytes).expect("supported");
+        assert_eq!((weight.tensor.dtype, &weight.tensor.data[..]), (dtype, &bytes[..]), "{name}");
+    }
+    let vector = weight(named("Q8_0"), vec![32], &bytes[..34]).expect("supported");
+    assert!(vector.groups.is_none() && vector.tensor.dtype == DType::F32);
+    for name in SUPPORTED.split(", ") {
+        let row = named(name);
+        let zeros = vec![0; row.block_bytes];
+        assert!(weight(row, vec![1, row.block_elems], &zeros).is_some(), "{name}");
+    }
+    for name in ["IQ2_XXS", "TQ1_0", "I32", "MXFP4"] {
+        assert!(weight(named(name), vec![1, 256], &[0; 512]).is_none(), "{name}");
+    }
+}
