@@ -17,6 +17,7 @@ import csv
 import json
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -184,7 +185,7 @@ def main():
     parser.add_argument("--only", default="", help="architectures whose name matches this expression")
     parser.add_argument("--sts", nargs=2, metavar=("FOLDER", "CSV"), help="a model of sentences and pairs with scores")
     parser.add_argument("--int8", action="store_true", help="with --sts: also quantized")
-    parser.add_argument("--convert", nargs="*", default=[], help="with --int8: further options of whit convert")
+    parser.add_argument("--convert", type=shlex.split, default=[], help="with --int8: further options of whit convert, as one text")
     args = parser.parse_args()
     sys.exit(1 if (sentence_pairs(args) if args.sts else small_models(args)) else 0)
 

@@ -174,13 +174,12 @@ impl Decoder {
         }
         let mut tables = HashMap::new();
         for (at, kind) in self.layers.iter().enumerate() {
-            let table = match kind.rope {
-                None => None,
-                Some(rope) => Some(*tables.entry(rope).or_insert_with(|| {
+            let table = kind.rope.map(|rope| {
+                *tables.entry(rope).or_insert_with(|| {
                     let tensor = self.ropes[rope].table(context);
                     blocks.builder.constant(format!("rotary/{rope}"), tensor)
-                })),
-            };
+                })
+            });
             x = self.layer(blocks, x, positions, at, *kind, table, context)?;
         }
         shape[0] = blocks.shape(rows)[0].clone();

@@ -168,6 +168,7 @@ impl<'a> ScalePlane<'a> {
     }
 
     /// Those from number `first` on, if there are so many.
+    #[cfg(feature = "std")]
     pub(crate) fn from(&self, first: usize) -> Option<ScalePlane<'a>> {
         Some(match self {
             ScalePlane::F16(plane) => ScalePlane::F16(plane.get(first..)?),
