@@ -3,6 +3,7 @@
 
 mod commands;
 mod data;
+mod decoder_rates;
 mod metrics;
 mod monitor;
 mod plots;

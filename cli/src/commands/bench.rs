@@ -12,6 +12,7 @@ use whit::{DType, Model, Session, SessionError};
 use whit_convert::evaluate::{fill_pseudo_random, input_bytes};
 
 use super::{ModelPath, Target, print_json, print_text};
+use crate::decoder_rates::Rates;
 use crate::report::{self, Align};
 use crate::roofline::{Near, Roofline};
 use crate::whit_file;
@@ -298,6 +299,7 @@ impl Bench {
                 profile.run(&mut session)?;
             }
         }
+        let rates = Rates::measure(model, settings)?;
         let header = model.header();
         let p50 = measured.percentile(0.5);
         let gmacs_per_s = header.macs as f64 / p50 / 1e3;
@@ -329,6 +331,9 @@ impl Bench {
                 "peak_rss_bytes": peak_rss_bytes(),
                 "allocations_per_run": measured.allocations_per_run,
             });
+            if let Some(rates) = &rates {
+                rates.add_to(&mut object);
+            }
             if let Some(roofline) = &roofline {
                 object["profile"] = profile.json(&model, Some(roofline));
                 object["machine"] = roofline.json();
@@ -337,7 +342,7 @@ impl Bench {
             return Ok(ExitCode::SUCCESS);
         }
         let us = report::micros;
-        print_text(&report::fields(&[
+        let mut fields = vec![
             (
                 "runs",
                 format!(
@@ -380,7 +385,9 @@ impl Bench {
             ),
             ("work", format!("{}   {gmacs_per_s:.1} GMAC/s", report::macs(header.macs))),
             ("allocations", format!("{} per run", measured.allocations_per_run)),
-        ]))?;
+        ];
+        fields.extend(rates.map(|rates| ("tokens", rates.text())));
+        print_text(&report::fields(&fields))?;
         if let Some(roofline) = &roofline {
             let table = profile_table(&profile, &model, Some(roofline));
             print_text(&format!("\n{}\n\n{table}", roofline.text()))?;

@@ -481,7 +481,6 @@ fn other_formats_are_named() {
     std::fs::create_dir_all(&folder).unwrap();
     let cases: [(&str, &[u8], &str); 5] = [
         ("m.tflite", b"hello", "not a TensorFlow Lite model"),
-        ("m.gguf", b"GGUF\x03", "GGUF"),
         ("m.pt", b"PK\x03\x04", "PyTorch"),
         ("m.safetensors", b"\x02\0\0\0\0\0\0\0{}", "safetensors"),
         ("m.txt", b"hello", "isn't recognised"),

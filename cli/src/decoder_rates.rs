@@ -1,0 +1,79 @@
+//! Rates of a decoder in llama-bench's terms: tokens per second of a prompt, and of tokens one by one.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use whit::Model;
+use whit_text::{Decoder, SessionDecoder};
+
+use crate::whit_file::{self, Settings};
+
+/// Tokens of the prompt; as many as fit in a smaller context.
+const PROMPT: usize = 512;
+
+/// Tokens one by one.
+const GENERATED: usize = 128;
+
+/// Rounds, of which the median counts.
+const ROUNDS: usize = 3;
+
+/// Tokens per second.
+pub(crate) struct Rates {
+    prompt: usize,
+    generated: usize,
+    prompt_rate: f64,
+    generation_rate: f64,
+}
+
+impl Rates {
+    /// Measures a model; `None` for one that is no decoder.
+    pub(crate) fn measure(model: Model<'_>, settings: Settings) -> Result<Option<Rates>> {
+        let is_decoder = model.metadata_value("model.context").is_some();
+        let Ok(mut decoder) = SessionDecoder::new(whit_file::session(model, settings)?) else {
+            return Ok(None);
+        };
+        if !is_decoder {
+            return Ok(None);
+        }
+        let prompt = PROMPT.min(decoder.context());
+        let generated = GENERATED.min(decoder.context());
+        // Low ids are in every vocabulary; what they are doesn't matter for the time.
+        let tokens: Vec<i32> = (0..prompt as i32).map(|at| at % 2).collect();
+        let positions: Vec<i32> = (0..prompt as i32).collect();
+        let batch = decoder.batch().max(1);
+        let (mut prompts, mut generations) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let begin = Instant::now();
+            for (tokens, positions) in tokens.chunks(batch).zip(positions.chunks(batch)) {
+                decoder.forward(tokens, positions, &[tokens.len() as i32 - 1])?;
+            }
+            prompts.push(prompt as f64 / begin.elapsed().as_secs_f64());
+            let begin = Instant::now();
+            for at in 0..generated {
+                decoder.forward(&tokens[at..=at], &positions[at..=at], &[0])?;
+            }
+            generations.push(generated as f64 / begin.elapsed().as_secs_f64());
+        }
+        let median = |mut rates: Vec<f64>| {
+            rates.sort_by(f64::total_cmp);
+            rates[rates.len() / 2]
+        };
+        let (prompt_rate, generation_rate) = (median(prompts), median(generations));
+        Ok(Some(Rates { prompt, generated, prompt_rate, generation_rate }))
+    }
+
+    /// Keys such as `pp512` and `tg128`, in tokens per second.
+    pub(crate) fn add_to(&self, object: &mut Value) {
+        object[format!("pp{}", self.prompt)] = json!(self.prompt_rate);
+        object[format!("tg{}", self.generated)] = json!(self.generation_rate);
+    }
+
+    /// `pp512 608.6 tokens/s   tg128 251.0 tokens/s`.
+    pub(crate) fn text(&self) -> String {
+        let Rates { prompt, generated, prompt_rate, generation_rate } = self;
+        format!(
+            "pp{prompt} {prompt_rate:.1} tokens/s   tg{generated} {generation_rate:.1} tokens/s"
+        )
+    }
+}
