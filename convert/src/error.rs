@@ -66,8 +66,7 @@ pub enum ImportError {
 }
 
 /// What the importers read.
-pub const SUPPORTED_FORMATS: &str =
-    "ONNX (.onnx), TensorFlow Lite (.tflite), Hugging Face (.safetensors with config.json)";
+pub const SUPPORTED_FORMATS: &str = "ONNX (.onnx), TensorFlow Lite (.tflite), GGUF (.gguf), Hugging Face (.safetensors with config.json)";
 
 /// A dynamic dimension for which the caller made no choice.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,12 +7,16 @@ use serde_json::{Map, Value, json};
 use super::config::Config;
 use super::{optional_config, read_text};
 use crate::error::ImportError;
+use crate::import::llama2c_tokenizer;
 
 /// Everything that text and a model's tokens need, under the keys of a `.whit` file.
 pub(super) fn metadata(
     folder: &Path,
     config: &Config,
 ) -> Result<Vec<(String, String)>, ImportError> {
+    if let Some(vocabulary) = llama2c_vocabulary(folder, config)? {
+        return llama2c_tokenizer(&vocabulary);
+    }
     let mut metadata = Vec::new();
     let mut add = |key: &str, value: String| metadata.push((key.to_owned(), value));
     let settings = optional_config(folder, "tokenizer_config.json")?;
@@ -47,6 +51,16 @@ pub(super) fn metadata(
         add("tokenizer", tokenizer.text);
     }
     Ok(metadata)
+}
+
+/// What llama2.c calls `tok512.json` for 512 tokens, where there is no other tokenizer.
+fn llama2c_vocabulary(folder: &Path, config: &Config) -> Result<Option<String>, ImportError> {
+    if ["tokenizer.json", "vocab.txt"].iter().any(|name| folder.join(name).is_file()) {
+        return Ok(None);
+    }
+    let Some(tokens) = config.optional_size("vocab_size")? else { return Ok(None) };
+    let path = folder.join(format!("tok{tokens}.json"));
+    path.is_file().then(|| read_text(&path)).transpose()
 }
 
 /// A tokenizer's JSON, as text and parsed.
