@@ -34,7 +34,7 @@ pub enum ImportError {
     Architecture { found: String, known: String },
 
     #[error("not a readable GGUF file: {0}")]
-    Gguf(#[from] GgufError),
+    Gguf(GgufError),
 
     /// The model contradicts itself or the specification.
     #[error("the model is not valid: {0}")]
@@ -63,6 +63,13 @@ pub enum ImportError {
     /// Everything that isn't supported, at once.
     #[error("{}", list_unsupported(.0))]
     Unsupported(Vec<UnsupportedNode>),
+}
+
+// Its text is in this error's: a source would be told twice.
+impl From<GgufError> for ImportError {
+    fn from(error: GgufError) -> ImportError {
+        ImportError::Gguf(error)
+    }
 }
 
 /// What the importers read.
