@@ -29,13 +29,13 @@ pub(crate) struct Rates {
 impl Rates {
     /// Measures a model; `None` for one that is no decoder.
     pub(crate) fn measure(model: Model<'_>, settings: Settings) -> Result<Option<Rates>> {
-        let is_decoder = model.metadata_value("model.context").is_some();
+        // Asked first: other models are spared a session.
+        if model.metadata_value("model.context").is_none() {
+            return Ok(None);
+        }
         let Ok(mut decoder) = SessionDecoder::new(whit_file::session(model, settings)?) else {
             return Ok(None);
         };
-        if !is_decoder {
-            return Ok(None);
-        }
         let prompt = PROMPT.min(decoder.context());
         let generated = GENERATED.min(decoder.context());
         // Low ids are in every vocabulary; what they are doesn't matter for the time.
