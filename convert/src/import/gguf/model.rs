@@ -23,60 +23,51 @@ struct Architecture {
     model_type: &'static str,
     /// Names of parameters: those of every layer, by llama.cpp's name between `blk.N.` and `.weight`, and all others.
     layer: &'static str,
-    names: &'static [(&'static str, &'static str)],
+    names: &'static [Names],
     /// Channels that turn together are neighbours.
     interleaved: bool,
 }
 
-const LLAMA: &[(&str, &str)] = &[
+type Names = &'static [(&'static str, &'static str)];
+
+/// What all that are like Llama have.
+const BASE: Names = &[
     ("token_embd", "model.embed_tokens"),
     ("output_norm", "model.norm"),
     ("output", "lm_head"),
     ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_q_norm", "self_attn.q_norm"),
-    ("attn_k_norm", "self_attn.k_norm"),
     ("attn_output", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
 ];
 
-const GEMMA: &[(&str, &str)] = &[
-    ("token_embd", "model.embed_tokens"),
-    ("output_norm", "model.norm"),
-    ("output", "lm_head"),
-    ("attn_norm", "input_layernorm"),
+/// Modules of their own for queries, keys, values, gates and up.
+const SPLIT: Names = &[
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
     ("attn_v", "self_attn.v_proj"),
     ("attn_q_norm", "self_attn.q_norm"),
     ("attn_k_norm", "self_attn.k_norm"),
-    ("attn_output", "self_attn.o_proj"),
-    ("post_attention_norm", "post_attention_layernorm"),
-    ("ffn_norm", "pre_feedforward_layernorm"),
     ("ffn_gate", "mlp.gate_proj"),
     ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
+];
+
+const FUSED: Names = &[("attn_qkv", "self_attn.qkv_proj"), ("ffn_up", "mlp.gate_up_proj")];
+
+const NORM_BEFORE: Names = &[("ffn_norm", "post_attention_layernorm")];
+
+const NORMS_AROUND: Names = &[
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("ffn_norm", "pre_feedforward_layernorm"),
     ("post_ffw_norm", "post_feedforward_layernorm"),
 ];
 
-const PHI3: &[(&str, &str)] = &[
-    ("token_embd", "model.embed_tokens"),
-    ("output_norm", "model.norm"),
-    ("output", "lm_head"),
-    ("attn_norm", "input_layernorm"),
-    ("attn_qkv", "self_attn.qkv_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_up", "mlp.gate_up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
+const LLAMA: &[Names] = &[BASE, SPLIT, NORM_BEFORE];
 
-const GPT2: &[(&str, &str)] = &[
+const GEMMA: &[Names] = &[BASE, SPLIT, NORMS_AROUND];
+
+const PHI3: &[Names] = &[BASE, FUSED, NORM_BEFORE];
+
+const GPT2: Names = &[
     ("token_embd", "wte"),
     ("position_embd", "wpe"),
     ("output_norm", "ln_f"),
@@ -92,7 +83,7 @@ const GPT2: &[(&str, &str)] = &[
 const fn like_llama(
     name: &'static str,
     model_type: &'static str,
-    names: &'static [(&'static str, &'static str)],
+    names: &'static [Names],
     interleaved: bool,
 ) -> Architecture {
     Architecture { name, model_type, layer: "model.layers", names, interleaved }
@@ -106,7 +97,13 @@ const ARCHITECTURES: &[Architecture] = &[
     like_llama("gemma2", "gemma2", GEMMA, false),
     like_llama("gemma3", "gemma3_text", GEMMA, false),
     like_llama("phi3", "phi3", PHI3, false),
-    Architecture { name: "gpt2", model_type: "gpt2", layer: "h", names: GPT2, interleaved: false },
+    Architecture {
+        name: "gpt2",
+        model_type: "gpt2",
+        layer: "h",
+        names: &[GPT2],
+        interleaved: false,
+    },
 ];
 
 /// Layers of Gemma 2's largest model, whose queries are scaled by the width of a head as the others have it.
@@ -175,7 +172,8 @@ impl<'f> GgufWeights<'f> {
                 }
                 None => (String::new(), module),
             };
-            let row = architecture.names.iter().find(|(name, _)| *name == module);
+            let mut rows = architecture.names.iter().copied().flatten();
+            let row = rows.find(|(name, _)| *name == module);
             let (_, name) = row.ok_or_else(unknown)?;
             by_name.insert(format!("{prefix}{name}.{part}"), index);
         }
@@ -236,7 +234,8 @@ fn config(
         }
     };
     put("model_type", Some(architecture.model_type.into()));
-    let table = architecture.names[0].1;
+    // Every list begins with it.
+    let table = architecture.names[0][0].1;
     put("vocab_size", weights.shape(&format!("{table}.weight")).map(|shape| shape[0].into()));
     // Under the names of Llama and of GPT-2.
     let counts = [

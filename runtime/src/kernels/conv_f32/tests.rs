@@ -131,6 +131,28 @@ const INPUT_STEPS: f64 = 32512.0 * (1.0 - 1e-3);
 /// A value that no kernel computes from the tests' numbers, to see what it wrote.
 pub(crate) const UNTOUCHED: f32 = 12345.0;
 
+/// Bytes of grouped weights, as far from their memory's start as the other operands are, and where their scales can lie.
+struct Planes {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Planes {
+    fn new(bytes: &[u8], offset: usize) -> Planes {
+        let mut memory = vec![0; bytes.len() + (offset + 1) * Self::LINE];
+        let start = memory.as_ptr().align_offset(align_of::<f32>()) + offset * Self::LINE;
+        memory.truncate(start + bytes.len());
+        memory[start..].copy_from_slice(bytes);
+        Planes { memory, start }
+    }
+
+    const LINE: usize = 64;
+
+    fn get(&self) -> &[u8] {
+        &self.memory[self.start..]
+    }
+}
+
 /// A convolution with data, the exact result and what each element may be off.
 struct Problem {
     geometry: ConvGeometry,
@@ -290,7 +312,7 @@ impl Problem {
         let mut output = Output::new(len, at, UNTOUCHED);
         let (input, bias) = (placed(&self.input, at), placed(&self.bias, at));
         let (packed, packed_f16) = (placed(&self.packed, at), placed(&self.packed_f16, at));
-        let planes = placed(&self.packed_grouped, 64 * at);
+        let planes = Planes::new(&self.packed_grouped, at);
         let apart = placed(&self.residual, at);
         let mut residual = ResidualData::Apart(&apart[at..]);
         if in_place {
@@ -307,7 +329,7 @@ impl Problem {
             input: &input[at..],
             weights: match (self.variant.grouped, self.variant.f16_weights) {
                 (Some((form, group_size)), _) => {
-                    let planes = form.planes(&g, group_size, &planes[64 * at..]);
+                    let planes = form.planes(&g, group_size, planes.get());
                     PanelWeights::Grouped(planes.expect("planes"))
                 }
                 (None, true) => FloatWeights::F16(&packed_f16[at..]).into(),
