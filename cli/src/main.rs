@@ -11,6 +11,7 @@ mod report;
 mod report_html;
 mod roofline;
 mod samples;
+mod texts;
 mod whit_file;
 
 use std::process::ExitCode;

@@ -1,20 +1,24 @@
 //! The whole way from an imported graph to the bytes of a `.whit` file.
 
+use std::collections::{BTreeSet, HashSet};
+
+use half::f16;
 use whit::DType;
 
 use crate::baseline::{MonitorOptions, baseline};
 use crate::emit::emit_with;
 use crate::evaluate::{self, EvaluateError, Program, Samples};
-use crate::graph::{Graph, Op};
+use crate::graph::{Graph, Op, ValueId};
 use crate::passes;
 use crate::plan::{PlanOptions, Target, plan};
 use crate::quantize::calibrate::{Calibration, Method, Ranges, calibrate};
 use crate::quantize::improve::{Context, Effect, Steps, improve};
 use crate::quantize::integers;
-use crate::quantize::numbers::Numbers;
+use crate::quantize::numbers::{DEFAULT_GROUP, Numbers, stored, table_of, weights_of};
 use crate::quantize::quantization::Quantization;
 use crate::quantize::search::{self, Front, Search, SearchError};
 use crate::quantize::spread;
+use crate::tensor::Tensor;
 
 /// Rounds of passes and folding at most; models settle in two or three.
 const MAX_ROUNDS: usize = 8;
@@ -25,6 +29,11 @@ pub struct ConvertOptions {
     /// The numbers of every layer that can have them. Float is what the model has: a quantized one keeps its
     /// integers and scales.
     pub numbers: Numbers,
+    /// Numbers of tables of embeddings, and of layers that share their weights with one. `None`: as all others, but 8 bits
+    /// where those have 4: a row of 4 bits is wrong for every use of its token.
+    pub embeddings: Option<Numbers>,
+    /// Numbers of the layers from which an output is reached through no other layer. `None`: as all others.
+    pub output_layers: Option<Numbers>,
     /// Numbers of single nodes, by their name.
     pub layers: Vec<(String, Numbers)>,
     /// How activation ranges are chosen.
@@ -47,6 +56,8 @@ impl Default for ConvertOptions {
     fn default() -> Self {
         ConvertOptions {
             numbers: Numbers::Float,
+            embeddings: None,
+            output_layers: None,
             layers: Vec::new(),
             method: Method::Auto,
             improve: Steps::Auto,
@@ -191,9 +202,11 @@ fn convert_with(
     let mut report = Report { nodes_imported: graph.nodes.len(), ..Report::default() };
     let already_quantized = is_quantized(&mut graph);
     let of_layers = options.layers.iter().map(|(_, numbers)| *numbers);
+    let of_kinds = [options.embeddings, options.output_layers].into_iter().flatten();
     let wanted = || {
         std::iter::once(options.numbers)
             .chain(of_layers.clone())
+            .chain(of_kinds.clone())
             .filter(|numbers| *numbers != Numbers::Float)
     };
     // A search may come to integers.
@@ -201,6 +214,8 @@ fn convert_with(
         Some(_) => Some(Numbers::Int8),
         None => wanted().find(|numbers| numbers.integer().is_some()),
     };
+    let keeps_halves =
+        options.numbers == Numbers::Float && search.is_none() && stores_halves(&graph);
     rewrite_imported(&mut graph, already_quantized || integers.is_some(), watch);
     let plan_options = PlanOptions { target: options.target, exact_tflite: options.exact_tflite };
 
@@ -219,7 +234,7 @@ fn convert_with(
         }
         calibration = "scales of the source model".to_owned();
         lower_to_integers(&mut graph, watch);
-    } else if integers.is_some() || wanted().next().is_some() {
+    } else if integers.is_some() || wanted().next().is_some() || keeps_halves {
         let samples = match integers {
             None => samples.filter(|samples| !samples.is_empty()),
             Some(numbers) => {
@@ -231,7 +246,7 @@ fn convert_with(
                 Some(samples)
             }
         };
-        let mut numbers = numbers_of_nodes(&graph, options)?;
+        let mut numbers = numbers_of_nodes(&graph, options, keeps_halves)?;
         if let (Some(samples), Some(_), None) = (samples, integers, search) {
             let count = samples.len();
             let mut progress = |done| watch.progress("spreading", done, count);
@@ -424,9 +439,50 @@ pub fn check(mut graph: Graph) -> Result<(), ConvertError> {
     Ok(())
 }
 
-/// The numbers of each node: those of all, and what single ones have instead.
-fn numbers_of_nodes(graph: &Graph, options: &ConvertOptions) -> Result<Vec<Numbers>, ConvertError> {
+/// Whether most of a model's floats are stored as f16; an importer may have widened each already.
+fn stores_halves(graph: &Graph) -> bool {
+    let constants = || graph.values.iter().filter_map(|value| value.constant.as_ref());
+    let elements = |of: &dyn Fn(DType) -> bool| -> usize {
+        constants().filter(|c| of(c.dtype)).map(|c| c.len()).sum()
+    };
+    3 * elements(&|dtype| dtype == DType::F16) > elements(&|dtype| dtype.is_float())
+}
+
+/// The numbers of each node: those of all, and what some kinds and single ones have instead. `keeps_halves`: floats that are
+/// f16 without a loss are stored so.
+fn numbers_of_nodes(
+    graph: &Graph,
+    options: &ConvertOptions,
+    keeps_halves: bool,
+) -> Result<Vec<Numbers>, ConvertError> {
     let mut numbers = vec![options.numbers; graph.nodes.len()];
+    let tables: HashSet<ValueId> = (graph.nodes.iter())
+        .filter(|node| table_of(graph, node).is_some())
+        .filter_map(|node| node.inputs[0])
+        .collect();
+    let of_tables = options.embeddings.unwrap_or(match options.numbers {
+        Numbers::W4 { .. } => Numbers::W8 { group: DEFAULT_GROUP },
+        numbers => numbers,
+    });
+    for (node, numbers) in graph.nodes.iter().zip(&mut numbers) {
+        if let Some((operand, _)) = stored(graph, node)
+            && node.inputs[operand].is_some_and(|id| tables.contains(&id))
+        {
+            *numbers = of_tables;
+        }
+    }
+    if let Some(own) = options.output_layers {
+        output_layers(graph).into_iter().for_each(|node| numbers[node] = own);
+    }
+    if keeps_halves {
+        for (node, numbers) in graph.nodes.iter().zip(&mut numbers) {
+            let is_exact =
+                |floats: &Tensor| floats.to_f32().iter().all(|x| f16::from_f32(*x).to_f32() == *x);
+            if *numbers == Numbers::Float && stored(graph, node).is_some_and(|(_, c)| is_exact(c)) {
+                *numbers = Numbers::F16;
+            }
+        }
+    }
     for (name, own) in &options.layers {
         let mut found = false;
         for (at, _) in graph.nodes.iter().enumerate().filter(|(_, node)| node.name == *name) {
@@ -440,6 +496,22 @@ fn numbers_of_nodes(graph: &Graph, options: &ConvertOptions) -> Result<Vec<Numbe
         }
     }
     Ok(numbers)
+}
+
+/// The layers from which an output is reached through no other layer.
+fn output_layers(graph: &Graph) -> BTreeSet<usize> {
+    let producers = graph.producers();
+    let mut layers = BTreeSet::new();
+    let mut seen = HashSet::new();
+    let mut left: Vec<ValueId> = graph.outputs.clone();
+    while let Some(id) = left.pop() {
+        let Some(at) = producers[id.0 as usize].filter(|at| seen.insert(*at)) else { continue };
+        match weights_of(graph, &graph.nodes[at]) {
+            Some(_) => drop(layers.insert(at)),
+            None => left.extend(graph.nodes[at].inputs.iter().flatten()),
+        }
+    }
+    layers
 }
 
 /// A node that does float arithmetic (moving, quantizing and dequantizing isn't arithmetic).

@@ -70,18 +70,28 @@ impl Tokenizer {
     /// [`TextError::NoMetadata`] when the model has none, [`TextError::UnknownSpecial`] when the two don't
     /// match, and as [`Tokenizer::from_json`].
     pub fn of(model: &Model<'_>) -> Result<Tokenizer, TextError> {
+        Tokenizer::from_metadata(|key| model.metadata_value(key))
+    }
+
+    /// The same of metadata that isn't in a file yet: the value of a key, if there is one.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::of`].
+    pub fn from_metadata<'m>(
+        value: impl Fn(&str) -> Option<&'m str>,
+    ) -> Result<Tokenizer, TextError> {
         const BOS: &str = "tokenizer.bos";
         const EOS: &str = "tokenizer.eos";
-        let json = model.metadata_value("tokenizer").ok_or(TextError::NoMetadata("tokenizer"))?;
+        let json = value("tokenizer").ok_or(TextError::NoMetadata("tokenizer"))?;
         let mut tokenizer = Tokenizer::from_json(json)?;
         let id = |key: &'static str, token: &str| {
             let unknown = || TextError::UnknownSpecial { key, token: token.to_owned() };
             tokenizer.id(token).ok_or_else(unknown)
         };
-        let bos = model.metadata_value(BOS).map(|token| id(BOS, token)).transpose()?;
-        let eos = model.metadata_value(EOS).unwrap_or_default().lines();
+        let bos = value(BOS).map(|token| id(BOS, token)).transpose()?;
+        let eos = value(EOS).unwrap_or_default().lines();
         let eos = eos.map(|token| id(EOS, token)).collect::<Result<Vec<_>, _>>()?;
-        tokenizer.add_bos = model.metadata_value("tokenizer.add_bos") == Some("1");
+        tokenizer.add_bos = value("tokenizer.add_bos") == Some("1");
         if tokenizer.add_bos && bos.is_none() {
             return Err(TextError::NoMetadata(BOS));
         }

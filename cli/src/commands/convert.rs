@@ -28,6 +28,7 @@ use crate::data::{Dataset, Extent, InputSpec};
 use crate::report::{self, Align};
 use crate::report_html::{self, ConvertReport};
 use crate::samples::{Bound, progress_bar};
+use crate::texts::{Texts, is_text};
 
 #[derive(Args)]
 pub(crate) struct Convert {
@@ -45,7 +46,8 @@ pub(crate) struct Convert {
     /// Numbers to convert to. A model that is quantized already keeps its own scales with `none`
     #[arg(long, value_enum, default_value_t = SchemeArg::None)]
     quantize: SchemeArg,
-    /// Typical inputs, for int8 and int16: .npz, folder of .npy, or folder of images by class
+    /// Typical inputs, for int8, int16 and w4: .npz, folder of .npy, folder of images by class, or, for a language
+    /// model, a text: .txt, of which an encoder takes the lines and a decoder 32 pieces
     #[arg(long, value_name = "DATA")]
     calibrate: Option<PathBuf>,
     /// How activation ranges are chosen from the calibration data
@@ -68,6 +70,13 @@ pub(crate) struct Convert {
     /// Inputs per scale of w8 and w4 weights: 32, 64 or 128
     #[arg(long, value_name = "N", default_value_t = DEFAULT_GROUP, value_parser = parse_group)]
     group: usize,
+    /// Numbers of tables of embeddings, and of an output layer that shares a table's weights: float, f16, w8 or w4:64
+    /// (default: those of --quantize, but w8 where that is w4)
+    #[arg(long, value_name = "NUMBERS")]
+    embeddings: Option<Numbers>,
+    /// Numbers of the layer that makes the output
+    #[arg(long, value_name = "NUMBERS")]
+    output_layer: Option<Numbers>,
     /// Numbers of one node, in place of those of --quantize: NODE=float, f16, w8, w4:64, int16 or int8
     #[arg(long, value_name = "NODE=NUMBERS", value_parser = parse_layer)]
     layer: Vec<(String, Numbers)>,
@@ -259,6 +268,8 @@ pub(crate) fn graph_specs(graph: &Graph) -> (Vec<InputSpec>, Vec<usize>) {
 pub(crate) struct Request<'r> {
     pub(crate) graph: Graph,
     pub(crate) data: Option<&'r Dataset>,
+    /// In its place, for language models.
+    pub(crate) texts: Option<&'r Texts>,
     /// For the mix of numbers to be searched.
     pub(crate) search: Option<Wanted<'r>>,
     pub(crate) options: ConvertOptions,
@@ -313,7 +324,8 @@ pub(crate) fn convert_graph(request: Request<'_>) -> Result<Converted> {
         written: 0,
         failed: None,
     };
-    let samples = bound.as_ref().map(|bound| bound as &dyn Samples);
+    let texts = request.texts.map(|texts| texts as &dyn Samples);
+    let samples = texts.or(bound.as_ref().map(|bound| bound as &dyn Samples));
     let converted = match (&request.search, &measured, samples) {
         (Some(wanted), Some(measured), Some(samples)) => {
             let search = wanted.search(measured);
@@ -403,12 +415,15 @@ impl Convert {
 
         let (specs, _) = graph_specs(&graph);
         let image_spec = crate::whit_file::image_spec(&specs, &self.images);
-        let mut data = match &self.calibrate {
-            Some(path) => Some(Dataset::open(path, image_spec.as_ref())?),
-            None => None,
+        let is_text = self.calibrate.as_deref().is_some_and(is_text);
+        let limit = self.samples.map(|samples| samples as usize);
+        let (mut data, texts) = match &self.calibrate {
+            Some(path) if is_text => (None, Some(Texts::open(path, &graph, limit)?)),
+            Some(path) => (Some(Dataset::open(path, image_spec.as_ref())?), None),
+            None => (None, None),
         };
-        if let (Some(data), Some(limit)) = (&mut data, self.samples) {
-            data.truncate(limit as usize);
+        if let (Some(data), Some(limit)) = (&mut data, limit) {
+            data.truncate(limit);
         }
         if let Some(names) = data.as_ref().and_then(|data| data.class_names.as_ref())
             && self.labels.is_none()
@@ -432,6 +447,8 @@ impl Convert {
         }
         let options = ConvertOptions {
             numbers,
+            embeddings: self.embeddings,
+            output_layers: self.output_layer,
             layers,
             method: match self.method {
                 MethodArg::Auto => Method::Auto,
@@ -475,6 +492,7 @@ impl Convert {
         let request = Request {
             graph,
             data: data.as_ref(),
+            texts: texts.as_ref(),
             search,
             options,
             quiet: self.json,

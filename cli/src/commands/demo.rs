@@ -70,6 +70,7 @@ fn make(numbers: Numbers, calibration: &Dataset, test: &Dataset) -> Result<Form>
     graph.metadata.extend(provenance("digits.onnx", MODEL));
     let options = ConvertOptions { numbers, ..ConvertOptions::default() };
     let converted = convert_graph(Request {
+        texts: None,
         graph,
         data: Some(calibration),
         search: None,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use whit::DType;
 
-use crate::graph::{Graph, Node, Op, ValueId};
+use crate::graph::{Graph, Groups, Node, Op, ValueId};
 use crate::quantize::asymmetric;
-use crate::quantize::numbers::{Numbers, integer_form, weights_of};
+use crate::quantize::numbers::{Numbers, integer_form, stored};
 use crate::quantize::quantization::Quantization;
 use crate::quantize::symmetric;
 use crate::quantize::weights::{Scales, Weights};
@@ -20,8 +20,12 @@ type Quantized = HashMap<(ValueId, DType), ValueId>;
 pub(super) fn insert(quantization: &Quantization) -> Graph {
     let mut graph = quantization.graph.clone();
     let nodes = std::mem::take(&mut graph.nodes);
-    let mut into =
-        Inserted { graph, nodes: Vec::with_capacity(nodes.len() * 2), from: quantization };
+    let mut into = Inserted {
+        graph,
+        nodes: Vec::with_capacity(nodes.len() * 2),
+        from: quantization,
+        constants: HashMap::new(),
+    };
     let mut quantized = Quantized::new();
     for source in into.graph.sources().collect::<Vec<_>>() {
         for dtype in [DType::I8, DType::I16] {
@@ -79,6 +83,8 @@ struct Inserted<'q> {
     graph: Graph,
     nodes: Vec<Node>,
     from: &'q Quantization,
+    /// The stored forms of weights, by what they were.
+    constants: HashMap<ValueId, Vec<ValueId>>,
 }
 
 impl Inserted<'_> {
@@ -139,28 +145,41 @@ impl Inserted<'_> {
     }
 
     fn weights(&mut self, node: &mut Node, weights: &Weights) {
-        let Some(id) = node.inputs[1] else { return };
-        let name = self.graph.value(id).name.clone();
-        let integer = self.graph.add_constant(format!("{name}/q"), weights.values.clone());
-        node.inputs[1] = Some(match &weights.scales {
+        let Some((operand, _)) = stored(&self.graph, node) else { return };
+        let Some(id) = node.inputs[operand] else { return };
+        node.inputs[operand] = Some(match &weights.scales {
             Scales::PerChannel(quant) => {
+                let name = self.graph.value(id).name.clone();
+                let integer = self.graph.add_constant(format!("{name}/q"), weights.values.clone());
                 self.graph.value_mut(integer).quant = Some(quant.clone());
                 self.dequantize(&name, integer)
             }
-            Scales::Groups(groups) => {
-                self.graph.value_mut(integer).groups = Some(groups.clone());
-                integer
-            }
+            Scales::Groups(groups) => self.once(id, "q", &weights.values, Some(groups)),
         });
     }
 
     /// Weights as f16, where none is beyond what f16 holds.
     fn halves(&mut self, node: &mut Node) {
-        let Some(weights) = weights_of(&self.graph, node) else { return };
+        let Some((operand, weights)) = stored(&self.graph, node) else { return };
         let Some(halves) = weights.to_halves() else { return };
-        let Some(id) = node.inputs[1] else { return };
-        let name = self.graph.value(id).name.clone();
-        node.inputs[1] = Some(self.graph.add_constant(format!("{name}/f16"), halves));
+        let Some(id) = node.inputs[operand] else { return };
+        node.inputs[operand] = Some(self.once(id, "f16", &halves, None));
+    }
+
+    /// A stored form of a constant, the same one for all that share both.
+    fn once(&mut self, id: ValueId, what: &str, to: &Tensor, groups: Option<&Groups>) -> ValueId {
+        let is_it = |at: &ValueId| {
+            let value = self.graph.value(*at);
+            value.constant.as_deref() == Some(to) && value.groups.as_ref() == groups
+        };
+        let there = self.constants.get(&id).and_then(|all| all.iter().copied().find(is_it));
+        there.unwrap_or_else(|| {
+            let name = format!("{}/{what}", self.graph.value(id).name);
+            let stored = self.graph.add_constant(name, to.clone());
+            self.graph.value_mut(stored).groups = groups.cloned();
+            self.constants.entry(id).or_default().push(stored);
+            stored
+        })
     }
 
     /// A constant operand other than weights, per tensor.

@@ -61,15 +61,19 @@ impl Numbers {
 
     /// These numbers if a node can be computed with them, else the nearest that lose nothing: a
     /// depthwise convolution has too few weights a channel for groups and keeps f16, an operator without
-    /// an integer form stays float.
+    /// an integer form stays float. Rows of a table become floats as they are read, so that 8 bits in groups serve integer
+    /// layers behind them.
     pub fn fitted(self, graph: &Graph, node: &Node) -> Numbers {
         match self {
             Numbers::Float => Numbers::Float,
+            Numbers::Int8 | Numbers::Int16 if table_of(graph, node).is_some() => {
+                Numbers::W8 { group: DEFAULT_GROUP }
+            }
             Numbers::Int8 | Numbers::Int16 => match integer_form(graph, node) {
                 Some(_) => self,
                 None => Numbers::Float,
             },
-            _ if weights_of(graph, node).is_none() => Numbers::Float,
+            _ if stored(graph, node).is_none() => Numbers::Float,
             Numbers::W8 { .. } | Numbers::W4 { .. } if is_grouped_convolution(node) => Numbers::F16,
             _ => self,
         }
@@ -129,6 +133,19 @@ pub fn integer_form(graph: &Graph, node: &Node) -> Option<Vec<usize>> {
 pub fn weights_of<'g>(graph: &'g Graph, node: &Node) -> Option<&'g Tensor> {
     let weights = graph.constant(crate::plan::packed_weights(graph, node)?)?;
     (weights.dtype == DType::F32).then_some(weights)
+}
+
+/// The constant f32 table that a node picks rows of.
+pub fn table_of<'g>(graph: &'g Graph, node: &Node) -> Option<&'g Tensor> {
+    let Op::Embedding { .. } = node.op else { return None };
+    let table = graph.constant(node.inputs[0]?)?;
+    (table.dtype == DType::F32).then_some(table)
+}
+
+/// The constant that a node can keep in other numbers, and which operand it is: the weights of a layer, or a table.
+pub fn stored<'g>(graph: &'g Graph, node: &Node) -> Option<(usize, &'g Tensor)> {
+    let weights = weights_of(graph, node).map(|weights| (1, weights));
+    weights.or_else(|| table_of(graph, node).map(|table| (0, table)))
 }
 
 /// The axis of a layer's weights that its outputs run along.

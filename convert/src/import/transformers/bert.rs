@@ -85,10 +85,11 @@ pub(super) fn embeddings(
 ) -> Block {
     const POSITIONS: &str = "embeddings.position_embeddings";
     const SEGMENTS: &str = "embeddings.token_type_embeddings";
-    let word = blocks.embedding(inputs.ids, "embeddings.word_embeddings", sizes.vocab, width)?;
+    let word =
+        blocks.embedding(inputs.ids, "embeddings.word_embeddings", (sizes.vocab, width), 1.0)?;
     let segments = blocks.config.size_or("type_vocab_size", 2)?;
     let segment = match inputs.types {
-        Some(types) => blocks.embedding(types, SEGMENTS, segments, width)?,
+        Some(types) => blocks.embedding(types, SEGMENTS, (segments, width), 1.0)?,
         // The one that there is.
         None => blocks.parameter(&format!("{SEGMENTS}.weight"), &[segments, width])?,
     };
@@ -97,7 +98,7 @@ pub(super) fn embeddings(
         None => inputs.positions(blocks, POSITIONS, (rows, width))?,
         Some(padding) => {
             let at = inputs.counted_positions(blocks, padding)?;
-            blocks.embedding(at, POSITIONS, rows, width)?
+            blocks.embedding(at, POSITIONS, (rows, width), 1.0)?
         }
     };
     let x = blocks.at("embeddings", |c| {

@@ -299,25 +299,19 @@ impl<'m> Blocks<'m> {
         })
     }
 
-    /// The rows of the module `name`'s table that `ids` says, `[…] → […, width]`.
+    /// The rows of the module `name`'s table that `ids` says, times a factor: `[…] → […, width]`.
     pub(crate) fn embedding(
         &mut self,
         ids: ValueId,
         name: &str,
-        rows: usize,
-        width: usize,
+        (rows, width): (usize, usize),
+        scale: f32,
     ) -> Block {
-        // The table keeps its type: only the rows that are read are widened.
-        let parameter = format!("{name}.weight");
-        let table = self.constant(&parameter, &[rows, width])?;
-        let table = match self.builder.graph.value(table).groups {
-            Some(_) => self.parameter(&parameter, &[rows, width])?,
-            None => table,
-        };
-        self.at(name, |c| {
-            let rows = c.main().gather(table, ids, 0)?;
-            c.cast(rows, DType::F32)
-        })
+        let table = self.table(&format!("{name}.weight"), &[rows, width])?;
+        let mut shape = self.shape(ids);
+        shape.push(Dim::from(width));
+        let op = Op::Embedding { scale };
+        self.at(name, |c| c.main().emit("", op, &[table, ids], DType::F32, shape))
     }
 
     /// Layer normalisation over the last axis by the module `name`, with a bias if there is one.

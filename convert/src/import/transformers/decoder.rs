@@ -161,15 +161,10 @@ impl Decoder {
         ];
         let inputs = blocks.inputs(&inputs, &ranges)?;
         let [tokens, positions, rows] = inputs[..] else { unreachable!("three inputs") };
-        let embedding = format!("{}.weight", self.names.embedding);
-        let table = blocks.table(&embedding, &[self.vocab, self.width])?;
-        let op = Op::Embedding { scale: self.embedding_scale };
-        let mut shape = vec![blocks.shape(tokens)[0].clone(), Dim::from(self.width)];
-        let mut x = blocks.at(self.names.embedding, |c| {
-            c.main().emit("", op, &[table, tokens], DType::F32, shape.clone())
-        })?;
+        let table = (self.vocab, self.width);
+        let mut x = blocks.embedding(tokens, self.names.embedding, table, self.embedding_scale)?;
         if let Some(name) = self.names.positions {
-            let learned = blocks.embedding(positions, name, self.positions, self.width)?;
+            let learned = blocks.embedding(positions, name, (self.positions, self.width), 1.0)?;
             x = blocks.at(name, |c| c.add(x, learned))?;
         }
         let mut tables = HashMap::new();
@@ -182,14 +177,14 @@ impl Decoder {
             });
             x = self.layer(blocks, x, positions, at, *kind, table, context)?;
         }
-        shape[0] = blocks.shape(rows)[0].clone();
         let x = blocks.at("rows", |c| c.main().gather(x, rows, 0))?;
         let x = self.normalized(blocks, x, self.names.norm)?;
         let head = format!("{}.weight", self.names.head);
         let weight = match blocks.has(&head) {
-            true => blocks.table(&head, &[self.vocab, self.width])?,
-            false => table,
+            true => head,
+            false => format!("{}.weight", self.names.embedding),
         };
+        let weight = blocks.table(&weight, &[self.vocab, self.width])?;
         let mut logits = blocks.product(self.names.head, x, weight, None, self.vocab)?;
         if self.final_softcap > 0.0 {
             let cap = self.final_softcap;

@@ -37,8 +37,8 @@ fn distilbert(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
     blocks.find_prefix(&["", "distilbert."], "embeddings.word_embeddings.weight");
     encoder::note_head(blocks)?;
     let inputs = Inputs::add(blocks, &sizes, 0, false)?;
-    let (vocab, width) = (sizes.vocab, sizes.width);
-    let x = blocks.embedding(inputs.ids, "embeddings.word_embeddings", vocab, width)?;
+    let (words, width) = ((sizes.vocab, sizes.width), sizes.width);
+    let x = blocks.embedding(inputs.ids, "embeddings.word_embeddings", words, 1.0)?;
     let table = (sizes.positions, width);
     let position = inputs.positions(blocks, "embeddings.position_embeddings", table)?;
     let x = blocks.at("embeddings", |c| c.add(x, position))?;

@@ -36,11 +36,11 @@ fn mpnet(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
     blocks.find_prefix(&["", "mpnet."], "embeddings.word_embeddings.weight");
     encoder::note_head(blocks)?;
     let inputs = Inputs::add(blocks, &sizes, PADDING + 1, false)?;
-    let (vocab, width) = (sizes.vocab, sizes.width);
-    let x = blocks.embedding(inputs.ids, "embeddings.word_embeddings", vocab, width)?;
+    let (words, width) = ((sizes.vocab, sizes.width), sizes.width);
+    let x = blocks.embedding(inputs.ids, "embeddings.word_embeddings", words, 1.0)?;
     let at = inputs.counted_positions(blocks, PADDING)?;
     let position =
-        blocks.embedding(at, "embeddings.position_embeddings", sizes.positions, width)?;
+        blocks.embedding(at, "embeddings.position_embeddings", (sizes.positions, width), 1.0)?;
     let x = blocks.at("embeddings", |c| c.add(x, position))?;
     let mut x = blocks.layer_norm(x, "embeddings.LayerNorm", sizes.epsilon)?;
     let mask = inputs.additive_mask(blocks)?;

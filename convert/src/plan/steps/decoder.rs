@@ -5,14 +5,14 @@ use whit::format::{
     CachedAttentionAttributes, EmbeddingAttributes, GatedAttributes, Layout, Op as StepOp,
     RotaryAttributes,
 };
-use whit::kernels::{ConvGeometry, conv_f32};
+use whit::kernels::ConvGeometry;
 
 use crate::graph::{CachedAttention, Graph, Heads, MatMul, Node, Op, Rotary, UnaryKind, ValueId};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 
 use super::elementwise::unary_op;
-use super::float_weights::pack_groups;
+use super::float_weights::{pack_groups, pack_panels};
 
 /// A size in an attribute record.
 fn number(node: &Node, value: usize) -> Result<u32, PlanError> {
@@ -40,12 +40,9 @@ pub(super) fn embedding(
             table
         }
         // A last layer with the same weights has them in panels: they are stored once.
-        None if constant.dtype == DType::F32 && is_packed(builder.graph, id) => {
-            let mut panels = vec![0.0; geometry.packed_float_len()];
-            conv_f32::pack_weights(&geometry, &constant.to_f32(), &mut panels);
-            let data = panels.iter().flat_map(|w| w.to_le_bytes()).collect();
-            let layout = Layout::PanelFloat;
-            builder.constant(&value.name, DType::F32, layout, &constant.shape, data)?
+        None if is_packed(builder.graph, id) => {
+            let (dtype, data) = pack_panels(&geometry, &constant);
+            builder.constant(&value.name, dtype, Layout::PanelFloat, &constant.shape, data)?
         }
         None => builder.tensor(id)?,
     };

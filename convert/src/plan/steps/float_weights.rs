@@ -62,24 +62,32 @@ pub(super) fn pack(builder: &mut Builder<'_>, layer: &Layer<'_>) -> Result<usize
         builder.set_group_size(tensor, groups.size as u32);
         return Ok(tensor);
     }
-    let ohwi = layer.weights.to_f32();
-    let packed = if layer.op == StepOp::DepthwiseConv2d {
+    let (dtype, data) = if layer.op == StepOp::DepthwiseConv2d {
         let mut packed = vec![0.0; depthwise_f32::packed_len(geometry)];
-        depthwise_f32::pack_weights(geometry, &ohwi, &mut packed);
-        packed
+        depthwise_f32::pack_weights(geometry, &layer.weights.to_f32(), &mut packed);
+        floats(layer.weights.dtype, &packed)
     } else {
-        let mut packed = vec![0.0; geometry.packed_float_len()];
-        conv_f32::pack_weights(geometry, &ohwi, &mut packed);
-        packed
+        pack_panels(geometry, layer.weights)
     };
-    let layout = weight_layout(layer, Layout::PanelFloat);
-    let (dtype, data): (DType, Vec<u8>) = if layer.weights.dtype == DType::F16 {
-        let bytes = |w: &f32| half::f16::from_f32(*w).to_le_bytes();
-        (DType::F16, packed.iter().flat_map(bytes).collect())
-    } else {
-        (DType::F32, packed.iter().flat_map(|w| w.to_le_bytes()).collect())
-    };
-    builder.constant(&name, dtype, layout, shape, data)
+    builder.constant(&name, dtype, weight_layout(layer, Layout::PanelFloat), shape, data)
+}
+
+/// The type and bytes of float weights in panels.
+pub(super) fn pack_panels(geometry: &ConvGeometry, weights: &Tensor) -> (DType, Vec<u8>) {
+    let mut packed = vec![0.0; geometry.packed_float_len()];
+    conv_f32::pack_weights(geometry, &weights.to_f32(), &mut packed);
+    floats(weights.dtype, &packed)
+}
+
+/// Packed weights in the type that they had.
+fn floats(dtype: DType, packed: &[f32]) -> (DType, Vec<u8>) {
+    match dtype {
+        DType::F16 => {
+            let bytes = |w: &f32| f16::from_f32(*w).to_le_bytes();
+            (DType::F16, packed.iter().flat_map(bytes).collect())
+        }
+        _ => (DType::F32, packed.iter().flat_map(|w| w.to_le_bytes()).collect()),
+    }
 }
 
 /// The layout, type and bytes of weights `[outputs, …]` in groups, which must run along this axis of the constant.

@@ -15,7 +15,7 @@ use crate::quantize::weights::{Scales, largest_bias};
 use crate::tensor::Tensor;
 
 use super::Context;
-use super::probe::{levels, unclamp, watch};
+use super::probe::{Relay, levels, unclamp};
 
 /// Samples that means are taken over: a few hundred have the error of the mean far below the shift.
 const MOST_SAMPLES: usize = 256;
@@ -45,20 +45,22 @@ pub(super) fn run(
     let levels = levels(&quantization.graph, &nodes);
     let depth = levels.values().max().map_or(0, |level| level + 1);
     let total = (depth + 1) * samples.len();
-    let mut before = 0;
-    let mut means = |graph: &Graph, layers: &[&Layer]| {
-        let means = means(graph, layers, &samples, &mut |done| {
+    let (mut before, reference) = (0, context.reference);
+    let mut means = |base: &Graph, graph: &Graph, layers: &[&Layer], relay: &mut Relay<'_>| {
+        let means = means((base, graph), layers, relay, &mut |done| {
             context.watch.progress("correcting biases", before + done, total);
         });
         before += samples.len();
         means
     };
-    let expected = means(context.reference, &layers.iter().collect::<Vec<_>>())?;
+    let all: Vec<&Layer> = layers.iter().collect();
+    let expected = means(reference, reference, &all, &mut Relay::new(&samples))?;
+    let mut relay = Relay::new(&samples);
     let mut changed = false;
     for level in 0..depth {
         let layers: Vec<&Layer> =
             layers.iter().filter(|layer| levels.get(&layer.node) == Some(&level)).collect();
-        let got = means(&quantization.simulated(), &layers)?;
+        let got = means(&quantization.graph, &quantization.simulated(), &layers, &mut relay)?;
         for layer in layers {
             let (Some(expected), Some(got)) = (expected.get(&layer.output), got.get(&layer.output))
             else {
@@ -86,9 +88,9 @@ fn layers(quantization: &Quantization) -> Vec<Layer> {
 
 /// The mean of each channel of each layer's sums, in each sample.
 fn means(
-    graph: &Graph,
+    (base, graph): (&Graph, &Graph),
     layers: &[&Layer],
-    samples: &dyn Samples,
+    relay: &mut Relay<'_>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Means, EvaluateError> {
     let mut graph = graph.clone();
@@ -98,7 +100,8 @@ fn means(
         layers.iter().map(|layer| (place(layer), *layer)).collect();
     let mut means = Means::new();
     let values = watched.keys().copied().collect();
-    watch(&graph, &values, samples, progress, &mut |value, _, reals| {
+    let changing = layers.iter().map(|layer| layer.output).collect();
+    relay.watch(base, &graph, &values, &changing, progress, &mut |value, _, reals| {
         let layer = watched[&value];
         let mut sum = vec![0f64; layer.channels];
         for row in reals.chunks_exact(layer.channels) {

@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::evaluate::{EvaluateError, Samples, Subset};
 use crate::graph::ValueId;
+use crate::quantize::numbers::table_of;
 use crate::quantize::quantization::Quantization;
 use crate::quantize::weights::{Rows, Scales, Weights, group_scale};
 use crate::tensor::Tensor;
 
 use super::Context;
-use super::probe::{levels, watch};
+use super::probe::{Relay, levels};
 use super::rows::{Draw, Reads};
 
 /// Samples that inputs are taken from.
@@ -74,9 +75,19 @@ pub(super) fn run(
     }
     let Some(depth) = units.iter().map(|unit| unit.level + 1).max() else { return Ok(false) };
     let mut changed = false;
+    let mut relay = Relay::new(&samples);
     for level in 0..depth {
         let at: Vec<&Unit> = units.iter().filter(|unit| unit.level == level).collect();
-        let inputs = moments(quantization, &at, &samples, context, (level, depth))?;
+        let waiting = units.iter().filter(|unit| unit.level >= level).flat_map(|unit| &unit.nodes);
+        let changing = waiting.map(|node| quantization.graph.nodes[*node].outputs[0]).collect();
+        let inputs = moments(
+            quantization,
+            &at,
+            (&mut relay, &changing),
+            samples.len(),
+            context,
+            (level, depth),
+        )?;
         // Layers of one weight see the sum of their moments.
         for unit in at.iter().filter(|unit| unit.nodes.len() > 1) {
             let mut own = inputs.iter().filter(|input| unit.nodes.iter().any(|n| input.feeds(*n)));
@@ -117,11 +128,15 @@ fn real_weights(quantization: &Quantization, node: usize) -> Option<Tensor> {
 }
 
 /// The layers with rounded weights, but those of grouped and depthwise convolutions, whose few weights a channel leave
-/// nothing to make up with.
+/// nothing to make up with, and of those that share their weights with a table, whose rows serve best as near as they are.
 fn units(quantization: &Quantization) -> Vec<Unit> {
     let graph = &quantization.graph;
+    let tables = graph.nodes.iter().filter(|node| table_of(graph, node).is_some());
+    let tables: BTreeSet<ValueId> = tables.filter_map(|node| node.inputs[0]).collect();
     let fits = |node: &usize| {
-        Reads::of(graph, &graph.nodes[*node]).is_some_and(|reads| reads.groups == 1)
+        let of = &graph.nodes[*node];
+        Reads::of(graph, of).is_some_and(|reads| reads.groups == 1)
+            && of.inputs[1].is_none_or(|weights| !tables.contains(&weights))
             && real_weights(quantization, *node)
                 .is_some_and(|weights| weights.to_f32().iter().all(|real| real.is_finite()))
     };
@@ -168,13 +183,14 @@ impl Input {
 fn moments(
     quantization: &Quantization,
     units: &[&Unit],
-    samples: &Subset<'_>,
+    (relay, changing): (&mut Relay<'_>, &BTreeSet<ValueId>),
+    count: usize,
     context: &mut Context<'_>,
     (level, depth): (usize, usize),
 ) -> Result<Vec<Input>, EvaluateError> {
     let graph = quantization.simulated();
     let producers = graph.producers();
-    let count = samples.len().max(1);
+    let count = count.max(1);
     let mut layers: BTreeMap<ValueId, Vec<Input>> = BTreeMap::new();
     for node in units.iter().flat_map(|unit| &unit.nodes) {
         let of = &quantization.graph.nodes[*node];
@@ -201,7 +217,8 @@ fn moments(
     let mut progress =
         |done: usize| watcher.progress("rounding by GPTQ", level * count + done, depth * count);
     let mut row = Vec::new();
-    watch(&graph, &values, samples, &mut progress, &mut |value, sample, reals| {
+    let base = &quantization.graph;
+    relay.watch(base, &graph, &values, changing, &mut progress, &mut |value, sample, reals| {
         for layer in layers.get_mut(&value).into_iter().flatten() {
             if sample % layer.every != 0 {
                 continue;
