@@ -1,6 +1,8 @@
 //! What tests of the built `whit` share: a folder, a command, files of numpy.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod alphabet;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -17,8 +17,9 @@ use crate::tensor::Tensor;
 /// Tokens of a run at most, unless the caller chose otherwise.
 const MAX_TOKENS: i64 = 512;
 
-/// Rows of logits of a run at most, unless the caller chose otherwise: enough to check a draft of tokens.
-const MAX_ROWS: i64 = 16;
+/// Rows of logits of a run at most, unless the caller chose otherwise: enough to check a draft of tokens, and to score a
+/// text (rows by vocabulary, they take no more of the arena than the layers).
+const MAX_ROWS: i64 = 32;
 
 /// Positions, unless the caller chose otherwise or the model has less.
 const DEFAULT_CONTEXT: usize = 4096;
