@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod alphabet;
+pub(crate) mod llama;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
