@@ -55,6 +55,24 @@ pub enum TextError {
     )]
     Vocabulary { id: i32, vocabulary: usize },
 
+    #[error("the text has {0} tokens, and a token can only be scored behind another one")]
+    TooFewTokens(usize),
+
+    #[error(
+        "windows of {window} tokens every {stride}: a window has 2 to {context} tokens, the model's context, and the stride is from 1 to a window"
+    )]
+    Windows { window: usize, stride: usize, context: usize },
+
+    #[error(
+        "the models have vocabularies of {0} and {1} tokens, and only models with the same one can be compared"
+    )]
+    Vocabularies(usize, usize),
+
+    #[error(
+        "the logits for token {token} of the text aren't finite numbers, or give it no probability"
+    )]
+    NotFinite { token: usize },
+
     #[error("the model can't generate text: {0}")]
     NotDecoder(String),
 

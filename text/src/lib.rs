@@ -2,13 +2,14 @@
 //!
 //! [`Tokenizer`] turns text into token ids and back, [`ChatTemplate`] a conversation into a prompt. [`Generator`]
 //! continues a prompt with a [`Decoder`]: a [`Sampler`] chooses tokens, a [`Constraint`] says which may come, and
-//! [`StopStrings`] where the text ends.
+//! [`StopStrings`] where the text ends. [`score_text`] says how well a decoder foretells a text.
 #![forbid(unsafe_code)]
 
 mod constraint;
 mod decoder;
 mod error;
 mod generator;
+mod perplexity;
 mod sampler;
 mod stop;
 mod stream;
@@ -19,6 +20,7 @@ pub use constraint::{Constraint, Grammar};
 pub use decoder::{Decoder, SessionDecoder};
 pub use error::TextError;
 pub use generator::{Generation, Generator, Request, StopReason};
+pub use perplexity::{Divergence, Moments, TextScore, Windows, score_text};
 pub use sampler::{Sampler, Sampling};
 pub use stop::StopStrings;
 pub use stream::TextStream;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use whit::format::{Layout, Op, StepRecord};
@@ -10,7 +10,8 @@ use whit::kernels::conv_f32::grouped::{GroupedBits, GroupedForm};
 use whit::ops::{self, Operator};
 use whit::{DType, Model};
 
-use super::{ModelPath, inspect_monitor as monitor, print_json, print_text};
+use super::inspect_memory::Memory;
+use super::{ModelPath, Target, inspect_monitor as monitor, print_json, print_text};
 use crate::report::{self, Align};
 use crate::whit_file::{self, TensorInfo, tensor_info};
 
@@ -27,7 +28,15 @@ pub(crate) struct Inspect {
     /// Print what the monitor's baseline has, and what a monitor of the model costs
     #[arg(long, conflicts_with = "operators")]
     monitor: bool,
+    /// Print all memory that a language model takes with a context of N tokens: file, KV cache, arena, working memory
+    #[arg(long, value_name = "N", conflicts_with_all = ["operators", "monitor"], value_parser = clap::value_parser!(u64).range(1..))]
+    context: Option<u64>,
+    #[command(flatten)]
+    target: Target,
 }
+
+/// Characters of a metadata value that are printed; tokenizers have millions.
+const MAX_VALUE_CHARS: usize = 120;
 
 fn interface_json(info: &TensorInfo<'_>) -> Value {
     let quantized = info.is_quantized();
@@ -103,6 +112,10 @@ impl Inspect {
         } else if self.monitor {
             let about = monitor::about(&model)?;
             if self.json { print_json(&about.json())? } else { print_text(&about.text())? }
+        } else if let Some(context) = self.context {
+            let memory = Memory::of(&model, context, self.target.settings()?)
+                .with_context(|| self.path.model.display().to_string())?;
+            if self.json { print_json(&memory.json())? } else { print_text(&memory.text())? }
         } else if self.json {
             print_json(&json(&model))?
         } else {
@@ -199,6 +212,15 @@ pub(super) fn golden_cases(model: &Model<'_>) -> u32 {
     model.golden().last().map_or(0, |record| record.case.saturating_add(1))
 }
 
+/// A metadata value on one line, cut where it gets long.
+fn shortened(value: &str) -> String {
+    let line = value.replace('\n', ", ");
+    match line.char_indices().nth(MAX_VALUE_CHARS) {
+        None => line,
+        Some((end, _)) => format!("{}… ({})", &line[..end], report::bytes(value.len() as u64)),
+    }
+}
+
 fn text(model: &Model<'_>) -> String {
     let header = model.header();
     let over = header.arena_bytes as f64 / header.liveness_bound_bytes.max(1) as f64;
@@ -279,7 +301,7 @@ fn text(model: &Model<'_>) -> String {
         &rows,
     ));
     let metadata: Vec<(&str, String)> =
-        model.metadata().map(|(key, value)| (key, value.replace('\n', ", "))).collect();
+        model.metadata().map(|(key, value)| (key, shortened(value))).collect();
     if !metadata.is_empty() {
         parts.push(report::fields(&metadata));
     }

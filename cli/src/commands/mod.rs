@@ -10,6 +10,7 @@ mod eval;
 mod generate;
 mod import_args;
 mod inspect;
+mod inspect_memory;
 mod inspect_monitor;
 mod monitor;
 mod run;

@@ -1,6 +1,9 @@
 //! What tests of the built `whit` share: a folder, a command, files of numpy.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod alphabet;
+pub(crate) mod llama;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

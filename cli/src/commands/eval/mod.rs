@@ -1,10 +1,13 @@
 //! `whit eval`: a model's quality on data and how sure it is, alone or against another model.
 
 mod judge;
+mod perplexity;
 mod plots;
 mod text;
 mod threshold;
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -19,6 +22,7 @@ use whit_convert::statistics::Bootstrap;
 
 use judge::{Agreement, Judged, agreement, judge};
 pub(crate) use judge::{Answers, Quality, Task, answers, class_labels, quality};
+use perplexity::PerplexityArgs;
 use threshold::{Chosen, ThresholdArgs, parse_confidence};
 
 use super::{Images, ModelPath, Sequence, Target, print_json, print_text};
@@ -35,12 +39,14 @@ pub(crate) struct Eval {
     #[command(flatten)]
     path: ModelPath,
     /// Inputs and labels: .npz, folder of .npy, or folder of images by class
-    #[arg(long, value_name = "DATA")]
-    data: PathBuf,
+    #[arg(long, value_name = "DATA", required_unless_present = "perplexity")]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    text: PerplexityArgs,
     /// What the model does
     #[arg(long, value_enum, default_value_t = Task::Classify)]
     task: Task,
-    /// Another model to compare with on the same data: .whit, or .onnx or .tflite, which is converted as it is
+    /// Another model to compare with on the same data: .whit, or one that `whit convert` reads, which is converted as it is
     #[arg(long, value_name = "MODEL", visible_alias = "reference")]
     against: Option<PathBuf>,
     /// Which output holds the answer
@@ -106,11 +112,9 @@ struct Findings {
 
 /// The other model: a .whit file, or a model that is converted as it is.
 fn model_bytes(path: &Path) -> Result<AlignedBytes> {
-    if path.is_file() {
+    if is_whit(path) {
         let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-        if bytes.starts_with(b"WHIT") {
-            return Ok(AlignedBytes::new(&bytes));
-        }
+        return Ok(AlignedBytes::new(&bytes));
     }
     let graph =
         import_file(path, &ImportOptions::default()).with_context(|| path.display().to_string())?;
@@ -118,6 +122,12 @@ fn model_bytes(path: &Path) -> Result<AlignedBytes> {
     let converted =
         convert(graph, None, &options, &mut ()).with_context(|| path.display().to_string())?;
     Ok(AlignedBytes::new(&converted.file))
+}
+
+fn is_whit(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && &magic == b"WHIT"
 }
 
 fn file_name(path: &Path) -> String {
@@ -132,9 +142,14 @@ impl Eval {
         }
         let file = whit_file::open(&self.path.model)?;
         let model = whit_file::model(&file, &self.path.model)?;
-        let image_spec = whit_file::image_spec(&input_specs(&model), &self.images);
-        let data = Dataset::open(&self.data, image_spec.as_ref())?;
         let settings = self.target.settings()?;
+        let Some(data) = &self.data else {
+            let names = [self.path.model.as_path()].into_iter().chain(self.against.as_deref());
+            self.text.run(model, names.collect(), settings, self.json)?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        let image_spec = whit_file::image_spec(&input_specs(&model), &self.images);
+        let data = Dataset::open(data, image_spec.as_ref())?;
         let own = answers(model, &data, settings, self.output, self.sequence, self.json)?;
         let other = match &self.against {
             Some(path) => {
@@ -236,7 +251,7 @@ impl Eval {
     fn json_object(&self, findings: &Findings) -> Value {
         let mut object = quality_json(&findings.judged.quality);
         object["model"] = json!(self.path.model.display().to_string());
-        object["data"] = json!(self.data.display().to_string());
+        object["data"] = json!(self.data.as_ref().map(|path| path.display().to_string()));
         object["class_names"] = json!(findings.names);
         object["intervals"] =
             json!(findings.uncertainty.as_ref().map(|u| u.json(&findings.bootstrap)));

@@ -141,6 +141,11 @@ impl Config {
         Ok(list.into_iter().flatten().filter_map(Value::as_str).collect())
     }
 
+    /// Whether a key holds an object.
+    pub(crate) fn has_sections(&self) -> bool {
+        self.keys.values().any(Value::is_object)
+    }
+
     /// The object behind a key, whose own keys are then read the same way.
     pub(crate) fn section(&self, key: &str) -> Result<Option<Config>, ImportError> {
         let section = self.read(key, "an object", Value::as_object)?;

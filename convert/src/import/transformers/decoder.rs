@@ -6,7 +6,7 @@ use whit::DType;
 
 use super::blocks::{Block, Blocks};
 use super::config::Config;
-use super::rope::Rope;
+use super::rope::{Layers, Rope};
 use crate::dim::Dim;
 use crate::error::ImportError;
 use crate::graph::{
@@ -17,8 +17,9 @@ use crate::tensor::Tensor;
 /// Tokens of a run at most, unless the caller chose otherwise.
 const MAX_TOKENS: i64 = 512;
 
-/// Rows of logits of a run at most, unless the caller chose otherwise: enough to check a draft of tokens.
-const MAX_ROWS: i64 = 16;
+/// Rows of logits of a run at most, unless the caller chose otherwise: enough to check a draft of tokens, and to score a
+/// text (rows by vocabulary, they take no more of the arena than the layers).
+const MAX_ROWS: i64 = 32;
 
 /// Positions, unless the caller chose otherwise or the model has less.
 const DEFAULT_CONTEXT: usize = 4096;
@@ -65,6 +66,9 @@ pub(super) const LLAMA_NAMES: Names = Names {
     head: "lm_head",
 };
 
+/// All layers turn by the same angles.
+pub(super) const ONE_ROPE: &[(Layers, f32)] = &[(Layers::All, 10000.0)];
+
 /// What differs between layers.
 #[derive(Clone, Copy, Default)]
 pub(super) struct LayerKind {
@@ -101,8 +105,12 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    /// What Llama's keys say.
-    pub(super) fn new(blocks: &Blocks<'_>) -> Result<Decoder, ImportError> {
+    /// What Llama's keys say. `turning` are the layers that have angles of their own, with the base that each has unless
+    /// the configuration gives it one.
+    pub(super) fn new(
+        blocks: &Blocks<'_>,
+        turning: &[(Layers, f32)],
+    ) -> Result<Decoder, ImportError> {
         let config = blocks.config;
         let (width, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
         let kv_heads = config.size_or("num_key_value_heads", heads)?;
@@ -119,6 +127,9 @@ impl Decoder {
             return Err(config.wrong("num_key_value_heads", problem));
         }
         let positions = config.size_or("max_position_embeddings", 2048)?;
+        let room = [positions, room(positions, blocks.options.context)];
+        let rope = |(layers, base): &(Layers, f32)| Rope::new(config, *layers, *base, size, room);
+        let ropes = turning.iter().map(rope).collect::<Result<_, _>>()?;
         let layers = config.size("num_hidden_layers")?;
         // A list of layers must not be longer than any model's.
         if layers > 1 << 16 {
@@ -132,12 +143,7 @@ impl Decoder {
             layers: vec![LayerKind { window: None, rope: Some(0) }; layers],
             heads: Heads { heads, kv_heads, size },
             positions,
-            ropes: vec![Rope::new(
-                config,
-                size,
-                positions,
-                room(positions, blocks.options.context),
-            )?],
+            ropes,
             norm: NormKind::Rms,
             norm_offset: 0.0,
             epsilon: config.float_or("rms_norm_eps", 1e-6)?,
@@ -179,12 +185,9 @@ impl Decoder {
         }
         let x = blocks.at("rows", |c| c.main().gather(x, rows, 0))?;
         let x = self.normalized(blocks, x, self.names.norm)?;
-        let head = format!("{}.weight", self.names.head);
-        let weight = match blocks.has(&head) {
-            true => head,
-            false => format!("{}.weight", self.names.embedding),
-        };
-        let weight = blocks.table(&weight, &[self.vocab, self.width])?;
+        let embedding = format!("{}.weight", self.names.embedding);
+        let table = blocks.table(&embedding, &[self.vocab, self.width])?;
+        let weight = self.head(blocks, table)?;
         let mut logits = blocks.product(self.names.head, x, weight, None, self.vocab)?;
         if self.final_softcap > 0.0 {
             let cap = self.final_softcap;
@@ -197,6 +200,25 @@ impl Decoder {
         blocks.output("logits", logits);
         blocks.metadata("model.context", context);
         Ok(())
+    }
+
+    /// The weights that make logits; those of the embedding when there are no others.
+    fn head(&self, blocks: &mut Blocks<'_>, table: ValueId) -> Block {
+        let head = format!("{}.weight", self.names.head);
+        // It may stand beside the module that has all other parameters.
+        let prefix = match blocks.has(&head) {
+            true => None,
+            false => Some(std::mem::take(&mut blocks.prefix)),
+        };
+        let is_tied = blocks.config.flag_or("tie_word_embeddings", true)?;
+        let weight = match blocks.has(&head) || !is_tied {
+            true => blocks.table(&head, &[self.vocab, self.width]),
+            false => Ok(table),
+        };
+        if let Some(prefix) = prefix {
+            blocks.prefix = prefix;
+        }
+        weight
     }
 
     /// Positions that the cache has.

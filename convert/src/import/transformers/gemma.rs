@@ -2,9 +2,9 @@
 
 use super::Architecture;
 use super::blocks::Blocks;
-use super::decoder::{Decoder, LLAMA_NAMES, Names};
+use super::decoder::{Decoder, LLAMA_NAMES, Names, ONE_ROPE};
 use super::llama::windows;
-use super::rope::Rope;
+use super::rope::Layers;
 use crate::error::ImportError;
 use crate::graph::UnaryKind;
 
@@ -19,9 +19,12 @@ const NAMES: Names = Names {
     ..LLAMA_NAMES
 };
 
-fn common(blocks: &Blocks<'_>) -> Result<Decoder, ImportError> {
+/// Layers with windows have angles of their own.
+const GEMMA3_ROPES: &[(Layers, f32)] = &[(Layers::Full, 1e6), (Layers::Sliding, 10000.0)];
+
+fn common(blocks: &Blocks<'_>, turning: &[(Layers, f32)]) -> Result<Decoder, ImportError> {
     let config = blocks.config;
-    let mut decoder = Decoder::new(blocks)?;
+    let mut decoder = Decoder::new(blocks, turning)?;
     decoder.names = NAMES;
     decoder.norm_offset = config.float_or("norm_offset", 1.0)?;
     decoder.embedding_scale = (decoder.width as f32).sqrt();
@@ -36,12 +39,11 @@ fn common(blocks: &Blocks<'_>) -> Result<Decoder, ImportError> {
 }
 
 fn gemma2(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
-    let mut decoder = common(blocks)?;
+    let mut decoder = common(blocks, ONE_ROPE)?;
     windows(blocks.config, &mut decoder.layers, |at| at.is_multiple_of(2))?;
     decoder.build(blocks)
 }
 
-/// Layers with windows have angles of their own.
 fn gemma3(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
     let config = blocks.config;
     if config.get("text_config").is_some() {
@@ -49,11 +51,13 @@ fn gemma3(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
             "describes a model of text and images; convert the text model (gemma3_text) alone";
         return Err(config.wrong("text_config", problem));
     }
-    let mut decoder = common(blocks)?;
+    if config.flag_or("use_bidirectional_attention", false)? {
+        let problem = "is true: that is a model of embeddings, which isn't supported";
+        return Err(config.wrong("use_bidirectional_attention", problem));
+    }
+    let mut decoder = common(blocks, GEMMA3_ROPES)?;
     let every = config.size_or("sliding_window_pattern", 6)?;
     windows(config, &mut decoder.layers, |at| !(at + 1).is_multiple_of(every))?;
-    let base = f64::from(config.float_or("rope_local_base_freq", 10000.0)?);
-    decoder.ropes.push(Rope::plain(config, base, decoder.heads.size)?);
     for layer in &mut decoder.layers {
         layer.rope = Some(usize::from(layer.window.is_some()));
     }

@@ -3,7 +3,7 @@
 use super::Architecture;
 use super::blocks::Blocks;
 use super::config::Config;
-use super::decoder::{Decoder, LayerKind};
+use super::decoder::{Decoder, LayerKind, ONE_ROPE};
 use crate::error::ImportError;
 
 /// By `model_type`.
@@ -16,12 +16,12 @@ pub(super) const ARCHITECTURES: &[(&str, Architecture)] = &[
 ];
 
 fn llama(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
-    Decoder::new(blocks)?.build(blocks)
+    Decoder::new(blocks, ONE_ROPE)?.build(blocks)
 }
 
 /// Every layer sees a window, where there is one.
 fn mistral(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
-    let mut decoder = Decoder::new(blocks)?;
+    let mut decoder = Decoder::new(blocks, ONE_ROPE)?;
     let window = blocks.config.optional_size("sliding_window")?;
     decoder.layers.iter_mut().for_each(|layer| layer.window = window);
     decoder.build(blocks)
@@ -29,7 +29,7 @@ fn mistral(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
 
 /// `QwenForCausalLM` of the second and third generation: layers from `max_window_layers` on see a window, if windows are used.
 fn qwen(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
-    let mut decoder = Decoder::new(blocks)?;
+    let mut decoder = Decoder::new(blocks, ONE_ROPE)?;
     if blocks.config.flag_or("use_sliding_window", false)? {
         let first = blocks.config.count_or("max_window_layers", decoder.layers.len())?;
         windows(blocks.config, &mut decoder.layers, |at| at >= first)?;
@@ -37,9 +37,9 @@ fn qwen(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
     decoder.build(blocks)
 }
 
-/// Some layers have no positions.
+/// Some layers have no positions; without a list, those see a window if windows are used.
 fn smollm3(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
-    let mut decoder = Decoder::new(blocks)?;
+    let mut decoder = Decoder::new(blocks, ONE_ROPE)?;
     let config = blocks.config;
     let every = config.size_or("no_rope_layer_interval", 4)?;
     let listed = config.get("no_rope_layers").and_then(|list| list.as_array());
@@ -52,7 +52,8 @@ fn smollm3(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
         layer.rope = has.then_some(0);
     }
     if config.flag_or("use_sliding_window", false)? {
-        windows(config, &mut decoder.layers, |_| true)?;
+        let turns: Vec<bool> = decoder.layers.iter().map(|layer| layer.rope.is_some()).collect();
+        windows(config, &mut decoder.layers, |at| !turns[at])?;
     }
     decoder.build(blocks)
 }

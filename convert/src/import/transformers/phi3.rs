@@ -2,7 +2,7 @@
 
 use super::Architecture;
 use super::blocks::Blocks;
-use super::decoder::{Decoder, LLAMA_NAMES, Names};
+use super::decoder::{Decoder, LLAMA_NAMES, Names, ONE_ROPE};
 use crate::error::ImportError;
 
 /// By `model_type`.
@@ -12,7 +12,7 @@ const NAMES: Names =
     Names { qkv: &["self_attn.qkv_proj"], up: &["mlp.gate_up_proj"], ..LLAMA_NAMES };
 
 fn phi3(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
-    let mut decoder = Decoder::new(blocks)?;
+    let mut decoder = Decoder::new(blocks, ONE_ROPE)?;
     decoder.names = NAMES;
     let window = blocks.config.optional_size("sliding_window")?;
     decoder.layers.iter_mut().for_each(|layer| layer.window = window);

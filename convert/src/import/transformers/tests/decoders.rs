@@ -94,6 +94,17 @@ fn decoders() -> Vec<Decoder> {
             ..llama()
         },
         Decoder {
+            config: json!({"model_type": "gemma3_text", "sliding_window": 3, "hidden_activation": "gelu_pytorch_tanh",
+                "layer_types": ["full_attention", "sliding_attention"], "rope_parameters": {
+                    "full_attention": {"rope_type": "default", "rope_theta": 800.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 30.0}}}),
+            gemma: true,
+            qk_norm: true,
+            layers: [(usize::MAX, 800.0), (3, 30.0)],
+            tied: true,
+            ..llama()
+        },
+        Decoder {
             config: json!({"model_type": "gemma3_text", "sliding_window": 3, "sliding_window_pattern": 2, "rope_theta": 1e6,
                 "rope_local_base_freq": 100.0, "hidden_activation": "gelu_pytorch_tanh"}),
             gemma: true,
@@ -416,4 +427,53 @@ fn gpt2_computes_its_formula() {
     let folder = Folder::new("gpt2");
     folder.write_model(&config, &p);
     check("gpt2", &folder, &want);
+}
+
+/// A GPT-2 of one layer, its parameters as `GPT2LMHeadModel` names them.
+fn gpt2(head: bool) -> Parameters {
+    let shapes: &[(&str, &[usize])] = &[
+        ("transformer.wte.weight", &[VOCAB, 4]),
+        ("transformer.wpe.weight", &[16, 4]),
+        ("transformer.h.0.ln_1.weight", &[4]),
+        ("transformer.h.0.attn.c_attn.weight", &[4, 12]),
+        ("transformer.h.0.attn.c_attn.bias", &[12]),
+        ("transformer.h.0.attn.c_proj.weight", &[4, 4]),
+        ("transformer.h.0.attn.c_proj.bias", &[4]),
+        ("transformer.h.0.ln_2.weight", &[4]),
+        ("transformer.h.0.mlp.c_fc.weight", &[4, 16]),
+        ("transformer.h.0.mlp.c_fc.bias", &[16]),
+        ("transformer.h.0.mlp.c_proj.weight", &[16, 4]),
+        ("transformer.h.0.mlp.c_proj.bias", &[4]),
+        ("transformer.ln_f.weight", &[4]),
+    ];
+    let head = head.then_some(("lm_head.weight", &[VOCAB, 4][..]));
+    let shapes = shapes.iter().copied().chain(head);
+    let parameter = |(name, shape): (&str, &[usize])| {
+        (name.to_owned(), (shape.to_vec(), vec![0.5; shape.iter().product()]))
+    };
+    shapes.map(parameter).collect()
+}
+
+/// The head of a model stands beside the module that has the other parameters.
+#[test]
+fn heads_of_their_own_are_taken() {
+    let config = |tied: Value| {
+        json!({"model_type": "gpt2", "vocab_size": VOCAB, "n_embd": 4, "n_head": 2, "n_layer": 1, "n_positions": 16,
+            "tie_word_embeddings": tied})
+    };
+    let import = |tied: Value, head: bool| {
+        let folder = Folder::new("gpt2");
+        import_file(folder.write_model(&config(tied), &gpt2(head)), &ImportOptions::default())
+    };
+    let has = |graph: &crate::graph::Graph, name: &str| {
+        graph.values.iter().any(|value| value.name == name && value.constant.is_some())
+    };
+    let own = import(json!(false), true).expect("a model");
+    assert!(has(&own, "lm_head.weight") && has(&own, "transformer.wte.weight"));
+    for tied in [json!(true), Value::Null] {
+        let tied = import(tied, false).expect("a model");
+        assert!(!has(&tied, "lm_head.weight"));
+    }
+    let missing = import(json!(false), false).expect_err("no head");
+    assert!(missing.to_string().contains("lm_head.weight"), "{missing}");
 }
