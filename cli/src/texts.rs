@@ -4,14 +4,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use whit::DType;
+use whit_convert::dim::Dim;
 use whit_convert::evaluate::Samples;
 use whit_convert::graph::Graph;
 use whit_text::Tokenizer;
 
-use crate::data::Extent;
-
 /// Pieces of a text that are taken, unless the caller says how many: GPTQ needs some thousands of tokens.
-const PIECES: usize = 32;
+const PIECES: usize = 16;
 
 /// What an input of a language model is fed with.
 #[derive(Clone, Copy)]
@@ -38,12 +37,12 @@ pub(crate) fn is_text(path: &Path) -> bool {
 }
 
 impl Texts {
-    /// Cuts a text for a graph: at most `most` pieces, spread over the text. A decoder's are as long as its runs can be, an
+    /// Cuts a text for a graph: at most `limit` pieces, spread over the text. A decoder's are as long as its runs can be, an
     /// encoder's are the text's lines.
     ///
     /// # Errors
     /// When the model has no tokenizer or other inputs than language models have, or the text is too short.
-    pub(crate) fn open(path: &Path, graph: &Graph, most: Option<usize>) -> Result<Texts> {
+    pub(crate) fn open(path: &Path, graph: &Graph, limit: Option<usize>) -> Result<Texts> {
         let value = |key: &str| {
             let found = graph.metadata.iter().find(|(name, _)| name == key);
             found.map(|(_, value)| value.as_str())
@@ -56,24 +55,24 @@ impl Texts {
         }
         let tokenizer = Tokenizer::from_metadata(value)?;
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let (specs, ranks) = crate::commands::graph_specs(graph);
-        let longest = |at: usize| match specs[at].sample_shape.last() {
-            Some(Extent::Fixed(size) | Extent::Between(_, size)) => *size,
-            None => 1,
+        let most: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.max).collect();
+        let longest = |shape: &[Dim]| {
+            let size = shape.last().and_then(|dim| dim.eval(&most));
+            size.and_then(|size| usize::try_from(size).ok()).unwrap_or(1)
         };
         let mut inputs = Vec::new();
         let (mut most_tokens, mut is_decoder) = (0, false);
-        for (at, (spec, rank)) in specs.iter().zip(&ranks).enumerate() {
-            let feed = match spec.name.as_str() {
+        for input in graph.inputs.iter().map(|id| graph.value(*id)) {
+            let feed = match input.name.as_str() {
                 "tokens" | "input_ids" => {
-                    most_tokens = longest(at);
+                    most_tokens = longest(&input.shape);
                     Feed::Tokens
                 }
                 "positions" => {
                     is_decoder = true;
                     Feed::Positions
                 }
-                "rows" => Feed::Rows(longest(at)),
+                "rows" => Feed::Rows(longest(&input.shape)),
                 "attention_mask" => Feed::Constant(1),
                 "token_type_ids" => Feed::Constant(0),
                 other => bail!(
@@ -82,7 +81,7 @@ impl Texts {
                     path.display()
                 ),
             };
-            inputs.push((feed, *rank > 1));
+            inputs.push((feed, input.shape.len() > 1));
         }
         let mut pieces: Vec<Vec<i32>> = if is_decoder {
             let bos = tokenizer.encode("", true)?;
@@ -105,7 +104,7 @@ impl Texts {
         if pieces.is_empty() {
             bail!("{} has no text in it", path.display());
         }
-        let count = most.unwrap_or(if is_decoder { PIECES } else { pieces.len() });
+        let count = limit.unwrap_or(if is_decoder { PIECES } else { pieces.len() });
         let (all, count) = (pieces.len(), pieces.len().min(count.max(1)));
         let pieces = (0..count).map(|at| pieces[at * all / count].clone()).collect();
         Ok(Texts { pieces, inputs })

@@ -214,9 +214,12 @@ fn convert_with(
         Some(_) => Some(Numbers::Int8),
         None => wanted().find(|numbers| numbers.integer().is_some()),
     };
-    let keeps_halves =
-        options.numbers == Numbers::Float && search.is_none() && stores_halves(&graph);
     rewrite_imported(&mut graph, already_quantized || integers.is_some(), watch);
+    let is_float = options.numbers == Numbers::Float && search.is_none() && !already_quantized;
+    let all = match options.numbers {
+        _ if is_float && has_halves(&graph) => Numbers::F16,
+        numbers => numbers,
+    };
     let plan_options = PlanOptions { target: options.target, exact_tflite: options.exact_tflite };
 
     let mut calibration = "none".to_owned();
@@ -234,7 +237,7 @@ fn convert_with(
         }
         calibration = "scales of the source model".to_owned();
         lower_to_integers(&mut graph, watch);
-    } else if integers.is_some() || wanted().next().is_some() || keeps_halves {
+    } else if integers.is_some() || wanted().next().is_some() || all != Numbers::Float {
         let samples = match integers {
             None => samples.filter(|samples| !samples.is_empty()),
             Some(numbers) => {
@@ -246,7 +249,7 @@ fn convert_with(
                 Some(samples)
             }
         };
-        let mut numbers = numbers_of_nodes(&graph, options, keeps_halves)?;
+        let mut numbers = numbers_of_nodes(&graph, options, all)?;
         if let (Some(samples), Some(_), None) = (samples, integers, search) {
             let count = samples.len();
             let mut progress = |done| watch.progress("spreading", done, count);
@@ -439,28 +442,29 @@ pub fn check(mut graph: Graph) -> Result<(), ConvertError> {
     Ok(())
 }
 
-/// Whether most of a model's floats are stored as f16; an importer may have widened each already.
-fn stores_halves(graph: &Graph) -> bool {
-    let constants = || graph.values.iter().filter_map(|value| value.constant.as_ref());
-    let elements = |of: &dyn Fn(DType) -> bool| -> usize {
-        constants().filter(|c| of(c.dtype)).map(|c| c.len()).sum()
-    };
-    3 * elements(&|dtype| dtype == DType::F16) > elements(&|dtype| dtype.is_float())
+/// Weights of a model from which on it matters that they take half the memory.
+const MANY_WEIGHTS: usize = 1 << 20;
+
+/// Whether every weight of a large model is f16 without loss, as those of one are that was stored so.
+fn has_halves(graph: &Graph) -> bool {
+    let all = || graph.nodes.iter().filter_map(|node| stored(graph, node)).map(|(_, c)| c);
+    let is_exact =
+        |floats: &Tensor| floats.to_f32().iter().all(|x| f16::from_f32(*x).to_f32() == *x);
+    all().map(Tensor::len).sum::<usize>() >= MANY_WEIGHTS && all().all(is_exact)
 }
 
-/// The numbers of each node: those of all, and what some kinds and single ones have instead. `keeps_halves`: floats that are
-/// f16 without a loss are stored so.
+/// The numbers of each node: those of all, and what some kinds and single ones have instead.
 fn numbers_of_nodes(
     graph: &Graph,
     options: &ConvertOptions,
-    keeps_halves: bool,
+    all: Numbers,
 ) -> Result<Vec<Numbers>, ConvertError> {
-    let mut numbers = vec![options.numbers; graph.nodes.len()];
+    let mut numbers = vec![all; graph.nodes.len()];
     let tables: HashSet<ValueId> = (graph.nodes.iter())
         .filter(|node| table_of(graph, node).is_some())
         .filter_map(|node| node.inputs[0])
         .collect();
-    let of_tables = options.embeddings.unwrap_or(match options.numbers {
+    let of_tables = options.embeddings.unwrap_or(match all {
         Numbers::W4 { .. } => Numbers::W8 { group: DEFAULT_GROUP },
         numbers => numbers,
     });
@@ -473,15 +477,6 @@ fn numbers_of_nodes(
     }
     if let Some(own) = options.output_layers {
         output_layers(graph).into_iter().for_each(|node| numbers[node] = own);
-    }
-    if keeps_halves {
-        for (node, numbers) in graph.nodes.iter().zip(&mut numbers) {
-            let is_exact =
-                |floats: &Tensor| floats.to_f32().iter().all(|x| f16::from_f32(*x).to_f32() == *x);
-            if *numbers == Numbers::Float && stored(graph, node).is_some_and(|(_, c)| is_exact(c)) {
-                *numbers = Numbers::F16;
-            }
-        }
     }
     for (name, own) in &options.layers {
         let mut found = false;

@@ -47,7 +47,7 @@ pub(crate) struct Convert {
     #[arg(long, value_enum, default_value_t = SchemeArg::None)]
     quantize: SchemeArg,
     /// Typical inputs, for int8, int16 and w4: .npz, folder of .npy, folder of images by class, or, for a language
-    /// model, a text: .txt, of which an encoder takes the lines and a decoder 32 pieces
+    /// model, a text: .txt, of which an encoder takes the lines and a decoder 16 pieces
     #[arg(long, value_name = "DATA")]
     calibrate: Option<PathBuf>,
     /// How activation ranges are chosen from the calibration data

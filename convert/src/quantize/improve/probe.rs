@@ -174,7 +174,7 @@ impl<'s> Relay<'s> {
     }
 
     /// The part of a graph that makes values from what is kept, which becomes inputs behind its own.
-    fn part(&self, graph: &Graph, values: &BTreeSet<ValueId>) -> Graph {
+    pub(super) fn part(&self, graph: &Graph, values: &BTreeSet<ValueId>) -> Graph {
         let producers = graph.producers();
         let mut needed: BTreeSet<usize> = BTreeSet::new();
         let mut kept: BTreeSet<ValueId> = BTreeSet::new();

@@ -1,6 +1,7 @@
 //! Steps on small models made by code.
 
 mod gptq;
+mod relay;
 
 use std::sync::Arc;
 
