@@ -1,7 +1,7 @@
 //! What a quantized model will be, while it is still being decided: the float graph, the numbers of every
 //! node, the grids of its activations, the integers of its weights.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use whit::DType;
@@ -91,17 +91,7 @@ impl Quantization {
     /// are quantized.
     pub fn simulated(&self) -> Graph {
         let mut graph = self.with_quantize_nodes();
-        for value in &mut graph.values {
-            let (Some(groups), Some(constant)) = (value.groups.take(), &value.constant) else {
-                continue;
-            };
-            let shape = constant.shape.clone();
-            let scales = Scales::Groups(groups);
-            let reals = Weights { values: constant.as_ref().clone(), scales }.to_f32();
-            value.dtype = DType::F32;
-            value.constant = Some(Arc::new(Tensor::from_f32(shape, &reals)));
-        }
-        integers::fold_dequantized(&mut graph);
+        simulate(&mut graph);
         graph
     }
 
@@ -113,6 +103,23 @@ impl Quantization {
         crate::pipeline::rewrite(&mut graph, &[], &mut ());
         graph
     }
+}
+
+/// Puts reals in the place of the integers of weights that a graph's nodes read.
+pub(super) fn simulate(graph: &mut Graph) {
+    let read = graph.nodes.iter().flat_map(|node| node.inputs.iter().flatten().copied());
+    for id in read.collect::<BTreeSet<ValueId>>() {
+        let value = graph.value_mut(id);
+        let (Some(groups), Some(constant)) = (value.groups.take(), &value.constant) else {
+            continue;
+        };
+        let shape = constant.shape.clone();
+        let scales = Scales::Groups(groups);
+        let reals = Weights { values: constant.as_ref().clone(), scales }.to_f32();
+        value.dtype = DType::F32;
+        value.constant = Some(Arc::new(Tensor::from_f32(shape, &reals)));
+    }
+    integers::fold_dequantized(graph);
 }
 
 /// The numbers that nodes will have, as far as that doesn't depend on data.

@@ -60,7 +60,8 @@ pub(super) fn run(
     for level in 0..depth {
         let layers: Vec<&Layer> =
             layers.iter().filter(|layer| levels.get(&layer.node) == Some(&level)).collect();
-        let got = means(&quantization.graph, &quantization.simulated(), &layers, &mut relay)?;
+        let got =
+            means(&quantization.graph, &quantization.with_quantize_nodes(), &layers, &mut relay)?;
         for layer in layers {
             let (Some(expected), Some(got)) = (expected.get(&layer.output), got.get(&layer.output))
             else {

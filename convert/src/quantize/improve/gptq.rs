@@ -188,7 +188,7 @@ fn moments(
     context: &mut Context<'_>,
     (level, depth): (usize, usize),
 ) -> Result<Vec<Input>, EvaluateError> {
-    let graph = quantization.simulated();
+    let graph = quantization.with_quantize_nodes();
     let producers = graph.producers();
     let count = count.max(1);
     let mut layers: BTreeMap<ValueId, Vec<Input>> = BTreeMap::new();

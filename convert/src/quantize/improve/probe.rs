@@ -7,6 +7,7 @@ use whit::DType;
 use crate::evaluate::{EvaluateError, Program, Samples, observe};
 use crate::graph::{Clamp, Graph, Node, Op, UnaryKind, ValueId};
 use crate::plan::PlanOptions;
+use crate::quantize::quantization::simulate;
 
 /// Takes the clamps off the layers that make these values: the sum that each clamp now reads, by the value.
 pub(super) fn unclamp(graph: &mut Graph, values: &BTreeSet<ValueId>) -> BTreeMap<ValueId, ValueId> {
@@ -52,7 +53,8 @@ pub(in crate::quantize) fn watch(
     progress: &mut dyn FnMut(usize),
     see: &mut dyn FnMut(ValueId, usize, &[f32]),
 ) -> Result<(), EvaluateError> {
-    Relay { room: 0, ..Relay::new(samples) }.watch(graph, graph, values, values, progress, see)
+    Relay { room: 0, simulates: false, ..Relay::new(samples) }
+        .watch(graph, graph, values, values, progress, see)
 }
 
 /// Bytes of values that are kept from one stretch of a model for the next.
@@ -68,6 +70,8 @@ pub(super) struct Relay<'s> {
     made: BTreeSet<ValueId>,
     /// Bytes left for what is kept. Once there are none, every stretch begins at the inputs.
     room: usize,
+    /// Weights in integers stand for their reals while a stretch runs.
+    simulates: bool,
 }
 
 /// The samples of a part of a model: those of its inputs, and values that were kept.
@@ -101,10 +105,10 @@ impl Samples for Parts<'_> {
 
 impl<'s> Relay<'s> {
     pub(super) fn new(samples: &'s dyn Samples) -> Relay<'s> {
-        Relay { samples, kept: BTreeMap::new(), made: BTreeSet::new(), room: ROOM }
+        Relay { samples, kept: BTreeMap::new(), made: BTreeSet::new(), room: ROOM, simulates: true }
     }
 
-    /// As [`watch`]: shows values of `graph`, which computes the values of `base` under the same ids, as they are now, and
+    /// As [`watch`]: shows values of `graph`, a [quantized](crate::quantize::quantization::Quantization::with_quantize_nodes) one, which computes the values of `base` under the same ids, as they are now, and
     /// perhaps others. What is in `changing`, and all behind it, will be another when the next stretch is run.
     pub(super) fn watch(
         &mut self,
@@ -143,6 +147,9 @@ impl<'s> Relay<'s> {
         };
         let keep: BTreeSet<ValueId> = for_good.iter().copied().filter(is_kept).collect();
         part.outputs = origins.union(&keep).copied().filter(|id| made.contains(id)).collect();
+        if self.simulates {
+            simulate(&mut part);
+        }
         let program = Program::new(&part, &PlanOptions::default())?;
         let mut of_tensor: HashMap<usize, Vec<ValueId>> = HashMap::new();
         for value in values.union(&keep) {
