@@ -315,6 +315,11 @@ impl Bound {
             wakes: false,
         }
     }
+
+    /// Fixes what runs for a step with nothing to compute, or for one with something.
+    pub(crate) fn set_idle(&mut self, is_idle: bool, isa: Isa) {
+        self.run = if is_idle { |_| Ok(()) } else { (self.operator.select)(isa) };
+    }
 }
 
 /// Checks an operand's type.
