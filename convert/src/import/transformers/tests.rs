@@ -15,6 +15,7 @@ mod decoders;
 mod encoders;
 mod hostile;
 mod oracle;
+mod whisper;
 
 /// Parameters: name, shape and elements.
 type Parameters = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
