@@ -162,3 +162,6 @@ pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
     let sum: f64 = logits.iter().map(|logit| f64::from((logit - largest).exp())).sum();
     f64::from(largest) + sum.ln()
 }
+
+#[cfg(test)]
+mod tests;
