@@ -9,7 +9,7 @@ use std::fmt;
 pub struct Symbol {
     /// Name as in the model (`batch`, `unk__6`, …).
     pub name: String,
-    /// Smallest value, at least 1.
+    /// Smallest value, at least 0.
     pub min: i64,
     /// Largest value; the arena is planned for it.
     pub max: i64,

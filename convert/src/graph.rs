@@ -188,6 +188,15 @@ pub struct CachedAttention {
     pub softcap: f32,
 }
 
+/// Attention over kept keys and values of another sequence; see [`Op::CrossAttention`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct CrossAttention {
+    /// Those of queries, `heads`, and of keys and values, `kv_heads`.
+    pub heads: Heads,
+    /// Factor of the products.
+    pub scale: f32,
+}
+
 /// Which pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "standard names")]
@@ -515,6 +524,10 @@ pub enum Op {
     /// `[sequences, kv heads, positions, size]`, which are states; optional: sequences (i32) `[tokens]`. Outputs: `[tokens, heads · size]`; the
     /// keys and values with the new ones, which the states become.
     CachedAttention(CachedAttention),
+    /// Attention of tokens over all positions of another sequence. Inputs: x `[tokens, heads · size]`; its new keys and values
+    /// `[0 or 1, positions, 2 · kv heads · size]`; kept keys and values (f16) `[1, kv heads, positions, size]`, which are states.
+    /// Outputs: `[tokens, heads · size]`; the keys and values, new if there are new ones, which the states become.
+    CrossAttention(CrossAttention),
     /// `f(x[…, i]) · x[…, n + i]`, the last axis being gates, then values.
     Gated {
         /// Relu, Sigmoid, Silu, Gelu or GeluTanh.

@@ -537,7 +537,7 @@ impl DimBounds {
         let mut table = DimBounds { bounds: [(0, 0); MAX_DIMS], len: 0 };
         for (index, symbol) in model.symbols().enumerate() {
             let bad = FormatError::BadValue { section: Section::Symbols, index: index as u32 };
-            if symbol.min < 1 || symbol.min > symbol.max || symbol.max > i32::MAX as u32 {
+            if symbol.min > symbol.max || symbol.max > i32::MAX as u32 {
                 return Err(bad);
             }
             table.push((symbol.min, symbol.max)).ok_or(bad)?;

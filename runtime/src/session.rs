@@ -173,7 +173,7 @@ impl<'m> Session<'m> {
         Ok(session)
     }
 
-    /// Computes every dimension from the symbols' values, and checks every step with them.
+    /// Computes every dimension from the symbols' values, and checks every step with them that has something to compute.
     fn bind_shapes(&mut self) -> Result<(), SessionError> {
         let too_large = SessionError::Step { step: 0, kind: StepErrorKind::TooLarge };
         let symbols = self.model.symbols().len();
@@ -188,6 +188,11 @@ impl<'m> Session<'m> {
         })?;
         if needs.scratch > self.block.scratch_bytes() {
             return Err(too_large);
+        }
+        for index in 0..self.block.bound().len() {
+            let step = self.block.tables().step(index, self.block.dims());
+            let is_idle = step.is_some_and(|step| step.is_idle());
+            self.block.bound_mut()[index].set_idle(is_idle, self.isa);
         }
         #[cfg(feature = "std")]
         self.cut_steps();
@@ -204,6 +209,7 @@ impl<'m> Session<'m> {
         for index in (0..self.block.bound().len()).rev() {
             let operator = self.block.bound()[index].operator;
             let step = self.block.tables().step(index, self.block.dims());
+            let step = step.filter(|step| !step.is_idle());
             let share = step.and_then(|step| parallel::share(operator, &step, self.isa, threads));
             let share = share.filter(|share| share.scratch_bytes <= room);
             ns += share.as_ref().map_or(0.0, |share| share.ns);
@@ -598,6 +604,9 @@ fn check_steps(
         let failed = |kind| SessionError::Step { step: index as u32, kind };
         let operator = operator(index)?;
         let step = tables.step(index, dims).ok_or(failed(StepErrorKind::TooLarge))?;
+        if step.is_idle() {
+            continue;
+        }
         (operator.check)(&step).map_err(failed)?;
         needs.scratch = needs.scratch.max((operator.scratch_bytes)(&step, isa));
         #[cfg(feature = "std")]

@@ -338,6 +338,13 @@ impl Step<'_> {
         self.tensors.slot(self.output_tensor(index), self.dims)
     }
 
+    /// Whether the present dimensions leave this step nothing to compute: they make all of its outputs empty.
+    pub(crate) fn is_idle(&self) -> bool {
+        let mut outputs = (0..self.output_count()).filter_map(|index| self.optional_output(index));
+        let is_empty = |y: Slot| y.elements() == 0;
+        !self.dims.is_empty() && outputs.next().is_some_and(is_empty) && outputs.all(is_empty)
+    }
+
     /// Whether input number `index` is there.
     pub(crate) fn has_input(&self, index: usize) -> bool {
         self.input_tensor(index) != NO_OPERAND

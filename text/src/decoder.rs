@@ -50,11 +50,11 @@ const INPUTS: [&str; 3] = ["tokens", "positions", "rows"];
 const SYMBOLS: [&str; 2] = ["tokens", "rows"];
 
 impl<'m> SessionDecoder<'m> {
-    /// Checks that a session's model is a decoder.
+    /// Checks that a session's model is a decoder. Other dimensions than those of tokens and rows are set to their smallest size.
     ///
     /// # Errors
     /// [`TextError::NotDecoder`] with what is missing.
-    pub fn new(session: Session<'m>) -> Result<SessionDecoder<'m>, TextError> {
+    pub fn new(mut session: Session<'m>) -> Result<SessionDecoder<'m>, TextError> {
         let model = *session.model();
         let missing = |what: String| TextError::NotDecoder(format!("it has no {what}"));
         let find = |mut tensors: Vec<usize>, name: &str| {
@@ -87,6 +87,12 @@ impl<'m> SessionDecoder<'m> {
             let symbol = symbol.ok_or_else(|| missing(format!("dimension `{name}` from 1 on")))?;
             *largest = symbol.max as usize;
         }
+        for symbol in model.symbols() {
+            let name = model.text(symbol.name);
+            if !SYMBOLS.contains(&name) {
+                session.set_dimension(name, symbol.min)?;
+            }
+        }
         let context = model.metadata_value("model.context").and_then(|text| text.parse().ok());
         let context = context.ok_or_else(|| missing("metadata `model.context`".to_owned()))?;
         let vocabulary = vocabulary as usize;
@@ -96,6 +102,11 @@ impl<'m> SessionDecoder<'m> {
     /// The session.
     pub fn session(&self) -> &Session<'m> {
         &self.session
+    }
+
+    /// The session, to fill inputs that a model has besides those of a decoder.
+    pub fn session_mut(&mut self) -> &mut Session<'m> {
+        &mut self.session
     }
 }
 

@@ -15,6 +15,7 @@ mod inspect_monitor;
 mod monitor;
 mod run;
 mod search;
+mod transcribe;
 mod verify;
 
 pub(crate) use compare::{Bar, summary_lines};
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Generate(Box<generate::Generate>),
     /// Turn texts into vectors, and compare them
     Embed(embed::Embed),
+    /// Write down what is said in a sound file
+    Transcribe(Box<transcribe::Transcribe>),
     /// Measure a model's quality on labelled data
     Eval(eval::Eval),
     /// Compare a float model with the file it was quantized to, layer by layer
@@ -71,6 +74,7 @@ impl Command {
             Command::Run(command) => command.run(),
             Command::Generate(command) => command.run(),
             Command::Embed(command) => command.run(),
+            Command::Transcribe(command) => command.run(),
             Command::Eval(command) => command.run(),
             Command::Compare(command) => command.run(),
             Command::Bench(command) => command.run(),

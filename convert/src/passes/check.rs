@@ -78,7 +78,7 @@ fn outputs(op: &Op) -> usize {
     match op {
         Op::Pool(pool) if pool.kind == PoolKind::Max => 2,
         Op::Recurrent(layer) if layer.kind == RecurrentKind::Lstm => 3,
-        Op::QuantizedLstm(_) | Op::CachedAttention(_) => 3,
+        Op::QuantizedLstm(_) | Op::CachedAttention(_) | Op::CrossAttention(_) => 3,
         Op::Recurrent(_) => 2,
         Op::TopK { .. } => 2,
         _ => 1,
@@ -102,6 +102,7 @@ fn arity(op: &Op) -> (usize, usize) {
         Op::Embedding { .. } => (2, 2),
         Op::Rotary(_) => (3, 5),
         Op::CachedAttention(_) => (4, 5),
+        Op::CrossAttention(_) => (4, 4),
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
     }
@@ -257,6 +258,15 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
             expect(y.len() == 2 && y[0] == x[0] && y[1].is((heads * size) as i64))?;
             let caches = node.outputs[1..].iter().all(|id| shape(*id) == inputs[2]);
             expect(inputs[2] == inputs[3] && node.outputs.len() == 3 && caches)
+        }
+        Op::CrossAttention(attention) => {
+            let Heads { heads, kv_heads, size } = attention.heads;
+            let (new, cache) = (inputs[1], inputs[2]);
+            expect(x.len() == 2 && x[1].is((heads * size) as i64) && y == x && new.len() == 3)?;
+            expect(new[2].is((2 * kv_heads * size) as i64) && cache.len() == 4)?;
+            expect(new[1] == cache[2] && cache[1].is(kv_heads as i64) && cache[3].is(size as i64))?;
+            let caches = node.outputs[1..].iter().all(|id| shape(*id) == cache);
+            expect(inputs[3] == cache && node.outputs.len() == 3 && caches)
         }
         Op::Gated { .. } => {
             let (Some((n, before)), Some((wide, before_x))) = (y.split_last(), x.split_last())

@@ -62,7 +62,7 @@ fn computes_in(graph: &Graph, node: &Node, dtype: DType) -> Option<DType> {
     }
     match (&node.op, dtype) {
         // Tables and caches are f16 for their kernels.
-        (Op::Embedding { .. } | Op::CachedAttention(_), _) => None,
+        (Op::Embedding { .. } | Op::CachedAttention(_) | Op::CrossAttention(_), _) => None,
         (Op::Cast | Op::BitCast | Op::Quantize | Op::Dequantize, _) => None,
         (op, DType::F16 | DType::BF16) => (!moves(op)).then_some(DType::F32),
         // Those pick elements, and what is quantized becomes i8 later.

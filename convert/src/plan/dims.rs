@@ -76,7 +76,7 @@ impl DimTable {
     /// The largest value of a reference, computed as `Model::open` will.
     pub(crate) fn largest(&self, reference: i32, symbols: &[Symbol]) -> Option<u64> {
         let mut bounds: Vec<(u32, u32)> =
-            symbols.iter().map(|s| (s.min.max(1) as u32, s.max.max(1) as u32)).collect();
+            symbols.iter().map(|s| (s.min.max(0) as u32, s.max.max(0) as u32)).collect();
         let of = |bounds: &[(u32, u32)], reference: i32| {
             if reference >= 0 {
                 Some((reference as u32, reference as u32))

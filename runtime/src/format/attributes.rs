@@ -589,6 +589,21 @@ record! {
 }
 
 record! {
+    /// [`Op::CrossAttention`](super::Op). Inputs: x `[tokens, heads · size]`, new keys and values
+    /// `[0 or 1, positions, 2 · kv_heads · size]`. Outputs: y `[tokens, heads · size]`, keys and values `[1, kv_heads, positions, size]`.
+    pub struct CrossAttentionAttributes: 16 {
+        /// Heads of queries.
+        pub heads: u32,
+        /// Heads of keys and values; a divisor of `heads`.
+        pub kv_heads: u32,
+        /// Channels of a head.
+        pub size: u32,
+        /// Factor of the products.
+        pub scale: f32,
+    }
+}
+
+record! {
     /// [`Op::Gated`](super::Op). Input: x `[…, 2n]`; output `[…, n]`.
     pub struct GatedAttributes: 8 {
         /// A [`UnaryOp`] number: relu, sigmoid, silu, gelu or gelu_tanh.

@@ -124,6 +124,8 @@ ops! {
     CachedAttention = 51, "cached_attention";
     /// One half of the last axis times a function of the other.
     Gated = 52, "gated";
+    /// Attention over another sequence, whose keys and values are kept from run to run.
+    CrossAttention = 53, "cross_attention";
 }
 
 impl fmt::Display for Op {

@@ -24,7 +24,7 @@ use crate::ops::rotary::{check_tokens, token_channels};
 use crate::ops::shape::expect_apart;
 use crate::ops::{Operator, Step, expect_type, select_isa};
 #[cfg(feature = "std")]
-use crate::threads::{Columns, Shares};
+use crate::threads::{Columns, Crew, Shares};
 
 /// f32 queries and results, f16 keys and values.
 pub static CACHED_ATTENTION_F32: Operator = Operator {
@@ -54,14 +54,14 @@ const GROUP_HEADS: usize = 4;
 
 /// What the shapes come to.
 #[derive(Clone, Copy)]
-struct Sizes {
-    tokens: usize,
-    heads: usize,
-    kv_heads: usize,
-    size: usize,
-    sequences: usize,
+pub(super) struct Sizes {
+    pub(super) tokens: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) size: usize,
+    pub(super) sequences: usize,
     /// Positions of a sequence.
-    context: usize,
+    pub(super) context: usize,
 }
 
 impl Sizes {
@@ -83,8 +83,25 @@ impl Sizes {
         (self.heads + 2 * self.kv_heads) * self.size
     }
 
+    /// Whether a block's scores and one head's widened keys and values can be counted in bytes.
+    pub(super) fn check(&self) -> Result<(), StepErrorKind> {
+        let scratch = (BLOCK_ROWS + 2 * self.size).checked_mul(self.context);
+        match scratch.and_then(|len| len.checked_mul(2 * size_of::<f32>())) {
+            Some(_) => Ok(()),
+            None => Err(StepErrorKind::TooLarge),
+        }
+    }
+
+    /// What there is to share when a token sees so many positions.
+    #[cfg(feature = "std")]
+    pub(super) fn work(&self, seen: f32, isa: Isa) -> Work {
+        let scores = self.tokens as f32 * self.heads as f32 * seen;
+        let products = scores * 2.0 * self.size as f32 / Rates::CONV_F32.of(isa);
+        Work { units: self.heads, ns: products + scores / Rates::FUNCTION_F32.of(isa) }
+    }
+
     /// f32 of a thread: scores, and where there can be a stretch, keys and values of one head.
-    fn scratch_len(&self) -> usize {
+    pub(super) fn scratch_len(&self) -> usize {
         match self.tokens {
             0 => 0,
             1..LEAST_STRETCH => GROUP_HEADS * self.context,
@@ -127,12 +144,7 @@ fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
             return Err(StepErrorKind::OperandShape(operand));
         }
     }
-    let sizes = Sizes::of(step)?;
-    let scratch = (BLOCK_ROWS + 2 * sizes.size).checked_mul(sizes.context);
-    match scratch.and_then(|len| len.checked_mul(2 * size_of::<f32>())) {
-        Some(_) => Ok(()),
-        None => Err(StepErrorKind::TooLarge),
-    }
+    Sizes::of(step)?.check()
 }
 
 fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
@@ -161,41 +173,24 @@ fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind>
 
     let attention = CachedAttention {
         sizes,
+        channels: sizes.channels(),
         x,
-        places,
+        places: Some(places),
         keys,
         values,
         window: if a.window == 0 { usize::MAX } else { a.window as usize },
         to: Scores { scale: a.scale, softcap: a.softcap, zero_rows: false },
-        few: attention_f16::select(Isa::ALL[ISA]),
-        product: matmul_f32::select(Isa::ALL[ISA]),
-        exponentials: elementary::select_exponentials(Isa::ALL[ISA]),
-    };
-    let (width, scratch_len) = (sizes.heads * sizes.size, sizes.scratch_len());
-    let lend = |scratch: &mut [u8], work: &mut dyn FnMut(&mut [f32])| {
-        let scratch = scratch.get_mut(..scratch_len * size_of::<f32>()).and_then(cast_mut::<f32>);
-        work(scratch.ok_or(StepErrorKind::TooLarge)?);
-        Ok(())
+        kernels: Kernels::of(Isa::ALL[ISA]),
     };
     #[cfg(feature = "std")]
-    if let Some(mut crew) = crew {
-        let cut = crew.cut(sizes.heads);
-        let y = Columns::new(y, width, cut, sizes.size);
-        let shares = Shares::new(operands.scratch, crew.threads());
-        return crew.run(cut.parts, |part, thread| {
-            let mut rows = y.take(part).ok_or(StepErrorKind::TooLarge)?;
-            shares.with(thread, |scratch| {
-                lend(scratch, &mut |scratch| attention.heads(cut.range(part), &mut rows, scratch))
-            })?
-        });
+    if let Some(crew) = crew {
+        return attention.run_parts(crew, y, operands.scratch);
     }
-    lend(operands.scratch, &mut |scratch| {
-        attention.heads(0..sizes.heads, &mut y.chunks_exact_mut(width), scratch);
-    })
+    attention.run(y, operands.scratch)
 }
 
 /// Where tokens go in the cache.
-struct Places<'v> {
+pub(super) struct Places<'v> {
     positions: &'v [i32],
     sequences: Option<&'v [i32]>,
 }
@@ -239,21 +234,74 @@ fn write(
     Ok(())
 }
 
-/// A step's operands and attributes.
-struct CachedAttention<'v> {
-    sizes: Sizes,
-    x: &'v [f32],
-    places: Places<'v>,
-    keys: &'v [f16],
-    values: &'v [f16],
-    window: usize,
-    to: Scores,
+/// What computes products and exponentials.
+pub(super) struct Kernels {
     few: AttentionF16,
     product: MatMulF32Fn,
     exponentials: ExponentialsFn,
 }
 
+impl Kernels {
+    pub(super) fn of(isa: Isa) -> Kernels {
+        Kernels {
+            few: attention_f16::select(isa),
+            product: matmul_f32::select(isa),
+            exponentials: elementary::select_exponentials(isa),
+        }
+    }
+}
+
+/// A step's operands and attributes.
+pub(super) struct CachedAttention<'v> {
+    pub(super) sizes: Sizes,
+    /// Elements of a row of x, which begins with the queries.
+    pub(super) channels: usize,
+    pub(super) x: &'v [f32],
+    /// `None`: every token sees all positions of the only sequence.
+    pub(super) places: Option<Places<'v>>,
+    pub(super) keys: &'v [f16],
+    pub(super) values: &'v [f16],
+    pub(super) window: usize,
+    pub(super) to: Scores,
+    pub(super) kernels: Kernels,
+}
+
 impl CachedAttention<'_> {
+    /// Computes all tokens, whose results are the rows of `y`.
+    pub(super) fn run(&self, y: &mut [f32], scratch: &mut [u8]) -> Result<(), StepErrorKind> {
+        let Sizes { heads, size, .. } = self.sizes;
+        let scratch = self.scratch(scratch)?;
+        self.heads(0..heads, &mut y.chunks_exact_mut(heads * size), scratch);
+        Ok(())
+    }
+
+    /// The same, the heads shared among threads.
+    #[cfg(feature = "std")]
+    pub(super) fn run_parts(
+        &self,
+        mut crew: Crew<'_>,
+        y: &mut [f32],
+        scratch: &mut [u8],
+    ) -> Result<(), StepErrorKind> {
+        let Sizes { heads, size, .. } = self.sizes;
+        let cut = crew.cut(heads);
+        let y = Columns::new(y, heads * size, cut, size);
+        let shares = Shares::new(scratch, crew.threads());
+        crew.run(cut.parts, |part, thread| {
+            let mut rows = y.take(part).ok_or(StepErrorKind::TooLarge)?;
+            shares.with(thread, |scratch| {
+                self.heads(cut.range(part), &mut rows, self.scratch(scratch)?);
+                Ok(())
+            })?
+        })
+    }
+
+    /// A thread's scratch as numbers.
+    fn scratch<'s>(&self, scratch: &'s mut [u8]) -> Result<&'s mut [f32], StepErrorKind> {
+        let bytes = scratch.get_mut(..self.sizes.scratch_len() * size_of::<f32>());
+        bytes.and_then(cast_mut::<f32>).ok_or(StepErrorKind::TooLarge)
+    }
+
     /// Computes some heads of all tokens; `rows` are these heads' channels of the results, token after token.
     fn heads<'y>(
         &self,
@@ -288,11 +336,16 @@ impl CachedAttention<'_> {
 
     /// Tokens from this one on that follow one another in one sequence.
     fn stretch(&self, first: usize) -> usize {
-        let (sequence, position) = self.places.at(first);
+        let Some(places) = &self.places else { return self.sizes.tokens - first };
+        let (sequence, position) = places.at(first);
         let follows = |(distance, token): (i32, usize)| {
-            self.places.at(token) == (sequence, position.wrapping_add(distance))
+            places.at(token) == (sequence, position.wrapping_add(distance))
         };
         (0..).zip(first..self.sizes.tokens).take_while(|pair| follows(*pair)).count()
+    }
+
+    fn sequence(&self, token: usize) -> i32 {
+        self.places.as_ref().map_or(0, |places| places.at(token).0)
     }
 
     /// Rows of a head in the cache.
@@ -308,26 +361,27 @@ impl CachedAttention<'_> {
         &cache[(first + rows.start) * size..(first + rows.end) * size]
     }
 
-    /// Positions that a token at `position` sees.
-    fn seen(&self, position: usize) -> Range<usize> {
-        (position + 1).saturating_sub(self.window)..position + 1
+    /// Positions that a token sees.
+    fn seen(&self, token: usize) -> Range<usize> {
+        let Some(places) = &self.places else { return 0..self.sizes.context };
+        let end = places.at(token).1 as usize + 1;
+        end.saturating_sub(self.window)..end
     }
 
     /// One token. `y` has the channels of the heads.
     fn token(&self, token: usize, heads: Range<usize>, y: &mut [f32], scratch: &mut [f32]) {
         let Sizes { heads: all, kv_heads, size, .. } = self.sizes;
         let group = all / kv_heads;
-        let (sequence, position) = self.places.at(token);
-        let seen = self.seen(position as usize);
+        let (sequence, seen) = (self.sequence(token), self.seen(token));
         let n = seen.len();
-        let queries = &self.x[token * self.sizes.channels()..][..all * size];
+        let queries = &self.x[token * self.channels..][..all * size];
         let mut head = heads.start;
         while head < heads.end {
             let kv_head = head / group;
             let end = ((kv_head + 1) * group).min(heads.end).min(head + GROUP_HEADS);
             let many = end - head;
             let scores = &mut scratch[..many * n];
-            (self.few.scores)(&mut attention_f16::Scores {
+            (self.kernels.few.scores)(&mut attention_f16::Scores {
                 size,
                 queries: &queries[head * size..end * size],
                 keys: self.rows(self.keys, sequence, kv_head, seen.clone()),
@@ -335,10 +389,10 @@ impl CachedAttention<'_> {
             });
             let mut factors = [0.0f32; GROUP_HEADS];
             for (scores, factor) in scores.chunks_exact_mut(n).zip(&mut factors) {
-                *factor = attention::weights(scores, None, self.to, self.exponentials);
+                *factor = attention::weights(scores, None, self.to, self.kernels.exponentials);
             }
             let y = &mut y[(head - heads.start) * size..][..many * size];
-            (self.few.mix)(&mut attention_f16::Mix {
+            (self.kernels.few.mix)(&mut attention_f16::Mix {
                 size,
                 weights: scores,
                 values: self.rows(self.values, sequence, kv_head, seen.clone()),
@@ -360,11 +414,10 @@ impl CachedAttention<'_> {
         scratch: &mut [f32],
     ) {
         let Sizes { heads: all, kv_heads, size, context, .. } = self.sizes;
-        let (group, channels, many) = (all / kv_heads, self.sizes.channels(), block.len());
-        let (sequence, position) = self.places.at(first);
-        let position = position as usize;
+        let (group, channels, many) = (all / kv_heads, self.channels, block.len());
+        let sequence = self.sequence(first);
         // What the first token sees from, and the last one to.
-        let (from, to) = (self.seen(position).start, position + many);
+        let (from, to) = (self.seen(first).start, self.seen(first + many - 1).end);
         let n = to - from;
         let (keys, rest) = scratch.split_at_mut(context * size);
         let (values, rest) = rest.split_at_mut(context * size);
@@ -385,7 +438,7 @@ impl CachedAttention<'_> {
                 let at = (first + row) * channels + head * size;
                 query.copy_from_slice(&self.x[at..at + size]);
             }
-            (self.product)(&mut MatMulF32 {
+            (self.kernels.product)(&mut MatMulF32 {
                 m: many,
                 k: size,
                 n,
@@ -397,13 +450,13 @@ impl CachedAttention<'_> {
             });
             let mut factors = [0.0f32; BLOCK_ROWS];
             for (row, scores) in scores.chunks_exact_mut(n).enumerate() {
-                let seen = self.seen(position + row);
+                let seen = self.seen(first + row);
                 scores[..seen.start - from].fill(0.0);
                 scores[seen.end - from..].fill(0.0);
                 let scores = &mut scores[seen.start - from..seen.end - from];
-                factors[row] = attention::weights(scores, None, self.to, self.exponentials);
+                factors[row] = attention::weights(scores, None, self.to, self.kernels.exponentials);
             }
-            (self.product)(&mut MatMulF32 {
+            (self.kernels.product)(&mut MatMulF32 {
                 m: many,
                 k: n,
                 n: size,
@@ -426,10 +479,8 @@ impl CachedAttention<'_> {
 /// What there is to share, if the cache is half full.
 #[cfg(feature = "std")]
 pub(super) fn work(step: &Step<'_>, isa: Isa) -> Option<Work> {
-    let Sizes { tokens, heads, size, context, .. } = Sizes::of(step).ok()?;
-    let scores = tokens as f32 * heads as f32 * (context as f32 / 2.0);
-    let products = scores * 2.0 * size as f32 / Rates::CONV_F32.of(isa);
-    Some(Work { units: heads, ns: products + scores / Rates::FUNCTION_F32.of(isa) })
+    let sizes = Sizes::of(step).ok()?;
+    Some(sizes.work(sizes.context as f32 / 2.0, isa))
 }
 
 #[cfg(test)]

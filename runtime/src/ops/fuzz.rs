@@ -6,13 +6,14 @@ use crate::SessionError;
 use crate::dtype::DType;
 use crate::format::{
     ArgReduceAttributes, AttentionAttributes, AxisAttributes, BinaryAttributes, BinaryOp,
-    CachedAttentionAttributes, CompareOp, ConvAttributes, ConvNdAttributes, CumulativeAttributes,
-    EmbeddingAttributes, Field, GatedAttributes, GatherNdAttributes, GridSampleAttributes, Layout,
-    MatMulAttributes, NonMaxSuppressionAttributes, NormalizeAttributes, Op, PadAttributes,
-    PoolAttributes, PoolNdAttributes, QuantizeAttributes, QuantizedLstmAttributes,
-    RecurrentAttributes, ReduceAttributes, ResizeAttributes, RoiAlignAttributes, RotaryAttributes,
-    ScatterAttributes, SliceAttributes, SoftmaxAttributes, TopKAttributes, TransposeAttributes,
-    UnaryAttributes, UnaryOp,
+    CachedAttentionAttributes, CompareOp, ConvAttributes, ConvNdAttributes,
+    CrossAttentionAttributes, CumulativeAttributes, EmbeddingAttributes, Field, GatedAttributes,
+    GatherNdAttributes, GridSampleAttributes, Layout, MatMulAttributes,
+    NonMaxSuppressionAttributes, NormalizeAttributes, Op, PadAttributes, PoolAttributes,
+    PoolNdAttributes, QuantizeAttributes, QuantizedLstmAttributes, RecurrentAttributes,
+    ReduceAttributes, ResizeAttributes, RoiAlignAttributes, RotaryAttributes, ScatterAttributes,
+    SliceAttributes, SoftmaxAttributes, TopKAttributes, TransposeAttributes, UnaryAttributes,
+    UnaryOp,
 };
 use crate::kernels::conv_f32::grouped::{GroupedBits, GroupedForm};
 
@@ -62,6 +63,7 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
         Op::Rotary => (RotaryAttributes::SIZE, 3 + random.below(3) as usize),
         Op::CachedAttention => (CachedAttentionAttributes::SIZE, 2 + random.below(2) as usize),
         Op::Gated => (GatedAttributes::SIZE, 1),
+        Op::CrossAttention => (CrossAttentionAttributes::SIZE, 2),
     }
 }
 
@@ -367,6 +369,16 @@ fn of_a_decoder(case: &mut Case, random: &mut Random) {
             case.attributes[..4]
                 .copy_from_slice(&(kinds[random.below(4) as usize] as u32).to_le_bytes());
         }
+        Op::CrossAttention => {
+            tensors.push(random_tensor(random, DType::F32, vec![tokens, heads * size]));
+            let new = vec![random.below(2), positions, 2 * kv_heads * size];
+            tensors.push(random_tensor(random, DType::F32, new));
+            case.output = shape(DType::F32, &[tokens, heads * size]);
+            let cache = || Some(shape(DType::F16, &[1, kv_heads, positions, size]));
+            case.more_outputs = vec![cache(), cache()];
+            CrossAttentionAttributes { heads, kv_heads, size, scale: 0.5 }
+                .write(&mut case.attributes);
+        }
         Op::Rotary => {
             let rotated = 2 * random.below(size / 2 + 1);
             tensors.push(random_tensor(random, DType::F32, x.clone()));
@@ -466,8 +478,10 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
     if matches!(operator.op, Op::Conv2d | Op::FullyConnected) && random.below(2) == 0 {
         packed_weights(&mut case, random);
     }
-    let is_of_a_decoder =
-        matches!(operator.op, Op::Embedding | Op::Rotary | Op::CachedAttention | Op::Gated);
+    let is_of_a_decoder = matches!(
+        operator.op,
+        Op::Embedding | Op::Rotary | Op::CachedAttention | Op::Gated | Op::CrossAttention
+    );
     if is_of_a_decoder && random.below(4) > 0 {
         of_a_decoder(&mut case, random);
     }

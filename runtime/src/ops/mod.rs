@@ -15,6 +15,7 @@ mod conv_i16;
 mod conv_nd;
 #[cfg(feature = "std")]
 mod conv_parts;
+mod cross_attention;
 mod cumulative;
 mod elementwise;
 mod embedding;
@@ -73,6 +74,7 @@ pub use conv::{
 };
 pub use conv_i16::{CONV_I16, DEPTHWISE_I16, FULLY_CONNECTED_I16};
 pub use conv_nd::{CONV_ND_F32, CONV_ND_I32};
+pub use cross_attention::CROSS_ATTENTION_F32;
 pub use cumulative::{CUMULATIVE_F32, CUMULATIVE_I32, CUMULATIVE_I64};
 pub use embedding::EMBEDDING;
 pub use gated::GATED_F32;
@@ -285,6 +287,7 @@ table! {
     &EMBEDDING,
     &ROTARY_F32,
     &CACHED_ATTENTION_F32,
+    &CROSS_ATTENTION_F32,
     &GATED_F32,
 }
 
@@ -311,6 +314,11 @@ impl Bound {
             #[cfg(feature = "std")]
             wakes: false,
         }
+    }
+
+    /// Fixes what runs for a step with nothing to compute, or for one with something.
+    pub(crate) fn set_idle(&mut self, is_idle: bool, isa: Isa) {
+        self.run = if is_idle { |_| Ok(()) } else { (self.operator.select)(isa) };
     }
 }
 

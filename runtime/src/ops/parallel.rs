@@ -8,8 +8,8 @@ use crate::dtype::DType;
 use crate::format::Op;
 use crate::isa::Isa;
 use crate::ops::{
-    Operator, Step, attention, cached_attention, conv, conv_parts, elementwise, gated, matmul,
-    normalize, softmax,
+    Operator, Step, attention, cached_attention, conv, conv_parts, cross_attention, elementwise,
+    gated, matmul, normalize, softmax,
 };
 use crate::threads::{MAX_THREADS, SHARE_ALIGN};
 
@@ -138,6 +138,7 @@ fn work(operator: &Operator, step: &Step<'_>, isa: Isa) -> Option<Work> {
         (Op::MatMul, DType::F32) => matmul::work(step, isa),
         (Op::Attention, DType::F32) => attention::work(step, isa),
         (Op::CachedAttention, DType::F32) => cached_attention::work(step, isa),
+        (Op::CrossAttention, DType::F32) => cross_attention::work(step, isa),
         (Op::Gated, DType::F32) => gated::work(step, isa),
         (Op::Softmax, DType::F32) => softmax::work(step, isa),
         (Op::Normalize, DType::F32) => normalize::work(step, isa),

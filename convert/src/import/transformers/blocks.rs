@@ -21,8 +21,8 @@ use crate::tensor::Tensor;
 /// A value, or what is wrong with the model.
 pub(crate) type Block = Result<ValueId, ImportError>;
 
-/// An input: its name, its type, and the symbols that are its axes.
-pub(crate) type Input<'i> = (&'i str, DType, &'i [&'i str]);
+/// An input: its name, its type, the symbols that are its first axes, and the sizes of the others.
+pub(crate) type Input<'i> = (&'i str, DType, &'i [&'i str], &'i [i64]);
 
 /// A model under construction.
 pub(crate) struct Blocks<'m> {
@@ -77,7 +77,7 @@ impl<'m> Blocks<'m> {
             return Err(ImportError::Input { input: name.clone(), problem });
         }
         let places = |symbol: &str| {
-            let occurrences = inputs.iter().flat_map(|(name, _, axes)| {
+            let occurrences = inputs.iter().flat_map(|(name, _, axes, _)| {
                 let at = axes.iter().position(|axis| *axis == symbol)?;
                 Some(((*name).to_owned(), at))
             });
@@ -96,15 +96,15 @@ impl<'m> Blocks<'m> {
         };
         let declared: Vec<Declared> = inputs
             .iter()
-            .map(|(name, _, axes)| Declared {
+            .map(|(name, _, axes, sizes)| Declared {
                 name: (*name).to_owned(),
-                axes: axes.iter().map(index).collect(),
+                axes: axes.iter().map(index).chain(sizes.iter().map(|s| Axis::Size(*s))).collect(),
             })
             .collect();
         let (builder, notes) = (&mut self.builder, &mut self.notes);
         let shapes = inputs::sizes(builder, &declared, dynamics.collect(), self.options, notes)?;
         let mut ids = Vec::new();
-        for ((name, dtype, _), shape) in inputs.iter().zip(shapes) {
+        for ((name, dtype, ..), shape) in inputs.iter().zip(shapes) {
             let wrong = |failure: Failure| ImportError::Input {
                 input: (*name).to_owned(),
                 problem: failure.text(),

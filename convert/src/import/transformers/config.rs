@@ -107,6 +107,15 @@ impl Config {
         self.read(key, "a list of numbers", numbers)
     }
 
+    /// A list of numbers from 0 on, such as those of tokens; empty without the key.
+    pub(crate) fn counts(&self, key: &str) -> Result<Vec<usize>, ImportError> {
+        let count = |value: &Value| value.as_u64().filter(|count| *count <= MAX_SIZE);
+        let counts = |value: &Value| -> Option<Vec<usize>> {
+            value.as_array()?.iter().map(|value| count(value).map(|c| c as usize)).collect()
+        };
+        Ok(self.read(key, "a list of numbers from 0 to 2147483647", counts)?.unwrap_or_default())
+    }
+
     /// `true` or `false`, or `default`.
     pub(crate) fn flag_or(&self, key: &str, default: bool) -> Result<bool, ImportError> {
         Ok(self.read(key, "true or false", Value::as_bool)?.unwrap_or(default))

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use whit::DType;
 
-use super::blocks::{Block, Blocks};
+use super::blocks::{Block, Blocks, Input};
 use super::config::Config;
 use super::rope::{Layers, Rope};
 use crate::dim::Dim;
 use crate::error::ImportError;
 use crate::graph::{
-    CachedAttention, Clamp, Heads, MatMul, NormKind, Op, Rotary, State, UnaryKind, ValueId,
+    CachedAttention, Clamp, CrossAttention, Heads, MatMul, NormKind, Op, Rotary, State, UnaryKind,
+    ValueId,
 };
 use crate::tensor::Tensor;
 
@@ -23,6 +24,13 @@ const MAX_ROWS: i64 = 32;
 
 /// Positions, unless the caller chose otherwise or the model has less.
 const DEFAULT_CONTEXT: usize = 4096;
+
+/// What every decoder reads: tokens, their positions, and which of them logits are wanted of.
+pub(super) const INPUTS: [Input<'_>; 3] = [
+    ("tokens", DType::I32, &["tokens"], &[]),
+    ("positions", DType::I32, &["tokens"], &[]),
+    ("rows", DType::I32, &["rows"], &[]),
+];
 
 /// Parameters by what they are for; in those of a layer, the layer's prefix is left out.
 pub(super) struct Names {
@@ -78,6 +86,16 @@ pub(super) struct LayerKind {
     pub(super) rope: Option<usize>,
 }
 
+/// What a decoder beside an encoder attends to, behind its attention to itself.
+pub(super) struct Cross {
+    /// The encoder's rows, `[0 or 1, positions, width]`.
+    pub(super) encoded: ValueId,
+    pub(super) norm: &'static str,
+    pub(super) q: &'static str,
+    pub(super) kv: [&'static str; 2],
+    pub(super) output: &'static str,
+}
+
 /// A decoder, as its configuration describes it.
 pub(super) struct Decoder {
     pub(super) names: Names,
@@ -102,6 +120,7 @@ pub(super) struct Decoder {
     pub(super) activation: UnaryKind,
     /// Weights of linear layers are stored `[inputs, outputs]`.
     pub(super) is_transposed: bool,
+    pub(super) cross: Option<Cross>,
 }
 
 impl Decoder {
@@ -153,20 +172,25 @@ impl Decoder {
             final_softcap: 0.0,
             activation: activation(config, &["hidden_act", "hidden_activation"], "silu")?,
             is_transposed: false,
+            cross: None,
         })
     }
 
     /// Adds the model.
     pub(super) fn build(&self, blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
-        let context = self.context(blocks)?;
-        let ranges = [("tokens", 1, MAX_TOKENS.min(context as i64)), ("rows", 1, MAX_ROWS)];
-        let inputs = [
-            ("tokens", DType::I32, &["tokens"][..]),
-            ("positions", DType::I32, &["tokens"]),
-            ("rows", DType::I32, &["rows"]),
-        ];
-        let inputs = blocks.inputs(&inputs, &ranges)?;
+        let context = context(blocks, self.positions)?;
+        let inputs = blocks.inputs(&INPUTS, &ranges(context))?;
         let [tokens, positions, rows] = inputs[..] else { unreachable!("three inputs") };
+        self.logits(blocks, [tokens, positions, rows], context)
+    }
+
+    /// Adds everything behind the inputs: tokens, positions and rows.
+    pub(super) fn logits(
+        &self,
+        blocks: &mut Blocks<'_>,
+        [tokens, positions, rows]: [ValueId; 3],
+        context: usize,
+    ) -> Result<(), ImportError> {
         let table = (self.vocab, self.width);
         let mut x = blocks.embedding(tokens, self.names.embedding, table, self.embedding_scale)?;
         if let Some(name) = self.names.positions {
@@ -221,23 +245,6 @@ impl Decoder {
         weight
     }
 
-    /// Positions that the cache has.
-    fn context(&self, blocks: &mut Blocks<'_>) -> Result<usize, ImportError> {
-        let (most, asked) = (self.positions, blocks.options.context);
-        if let Some(context) = asked.filter(|context| !(1..=most).contains(context)) {
-            let problem =
-                format!("a context of {context} positions; the model was made for 1 to {most}");
-            return Err(ImportError::Model(problem));
-        }
-        let room = room(most, asked);
-        if asked.is_none() && room < most {
-            blocks.note(format!(
-                "room for {room} positions of the model's {most}; --context N changes that"
-            ));
-        }
-        Ok(room)
-    }
-
     #[allow(clippy::too_many_arguments, reason = "one call, above")]
     fn layer(
         &self,
@@ -277,30 +284,21 @@ impl Decoder {
             let problem = "normalised queries without rotary positions aren't supported".to_owned();
             return Err(ImportError::Tensor { name: q_norm, problem });
         }
-        let cache = [1, kv_heads, context, size].map(Dim::from).to_vec();
-        let mut state = |name: &str| {
-            let name = of(name);
-            (blocks.builder.graph.add_value(name.clone(), DType::F16, cache.clone()), name)
-        };
-        let states = [state("keys"), state("values")];
         let op = Op::CachedAttention(CachedAttention {
             heads: self.heads,
             window: kind.window.filter(|window| *window < context),
             scale: self.scale,
             softcap: self.softcap,
         });
-        let y = vec![shape[0].clone(), Dim::from(heads * size)];
-        let results = [(DType::F32, y), (DType::F16, cache.clone()), (DType::F16, cache.clone())];
-        let operands = [qkv, positions, states[0].0, states[1].0].map(Some);
-        let made = blocks
-            .at(&of("attention"), |c| c.b.emit_several(c.node, "", op, &operands, &results))?;
-        for ((read, name), next) in states.into_iter().zip(&made[1..]) {
-            let state = State { name, read, next: *next, initial: None };
-            blocks.builder.graph.states.push(state);
-        }
+        let states = [of("keys"), of("values")];
+        let y =
+            self.over_states(blocks, &of("attention"), op, [qkv, positions], states, context)?;
         let output = of(names.output);
-        let y = self.linear(blocks, made[0], &output, heads * size, self.width)?;
-        let x = self.joined(blocks, x, y, &output, names.attention_post_norm.map(of))?;
+        let y = self.linear(blocks, y, &output, heads * size, self.width)?;
+        let mut x = self.joined(blocks, x, y, &output, names.attention_post_norm.map(of))?;
+        if let Some(cross) = &self.cross {
+            x = self.cross_attention(blocks, x, cross, &of)?;
+        }
 
         let h = self.normalized(blocks, x, &of(names.mlp_norm))?;
         let gated = names.up.len() == 2 || self.inner_of(blocks, &of(names.up[0])) == 2;
@@ -316,6 +314,56 @@ impl Decoder {
         let down = of(names.down);
         let y = self.linear(blocks, h, &down, inner, self.width)?;
         self.joined(blocks, x, y, &down, names.mlp_post_norm.map(of))
+    }
+
+    /// Attention to what an encoder made, with its residual.
+    fn cross_attention(
+        &self,
+        blocks: &mut Blocks<'_>,
+        x: ValueId,
+        cross: &Cross,
+        of: &dyn Fn(&str) -> String,
+    ) -> Block {
+        let Heads { heads, kv_heads, size } = self.heads;
+        let (h, kv) = (self.normalized(blocks, x, &of(cross.norm))?, cross.kv.map(of));
+        let q = self.linear(blocks, h, &of(cross.q), self.width, heads * size)?;
+        let modules: Vec<(&str, usize)> =
+            kv.iter().map(|module| (module.as_str(), kv_heads * size)).collect();
+        let new = blocks.linears(cross.encoded, &of("encoder_kv"), &modules, self.width)?;
+        let positions = blocks.shape(new)[1].as_const().expect("an encoder's rows are fixed");
+        let op = Op::CrossAttention(CrossAttention { heads: self.heads, scale: self.scale });
+        let states = [of("encoder_keys"), of("encoder_values")];
+        let name = of("encoder_attention");
+        let y = self.over_states(blocks, &name, op, [q, new], states, positions as usize)?;
+        let output = of(cross.output);
+        let y = self.linear(blocks, y, &output, heads * size, self.width)?;
+        self.joined(blocks, x, y, &output, None)
+    }
+
+    /// Attention over keys and values in states of these names, which it changes, with so many positions.
+    fn over_states(
+        &self,
+        blocks: &mut Blocks<'_>,
+        name: &str,
+        op: Op,
+        [x, other]: [ValueId; 2],
+        states: [String; 2],
+        positions: usize,
+    ) -> Block {
+        let Heads { heads, kv_heads, size } = self.heads;
+        let cache = [1, kv_heads, positions, size].map(Dim::from).to_vec();
+        let states = states.map(|name| {
+            (blocks.builder.graph.add_value(name.clone(), DType::F16, cache.clone()), name)
+        });
+        let y = vec![blocks.shape(x)[0].clone(), Dim::from(heads * size)];
+        let results = [(DType::F32, y), (DType::F16, cache.clone()), (DType::F16, cache)];
+        let operands = [x, other, states[0].0, states[1].0].map(Some);
+        let made = blocks.at(name, |c| c.b.emit_several(c.node, "", op, &operands, &results))?;
+        for ((read, name), next) in states.into_iter().zip(&made[1..]) {
+            let state = State { name, read, next: *next, initial: None };
+            blocks.builder.graph.states.push(state);
+        }
+        Ok(made[0])
     }
 
     /// How many times the inner width a module has outputs.
@@ -406,6 +454,28 @@ impl Decoder {
         let shape = blocks.shape(x);
         blocks.at(name, |c| c.main().emit("", op, &operands, DType::F32, shape))
     }
+}
+
+/// The sizes that the inputs of a decoder with so many positions can have.
+pub(super) fn ranges(context: usize) -> [(&'static str, i64, i64); 2] {
+    [("tokens", 1, MAX_TOKENS.min(context as i64)), ("rows", 1, MAX_ROWS)]
+}
+
+/// Positions that the cache of a model made for `most` gets.
+pub(super) fn context(blocks: &mut Blocks<'_>, most: usize) -> Result<usize, ImportError> {
+    let asked = blocks.options.context;
+    if let Some(context) = asked.filter(|context| !(1..=most).contains(context)) {
+        let problem =
+            format!("a context of {context} positions; the model was made for 1 to {most}");
+        return Err(ImportError::Model(problem));
+    }
+    let room = room(most, asked);
+    if asked.is_none() && room < most {
+        blocks.note(format!(
+            "room for {room} positions of the model's {most}; --context N changes that"
+        ));
+    }
+    Ok(room)
 }
 
 /// Positions that the cache of a model made for `most` has.

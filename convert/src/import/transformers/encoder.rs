@@ -78,11 +78,13 @@ impl Inputs {
         };
         let most = blocks.sentences.and_then(|s| s.max_tokens).unwrap_or(positions);
         let most = i64::try_from(most.min(positions)).unwrap_or(i64::MAX);
-        let axes: &[&str] = &["batch", "seq"];
-        let mut inputs =
-            vec![("input_ids", DType::I32, axes), ("attention_mask", DType::I32, axes)];
+        let (axes, sizes): (&[&str], &[i64]) = (&["batch", "seq"], &[]);
+        let mut inputs = vec![
+            ("input_ids", DType::I32, axes, sizes),
+            ("attention_mask", DType::I32, axes, sizes),
+        ];
         if has_types {
-            inputs.push(("token_type_ids", DType::I32, axes));
+            inputs.push(("token_type_ids", DType::I32, axes, sizes));
         }
         let ids = blocks.inputs(&inputs, &[("batch", 1, MAX_BATCH), ("seq", 1, most)])?;
         let seq = blocks.shape(ids[0])[1].clone();

@@ -64,6 +64,7 @@ fn gpt2(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
         final_softcap: 0.0,
         activation: activation(config, &["activation_function"], "gelu_new")?,
         is_transposed: config.flag_or("is_transposed", true)?,
+        cross: None,
     }
     .build(blocks)
 }

@@ -28,6 +28,7 @@ mod safetensors;
 mod tests;
 mod tokenizer;
 pub(crate) mod weights;
+mod whisper;
 
 use blocks::Blocks;
 use config::Config;
@@ -48,6 +49,7 @@ const ARCHITECTURES: &[&[(&str, Architecture)]] = &[
     llama::ARCHITECTURES,
     mpnet::ARCHITECTURES,
     phi3::ARCHITECTURES,
+    whisper::ARCHITECTURES,
 ];
 
 /// Text files larger than this aren't read.
@@ -79,6 +81,9 @@ pub fn import_transformers(path: &Path, options: &ImportOptions) -> Result<Graph
     let sentences = SentenceTransformer::open(folder)?;
     let mut metadata = vec![("source.format".to_owned(), "safetensors".to_owned())];
     metadata.extend(tokenizer::metadata(folder, &config)?);
+    if model_type(&config)? == "whisper" {
+        metadata.extend(whisper::metadata(folder, &config)?);
+    }
     build(&config, &weights, sentences.as_ref(), metadata, options)
 }
 
@@ -90,19 +95,31 @@ pub(crate) fn build(
     metadata: Vec<(String, String)>,
     options: &ImportOptions,
 ) -> Result<Graph, ImportError> {
-    let name = config.text("model_type")?;
+    let name = model_type(config)?;
     let mut rows = ARCHITECTURES.iter().copied().flatten();
     let Some((_, import)) = rows.find(|(known, _)| *known == name) else {
         let mut known: Vec<&str> = ARCHITECTURES.iter().copied().flatten().map(|r| r.0).collect();
         known.sort_unstable();
-        return Err(ImportError::Architecture { found: name.to_owned(), known: known.join(", ") });
+        return Err(ImportError::Architecture { found: name, known: known.join(", ") });
     };
     let mut blocks = Blocks::new(config, weights, sentences, options);
-    blocks.builder.graph.name = name.to_owned();
+    blocks.builder.graph.name.clone_from(&name);
     blocks.builder.graph.metadata = metadata;
     blocks.metadata("model.architecture", name);
     import(&mut blocks)?;
     Ok(blocks.finish())
+}
+
+/// The kind of a model: what its configuration says, or else what the name of its class begins with.
+fn model_type(config: &Config) -> Result<String, ImportError> {
+    let classes = config.texts("architectures")?;
+    let class = classes.first().filter(|_| config.get("model_type").is_none());
+    let family =
+        class.and_then(|c| c.split_once("For").map(|(f, _)| f).or(c.strip_suffix("Model")));
+    match family {
+        Some(family) => Ok(family.to_lowercase()),
+        None => Ok(config.text("model_type")?.to_owned()),
+    }
 }
 
 /// The file with the weights of a model: `path` itself, or the one in the folder `path`.

@@ -16,6 +16,7 @@ mod encoders;
 mod hostile;
 mod oracle;
 mod ropes;
+mod whisper;
 
 /// Parameters: name, shape and elements.
 type Parameters = BTreeMap<String, (Vec<usize>, Vec<f32>)>;

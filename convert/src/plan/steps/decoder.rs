@@ -2,12 +2,14 @@
 
 use whit::DType;
 use whit::format::{
-    CachedAttentionAttributes, EmbeddingAttributes, GatedAttributes, Layout, Op as StepOp,
-    RotaryAttributes,
+    CachedAttentionAttributes, CrossAttentionAttributes, EmbeddingAttributes, Field,
+    GatedAttributes, Layout, Op as StepOp, RotaryAttributes,
 };
 use whit::kernels::ConvGeometry;
 
-use crate::graph::{CachedAttention, Graph, Heads, MatMul, Node, Op, Rotary, UnaryKind, ValueId};
+use crate::graph::{
+    CachedAttention, CrossAttention, Graph, Heads, MatMul, Node, Op, Rotary, UnaryKind, ValueId,
+};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 
@@ -94,7 +96,32 @@ pub(super) fn cached_attention(
         softcap: attention.softcap,
         reserved: [0; 2],
     };
-    // The step writes into the states where they lie.
+    over_states(builder, node, StepOp::CachedAttention, attributes, heads * size)
+}
+
+pub(super) fn cross_attention(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    attention: &CrossAttention,
+) -> Result<(), PlanError> {
+    let Heads { heads, kv_heads, size } = attention.heads;
+    let attributes = CrossAttentionAttributes {
+        heads: number(node, heads)?,
+        kv_heads: number(node, kv_heads)?,
+        size: number(node, size)?,
+        scale: attention.scale,
+    };
+    over_states(builder, node, StepOp::CrossAttention, attributes, heads * size)
+}
+
+/// A step that writes keys and values into the states where they lie: inputs 2 and 3, which become outputs 1 and 2.
+fn over_states(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    op: StepOp,
+    attributes: impl Field,
+    width: usize,
+) -> Result<(), PlanError> {
     for (cache, next) in [(2, 1), (3, 2)] {
         let (cache, next) = (builder.input(node, cache)?, node.outputs[next]);
         let is_state = |state: &crate::graph::State| state.read == cache && state.next == next;
@@ -105,19 +132,12 @@ pub(super) fn cached_attention(
         builder.set_view(next, tensor, 0)?;
     }
     let cache = &builder.value(builder.input(node, 2)?).shape;
-    let per_token = builder.largest(&cache[2])?.saturating_mul(2 * (heads * size) as u64);
+    let per_token = builder.largest(&cache[2])?.saturating_mul(2 * width as u64);
     let tokens = builder.largest(&builder.value(builder.input(node, 0)?).shape[0])?;
     let mut inputs = builder.inputs(node)?;
     inputs.drain(2..4);
     let macs = tokens.saturating_mul(per_token);
-    builder.step_with_outputs(
-        node,
-        StepOp::CachedAttention,
-        Some(DType::F32),
-        attributes,
-        inputs,
-        macs,
-    )
+    builder.step_with_outputs(node, op, Some(DType::F32), attributes, inputs, macs)
 }
 
 pub(super) fn gated(

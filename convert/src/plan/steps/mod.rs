@@ -30,6 +30,7 @@ pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanEr
         Op::Embedding { scale } => decoder::embedding(builder, node, *scale),
         Op::Rotary(rotary) => decoder::rotary(builder, node, rotary),
         Op::CachedAttention(attention) => decoder::cached_attention(builder, node, attention),
+        Op::CrossAttention(attention) => decoder::cross_attention(builder, node, attention),
         Op::Gated { kind } => decoder::gated(builder, node, *kind),
         Op::Pool(pool) => reduce::pool(builder, node, pool),
         Op::Reduce { kind, axes, .. } => reduce::reduce(builder, node, *kind, axes),

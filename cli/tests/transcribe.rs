@@ -1,0 +1,248 @@
+//! `whit transcribe` with a model that says the same of every sound.
+
+mod common;
+
+use common::{Folder, command, example, fail, json, succeed, text, usage, whit};
+use serde_json::{Map, Value, json};
+use whit::DType;
+use whit_convert::dim::{Dim, Symbol};
+use whit_convert::graph::{Graph, Node, Op};
+use whit_convert::pipeline::{ConvertOptions, convert};
+use whit_convert::tensor::Tensor;
+
+/// Special tokens behind the 256 bytes, in Whisper's order.
+const SPECIAL: [&str; 9] = [
+    "endoftext",
+    "startoftranscript",
+    "en",
+    "de",
+    "translate",
+    "transcribe",
+    "startofprev",
+    "nospeech",
+    "notimestamps",
+];
+const END: usize = 256;
+const START: usize = 257;
+const GERMAN: usize = 259;
+const TRANSLATE: usize = 260;
+const TRANSCRIBE: usize = 261;
+const NO_TIMESTAMPS: usize = 264;
+const FIRST_TIMESTAMP: usize = 265;
+const VOCABULARY: usize = FIRST_TIMESTAMP + 51;
+
+/// Samples per second, and of a window: one second.
+const RATE: u32 = 1600;
+const FRAMES: usize = 100;
+
+/// The character that stands for a byte that is a letter or a mark.
+fn tokenizer() -> String {
+    let mut vocabulary: Map<String, Value> =
+        (0x21..=0x7eu8).map(|byte| (char::from(byte).to_string(), json!(byte))).collect();
+    vocabulary.insert("\u{120}".to_owned(), json!(b' '));
+    let added: Vec<Value> = SPECIAL
+        .iter()
+        .enumerate()
+        .map(|(at, name)| {
+            json!({ "id": END + at, "content": format!("<|{name}|>"), "special": true, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false })
+        })
+        .collect();
+    for (at, name) in SPECIAL.iter().enumerate() {
+        vocabulary.insert(format!("<|{name}|>"), json!(END + at));
+    }
+    let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": added, "pre_tokenizer": byte_level, "decoder": byte_level,
+        "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocabulary, "merges": [] },
+    })
+    .to_string()
+}
+
+/// The best tokens behind each, the best first: ` hi` until 0.5 s, then from 0.5 s on what comes in the next window;
+/// translated ` ok`, without timestamps ` hm`.
+fn next(token: usize) -> Vec<usize> {
+    let byte = |byte: u8| vec![usize::from(byte)];
+    match token {
+        START => vec![GERMAN, FIRST_TIMESTAMP],
+        TRANSLATE => vec![FIRST_TIMESTAMP + 1],
+        TRANSCRIBE => vec![FIRST_TIMESTAMP],
+        NO_TIMESTAMPS => byte(b'm'),
+        FIRST_TIMESTAMP => byte(b'h'),
+        at if at == FIRST_TIMESTAMP + 1 => byte(b'o'),
+        at if at == FIRST_TIMESTAMP + 25 => vec![FIRST_TIMESTAMP + 25, END],
+        104 => byte(b'i'),
+        // i, k
+        105 | 107 => vec![FIRST_TIMESTAMP + 25],
+        // o
+        111 => byte(b'k'),
+        _ => vec![END],
+    }
+}
+
+/// A decoder whose logits are a table's rows.
+fn model(changed: &[(&str, &str)]) -> Vec<u8> {
+    let mut table = vec![0.0f32; VOCABULARY * VOCABULARY];
+    for token in 0..VOCABULARY {
+        for (rank, next) in next(token).into_iter().enumerate() {
+            table[token * VOCABULARY + next] = 30.0 - rank as f32;
+        }
+    }
+    let mut graph = Graph { name: "parrot".to_owned(), ..Graph::default() };
+    for (name, min, max) in [("tokens", 1, 16), ("rows", 1, 2), ("windows", 0, 1)] {
+        graph.symbols.push(Symbol { name: name.to_owned(), min, max });
+    }
+    let of = |symbol: u32| Dim::symbol(symbol);
+    for (name, symbol) in [("tokens", 0), ("positions", 0), ("rows", 1)] {
+        let value = graph.add_value(name, DType::I32, vec![of(symbol)]);
+        graph.inputs.push(value);
+    }
+    let mel = vec![of(2), Dim::from(FRAMES), Dim::from(8usize)];
+    let mel = graph.add_value("mel", DType::F32, mel);
+    graph.inputs.push(mel);
+    let wide = Dim::from(VOCABULARY);
+    let table = graph.add_constant("table", Tensor::from_f32([VOCABULARY, VOCABULARY], &table));
+    let all = graph.add_value("all", DType::F32, vec![of(0), wide.clone()]);
+    let logits = graph.add_value("logits", DType::F32, vec![of(1), wide]);
+    let (tokens, rows) = (graph.inputs[0], graph.inputs[2]);
+    for (name, data, indices, output) in
+        [("embed", table, tokens, all), ("choose", all, rows, logits)]
+    {
+        graph.nodes.push(Node {
+            name: name.to_owned(),
+            op: Op::Gather { axis: 0 },
+            inputs: vec![Some(data), Some(indices)],
+            outputs: vec![output],
+        });
+    }
+    graph.outputs.push(logits);
+    let tokenizer = tokenizer();
+    let mut metadata = vec![
+        ("tokenizer", &*tokenizer),
+        ("model.context", "40"),
+        ("audio.sample_rate", "1600"),
+        ("audio.fft", "40"),
+        ("audio.hop", "16"),
+        ("audio.mels", "8"),
+        ("audio.frames", "100"),
+        ("speech.multilingual", "1"),
+        ("speech.suppress", "1 2"),
+    ];
+    for (key, value) in changed {
+        metadata.retain(|(known, _)| known != key);
+        metadata.push((key, value));
+    }
+    graph.metadata = metadata
+        .iter()
+        .filter(|(_, v)| !v.is_empty())
+        .map(|(k, v)| ((*k).into(), (*v).into()))
+        .collect();
+    let options = ConvertOptions { golden_cases: 0, ..ConvertOptions::default() };
+    convert(graph, None, &options, &mut ()).expect("a model").file
+}
+
+/// A WAV file of 16 bits, so many seconds of one channel long.
+fn wav(seconds: f64) -> Vec<u8> {
+    let samples = (seconds * f64::from(RATE)) as u32;
+    let mut file = b"RIFF".to_vec();
+    file.extend((36 + 2 * samples).to_le_bytes());
+    file.extend(b"WAVEfmt \x10\0\0\0\x01\0\x01\0");
+    file.extend(RATE.to_le_bytes());
+    file.extend((2 * RATE).to_le_bytes());
+    file.extend(b"\x02\0\x10\0data");
+    file.extend((2 * samples).to_le_bytes());
+    file.extend((0..samples).flat_map(|at| ((at * 37 % 2000) as i16).to_le_bytes()));
+    file
+}
+
+#[test]
+fn windows_follow_the_models_times() {
+    let folder = Folder::new("transcribe");
+    let (model, sound) =
+        (folder.write("parrot.whit", &model(&[])), folder.write("sound.wav", &wav(1.4)));
+    // Half a second of each window is taken: three windows.
+    let found = json(&["transcribe", &model, &sound]);
+    assert_eq!(found["text"], "hihihi");
+    assert_eq!((&found["language"], &found["windows"]), (&json!("de"), &json!(3)));
+    assert!(found["language_probability"].as_f64().unwrap() > 0.99);
+    let times: Vec<(f64, f64)> = found["segments"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| (s["start"].as_f64().unwrap(), s["end"].as_f64().unwrap()))
+        .collect();
+    assert_eq!(times, [(0.0, 0.5), (0.5, 1.0), (1.0, 1.5)]);
+
+    assert_eq!(succeed(&["transcribe", &model, &sound]), "hi\nhi\nhi\n");
+    let lines = succeed(&["transcribe", &model, &sound, "--timestamps"]);
+    assert_eq!(lines.lines().next(), Some("[00:00:00.000 --> 00:00:00.500]  hi"));
+    let subtitles = succeed(&["transcribe", &model, &sound, "--srt"]);
+    assert!(subtitles.contains("2\n00:00:00,500 --> 00:00:01,000\nhi\n\n3\n"), "{subtitles}");
+    let subtitles = succeed(&["transcribe", &model, &sound, "--vtt"]);
+    assert!(subtitles.starts_with("WEBVTT\n\n00:00:00.000 --> 00:00:00.500\nhi\n"), "{subtitles}");
+    let translated = json(&["transcribe", &model, &sound, "--translate", "--language", "EN"]);
+    assert_eq!((&translated["text"], &translated["language"]), (&json!("okokok"), &json!("en")));
+    // A segment for each whole window.
+    let plain = json(&["transcribe", &model, &sound, "--no-timestamps"]);
+    assert_eq!((&plain["text"], &plain["windows"]), (&json!("mm"), &json!(2)));
+    assert_eq!(plain["segments"][1]["end"], json!(1.4));
+
+    let output = whit(&["transcribe", &model, &sound, &sound, "--threads", "2"]);
+    assert_eq!(text(&output.stdout), "hi\n".repeat(6));
+    let told = text(&output.stderr);
+    assert!(told.contains("1.4 s of sound") && told.contains("× real time"), "{told}");
+    assert!(told.contains("3 windows") && told.contains("language de"), "{told}");
+}
+
+#[test]
+fn english_models_need_no_language() {
+    let folder = Folder::new("transcribe-english");
+    let model = folder.write("parrot.whit", &model(&[("speech.multilingual", "0")]));
+    let sound = folder.write("sound.wav", &wav(0.6));
+    let found = json(&["transcribe", &model, &sound]);
+    assert_eq!((&found["text"], &found["language"]), (&json!("hihi"), &Value::Null));
+    fail(&["transcribe", &model, &sound, "--translate"], &["sound.wav", "leave --translate out"]);
+    fail(&["transcribe", &model, &sound, "--language", "de"], &["leave --language out"]);
+}
+
+#[test]
+fn what_is_wrong_is_told() {
+    let folder = Folder::new("transcribe-wrong");
+    let parrot = folder.write("parrot.whit", &model(&[]));
+    let sound = folder.write("sound.wav", &wav(0.2));
+    let mut short = wav(0.2);
+    short.truncate(300);
+    let short = folder.write("short.wav", &short);
+    let empty = folder.write("empty.wav", &wav(0.0));
+    let other = folder.write("other.wav", b"OggS and so on");
+    let digits = folder.path("digits.whit");
+    succeed(&["convert", &example("digits.onnx"), "-o", &digits]);
+    fail(&["transcribe", &parrot, &short], &["short.wav", "128 of the 320 samples", "truncated"]);
+    fail(&["transcribe", &parrot, &empty], &["empty.wav", "no samples"]);
+    fail(&["transcribe", &parrot, &other], &["other.wav", "neither a WAV nor a FLAC"]);
+    fail(&["transcribe", &parrot, &folder.path("none.wav")], &["none.wav", "can't be read"]);
+    fail(&["transcribe", &parrot, &sound, "--language", "tlh"], &["`tlh`", "en, de"]);
+    fail(&["transcribe", &parrot, &sound, "--temperature=-1"], &["temperature", "0 or more"]);
+    fail(&["transcribe", &digits, &sound], &["can't transcribe", "input `mel`"]);
+    usage(&["transcribe", &parrot], &["FILE"]);
+    usage(&["transcribe", &parrot, &sound, "--srt", "--json"], &["cannot be used with"]);
+
+    for (key, value, parts) in [
+        ("audio.hop", "0", &["audio.hop", "is not a size"][..]),
+        ("audio.hop", "", &["no metadata `audio.hop`"]),
+        ("audio.mels", "9", &["input `mel`"]),
+        ("speech.suppress", "1 x", &["speech.suppress", "`x`"]),
+        ("tokenizer", "", &["no metadata `tokenizer`"]),
+        ("tokenizer", "{}", &["tokenizer can't be read"]),
+    ] {
+        let model = folder.write("changed.whit", &model(&[(key, value)]));
+        fail(&["transcribe", &model, &sound], &[&["changed.whit"], parts].concat());
+    }
+
+    // A reader that has seen enough ends it.
+    let mut child = command(&["transcribe", &parrot, &sound]);
+    let output = child.stdout(std::process::Stdio::null()).output().expect("whit starts");
+    assert!(output.status.success());
+}
