@@ -124,7 +124,9 @@ pub fn weights_file(path: &Path) -> Result<PathBuf, ImportError> {
 pub(super) fn is_transformers(path: &Path, bytes: &[u8]) -> bool {
     let name = path.to_string_lossy();
     let is_index = name.ends_with(".safetensors.index.json") || name.ends_with(".bin.index.json");
-    let is_checkpoint = shards::is_checkpoint(path) && bytes.starts_with(b"PK");
+    let is_checkpoint = shards::is_checkpoint(path)
+        && bytes.starts_with(b"PK")
+        && path.with_file_name("config.json").is_file();
     let extension = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"));
     // The length of the JSON header, below 2^48, then the header.
     is_index || is_checkpoint || extension || matches!(bytes, [_, _, _, _, _, _, 0, 0, b'{', ..])

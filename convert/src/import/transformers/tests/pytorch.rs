@@ -10,6 +10,12 @@ use super::Random;
 use crate::import::transformers::pytorch::Checkpoint;
 use crate::import::transformers::weights::Weights;
 
+/// Type, key and elements.
+type Storage<'s> = (&'s str, &'s str, i64);
+
+/// A view of a storage: offset, shape, strides.
+type View<'s> = (i64, &'s [i64], &'s [i64]);
+
 /// A pickle under construction.
 #[derive(Default)]
 struct Pickle(Vec<u8>);
@@ -43,13 +49,7 @@ impl Pickle {
     }
 
     /// A tensor of the storage `key` with so many elements.
-    fn tensor(
-        self,
-        storage: (&str, &str, i64),
-        offset: i64,
-        shape: &[i64],
-        strides: &[i64],
-    ) -> Pickle {
+    fn tensor(self, storage: Storage<'_>, offset: i64, shape: &[i64], strides: &[i64]) -> Pickle {
         let (kind, key, elements) = storage;
         let pickle = self.global("torch._utils", "_rebuild_tensor_v2").raw(b"((").text("storage");
         let pickle = pickle.global("torch", kind).text(key).text("cpu").number(elements).raw(b"tQ");
@@ -88,7 +88,7 @@ fn floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-const STORAGE: (&str, &str, i64) = ("FloatStorage", "0", 12);
+const STORAGE: Storage<'_> = ("FloatStorage", "0", 12);
 
 fn twelve() -> Vec<u8> {
     floats(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0])
@@ -96,18 +96,18 @@ fn twelve() -> Vec<u8> {
 
 #[test]
 fn tensors_are_read_by_their_strides() {
-    let cases: [(i64, &[i64], &[i64], &[f32]); 7] = [
-        (0, &[2, 6], &[6, 1], &[0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11.]),
-        (4, &[2, 3], &[3, 1], &[4., 5., 6., 7., 8., 9.]),
+    let cases: [(View<'_>, &[f32]); 7] = [
+        ((0, &[2, 6], &[6, 1]), &[0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11.]),
+        ((4, &[2, 3], &[3, 1]), &[4., 5., 6., 7., 8., 9.]),
         // Transposed, every other, a diagonal.
-        (0, &[3, 4], &[1, 3], &[0., 3., 6., 9., 1., 4., 7., 10., 2., 5., 8., 11.]),
-        (1, &[2, 2, 2], &[1, 6, 2], &[1., 3., 7., 9., 2., 4., 8., 10.]),
-        (0, &[3], &[5], &[0., 5., 10.]),
+        ((0, &[3, 4], &[1, 3]), &[0., 3., 6., 9., 1., 4., 7., 10., 2., 5., 8., 11.]),
+        ((1, &[2, 2, 2], &[1, 6, 2]), &[1., 3., 7., 9., 2., 4., 8., 10.]),
+        ((0, &[3], &[5]), &[0., 5., 10.]),
         // One element, whatever its stride.
-        (11, &[1, 1], &[i64::MAX, 7], &[11.]),
-        (0, &[0, 3], &[3, 1], &[]),
+        ((11, &[1, 1], &[i64::MAX, 7]), &[11.]),
+        ((0, &[0, 3], &[3, 1]), &[]),
     ];
-    for (offset, shape, strides, expected) in cases {
+    for ((offset, shape, strides), expected) in cases {
         let plain = Pickle::new().text("x").tensor(STORAGE, offset, shape, strides);
         let parameter = Pickle::new().text("x").global("torch._utils", "_rebuild_parameter");
         let parameter = parameter.raw(b"(").tensor(STORAGE, offset, shape, strides);
@@ -158,19 +158,19 @@ fn what_is_no_state_dictionary_is_refused() {
 
 #[test]
 fn tensors_outside_of_their_storage_are_refused() {
-    let cases: [((&str, &str, i64), i64, &[i64], &[i64], &str); 9] = [
-        (STORAGE, 1, &[12], &[1], "isn't inside"),
-        (STORAGE, 0, &[2, 2], &[11, 1], "isn't inside"),
-        (STORAGE, 0, &[i64::MAX, i64::MAX], &[1, 1], "isn't inside"),
-        (STORAGE, 0, &[3, 3], &[i64::MAX, i64::MAX], "isn't inside"),
+    let cases: [(Storage<'_>, View<'_>, &str); 9] = [
+        (STORAGE, (1, &[12], &[1]), "isn't inside"),
+        (STORAGE, (0, &[2, 2], &[11, 1]), "isn't inside"),
+        (STORAGE, (0, &[i64::MAX, i64::MAX], &[1, 1]), "isn't inside"),
+        (STORAGE, (0, &[3, 3], &[i64::MAX, i64::MAX]), "isn't inside"),
         // Larger than what it repeats.
-        (STORAGE, 0, &[1_000_000_000_000], &[0], "isn't inside"),
-        (STORAGE, 0, &[12], &[1, 1], "isn't inside"),
-        (("FloatStorage", "0", 13), 0, &[13], &[1], "48 bytes for 13 elements"),
-        (("FloatStorage", "7", 12), 0, &[12], &[1], "storage `7` is missing"),
-        (("LongStorage", "0", 6), 0, &[6], &[1], "it is a LongStorage"),
+        (STORAGE, (0, &[1_000_000_000_000], &[0]), "isn't inside"),
+        (STORAGE, (0, &[12], &[1, 1]), "isn't inside"),
+        (("FloatStorage", "0", 13), (0, &[13], &[1]), "48 bytes for 13 elements"),
+        (("FloatStorage", "7", 12), (0, &[12], &[1]), "storage `7` is missing"),
+        (("LongStorage", "0", 6), (0, &[6], &[1]), "it is a LongStorage"),
     ];
-    for (storage, offset, shape, strides, expected) in cases {
+    for (storage, (offset, shape, strides), expected) in cases {
         let pickle = Pickle::new().text("x").tensor(storage, offset, shape, strides).end();
         let checkpoint = open(&stored(&pickle, &[("0", &twelve())])).expect("a checkpoint");
         let refused = checkpoint.tensor("x").expect_err("an error").to_string();
