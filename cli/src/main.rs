@@ -6,6 +6,7 @@ mod data;
 mod decoder_rates;
 mod metrics;
 mod monitor;
+mod new_file;
 mod plots;
 mod report;
 mod report_html;

@@ -29,6 +29,9 @@ pub enum ImportError {
     #[error("not a readable safetensors file: {file}: {problem}")]
     Safetensors { file: String, problem: String },
 
+    #[error("not a readable checkpoint of PyTorch: {file}: {problem}")]
+    Pytorch { file: String, problem: String },
+
     /// A configuration of an architecture that isn't there.
     #[error("the architecture `{found}` is not supported; known are {known}")]
     Architecture { found: String, known: String },

@@ -22,6 +22,7 @@ pub mod metrics;
 mod mmap;
 mod model;
 pub mod ops;
+mod saved;
 mod session;
 mod tables;
 #[cfg(feature = "std")]
@@ -35,4 +36,5 @@ pub use memory::{Context, Operands, Sink, Slot, Source};
 #[cfg(feature = "std")]
 pub use mmap::ModelFile;
 pub use model::{MAX_DIMS, Model};
+pub use saved::RestoreError;
 pub use session::{Observed, Options, Probe, Session};

@@ -349,6 +349,11 @@ impl<'m> Block<'m> {
         false
     }
 
+    /// The bytes of all states.
+    pub(crate) fn state(&self) -> &[u8] {
+        self.state.get()
+    }
+
     pub(crate) fn state_mut(&mut self) -> &mut [u8] {
         self.state.get_mut()
     }

@@ -316,6 +316,21 @@ impl<'m> Session<'m> {
         }
     }
 
+    /// A tensor's place at the present dimensions.
+    pub(crate) fn slot(&self, tensor: usize) -> Option<Slot> {
+        self.block.slot(tensor)
+    }
+
+    /// The bytes of all states.
+    pub(crate) fn state(&self) -> &[u8] {
+        self.block.state()
+    }
+
+    /// The same, writable.
+    pub(crate) fn state_mut(&mut self) -> &mut [u8] {
+        self.block.state_mut()
+    }
+
     /// Runs every step once. Allocates nothing.
     ///
     /// # Errors

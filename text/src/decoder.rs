@@ -32,6 +32,21 @@ pub trait Decoder {
     ) -> Result<&[f32], TextError>;
 }
 
+/// Computes tokens behind those in a model's cache, at most a batch; the logits of the last `rows`.
+pub(crate) fn compute<'d, D: Decoder + ?Sized>(
+    decoder: &'d mut D,
+    cached: &mut Vec<i32>,
+    tokens: &[i32],
+    rows: usize,
+) -> Result<&'d [f32], TextError> {
+    let at = cached.len();
+    let positions: Vec<i32> = (at..at + tokens.len()).map(|position| position as i32).collect();
+    let rows: Vec<i32> = (tokens.len() - rows..tokens.len()).map(|row| row as i32).collect();
+    let logits = decoder.forward(tokens, &positions, &rows)?;
+    cached.extend_from_slice(tokens);
+    Ok(logits)
+}
+
 /// A session of a `.whit` decoder: inputs `tokens`, `positions` and `rows`, output `logits`, and the state that is
 /// its KV cache.
 pub struct SessionDecoder<'m> {

@@ -73,6 +73,18 @@ pub enum TextError {
     )]
     NotFinite { token: usize },
 
+    #[error("the tokenizers differ: token {id} is `{own}` in one and `{other}` in the other")]
+    OtherTokens { id: i32, own: String, other: String },
+
+    #[error("the tokenizers differ in the tokens that end a text")]
+    OtherEnds,
+
+    #[error("the session can't be restored: {0}")]
+    NotSaved(&'static str),
+
+    #[error("the session can't be restored: {0}")]
+    Restore(whit::RestoreError<std::io::Error>),
+
     #[error("the model can't generate text: {0}")]
     NotDecoder(String),
 

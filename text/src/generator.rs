@@ -4,17 +4,13 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crate::constraint::Constraint;
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, compute};
+use crate::draft::{Draft, Guesses};
 use crate::error::TextError;
 use crate::sampler::{Sampler, Sampling};
 use crate::stop::StopStrings;
 use crate::stream::TextStream;
 use crate::tokenizer::Tokenizer;
-
-/// The longest sequence of tokens that a guess looks for in the text so far.
-const MAX_NGRAM: usize = 3;
-/// The shortest: single tokens repeat for no reason.
-const MIN_NGRAM: usize = 2;
 
 /// What is asked of a generator.
 #[derive(Clone, Debug)]
@@ -25,10 +21,12 @@ pub struct Request {
     pub max_tokens: usize,
     /// Strings that end the text and aren't part of it.
     pub stop: Vec<String>,
-    /// Tokens to guess at most, 0 for none: what followed the last time that the text's last tokens were there.
-    /// Guesses are computed together with the token before them, and kept as far as sampling chooses the same
-    /// tokens. A model's logits may differ in their last bits with the number of tokens computed together, so where
-    /// two logits tie, the text may differ.
+    /// Tokens to guess at most, 0 for none: what the draft model says ([`Generator::with_draft`]), or without one what
+    /// followed the last time that the text's last tokens were there. Guesses are computed together with the token before
+    /// them, and kept as far as sampling chooses the same tokens. What a draft model drew by chance is kept or replaced so
+    /// that every token is as probable as without it (Leviathan et al. 2023); all other texts are the same as without
+    /// guesses. A model's logits may differ in their last bits with the number of tokens computed together, so where two logits
+    /// tie, the text may differ.
     pub guesses: usize,
 }
 
@@ -98,6 +96,7 @@ fn rate(tokens: usize, time: Duration) -> f64 {
 pub struct Generator<'t, D> {
     tokenizer: &'t Tokenizer,
     decoder: D,
+    draft: Option<Draft<'t>>,
     /// The tokens whose keys and values are in the cache, by position.
     cached: Vec<i32>,
 }
@@ -118,12 +117,32 @@ struct Run<'t, 'c> {
 impl<'t, D: Decoder> Generator<'t, D> {
     /// A generator whose cache is empty.
     pub fn new(tokenizer: &'t Tokenizer, decoder: D) -> Generator<'t, D> {
-        Generator { tokenizer, decoder, cached: Vec::new() }
+        Generator { tokenizer, decoder, draft: None, cached: Vec::new() }
+    }
+
+    /// Lets a smaller model guess, whose tokens are the same ([`Tokenizer::check_same`]): as many as
+    /// [`Request::guesses`].
+    #[must_use]
+    pub fn with_draft(self, draft: impl Decoder + 't) -> Generator<'t, D> {
+        Generator { draft: Some(Draft::new(draft)), ..self }
     }
 
     /// The model.
     pub fn decoder(&self) -> &D {
         &self.decoder
+    }
+
+    pub(crate) fn decoder_mut(&mut self) -> &mut D {
+        &mut self.decoder
+    }
+
+    /// The tokens whose keys and values are in the cache, by position.
+    pub(crate) fn cached(&self) -> &[i32] {
+        &self.cached
+    }
+
+    pub(crate) fn cached_mut(&mut self) -> &mut Vec<i32> {
+        &mut self.cached
     }
 
     /// Continues a prompt and tells of each part of the text as soon as it is certain.
@@ -177,7 +196,9 @@ impl<'t, D: Decoder> Generator<'t, D> {
         let mut feed = before[whole..].to_vec();
         feed.push(*last);
 
-        let (mut guesses, mut guessed) = (Vec::new(), (0, 0));
+        let (mut guesses, mut guessed) = (Guesses::default(), (0, 0));
+        let drafting = self.draft.as_ref().map(|draft| draft.sampler(request.sampling));
+        let mut drafting = drafting.transpose()?;
         let mut prompt_time = None;
         let stop = loop {
             let at = self.cached.len();
@@ -191,28 +212,35 @@ impl<'t, D: Decoder> Generator<'t, D> {
             let room = left.min(rows).min(request.guesses);
             if room > 0 {
                 self.cached.extend_from_slice(&feed);
-                guess(&self.cached, room, &mut guesses);
+                match (&mut self.draft, &mut drafting) {
+                    (Some(draft), Some(sampler)) => {
+                        draft.guess(&self.cached, room, vocabulary, sampler, &mut guesses)?;
+                    }
+                    _ => guesses.look_up(&self.cached, room),
+                }
                 self.cached.truncate(at);
             }
             let fed = feed.len();
-            feed.extend_from_slice(&guesses);
-            let logits = self.forward(&feed, guesses.len() + 1)?;
+            feed.extend_from_slice(&guesses.ids);
+            let logits = self.forward(&feed, guesses.ids.len() + 1)?;
             prompt_time.get_or_insert_with(|| start.elapsed());
 
             let mut right = 0;
             let mut stop = None;
             for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
-                let id = run.choose(logits)?;
+                let guess = guesses.get(row);
+                let id = run.choose(logits, guess)?;
                 let full = at + fed + row + 1 >= context;
                 stop = run.take(id, request.max_tokens, full, &mut tell)?;
-                if stop.is_some() || guesses.get(row) != Some(&id) {
+                let is_right = guess.is_some_and(|(guess, _)| guess == id);
+                right += usize::from(is_right);
+                if stop.is_some() || !is_right {
                     feed.clear();
                     feed.push(id);
                     break;
                 }
-                right += 1;
             }
-            guessed = (guessed.0 + guesses.len(), guessed.1 + right);
+            guessed = (guessed.0 + guesses.ids.len(), guessed.1 + right);
             self.cached.truncate(at + fed + right);
             if let Some(stop) = stop {
                 break stop;
@@ -234,20 +262,24 @@ impl<'t, D: Decoder> Generator<'t, D> {
 
     /// Computes tokens behind those in the cache; the logits of the last `rows`.
     fn forward(&mut self, tokens: &[i32], rows: usize) -> Result<&[f32], TextError> {
-        let at = self.cached.len();
-        let positions: Vec<i32> = (at..at + tokens.len()).map(|position| position as i32).collect();
-        let rows: Vec<i32> = (tokens.len() - rows..tokens.len()).map(|row| row as i32).collect();
-        let logits = self.decoder.forward(tokens, &positions, &rows)?;
-        self.cached.extend_from_slice(tokens);
-        Ok(logits)
+        compute(&mut self.decoder, &mut self.cached, tokens, rows)
     }
 }
 
 impl Run<'_, '_> {
-    /// The next token by its logits.
-    fn choose(&mut self, logits: &[f32]) -> Result<i32, TextError> {
+    /// The next token by its logits, given a guess and the probabilities that it was drawn by.
+    fn choose(
+        &mut self,
+        logits: &[f32],
+        guess: Option<(i32, &[(i32, f64)])>,
+    ) -> Result<i32, TextError> {
         let mask = self.constraint.as_mut().map(|constraint| constraint.mask()).transpose()?;
-        let id = self.sampler.sample(logits, mask)?;
+        let id = match guess {
+            Some((guess, drawn)) if !drawn.is_empty() => {
+                self.sampler.sample_guessed(logits, mask, guess, drawn)?
+            }
+            _ => self.sampler.sample(logits, mask)?,
+        };
         self.sampler.accept(id);
         Ok(id)
     }
@@ -311,19 +343,6 @@ impl Run<'_, '_> {
         let new = &self.text[self.told..];
         self.told = self.text.len();
         if new.is_empty() { ControlFlow::Continue(()) } else { tell(new) }
-    }
-}
-
-/// What followed when the last tokens of a text were there the last time, at most `count` tokens.
-fn guess(tokens: &[i32], count: usize, guesses: &mut Vec<i32>) {
-    for length in (MIN_NGRAM..=MAX_NGRAM).rev() {
-        let Some(split) = tokens.len().checked_sub(length) else { continue };
-        let (before, ngram) = (&tokens[..tokens.len() - 1], &tokens[split..]);
-        if let Some(at) = before.windows(length).rposition(|window| window == ngram) {
-            let followed = &tokens[at + length..];
-            guesses.extend_from_slice(&followed[..followed.len().min(count)]);
-            return;
-        }
     }
 }
 

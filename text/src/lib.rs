@@ -7,13 +7,17 @@
 
 mod constraint;
 mod decoder;
+mod draft;
 mod error;
 mod generator;
 mod perplexity;
 mod sampler;
+mod saved;
 mod stop;
 mod stream;
 mod template;
+#[cfg(test)]
+mod testing;
 mod tokenizer;
 
 pub use constraint::{Constraint, Grammar};

@@ -125,11 +125,74 @@ impl Sampler {
         }
     }
 
+    /// Forgets what it was told of and takes these tokens instead.
+    pub(crate) fn remember(&mut self, tokens: &[i32]) {
+        self.last.clear();
+        let seen = tokens.len().min(self.sampling.repeat_last);
+        self.last.extend(&tokens[tokens.len() - seen..]);
+    }
+
     /// Chooses from one row of logits; `mask` has a bit for each token that is allowed.
     ///
     /// # Errors
     /// [`TextError::NoToken`] when no allowed logit is a finite number.
     pub fn sample(&mut self, logits: &[f32], mask: Option<&[u32]>) -> Result<i32, TextError> {
+        self.weigh_all(logits, mask);
+        let chosen = match self.sampling.temperature > 0.0 {
+            true => self.draw(),
+            false => self.candidates.first().map(|best| best.id),
+        };
+        chosen.ok_or(TextError::NoToken)
+    }
+
+    /// The same, and the probabilities that the token was drawn by, in the order of ids; none when nothing was drawn.
+    pub(crate) fn sample_telling(
+        &mut self,
+        logits: &[f32],
+        probabilities: &mut Vec<(i32, f64)>,
+    ) -> Result<i32, TextError> {
+        let id = self.sample(logits, None)?;
+        probabilities.clear();
+        if self.sampling.temperature > 0.0 {
+            let total = self.total();
+            probabilities.extend(self.candidates.iter().map(|c| (c.id, c.weight / total)));
+            probabilities.sort_unstable_by_key(|(id, _)| *id);
+        }
+        Ok(id)
+    }
+
+    /// Chooses as [`Sampler::sample`] does, given a guess that was drawn by `drawn`, probabilities in the order of ids: the guess itself with
+    /// probability `min(1, p / q)`, and otherwise a token drawn by `max(0, p − q)` (Leviathan et al. 2023, "Fast inference from
+    /// transformers via speculative decoding", section 2.3), so that tokens come with probability p all the same.
+    pub(crate) fn sample_guessed(
+        &mut self,
+        logits: &[f32],
+        mask: Option<&[u32]>,
+        guess: i32,
+        drawn: &[(i32, f64)],
+    ) -> Result<i32, TextError> {
+        self.weigh_all(logits, mask);
+        let total = self.total();
+        let q =
+            |id: i32| drawn.binary_search_by_key(&id, |(of, _)| *of).map_or(0.0, |at| drawn[at].1);
+        let chance =
+            self.candidates.iter().find(|c| c.id == guess).map_or(0.0, |c| c.weight / total);
+        if self.random() * q(guess) < chance {
+            return Ok(guess);
+        }
+        for candidate in &mut self.candidates {
+            candidate.weight = (candidate.weight / total - q(candidate.id)).max(0.0);
+        }
+        // Where rounding leaves nothing, p and q are the same, and the guess was as good as any.
+        match self.total() > 0.0 {
+            true => self.draw().ok_or(TextError::NoToken),
+            false if self.candidates.is_empty() => Err(TextError::NoToken),
+            false => Ok(guess),
+        }
+    }
+
+    /// Leaves the candidates that may come, with weights.
+    fn weigh_all(&mut self, logits: &[f32], mask: Option<&[u32]>) {
         let allowed = |id: usize| {
             mask.is_none_or(|mask| mask.get(id / 32).is_some_and(|w| w >> (id % 32) & 1 == 1))
         };
@@ -140,12 +203,17 @@ impl Sampler {
             }
         }
         self.penalize();
-        if self.sampling.temperature == 0.0 {
-            let best = self.candidates.iter().min_by(|a, b| a.order(b));
-            return best.map(|best| best.id).ok_or(TextError::NoToken);
+        if self.sampling.temperature > 0.0 {
+            return self.narrow();
         }
-        self.narrow();
-        self.draw().ok_or(TextError::NoToken)
+        if let Some(best) = self.candidates.iter().copied().min_by(Candidate::order) {
+            self.candidates.clear();
+            self.candidates.push(Candidate { weight: 1.0, ..best });
+        }
+    }
+
+    fn total(&self) -> f64 {
+        self.candidates.iter().map(|candidate| candidate.weight).sum()
     }
 
     fn penalize(&mut self) {
@@ -195,8 +263,7 @@ impl Sampler {
 
     /// A candidate by chance, as probable as its weight.
     fn draw(&mut self) -> Option<i32> {
-        let total: f64 = self.candidates.iter().map(|candidate| candidate.weight).sum();
-        let mut rest = self.random() * total;
+        let mut rest = self.random() * self.total();
         let drawn = self.candidates.iter().find(|candidate| {
             rest -= candidate.weight;
             rest < 0.0

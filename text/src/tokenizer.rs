@@ -203,6 +203,23 @@ impl Tokenizer {
         self.inner.id_to_token(u32::try_from(id).ok()?)
     }
 
+    /// Checks that another model's tokens are the same: equal ids stand for equal text, and the same tokens end a text.
+    ///
+    /// # Errors
+    /// [`TextError::OtherTokens`] with the first token that differs.
+    pub fn check_same(&self, other: &Tokenizer) -> Result<(), TextError> {
+        let last = self.tokens().max(other.tokens());
+        let differs = |id: &i32| self.token(*id) != other.token(*id);
+        if let Some(id) = (0..i32::try_from(last).unwrap_or(i32::MAX)).find(differs) {
+            let text = |tokenizer: &Tokenizer| tokenizer.token(id).unwrap_or_default();
+            return Err(TextError::OtherTokens { id, own: text(self), other: text(other) });
+        }
+        match self.eos == other.eos {
+            true => Ok(()),
+            false => Err(TextError::OtherEnds),
+        }
+    }
+
     /// Number of tokens, added ones included.
     pub fn tokens(&self) -> usize {
         self.inner.get_vocab_size(true)

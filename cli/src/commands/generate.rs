@@ -1,6 +1,7 @@
 //! `whit generate`: text that a language model continues, as it comes.
 
-use std::io::{BufRead, IsTerminal, Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,7 +16,7 @@ use whit_text::{
 };
 
 use super::{ModelPath, Target, print_json, print_text};
-use crate::whit_file;
+use crate::{new_file, report, whit_file};
 
 #[derive(Args)]
 pub(crate) struct Generate {
@@ -33,6 +34,13 @@ pub(crate) struct Generate {
     /// With --chat: what the model is told first
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
+    /// Go on with what this file remembers, and save it again at the end: of a prompt that begins as the text before
+    /// did, only what follows is computed
+    #[arg(long, value_name = "FILE")]
+    session: Option<PathBuf>,
+    /// A smaller model of the same tokens that guesses what comes next, for the model to check several tokens at once
+    #[arg(long, value_name = "DRAFT.whit")]
+    draft: Option<PathBuf>,
     #[command(flatten)]
     wanted: Wanted,
     #[command(flatten)]
@@ -43,6 +51,9 @@ pub(crate) struct Generate {
     #[arg(long)]
     json: bool,
 }
+
+/// Tokens that a draft model guesses at once.
+const DRAFTED: usize = 4;
 
 /// How the text is made and where it ends.
 #[derive(Args)]
@@ -71,13 +82,14 @@ struct Wanted {
     /// End the text before this string; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Guess up to N tokens at once from what the text repeats, and check them together: faster where it repeats
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    guesses: usize,
+    /// Guess up to N tokens at once and check them together: faster where many are right. Guesses are what the draft model
+    /// says (default with --draft: 4), or without one what the text repeats (default: 0)
+    #[arg(long, value_name = "N")]
+    guesses: Option<usize>,
 }
 
 impl Wanted {
-    fn request(&self) -> Request {
+    fn request(&self, has_draft: bool) -> Request {
         Request {
             sampling: Sampling {
                 temperature: self.temperature,
@@ -90,7 +102,7 @@ impl Wanted {
             },
             max_tokens: self.max_tokens,
             stop: self.stop.clone(),
-            guesses: self.guesses,
+            guesses: self.guesses.unwrap_or(if has_draft { DRAFTED } else { 0 }),
         }
     }
 }
@@ -156,7 +168,18 @@ impl Generate {
         };
         let session = whit_file::session(model, self.target.settings()?)?;
         let decoder = SessionDecoder::new(session).with_context(place)?;
-        let generator = Generator::new(&tokenizer, decoder);
+        let (draft_file, draft_tokenizer);
+        let mut generator = Generator::new(&tokenizer, decoder);
+        if let Some(path) = &self.draft {
+            let place = || path.display().to_string();
+            draft_file = whit_file::open(path)?;
+            let model = whit_file::model(&draft_file, path)?;
+            draft_tokenizer = Tokenizer::of(&model).with_context(place)?;
+            tokenizer.check_same(&draft_tokenizer).with_context(place)?;
+            let session = whit_file::session(model, self.target.settings()?)?;
+            generator = generator.with_draft(SessionDecoder::new(session).with_context(place)?);
+        }
+        self.restore(&mut generator)?;
         let mut machine = Machine { model, tokenizer: &tokenizer, generator };
         let load_seconds = start.elapsed().as_secs_f64();
 
@@ -179,7 +202,31 @@ impl Generate {
                 self.report(&machine, &generation, load_seconds)?;
             }
         }
+        if let Some(path) = &self.session {
+            new_file::replace(path, |out| machine.generator.save(out))?;
+        }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Goes on with the session in the file, if it is there.
+    fn restore(&self, generator: &mut Generator<'_, SessionDecoder<'_>>) -> Result<()> {
+        let Some(path) = &self.session else { return Ok(()) };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let folder = new_file::folder(path);
+                return match folder.is_dir() {
+                    true => Ok(()),
+                    false => bail!("{}: there is no folder {}", path.display(), folder.display()),
+                };
+            }
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        };
+        let restored = generator.restore(&mut BufReader::new(file));
+        restored.with_context(|| {
+            format!("{}: remove it, or name another file with --session", path.display())
+        })?;
+        Ok(())
     }
 
     /// The prompt of the options.
@@ -239,22 +286,22 @@ impl Generate {
     fn generate(&self, machine: &mut Machine<'_>, ids: &[i32]) -> Result<Generation> {
         let vocabulary = machine.generator.decoder().vocabulary();
         let mut constraint = self.grammar.constraint(machine.tokenizer, vocabulary)?;
+        let request = self.wanted.request(self.draft.is_some());
         let mut out = std::io::stdout().lock();
         let mut failed = None;
-        let generation =
-            machine.generator.generate(ids, &self.wanted.request(), constraint.as_mut(), |part| {
-                let written = match self.json {
-                    true => Ok(()),
-                    false => out.write_all(part.as_bytes()).and_then(|()| out.flush()),
-                };
-                match written {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(error) => {
-                        failed = Some(error);
-                        ControlFlow::Break(())
-                    }
+        let generation = machine.generator.generate(ids, &request, constraint.as_mut(), |part| {
+            let written = match self.json {
+                true => Ok(()),
+                false => out.write_all(part.as_bytes()).and_then(|()| out.flush()),
+            };
+            match written {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
                 }
-            });
+            }
+        });
         match failed {
             // A reader such as `head` may have seen enough.
             Some(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -282,6 +329,7 @@ impl Generate {
             "stop": stop_name(&generation.stop),
             "stop_string": stop_string,
             "prompt_tokens": generation.prompt_tokens,
+            "reused_tokens": generation.reused_tokens,
             "generated_tokens": generation.ids.len(),
             "guessed_tokens": generation.guessed.0,
             "guessed_right": generation.guessed.1,
@@ -321,7 +369,10 @@ fn summary(generation: &Generation) -> String {
     };
     let guessed = match guessed {
         (0, _) => String::new(),
-        (all, right) => format!(", {right} of {all} guesses right"),
+        (all, right) => {
+            let share = report::percent(*right as f64 / *all as f64);
+            format!(", {right} of {all} guesses right ({share})")
+        }
     };
     format!(
         "prompt {prompt_tokens} tokens{reused}, {:.1} tokens/s; first token after {:.1} ms; generated {} tokens, {:.1} tokens/s{guessed}; ended by {}",

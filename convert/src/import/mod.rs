@@ -133,7 +133,7 @@ fn other_format(bytes: &[u8], path: &Path) -> Option<(&'static str, &'static str
         ("an ONNX Runtime (.ort) model", ": use the .onnx file that it was made from");
     const TORCH: (&str, &str) = (
         "a PyTorch file or another zip archive",
-        ": save a transformer as safetensors with save_pretrained,          export other models with torch.onnx.export",
+        ": put the config.json of a transformer beside its checkpoint, export other models with torch.onnx.export",
     );
     const HDF5: (&str, &str) = ("a Keras or HDF5 file", ": export it with tf2onnx");
     match bytes {

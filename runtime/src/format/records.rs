@@ -228,6 +228,28 @@ record! {
 }
 
 record! {
+    /// What stands before the states that a session saved.
+    pub struct SavedStateHeader: 40 {
+        /// `WHST`.
+        pub magic: [u8; 4],
+        /// 1.
+        pub version: u16,
+        /// How the states' numbers lie: 1 with their least byte first, 2 with their greatest.
+        pub byte_order: u16,
+        /// Positions of KV caches.
+        pub positions: u32,
+        /// The checksum in the model's header, which covers those of all its sections.
+        pub model_crc32: u32,
+        /// Length of the model's file.
+        pub model_bytes: u64,
+        /// State of the model as a whole.
+        pub state_bytes: u64,
+        /// Between this header and the checksum at the end.
+        pub payload_bytes: u64,
+    }
+}
+
+record! {
     /// A key with its value, both in the strings section.
     pub struct MetadataRecord: 16 {
         /// For instance `labels`, `source.sha256`.

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use tempfile::NamedTempFile;
 use whit::metrics::counters::Head;
 use whit::metrics::record::{Alarm, Header, Kind, Sample, SketchHead};
 
@@ -16,7 +15,7 @@ use crate::commands::print_text;
 use crate::monitor::counts::Counts;
 use crate::monitor::reading::{Entries, Refused, Sink, header_key, read_logs};
 use crate::monitor::sketch::Sketch;
-use crate::report;
+use crate::{new_file, report};
 
 #[derive(Args)]
 pub(crate) struct Merge {
@@ -37,8 +36,7 @@ impl Merge {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let name = || self.output.display().to_string();
         // Beside the output, so that it takes its place at once: an earlier log there stays until this one is whole.
-        let folder = self.output.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let file = beside(folder.unwrap_or(Path::new("."))).with_context(name)?;
+        let file = new_file::beside(new_file::folder(&self.output)).with_context(name)?;
         let mut sink = Writer {
             out: BufWriter::new(file),
             bytes: 0,
@@ -67,17 +65,6 @@ impl Merge {
         ))?;
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// A file of its own in a folder, as readable as the user's other files.
-fn beside(folder: &Path) -> std::io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder)
 }
 
 /// Sums up counts, merges sketches and copies everything else.

@@ -21,9 +21,12 @@ mod gpt2;
 mod llama;
 mod mpnet;
 mod phi3;
+mod pickle;
 mod pooling;
+mod pytorch;
 mod rope;
 mod safetensors;
+mod shards;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
@@ -56,7 +59,7 @@ const ARCHITECTURES: &[&[(&str, Architecture)]] = &[
 const MAX_TEXT_BYTES: u64 = 1 << 28;
 
 /// Imports the model in a folder as `save_pretrained` writes it, or of the weights' file in such a folder: a
-/// `.safetensors` file, or the `.safetensors.index.json` of several.
+/// `.safetensors` file or a checkpoint of PyTorch, or the `.index.json` of several.
 ///
 /// # Errors
 ///
@@ -77,14 +80,17 @@ pub fn import_transformers(path: &Path, options: &ImportOptions) -> Result<Graph
         });
     }
     let config = Config::parse("config.json", read_text(&config_file)?.as_bytes())?;
-    let weights = safetensors::SafetensorsFiles::open(&weights_file)?;
+    let weights = shards::open(&weights_file)?;
     let sentences = SentenceTransformer::open(folder)?;
-    let mut metadata = vec![("source.format".to_owned(), "safetensors".to_owned())];
+    let is_pytorch = shards::is_checkpoint(&weights_file)
+        || weights_file.to_string_lossy().ends_with(".bin.index.json");
+    let format = if is_pytorch { "pytorch" } else { "safetensors" };
+    let mut metadata = vec![("source.format".to_owned(), format.to_owned())];
     metadata.extend(tokenizer::metadata(folder, &config)?);
     if model_type(&config)? == "whisper" {
         metadata.extend(whisper::metadata(folder, &config)?);
     }
-    build(&config, &weights, sentences.as_ref(), metadata, options)
+    build(&config, &*weights, sentences.as_ref(), metadata, options)
 }
 
 /// The graph of a model.
@@ -128,15 +134,19 @@ fn model_type(config: &Config) -> Result<String, ImportError> {
 ///
 /// [`ImportError::Format`] for a folder without one.
 pub fn weights_file(path: &Path) -> Result<PathBuf, ImportError> {
-    if path.is_dir() { safetensors::find(path) } else { Ok(path.to_owned()) }
+    if path.is_dir() { shards::find(path) } else { Ok(path.to_owned()) }
 }
 
 /// Whether a path is that of a folder, or of weights that a `config.json` belongs to.
 pub(super) fn is_transformers(path: &Path, bytes: &[u8]) -> bool {
-    let is_index = path.to_string_lossy().ends_with(".safetensors.index.json");
+    let name = path.to_string_lossy();
+    let is_index = name.ends_with(".safetensors.index.json") || name.ends_with(".bin.index.json");
+    let is_checkpoint = shards::is_checkpoint(path)
+        && bytes.starts_with(b"PK")
+        && path.with_file_name("config.json").is_file();
     let extension = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"));
     // The length of the JSON header, below 2^48, then the header.
-    is_index || extension || matches!(bytes, [_, _, _, _, _, _, 0, 0, b'{', ..])
+    is_index || is_checkpoint || extension || matches!(bytes, [_, _, _, _, _, _, 0, 0, b'{', ..])
 }
 
 /// A text file of bounded size.

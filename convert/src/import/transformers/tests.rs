@@ -15,6 +15,7 @@ mod decoders;
 mod encoders;
 mod hostile;
 mod oracle;
+mod pytorch;
 mod ropes;
 mod whisper;
 

@@ -109,9 +109,18 @@ fn folders_and_indices_are_checked() {
     let folder = Folder::new("folders");
     folder.write("config.json", small_bert().to_string());
     let text = || import(&folder.0).unwrap_err().to_string();
-    assert!(text().contains("a folder without model.safetensors"), "{}", text());
+    assert!(
+        text().contains("a folder without model.safetensors or pytorch_model.bin"),
+        "{}",
+        text()
+    );
     folder.write("pytorch_model.bin", b"PK");
-    assert!(text().contains("save the model as safetensors"), "{}", text());
+    assert!(
+        text().contains("not a readable checkpoint of PyTorch: pytorch_model.bin"),
+        "{}",
+        text()
+    );
+    std::fs::remove_file(folder.0.join("pytorch_model.bin")).unwrap();
 
     let word = "embeddings.word_embeddings.weight";
     folder.write("part.safetensors", safetensors(&one(word, &[20, 8])));

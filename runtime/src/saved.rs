@@ -1,0 +1,258 @@
+//! What a session remembers as bytes, to go on later: its states, of KV caches the positions that were written.
+//!
+//! The bytes are described in FORMAT.md ("Saved state"). They go through the caller's functions, so that a file, flash or a
+//! buffer can be behind them, and nothing is allocated.
+
+use core::fmt;
+use core::ops::Range;
+
+use crate::format::{Crc32, Field, Op, SavedStateHeader, Storage};
+use crate::session::Session;
+
+/// First four bytes of saved state.
+const MAGIC: [u8; 4] = *b"WHST";
+const VERSION: u16 = 1;
+/// How numbers of several bytes lie: those of a state are the machine's.
+const BYTE_ORDER: u16 = if cfg!(target_endian = "big") { 2 } else { 1 };
+/// Results of cached attention from which on they are caches.
+const CACHES_FROM: usize = 1;
+
+/// Why saved state wasn't restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RestoreError<E> {
+    /// The bytes couldn't be read.
+    Read(E),
+    /// They aren't saved state.
+    NotState,
+    /// They are of another version.
+    Version {
+        /// The version.
+        version: u16,
+    },
+    /// They come from a machine whose numbers have their bytes in another order.
+    ByteOrder,
+    /// They are another model's, or that of the same model converted another way.
+    OtherModel,
+    /// The states' length isn't what these positions take.
+    Length {
+        /// Bytes stated.
+        stated: u64,
+        /// Bytes that it would be.
+        expected: u64,
+    },
+    /// The checksum is wrong: they were damaged.
+    Checksum,
+}
+
+impl<E: fmt::Display> fmt::Display for RestoreError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RestoreError::Read(error) => write!(f, "the saved state can't be read: {error}"),
+            RestoreError::NotState => f.write_str("this is no saved state of a session"),
+            RestoreError::Version { version } => {
+                write!(f, "saved state of version {version}, and this build reads {VERSION}")
+            }
+            RestoreError::ByteOrder => {
+                f.write_str("the state was saved on a machine of the other byte order")
+            }
+            RestoreError::OtherModel => f.write_str("the state is another model's"),
+            RestoreError::Length { stated, expected } => {
+                write!(f, "the saved state states {stated} bytes, and the model's has {expected}")
+            }
+            RestoreError::Checksum => {
+                f.write_str("the checksum of the saved state is wrong: it is damaged")
+            }
+        }
+    }
+}
+
+impl<E: core::error::Error> core::error::Error for RestoreError<E> {}
+
+/// A KV cache: heads that lie `stride` bytes apart, of each of which `kept` bytes count.
+#[derive(Clone, Copy)]
+struct Cache {
+    start: usize,
+    end: usize,
+    stride: usize,
+    kept: usize,
+}
+
+/// Goes over the bytes of the states that are saved, in their order.
+struct Walk {
+    positions: u32,
+    /// Everything before has been given.
+    at: usize,
+    /// The rest of the cache that ends here.
+    cache: Option<Cache>,
+}
+
+impl Walk {
+    fn new(positions: u32) -> Walk {
+        Walk { positions, at: 0, cache: None }
+    }
+
+    /// The next bytes.
+    fn next(&mut self, session: &Session<'_>) -> Option<Range<usize>> {
+        loop {
+            if let Some(cache) = &mut self.cache {
+                if cache.start < cache.end {
+                    let start = cache.start;
+                    cache.start += cache.stride;
+                    return Some(start..start + cache.kept);
+                }
+                self.at = cache.end;
+                self.cache = None;
+            }
+            let end = session.state().len();
+            match session.cache_from(self.at, self.positions) {
+                Some(cache) if cache.start == self.at => self.cache = Some(cache),
+                next => {
+                    let start = self.at;
+                    self.at = next.map_or(end, |cache| cache.start);
+                    return (start < self.at).then_some(start..self.at);
+                }
+            }
+        }
+    }
+}
+
+impl Session<'_> {
+    /// Bytes that [`Session::save_state`] writes for so many positions.
+    pub fn saved_state_bytes(&self, positions: u32) -> u64 {
+        SavedStateHeader::SIZE as u64 + self.payload_bytes(positions) + u32::SIZE as u64
+    }
+
+    fn payload_bytes(&self, positions: u32) -> u64 {
+        let mut walk = Walk::new(positions);
+        let lengths = core::iter::from_fn(|| walk.next(self)).map(|range| range.len() as u64);
+        lengths.sum()
+    }
+
+    /// Writes all states through `write`, piece by piece. Of KV caches those at the first `positions` are written, all
+    /// with `u32::MAX`; other states are always whole. Neither inputs and outputs nor dimensions are part of it.
+    ///
+    /// # Errors
+    /// What `write` returns.
+    pub fn save_state<E>(
+        &self,
+        positions: u32,
+        mut write: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut crc = Crc32::new();
+        let mut put = |bytes: &[u8]| {
+            crc.update(bytes);
+            write(bytes)
+        };
+        let mut header = [0; SavedStateHeader::SIZE];
+        self.saved_header(positions).write(&mut header);
+        put(&header)?;
+        let mut walk = Walk::new(positions);
+        while let Some(range) = walk.next(self) {
+            put(&self.state()[range])?;
+        }
+        write(&crc.finish().to_le_bytes())
+    }
+
+    /// Reads what [`Session::save_state`] wrote, through `read`, which fills the slice it is given. Returns the number of
+    /// positions of KV caches that were restored; those behind them stay as they are.
+    ///
+    /// # Errors
+    /// [`RestoreError`]: what `read` returns, bytes that are no saved state of this model and this version, and damaged ones.
+    /// The header is checked before anything is touched; where an error comes later, all states have their
+    /// initial values.
+    pub fn restore_state<E>(
+        &mut self,
+        mut read: impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<u32, RestoreError<E>> {
+        let mut header = [0; SavedStateHeader::SIZE];
+        read(&mut header).map_err(RestoreError::Read)?;
+        let stated = SavedStateHeader::read(&header);
+        if stated.magic != MAGIC {
+            return Err(RestoreError::NotState);
+        }
+        if stated.version != VERSION {
+            return Err(RestoreError::Version { version: stated.version });
+        }
+        if stated.byte_order != BYTE_ORDER {
+            return Err(RestoreError::ByteOrder);
+        }
+        let own = self.saved_header(stated.positions);
+        let model = |h: &SavedStateHeader| (h.model_crc32, h.model_bytes, h.state_bytes);
+        if model(&stated) != model(&own) {
+            return Err(RestoreError::OtherModel);
+        }
+        if stated.payload_bytes != own.payload_bytes {
+            let (stated, expected) = (stated.payload_bytes, own.payload_bytes);
+            return Err(RestoreError::Length { stated, expected });
+        }
+        let restored = self.restore_pieces(&header, stated.positions, &mut read);
+        if restored.is_err() {
+            self.reset_state();
+        }
+        restored.map(|()| stated.positions)
+    }
+
+    fn restore_pieces<E>(
+        &mut self,
+        header: &[u8],
+        positions: u32,
+        read: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), RestoreError<E>> {
+        let mut crc = Crc32::new();
+        crc.update(header);
+        let mut walk = Walk::new(positions);
+        while let Some(range) = walk.next(self) {
+            let piece = &mut self.state_mut()[range];
+            read(piece).map_err(RestoreError::Read)?;
+            crc.update(piece);
+        }
+        let mut stated = [0; u32::SIZE];
+        read(&mut stated).map_err(RestoreError::Read)?;
+        if u32::from_le_bytes(stated) != crc.finish() {
+            return Err(RestoreError::Checksum);
+        }
+        Ok(())
+    }
+
+    fn saved_header(&self, positions: u32) -> SavedStateHeader {
+        let model = self.model().header();
+        SavedStateHeader {
+            magic: MAGIC,
+            version: VERSION,
+            byte_order: BYTE_ORDER,
+            positions,
+            model_crc32: model.crc32,
+            model_bytes: model.file_bytes,
+            state_bytes: model.state_bytes,
+            payload_bytes: self.payload_bytes(positions),
+        }
+    }
+
+    /// The first cache that starts at this byte of the states or behind it: keys or values of an attention step,
+    /// `[sequences, heads, positions, channels]`.
+    fn cache_from(&self, at: usize, positions: u32) -> Option<Cache> {
+        let model = self.model();
+        let results = model.steps().filter(|step| step.op == Op::CachedAttention as u16);
+        let results = results.flat_map(|step| {
+            model.operands(&step).skip(usize::from(step.input_count) + CACHES_FROM)
+        });
+        let caches = results.filter_map(|tensor| {
+            let slot = self.slot(tensor as usize)?;
+            let (start, bytes) = (slot.place.offset, slot.bytes());
+            let end = start.checked_add(bytes)?;
+            let row = slot.dim(3).checked_mul(slot.dtype().size())?;
+            let stride = slot.dim(2).checked_mul(row)?;
+            let rows = usize::try_from(positions).unwrap_or(usize::MAX).min(slot.dim(2));
+            let is_whole = stride > 0 && bytes.is_multiple_of(stride) && end <= self.state().len();
+            let is_there = slot.place.storage == Storage::State && slot.rank() == 4 && start >= at;
+            (is_whole && is_there && bytes > 0).then_some(Cache {
+                start,
+                end,
+                stride,
+                kept: rows * row,
+            })
+        });
+        caches.min_by_key(|cache| cache.start)
+    }
+}
