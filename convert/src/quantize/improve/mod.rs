@@ -193,6 +193,9 @@ impl Context<'_> {
 /// of the error, and what helps them alone won't help others.
 const SURE: f64 = 1.0;
 
+/// Multiply-accumulates that a step may take without being asked for by name: minutes.
+const MOST_WORK: u64 = 1 << 44;
+
 /// What a step did to the signal-to-noise ratio of the outputs, in decibels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Effect {
@@ -218,11 +221,20 @@ pub fn improve(
     context: &mut Context<'_>,
 ) -> Result<Vec<Effect>, EvaluateError> {
     let mut effects = Vec::new();
-    let steps = steps.for_numbers(&quantization.numbers);
-    if steps.is_empty() {
+    let mut chosen = steps.for_numbers(&quantization.numbers);
+    if chosen.is_empty() {
         return Ok(effects);
     }
     let float = Program::new(context.reference, &PlanOptions::default())?;
+    let work = widen::runs(quantization, context).saturating_mul(float.model()?.header().macs);
+    if *steps == Steps::Auto && chosen.contains(&Improvement::Widen) && work > MOST_WORK {
+        chosen.retain(|step| *step != Improvement::Widen);
+        context.notes.push(
+            "the step `widen` was left out: it runs the model for every layer, which takes long; --improve \
+             widen,equalize,gptq,bias has it"
+                .to_owned(),
+        );
+    }
     let measure = |quantization: &Quantization, context: &mut Context<'_>| {
         let program = Program::new(&quantization.lowered(), &PlanOptions::default())?;
         let total = context.samples.len();
@@ -235,7 +247,7 @@ pub fn improve(
     };
     let decibels = |errors: &[f64]| -10.0 * errors.iter().sum::<f64>().log10();
     let mut before = measure(quantization, context)?;
-    for improvement in steps {
+    for improvement in chosen {
         let mut better = quantization.clone();
         let equalized = quantization.equalized.clone();
         let mut own = Context {

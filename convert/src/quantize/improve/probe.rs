@@ -60,12 +60,15 @@ pub(in crate::quantize) fn watch(
 /// Bytes of values that are kept from one stretch of a model for the next.
 const ROOM: usize = 1 << 30;
 
+/// Sizes and reals of values, by sample.
+type Kept = BTreeMap<ValueId, Vec<(Vec<usize>, Vec<f32>)>>;
+
 /// Runs a model a stretch at a time, from its inputs on: what a stretch made is kept for those behind it, so that a model
 /// that changes from front to back is run once in all.
 pub(super) struct Relay<'s> {
     samples: &'s dyn Samples,
-    /// Reals of values that somebody has yet to read, with their sizes, by sample.
-    kept: BTreeMap<ValueId, Vec<(Vec<usize>, Vec<f32>)>>,
+    /// Values that somebody has yet to read.
+    kept: Kept,
     /// Values that are as they will stay.
     made: BTreeSet<ValueId>,
     /// Bytes left for what is kept. Once there are none, every stretch begins at the inputs.
@@ -105,7 +108,7 @@ impl Samples for Parts<'_> {
 
 impl<'s> Relay<'s> {
     pub(super) fn new(samples: &'s dyn Samples) -> Relay<'s> {
-        Relay { samples, kept: BTreeMap::new(), made: BTreeSet::new(), room: ROOM, simulates: true }
+        Relay { samples, kept: Kept::new(), made: BTreeSet::new(), room: ROOM, simulates: true }
     }
 
     /// As [`watch`]: shows values of `graph`, a [quantized](crate::quantize::quantization::Quantization::with_quantize_nodes) one, which computes the values of `base` under the same ids, as they are now, and
@@ -140,7 +143,12 @@ impl<'s> Relay<'s> {
                 changing.extend(&node.outputs);
             }
         }
-        let for_good: BTreeSet<ValueId> = made.difference(&changing).copied().collect();
+        // A reshaped value is made again from what it was.
+        let is_reshaped = |id: &ValueId| {
+            producers[id.0 as usize].is_some_and(|at| graph.nodes[at].op == Op::Reshape)
+        };
+        let for_good: BTreeSet<ValueId> =
+            made.difference(&changing).copied().filter(|id| !is_reshaped(id)).collect();
         let later = self.later(base, &for_good);
         let is_kept = |id: &ValueId| {
             self.room > 0 && graph.value(*id).dtype == DType::F32 && later.contains(id)
@@ -158,7 +166,7 @@ impl<'s> Relay<'s> {
                 of_tensor.entry(*tensor).or_default().push(*value);
             }
         }
-        let mut kept: BTreeMap<ValueId, Vec<(Vec<usize>, Vec<f32>)>> = BTreeMap::new();
+        let mut kept = Kept::new();
         let inputs = graph.inputs.len();
         let of_part = part.inputs[inputs..].iter().filter_map(|id| self.kept.get(id));
         let of_stretch =
@@ -212,17 +220,21 @@ impl<'s> Relay<'s> {
     /// Values that nodes read which haven't run for good, neither before nor in a stretch that made these.
     fn later(&self, base: &Graph, made: &BTreeSet<ValueId>) -> BTreeSet<ValueId> {
         let has_run = |id: &ValueId| made.contains(id) || self.made.contains(id);
-        let waiting = base.nodes.iter().filter(|node| !node.outputs.iter().any(has_run));
-        waiting.flat_map(|node| node.inputs.iter().flatten().copied()).collect()
+        let mut later = BTreeSet::new();
+        for node in base.nodes.iter().rev() {
+            let is_waiting = match node.op {
+                Op::Reshape => later.contains(&node.outputs[0]),
+                _ => !node.outputs.iter().any(has_run),
+            };
+            if is_waiting {
+                later.extend(node.inputs.iter().flatten().copied());
+            }
+        }
+        later
     }
 
     /// Keeps what a stretch made, and no more of what was kept than is still to be read.
-    fn pass_on(
-        &mut self,
-        made: BTreeSet<ValueId>,
-        later: &BTreeSet<ValueId>,
-        kept: BTreeMap<ValueId, Vec<(Vec<usize>, Vec<f32>)>>,
-    ) {
+    fn pass_on(&mut self, made: BTreeSet<ValueId>, later: &BTreeSet<ValueId>, kept: Kept) {
         if self.room == 0 {
             self.kept.clear();
             self.made.clear();

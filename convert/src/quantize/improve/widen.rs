@@ -33,6 +33,13 @@ struct Layer {
     noise: f64,
 }
 
+/// Runs of the model that the step takes, about: of the float model and of one for each layer, on each sample.
+pub(super) fn runs(quantization: &Quantization, context: &Context<'_>) -> u64 {
+    let is_narrow = |numbers: &&Numbers| matches!(numbers, Numbers::W4 { .. });
+    let layers = quantization.numbers.iter().filter(is_narrow).count();
+    2 * layers as u64 * context.samples.len().min(MOST_SAMPLES) as u64
+}
+
 /// Runs the step.
 pub(super) fn run(
     quantization: &mut Quantization,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::graph::{BinaryKind, Clamp, Graph, Op, ValueId};
+use crate::graph::{BinaryKind, Clamp, Graph, Op, UnaryKind, ValueId};
 use crate::quantize::improve::probe::{Relay, watch};
 use crate::quantize::improve::tests::{Build, inputs, matmul};
 
@@ -13,7 +13,12 @@ fn residual_layers() -> (Graph, Vec<usize>) {
     let mut b = Build::new(91);
     let x = b.input(&[1, 8]);
     let mut sum = x;
-    for _ in 0..4 {
+    for layer in 0..4 {
+        if layer == 2 {
+            sum = b.node(Op::Reshape, &[sum], &[2, 4]);
+            sum = b.node(Op::Unary(UnaryKind::Relu), &[sum], &[2, 4]);
+            sum = b.node(Op::Reshape, &[sum], &[1, 8]);
+        }
         let reals = b.reals(64);
         let weights = b.constant(&[8, 8], &reals);
         let y = b.node(matmul(Clamp::RELU), &[sum, weights], &[1, 8]);
@@ -74,6 +79,10 @@ fn only_what_is_new_runs() {
             .watch(&graph, &graph, &values, &changing, &mut |_| (), &mut |_, _, _| ())
             .expect("run");
         let part = relay.part(&graph, &[of.outputs[0]].into());
-        assert_eq!(part.nodes.len(), 1, "{}", of.name);
+        assert!(
+            part.nodes.iter().filter(|node| node.op != Op::Reshape).count() <= 1,
+            "{}",
+            of.name
+        );
     }
 }
