@@ -3,13 +3,17 @@
 use super::blocking::{BLOCK_ROWS, KBlock, KBlocks, MAX_PANELS, Runs, dequantized_len, runs};
 use super::grouped::GroupedWeights;
 use super::tile::{Dequantize, Finish, GroupedPanel, Row, Tile, TileKernel, WeightPtr};
-use super::{ConvF32, ConvGeometry, PANEL_N, PanelWeights, ResidualData};
+use super::{ConvF32, ConvGeometry, FloatWeights, PANEL_N, PanelWeights, ResidualData};
 use core::ops::Range;
 use core::{ptr, slice};
 
 /// Up to so many tiles of rows read grouped weights in place: converting them again for each costs less than
 /// writing them to memory and reading them there.
 const DIRECT_TILES: usize = 2;
+
+/// Weights of so many bytes are taken to come from memory when one row reads them: a core's own caches hold less.
+/// Tests have no such shapes.
+const STREAMED_BYTES: usize = if cfg!(test) { 1 << 10 } else { 1 << 20 };
 
 /// Convolution by tiles of `kernel`.
 ///
@@ -46,6 +50,15 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
     let (dequantized, gathered) = args.scratch.split_at_mut(dequantized_len);
     let mut rows = [Row { start: ptr::null(), step: 0, line_step: 0 }; BLOCK_ROWS];
 
+    let streams = g.out_pixels() == 1
+        && match args.weights {
+            PanelWeights::Float(FloatWeights::F32(w)) => size_of_val(w) >= STREAMED_BYTES,
+            PanelWeights::Float(FloatWeights::F16(w)) => size_of_val(w) >= STREAMED_BYTES,
+            PanelWeights::Grouped(_) => false,
+        };
+    // One stream of memory is read faster than several.
+    let panels = if streams { 1 } else { kernel.panels };
+
     let (mut first_pixel, pixels) = (args.pixels.start, args.pixels.clone());
     while first_pixel < pixels.end {
         // Blocks begin at multiples of their size, whatever the range.
@@ -59,8 +72,8 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                 let last = block_k >= k;
                 point(args.input, g, &inner, group, &block, first_pixel, gathered, rows);
 
-                for col in (0..group_out_c).step_by(kernel.panels * PANEL_N) {
-                    let cols = (kernel.panels * PANEL_N).min(group_out_c - col);
+                for col in (0..group_out_c).step_by(panels * PANEL_N) {
+                    let cols = (panels * PANEL_N).min(group_out_c - col);
                     let padded_channel = group * padded_group_out_c + col;
                     let channel = group * group_out_c + col;
                     let (weights, panel_stride) = match args.weights {
@@ -107,6 +120,7 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                             run_len: block.len,
                             a_step: 1,
                             weights,
+                            streams,
                             weight_step: PANEL_N,
                             panel_stride,
                             cols,
@@ -176,6 +190,7 @@ unsafe fn grouped_rows(args: &mut ConvF32<'_>, weights: GroupedWeights<'_>, kern
                 run_len: k,
                 a_step: 1,
                 weights,
+                streams: false,
                 weight_step: PANEL_N,
                 panel_stride: 0,
                 cols: PANEL_N.min(g.out_c - channel),

@@ -96,6 +96,7 @@ pub(super) unsafe fn grouped_rows(args: &mut ConvF32<'_>, weights: GroupedWeight
             run_len: k,
             a_step: 1,
             weights: WeightPtr::Grouped(panel),
+            streams: false,
             weight_step: PANEL_N,
             panel_stride: 0,
             cols: PANEL_N.min(g.out_c - channel),

@@ -72,6 +72,9 @@ pub(crate) trait Lanes: Copy {
     unsafe fn clamp(self, min: Self, max: Self) -> Self;
     /// The sum of the lanes, in any order.
     unsafe fn sum(self) -> f32;
+    /// Asks for the memory at an address, whatever is there.
+    #[cfg(target_arch = "x86_64")]
+    fn prefetch(_at: *const u8) {}
     /// Reads `LEN` words.
     unsafe fn load_words(from: *const u8) -> Self::Words;
     /// Byte `j`, below 4, of each word, as an i8.
@@ -152,5 +155,27 @@ impl Weight for f16 {
     unsafe fn load<L: Lanes>(from: *const Self) -> L {
         // SAFETY: the contract is the same.
         unsafe { L::load_f16(from) }
+    }
+}
+
+/// How far ahead [`Streamed`] weights are fetched: a run of one row reads each once, and pages are too short for the machine to
+/// find out by itself. Found by trying powers of two.
+#[cfg(target_arch = "x86_64")]
+const AHEAD_BYTES: usize = 8192;
+
+/// A weight that comes from memory, not from a cache: what lies further on is asked for.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Streamed<W>(W);
+
+#[cfg(target_arch = "x86_64")]
+impl<W: Weight> Weight for Streamed<W> {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+        let from: *const W = from.cast();
+        L::prefetch(from.cast::<u8>().wrapping_add(AHEAD_BYTES));
+        // SAFETY: the contract is the same.
+        unsafe { W::load(from) }
     }
 }

@@ -31,6 +31,12 @@ pub(crate) struct Tile<'a> {
     /// Elements from one element of a run to the next: 1 unless A is transposed.
     pub(crate) a_step: usize,
     pub(crate) weights: WeightPtr,
+    /// The weights are more than caches hold, and nobody reads them again soon.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "fetching ahead is measured on x86-64 only")
+    )]
+    pub(crate) streams: bool,
     /// Elements from one row of weights to the next.
     pub(crate) weight_step: usize,
     /// Elements from a panel to the next.

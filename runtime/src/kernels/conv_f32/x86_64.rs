@@ -4,7 +4,7 @@ use super::blocked::conv_f32_blocked;
 use super::direct::{self, DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, even};
 use super::grouped::GroupedBits;
 use super::grouped_vnni;
-use super::lanes::{Avx2, Avx512, Grouped, W4, W8, Weight};
+use super::lanes::{Avx2, Avx512, Grouped, Streamed, W4, W8, Weight};
 use super::tile::{
     Dequantize, GroupedPanel, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile,
 };
@@ -298,6 +298,7 @@ unsafe fn tile_f32_avx2(t: &Tile<'_>) {
                 (3 | 4, true) => tile::<Avx2, W, 4, 1, 2>(t, weights),
                 (5 | 6, true) => tile::<Avx2, W, 6, 1, 2>(t, weights),
                 (_, true) => tile::<Avx2, W, 8, 1, 1>(t, weights),
+                (1, _) if t.streams => tile::<Avx2, Streamed<W>, 1, 2, 4>(t, weights.cast()),
                 (1, _) => tile::<Avx2, W, 1, 2, 4>(t, weights),
                 (2, _) => tile::<Avx2, W, 2, 2, 2>(t, weights),
                 (3, _) => tile::<Avx2, W, 3, 2, 2>(t, weights),
@@ -350,6 +351,7 @@ unsafe fn tile_f32_avx512(t: &Tile<'_>) {
         // SAFETY: the contract is the same.
         unsafe {
             match (t.rows.len(), t.cols <= PANEL_N) {
+                (1, true) if t.streams => tile::<Avx512, Streamed<W>, 1, 1, 8>(t, weights.cast()),
                 (1, true) => tile::<Avx512, W, 1, 1, 8>(t, weights),
                 (2, true) => tile::<Avx512, W, 2, 1, 4>(t, weights),
                 (3 | 4, true) => tile::<Avx512, W, 4, 1, 2>(t, weights),

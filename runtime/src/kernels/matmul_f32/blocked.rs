@@ -98,6 +98,7 @@ pub(super) unsafe fn matmul_f32_blocked(args: &mut MatMulF32<'_>, kernels: Kerne
                         run_len: len,
                         a_step,
                         weights: WeightPtr::F32(weights),
+                        streams: false,
                         weight_step,
                         panel_stride,
                         cols,

@@ -44,6 +44,12 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(at: *const u8) {
+        // SAFETY: every x86-64 CPU has the instruction (SSE), and it takes any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn load_part(from: *const f32, n: usize) -> Self {
         debug_assert!(n < 8);
         // SAFETY: n < 8, so the mask is read inside MASKS; masked-off lanes aren't accessed.
@@ -218,6 +224,12 @@ impl Lanes for Avx512 {
     unsafe fn load_f16(from: *const f16) -> Self {
         // SAFETY: the caller has AVX-512 F and promises 16 elements of 2 bytes, one __m256i.
         Avx512(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) })
+    }
+
+    #[inline(always)]
+    fn prefetch(at: *const u8) {
+        // SAFETY: every x86-64 CPU has the instruction (SSE), and it takes any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
 
     #[inline(always)]
