@@ -184,7 +184,10 @@ impl<'m> Session<'m> {
         }
         let bound = self.block.bound();
         let needs = check_steps(&tables, dims, self.isa, 1, &|index| {
-            bound.get(index).map(|bound| bound.operator).ok_or(too_large)
+            if tables.step(index, dims).is_some_and(|step| step.is_idle()) {
+                return Ok(None);
+            }
+            bound.get(index).map(|bound| Some(bound.operator)).ok_or(too_large)
         })?;
         if needs.scratch > self.block.scratch_bytes() {
             return Err(too_large);
@@ -560,7 +563,7 @@ fn prepare(model: &Model<'_>, options: &Options) -> Result<Prepared, SessionErro
         // A program without steps has no `Bound` to fill; any operator does.
         filler: options.operators.first().copied().unwrap_or(&ops::LUT_I8),
     };
-    let operator = |index| find_operator(options, tables.step_record(index), index);
+    let operator = |index| find_operator(options, tables.step_record(index), index).map(Some);
     let needs = if prepared.sizes.dims == 0 {
         check_steps(&tables, &[], isa, prepared.threads, &operator)?
     } else {
@@ -571,8 +574,8 @@ fn prepare(model: &Model<'_>, options: &Options) -> Result<Prepared, SessionErro
     Ok(prepared)
 }
 
-/// How a step's operator is found.
-type OperatorOf<'f> = &'f dyn Fn(usize) -> Result<&'static Operator, SessionError>;
+/// How a step's operator is found; none for a step that has nothing to compute.
+type OperatorOf<'f> = &'f dyn Fn(usize) -> Result<Option<&'static Operator>, SessionError>;
 
 /// What the steps need.
 struct Needs {
@@ -617,11 +620,8 @@ fn check_steps(
     let (mut shared, mut shared_ns) = (Needs { scratch: 0, parts: 1 }, 0.0);
     for index in 0..tables.step_count() {
         let failed = |kind| SessionError::Step { step: index as u32, kind };
-        let operator = operator(index)?;
+        let Some(operator) = operator(index)? else { continue };
         let step = tables.step(index, dims).ok_or(failed(StepErrorKind::TooLarge))?;
-        if step.is_idle() {
-            continue;
-        }
         (operator.check)(&step).map_err(failed)?;
         needs.scratch = needs.scratch.max((operator.scratch_bytes)(&step, isa));
         #[cfg(feature = "std")]
