@@ -178,24 +178,22 @@ impl<'m> Session<'m> {
         let too_large = SessionError::Step { step: 0, kind: StepErrorKind::TooLarge };
         let symbols = self.model.symbols().len();
         self.block.evaluate_dims(symbols).ok_or(too_large)?;
+        for index in 0..self.block.bound().len() {
+            let step = self.block.tables().step(index, self.block.dims());
+            let is_idle = step.is_some_and(|step| step.is_idle());
+            self.block.bound_mut()[index].set_idle(is_idle, self.isa);
+        }
         let (tables, dims) = (self.block.tables(), self.block.dims());
         if !tables.tensors.hold_together(dims) {
             return Err(too_large);
         }
         let bound = self.block.bound();
         let needs = check_steps(&tables, dims, self.isa, 1, &|index| {
-            if tables.step(index, dims).is_some_and(|step| step.is_idle()) {
-                return Ok(None);
-            }
-            bound.get(index).map(|bound| Some(bound.operator)).ok_or(too_large)
+            let bound = bound.get(index).ok_or(too_large)?;
+            Ok(bound.run.map(|_| bound.operator))
         })?;
         if needs.scratch > self.block.scratch_bytes() {
             return Err(too_large);
-        }
-        for index in 0..self.block.bound().len() {
-            let step = self.block.tables().step(index, self.block.dims());
-            let is_idle = step.is_some_and(|step| step.is_idle());
-            self.block.bound_mut()[index].set_idle(is_idle, self.isa);
         }
         #[cfg(feature = "std")]
         self.cut_steps();
@@ -210,9 +208,10 @@ impl<'m> Session<'m> {
         // Of the cut steps from here to the end.
         let mut ns = 0.0;
         for index in (0..self.block.bound().len()).rev() {
-            let operator = self.block.bound()[index].operator;
+            let bound = self.block.bound()[index];
+            let operator = bound.operator;
             let step = self.block.tables().step(index, self.block.dims());
-            let step = step.filter(|step| !step.is_idle());
+            let step = step.filter(|_| bound.run.is_some());
             let share = step.and_then(|step| parallel::share(operator, &step, self.isa, threads));
             let share = share.filter(|share| share.scratch_bytes <= room);
             ns += share.as_ref().map_or(0.0, |share| share.ns);
@@ -358,7 +357,7 @@ impl<'m> Session<'m> {
                 self.pool.as_mut(),
             );
             let (bound, mut context) = context.ok_or(failed(StepErrorKind::TooLarge))?;
-            (bound.run)(&mut context).map_err(failed)?;
+            bound.run.map_or(Ok(()), |run| run(&mut context)).map_err(failed)?;
             observe(index, Observed { block: &self.block, constants });
         }
         Ok(())
@@ -383,7 +382,7 @@ impl<'m> Session<'m> {
                 self.pool.as_mut(),
             );
             let (bound, mut context) = context.ok_or(failed(StepErrorKind::TooLarge))?;
-            (bound.run)(&mut context).map_err(failed)?;
+            bound.run.map_or(Ok(()), |run| run(&mut context)).map_err(failed)?;
             probe(index, &mut Probe { block: &mut self.block });
         }
         Ok(())
