@@ -532,12 +532,18 @@ struct DimBounds {
     len: usize,
 }
 
+/// Whether symbols may be 0. Skipping the steps that have nothing to compute then takes code that microcontrollers are spared.
+const CAN_BE_EMPTY: bool = cfg!(feature = "std");
+
 impl DimBounds {
     fn compute(model: &Model<'_>) -> Result<DimBounds, FormatError> {
         let mut table = DimBounds { bounds: [(0, 0); MAX_DIMS], len: 0 };
         for (index, symbol) in model.symbols().enumerate() {
             let bad = FormatError::BadValue { section: Section::Symbols, index: index as u32 };
-            if symbol.min > symbol.max || symbol.max > i32::MAX as u32 {
+            if (symbol.min == 0 && !CAN_BE_EMPTY)
+                || symbol.min > symbol.max
+                || symbol.max > i32::MAX as u32
+            {
                 return Err(bad);
             }
             table.push((symbol.min, symbol.max)).ok_or(bad)?;

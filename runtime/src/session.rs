@@ -178,26 +178,33 @@ impl<'m> Session<'m> {
         let too_large = SessionError::Step { step: 0, kind: StepErrorKind::TooLarge };
         let symbols = self.model.symbols().len();
         self.block.evaluate_dims(symbols).ok_or(too_large)?;
-        for index in 0..self.block.bound().len() {
-            let step = self.block.tables().step(index, self.block.dims());
-            let is_idle = step.is_some_and(|step| step.is_idle());
-            self.block.bound_mut()[index].set_idle(is_idle, self.isa);
-        }
         let (tables, dims) = (self.block.tables(), self.block.dims());
         if !tables.tensors.hold_together(dims) {
             return Err(too_large);
         }
         let bound = self.block.bound();
         let needs = check_steps(&tables, dims, self.isa, 1, &|index| {
-            let bound = bound.get(index).ok_or(too_large)?;
-            Ok(bound.run.map(|_| bound.operator))
+            bound.get(index).map(|bound| bound.operator).ok_or(too_large)
         })?;
         if needs.scratch > self.block.scratch_bytes() {
             return Err(too_large);
         }
         #[cfg(feature = "std")]
-        self.cut_steps();
+        {
+            self.find_idle_steps();
+            self.cut_steps();
+        }
         Ok(())
+    }
+
+    /// Decides which steps have nothing to compute at the present dimensions.
+    #[cfg(feature = "std")]
+    fn find_idle_steps(&mut self) {
+        for index in 0..self.block.bound().len() {
+            let step = self.block.tables().step(index, self.block.dims());
+            let is_idle = step.is_some_and(|step| step.is_idle());
+            self.block.bound_mut()[index].set_idle(is_idle, self.isa);
+        }
     }
 
     /// Decides how many parts each step is cut into at the present dimensions, and which steps wake threads.
@@ -208,10 +215,9 @@ impl<'m> Session<'m> {
         // Of the cut steps from here to the end.
         let mut ns = 0.0;
         for index in (0..self.block.bound().len()).rev() {
-            let bound = self.block.bound()[index];
-            let operator = bound.operator;
+            let operator = self.block.bound()[index].operator;
             let step = self.block.tables().step(index, self.block.dims());
-            let step = step.filter(|_| bound.run.is_some());
+            let step = step.filter(|step| !step.is_idle());
             let share = step.and_then(|step| parallel::share(operator, &step, self.isa, threads));
             let share = share.filter(|share| share.scratch_bytes <= room);
             ns += share.as_ref().map_or(0.0, |share| share.ns);
@@ -357,7 +363,7 @@ impl<'m> Session<'m> {
                 self.pool.as_mut(),
             );
             let (bound, mut context) = context.ok_or(failed(StepErrorKind::TooLarge))?;
-            bound.run.map_or(Ok(()), |run| run(&mut context)).map_err(failed)?;
+            (bound.run)(&mut context).map_err(failed)?;
             observe(index, Observed { block: &self.block, constants });
         }
         Ok(())
@@ -382,7 +388,7 @@ impl<'m> Session<'m> {
                 self.pool.as_mut(),
             );
             let (bound, mut context) = context.ok_or(failed(StepErrorKind::TooLarge))?;
-            bound.run.map_or(Ok(()), |run| run(&mut context)).map_err(failed)?;
+            (bound.run)(&mut context).map_err(failed)?;
             probe(index, &mut Probe { block: &mut self.block });
         }
         Ok(())
@@ -562,7 +568,7 @@ fn prepare(model: &Model<'_>, options: &Options) -> Result<Prepared, SessionErro
         // A program without steps has no `Bound` to fill; any operator does.
         filler: options.operators.first().copied().unwrap_or(&ops::LUT_I8),
     };
-    let operator = |index| find_operator(options, tables.step_record(index), index).map(Some);
+    let operator = |index| find_operator(options, tables.step_record(index), index);
     let needs = if prepared.sizes.dims == 0 {
         check_steps(&tables, &[], isa, prepared.threads, &operator)?
     } else {
@@ -573,8 +579,8 @@ fn prepare(model: &Model<'_>, options: &Options) -> Result<Prepared, SessionErro
     Ok(prepared)
 }
 
-/// How a step's operator is found; none for a step that has nothing to compute.
-type OperatorOf<'f> = &'f dyn Fn(usize) -> Result<Option<&'static Operator>, SessionError>;
+/// How a step's operator is found.
+type OperatorOf<'f> = &'f dyn Fn(usize) -> Result<&'static Operator, SessionError>;
 
 /// What the steps need.
 struct Needs {
@@ -619,8 +625,12 @@ fn check_steps(
     let (mut shared, mut shared_ns) = (Needs { scratch: 0, parts: 1 }, 0.0);
     for index in 0..tables.step_count() {
         let failed = |kind| SessionError::Step { step: index as u32, kind };
-        let Some(operator) = operator(index)? else { continue };
+        let operator = operator(index)?;
         let step = tables.step(index, dims).ok_or(failed(StepErrorKind::TooLarge))?;
+        #[cfg(feature = "std")]
+        if step.is_idle() {
+            continue;
+        }
         (operator.check)(&step).map_err(failed)?;
         needs.scratch = needs.scratch.max((operator.scratch_bytes)(&step, isa));
         #[cfg(feature = "std")]

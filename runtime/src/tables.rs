@@ -339,10 +339,11 @@ impl Step<'_> {
     }
 
     /// Whether the present dimensions leave this step nothing to compute: they make all of its outputs empty.
+    #[cfg(feature = "std")]
     pub(crate) fn is_idle(&self) -> bool {
-        let is_empty = |y: Slot| y.dims().contains(&0);
-        !self.dims.is_empty()
-            && (0..self.output_count()).all(|y| self.optional_output(y).is_none_or(is_empty))
+        let mut outputs = (0..self.output_count()).filter_map(|index| self.optional_output(index));
+        let is_empty = |y: Slot| y.elements() == 0;
+        !self.dims.is_empty() && outputs.next().is_some_and(is_empty) && outputs.all(is_empty)
     }
 
     /// Whether input number `index` is there.

@@ -295,8 +295,7 @@ table! {
 #[derive(Clone, Copy)]
 pub(crate) struct Bound {
     pub(crate) operator: &'static Operator,
-    /// None where the step has nothing to compute.
-    pub(crate) run: Option<RunFn>,
+    pub(crate) run: RunFn,
     /// Parts that its work is cut into; 1 when one thread runs it.
     #[cfg(feature = "std")]
     pub(crate) parts: u8,
@@ -309,7 +308,7 @@ impl Bound {
     pub(crate) fn new(operator: &'static Operator, isa: Isa) -> Bound {
         Bound {
             operator,
-            run: Some((operator.select)(isa)),
+            run: (operator.select)(isa),
             #[cfg(feature = "std")]
             parts: 1,
             #[cfg(feature = "std")]
@@ -318,8 +317,9 @@ impl Bound {
     }
 
     /// Fixes what runs for a step with nothing to compute, or for one with something.
+    #[cfg(feature = "std")]
     pub(crate) fn set_idle(&mut self, is_idle: bool, isa: Isa) {
-        self.run = (!is_idle).then(|| (self.operator.select)(isa));
+        self.run = if is_idle { |_| Ok(()) } else { (self.operator.select)(isa) };
     }
 }
 
