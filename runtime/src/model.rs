@@ -280,7 +280,7 @@ impl<'a> Model<'a> {
     fn check_name(&self, name: Name) -> Option<()> {
         let strings = self.section(Section::Strings);
         let bytes = sub_slice(strings, u64::from(name.offset), u64::from(name.bytes))?;
-        core::str::from_utf8(bytes).ok().map(|_| ())
+        is_utf8(bytes).then_some(())
     }
 
     /// Apart, because the table takes two kilobytes of stack.
@@ -530,6 +530,14 @@ fn record_bytes(section: Section) -> usize {
 struct DimBounds {
     bounds: [(u32, u32); MAX_DIMS],
     len: usize,
+}
+
+/// Whether bytes are UTF-8. A tokenizer in the metadata has megabytes of text.
+fn is_utf8(bytes: &[u8]) -> bool {
+    #[cfg(feature = "std")]
+    return simdutf8::basic::from_utf8(bytes).is_ok();
+    #[cfg(not(feature = "std"))]
+    core::str::from_utf8(bytes).is_ok()
 }
 
 /// Whether symbols may be 0. Skipping the steps that have nothing to compute then takes code that microcontrollers are spared.

@@ -351,13 +351,14 @@ unsafe fn tile_f32_avx512(t: &Tile<'_>) {
         // SAFETY: the contract is the same.
         unsafe {
             match (t.rows.len(), t.cols <= PANEL_N) {
+                // One row has the same order of sums however columns are cut into tiles.
                 (1, true) if t.streams => tile::<Avx512, Streamed<W>, 1, 1, 8>(t, weights.cast()),
                 (1, true) => tile::<Avx512, W, 1, 1, 8>(t, weights),
                 (2, true) => tile::<Avx512, W, 2, 1, 4>(t, weights),
                 (3 | 4, true) => tile::<Avx512, W, 4, 1, 2>(t, weights),
                 (5..=8, true) => tile::<Avx512, W, 8, 1, 1>(t, weights),
                 (_, true) => tile::<Avx512, W, 12, 1, 1>(t, weights),
-                (1, _) => tile::<Avx512, W, 1, 2, 4>(t, weights),
+                (1, _) => tile::<Avx512, W, 1, 2, 8>(t, weights),
                 (2, _) => tile::<Avx512, W, 2, 2, 2>(t, weights),
                 (3 | 4, _) => tile::<Avx512, W, 4, 2, 1>(t, weights),
                 (5 | 6, _) => tile::<Avx512, W, 6, 2, 1>(t, weights),
