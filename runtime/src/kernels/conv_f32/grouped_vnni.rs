@@ -8,7 +8,7 @@
 use core::arch::x86_64::*;
 
 use super::grouped::{GroupedBits, GroupedWeights};
-use super::lanes::{Avx512, Lanes};
+use super::lanes::{Avx512, Lanes, fetch_ahead};
 use super::tile::{Finish, GroupedPanel, Row, Tile, WeightPtr, write};
 use super::{ConvF32, ConvGeometry};
 use crate::Isa;
@@ -16,9 +16,6 @@ use crate::kernels::{PANEL_N, ResidualData};
 
 /// Rows at most: beyond, floats in panels cost less per row.
 pub(super) const MOST_ROWS: usize = 4;
-
-/// How far ahead weights are fetched, from memory that a decoder's weights come out of: found by trying powers of two.
-const AHEAD_BYTES: usize = 8192;
 
 /// `127 · 256`: what the largest input of a group becomes.
 const LARGEST: f32 = 32512.0;
@@ -223,7 +220,7 @@ unsafe fn panel_rows<const MR: usize, const W4: bool>(
             let mut sums = [[_mm512_setzero_si512(); 4]; MR];
             while word < end {
                 let from = panel.words.add(word * PANEL_N * 4);
-                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD_BYTES).cast());
+                fetch_ahead(from);
                 let bytes = _mm512_loadu_si512(from.cast());
                 if W4 {
                     let first = _mm512_and_si512(bytes, nibble);
@@ -245,7 +242,7 @@ unsafe fn panel_rows<const MR: usize, const W4: bool>(
                 word += 1;
                 if word < end {
                     let from = from.add(PANEL_N * 4);
-                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD_BYTES).cast());
+                    fetch_ahead(from);
                     let second = _mm512_xor_si512(_mm512_loadu_si512(from.cast()), sign);
                     for (row, sums) in sums.iter_mut().enumerate() {
                         sums[2] = _mm512_dpbusd_epi32(sums[2], second, load(row, 0, word));

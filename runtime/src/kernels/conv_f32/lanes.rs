@@ -21,7 +21,7 @@ pub(crate) use array::Array;
 #[cfg(any(all(target_arch = "aarch64", target_feature = "neon"), test))]
 pub(crate) use pair::Pair;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
-pub(crate) use x86_64::{Avx2, Avx512};
+pub(crate) use x86_64::{Avx2, Avx512, fetch_ahead};
 
 /// A register of [`Lanes::LEN`] f32.
 ///
@@ -72,9 +72,6 @@ pub(crate) trait Lanes: Copy {
     unsafe fn clamp(self, min: Self, max: Self) -> Self;
     /// The sum of the lanes, in any order.
     unsafe fn sum(self) -> f32;
-    /// Asks for the memory at an address, whatever is there.
-    #[cfg(target_arch = "x86_64")]
-    fn prefetch(_at: *const u8) {}
     /// Reads `LEN` words.
     unsafe fn load_words(from: *const u8) -> Self::Words;
     /// Byte `j`, below 4, of each word, as an i8.
@@ -158,23 +155,18 @@ impl Weight for f16 {
     }
 }
 
-/// How far ahead [`Streamed`] weights are fetched: a run of one row reads each once, and pages are too short for the machine to
-/// find out by itself. Found by trying powers of two.
-#[cfg(target_arch = "x86_64")]
-const AHEAD_BYTES: usize = 8192;
-
 /// A weight that comes from memory, not from a cache: what lies further on is asked for.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct Streamed<W>(W);
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
 impl<W: Weight> Weight for Streamed<W> {
     #[inline(always)]
     unsafe fn load<L: Lanes>(from: *const Self) -> L {
         let from: *const W = from.cast();
-        L::prefetch(from.cast::<u8>().wrapping_add(AHEAD_BYTES));
+        fetch_ahead(from.cast());
         // SAFETY: the contract is the same.
         unsafe { W::load(from) }
     }

@@ -33,7 +33,7 @@ pub(crate) struct Tile<'a> {
     pub(crate) weights: WeightPtr,
     /// The weights are more than caches hold, and nobody reads them again soon.
     #[cfg_attr(
-        not(target_arch = "x86_64"),
+        not(all(target_arch = "x86_64", feature = "std")),
         allow(dead_code, reason = "fetching ahead is measured on x86-64 only")
     )]
     pub(crate) streams: bool,

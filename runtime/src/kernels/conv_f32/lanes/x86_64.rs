@@ -44,12 +44,6 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch(at: *const u8) {
-        // SAFETY: every x86-64 CPU has the instruction (SSE), and it takes any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-    }
-
-    #[inline(always)]
     unsafe fn load_part(from: *const f32, n: usize) -> Self {
         debug_assert!(n < 8);
         // SAFETY: n < 8, so the mask is read inside MASKS; masked-off lanes aren't accessed.
@@ -227,12 +221,6 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch(at: *const u8) {
-        // SAFETY: every x86-64 CPU has the instruction (SSE), and it takes any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-    }
-
-    #[inline(always)]
     unsafe fn load_part(from: *const f32, n: usize) -> Self {
         debug_assert!(n < 16);
         // SAFETY: the mask has the first n lanes; masked-off lanes aren't accessed.
@@ -336,4 +324,15 @@ impl Lanes for Avx512 {
             _mm512_permutexvar_ps(index, reals)
         })
     }
+}
+
+/// How far ahead weights are fetched, from memory that a decoder's weights come out of: pages are too short for the machine to
+/// find out by itself. Found by trying powers of two.
+const AHEAD_BYTES: usize = 8192;
+
+/// Asks for what lies further on than the weights at an address, whatever is there.
+#[inline(always)]
+pub(crate) fn fetch_ahead(weights: *const u8) {
+    // SAFETY: every x86-64 CPU has the instruction (SSE), and it takes any address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(weights.wrapping_add(AHEAD_BYTES).cast()) }
 }
