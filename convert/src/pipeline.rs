@@ -14,7 +14,7 @@ use crate::plan::{PlanOptions, Target, plan};
 use crate::quantize::calibrate::{Calibration, Method, Ranges, calibrate};
 use crate::quantize::improve::{Context, Effect, Steps, improve};
 use crate::quantize::integers;
-use crate::quantize::numbers::{DEFAULT_GROUP, Numbers, stored, table_of, weights_of};
+use crate::quantize::numbers::{DEFAULT_GROUP, Numbers, stored, tables, weights_of};
 use crate::quantize::quantization::Quantization;
 use crate::quantize::search::{self, Front, Search, SearchError};
 use crate::quantize::spread;
@@ -460,10 +460,7 @@ fn numbers_of_nodes(
     all: Numbers,
 ) -> Result<Vec<Numbers>, ConvertError> {
     let mut numbers = vec![all; graph.nodes.len()];
-    let tables: HashSet<ValueId> = (graph.nodes.iter())
-        .filter(|node| table_of(graph, node).is_some())
-        .filter_map(|node| node.inputs[0])
-        .collect();
+    let tables = tables(graph);
     let of_tables = options.embeddings.unwrap_or(match all {
         Numbers::W4 { .. } => Numbers::W8 { group: DEFAULT_GROUP },
         numbers => numbers,

@@ -1,12 +1,13 @@
 //! The numbers that a layer is computed with, and which of them it can be.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
 use whit::DType;
 pub use whit::kernels::conv_f32::grouped::GROUP_SIZES;
 
-use crate::graph::{Graph, Node, Op};
+use crate::graph::{Graph, Node, Op, ValueId};
 use crate::quantize::integer_inputs;
 use crate::tensor::Tensor;
 
@@ -140,6 +141,12 @@ pub fn table_of<'g>(graph: &'g Graph, node: &Node) -> Option<&'g Tensor> {
     let Op::Embedding { .. } = node.op else { return None };
     let table = graph.constant(node.inputs[0]?)?;
     (table.dtype == DType::F32).then_some(table)
+}
+
+/// Every table that nodes pick rows of. Layers may have it as their weights, too.
+pub(crate) fn tables(graph: &Graph) -> BTreeSet<ValueId> {
+    let nodes = graph.nodes.iter().filter(|node| table_of(graph, node).is_some());
+    nodes.filter_map(|node| node.inputs[0]).collect()
 }
 
 /// The constant that a node can keep in other numbers, and which operand it is: the weights of a layer, or a table.

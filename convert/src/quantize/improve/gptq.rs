@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::evaluate::{EvaluateError, Samples, Subset};
 use crate::graph::ValueId;
-use crate::quantize::numbers::table_of;
+use crate::quantize::numbers::tables;
 use crate::quantize::quantization::Quantization;
 use crate::quantize::weights::{Rows, Scales, Weights, group_scale};
 use crate::tensor::Tensor;
@@ -131,8 +131,7 @@ fn real_weights(quantization: &Quantization, node: usize) -> Option<Tensor> {
 /// nothing to make up with, and of those that share their weights with a table, whose rows serve best as near as they are.
 fn units(quantization: &Quantization) -> Vec<Unit> {
     let graph = &quantization.graph;
-    let tables = graph.nodes.iter().filter(|node| table_of(graph, node).is_some());
-    let tables: BTreeSet<ValueId> = tables.filter_map(|node| node.inputs[0]).collect();
+    let tables = tables(graph);
     let fits = |node: &usize| {
         let of = &graph.nodes[*node];
         Reads::of(graph, of).is_some_and(|reads| reads.groups == 1)
