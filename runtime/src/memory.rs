@@ -12,7 +12,8 @@ use core::ptr::NonNull;
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{Element, Layout, MAX_RANK, Storage, cast, cast_mut};
-use crate::ops::Bound;
+use crate::kernels::ConvGeometry;
+use crate::ops::{Bound, GeometryFn, Layer, RunFn, Shaped};
 use crate::tables::{Step, Tables};
 #[cfg(feature = "std")]
 use crate::threads::{Crew, Cut, Pool};
@@ -43,6 +44,18 @@ pub(crate) struct Place {
 }
 
 impl Slot {
+    /// A scalar nowhere.
+    #[cfg(feature = "std")]
+    const EMPTY: Slot = Slot {
+        dims: [0; MAX_RANK],
+        rank: 0,
+        dtype: DType::F32,
+        layout: Layout::Dense,
+        place: Place { storage: Storage::Constant, offset: 0, bytes: 0 },
+        scale: 0.0,
+        zero_point: 0,
+    };
+
     /// Sizes of the axes, outermost first.
     pub fn dims(&self) -> &[u32] {
         &self.dims[..usize::from(self.rank)]
@@ -92,6 +105,8 @@ pub(crate) struct BlockSizes {
     pub(crate) scratch: usize,
     pub(crate) bound: usize,
     pub(crate) dims: usize,
+    /// Tensors that are worked out once for all runs at the same dimensions.
+    pub(crate) slots: usize,
     /// Bytes of the tables' copy.
     pub(crate) copy: usize,
 }
@@ -106,6 +121,7 @@ impl BlockSizes {
             (self.scratch, 1, BLOCK_ALIGN),
             (self.bound, size_of::<Bound>(), align_of::<Bound>()),
             (self.dims, size_of::<u32>(), align_of::<u32>()),
+            (self.slots, size_of::<Slot>(), align_of::<Slot>()),
             (self.copy, 1, 1),
         ];
         let mut total = 0usize;
@@ -241,6 +257,8 @@ pub(crate) struct Block<'m> {
     /// The records in the file, and their copy if there is one.
     tables: Tables<'m>,
     #[cfg(feature = "std")]
+    slots: Carved<Slot>,
+    #[cfg(feature = "std")]
     copy: Option<Carved<u8>>,
     #[cfg(feature = "std")]
     owned: Option<owned::Owned>,
@@ -292,6 +310,8 @@ impl<'m> Block<'m> {
             dims: carver.take(sizes.dims, 0)?,
             tables,
             #[cfg(feature = "std")]
+            slots: carver.take(sizes.slots, Slot::EMPTY)?,
+            #[cfg(feature = "std")]
             copy: None,
             #[cfg(feature = "std")]
             owned: None,
@@ -307,12 +327,18 @@ impl<'m> Block<'m> {
     }
 
     /// The records that steps are read from.
+    #[inline]
     pub(crate) fn tables(&self) -> Tables<'_> {
         #[cfg(feature = "std")]
-        if let Some(copy) = &self.copy {
-            return self.tables.copied(copy.get());
-        }
+        return self.records().with_slots(self.slots.get());
+        #[cfg(not(feature = "std"))]
         self.tables
+    }
+
+    /// The records in the copy, if there is one.
+    #[cfg(feature = "std")]
+    fn records(&self) -> Tables<'_> {
+        self.copy.as_ref().map_or(self.tables, |copy| self.tables.copied(copy.get()))
     }
 
     pub(crate) fn bound(&self) -> &[Bound] {
@@ -331,14 +357,16 @@ impl<'m> Block<'m> {
         self.dims.get_mut()
     }
 
-    /// Fills in the expressions of the dimension table behind the symbols' values.
-    pub(crate) fn evaluate_dims(&mut self, symbols: usize) -> Option<()> {
+    /// Fills in the expressions of the dimension table behind the symbols' values, and works out what follows for
+    /// the tensors.
+    pub(crate) fn resolve(&mut self, symbols: usize) -> Option<()> {
         let Block { tables, dims, .. } = self;
         #[cfg(feature = "std")]
-        if let Some(copy) = &self.copy {
-            return tables.copied(copy.get()).evaluate_dims(symbols, dims.get_mut());
-        }
-        tables.evaluate_dims(symbols, dims.get_mut())
+        let tables = self.copy.as_ref().map_or(*tables, |copy| tables.copied(copy.get()));
+        tables.evaluate_dims(symbols, dims.get_mut())?;
+        #[cfg(feature = "std")]
+        tables.tensors.read_slots(dims.get(), self.slots.get_mut())?;
+        Some(())
     }
 
     /// Whether arena and state are zeros that nothing has touched: large ones take no memory yet.
@@ -374,26 +402,30 @@ impl<'m> Block<'m> {
         index: usize,
         constants: &'c [u8],
         #[cfg(feature = "std")] pool: Option<&'c mut Pool>,
-    ) -> Option<(Bound, Context<'c>)> {
-        let bound = *self.bound.get().get(index)?;
+    ) -> Option<(RunFn, Context<'c>)> {
+        let bound = self.bound.get_mut().get_mut(index)?;
         let tables = self.tables;
         #[cfg(feature = "std")]
         let tables = self.copy.as_ref().map_or(tables, |copy| tables.copied(copy.get()));
+        #[cfg(feature = "std")]
+        let tables = tables.with_slots(self.slots.get());
         let step = tables.step(index, self.dims.get())?;
         let memory = Regions {
             arena: Region::new(self.arena.get_mut()),
             state: Region::new(self.state.get_mut()),
-            constants,
+            constants: Region::of_constants(constants),
         };
         let scratch = self.scratch.get_mut();
         #[cfg(feature = "std")]
         let crew = pool.and_then(|pool| Crew::new(pool, usize::from(bound.parts), bound.wakes));
         Some((
-            bound,
+            bound.run,
             Context {
                 step,
                 regions: memory,
                 scratch,
+                #[cfg(feature = "std")]
+                shaped: Some(&mut bound.shaped),
                 #[cfg(feature = "std")]
                 crew,
             },
@@ -421,10 +453,12 @@ impl<'m> Block<'m> {
     }
 }
 
+/// The regions that operands lie in.
 struct Regions<'c> {
     arena: Region<'c>,
     state: Region<'c>,
-    constants: &'c [u8],
+    /// Only read.
+    constants: Region<'c>,
 }
 
 /// Memory lent as a whole, of which operands get pointers. All come from the one made here: from a reborrow each,
@@ -440,26 +474,26 @@ impl<'c> Region<'c> {
         Region { len: memory.len(), start: NonNull::from(memory).cast(), _borrow: PhantomData }
     }
 
-    /// Start of a range inside.
-    fn at(&self, range: &Range<usize>) -> Option<NonNull<u8>> {
-        if range.start > range.end || range.end > self.len {
-            return None;
-        }
-        // SAFETY: at most the end of the memory that was lent.
-        Some(unsafe { self.start.add(range.start) })
+    /// Memory that nobody writes through the region.
+    fn of_constants(memory: &'c [u8]) -> Region<'c> {
+        Region { len: memory.len(), start: NonNull::from(memory).cast(), _borrow: PhantomData }
     }
 }
 
 impl Regions<'_> {
     /// Start of a tensor's bytes, after checking that they lie inside their region.
+    #[inline]
     fn start(&self, place: &Place) -> Result<NonNull<u8>, StepErrorKind> {
-        let range = place.range().ok_or(StepErrorKind::TooLarge)?;
-        match place.storage {
-            Storage::Arena => self.arena.at(&range),
-            Storage::State => self.state.at(&range),
-            Storage::Constant => self.constants.get(range).map(|bytes| NonNull::from(bytes).cast()),
+        let region = match place.storage {
+            Storage::Arena => &self.arena,
+            Storage::State => &self.state,
+            Storage::Constant => &self.constants,
+        };
+        if place.offset > region.len || place.bytes > region.len - place.offset {
+            return Err(StepErrorKind::TooLarge);
         }
-        .ok_or(StepErrorKind::TooLarge)
+        // SAFETY: at most the end of the memory that was lent.
+        Ok(unsafe { region.start.add(place.offset) })
     }
 }
 
@@ -470,6 +504,7 @@ impl Place {
 }
 
 /// Whether two tensors share bytes.
+#[inline]
 pub(crate) fn overlap(a: &Place, b: &Place) -> bool {
     a.storage == b.storage
         && a.offset < b.offset.saturating_add(b.bytes)
@@ -487,6 +522,9 @@ pub struct Context<'c> {
     pub step: Step<'c>,
     regions: Regions<'c>,
     scratch: &'c mut [u8],
+    /// What an earlier run at the present dimensions found out about the step's layer.
+    #[cfg(feature = "std")]
+    shaped: Option<&'c mut Shaped>,
     /// Threads to share the work with, if it was decided to share it.
     #[cfg(feature = "std")]
     crew: Option<Crew<'c>>,
@@ -519,6 +557,22 @@ impl<'c> Context<'c> {
     pub(crate) fn take_crew(&mut self) -> Option<Crew<'c>> {
         self.crew.take()
     }
+
+    /// The step as a layer, and its geometry: as an earlier run at the same dimensions found them, or else in
+    /// `fresh`.
+    #[inline]
+    pub(crate) fn shaped<'l>(
+        &mut self,
+        geometry: GeometryFn,
+        fresh: &'l mut Shaped,
+    ) -> Result<(&'l Layer, &'l ConvGeometry), StepErrorKind>
+    where
+        'c: 'l,
+    {
+        #[cfg(feature = "std")]
+        let fresh = self.shaped.take().unwrap_or(fresh);
+        fresh.get(&self.step, geometry)
+    }
 }
 
 impl Context<'_> {
@@ -538,6 +592,7 @@ impl Context<'_> {
     ///
     /// # Errors
     /// [`StepErrorKind::Overlap`] when the output shares bytes with an input in another way.
+    #[cfg_attr(feature = "std", inline(always))]
     pub fn operands_over<const N: usize>(
         &mut self,
         inputs: [usize; N],
@@ -550,8 +605,9 @@ impl Context<'_> {
 
     /// Fills in the views of the inputs asked for; returns those of the output and of the scratch.
     ///
-    /// Not generic, so that there is one of it for all operators.
-    #[inline(never)]
+    /// On a microcontroller there is one of it for all operators.
+    #[cfg_attr(feature = "std", inline(always))]
+    #[cfg_attr(not(feature = "std"), inline(never))]
     fn views_over<'v>(
         &'v mut self,
         inputs: &[usize],

@@ -162,6 +162,9 @@ impl<'m> Session<'m> {
         // file may have changed in between.
         if prepared.sizes.copy > 0 || prepared.sizes.dims > 0 {
             session.bind_shapes()?;
+        } else {
+            #[cfg(feature = "std")]
+            session.resolve()?;
         }
         #[cfg(feature = "std")]
         session.cut_steps();
@@ -173,11 +176,20 @@ impl<'m> Session<'m> {
         Ok(session)
     }
 
+    /// Computes every dimension from the symbols' values, and what follows for the tensors.
+    #[inline]
+    fn resolve(&mut self) -> Result<(), SessionError> {
+        #[cfg(feature = "std")]
+        self.block.bound_mut().iter_mut().for_each(|bound| bound.shaped = ops::Shaped::default());
+        let symbols = self.model.symbols().len();
+        let too_large = SessionError::Step { step: 0, kind: StepErrorKind::TooLarge };
+        self.block.resolve(symbols).ok_or(too_large)
+    }
+
     /// Computes every dimension from the symbols' values, and checks every step with them that has something to compute.
     fn bind_shapes(&mut self) -> Result<(), SessionError> {
+        self.resolve()?;
         let too_large = SessionError::Step { step: 0, kind: StepErrorKind::TooLarge };
-        let symbols = self.model.symbols().len();
-        self.block.evaluate_dims(symbols).ok_or(too_large)?;
         let (tables, dims) = (self.block.tables(), self.block.dims());
         if !tables.tensors.hold_together(dims) {
             return Err(too_large);
@@ -362,8 +374,8 @@ impl<'m> Session<'m> {
                 #[cfg(feature = "std")]
                 self.pool.as_mut(),
             );
-            let (bound, mut context) = context.ok_or(failed(StepErrorKind::TooLarge))?;
-            (bound.run)(&mut context).map_err(failed)?;
+            let (run, mut context) = context.ok_or(failed(StepErrorKind::TooLarge))?;
+            run(&mut context).map_err(failed)?;
             observe(index, Observed { block: &self.block, constants });
         }
         Ok(())
@@ -387,8 +399,8 @@ impl<'m> Session<'m> {
                 #[cfg(feature = "std")]
                 self.pool.as_mut(),
             );
-            let (bound, mut context) = context.ok_or(failed(StepErrorKind::TooLarge))?;
-            (bound.run)(&mut context).map_err(failed)?;
+            let (run, mut context) = context.ok_or(failed(StepErrorKind::TooLarge))?;
+            run(&mut context).map_err(failed)?;
             probe(index, &mut Probe { block: &mut self.block });
         }
         Ok(())
@@ -563,6 +575,7 @@ fn prepare(model: &Model<'_>, options: &Options) -> Result<Prepared, SessionErro
             scratch: 0,
             bound: tables.step_count(),
             dims: symbols + tables.dim_count(),
+            slots: if cfg!(feature = "std") { tables.tensors.count() } else { 0 },
             copy: if model.may_change() { tables.bytes() } else { 0 },
         },
         // A program without steps has no `Bound` to fill; any operator does.

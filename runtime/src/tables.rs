@@ -19,7 +19,12 @@ const COPIED: [Section; 5] =
 
 /// The records of the tensors.
 #[derive(Clone, Copy)]
-pub(crate) struct Tensors<'a>(&'a [u8]);
+pub(crate) struct Tensors<'a> {
+    records: &'a [u8],
+    /// What they say at the present dimensions, if it has been worked out.
+    #[cfg(feature = "std")]
+    slots: &'a [Slot],
+}
 
 /// The sections of a session's program.
 #[derive(Clone, Copy)]
@@ -36,7 +41,7 @@ impl<'a> Tables<'a> {
     pub(crate) fn in_file(model: &Model<'a>) -> Tables<'a> {
         let [tensors, steps, operands, attributes, dims] =
             COPIED.map(|section| model.section(section));
-        Tables { tensors: Tensors(tensors), steps, operands, attributes, dims }
+        Tables { tensors: Tensors::of(tensors), steps, operands, attributes, dims }
     }
 
     /// Bytes of a copy.
@@ -45,7 +50,7 @@ impl<'a> Tables<'a> {
     }
 
     fn parts(&self) -> [&'a [u8]; COPIED.len()] {
-        [self.tensors.0, self.steps, self.operands, self.attributes, self.dims]
+        [self.tensors.records, self.steps, self.operands, self.attributes, self.dims]
     }
 
     /// Copies them to `memory`, which is [`Tables::bytes`] long.
@@ -68,12 +73,21 @@ impl<'a> Tables<'a> {
             part
         };
         Tables {
-            tensors: Tensors(take(self.tensors.0)),
+            tensors: Tensors::of(take(self.tensors.records)),
             steps: take(self.steps),
             operands: take(self.operands),
             attributes: take(self.attributes),
             dims: take(self.dims),
         }
+    }
+
+    /// The same tables, with the tensors as `slots` has them.
+    #[cfg(feature = "std")]
+    pub(crate) fn with_slots<'s>(self, slots: &'s [Slot]) -> Tables<'s>
+    where
+        'a: 's,
+    {
+        Tables { tensors: Tensors { slots, ..self.tensors }, ..self }
     }
 
     /// Number of steps.
@@ -98,12 +112,13 @@ impl<'a> Tables<'a> {
         'a: 's,
     {
         let record = self.step_record(index)?;
-        let inputs = usize::from(record.input_count);
-        let operands = (inputs + usize::from(record.output_count)) * u32::SIZE;
+        let (inputs, outputs) = (usize::from(record.input_count), usize::from(record.output_count));
+        let operands = self.operands.as_chunks().0.get(record.operands_start as usize..)?;
+        let (inputs, rest) = operands.split_at_checked(inputs)?;
         Some(Step {
             tensors: self.tensors,
             inputs,
-            operands: part(self.operands, record.operands_start as usize * u32::SIZE, operands)?,
+            outputs: rest.get(..outputs)?,
             attributes: part(
                 self.attributes,
                 record.attributes_offset as usize,
@@ -125,10 +140,18 @@ impl<'a> Tables<'a> {
     }
 }
 
-impl Tensors<'_> {
+impl<'a> Tensors<'a> {
+    fn of(records: &'a [u8]) -> Tensors<'a> {
+        Tensors {
+            records,
+            #[cfg(feature = "std")]
+            slots: &[],
+        }
+    }
+
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
-        self.0.len() / TensorRecord::SIZE
+        self.records.len() / TensorRecord::SIZE
     }
 
     #[inline]
@@ -136,12 +159,23 @@ impl Tensors<'_> {
         if tensor == NO_OPERAND {
             return None;
         }
-        record(self.0, tensor as usize).map(TensorBytes)
+        record(self.records, tensor as usize).map(TensorBytes)
     }
 
     /// Where a tensor lies, at these dimensions.
-    #[inline(never)]
+    #[cfg_attr(feature = "std", inline)]
+    #[cfg_attr(not(feature = "std"), inline(never))]
     pub(crate) fn place(&self, tensor: u32, dims: &[u32]) -> Option<Place> {
+        #[cfg(feature = "std")]
+        if !self.slots.is_empty() {
+            return self.slots.get(tensor as usize).map(|slot| slot.place);
+        }
+        self.read_place(tensor, dims)
+    }
+
+    #[cfg_attr(feature = "std", inline(never))]
+    #[cfg_attr(not(feature = "std"), inline(always))]
+    fn read_place(&self, tensor: u32, dims: &[u32]) -> Option<Place> {
         let record = self.record(tensor)?;
         let constant = |axis: usize| record.dim(axis) >= 0;
         if record.layout() != Layout::Dense as u8 || (0..record.rank()?).all(constant) {
@@ -151,8 +185,19 @@ impl Tensors<'_> {
     }
 
     /// A tensor at these dimensions.
-    #[inline(never)]
+    #[cfg_attr(feature = "std", inline)]
+    #[cfg_attr(not(feature = "std"), inline(never))]
     pub(crate) fn slot(&self, tensor: u32, dims: &[u32]) -> Option<Slot> {
+        #[cfg(feature = "std")]
+        if !self.slots.is_empty() {
+            return self.slots.get(tensor as usize).copied();
+        }
+        self.read_slot(tensor, dims)
+    }
+
+    #[cfg_attr(feature = "std", inline(never))]
+    #[cfg_attr(not(feature = "std"), inline(always))]
+    fn read_slot(&self, tensor: u32, dims: &[u32]) -> Option<Slot> {
         let record = self.record(tensor)?;
         let rank = record.rank()?;
         let mut slot = Slot {
@@ -178,6 +223,15 @@ impl Tensors<'_> {
             slot.place.bytes = bytes;
         }
         Some(slot)
+    }
+
+    /// Works out every tensor at these dimensions; `None` if one can't be read.
+    #[cfg(feature = "std")]
+    pub(crate) fn read_slots(&self, dims: &[u32], slots: &mut [Slot]) -> Option<()> {
+        for (index, slot) in slots.iter_mut().enumerate() {
+            *slot = self.read_slot(index as u32, dims)?;
+        }
+        Some(())
     }
 
     /// Whether every tensor can be read at these dimensions, and a dense one has the bytes that its
@@ -271,9 +325,9 @@ pub(crate) fn resolve_dim(dims: &[u32], reference: i32) -> Option<u32> {
 #[derive(Clone, Copy)]
 pub struct Step<'a> {
     tensors: Tensors<'a>,
-    /// Tensor indices as in the file: inputs, then outputs.
-    operands: &'a [u8],
-    inputs: usize,
+    /// Tensor indices as in the file.
+    inputs: &'a [[u8; u32::SIZE]],
+    outputs: &'a [[u8; u32::SIZE]],
     attributes: &'a [u8],
     dims: &'a [u32],
 }
@@ -294,28 +348,24 @@ impl Step<'_> {
 
     /// Number of inputs, absent ones included.
     pub fn input_count(&self) -> usize {
-        self.inputs
+        self.inputs.len()
     }
 
     /// Number of outputs.
     pub fn output_count(&self) -> usize {
-        self.operands.len() / u32::SIZE - self.inputs
+        self.outputs.len()
     }
 
-    /// Tensor index of an operand; [`NO_OPERAND`] when there is none.
-    #[inline]
-    fn operand(&self, index: usize) -> u32 {
-        record(self.operands, index).map_or(NO_OPERAND, |bytes: &[u8; u32::SIZE]| u32::read(bytes))
-    }
-
+    /// Tensor index of an input; [`NO_OPERAND`] when there is none.
     #[inline]
     fn input_tensor(&self, index: usize) -> u32 {
-        if index < self.inputs { self.operand(index) } else { NO_OPERAND }
+        self.inputs.get(index).map_or(NO_OPERAND, |bytes| u32::from_le_bytes(*bytes))
     }
 
+    /// Tensor index of an output; [`NO_OPERAND`] when nobody wants it.
     #[inline]
     fn output_tensor(&self, index: usize) -> u32 {
-        self.operand(self.inputs.saturating_add(index))
+        self.outputs.get(index).map_or(NO_OPERAND, |bytes| u32::from_le_bytes(*bytes))
     }
 
     /// Input number `index`.
@@ -324,6 +374,7 @@ impl Step<'_> {
     }
 
     /// Input number `index`, if it is there.
+    #[cfg_attr(not(feature = "std"), inline(never))]
     pub fn optional_input(&self, index: usize) -> Option<Slot> {
         self.tensors.slot(self.input_tensor(index), self.dims)
     }
@@ -334,6 +385,7 @@ impl Step<'_> {
     }
 
     /// Output number `index`, if somebody wants it.
+    #[cfg_attr(not(feature = "std"), inline(never))]
     pub fn optional_output(&self, index: usize) -> Option<Slot> {
         self.tensors.slot(self.output_tensor(index), self.dims)
     }
@@ -364,11 +416,13 @@ impl Step<'_> {
     }
 
     /// Where input number `index` lies, if it is there: cheaper than the whole slot.
+    #[cfg_attr(not(feature = "std"), inline(never))]
     pub(crate) fn input_place(&self, index: usize) -> Option<Place> {
         self.tensors.place(self.input_tensor(index), self.dims)
     }
 
     /// Where output number `index` lies, if somebody wants it.
+    #[cfg_attr(not(feature = "std"), inline(never))]
     pub(crate) fn output_place(&self, index: usize) -> Option<Place> {
         self.tensors.place(self.output_tensor(index), self.dims)
     }
@@ -413,9 +467,9 @@ mod tests {
         assert_eq!(core::array::from_fn(|axis| read.dim(axis)), record.dims);
         assert_eq!((read.scale(), read.zero_point()), (record.scale, record.zero_point));
         assert_eq!(read.group_size(), record.group_size);
-        let slot = Tensors(&bytes).slot(0, &[12]).unwrap();
+        let slot = Tensors::of(&bytes).slot(0, &[12]).unwrap();
         assert_eq!(slot.dims(), [11, 12, 13]);
-        let place = Tensors(&bytes).place(0, &[12]).unwrap();
+        let place = Tensors::of(&bytes).place(0, &[12]).unwrap();
         assert_eq!((place.storage, place.offset, place.bytes), (Storage::State, 21, 22));
     }
 }

@@ -94,7 +94,8 @@ pub static FULLY_CONNECTED_F32: Operator = Operator {
 };
 
 /// What every kernel needs to know of a step, read once.
-pub(super) struct Layer {
+#[derive(Clone, Copy)]
+pub(crate) struct Layer {
     pub(super) attributes: ConvAttributes,
     pub(super) x: Slot,
     pub(super) y: Slot,
@@ -112,8 +113,30 @@ impl Layer {
     }
 }
 
+/// A layer and its geometry, once they have been asked for.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Shaped {
+    // As they are returned, since moving them is a copy.
+    layer: Option<Result<Layer, StepErrorKind>>,
+    geometry: Option<Result<ConvGeometry, StepErrorKind>>,
+}
+
+impl Shaped {
+    /// Both of them for this step, which is the same each time.
+    #[inline]
+    pub(crate) fn get(
+        &mut self,
+        step: &Step<'_>,
+        geometry: GeometryFn,
+    ) -> Result<(&Layer, &ConvGeometry), StepErrorKind> {
+        let layer = by_ref(self.layer.get_or_insert_with(|| Layer::of(step)))?;
+        let geometry = by_ref(self.geometry.get_or_insert_with(|| geometry(layer)))?;
+        Ok((layer, geometry))
+    }
+}
+
 /// How a layer's geometry follows from its shapes and attributes.
-pub(super) type GeometryFn = fn(&Layer) -> Result<ConvGeometry, StepErrorKind>;
+pub(crate) type GeometryFn = fn(&Layer) -> Result<ConvGeometry, StepErrorKind>;
 
 pub(super) fn scratch_bytes(
     step: &Step<'_>,
@@ -431,9 +454,8 @@ fn run_i8<const ISA: usize>(
     geometry: GeometryFn,
     kernels: &KernelsI8,
 ) -> Result<(), StepErrorKind> {
-    let layer = Layer::of(&context.step);
-    let layer = by_ref(&layer)?;
-    let geometry = geometry(layer)?;
+    let mut fresh = Shaped::default();
+    let (layer, geometry) = context.shaped(geometry, &mut fresh)?;
     let isa = Isa::ALL[ISA];
     let attributes = &layer.attributes;
     let residual = context.step.optional_input(RESIDUAL_I8);
@@ -444,7 +466,7 @@ fn run_i8<const ISA: usize>(
     let operands = context.operands_over(inputs, RESIDUAL_I8)?;
     let [input, weights, bias, scale, weight_sums, residual_data, fixed_point] = operands.inputs;
     let mut conv = ConvI8 {
-        geometry,
+        geometry: *geometry,
         input: typed(input, 0)?,
         input_zero_point: padding_value(&layer.x),
         weights: typed(weights, 1)?,
@@ -538,21 +560,21 @@ fn run_panels_f32<const ISA: usize>(
     context: &mut Context<'_>,
     geometry: GeometryFn,
 ) -> Result<(), StepErrorKind> {
-    let layer = Layer::of(&context.step)?;
-    let geometry = geometry(&layer)?;
+    let mut fresh = Shaped::default();
+    let (layer, geometry) = context.shaped(geometry, &mut fresh)?;
     let isa = Isa::ALL[ISA];
     let weights = context.step.input(WEIGHTS)?;
     let group_size = context.step.input_group_size(WEIGHTS);
     #[cfg(feature = "std")]
     let crew = context.take_crew();
-    let parts = parts_f32(context, &layer)?;
+    let parts = parts_f32(context, layer)?;
     let mut conv = ConvF32 {
-        geometry,
+        geometry: *geometry,
         pixels: 0..geometry.out_pixels(),
         input: parts.input,
         weights: match GroupedForm::of(weights.layout) {
             Some(form) => {
-                let planes = form.planes(&geometry, group_size, parts.weights);
+                let planes = form.planes(geometry, group_size, parts.weights);
                 PanelWeights::Grouped(planes.ok_or(StepErrorKind::OperandShape(1))?)
             }
             None => float_weights(parts.weights, weights.dtype)?.into(),
@@ -582,15 +604,15 @@ fn run_fully_connected_f32<const ISA: usize>(
 }
 
 fn run_depthwise_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let layer = Layer::of(&context.step)?;
-    let geometry = conv_geometry(&layer)?;
+    let mut fresh = Shaped::default();
+    let (layer, geometry) = context.shaped(conv_geometry, &mut fresh)?;
     let isa = Isa::ALL[ISA];
     let dtype = context.step.input(WEIGHTS)?.dtype;
     #[cfg(feature = "std")]
     let crew = context.take_crew();
-    let parts = parts_f32(context, &layer)?;
+    let parts = parts_f32(context, layer)?;
     let mut depthwise = DepthwiseF32 {
-        geometry,
+        geometry: *geometry,
         input: parts.input,
         weights: float_weights(parts.weights, dtype)?,
         epilogue: parts.epilogue,

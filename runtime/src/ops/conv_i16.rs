@@ -8,7 +8,8 @@ use crate::kernels::PANEL_N;
 use crate::kernels::conv_i16::{self, ConvI16, ConvI16Fn};
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::conv::{
-    GeometryFn, Layer, MAX_K_I8, check_memory, conv_geometry, matrix_geometry, scratch_bytes,
+    GeometryFn, Layer, MAX_K_I8, Shaped, check_memory, conv_geometry, matrix_geometry,
+    scratch_bytes,
 };
 use crate::ops::{
     Operator, Step, expect_clamp_of, expect_type, expect_vector_at, no_scratch, select_isa,
@@ -88,8 +89,8 @@ fn run(
     kernel: ConvI16Fn,
     other: ConvI16Fn,
 ) -> Result<(), StepErrorKind> {
-    let layer = Layer::of(&context.step)?;
-    let geometry = geometry(&layer)?;
+    let mut fresh = Shaped::default();
+    let (layer, geometry) = context.shaped(geometry, &mut fresh)?;
     let [min, max] = layer.attributes.clamp_q;
     let panels = context.step.input_layout(1) == Layout::PanelI8;
     let operands = context.operands([0, 1, 2, 3])?;
@@ -97,7 +98,7 @@ fn run(
     let kernel = if panels { kernel } else { other };
     let scratch_bytes = operands.scratch.len() / 2 * 2;
     kernel(&mut ConvI16 {
-        geometry,
+        geometry: *geometry,
         input: typed(input, 0)?,
         weights: typed(weights, 1)?,
         bias: typed(bias, 2)?,

@@ -72,6 +72,7 @@ pub use concat::CONCAT;
 pub use conv::{
     CONV_F32, CONV_I8, DEPTHWISE_F32, DEPTHWISE_I8, FULLY_CONNECTED_F32, FULLY_CONNECTED_I8,
 };
+pub(crate) use conv::{GeometryFn, Layer, Shaped};
 pub use conv_i16::{CONV_I16, DEPTHWISE_I16, FULLY_CONNECTED_I16};
 pub use conv_nd::{CONV_ND_F32, CONV_ND_I32};
 pub use cross_attention::CROSS_ATTENTION_F32;
@@ -296,6 +297,9 @@ table! {
 pub(crate) struct Bound {
     pub(crate) operator: &'static Operator,
     pub(crate) run: RunFn,
+    /// What [`Context::shaped`] keeps.
+    #[cfg(feature = "std")]
+    pub(crate) shaped: Shaped,
     /// Parts that its work is cut into; 1 when one thread runs it.
     #[cfg(feature = "std")]
     pub(crate) parts: u8,
@@ -309,6 +313,8 @@ impl Bound {
         Bound {
             operator,
             run: (operator.select)(isa),
+            #[cfg(feature = "std")]
+            shaped: Shaped::default(),
             #[cfg(feature = "std")]
             parts: 1,
             #[cfg(feature = "std")]

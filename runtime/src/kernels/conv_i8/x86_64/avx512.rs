@@ -11,6 +11,12 @@ use crate::kernels::{PANEL_K, PANEL_N};
 /// products.
 const LONG_TILE: usize = 2 * Avx512::TILE_PIXELS;
 
+/// Panels whose outputs a row writes at once.
+const ROW_PANELS: usize = 4;
+
+/// Accumulators of a row's panel: `vpdpbusd` takes up to five cycles, and two start in each.
+const ROW_SUMS: usize = 8;
+
 /// Activations as `x + 128` in u8.
 pub(super) struct Avx512;
 
@@ -101,6 +107,13 @@ unsafe fn strip_avx512vnni(job: &Job<'_>, group: usize, strip: &Strip) {
     let requantize = RequantizeAvx512::new(&job.epilogue);
     let channels = job.geometry.group_out_c();
     let mut channel = 0;
+    if strip.pixels == 1 && strip.segments == 1 {
+        while channels.saturating_sub(channel) > (ROW_PANELS - 1) * PANEL_N {
+            // SAFETY: the group has `ROW_PANELS` panels from `channel` on; the patch is one segment.
+            unsafe { row_avx512vnni(&Tile::first(job, group, strip, channel), &requantize) };
+            channel += ROW_PANELS * PANEL_N;
+        }
+    }
     while channel < channels {
         let panels = match (channels - channel).div_ceil(PANEL_N) {
             1 => 1,
@@ -124,6 +137,57 @@ unsafe fn strip_avx512vnni(job: &Job<'_>, group: usize, strip: &Strip) {
         }
         channel += panels * PANEL_N;
     }
+}
+
+/// The channels of one pixel in [`ROW_PANELS`] panels. Weights are used once here, and reading them takes the time:
+/// they are read in the order in which they lie.
+///
+/// # Safety
+///
+/// The strip has one pixel, whose patch is one segment. The job has weight sums, and the group `ROW_PANELS` panels from
+/// the tile's first channel on.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+unsafe fn row_avx512vnni(tile: &Tile<'_>, requantize: &RequantizeAvx512) {
+    let quads = tile.strip.segment_quads;
+    let mut sums = [[_mm512_setzero_si512(); ROW_PANELS]];
+    for panel in 0..ROW_PANELS {
+        // SAFETY: the group has this panel, the per-channel arrays are padded to whole ones, and a panel has as
+        // many rows as the patch has quads.
+        unsafe {
+            let bias = _mm512_loadu_si512(tile.bias.add(panel * PANEL_N).cast());
+            let weight_sums = _mm512_loadu_si512(tile.weight_sums.add(panel * PANEL_N).cast());
+            let weights = tile.weights.add(panel * tile.panel_bytes);
+            let multiply = |acc: __m512i, quad: usize| {
+                let x = tile.patches.add(quad * PANEL_K).cast::<i32>().read_unaligned();
+                let w = _mm512_loadu_si512(weights.add(quad * PANEL_ROW).cast());
+                _mm512_dpbusd_epi32(acc, _mm512_set1_epi32(x), w)
+            };
+            let mut acc = [_mm512_setzero_si512(); ROW_SUMS];
+            acc[0] = _mm512_sub_epi32(bias, _mm512_slli_epi32::<7>(weight_sums));
+            let mut quad = 0;
+            while quad + ROW_SUMS <= quads {
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    *acc = multiply(*acc, quad + i);
+                }
+                quad += ROW_SUMS;
+            }
+            while quad < quads {
+                acc[0] = multiply(acc[0], quad);
+                quad += 1;
+            }
+            let mut half = ROW_SUMS / 2;
+            while half > 0 {
+                for i in 0..half {
+                    acc[i] = _mm512_add_epi32(acc[i], acc[i + half]);
+                }
+                half /= 2;
+            }
+            sums[0][panel] = acc[0];
+        }
+    }
+    // SAFETY: as the caller's.
+    unsafe { finish_avx512(&mut sums, tile, requantize) };
 }
 
 /// # Safety
@@ -256,16 +320,32 @@ unsafe fn tile_avx512vnni_of<const PIXELS: usize, const PANELS: usize, const SUM
         }
     }
     // SAFETY: as the caller's.
+    unsafe { finish_avx512(&mut sums, tile, requantize) };
+}
+
+/// Writes the outputs of a tile's sums.
+///
+/// # Safety
+///
+/// The tile has these pixels and panels.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+unsafe fn finish_avx512<const PIXELS: usize, const PANELS: usize>(
+    sums: &mut [[__m512i; PANELS]; PIXELS],
+    tile: &Tile<'_>,
+    requantize: &RequantizeAvx512,
+) {
+    // SAFETY: as the caller's.
     unsafe {
         if !tile.residual.is_null() {
-            round_sum_avx512(&mut sums, tile, requantize);
+            round_sum_avx512(sums, tile, requantize);
         } else {
-            round_avx512(&mut sums, tile, requantize);
+            round_avx512(sums, tile, requantize);
         }
         if tile.channels >= PANELS * PANEL_N {
-            store_avx512::<PIXELS, PANELS, true>(&sums, tile, requantize);
+            store_avx512::<PIXELS, PANELS, true>(sums, tile, requantize);
         } else {
-            store_avx512::<PIXELS, PANELS, false>(&sums, tile, requantize);
+            store_avx512::<PIXELS, PANELS, false>(sums, tile, requantize);
         }
     }
 }
