@@ -1,15 +1,17 @@
 //! Walks the output of a convolution in strips of pixels whose input patches lie in scratch, in the
 //! form that the micro-kernel of an instruction set reads. The patch matrix never exists as a whole.
 //!
-//! There are three ways to lay out patches:
+//! There are four ways to lay out patches:
 //!
 //! - **in place**: where patches are wanted as the input has them, and none reaches into the padding, they are
 //!   read from there. Only for instruction sets that convert nothing.
 //! - **rows**: the input rows under one row of output are converted once, with their padding, into a
 //!   ring of row buffers. The patch of a pixel is `kernel_h` segments, one in each row; patches
 //!   overlap as they do in the input. For most convolutions wider than 1×1.
-//! - **gather**: the patches of up to [`GATHER_PIXELS`] pixels are copied, one after the other. For
-//!   the rest: 1×1, dilated and grouped kernels, few input channels, rows too long for the cache.
+//! - **rows and patches**: the rows are converted as above, and the patches of up to [`GATHER_PIXELS`] pixels are copied from
+//!   there, one after the other. Where a segment would end within a quad: few input channels.
+//! - **gather**: the patches of so many pixels are converted from the input, one after the other. For
+//!   the rest: 1×1, dilated and grouped kernels, rows too long for the cache.
 
 use super::ConvI8;
 use crate::kernels::{ConvGeometry, EpilogueI8, PANEL_K};
@@ -171,9 +173,14 @@ enum Layout {
     InPlace { pixels: usize },
     /// A ring of `slots` rows of `row_len` activations.
     Rows { slots: usize, row_len: usize },
+    /// Such a ring and a block, then patches as in `Gather`.
+    Copied { slots: usize, row_len: usize, pixels: usize, patch_len: usize },
     /// `pixels` patches of `patch_len` activations, a multiple of [`PANEL_K`], and one block.
     Gather { pixels: usize, patch_len: usize },
 }
+
+/// Most rows of a kernel whose patches are copied from converted rows.
+const COPIED_ROWS: usize = 8;
 
 impl Layout {
     fn new<S: Simd>(g: &ConvGeometry) -> Self {
@@ -191,16 +198,25 @@ impl Layout {
         if S::PLAIN && contiguous && quads && is_inside(g) {
             return Layout::InPlace { pixels };
         }
-        if contiguous && quads && overlapping && ring_bytes <= RING_BYTES {
-            return Layout::Rows { slots, row_len };
+        let pixels = pixels.min(g.out_pixels());
+        if contiguous && overlapping && ring_bytes <= RING_BYTES {
+            if quads {
+                return Layout::Rows { slots, row_len };
+            }
+            if g.kernel_h <= COPIED_ROWS {
+                return Layout::Copied { slots, row_len, pixels, patch_len };
+            }
         }
-        Layout::Gather { pixels: pixels.min(g.out_pixels()), patch_len }
+        Layout::Gather { pixels, patch_len }
     }
 
     fn bytes(&self, elem_bytes: usize) -> usize {
         match self {
             Layout::InPlace { .. } => 0,
             Layout::Rows { slots, row_len } => slots * row_len * elem_bytes,
+            Layout::Copied { slots, row_len, pixels, patch_len } => {
+                (slots * row_len + BLOCK + pixels * patch_len + BLOCK) * elem_bytes
+            }
             Layout::Gather { pixels, patch_len } => (pixels * patch_len + BLOCK) * elem_bytes,
         }
     }
@@ -244,6 +260,10 @@ pub(super) unsafe fn run<S: Simd>(conv: &mut ConvI8<'_>) {
         // SAFETY: the caller vouches for the CPU; `check` proved the lengths of all slices, and
         // scratch has this layout.
         Layout::Rows { slots, row_len } => unsafe { run_rows::<S>(&job, slots, row_len) },
+        // SAFETY: as above; the kernel has at most `COPIED_ROWS` rows.
+        Layout::Copied { slots, row_len, pixels, patch_len } => unsafe {
+            run_copied::<S>(&job, [slots, row_len], pixels, patch_len);
+        },
         // SAFETY: as above.
         Layout::Gather { pixels, patch_len } => unsafe {
             run_gather::<S>(&job, pixels, patch_len);
@@ -299,13 +319,9 @@ unsafe fn run_rows<S: Simd>(job: &Job<'_>, slots: usize, row_len: usize) {
         let mut converted = 0;
         for oh in 0..g.out_h {
             let first = oh * g.stride_h;
-            for row in converted.max(first)..first + slots {
-                // SAFETY: `row % slots` is a slot of scratch; `image` exists.
-                unsafe {
-                    let slot = job.scratch.add(row % slots * slot_bytes);
-                    convert_row::<S>(job, image, row, row_len, slot);
-                }
-            }
+            let rows = converted.max(first)..first + slots;
+            // SAFETY: scratch holds the ring; `image` exists.
+            unsafe { convert_rows::<S>(job, image, rows, [slots, row_len]) };
             converted = first + slots;
             let strip = Strip {
                 patches: job.scratch,
@@ -322,6 +338,124 @@ unsafe fn run_rows<S: Simd>(job: &Job<'_>, slots: usize, row_len: usize) {
             // SAFETY: rows `first..first + slots` of the padded input are in the ring, each from
             // column 0 to the last tap of the last pixel; the strip is row `oh` of the output.
             unsafe { S::strip(job, 0, &strip) };
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`run`]; scratch holds `ring[0]` rows of `ring[1]` elements, a block, `pixels` patches of `patch_len` elements, K rounded up
+/// to quads, and a block. The kernel has at most [`COPIED_ROWS`] rows, each one piece of a row of the ring.
+#[inline(always)]
+unsafe fn run_copied<S: Simd>(job: &Job<'_>, ring: [usize; 2], pixels: usize, patch_len: usize) {
+    let g = &job.geometry;
+    let [slots, row_len] = ring;
+    let (slot_bytes, patch_bytes) = (row_len * S::ELEM_BYTES, patch_len * S::ELEM_BYTES);
+    let pixel_bytes = g.stride_w * g.in_c * S::ELEM_BYTES;
+    // SAFETY: behind the ring and a block.
+    let patches = unsafe { job.scratch.add((slots * row_len + BLOCK) * S::ELEM_BYTES) };
+    let strip = |end: usize, pixels: usize| {
+        let strip = Strip {
+            patches,
+            pixel_bytes: patch_bytes,
+            pixels,
+            first_pixel: end - pixels,
+            segments: 1,
+            segment_quads: patch_len / PANEL_K,
+            first_slot: 0,
+            slot_step: 0,
+            slots: 1,
+            slot_bytes: 0,
+        };
+        // SAFETY: the patches of these pixels were just written, one segment each.
+        unsafe { S::strip(job, 0, &strip) };
+    };
+    let (mut copied, mut end) = (0, 0);
+    for image in 0..g.batch {
+        let mut converted = 0;
+        for oh in 0..g.out_h {
+            let first = oh * g.stride_h;
+            // SAFETY: as in `run_rows`.
+            unsafe { convert_rows::<S>(job, image, converted.max(first)..first + slots, ring) };
+            converted = first + slots;
+            let mut rows = [job.scratch.cast_const(); COPIED_ROWS];
+            for (kh, row) in rows.iter_mut().enumerate().take(g.kernel_h) {
+                *row = row.wrapping_add((first + kh * g.dilation_h) % slots * slot_bytes);
+            }
+            let mut ow = 0;
+            while ow < g.out_w {
+                let count = (pixels - copied).min(g.out_w - ow);
+                // SAFETY: the rows of the kernel are in the ring, from the first tap of pixel 0 to the last of pixel
+                // `out_w - 1`, and a block may be read behind each; there is room for `pixels` patches and a block.
+                unsafe {
+                    let mut dst = patches.add(copied * patch_bytes);
+                    for pixel in ow..ow + count {
+                        let at = pixel * pixel_bytes;
+                        copy_patch::<S>(&rows[..g.kernel_h], at, g.kernel_w * g.in_c, dst);
+                        dst = dst.add(patch_bytes);
+                    }
+                }
+                (copied, ow, end) = (copied + count, ow + count, end + count);
+                if copied == pixels {
+                    strip(end, copied);
+                    copied = 0;
+                }
+            }
+        }
+    }
+    if copied > 0 {
+        strip(end, copied);
+    }
+}
+
+/// Copies a patch, whose runs of `run_len` elements start at byte `at` of each of the rows, by whole blocks, each overwriting what the
+/// last one left over, and pads it to whole quads with zeros.
+///
+/// # Safety
+///
+/// From `at` on, each row is valid for the run, rounded up to whole blocks; no run is empty. `dst` is valid for the patch and
+/// a block behind it, and is other memory.
+#[inline(always)]
+unsafe fn copy_patch<S: Simd>(rows: &[*const u8], at: usize, run_len: usize, dst: *mut u8) {
+    let mut to = dst;
+    for row in rows {
+        let mut i = 0;
+        loop {
+            // SAFETY: as the caller's. Blocks of 16 elements of one or two bytes.
+            unsafe {
+                let from = row.add(at + i * S::ELEM_BYTES);
+                let to = to.add(i * S::ELEM_BYTES);
+                core::ptr::copy_nonoverlapping(from, to, BLOCK * S::ELEM_BYTES);
+            }
+            i += BLOCK;
+            if i >= run_len {
+                break;
+            }
+        }
+        to = to.wrapping_add(run_len * S::ELEM_BYTES);
+    }
+    // SAFETY: as the caller's.
+    unsafe { pad_quad::<S>(rows.len() * run_len, dst) };
+}
+
+/// Converts rows of the padded input into their slots of the ring, which has `ring[0]` of `ring[1]` elements.
+///
+/// # Safety
+///
+/// As [`run`]; scratch holds the ring, and the image exists.
+#[inline(always)]
+unsafe fn convert_rows<S: Simd>(
+    job: &Job<'_>,
+    image: usize,
+    rows: core::ops::Range<usize>,
+    ring: [usize; 2],
+) {
+    let [slots, row_len] = ring;
+    for row in rows {
+        // SAFETY: `row % slots` is a slot of scratch; `image` exists.
+        unsafe {
+            let slot = job.scratch.add(row % slots * row_len * S::ELEM_BYTES);
+            convert_row::<S>(job, image, row, row_len, slot);
         }
     }
 }
