@@ -1,0 +1,405 @@
+//! The table of the kernels: files, names, threads of a block; and their arguments as Rust writes them.
+
+use crate::format::Field;
+
+/// A file of kernels, compiled as a whole.
+#[derive(Debug)]
+pub(crate) struct File {
+    pub(crate) name: &'static str,
+    pub(crate) source: &'static str,
+}
+
+/// What every file includes.
+pub(crate) const COMMON: File =
+    File { name: "common.h", source: include_str!("kernels/common.h") };
+
+/// A kernel.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    pub(crate) name: &'static str,
+    pub(crate) file: &'static File,
+    /// Name of the struct that it takes.
+    pub(crate) arguments: &'static str,
+    /// Threads of a block.
+    pub(crate) threads: u32,
+    /// Whether threads of a block wait for each other.
+    pub(crate) waits: bool,
+}
+
+/// The arguments of a kernel: a struct of C++ in bytes.
+pub(crate) trait Arguments: Field {
+    /// The struct's name.
+    const NAME: &'static str;
+}
+
+macro_rules! kernels {
+    ($(
+        $FILE:ident = $file:literal {
+            $( $KERNEL:ident: $name:literal($Arguments:ident), $threads:literal $(, $waits:ident)?; )*
+        }
+    )*) => {
+        $(
+            pub(crate) static $FILE: File =
+                File { name: $file, source: include_str!(concat!("kernels/", $file)) };
+            $(
+                pub(crate) static $KERNEL: Kernel = Kernel {
+                    name: $name,
+                    file: &$FILE,
+                    arguments: stringify!($Arguments),
+                    threads: $threads,
+                    waits: kernels!(@waits $($waits)?),
+                };
+            )*
+        )*
+
+        /// Every file.
+        #[cfg(any(test, feature = "cuda-emulation"))]
+        pub(crate) static FILES: &[&File] = &[$(&$FILE),*];
+
+        /// Every kernel.
+        #[cfg(any(test, feature = "cuda-emulation"))]
+        pub(crate) static KERNELS: &[&Kernel] = &[$($(&$KERNEL),*),*];
+    };
+    (@waits waits) => { true };
+    (@waits) => { false };
+}
+
+kernels! {
+    CONV_I8_FILE = "conv_i8.cu" {
+        CONV_I8_DP4A: "conv_i8_dp4a"(ConvI8), 128, waits;
+        DENSE_I8_DP4A: "dense_i8_dp4a"(ConvI8), 256, waits;
+        DEPTHWISE_I8: "depthwise_i8"(DepthwiseI8), 128;
+    }
+    POOL_FILE = "pool.cu" {
+        POOL_I8: "pool_i8"(Pool), 128;
+        POOL_F32: "pool_f32"(Pool), 128;
+    }
+    SOFTMAX_FILE = "softmax.cu" {
+        SOFTMAX_I8: "softmax_i8"(Softmax), 128, waits;
+    }
+    ELEMENTWISE_FILE = "elementwise.cu" {
+        BINARY_I8: "binary_i8"(BinaryI8), 256;
+        LUT_I8: "lut_i8"(Lut), 256;
+        QUANTIZE_I8: "quantize_i8"(Quantize), 256;
+        QUANTIZE_U8: "quantize_u8"(Quantize), 256;
+        DEQUANTIZE_I8: "dequantize_i8"(Quantize), 256;
+        DEQUANTIZE_U8: "dequantize_u8"(Quantize), 256;
+    }
+    MOVES_FILE = "moves.cu" {
+        MOVE_1: "move_1"(Move), 256;
+        MOVE_2: "move_2"(Move), 256;
+        MOVE_4: "move_4"(Move), 256;
+        MOVE_8: "move_8"(Move), 256;
+        PAD_1: "pad_1"(Pad), 256;
+        PAD_2: "pad_2"(Pad), 256;
+        PAD_4: "pad_4"(Pad), 256;
+        PAD_8: "pad_8"(Pad), 256;
+    }
+    REDUCE_FILE = "reduce.cu" {
+        REDUCE_I8: "reduce_i8"(Reduce), 128, waits;
+    }
+}
+
+macro_rules! arguments {
+    ($( $(#[$meta:meta])* struct $Name:ident { $( $field:ident: $ty:ty, )* } )*) => {
+        $(
+            $(#[$meta])*
+            #[derive(Clone, Copy, Debug, Default)]
+            pub(crate) struct $Name {
+                $( pub(crate) $field: $ty, )*
+            }
+
+            impl Field for $Name {
+                const SIZE: usize = $(<$ty as Field>::SIZE +)* 0;
+                #[allow(unused_assignments, reason = "the offset after the last field is not read")]
+                fn read(bytes: &[u8]) -> Self {
+                    let mut at = 0;
+                    $(
+                        let $field = <$ty as Field>::read(bytes.get(at..).unwrap_or(&[]));
+                        at += <$ty as Field>::SIZE;
+                    )*
+                    $Name { $($field),* }
+                }
+                #[allow(unused_assignments, reason = "the offset after the last field is not read")]
+                fn write(self, bytes: &mut [u8]) {
+                    let mut at = 0;
+                    $(
+                        self.$field.write(&mut bytes[at..]);
+                        at += <$ty as Field>::SIZE;
+                    )*
+                }
+            }
+
+            impl Arguments for $Name {
+                const NAME: &'static str = stringify!($Name);
+            }
+        )*
+
+        /// Name, bytes and fields (type, name) of every struct.
+        #[cfg(test)]
+        pub(crate) static STRUCTS: &[(&str, usize, &[(&str, &str)])] = &[$(
+            (stringify!($Name), $Name::SIZE, &[$( (stringify!($ty), stringify!($field)) ),*]),
+        )*];
+    };
+}
+
+arguments! {
+    /// Where accumulators of an i8 layer go.
+    struct EpilogueI8 {
+        bias: u64,
+        scale: u64,
+        fixed_point: u64,
+        residual: u64,
+        zero_point: i32,
+        min: i32,
+        max: i32,
+        scale_conv: f32,
+        scale_data: f32,
+        residual_zero_point: i32,
+        out_zero_point: i32,
+        residual_min: i32,
+        residual_max: i32,
+        reserved: u32,
+    }
+
+    /// Sizes of a convolution, pooling or layer.
+    struct ConvShape {
+        pixels: u32,
+        in_h: u32,
+        in_w: u32,
+        in_c: u32,
+        out_h: u32,
+        out_w: u32,
+        out_c: u32,
+        kernel_h: u32,
+        kernel_w: u32,
+        stride_h: u32,
+        stride_w: u32,
+        dilation_h: u32,
+        dilation_w: u32,
+        pad_top: u32,
+        pad_left: u32,
+        group_in_c: u32,
+        group_out_c: u32,
+        panels: u32,
+    }
+
+    struct ConvI8 {
+        input: u64,
+        weights: u64,
+        output: u64,
+        epilogue: EpilogueI8,
+        shape: ConvShape,
+        k: u32,
+        input_zero_point: i32,
+        aligned: u32,
+        reserved: u32,
+    }
+
+    struct DepthwiseI8 {
+        input: u64,
+        weights: u64,
+        output: u64,
+        epilogue: EpilogueI8,
+        shape: ConvShape,
+        input_zero_point: i32,
+        reserved: u32,
+    }
+
+    struct Pool {
+        input: u64,
+        output: u64,
+        shape: ConvShape,
+        kind: u32,
+        pad_bottom: u32,
+        pad_right: u32,
+        counts_padding: u32,
+        input_zero_point: i32,
+        zero_point: i32,
+        scale: f32,
+        min: i32,
+        max: i32,
+        reserved: u32,
+    }
+
+    struct Softmax {
+        input: u64,
+        output: u64,
+        table: u64,
+        extent: u32,
+        inner: u32,
+        inverse_scale: f32,
+        zero_point: i32,
+        log: u32,
+        reserved: u32,
+    }
+
+    struct BinaryI8 {
+        a: u64,
+        b: u64,
+        output: u64,
+        strides_a: [u64; 8],
+        strides_b: [u64; 8],
+        extents: [u32; 8],
+        rank: u32,
+        elements: u32,
+        kind: u32,
+        zero_point_a: i32,
+        zero_point_b: i32,
+        zero_point: i32,
+        scale_a: f32,
+        scale_b: f32,
+        min: i32,
+        max: i32,
+    }
+
+    struct Lut {
+        input: u64,
+        output: u64,
+        table: u64,
+        elements: u32,
+        reserved: u32,
+    }
+
+    struct Quantize {
+        input: u64,
+        output: u64,
+        scales: u64,
+        zero_points: u64,
+        elements: u32,
+        extent: u32,
+        inner: u32,
+        scale: f32,
+        zero_point: i32,
+        reserved: u32,
+    }
+
+    struct Move {
+        input: u64,
+        output: u64,
+        input_strides: [u64; 8],
+        output_strides: [u64; 8],
+        extents: [u32; 8],
+        rank: u32,
+        elements: u32,
+    }
+
+    struct Pad {
+        input: u64,
+        output: u64,
+        value: u64,
+        input_strides: [u64; 8],
+        input_extents: [u32; 8],
+        before: [u32; 8],
+        extents: [u32; 8],
+        rank: u32,
+        elements: u32,
+        mode: u32,
+        reserved: u32,
+    }
+
+    struct Reduce {
+        input: u64,
+        output: u64,
+        fixed_point: u64,
+        kept_strides: [u64; 8],
+        reduced_strides: [u64; 8],
+        kept_extents: [u32; 8],
+        reduced_extents: [u32; 8],
+        kept_rank: u32,
+        reduced_rank: u32,
+        outputs: u32,
+        count: u32,
+        kind: u32,
+        input_zero_point: i32,
+        zero_point: i32,
+        scale: f32,
+        min: i32,
+        max: i32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Size and alignment of a C++ type.
+    fn layout(ty: &str) -> (usize, usize) {
+        match ty {
+            "u64" => (8, 8),
+            "u32" | "i32" | "f32" => (4, 4),
+            name => {
+                let (_, bytes, fields) = STRUCTS.iter().find(|(own, ..)| *own == name).unwrap();
+                let align = fields.iter().map(|(ty, _)| layout(ty.trim_matches(['[']).split(';').next().unwrap()).1);
+                (*bytes, align.max().unwrap())
+            }
+        }
+    }
+
+    /// The fields of a struct of C++, as Rust writes them.
+    fn fields_of(source: &str, name: &str) -> Vec<(String, String)> {
+        let start = source.find(&format!("struct {name} {{")).expect(name);
+        let body = &source[start..][..source[start..].find("};").unwrap()];
+        let lines = body.lines().skip(1).map(str::trim).filter(|line| !line.starts_with("//") && !line.is_empty());
+        lines
+            .map(|line| {
+                let line = line.split("//").next().unwrap().trim().trim_end_matches(';');
+                let (ty, field) = line.split_once(' ').expect(line);
+                match field.split_once('[') {
+                    Some((field, count)) => {
+                        (format!("[{ty}; {}]", count.trim_end_matches(']')), field.to_owned())
+                    }
+                    None => (ty.to_owned(), field.to_owned()),
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn arguments_are_the_structs_of_the_sources() {
+        let sources: String =
+            [&COMMON].into_iter().chain(FILES.iter().copied()).map(|file| file.source).collect();
+        for (name, bytes, fields) in STRUCTS {
+            let own: Vec<(String, String)> =
+                fields.iter().map(|(ty, field)| ((*ty).to_owned(), (*field).to_owned())).collect();
+            assert_eq!(own, fields_of(&sources, name), "{name}");
+            // C++ leaves no gap.
+            let (mut at, mut most) = (0, 1);
+            for (ty, field) in *fields {
+                let (element, count) = match ty.strip_prefix('[') {
+                    Some(array) => {
+                        let (element, count) = array.trim_end_matches(']').split_once("; ").unwrap();
+                        (element, count.parse().unwrap())
+                    }
+                    None => (*ty, 1),
+                };
+                let (size, align) = layout(element);
+                assert_eq!(at % align, 0, "{name}.{field}");
+                (at, most) = (at + size * count, most.max(align));
+            }
+            assert_eq!((at, at % most), (*bytes, 0), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_table_is_what_the_sources_have() {
+        for file in FILES {
+            let mut found: Vec<&str> = vec![];
+            for rest in file.source.split("KERNEL(").skip(1) {
+                let declared = rest.split(')').next().unwrap();
+                let parts: Vec<&str> = declared.split(", ").collect();
+                let [name, threads, arguments] = parts[..] else { panic!("{declared}") };
+                let kernel = KERNELS.iter().find(|kernel| kernel.name == name);
+                let kernel = kernel.unwrap_or_else(|| panic!("{name} is not in the table"));
+                assert_eq!(kernel.file.name, file.name, "{name}");
+                assert_eq!((kernel.threads.to_string().as_str(), kernel.arguments), (threads, arguments), "{name}");
+                assert!(kernel.threads.is_multiple_of(32), "{name}: warps are whole");
+                assert!(STRUCTS.iter().any(|(own, ..)| own == &arguments), "{name}: {arguments}");
+                found.push(name);
+            }
+            let listed: Vec<&str> =
+                KERNELS.iter().filter(|kernel| kernel.file.name == file.name).map(|k| k.name).collect();
+            assert_eq!(listed, found, "{}", file.name);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! A driver that records what it is asked, and fails on demand.
