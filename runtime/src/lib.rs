@@ -30,9 +30,9 @@ mod tables;
 #[allow(unsafe_code, reason = "lends a caller's closure and parts of its slices to other threads")]
 mod threads;
 
+pub use backend::Prepared;
 #[cfg(any(feature = "cuda", feature = "cuda-emulation", all(test, feature = "std")))]
 pub use backend::cuda;
-pub use backend::Prepared;
 pub use dtype::DType;
 #[cfg(feature = "std")]
 pub use error::DeviceError;

@@ -266,7 +266,11 @@ impl Case {
         let model = Model::open(bytes).expect("the harness writes a valid file");
         let result = self.run_model(model, isa, threads);
         if isa.is_none() && threads == 1 {
-            crate::backend::cuda::tests::compare(self, model, result.as_ref().map(|(all, _)| &all[..]));
+            crate::backend::cuda::tests::compare(
+                self,
+                model,
+                result.as_ref().map(|(all, _)| &all[..]),
+            );
         }
         result
     }
@@ -289,7 +293,11 @@ impl Case {
 
     /// What the inputs of the file are given.
     pub(crate) fn fed(&self) -> impl Iterator<Item = &[u8]> {
-        self.inputs.iter().flatten().filter(|tensor| !tensor.constant).map(|tensor| &tensor.bytes[..])
+        self.inputs
+            .iter()
+            .flatten()
+            .filter(|tensor| !tensor.constant)
+            .map(|tensor| &tensor.bytes[..])
     }
 
     /// Runs it; the output's elements. Panics when it is refused.

@@ -40,21 +40,34 @@ pub(crate) struct Launch {
     pub(crate) grid: [u32; 3],
     /// The kernel's struct.
     pub(crate) arguments: Vec<u8>,
-    /// The step that it belongs to.
-    pub(crate) step: u32,
 }
 
 /// Work in the order of a stream.
 #[derive(Clone, Debug)]
 pub(crate) enum Command {
     /// From pinned memory to the device.
-    Upload { to: u64, from: u64, bytes: usize },
+    Upload {
+        to: u64,
+        from: u64,
+        bytes: usize,
+    },
     /// From the device to pinned memory.
-    Download { to: u64, from: u64, bytes: usize },
+    Download {
+        to: u64,
+        from: u64,
+        bytes: usize,
+    },
     /// From the device to the device.
-    Copy { to: u64, from: u64, bytes: usize },
+    Copy {
+        to: u64,
+        from: u64,
+        bytes: usize,
+    },
     /// Zeros.
-    Clear { address: u64, bytes: usize },
+    Clear {
+        address: u64,
+        bytes: usize,
+    },
     Launch(Launch),
 }
 

@@ -20,8 +20,16 @@ static HOST_H: File = File { name: "host.h", source: include_str!("kernels/host.
 static HOST_CPP: File = File { name: "host.cpp", source: include_str!("kernels/host.cpp") };
 
 /// Contracting a product and a sum would round once where the kernels round twice.
-const FLAGS: [&str; 8] =
-    ["-std=c++17", "-O2", "-Wall", "-Wno-unused-function", "-fPIC", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-DWHIT_HOST"];
+const FLAGS: [&str; 8] = [
+    "-std=c++17",
+    "-O2",
+    "-Wall",
+    "-Wno-unused-function",
+    "-fPIC",
+    "-ffp-contract=off",
+    "-U_FORTIFY_SOURCE",
+    "-DWHIT_HOST",
+];
 
 /// What allocations are a multiple of, as on a device.
 const ALIGN: usize = 256;
@@ -155,7 +163,9 @@ impl Emulation {
         };
         match self.state().memory.iter().any(inside) {
             true => Ok(()),
-            false => Err(DeviceError::Failed { call: "a copy beyond an allocation", code: INVALID }),
+            false => {
+                Err(DeviceError::Failed { call: "a copy beyond an allocation", code: INVALID })
+            }
         }
     }
 
@@ -164,11 +174,13 @@ impl Emulation {
         let state = self.state();
         for (address, bytes) in &state.memory {
             // SAFETY: `allocate` made GUARD initialised bytes behind it, and it is alive while it is listed.
-            let guard = unsafe {
-                std::slice::from_raw_parts((*address as *const u8).add(*bytes), GUARD)
-            };
+            let guard =
+                unsafe { std::slice::from_raw_parts((*address as *const u8).add(*bytes), GUARD) };
             if guard.iter().any(|byte| *byte != GUARD_BYTE) {
-                return Err(DeviceError::Failed { call: "a kernel that writes behind memory", code: INVALID });
+                return Err(DeviceError::Failed {
+                    call: "a kernel that writes behind memory",
+                    code: INVALID,
+                });
             }
         }
         Ok(())
@@ -253,7 +265,8 @@ impl Driver for Emulation {
 
     fn function(&self, kernel: &'static Kernel) -> Result<Handle, Error> {
         // SAFETY: every kernel of the table has this signature; see KERNEL in `host.h`.
-        let entry = unsafe { self.library.get::<unsafe extern "C" fn(*const u8)>(kernel.name.as_bytes()) };
+        let entry =
+            unsafe { self.library.get::<unsafe extern "C" fn(*const u8)>(kernel.name.as_bytes()) };
         let entry = entry.map_err(|e| Error::compile(kernel.file, e.to_string()))?;
         Ok(*entry as usize as Handle)
     }
@@ -281,7 +294,8 @@ impl Driver for Emulation {
 
     fn end_capture(&self, stream: Handle) -> Result<Handle, DeviceError> {
         let mut state = self.state();
-        let none = DeviceError::Failed { call: "the end of a capture that never began", code: INVALID };
+        let none =
+            DeviceError::Failed { call: "the end of a capture that never began", code: INVALID };
         let recorded = state.captures.remove(&stream).ok_or(none)?;
         state.next += 1;
         let graph = state.next;

@@ -88,7 +88,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Library { name, tried } => {
-                write!(f, "{name} is not installed, or not where libraries are looked for; looked for ")?;
+                write!(
+                    f,
+                    "{name} is not installed, or not where libraries are looked for; looked for "
+                )?;
                 f.write_str(&tried.join(", "))
             }
             Error::NoDevice { index, present } => {

@@ -10,8 +10,7 @@ pub(crate) struct File {
 }
 
 /// What every file includes.
-pub(crate) const COMMON: File =
-    File { name: "common.h", source: include_str!("kernels/common.h") };
+pub(crate) const COMMON: File = File { name: "common.h", source: include_str!("kernels/common.h") };
 
 /// A kernel.
 #[derive(Debug)]
@@ -330,7 +329,9 @@ mod tests {
             "u32" | "i32" | "f32" => (4, 4),
             name => {
                 let (_, bytes, fields) = STRUCTS.iter().find(|(own, ..)| *own == name).unwrap();
-                let align = fields.iter().map(|(ty, _)| layout(ty.trim_matches(['[']).split(';').next().unwrap()).1);
+                let align = fields
+                    .iter()
+                    .map(|(ty, _)| layout(ty.trim_matches(['[']).split(';').next().unwrap()).1);
                 (*bytes, align.max().unwrap())
             }
         }
@@ -340,7 +341,11 @@ mod tests {
     fn fields_of(source: &str, name: &str) -> Vec<(String, String)> {
         let start = source.find(&format!("struct {name} {{")).expect(name);
         let body = &source[start..][..source[start..].find("};").unwrap()];
-        let lines = body.lines().skip(1).map(str::trim).filter(|line| !line.starts_with("//") && !line.is_empty());
+        let lines = body
+            .lines()
+            .skip(1)
+            .map(str::trim)
+            .filter(|line| !line.starts_with("//") && !line.is_empty());
         lines
             .map(|line| {
                 let line = line.split("//").next().unwrap().trim().trim_end_matches(';');
@@ -368,7 +373,8 @@ mod tests {
             for (ty, field) in *fields {
                 let (element, count) = match ty.strip_prefix('[') {
                     Some(array) => {
-                        let (element, count) = array.trim_end_matches(']').split_once("; ").unwrap();
+                        let (element, count) =
+                            array.trim_end_matches(']').split_once("; ").unwrap();
                         (element, count.parse().unwrap())
                     }
                     None => (*ty, 1),
@@ -392,13 +398,20 @@ mod tests {
                 let kernel = KERNELS.iter().find(|kernel| kernel.name == name);
                 let kernel = kernel.unwrap_or_else(|| panic!("{name} is not in the table"));
                 assert_eq!(kernel.file.name, file.name, "{name}");
-                assert_eq!((kernel.threads.to_string().as_str(), kernel.arguments), (threads, arguments), "{name}");
+                assert_eq!(
+                    (kernel.threads.to_string().as_str(), kernel.arguments),
+                    (threads, arguments),
+                    "{name}"
+                );
                 assert!(kernel.threads.is_multiple_of(32), "{name}: warps are whole");
                 assert!(STRUCTS.iter().any(|(own, ..)| own == &arguments), "{name}: {arguments}");
                 found.push(name);
             }
-            let listed: Vec<&str> =
-                KERNELS.iter().filter(|kernel| kernel.file.name == file.name).map(|k| k.name).collect();
+            let listed: Vec<&str> = KERNELS
+                .iter()
+                .filter(|kernel| kernel.file.name == file.name)
+                .map(|k| k.name)
+                .collect();
             assert_eq!(listed, found, "{}", file.name);
         }
     }

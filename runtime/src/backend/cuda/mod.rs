@@ -34,6 +34,8 @@ mod program;
 mod recorder;
 mod session;
 #[cfg(test)]
+mod session_tests;
+#[cfg(test)]
 pub(crate) mod tests;
 
 pub use device::Device;

@@ -86,6 +86,8 @@ pub struct Session<'m> {
     outputs: Vec<Port>,
     /// Whether the states are to be set to their initial values before the next run.
     resets: bool,
+    /// Whether the stream may still be at work on the staging memory.
+    in_flight: bool,
     stream: Stream,
     memory: Memory,
     driver: Arc<dyn Driver>,
@@ -150,8 +152,12 @@ impl<'m> Session<'m> {
         let mut staging = STATUS_BYTES.next_multiple_of(STAGING_ALIGN);
         let mut port = |tensor: usize| -> Result<Port, SessionError> {
             let slot = tables.tensors.slot(tensor as u32, &dims).ok_or(SessionError::Unknown)?;
-            let port =
-                Port { tensor: tensor as u32, offset: staging, bytes: slot.bytes(), resident: false };
+            let port = Port {
+                tensor: tensor as u32,
+                offset: staging,
+                bytes: slot.bytes(),
+                resident: false,
+            };
             staging = (staging + slot.bytes()).next_multiple_of(STAGING_ALIGN);
             Ok(port)
         };
@@ -175,6 +181,7 @@ impl<'m> Session<'m> {
             inputs,
             outputs,
             resets: true,
+            in_flight: false,
             stream: Stream::new(driver)?,
             memory,
             driver: Arc::clone(driver),
@@ -292,6 +299,7 @@ impl<'m> Session<'m> {
                 given: bytes.len() / size,
             });
         }
+        self.settle()?;
         self.memory.staging.bytes_mut()[range].copy_from_slice(bytes);
         Ok(())
     }
@@ -328,7 +336,17 @@ impl<'m> Session<'m> {
     /// # Errors
     /// When there is no such input.
     pub fn input_bytes(&self, index: usize) -> Result<&[u8], SessionError> {
-        Ok(&self.memory.staging.bytes()[self.staged(&self.inputs, index)?])
+        self.settled(self.staged(&self.inputs, index)?)
+    }
+
+    /// Bytes of the staging memory, unless the device may be at work on them.
+    fn settled(&self, range: std::ops::Range<usize>) -> Result<&[u8], SessionError> {
+        if self.in_flight {
+            return Err(
+                DeviceError::Failed { call: "a run that was not waited for", code: 0 }.into()
+            );
+        }
+        Ok(&self.memory.staging.bytes()[range])
     }
 
     /// Runs every step once and waits for it: inputs go to the device, the graph is replayed, outputs come back. At
@@ -346,7 +364,9 @@ impl<'m> Session<'m> {
     /// # Errors
     /// As [`Session::run`].
     pub fn start(&mut self) -> Result<Running<'_, 'm>, SessionError> {
+        self.settle()?;
         let shape = self.shape()?;
+        self.in_flight = true;
         if self.resets {
             self.enqueue_resets()?;
         }
@@ -362,12 +382,22 @@ impl<'m> Session<'m> {
         Ok(Running { session: self, shape, done: false })
     }
 
+    /// Waits for a run that failed half-way, or whose [`Running`] was forgotten.
+    fn settle(&mut self) -> Result<(), DeviceError> {
+        if self.in_flight {
+            self.driver.synchronize(self.stream.handle)?;
+            self.in_flight = false;
+        }
+        Ok(())
+    }
+
     fn finish(&mut self, shape: usize) -> Result<(), SessionError> {
-        self.driver.synchronize(self.stream.handle)?;
+        self.settle()?;
         if !self.shapes[shape].checks {
             return Ok(());
         }
-        let status = self.memory.staging.bytes().first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
+        let status =
+            self.memory.staging.bytes().first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
         match status.checked_sub(1) {
             None => Ok(()),
             Some(step) => Err(SessionError::Step { step, kind: StepErrorKind::IndexOutOfRange }),
@@ -399,7 +429,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// When there is no such output.
     pub fn output_bytes(&self, index: usize) -> Result<&[u8], SessionError> {
-        Ok(&self.memory.staging.bytes()[self.staged(&self.outputs, index)?])
+        self.settled(self.staged(&self.outputs, index)?)
     }
 
     /// An output's elements after a run.
@@ -528,7 +558,12 @@ impl<'m> Session<'m> {
             commands.push(Command::Download { to, from, bytes });
         }
         before.append(&mut commands);
-        before.retain(|command| !matches!(command, Command::Upload { bytes: 0, .. } | Command::Download { bytes: 0, .. }));
+        before.retain(|command| {
+            !matches!(
+                command,
+                Command::Upload { bytes: 0, .. } | Command::Download { bytes: 0, .. }
+            )
+        });
         let commands = before;
         let graph = self.options.graphs.then(|| self.capture(&commands)).transpose()?;
         if self.shapes.len() >= self.options.shapes {
@@ -556,7 +591,8 @@ impl<'m> Session<'m> {
         let (tables, bases) = (self.tables(), self.memory.bases());
         let (mut commands, mut checks) = (Vec::new(), false);
         for index in 0..tables.step_count() {
-            let missing = |what| Error::Missing(vec![missing_step(&self.model, &tables, index, what)]);
+            let missing =
+                |what| Error::Missing(vec![missing_step(&self.model, &tables, index, what)]);
             let (calls, checked) = match lower_step(&tables, &self.dims, index, bases)? {
                 None => return Err(missing(None)),
                 Some(Ok(lowered)) => lowered,
@@ -568,11 +604,17 @@ impl<'m> Session<'m> {
             checks |= checked;
             for Call { kernel, grid, arguments } in calls {
                 let function = self.driver.function(kernel)?;
-                let step = index as u32;
-                commands.push(Command::Launch(Launch { kernel, function, grid, arguments, step }));
+                commands.push(Command::Launch(Launch { kernel, function, grid, arguments }));
             }
         }
         Ok((commands, checks))
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        // Memory is given back after this; a device that is lost no longer uses it.
+        let _ = self.settle();
     }
 }
 
@@ -630,8 +672,7 @@ fn lower_step(
     bases: super::memory::Bases,
 ) -> Result<Option<Result<(Vec<Call>, bool), Refusal>>, SessionError> {
     let failed = SessionError::Step { step: index as u32, kind: StepErrorKind::TooLarge };
-    let (record, step) =
-        tables.step_record(index).zip(tables.step(index, dims)).ok_or(failed)?;
+    let (record, step) = tables.step_record(index).zip(tables.step(index, dims)).ok_or(failed)?;
     if step.is_idle() {
         return Ok(Some(Ok((Vec::new(), false))));
     }
@@ -655,11 +696,7 @@ fn missing_step(
 }
 
 /// Refuses a program with steps that this backend lacks, all of them at once.
-fn expect_all_lowered(
-    model: &Model<'_>,
-    tables: &Tables<'_>,
-    dims: &[u32],
-) -> Result<(), Error> {
+fn expect_all_lowered(model: &Model<'_>, tables: &Tables<'_>, dims: &[u32]) -> Result<(), Error> {
     let mut missing = Vec::new();
     // Where memory would lie doesn't matter yet, but for its alignment.
     let bases = super::memory::Bases { constants: 256, arena: 256, state: 256, status: 256 };

@@ -18,7 +18,7 @@ use crate::ops::testing::Case;
 const TOLERANCE: f32 = 3e-5;
 
 /// The kernels compiled for the host, with the threads of a block in both orders; `None` where there is no compiler.
-fn devices() -> Option<&'static [Device; 2]> {
+pub(crate) fn devices() -> Option<&'static [Device; 2]> {
     static DEVICES: OnceLock<Option<[Device; 2]>> = OnceLock::new();
     DEVICES
         .get_or_init(|| match (Emulation::open(), Emulation::open()) {
@@ -87,8 +87,10 @@ pub(crate) fn compare(
                 continue;
             }
             let (got, want) = (floats(got), floats(want));
-            let largest =
-                want.iter().filter(|x| x.is_finite()).fold(f32::MIN_POSITIVE, |m, x| m.max(x.abs()));
+            let largest = want
+                .iter()
+                .filter(|x| x.is_finite())
+                .fold(f32::MIN_POSITIVE, |m, x| m.max(x.abs()));
             for (index, (g, w)) in got.iter().zip(&want).enumerate() {
                 let same = g == w || (g.is_nan() && w.is_nan());
                 let close = (g - w).abs() <= TOLERANCE * largest;

@@ -30,6 +30,12 @@ typedef float f32;
 // This thread's number in the whole grid.
 __device__ inline u32 thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
 
+// At least `lo`, then at most `hi`.
+__device__ inline i32 clamp(i32 x, i32 lo, i32 hi) {
+    x = x > lo ? x : lo;
+    return x < hi ? x : hi;
+}
+
 // clamp(round_ties_even(x), lo, hi) for bounds within ±2²²; a NaN gives lo. As the CPU's, operation by operation.
 __device__ inline i32 round_clamp(f32 x, i32 lo, i32 hi) {
     const f32 magic = 12582912.0f;  // 1.5 × 2²³: its unit in the last place is 1
@@ -80,8 +86,7 @@ __device__ inline i8 requantize_i8(const EpilogueI8& e, i32 acc, u32 channel, u3
     i32 q;
     if (e.fixed_point != 0) {
         const i32* numbers = (const i32*)e.fixed_point + 2 * (u64)channel;
-        q = fixed_point(acc, numbers[0], numbers[1]);
-        q = q < min ? min : (q > max ? max : q);
+        q = clamp(fixed_point(acc, numbers[0], numbers[1]), min, max);
     } else {
         q = round_clamp(__fmul_rn(__int2float_rn(acc), ((const f32*)e.scale)[channel]), min, max);
     }

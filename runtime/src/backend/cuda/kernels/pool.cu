@@ -84,8 +84,7 @@ KERNEL(pool_i8, 128, Pool) {
     i32 y;
     if (a.kind == 3) {
         const i64 count = w.count, half = acc > 0 ? count / 2 : -(count / 2);
-        const i64 mean = ((i64)acc + half) / count;
-        y = mean < a.min ? a.min : (mean > a.max ? a.max : (i32)mean);
+        y = clamp((i32)(((i64)acc + half) / count), a.min, a.max);
     } else if (a.kind == 2) {
         acc = (i32)((u32)acc - inside * (u32)a.input_zero_point);
         const f32 scale = __fdiv_rn(a.scale, __uint2float_rn(w.count));

@@ -40,8 +40,7 @@ KERNEL(reduce_i8, 128, Reduce) {
     i32 q;
     if (a.kind == 2 && a.fixed_point != 0) {
         const i32* numbers = (const i32*)a.fixed_point;
-        q = fixed_point(acc, numbers[0], numbers[1]);
-        q = q < lo ? lo : (q > hi ? hi : q);
+        q = clamp(fixed_point(acc, numbers[0], numbers[1]), lo, hi);
     } else if (a.kind == 2) {
         q = round_clamp(__fmul_rn(__int2float_rn(acc), __fdiv_rn(a.scale, __uint2float_rn(a.count))), lo, hi);
     } else {

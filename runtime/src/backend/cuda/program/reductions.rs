@@ -49,7 +49,8 @@ pub(super) fn reduce_i8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     if outputs == 0 {
         return Ok(());
     }
-    let (kept, reduced) = (axes_of(&x, attributes.axes, false)?, axes_of(&x, attributes.axes, true)?);
+    let (kept, reduced) =
+        (axes_of(&x, attributes.axes, false)?, axes_of(&x, attributes.axes, true)?);
     let arguments = kernels::Reduce {
         input,
         output,
