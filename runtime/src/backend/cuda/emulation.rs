@@ -20,11 +20,12 @@ static HOST_H: File = File { name: "host.h", source: include_str!("kernels/host.
 static HOST_CPP: File = File { name: "host.cpp", source: include_str!("kernels/host.cpp") };
 
 /// Contracting a product and a sum would round once where the kernels round twice.
-const FLAGS: [&str; 8] = [
+const FLAGS: [&str; 9] = [
     "-std=c++17",
     "-O2",
     "-Wall",
     "-Wno-unused-function",
+    "-Wno-unknown-pragmas",
     "-fPIC",
     "-ffp-contract=off",
     "-U_FORTIFY_SOURCE",

@@ -21,7 +21,8 @@ pub(crate) struct Kernel {
     pub(crate) arguments: &'static str,
     /// Threads of a block.
     pub(crate) threads: u32,
-    /// Whether threads of a block wait for each other.
+    /// Whether threads of a block wait for each other, which decides how the host runs them.
+    #[cfg(any(test, feature = "cuda-emulation"))]
     pub(crate) waits: bool,
 }
 
@@ -46,6 +47,7 @@ macro_rules! kernels {
                     file: &$FILE,
                     arguments: stringify!($Arguments),
                     threads: $threads,
+                    #[cfg(any(test, feature = "cuda-emulation"))]
                     waits: kernels!(@waits $($waits)?),
                 };
             )*
@@ -56,7 +58,7 @@ macro_rules! kernels {
         pub(crate) static FILES: &[&File] = &[$(&$FILE),*];
 
         /// Every kernel.
-        #[cfg(any(test, feature = "cuda-emulation"))]
+        #[cfg(test)]
         pub(crate) static KERNELS: &[&Kernel] = &[$($(&$KERNEL),*),*];
     };
     (@waits waits) => { true };
@@ -69,12 +71,28 @@ kernels! {
         DENSE_I8_DP4A: "dense_i8_dp4a"(ConvI8), 256, waits;
         DEPTHWISE_I8: "depthwise_i8"(DepthwiseI8), 128;
     }
+    LAYERS_F32_FILE = "layers_f32.cu" {
+        CONV_F32: "conv_f32"(ConvF32), 256, waits;
+        CONV_F16: "conv_f16"(ConvF32), 256, waits;
+        CONV_W8: "conv_w8"(ConvF32), 256, waits;
+        CONV_W4: "conv_w4"(ConvF32), 256, waits;
+        DENSE_F32_1: "dense_f32_1"(ConvF32), 256, waits;
+        DENSE_F32_4: "dense_f32_4"(ConvF32), 256, waits;
+        DENSE_F16_1: "dense_f16_1"(ConvF32), 256, waits;
+        DENSE_F16_4: "dense_f16_4"(ConvF32), 256, waits;
+        DENSE_W8_1: "dense_w8_1"(ConvF32), 256, waits;
+        DENSE_W8_4: "dense_w8_4"(ConvF32), 256, waits;
+        DENSE_W4_1: "dense_w4_1"(ConvF32), 256, waits;
+        DENSE_W4_4: "dense_w4_4"(ConvF32), 256, waits;
+        DEPTHWISE_F32: "depthwise_f32"(DepthwiseF32), 128;
+    }
     POOL_FILE = "pool.cu" {
         POOL_I8: "pool_i8"(Pool), 128;
         POOL_F32: "pool_f32"(Pool), 128;
     }
     SOFTMAX_FILE = "softmax.cu" {
         SOFTMAX_I8: "softmax_i8"(Softmax), 128, waits;
+        SOFTMAX_F32: "softmax_f32"(Softmax), 128, waits;
     }
     ELEMENTWISE_FILE = "elementwise.cu" {
         BINARY_I8: "binary_i8"(BinaryI8), 256;
@@ -93,9 +111,33 @@ kernels! {
         PAD_2: "pad_2"(Pad), 256;
         PAD_4: "pad_4"(Pad), 256;
         PAD_8: "pad_8"(Pad), 256;
+        GATHER_1: "gather_1"(Gather), 256;
+        GATHER_2: "gather_2"(Gather), 256;
+        GATHER_4: "gather_4"(Gather), 256;
+        GATHER_8: "gather_8"(Gather), 256;
     }
     REDUCE_FILE = "reduce.cu" {
         REDUCE_I8: "reduce_i8"(Reduce), 128, waits;
+        REDUCE_F32: "reduce_f32"(Reduce), 128, waits;
+        NORMALIZE_F32: "normalize_f32"(Normalize), 256, waits;
+    }
+    FUNCTIONS_FILE = "functions.cu" {
+        UNARY_F32: "unary_f32"(Unary), 256;
+        GATED_F32: "gated_f32"(Gated), 256;
+        BINARY_F32: "binary_f32"(BinaryF32), 256;
+    }
+    MATMUL_FILE = "matmul.cu" {
+        MATMUL_F32: "matmul_f32"(MatMul), 256, waits;
+    }
+    ATTENTION_FILE = "attention.cu" {
+        ATTENTION_F32: "attention_f32"(Attention), 128, waits;
+        CACHE_CHECK: "cache_check"(CachedAttention), 256;
+        CACHE_WRITE: "cache_write"(CachedAttention), 256;
+        CACHED_ATTENTION: "cached_attention"(CachedAttention), 128, waits;
+    }
+    DECODER_FILE = "decoder.cu" {
+        EMBEDDING: "embedding"(Embedding), 256;
+        ROTARY: "rotary"(Rotary), 128, waits;
     }
 }
 
@@ -202,6 +244,189 @@ arguments! {
         epilogue: EpilogueI8,
         shape: ConvShape,
         input_zero_point: i32,
+        reserved: u32,
+    }
+
+    /// Weights of a float layer.
+    struct Weights {
+        data: u64,
+        scales: u64,
+        minima: u64,
+        k: u32,
+        group_size: u32,
+        wide: u32,
+        reserved: u32,
+    }
+
+    struct ConvF32 {
+        input: u64,
+        output: u64,
+        bias: u64,
+        residual: u64,
+        weights: Weights,
+        shape: ConvShape,
+        min: f32,
+        max: f32,
+        pointwise: u32,
+        reserved: u32,
+    }
+
+    struct DepthwiseF32 {
+        input: u64,
+        weights: u64,
+        output: u64,
+        bias: u64,
+        residual: u64,
+        shape: ConvShape,
+        min: f32,
+        max: f32,
+        half_weights: u32,
+        reserved: u32,
+    }
+
+    struct Attention {
+        q: u64,
+        k: u64,
+        v: u64,
+        mask: u64,
+        output: u64,
+        mask_strides: [u64; 4],
+        heads: u32,
+        kv_heads: u32,
+        queries: u32,
+        keys: u32,
+        size: u32,
+        value_size: u32,
+        scale: f32,
+        softcap: f32,
+        zero_rows: u32,
+        causal: u32,
+        offset: u32,
+        reserved: u32,
+    }
+
+    struct CachedAttention {
+        x: u64,
+        positions: u64,
+        sequences: u64,
+        keys: u64,
+        values: u64,
+        output: u64,
+        status: u64,
+        tokens: u32,
+        heads: u32,
+        kv_heads: u32,
+        size: u32,
+        sequence_count: u32,
+        context: u32,
+        window: u32,
+        step: u32,
+        scale: f32,
+        softcap: f32,
+    }
+
+    struct Embedding {
+        ids: u64,
+        output: u64,
+        status: u64,
+        table: Weights,
+        rows: u32,
+        elements: u32,
+        step: u32,
+        form: u32,
+        wide_ids: u32,
+        scale: f32,
+    }
+
+    struct Rotary {
+        input: u64,
+        output: u64,
+        positions: u64,
+        table: u64,
+        query_scale: u64,
+        key_scale: u64,
+        status: u64,
+        heads: u32,
+        kv_heads: u32,
+        size: u32,
+        rotated: u32,
+        interleaved: u32,
+        rows: u32,
+        epsilon: f32,
+        step: u32,
+    }
+
+    struct Unary {
+        input: u64,
+        output: u64,
+        elements: u32,
+        kind: u32,
+        alpha: f32,
+        beta: f32,
+    }
+
+    struct Gated {
+        input: u64,
+        output: u64,
+        elements: u32,
+        width: u32,
+        kind: u32,
+        reserved: u32,
+    }
+
+    struct BinaryF32 {
+        a: u64,
+        b: u64,
+        output: u64,
+        strides_a: [u64; 8],
+        strides_b: [u64; 8],
+        extents: [u32; 8],
+        rank: u32,
+        elements: u32,
+        kind: u32,
+        min: f32,
+        max: f32,
+        reserved: u32,
+    }
+
+    struct MatMul {
+        a: u64,
+        b: u64,
+        output: u64,
+        strides_a: [u64; 8],
+        strides_b: [u64; 8],
+        extents: [u32; 8],
+        rank: u32,
+        m: u32,
+        k: u32,
+        n: u32,
+        row_a: u32,
+        column_a: u32,
+        row_b: u32,
+        column_b: u32,
+    }
+
+    struct Gather {
+        data: u64,
+        indices: u64,
+        output: u64,
+        status: u64,
+        extent: u32,
+        inner: u32,
+        count: u32,
+        elements: u32,
+        step: u32,
+        wide: u32,
+    }
+
+    struct Normalize {
+        input: u64,
+        output: u64,
+        scale: u64,
+        bias: u64,
+        row: u32,
+        centred: u32,
+        epsilon: f32,
         reserved: u32,
     }
 

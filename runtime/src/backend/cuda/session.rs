@@ -187,7 +187,14 @@ impl<'m> Session<'m> {
             driver: Arc::clone(driver),
         };
         session.memory.staging.bytes_mut().fill(0);
+        // Zeros, as the CPU's arena has before anything is written.
+        let (address, bytes) = (session.memory.bases().arena, size(header.arena_bytes)?);
+        if bytes > 0 {
+            driver.enqueue(session.stream.handle, &Command::Clear { address, bytes })?;
+            session.in_flight = true;
+        }
         session.build()?;
+        session.settle()?;
         Ok(session)
     }
 
@@ -676,7 +683,7 @@ fn lower_step(
     if step.is_idle() {
         return Ok(Some(Ok((Vec::new(), false))));
     }
-    Ok(program::lower(record.op, DType::from_number(record.variant), step, bases))
+    Ok(program::lower(record.op, DType::from_number(record.variant), index as u32, step, bases))
 }
 
 fn missing_step(

@@ -180,10 +180,14 @@ fn a_run_is_one_launch_of_a_graph() {
         graph[4..],
         [Command::Download { bytes: 128, .. }, Command::Download { bytes: 8, .. }]
     ));
-    // The state is set before the first run alone.
+    // The arena is cleared at first, the state is set before the first run alone.
     assert!(matches!(
         record.direct[..],
-        [Command::Clear { bytes: 8, .. }, Command::Copy { bytes: 8, .. }]
+        [
+            Command::Clear { bytes: 448, .. },
+            Command::Clear { bytes: 8, .. },
+            Command::Copy { bytes: 8, .. }
+        ]
     ));
 }
 

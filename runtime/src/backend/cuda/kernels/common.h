@@ -16,6 +16,18 @@ typedef float f32;
 #ifdef WHIT_HOST
 #include "host.h"
 #else
+// f16 stored as its bits, widened exactly and narrowed to the nearest, ties to even.
+__device__ inline f32 half_to_float(u16 bits) {
+    f32 x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+}
+__device__ inline u16 float_to_half(f32 x) {
+    u16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+}
+
 // A kernel of so many threads in a block.
 #define KERNEL(name, threads, Arguments) \
     extern "C" __global__ void __launch_bounds__(threads) name(const Arguments a)
@@ -145,6 +157,55 @@ __device__ inline i64 input_pixel(const ConvShape& s, const Window& window, u32 
     return ((i64)(window.image * s.in_h + h) * s.in_w + w) * s.in_c;
 }
 
+// What kernels leave in the word at `status` when data of a step are out of range: the first such step, plus 1.
+__device__ inline void report(u64 status, u32 step) { atomicCAS((u32*)status, 0u, step + 1); }
+
+// Weights of float layers, in panels of 16 outputs; see FORMAT.md, "Weight layouts".
+struct Weights {
+    u64 data;
+    // Of groups; 0 for floats.
+    u64 scales;
+    // 0, or of groups.
+    u64 minima;
+    // Inputs of an output.
+    u32 k;
+    // Inputs of a group.
+    u32 group_size;
+    // 1: scales and minima are f32 instead of f16.
+    u32 wide;
+    u32 reserved;
+};
+
+enum Form { F32, F16, W8, W4 };
+
+__device__ inline f32 scale_at(u64 plane, u32 wide, u64 at) {
+    return wide ? ((const f32*)plane)[at] : half_to_float(((const u16*)plane)[at]);
+}
+
+// The weight of input `k` of output `column` of a panel.
+template <Form form>
+__device__ inline f32 weight_at(const Weights& w, u32 panel, u32 k, u32 column) {
+    const u64 row = (u64)panel * w.k + k;
+    if (form == F32) return ((const f32*)w.data)[row * 16 + column];
+    if (form == F16) return half_to_float(((const u16*)w.data)[row * 16 + column]);
+    const u32 per_word = form == W8 ? 4 : 8, words = (w.k + per_word - 1) / per_word;
+    const u8 byte = ((const u8*)w.data)[(((u64)panel * words + k / per_word) * 16 + column) * 4 + k % 4];
+    const u32 groups = (w.k + w.group_size - 1) / w.group_size;
+    const u64 group = ((u64)panel * groups + k / w.group_size) * 16 + column;
+    const i32 nibble = k % 8 < 4 ? byte & 15 : byte >> 4;
+    const i32 q = form == W8 ? (i8)byte : (w.minima ? nibble : nibble - 8);
+    const f32 scaled = __fmul_rn(scale_at(w.scales, w.wide, group), __int2float_rn(q));
+    return w.minima ? __fadd_rn(scaled, scale_at(w.minima, w.wide, group)) : scaled;
+}
+
+// Bounds that a NaN passes.
+__device__ inline f32 clip(f32 x, f32 lo, f32 hi) {
+    x = x < lo ? lo : x;
+    return x > hi ? hi : x;
+}
+
+__device__ inline f32 infinity() { return __int_as_float(0x7f800000); }
+
 // The position of element `index` of a row-major loop over axes, of an operand with these strides.
 __device__ inline i64 position(u32 index, u32 rank, const u32* extents, const u64* strides) {
     u64 at = 0;
@@ -163,6 +224,11 @@ struct Sum {
 struct Largest {
     template <class T>
     __device__ static T join(T a, T b) { return b > a ? b : a; }
+};
+
+// The larger; a NaN stays.
+struct LargestOrNan {
+    __device__ static f32 join(f32 a, f32 b) { return b > a || b != b ? b : a; }
 };
 
 // All lanes' values as one, the same in every lane.

@@ -2,6 +2,7 @@
 #include "common.h"
 
 #include <csetjmp>
+#include <cstdlib>
 #include <ucontext.h>
 
 #include <vector>
@@ -24,9 +25,11 @@ struct Barrier {
 struct Fiber {
     ucontext_t start;
     jmp_buf at;
-    std::vector<char> stack;
+    void* stack = malloc(STACK_BYTES);
     bool started = false;
     bool done = true;
+
+    ~Fiber() { free(stack); }
 };
 
 struct Block {
@@ -100,8 +103,8 @@ bool run_block(Block* block, bool backwards) {
     block->alive = threads;
     for (Fiber* fiber : block->fibers) {
         getcontext(&fiber->start);
-        fiber->start.uc_stack.ss_sp = fiber->stack.data();
-        fiber->start.uc_stack.ss_size = fiber->stack.size();
+        fiber->start.uc_stack.ss_sp = fiber->stack;
+        fiber->start.uc_stack.ss_size = STACK_BYTES;
         fiber->start.uc_link = nullptr;
         makecontext(&fiber->start, run_fiber, 0);
         fiber->started = fiber->done = false;
@@ -138,7 +141,6 @@ extern "C" i32 whit_run_grid(Kernel kernel, const u32* grid, u32 threads, i32 wa
         block.rooms.resize((threads + 31) / 32 * 32);
         for (u32 i = 0; i < threads; i++) {
             block.fibers.push_back(new Fiber);
-            block.fibers.back()->stack.resize(STACK_BYTES);
         }
         current = &block;
     }

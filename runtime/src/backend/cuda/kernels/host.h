@@ -100,3 +100,6 @@ inline i32 __float_as_int(f32 a) { return same_bits<i32>(a); }
 inline u32 __float_as_uint(f32 a) { return same_bits<u32>(a); }
 inline f32 __int_as_float(i32 a) { return same_bits<f32>(a); }
 inline f32 __uint_as_float(u32 a) { return same_bits<f32>(a); }
+
+inline f32 half_to_float(u16 bits) { return (f32)same_bits<_Float16>(bits); }
+inline u16 float_to_half(f32 x) { return same_bits<u16>((_Float16)x); }

@@ -73,3 +73,40 @@ KERNEL(pad_1, 256, Pad) { pad<u8>(a); }
 KERNEL(pad_2, 256, Pad) { pad<u16>(a); }
 KERNEL(pad_4, 256, Pad) { pad<u32>(a); }
 KERNEL(pad_8, 256, Pad) { pad<u64>(a); }
+
+struct Gather {
+    u64 data;
+    u64 indices;
+    u64 output;
+    u64 status;
+    // Of the indexed axis.
+    u32 extent;
+    // Elements between one index of the axis and the next.
+    u32 inner;
+    // Indices.
+    u32 count;
+    u32 elements;
+    u32 step;
+    // 1: indices are i64, else i32.
+    u32 wide;
+};
+
+template <class T>
+__device__ inline void gather(const Gather& a) {
+    const u32 at = thread_index();
+    if (at >= a.elements) return;
+    const u32 row = at / a.inner, number = row % a.count;
+    i64 index = a.wide ? ((const i64*)a.indices)[number] : ((const i32*)a.indices)[number];
+    if (index < 0) index += a.extent;
+    if (index < 0 || index >= a.extent) {
+        report(a.status, a.step);
+        return;
+    }
+    const u64 from = ((u64)(row / a.count) * a.extent + (u64)index) * a.inner + at % a.inner;
+    ((T*)a.output)[at] = ((const T*)a.data)[from];
+}
+
+KERNEL(gather_1, 256, Gather) { gather<u8>(a); }
+KERNEL(gather_2, 256, Gather) { gather<u16>(a); }
+KERNEL(gather_4, 256, Gather) { gather<u32>(a); }
+KERNEL(gather_8, 256, Gather) { gather<u64>(a); }

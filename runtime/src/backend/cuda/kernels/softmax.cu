@@ -42,3 +42,24 @@ KERNEL(softmax_i8, 128, Softmax) {
         y[at] = (i8)(round_clamp(__fmul_rn(exponential, scale), lo, hi) + a.zero_point);
     }
 }
+
+KERNEL(softmax_f32, 128, Softmax) {
+    __shared__ f32 room[4];
+    const f32* x = (const f32*)a.input + row_start(a);
+    f32* y = (f32*)a.output + row_start(a);
+    f32 largest = -infinity();
+    for (u32 i = threadIdx.x; i < a.extent; i += blockDim.x) {
+        largest = Largest::join(largest, x[(u64)i * a.inner]);
+    }
+    largest = block_reduce<Largest>(largest, room);
+    f32 sum = 0.0f;
+    for (u32 i = threadIdx.x; i < a.extent; i += blockDim.x) {
+        sum = __fadd_rn(sum, expf(__fsub_rn(x[(u64)i * a.inner], largest)));
+    }
+    sum = block_reduce<Sum>(sum, room);
+    const f32 log_sum = a.log ? logf(sum) : 0.0f;
+    for (u32 i = threadIdx.x; i < a.extent; i += blockDim.x) {
+        const f32 below = __fsub_rn(x[(u64)i * a.inner], largest);
+        y[(u64)i * a.inner] = a.log ? __fsub_rn(below, log_sum) : __fdiv_rn(expf(below), sum);
+    }
+}

@@ -2,11 +2,13 @@
 
 use super::{Lower, Refusal, elements, small};
 use crate::backend::cuda::kernels::{
-    BINARY_I8, BinaryI8, DEQUANTIZE_I8, DEQUANTIZE_U8, Kernel, LUT_I8, Lut, QUANTIZE_I8,
-    QUANTIZE_U8, Quantize,
+    self, BINARY_F32, BINARY_I8, BinaryF32, BinaryI8, DEQUANTIZE_I8, DEQUANTIZE_U8, GATED_F32,
+    Kernel, LUT_I8, Lut, QUANTIZE_I8, QUANTIZE_U8, Quantize, UNARY_F32,
 };
 use crate::error::StepErrorKind;
-use crate::format::{BinaryAttributes, MAX_RANK, QuantizeAttributes};
+use crate::format::{
+    BinaryAttributes, GatedAttributes, MAX_RANK, QuantizeAttributes, UnaryAttributes, UnaryOp,
+};
 use crate::memory::Slot;
 use crate::ops::shape::{Walk, broadcast_strides, split};
 
@@ -115,4 +117,53 @@ pub(super) fn dequantize_i8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
 
 pub(super) fn dequantize_u8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     affine(lower, &DEQUANTIZE_U8, false)
+}
+
+pub(super) fn binary_f32(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    let attributes: BinaryAttributes = lower.step.expect_attributes()?;
+    let ((a, a_at), (b, b_at), (y, output)) = (lower.input(0)?, lower.input(1)?, lower.output(0)?);
+    let axes = broadcast(&a, &b, &y)?;
+    let arguments = BinaryF32 {
+        a: a_at,
+        b: b_at,
+        output,
+        strides_a: axes.strides[0],
+        strides_b: axes.strides[1],
+        extents: axes.extents,
+        rank: axes.rank,
+        elements: elements(&y)?,
+        kind: attributes.kind,
+        min: attributes.clamp[0],
+        max: attributes.clamp[1],
+        reserved: 0,
+    };
+    lower.call_elements(&BINARY_F32, arguments.elements, arguments)
+}
+
+pub(super) fn unary_f32(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    let UnaryAttributes { kind, alpha, beta, .. } = lower.step.expect_attributes()?;
+    // The kernel's kinds are the first ones.
+    if kind > UnaryOp::Round as u32 {
+        let name = UnaryOp::from_number(kind).map_or("a function", |kind| kind.name());
+        return Err(Refusal::Lacks(name));
+    }
+    let ((_, input), (y, output)) = (lower.input(0)?, lower.output(0)?);
+    let elements = elements(&y)?;
+    lower.call_elements(
+        &UNARY_F32,
+        elements,
+        kernels::Unary { input, output, elements, kind, alpha, beta },
+    )
+}
+
+pub(super) fn gated(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    let GatedAttributes { kind, .. } = lower.step.expect_attributes()?;
+    let ((_, input), (y, output)) = (lower.input(0)?, lower.output(0)?);
+    let width = y.dims().last().copied().unwrap_or(0);
+    let elements = elements(&y)?;
+    lower.call_elements(
+        &GATED_F32,
+        elements,
+        kernels::Gated { input, output, elements, width, kind, reserved: 0 },
+    )
 }

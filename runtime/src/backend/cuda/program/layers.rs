@@ -19,7 +19,7 @@ const FEW_PIXELS: usize = 8;
 /// Pixels of a block else.
 const TILE_PIXELS: usize = 32;
 
-fn shape_of(geometry: &ConvGeometry) -> Result<ConvShape, StepErrorKind> {
+pub(super) fn shape_of(geometry: &ConvGeometry) -> Result<ConvShape, StepErrorKind> {
     let g = geometry;
     for len in [g.input_len(), g.out_pixels().saturating_mul(g.out_c)] {
         small(len)?;

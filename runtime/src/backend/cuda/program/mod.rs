@@ -3,8 +3,10 @@
 //! [`LOWERINGS`] has a row for each operator and element type. What a step looks like has been checked by the
 //! CPU's operator of the same name before it comes here.
 
+mod attention;
 mod elementwise;
 mod layers;
+mod layers_f32;
 mod moves;
 mod reductions;
 
@@ -46,6 +48,8 @@ impl From<StepErrorKind> for Refusal {
 pub(crate) struct Lower<'a> {
     pub(crate) step: Step<'a>,
     bases: Bases,
+    /// Its index.
+    index: u32,
     calls: Vec<Call>,
     /// Whether some kernel may find data out of range.
     checks: bool,
@@ -67,6 +71,12 @@ impl<'a> Lower<'a> {
     fn output(&self, index: usize) -> Result<(Slot, u64), StepErrorKind> {
         let slot = self.step.output(index)?;
         Ok((slot, self.bases.address(&slot.place)))
+    }
+
+    /// Where kernels report data out of range.
+    fn status(&mut self) -> u64 {
+        self.checks = true;
+        self.bases.status
     }
 
     /// Calls a kernel.
@@ -136,8 +146,22 @@ pub(crate) static LOWERINGS: &[Lowering] = &[
     row(Op::DepthwiseConv2d, Some(DType::I8), layers::depthwise_i8),
     row(Op::Pool2d, Some(DType::I8), layers::pool_i8),
     row(Op::Pool2d, Some(DType::F32), layers::pool_f32),
+    row(Op::Conv2d, Some(DType::F32), layers_f32::conv),
+    row(Op::FullyConnected, Some(DType::F32), layers_f32::fully_connected),
+    row(Op::DepthwiseConv2d, Some(DType::F32), layers_f32::depthwise),
+    row(Op::MatMul, Some(DType::F32), layers_f32::matmul),
+    row(Op::Embedding, Some(DType::F32), layers_f32::embedding),
+    row(Op::Attention, Some(DType::F32), attention::attention),
+    row(Op::CachedAttention, Some(DType::F32), attention::cached_attention),
+    row(Op::Rotary, Some(DType::F32), attention::rotary),
     row(Op::Softmax, Some(DType::I8), reductions::softmax_i8),
+    row(Op::Softmax, Some(DType::F32), reductions::softmax_f32),
     row(Op::Reduce, Some(DType::I8), reductions::reduce_i8),
+    row(Op::Reduce, Some(DType::F32), reductions::reduce_f32),
+    row(Op::Normalize, Some(DType::F32), reductions::normalize),
+    row(Op::Binary, Some(DType::F32), elementwise::binary_f32),
+    row(Op::Unary, Some(DType::F32), elementwise::unary_f32),
+    row(Op::Gated, Some(DType::F32), elementwise::gated),
     row(Op::Binary, Some(DType::I8), elementwise::binary_i8),
     row(Op::Lut, Some(DType::I8), elementwise::lut_i8),
     row(Op::Quantize, Some(DType::I8), elementwise::quantize_i8),
@@ -150,16 +174,18 @@ pub(crate) static LOWERINGS: &[Lowering] = &[
     row(Op::Expand, None, moves::expand),
     row(Op::Concat, None, moves::concat),
     row(Op::Pad, None, moves::pad),
+    row(Op::Gather, None, moves::gather),
 ];
 
 /// The calls of a step, and whether some kernel may find data out of range.
 pub(crate) fn lower(
     op: u16,
     dtype: Option<DType>,
+    index: u32,
     step: Step<'_>,
     bases: Bases,
 ) -> Option<Result<(Vec<Call>, bool), Refusal>> {
     let lowering = LOWERINGS.iter().find(|row| row.op as u16 == op && row.dtype == dtype)?;
-    let mut lower = Lower { step, bases, calls: Vec::new(), checks: false };
+    let mut lower = Lower { step, bases, index, calls: Vec::new(), checks: false };
     Some((lowering.lower)(&mut lower).map(|()| (lower.calls, lower.checks)))
 }

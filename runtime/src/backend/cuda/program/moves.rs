@@ -3,8 +3,10 @@
 use super::elementwise::Axes;
 use super::{Lower, Refusal, elements, small};
 use crate::backend::cuda::kernels::{
-    self, Kernel, MOVE_1, MOVE_2, MOVE_4, MOVE_8, Move, PAD_1, PAD_2, PAD_4, PAD_8,
+    self, GATHER_1, GATHER_2, GATHER_4, GATHER_8, Gather, Kernel, MOVE_1, MOVE_2, MOVE_4, MOVE_8,
+    Move, PAD_1, PAD_2, PAD_4, PAD_8,
 };
+use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{
     AxisAttributes, MAX_RANK, PadAttributes, SliceAttributes, TransposeAttributes,
@@ -127,5 +129,29 @@ pub(super) fn pad(lower: &mut Lower<'_>) -> Result<(), Refusal> {
         arguments.extents[axis] = small(y.dim(axis))?;
     }
     let kernel = by_size(x.dtype().size(), [&PAD_1, &PAD_2, &PAD_4, &PAD_8]);
+    lower.call_elements(kernel, arguments.elements, arguments)
+}
+
+pub(super) fn gather(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    let axis = lower.step.expect_attributes::<AxisAttributes>()?.axis;
+    let ((x, data), (ids, indices), (y, output)) =
+        (lower.input(0)?, lower.input(1)?, lower.output(0)?);
+    if y.elements() == 0 {
+        return Ok(());
+    }
+    let split = split(&x, axis)?;
+    let arguments = Gather {
+        data,
+        indices,
+        output,
+        status: lower.status(),
+        extent: small(split.extent)?,
+        inner: small(split.inner)?,
+        count: elements(&ids)?,
+        elements: elements(&y)?,
+        step: lower.index,
+        wide: u32::from(ids.dtype() == DType::I64),
+    };
+    let kernel = by_size(x.dtype().size(), [&GATHER_1, &GATHER_2, &GATHER_4, &GATHER_8]);
     lower.call_elements(kernel, arguments.elements, arguments)
 }

@@ -2,13 +2,23 @@
 
 use super::elementwise::Axes;
 use super::{Lower, Refusal, elements, small};
-use crate::backend::cuda::kernels::{self, REDUCE_I8, SOFTMAX_I8, Softmax};
+use crate::backend::cuda::kernels::{
+    self, Kernel, NORMALIZE_F32, REDUCE_F32, REDUCE_I8, SOFTMAX_F32, SOFTMAX_I8, Softmax,
+};
 use crate::error::StepErrorKind;
-use crate::format::{MAX_RANK, ReduceAttributes, SoftmaxAttributes};
+use crate::format::{MAX_RANK, NormalizeAttributes, ReduceAttributes, SoftmaxAttributes};
 use crate::memory::Slot;
-use crate::ops::shape::{split, strides};
+use crate::ops::shape::{product, split, strides};
 
 pub(super) fn softmax_i8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    softmax(lower, &SOFTMAX_I8)
+}
+
+pub(super) fn softmax_f32(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    softmax(lower, &SOFTMAX_F32)
+}
+
+fn softmax(lower: &mut Lower<'_>, kernel: &'static Kernel) -> Result<(), Refusal> {
     let attributes: SoftmaxAttributes = lower.step.expect_attributes()?;
     let ((x, input), (y, output)) = (lower.input(0)?, lower.output(0)?);
     if elements(&x)? == 0 {
@@ -26,7 +36,7 @@ pub(super) fn softmax_i8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
         log: attributes.log,
         reserved: 0,
     };
-    lower.call(&SOFTMAX_I8, [split.outer * split.inner, 1], arguments)
+    lower.call(kernel, [split.outer * split.inner, 1], arguments)
 }
 
 /// Axes of x as a loop: those whose bit in `axes` is `reduced`.
@@ -43,6 +53,14 @@ fn axes_of(x: &Slot, axes: u32, reduced: bool) -> Result<Axes<1>, StepErrorKind>
 }
 
 pub(super) fn reduce_i8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    reduce(lower, &REDUCE_I8)
+}
+
+pub(super) fn reduce_f32(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    reduce(lower, &REDUCE_F32)
+}
+
+fn reduce(lower: &mut Lower<'_>, kernel: &'static Kernel) -> Result<(), Refusal> {
     let attributes: ReduceAttributes = lower.step.expect_attributes()?;
     let ((x, input), (y, output)) = (lower.input(0)?, lower.output(0)?);
     let outputs = elements(&y)?;
@@ -71,6 +89,26 @@ pub(super) fn reduce_i8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
         max: attributes.clamp_q[1],
     };
     // A warp has an output.
-    let blocks = (outputs as usize).div_ceil(REDUCE_I8.threads as usize / 32);
-    lower.call(&REDUCE_I8, [blocks, 1], arguments)
+    let blocks = (outputs as usize).div_ceil(kernel.threads as usize / 32);
+    lower.call(kernel, [blocks, 1], arguments)
+}
+
+pub(super) fn normalize(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    let attributes: NormalizeAttributes = lower.step.expect_attributes()?;
+    let ((x, input), (_, output)) = (lower.input(0)?, lower.output(0)?);
+    if elements(&x)? == 0 {
+        return Ok(());
+    }
+    let row = product(&x.dims()[(attributes.axis as usize).min(x.rank())..]);
+    let arguments = kernels::Normalize {
+        input,
+        output,
+        scale: lower.optional_address(1),
+        bias: lower.optional_address(2),
+        row: small(row)?,
+        centred: u32::from(attributes.kind == 1),
+        epsilon: attributes.epsilon,
+        reserved: 0,
+    };
+    lower.call(&NORMALIZE_F32, [x.elements() / row, 1], arguments)
 }
