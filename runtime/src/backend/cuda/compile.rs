@@ -7,7 +7,7 @@ use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use super::kernels::{COMMON, File};
+use super::kernels::{File, HEADERS};
 use crate::format::crc32;
 
 /// In front of every entry.
@@ -38,7 +38,8 @@ pub(super) struct Key<'k> {
 fn entry(file: &File, key: &Key<'_>) -> String {
     // Not for security: whoever writes to the folder can do as he likes anyway.
     let mut hasher = std::hash::DefaultHasher::new();
-    (file.source, COMMON.source, key).hash(&mut hasher);
+    (file.source, key).hash(&mut hasher);
+    HEADERS.iter().for_each(|header| header.source.hash(&mut hasher));
     let stem = file.name.trim_end_matches(".cu");
     format!("{stem}-{:016x}.cubin", hasher.finish())
 }

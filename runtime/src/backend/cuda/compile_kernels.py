@@ -18,13 +18,14 @@ OPTIONS = ["--fmad=false", "--ptxas-options=-v"]
 INFORMATION = re.compile(r"^ptxas (info |\s+\.)|^\s*$")
 
 
-def compile_file(nvrtc, path, header, architecture):
+def compile_file(nvrtc, path, headers, architecture):
     """The log of a compilation, and whether it went well."""
     program = ctypes.c_void_p()
-    headers = (ctypes.c_char_p * 1)(header)
-    names = (ctypes.c_char_p * 1)(b"common.h")
+    count = len(headers)
+    texts = (ctypes.c_char_p * count)(*[header.read_bytes() for header in headers])
+    names = (ctypes.c_char_p * count)(*[header.name.encode() for header in headers])
     source = path.read_bytes()
-    if nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, path.name.encode(), 1, headers, names):
+    if nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, path.name.encode(), count, texts, names):
         raise SystemExit("nvrtcCreateProgram failed")
     options = [option.encode() for option in [f"--gpu-architecture={architecture}", *OPTIONS]]
     status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
@@ -41,12 +42,16 @@ def main():
         raise SystemExit(__doc__)
     nvrtc = ctypes.CDLL(str(pathlib.Path(sys.argv[1]) / "libnvrtc.so.13"))
     kernels = pathlib.Path(__file__).parent / "kernels"
-    header = (kernels / "common.h").read_bytes()
+    headers = [kernels / name for name in ["common.h", "patch_i8.h"]]
     complaints, compiled, registers = [], 0, {}
     for path in sorted(kernels.glob("*.cu")):
-        declared = set(re.findall(r"^KERNEL\((\w+),", path.read_text(), re.MULTILINE))
+        text = path.read_text()
+        declared = set(re.findall(r"^KERNEL\((\w+),", text, re.MULTILINE))
+        least = re.search(r"^#define LEAST_ARCHITECTURE (\d+)", text, re.MULTILINE)
         for architecture in sys.argv[2:] or ARCHITECTURES:
-            log, ok = compile_file(nvrtc, path, header, architecture)
+            if least and int(architecture.removeprefix("sm_")) < int(least[1]):
+                continue
+            log, ok = compile_file(nvrtc, path, headers, architecture)
             where = f"{path.name} for {architecture}"
             if not ok:
                 complaints.append(f"{where}:\n{log}")

@@ -13,7 +13,7 @@ use libloading::Library;
 
 use super::driver::{Command, Driver, Handle, Launch, Pinned, Properties};
 use super::error::Error;
-use super::kernels::{COMMON, FILES, File, Kernel};
+use super::kernels::{FILES, File, HEADERS, Kernel};
 use crate::error::DeviceError;
 
 static HOST_H: File = File { name: "host.h", source: include_str!("kernels/host.h") };
@@ -322,7 +322,7 @@ impl Driver for Emulation {
 /// The kernels as a library: one that an earlier run made, or a new one.
 fn load() -> Result<Library, Error> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
-    let sources = || FILES.iter().copied().chain([&COMMON, &HOST_H, &HOST_CPP]);
+    let sources = || FILES.iter().copied().chain(&HEADERS).chain([&HOST_H, &HOST_CPP]);
     let mut hasher = DefaultHasher::new();
     (&compiler, FLAGS).hash(&mut hasher);
     sources().for_each(|file| (file.name, file.source).hash(&mut hasher));

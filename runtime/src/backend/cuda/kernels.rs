@@ -9,8 +9,14 @@ pub(crate) struct File {
     pub(crate) source: &'static str,
 }
 
-/// What every file includes.
-pub(crate) const COMMON: File = File { name: "common.h", source: include_str!("kernels/common.h") };
+/// What files include.
+pub(crate) static HEADERS: [File; 2] = [
+    File { name: "common.h", source: include_str!("kernels/common.h") },
+    File { name: "patch_i8.h", source: include_str!("kernels/patch_i8.h") },
+];
+
+/// Oldest architecture with the products of `conv_i8_mma.cu`.
+pub(crate) const MMA_I8_ARCHITECTURE: [u32; 2] = [8, 0];
 
 /// A kernel.
 #[derive(Debug)]
@@ -85,6 +91,9 @@ kernels! {
         DENSE_W4_1: "dense_w4_1"(ConvF32), 256, waits;
         DENSE_W4_4: "dense_w4_4"(ConvF32), 256, waits;
         DEPTHWISE_F32: "depthwise_f32"(DepthwiseF32), 128;
+    }
+    CONV_I8_MMA_FILE = "conv_i8_mma.cu" {
+        CONV_I8_MMA: "conv_i8_mma"(ConvI8), 128, waits;
     }
     POOL_FILE = "pool.cu" {
         POOL_I8: "pool_i8"(Pool), 128;
@@ -588,7 +597,7 @@ mod tests {
     #[test]
     fn arguments_are_the_structs_of_the_sources() {
         let sources: String =
-            [&COMMON].into_iter().chain(FILES.iter().copied()).map(|file| file.source).collect();
+            HEADERS.iter().chain(FILES.iter().copied()).map(|file| file.source).collect();
         for (name, bytes, fields) in STRUCTS {
             let own: Vec<(String, String)> =
                 fields.iter().map(|(ty, field)| ((*ty).to_owned(), (*field).to_owned())).collect();

@@ -14,7 +14,7 @@ use cudarc::nvrtc::sys as nvrtc;
 use super::compile::{self, Key};
 use super::driver::{Command, Driver, Handle, Launch, Pinned, Properties};
 use super::error::Error;
-use super::kernels::{COMMON, File, Kernel};
+use super::kernels::{File, HEADERS, Kernel};
 use crate::error::DeviceError;
 
 /// Whether a call went well.
@@ -275,19 +275,24 @@ impl Drop for Program {
 fn compile_file(file: &File, options: &[String]) -> Result<Vec<u8>, Error> {
     let text = |text: &str| CString::new(text).map_err(|e| Error::compile(file, e.to_string()));
     let (source, name) = (text(file.source)?, text(file.name)?);
-    let (header, header_name) = (text(COMMON.source)?, text(COMMON.name)?);
+    let texts = |of: fn(&File) -> &'static str| {
+        HEADERS.iter().map(|header| text(of(header))).collect::<Result<Vec<_>, _>>()
+    };
+    let (headers, names) = (texts(|header| header.source)?, texts(|header| header.name)?);
+    let pointers = |texts: &[CString]| texts.iter().map(|text| text.as_ptr()).collect::<Vec<_>>();
+    let (header_texts, header_names) = (pointers(&headers), pointers(&names));
     let options = options.iter().map(|option| text(option)).collect::<Result<Vec<_>, _>>()?;
     let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
     let mut program = std::ptr::null_mut();
-    // SAFETY: all texts end with a 0 and live on; there is one header and its name.
+    // SAFETY: all texts end with a 0 and live on; there are as many headers as names.
     compiled(file, unsafe {
         nvrtc::nvrtcCreateProgram(
             &mut program,
             source.as_ptr(),
             name.as_ptr(),
-            1,
-            [header.as_ptr()].as_ptr(),
-            [header_name.as_ptr()].as_ptr(),
+            header_texts.len() as c_int,
+            header_texts.as_ptr(),
+            header_names.as_ptr(),
         )
     })?;
     let program = Program(program);

@@ -147,7 +147,7 @@ impl<'m> Session<'m> {
         evaluate(&tables, symbols, &mut dims)?;
         check_operators(&model)?;
         check_steps(&tables, &dims)?;
-        expect_all_lowered(&model, &tables, &dims)?;
+        expect_all_lowered(&model, &tables, &dims, driver.properties().architecture)?;
 
         let mut staging = STATUS_BYTES.next_multiple_of(STAGING_ALIGN);
         let mut port = |tensor: usize| -> Result<Port, SessionError> {
@@ -596,18 +596,20 @@ impl<'m> Session<'m> {
     /// The launches of all steps, and whether kernels may report data out of range.
     fn commands(&self) -> Result<(Vec<Command>, bool), Error> {
         let (tables, bases) = (self.tables(), self.memory.bases());
+        let architecture = self.driver.properties().architecture;
         let (mut commands, mut checks) = (Vec::new(), false);
         for index in 0..tables.step_count() {
             let missing =
                 |what| Error::Missing(vec![missing_step(&self.model, &tables, index, what)]);
-            let (calls, checked) = match lower_step(&tables, &self.dims, index, bases)? {
-                None => return Err(missing(None)),
-                Some(Ok(lowered)) => lowered,
-                Some(Err(Refusal::Lacks(what))) => return Err(missing(Some(what))),
-                Some(Err(Refusal::Invalid(kind))) => {
-                    return Err(SessionError::Step { step: index as u32, kind }.into());
-                }
-            };
+            let (calls, checked) =
+                match lower_step(&tables, &self.dims, index, bases, architecture)? {
+                    None => return Err(missing(None)),
+                    Some(Ok(lowered)) => lowered,
+                    Some(Err(Refusal::Lacks(what))) => return Err(missing(Some(what))),
+                    Some(Err(Refusal::Invalid(kind))) => {
+                        return Err(SessionError::Step { step: index as u32, kind }.into());
+                    }
+                };
             checks |= checked;
             for Call { kernel, grid, arguments } in calls {
                 let function = self.driver.function(kernel)?;
@@ -677,13 +679,21 @@ fn lower_step(
     dims: &[u32],
     index: usize,
     bases: super::memory::Bases,
+    architecture: [u32; 2],
 ) -> Result<Option<Result<(Vec<Call>, bool), Refusal>>, SessionError> {
     let failed = SessionError::Step { step: index as u32, kind: StepErrorKind::TooLarge };
     let (record, step) = tables.step_record(index).zip(tables.step(index, dims)).ok_or(failed)?;
     if step.is_idle() {
         return Ok(Some(Ok((Vec::new(), false))));
     }
-    Ok(program::lower(record.op, DType::from_number(record.variant), index as u32, step, bases))
+    Ok(program::lower(
+        record.op,
+        DType::from_number(record.variant),
+        index as u32,
+        step,
+        bases,
+        architecture,
+    ))
 }
 
 fn missing_step(
@@ -703,12 +713,17 @@ fn missing_step(
 }
 
 /// Refuses a program with steps that this backend lacks, all of them at once.
-fn expect_all_lowered(model: &Model<'_>, tables: &Tables<'_>, dims: &[u32]) -> Result<(), Error> {
+fn expect_all_lowered(
+    model: &Model<'_>,
+    tables: &Tables<'_>,
+    dims: &[u32],
+    architecture: [u32; 2],
+) -> Result<(), Error> {
     let mut missing = Vec::new();
     // Where memory would lie doesn't matter yet, but for its alignment.
     let bases = super::memory::Bases { constants: 256, arena: 256, state: 256, status: 256 };
     for index in 0..tables.step_count() {
-        match lower_step(tables, dims, index, bases)? {
+        match lower_step(tables, dims, index, bases, architecture)? {
             Some(Ok(_)) => {}
             None => missing.push(missing_step(model, tables, index, None)),
             Some(Err(Refusal::Lacks(what))) => {

@@ -28,6 +28,15 @@ __device__ inline u16 float_to_half(f32 x) {
     return bits;
 }
 
+#if __CUDA_ARCH__ >= 800
+// c += a · b in a warp, 16 × 32 by 32 × 8: the fragments of mma.m16n8k32 in the PTX ISA.
+__device__ inline void multiply_i8(i32 (&c)[4], const i32 (&a)[4], const i32 (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif
+
 // A kernel of so many threads in a block.
 #define KERNEL(name, threads, Arguments) \
     extern "C" __global__ void __launch_bounds__(threads) name(const Arguments a)

@@ -37,6 +37,7 @@ struct Block {
     Barrier block;
     std::vector<Barrier> warps;
     std::vector<u64> rooms;
+    std::vector<u32> fragments;
     Kernel kernel;
     const void* arguments;
     u32 running;
@@ -125,6 +126,7 @@ bool run_block(Block* block, bool backwards) {
 void __syncthreads() { wait(current->block); }
 void __syncwarp(u32) { wait(current->warps[threadIdx.x / 32]); }
 u64* warp_room() { return &current->rooms[threadIdx.x / 32 * 32]; }
+u32* fragment_room() { return &current->fragments[threadIdx.x / 32 * 32 * 8]; }
 
 // Runs a grid. `waits`: threads wait for each other. `backwards`: the order in which threads of a block run.
 // Returns 0, or 1 when threads wait for others that never come.
@@ -139,6 +141,7 @@ extern "C" i32 whit_run_grid(Kernel kernel, const u32* grid, u32 threads, i32 wa
         block.arguments = arguments;
         block.warps.resize((threads + 31) / 32);
         block.rooms.resize((threads + 31) / 32 * 32);
+        block.fragments.resize((threads + 31) / 32 * 32 * 8);
         for (u32 i = 0; i < threads; i++) {
             block.fibers.push_back(new Fiber);
         }

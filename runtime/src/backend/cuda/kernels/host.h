@@ -72,6 +72,28 @@ inline i32 __dp4a(i32 a, i32 b, i32 c) {
     return (i32)sum;
 }
 
+// Words of all lanes of this warp, 8 for each.
+u32* fragment_room();
+
+// c += a · b in a warp, 16 × 32 by 32 × 8: lane l has rows l / 4 and l / 4 + 8 of a and c, column l / 4 of b, and of these words
+// l % 4 and l % 4 + 4, columns 2 · (l % 4) and the next of c.
+inline void multiply_i8(i32 (&c)[4], const i32 (&a)[4], const i32 (&b)[2]) {
+    u32* room = fragment_room();
+    const u32 lane = threadIdx.x % 32;
+    for (int i = 0; i < 4; i++) room[lane * 8 + i] = (u32)a[i];
+    for (int i = 0; i < 2; i++) room[lane * 8 + 4 + i] = (u32)b[i];
+    __syncwarp();
+    for (u32 i = 0; i < 4; i++) {
+        const u32 row = lane / 4, upper = i / 2, column = 2 * (lane % 4) + i % 2;
+        for (u32 word = 0; word < 8; word++) {
+            const u32 x = room[(row * 4 + word % 4) * 8 + upper + 2 * (word / 4)];
+            const u32 y = room[(column * 4 + word % 4) * 8 + 4 + word / 4];
+            c[i] = __dp4a((i32)x, (i32)y, c[i]);
+        }
+    }
+    __syncwarp();
+}
+
 inline u32 atomicCAS(u32* at, u32 compare, u32 value) {
     const u32 before = *at;
     if (before == compare) *at = value;

@@ -2,8 +2,8 @@
 
 use super::{Lower, Refusal, small};
 use crate::backend::cuda::kernels::{
-    self, CONV_I8_DP4A, ConvI8, ConvShape, DENSE_I8_DP4A, DEPTHWISE_I8, DepthwiseI8, EpilogueI8,
-    Kernel, POOL_F32, POOL_I8,
+    self, CONV_I8_DP4A, CONV_I8_MMA, ConvI8, ConvShape, DENSE_I8_DP4A, DEPTHWISE_I8, DepthwiseI8,
+    EpilogueI8, Kernel, MMA_I8_ARCHITECTURE, POOL_F32, POOL_I8,
 };
 use crate::error::StepErrorKind;
 use crate::format::{Layout, PoolAttributes};
@@ -18,6 +18,10 @@ use crate::ops::conv::{
 const FEW_PIXELS: usize = 8;
 /// Pixels of a block else.
 const TILE_PIXELS: usize = 32;
+/// Pixels of a block on tensor cores, and its outputs.
+const MMA_TILE: usize = 64;
+/// Inputs of an output from which on tensor cores have something to do: one product.
+const LEAST_MMA_K: usize = 32;
 
 pub(super) fn shape_of(geometry: &ConvGeometry) -> Result<ConvShape, StepErrorKind> {
     let g = geometry;
@@ -101,7 +105,12 @@ fn panels_i8(lower: &mut Lower<'_>, geometry: GeometryFn) -> Result<(), Refusal>
     if !weights.is_multiple_of(16) {
         return Err(Refusal::Lacks("weights that aren't at a multiple of 16"));
     }
-    if g.out_pixels() <= FEW_PIXELS {
+    let fills_tiles =
+        g.out_pixels() >= MMA_TILE && g.group_out_c() > PANEL_N && g.k() >= LEAST_MMA_K;
+    if lower.architecture >= MMA_I8_ARCHITECTURE && fills_tiles {
+        let columns = g.groups * g.padded_group_out_c().div_ceil(MMA_TILE);
+        lower.call(&CONV_I8_MMA, [g.out_pixels().div_ceil(MMA_TILE), columns], arguments)
+    } else if g.out_pixels() <= FEW_PIXELS {
         lower.call(&DENSE_I8_DP4A, [g.out_pixels(), all_panels(&g)], arguments)
     } else {
         lower.call(&CONV_I8_DP4A, [g.out_pixels().div_ceil(TILE_PIXELS), all_panels(&g)], arguments)
