@@ -24,6 +24,8 @@ mod driver;
 #[allow(unsafe_code, reason = "calls the kernels compiled for the host")]
 mod emulation;
 mod error;
+#[cfg(test)]
+mod kernel_tests;
 mod kernels;
 mod memory;
 #[cfg(feature = "cuda")]
