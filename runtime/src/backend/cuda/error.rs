@@ -35,6 +35,15 @@ pub enum Error {
         /// Names of files looked for.
         tried: Vec<String>,
     },
+    /// A library is older than what is called in it.
+    Version {
+        /// What it is.
+        name: &'static str,
+        /// The CUDA version that it is of, major and minor.
+        has: [u32; 2],
+        /// The least that will do.
+        needs: [u32; 2],
+    },
     /// There is no device of this number.
     NoDevice {
         /// The number asked for.
@@ -94,6 +103,11 @@ impl fmt::Display for Error {
                 )?;
                 f.write_str(&tried.join(", "))
             }
+            Error::Version { name, has, needs } => write!(
+                f,
+                "{name} is of CUDA {}.{}, and {}.{} or newer is needed; update it",
+                has[0], has[1], needs[0], needs[1]
+            ),
             Error::NoDevice { index, present } => {
                 write!(f, "there is no CUDA device {index}; there are {present}")
             }

@@ -382,7 +382,13 @@ fn moves(cases: &mut Vec<Named>) {
             };
             cases.push((
                 names[1],
-                Case::new(Op::Pad, None, attributes, &[x.clone()], shape(dtype, &[5, 9, 2])),
+                Case::new(
+                    Op::Pad,
+                    None,
+                    attributes,
+                    std::slice::from_ref(&x),
+                    shape(dtype, &[5, 9, 2]),
+                ),
             ));
         }
         let ids = tensor(&[2, 2], &[0i64, -1, 3, -5]);
@@ -408,7 +414,13 @@ fn reductions(cases: &mut Vec<Named>) {
             let x = random_i8(3, &[4, 70, 3]);
             cases.push((
                 "reduce_i8",
-                Case::new(Op::Reduce, Some(I8), attributes(kind), &[x.clone()], y.clone()),
+                Case::new(
+                    Op::Reduce,
+                    Some(I8),
+                    attributes(kind),
+                    std::slice::from_ref(&x),
+                    y.clone(),
+                ),
             ));
             if kind == 2 {
                 let numbers = tensor(&[2], &[0x5123_4567i32, -6]).constant();

@@ -35,28 +35,54 @@ fn done(call: &'static str, result: CUresult) -> Result<(), DeviceError> {
     }
 }
 
-/// Checks that the driver's library is there, and starts it.
-fn start() -> Result<(), Error> {
-    // SAFETY: loads a library and looks no further.
-    if !unsafe { sys::is_culib_present() } {
-        let tried =
-            if cfg!(windows) { ["nvcuda.dll", "cuda.dll"] } else { ["libcuda.so", "libcuda.so.1"] };
-        return Err(Error::Library {
-            name: "NVIDIA's driver (CUDA)",
-            tried: tried.map(str::to_owned).to_vec(),
-        });
-    }
-    // SAFETY: the library is there; 0 is the only flag there is.
-    Ok(done("cuInit", unsafe { sys::cuInit(0) })?)
+/// CUDA version that everything called here has been in.
+const LEAST_VERSION: [u32; 2] = [11, 4];
+const DRIVER: &str = "NVIDIA's driver for CUDA";
+const COMPILER: &str = "NVRTC, the compiler of CUDA";
+
+/// Names that a library is looked for by; those of 64 bits in the name are Windows'.
+fn candidates(library: &str) -> Vec<String> {
+    let mut names = cudarc::get_lib_name_candidates(library);
+    names.retain(|name| cfg!(windows) || !name.contains(&format!("{library}64")));
+    names
 }
 
-fn expect_compiler() -> Result<(), Error> {
-    // SAFETY: loads a library and looks no further.
-    if unsafe { nvrtc::is_culib_present() } {
-        return Ok(());
+fn expect_version(name: &'static str, has: [u32; 2]) -> Result<(), Error> {
+    match has >= LEAST_VERSION {
+        true => Ok(()),
+        false => Err(Error::Version { name, has, needs: LEAST_VERSION }),
     }
-    let tried = cudarc::get_lib_name_candidates("nvrtc");
-    Err(Error::Library { name: "NVRTC, the compiler of CUDA", tried })
+}
+
+/// Checks that the driver's library is there and new enough, and starts it; the number of its version.
+fn start() -> Result<i32, Error> {
+    // SAFETY: loads a library and looks no further.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::Library { name: DRIVER, tried: candidates("cuda") });
+    }
+    let mut version = 0;
+    // SAFETY: the library is there; it writes one int.
+    done("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut version) })?;
+    let number = version.unsigned_abs();
+    expect_version(DRIVER, [number / 1000, number % 1000 / 10])?;
+    // SAFETY: the library is there; 0 is the only flag there is.
+    match unsafe { sys::cuInit(0) } {
+        CUresult::CUDA_ERROR_NO_DEVICE => Err(Error::NoDevice { index: 0, present: 0 }),
+        result => Ok(done("cuInit", result).map(|()| version)?),
+    }
+}
+
+/// Checks that the compiler's library is there and new enough; its version.
+fn expect_compiler() -> Result<[i32; 2], Error> {
+    // SAFETY: loads a library and looks no further.
+    if !unsafe { nvrtc::is_culib_present() } {
+        return Err(Error::Library { name: COMPILER, tried: candidates("nvrtc") });
+    }
+    let mut version = [0; 2];
+    let [major, minor] = &mut version;
+    // SAFETY: the library is there; it writes two ints.
+    unsafe { nvrtc::nvrtcVersion(major, minor) };
+    expect_version(COMPILER, version.map(i32::unsigned_abs)).map(|()| version)
 }
 
 fn count() -> Result<usize, Error> {
@@ -116,6 +142,8 @@ pub(super) struct Nvidia {
     device: sys::CUdevice,
     context: sys::CUcontext,
     driver_version: i32,
+    /// Version of NVRTC.
+    compiler: [i32; 2],
     cache: Option<PathBuf>,
     /// By file name.
     modules: Mutex<HashMap<&'static str, sys::CUmodule>>,
@@ -129,13 +157,10 @@ unsafe impl Sync for Nvidia {}
 
 impl Nvidia {
     pub(super) fn open(index: usize) -> Result<Nvidia, Error> {
-        start()?;
+        let driver_version = start()?;
         let device = handle_of(index)?;
         let properties = properties(device)?;
-        expect_compiler()?;
-        let mut driver_version = 0;
-        // SAFETY: the driver writes one int.
-        done("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut driver_version) })?;
+        let compiler = expect_compiler()?;
         let mut context = std::ptr::null_mut();
         // SAFETY: the device exists; `drop` gives the context back.
         done("cuDevicePrimaryCtxRetain", unsafe {
@@ -146,6 +171,7 @@ impl Nvidia {
             device,
             context,
             driver_version,
+            compiler,
             cache: compile::folder(),
             modules: Mutex::default(),
         })
@@ -163,11 +189,7 @@ impl Nvidia {
         if let Some(module) = modules.get(file.name) {
             return Ok(*module);
         }
-        let mut compiler = [0; 2];
-        let [major, minor] = &mut compiler;
-        // SAFETY: `open` found the library; it writes two ints.
-        let version = unsafe { nvrtc::nvrtcVersion(major, minor) };
-        compiled(file, version)?;
+        let compiler = self.compiler;
         let options = options(self.properties.architecture, compiler);
         let key = Key { options: &options, compiler, driver: self.driver_version };
         let folder = self.cache.as_deref();
@@ -247,7 +269,7 @@ fn options(architecture: [u32; 2], compiler: [i32; 2]) -> Vec<String> {
         }
     }
     let mut options = vec![format!("--gpu-architecture={architecture}"), "--fmad=false".to_owned()];
-    // The default from 11.? on.
+    // From 12 on it is what NVRTC takes by itself.
     if compiler[0] < 12 {
         options.push("--std=c++17".to_owned());
     }

@@ -245,18 +245,13 @@ impl<'m> Session<'m> {
         if !(symbol.min..=symbol.max).contains(&value) {
             return Err(SessionError::Dimension { symbol: index as u32, value });
         }
-        let before = self.dims.clone();
-        self.dims[index] = value;
-        let checked = (|| {
-            let mut dims = std::mem::take(&mut self.dims);
-            let tables = self.tables();
-            let symbols = dims.len() - tables.dim_count();
-            let checked =
-                evaluate(&tables, symbols, &mut dims).and_then(|()| check_steps(&tables, &dims));
-            self.dims = dims;
-            checked
-        })();
-        checked.inspect_err(|_| self.dims = before)
+        let mut dims = self.dims.clone();
+        dims[index] = value;
+        let tables = self.tables();
+        evaluate(&tables, dims.len() - tables.dim_count(), &mut dims)?;
+        check_steps(&tables, &dims)?;
+        self.dims = dims;
+        Ok(())
     }
 
     /// The present value of symbol number `index`.
