@@ -1,6 +1,7 @@
 //! Whole models on the CUDA kernels, compiled for the host, beside sessions of the CPU: integer outputs to the bit.
 //!
-//! Needs a C++ compiler (`CXX`, or `c++`); without one the tests say so and pass. Models of the folder in
+//! Needs a C++ compiler (`CXX`, or `c++`); without one the tests say so and pass. With `--features whit/cuda` and a number in
+//! `WHIT_CUDA_DEVICE` they run on that device. Models of the folder in
 //! `WHIT_SHARED_MODELS` are run where they are.
 
 #[allow(dead_code, reason = "shared with other tests")]
@@ -24,7 +25,7 @@ const RUNS: usize = 3;
 
 /// The kernels compiled for the host; `None` where there is no compiler.
 fn device() -> Option<Device> {
-    match Device::emulated() {
+    match Device::for_tests() {
         Ok(device) => Some(device),
         Err(Error::Compile { log, .. }) if log.contains("No such file") => {
             println!("skipped: {log}");

@@ -38,6 +38,20 @@ impl Device {
         Device::over(Arc::new(super::emulation::Emulation::open()?))
     }
 
+    /// What tests run on: the CUDA device whose number is in `WHIT_CUDA_DEVICE`, in builds with the feature `cuda`, else the kernels compiled
+    /// for the host.
+    ///
+    /// # Errors
+    /// As [`Device::emulated`], or when the device can't be used.
+    #[cfg(any(test, feature = "cuda-emulation"))]
+    pub fn for_tests() -> Result<Device, Error> {
+        #[cfg(feature = "cuda")]
+        if let Some(index) = std::env::var("WHIT_CUDA_DEVICE").ok().and_then(|n| n.parse().ok()) {
+            return Device::open(index);
+        }
+        Device::emulated()
+    }
+
     /// A device behind a driver, if it is new enough.
     pub(crate) fn over(driver: Arc<dyn Driver>) -> Result<Device, Error> {
         let Properties { name, architecture, .. } = driver.properties();

@@ -376,7 +376,7 @@ fn wrong_inputs_and_outputs_are_refused() {
 
 #[test]
 fn shapes_state_and_residents_on_the_host() {
-    let Some([device, _]) = super::tests::devices() else { return };
+    let Some([device, ..]) = super::tests::devices() else { return };
     let file = Aligned::new(&file(false));
     let model = file.model();
     for graphs in [true, false] {

@@ -17,22 +17,27 @@ use crate::ops::testing::Case;
 /// roundings of the exact ones in these small cases.
 const TOLERANCE: f32 = 3e-5;
 
-/// The kernels compiled for the host, with the threads of a block in both orders; `None` where there is no compiler.
-pub(crate) fn devices() -> Option<&'static [Device; 2]> {
-    static DEVICES: OnceLock<Option<[Device; 2]>> = OnceLock::new();
-    DEVICES
-        .get_or_init(|| match (Emulation::open(), Emulation::open()) {
-            (Ok(forwards), Ok(backwards)) => {
-                let device = |driver| Device::over(Arc::new(driver)).expect("new enough");
-                Some([device(forwards), device(backwards.backwards())])
-            }
-            (Err(Error::Compile { log, .. }), _) if log.contains("No such file") => {
+/// What cases run on: the device of [`Device::for_tests`]; when that is the host, another with the threads of a block in the other
+/// order. `None` where there is no compiler.
+pub(crate) fn devices() -> Option<&'static [Device]> {
+    static DEVICES: OnceLock<Option<Vec<Device>>> = OnceLock::new();
+    let devices = DEVICES.get_or_init(|| {
+        let first = match Device::for_tests() {
+            Ok(device) => device,
+            Err(Error::Compile { log, .. }) if log.contains("No such file") => {
                 eprintln!("SKIPPED: kernels on the host, which need a C++ compiler: {log}");
-                None
+                return None;
             }
-            (Err(error), _) | (_, Err(error)) => panic!("{error}"),
-        })
-        .as_ref()
+            Err(error) => panic!("{error}"),
+        };
+        let emulated = Device::emulated().is_ok_and(|host| host.properties() == first.properties());
+        let backwards = emulated.then(|| {
+            let driver = Emulation::open().expect("it was just opened").backwards();
+            Device::over(Arc::new(driver)).expect("new enough")
+        });
+        Some([first].into_iter().chain(backwards).collect())
+    });
+    devices.as_deref()
 }
 
 /// The outputs of a case on the host's kernels, and the names of the kernels that ran.
