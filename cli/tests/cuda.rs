@@ -38,7 +38,7 @@ fn what_is_missing_is_said() {
         assert!(on_cpu.status.success(), "{on_cpu:?}");
     }
     // A device that isn't there, a backend that isn't one, and a command that the CPU alone has.
-    let output = whit(&["bench", model, "--backend", "cuda", "--device", "77"]);
+    let output = whit(&["bench", model, "--backend", "cuda", "--cuda-device", "77"]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(whit(&["bench", model, "--backend", "tpu"]).status.code(), Some(2));
     let output =

@@ -109,9 +109,9 @@ pub(crate) struct On {
     /// What runs the model. `cuda` is in builds with the feature of that name
     #[arg(long, value_enum, default_value_t = Backend::Cpu)]
     pub(crate) backend: Backend,
-    /// Number of the device, as its driver counts
+    /// Number of the GPU, as its driver counts
     #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) device: usize,
+    pub(crate) cuda_device: usize,
 }
 
 /// Where a model runs.
@@ -139,7 +139,7 @@ impl Target {
                 "note: {threads} threads on {cores} cores take turns; more than cores gain nothing"
             );
         }
-        let On { backend, device } = self.on;
+        let On { backend, cuda_device: device } = self.on;
         Ok(whit_file::Settings { isa: self.isa()?, threads, backend, device })
     }
 

@@ -47,7 +47,7 @@ impl Verify {
         let signed = !model.section(Section::Signature).is_empty();
         let mut replays = Vec::new();
         if checksums.is_ok() {
-            let On { backend, device } = self.on;
+            let On { backend, cuda_device: device } = self.on;
             let settings = |isa| Settings { isa, threads: 1, backend, device };
             match backend {
                 Backend::Cpu => {

@@ -6,10 +6,11 @@ use super::kernels::KERNELS;
 use super::tests::{compare, devices};
 use crate::dtype::DType::{self, Bool, F16, F32, I8, I32, I64, U8};
 use crate::format::{
-    AttentionAttributes, AxisAttributes, BinaryAttributes, CachedAttentionAttributes,
-    ConvAttributes, EmbeddingAttributes, GatedAttributes, Layout, MatMulAttributes,
-    NormalizeAttributes, Op, PadAttributes, PoolAttributes, QuantizeAttributes, ReduceAttributes,
-    RotaryAttributes, SoftmaxAttributes, UnaryAttributes,
+    ArgReduceAttributes, AttentionAttributes, AxisAttributes, BinaryAttributes,
+    CachedAttentionAttributes, ConvAttributes, CrossAttentionAttributes, EmbeddingAttributes,
+    GatedAttributes, Layout, MatMulAttributes, NormalizeAttributes, Op, PadAttributes,
+    PoolAttributes, QuantizeAttributes, ReduceAttributes, RotaryAttributes, SoftmaxAttributes,
+    UnaryAttributes,
 };
 use crate::isa::Isa;
 use crate::kernels::PANEL_N;
@@ -611,6 +612,119 @@ fn case_with(case: &Case, more: &[Option<Tensor>]) -> Case {
     }
 }
 
+fn whole_numbers(cases: &mut Vec<Named>) {
+    let ints = |dims: &[u32], seed: u32| {
+        let mut random = Random(seed);
+        let count = dims.iter().product::<u32>() as usize;
+        // Small ones, so that shifts and powers are some; equal ones among them.
+        let mut values: Vec<i32> = (0..count).map(|_| random.below(9) as i32 - 4).collect();
+        values[..2].copy_from_slice(&[i32::MIN, i32::MAX]);
+        tensor(dims, &values)
+    };
+    let wide = |x: &Tensor| {
+        let values: Vec<i64> = x
+            .bytes
+            .chunks(4)
+            .map(|b| i64::from(i32::from_le_bytes(b.try_into().unwrap())) << 7 >> 7)
+            .collect();
+        tensor(&x.dims, &values)
+    };
+    let truth = |x: &Tensor| {
+        let values: Vec<u8> = x.bytes.chunks(4).map(|b| b[0] % 3).collect();
+        Tensor { dtype: Bool, ..tensor(&x.dims, &values) }
+    };
+    let (a, b) = (ints(&[5, 1, 9], 1), ints(&[4, 9], 2));
+    let binary = |kind| BinaryAttributes { kind, ..BinaryAttributes::default() };
+    let dims = [5, 4, 9];
+    let pair = |f: &dyn Fn(&Tensor) -> Tensor| [f(&a), f(&b)];
+    for kind in 1..=18 {
+        let (narrow, long) = ([a.clone(), b.clone()], pair(&wide));
+        cases.push((
+            "binary_i32",
+            Case::new(Op::Binary, Some(I32), binary(kind), &narrow, shape(I32, &dims)),
+        ));
+        cases.push((
+            "binary_i64",
+            Case::new(Op::Binary, Some(I64), binary(kind), &long, shape(I64, &dims)),
+        ));
+        if (10..=12).contains(&kind) {
+            let inputs = pair(&truth);
+            cases.push((
+                "binary_bool",
+                Case::new(Op::Binary, Some(Bool), binary(kind), &inputs, shape(Bool, &dims)),
+            ));
+        }
+    }
+    let bytes = |dtype: DType| {
+        [&a, &b].map(|x| Tensor {
+            dtype,
+            ..tensor(&x.dims, &x.bytes.chunks(4).map(|b| b[0]).collect::<Vec<u8>>())
+        })
+    };
+    let reals =
+        [random_f32(1, &a.dims), Tensor { bytes: vec![0; 4 * 36], ..random_f32(2, &b.dims) }];
+    for kind in 1..=5 {
+        for (name, dtype, inputs) in [
+            ("compare_f32", F32, reals.clone()),
+            ("compare_i8", I8, bytes(I8)),
+            ("compare_u8", U8, bytes(U8)),
+            ("compare_i32", I32, [a.clone(), b.clone()]),
+            ("compare_i64", I64, pair(&wide)),
+        ] {
+            cases.push((
+                name,
+                Case::new(Op::Compare, Some(dtype), binary(kind), &inputs, shape(Bool, &dims)),
+            ));
+        }
+    }
+    let equal = Case::new(Op::Compare, Some(Bool), binary(1), &pair(&truth), shape(Bool, &dims));
+    cases.push(("binary_bool", equal));
+    let not = UnaryAttributes { kind: 40, ..UnaryAttributes::default() };
+    cases.push((
+        "not_bool",
+        Case::new(Op::Unary, Some(Bool), not, &[truth(&a)], shape(Bool, &a.dims)),
+    ));
+    for (name, dtype) in [("where_1", I8), ("where_2", F16), ("where_4", F32), ("where_8", I64)] {
+        let inputs = [truth(&a), counted(dtype, &[4, 1]), counted(dtype, &[5, 4, 9])];
+        cases.push((name, Case::new(Op::Where, None, [0u8; 0], &inputs, shape(dtype, &dims))));
+    }
+    let real =
+        tensor(&[9], &[1.9f32, -1.9, 300.0, -300.0, f32::NAN, f32::INFINITY, -1e20, 0.0, 65_519.0]);
+    for x in [real, a.clone(), wide(&b), truth(&a), bytes(I8)[0].clone(), bytes(U8)[0].clone()] {
+        for to in [F32, F16, I8, U8, DType::I16, I32, I64, Bool] {
+            if to != F16 || x.dtype == F32 {
+                let y = shape(to, &x.dims.clone());
+                cases.push(("cast", Case::new(Op::Cast, None, [0u8; 0], &[x.clone()], y)));
+            }
+        }
+    }
+    for min in [0, 1] {
+        for select_last in [0, 1] {
+            let attributes = ArgReduceAttributes { axis: 1, min, select_last, reserved: 0 };
+            let x = ints(&[3, 12, 5], 7);
+            let long = wide(&x);
+            for (name, x) in [
+                ("arg_reduce_f32", random_f32(3, &[3, 12, 5])),
+                ("arg_reduce_i32", x),
+                ("arg_reduce_i64", long),
+            ] {
+                let y = shape(I64, &[3, 5]);
+                cases.push((
+                    name,
+                    Case::new(Op::ArgReduce, Some(x.dtype), attributes, &[x.clone()], y),
+                ));
+            }
+        }
+    }
+    let attributes = CrossAttentionAttributes { heads: 4, kv_heads: 2, size: 36, scale: 0.2 };
+    let cache = || Some(shape(F16, &[1, 2, 70, 36]));
+    let inputs = [random_f32(1, &[3, 144]), random_f32(2, &[1, 70, 144])];
+    let case = Case::new(Op::CrossAttention, Some(F32), attributes, &inputs, shape(F32, &[3, 144]));
+    for name in ["cross_write", "cross_attention"] {
+        cases.push((name, case_with(&case, &[cache(), cache()])));
+    }
+}
+
 #[test]
 fn every_kernel_agrees_with_the_scalar_one() {
     if devices().is_none() {
@@ -622,6 +736,7 @@ fn every_kernel_agrees_with_the_scalar_one() {
     moves(&mut cases);
     reductions(&mut cases);
     attention(&mut cases);
+    whole_numbers(&mut cases);
     let mut ran = BTreeSet::new();
     for (index, (name, case)) in cases.iter().enumerate() {
         let outputs = case.run_outputs(Some(Isa::Scalar));

@@ -143,6 +143,27 @@ kernels! {
         CACHE_CHECK: "cache_check"(CachedAttention), 256;
         CACHE_WRITE: "cache_write"(CachedAttention), 256;
         CACHED_ATTENTION: "cached_attention"(CachedAttention), 128, waits;
+        CROSS_WRITE: "cross_write"(CrossAttention), 256;
+        CROSS_ATTENTION: "cross_attention"(CrossAttention), 128, waits;
+    }
+    INTEGERS_FILE = "integers.cu" {
+        COMPARE_F32: "compare_f32"(Elements), 256;
+        COMPARE_I8: "compare_i8"(Elements), 256;
+        COMPARE_U8: "compare_u8"(Elements), 256;
+        COMPARE_I32: "compare_i32"(Elements), 256;
+        COMPARE_I64: "compare_i64"(Elements), 256;
+        BINARY_BOOL: "binary_bool"(Elements), 256;
+        BINARY_I32: "binary_i32"(Elements), 256;
+        BINARY_I64: "binary_i64"(Elements), 256;
+        NOT_BOOL: "not_bool"(Elements), 256;
+        WHERE_1: "where_1"(Where), 256;
+        WHERE_2: "where_2"(Where), 256;
+        WHERE_4: "where_4"(Where), 256;
+        WHERE_8: "where_8"(Where), 256;
+        CAST: "cast"(Cast), 256;
+        ARG_REDUCE_F32: "arg_reduce_f32"(ArgReduce), 128;
+        ARG_REDUCE_I32: "arg_reduce_i32"(ArgReduce), 128;
+        ARG_REDUCE_I64: "arg_reduce_i64"(ArgReduce), 128;
     }
     DECODER_FILE = "decoder.cu" {
         EMBEDDING: "embedding"(Embedding), 256;
@@ -332,6 +353,66 @@ arguments! {
         step: u32,
         scale: f32,
         softcap: f32,
+    }
+
+    struct CrossAttention {
+        x: u64,
+        fresh: u64,
+        keys: u64,
+        values: u64,
+        output: u64,
+        tokens: u32,
+        heads: u32,
+        kv_heads: u32,
+        size: u32,
+        positions: u32,
+        scale: f32,
+    }
+
+    struct Elements {
+        a: u64,
+        b: u64,
+        output: u64,
+        strides_a: [u64; 8],
+        strides_b: [u64; 8],
+        extents: [u32; 8],
+        rank: u32,
+        elements: u32,
+        kind: u32,
+        reserved: u32,
+    }
+
+    struct Where {
+        condition: u64,
+        a: u64,
+        b: u64,
+        output: u64,
+        strides_condition: [u64; 8],
+        strides_a: [u64; 8],
+        strides_b: [u64; 8],
+        extents: [u32; 8],
+        rank: u32,
+        elements: u32,
+    }
+
+    struct Cast {
+        input: u64,
+        output: u64,
+        elements: u32,
+        from: u32,
+        to: u32,
+        reserved: u32,
+    }
+
+    struct ArgReduce {
+        input: u64,
+        output: u64,
+        outputs: u32,
+        extent: u32,
+        inner: u32,
+        least: u32,
+        last: u32,
+        reserved: u32,
     }
 
     struct Embedding {

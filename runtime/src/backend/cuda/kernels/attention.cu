@@ -189,3 +189,39 @@ KERNEL(cached_attention, 128, CachedAttention) {
     attend<u16>(q, (const u16*)a.keys + row, (const u16*)a.values + row, first, end, a.size, a.size, nullptr, 0, to,
                 (f32*)a.output + ((u64)token * a.heads + head) * a.size);
 }
+
+struct CrossAttention {
+    // Queries.
+    u64 x;
+    // Keys and values of every position, one behind the other; not read when there are none.
+    u64 fresh;
+    u64 keys;
+    u64 values;
+    u64 output;
+    u32 tokens;
+    u32 heads;
+    u32 kv_heads;
+    u32 size;
+    u32 positions;
+    f32 scale;
+};
+
+// A thread has a channel of the keys and values of a position.
+KERNEL(cross_write, 256, CrossAttention) {
+    const u32 width = a.kv_heads * a.size, at = thread_index();
+    if (at >= a.positions * width) return;
+    const u32 position = at / width, channel = at % width;
+    const f32* x = (const f32*)a.fresh + (u64)position * 2 * width + channel;
+    const u64 to = ((u64)(channel / a.size) * a.positions + position) * a.size + channel % a.size;
+    ((u16*)a.keys)[to] = float_to_half(x[0]);
+    ((u16*)a.values)[to] = float_to_half(x[width]);
+}
+
+// Grid: tokens, heads.
+KERNEL(cross_attention, 128, CrossAttention) {
+    const u64 row = ((u64)blockIdx.x * a.heads + blockIdx.y) * a.size;
+    const u64 head = (u64)(blockIdx.y / (a.heads / a.kv_heads)) * a.positions * a.size;
+    const Scores to = {a.scale, 0.0f, 0};
+    attend<u16>((const f32*)a.x + row, (const u16*)a.keys + head, (const u16*)a.values + head, 0, a.positions, a.size,
+                a.size, nullptr, 0, to, (f32*)a.output + row);
+}

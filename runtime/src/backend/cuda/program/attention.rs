@@ -2,10 +2,12 @@
 
 use super::{Lower, Refusal, small};
 use crate::backend::cuda::kernels::{
-    self, ATTENTION_F32, Attention, CACHE_CHECK, CACHE_WRITE, CACHED_ATTENTION, CachedAttention,
-    ROTARY,
+    self, ATTENTION_F32, Attention, CACHE_CHECK, CACHE_WRITE, CACHED_ATTENTION, CROSS_ATTENTION,
+    CROSS_WRITE, CachedAttention, CrossAttention, ROTARY,
 };
-use crate::format::{AttentionAttributes, CachedAttentionAttributes, RotaryAttributes};
+use crate::format::{
+    AttentionAttributes, CachedAttentionAttributes, CrossAttentionAttributes, RotaryAttributes,
+};
 use crate::ops::shape::broadcast_strides;
 
 /// Channels of a head that attention has room for.
@@ -120,4 +122,32 @@ pub(super) fn rotary(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     };
     let heads = attributes.heads as usize + 2 * attributes.kv_heads as usize;
     lower.call(&ROTARY, [x.dim(0), heads], arguments)
+}
+
+pub(super) fn cross_attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    let attributes: CrossAttentionAttributes = lower.step.expect_attributes()?;
+    let ((x, x_at), (new, fresh)) = (lower.input(0)?, lower.input(1)?);
+    let ((_, output), (keys, keys_at), (_, values_at)) =
+        (lower.output(0)?, lower.output(1)?, lower.output(2)?);
+    super::elements(&x)?;
+    if attributes.size as usize > MOST_CHANNELS {
+        return Err(Refusal::Lacks("heads of more than 512 channels"));
+    }
+    let arguments = CrossAttention {
+        x: x_at,
+        fresh,
+        keys: keys_at,
+        values: values_at,
+        output,
+        tokens: small(x.dim(0))?,
+        heads: attributes.heads,
+        kv_heads: attributes.kv_heads,
+        size: attributes.size,
+        positions: small(keys.dim(2))?,
+        scale: attributes.scale,
+    };
+    if new.elements() > 0 {
+        lower.call_elements(&CROSS_WRITE, super::elements(&keys)?, arguments)?;
+    }
+    lower.call(&CROSS_ATTENTION, [x.dim(0), attributes.heads as usize], arguments)
 }

@@ -5,6 +5,7 @@
 
 mod attention;
 mod elementwise;
+mod integers;
 mod layers;
 mod layers_f32;
 mod moves;
@@ -155,6 +156,7 @@ pub(crate) static LOWERINGS: &[Lowering] = &[
     row(Op::Embedding, Some(DType::F32), layers_f32::embedding),
     row(Op::Attention, Some(DType::F32), attention::attention),
     row(Op::CachedAttention, Some(DType::F32), attention::cached_attention),
+    row(Op::CrossAttention, Some(DType::F32), attention::cross_attention),
     row(Op::Rotary, Some(DType::F32), attention::rotary),
     row(Op::Softmax, Some(DType::I8), reductions::softmax_i8),
     row(Op::Softmax, Some(DType::F32), reductions::softmax_f32),
@@ -165,6 +167,21 @@ pub(crate) static LOWERINGS: &[Lowering] = &[
     row(Op::Unary, Some(DType::F32), elementwise::unary_f32),
     row(Op::Gated, Some(DType::F32), elementwise::gated),
     row(Op::Binary, Some(DType::I8), elementwise::binary_i8),
+    row(Op::Binary, Some(DType::I32), integers::binary),
+    row(Op::Binary, Some(DType::I64), integers::binary),
+    row(Op::Binary, Some(DType::Bool), integers::binary),
+    row(Op::Compare, Some(DType::F32), integers::compare),
+    row(Op::Compare, Some(DType::I8), integers::compare),
+    row(Op::Compare, Some(DType::U8), integers::compare),
+    row(Op::Compare, Some(DType::I32), integers::compare),
+    row(Op::Compare, Some(DType::I64), integers::compare),
+    row(Op::Compare, Some(DType::Bool), integers::compare),
+    row(Op::Unary, Some(DType::Bool), integers::unary_bool),
+    row(Op::ArgReduce, Some(DType::F32), integers::arg_reduce),
+    row(Op::ArgReduce, Some(DType::I32), integers::arg_reduce),
+    row(Op::ArgReduce, Some(DType::I64), integers::arg_reduce),
+    row(Op::Where, None, integers::choose),
+    row(Op::Cast, None, integers::cast),
     row(Op::Lut, Some(DType::I8), elementwise::lut_i8),
     row(Op::Quantize, Some(DType::I8), elementwise::quantize_i8),
     row(Op::Quantize, Some(DType::U8), elementwise::quantize_u8),

@@ -14,7 +14,7 @@ use crate::format::{
 use crate::ops::shape::{broadcast_strides, split, strides};
 
 /// The kernel of a family for elements of so many bytes.
-fn by_size(size: usize, family: [&'static Kernel; 4]) -> &'static Kernel {
+pub(super) fn by_size(size: usize, family: [&'static Kernel; 4]) -> &'static Kernel {
     family[size.trailing_zeros().min(3) as usize]
 }
 
