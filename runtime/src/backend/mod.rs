@@ -40,48 +40,57 @@ pub trait Prepared<'m> {
     fn output_bytes(&self, index: usize) -> Result<&[u8], SessionError>;
 }
 
-impl<'m> Prepared<'m> for Session<'m> {
-    fn model(&self) -> &Model<'m> {
-        Session::model(self)
-    }
+/// Implements [`Prepared`] for the `Session` in scope, by its methods of the same names.
+macro_rules! forward_prepared {
+    () => {
+        impl<'m> Prepared<'m> for Session<'m> {
+            fn model(&self) -> &Model<'m> {
+                Session::model(self)
+            }
 
-    fn set_dimension(&mut self, name: &str, value: u32) -> Result<(), SessionError> {
-        Session::set_dimension(self, name, value)
-    }
+            fn set_dimension(&mut self, name: &str, value: u32) -> Result<(), SessionError> {
+                Session::set_dimension(self, name, value)
+            }
 
-    fn dimension(&self, index: usize) -> Option<u32> {
-        Session::dimension(self, index)
-    }
+            fn dimension(&self, index: usize) -> Option<u32> {
+                Session::dimension(self, index)
+            }
 
-    fn reset_state(&mut self) {
-        Session::reset_state(self);
-    }
+            fn reset_state(&mut self) {
+                Session::reset_state(self);
+            }
 
-    fn input_slot(&self, index: usize) -> Result<Slot, SessionError> {
-        Session::input_slot(self, index)
-    }
+            fn input_slot(&self, index: usize) -> Result<Slot, SessionError> {
+                Session::input_slot(self, index)
+            }
 
-    fn output_slot(&self, index: usize) -> Result<Slot, SessionError> {
-        Session::output_slot(self, index)
-    }
+            fn output_slot(&self, index: usize) -> Result<Slot, SessionError> {
+                Session::output_slot(self, index)
+            }
 
-    fn set_input_bytes(&mut self, index: usize, bytes: &[u8]) -> Result<(), SessionError> {
-        Session::set_input_bytes(self, index, bytes)
-    }
+            fn set_input_bytes(&mut self, index: usize, bytes: &[u8]) -> Result<(), SessionError> {
+                Session::set_input_bytes(self, index, bytes)
+            }
 
-    fn set_input_f32(&mut self, index: usize, values: &[f32]) -> Result<(), SessionError> {
-        Session::set_input_f32(self, index, values)
-    }
+            fn set_input_f32(&mut self, index: usize, values: &[f32]) -> Result<(), SessionError> {
+                Session::set_input_f32(self, index, values)
+            }
 
-    fn input_bytes(&self, index: usize) -> Result<&[u8], SessionError> {
-        Session::input_bytes(self, index)
-    }
+            fn input_bytes(&self, index: usize) -> Result<&[u8], SessionError> {
+                Session::input_bytes(self, index)
+            }
 
-    fn run(&mut self) -> Result<(), SessionError> {
-        Session::run(self)
-    }
+            fn run(&mut self) -> Result<(), SessionError> {
+                Session::run(self)
+            }
 
-    fn output_bytes(&self, index: usize) -> Result<&[u8], SessionError> {
-        Session::output_bytes(self, index)
-    }
+            fn output_bytes(&self, index: usize) -> Result<&[u8], SessionError> {
+                Session::output_bytes(self, index)
+            }
+        }
+    };
 }
+#[cfg(any(feature = "cuda", feature = "cuda-emulation", all(test, feature = "std")))]
+use forward_prepared;
+
+forward_prepared!();

@@ -8,14 +8,15 @@
 //! | file | what |
 //! |---|---|
 //! | `device.rs`, `session.rs` | what is public |
-//! | `program/` | steps → calls of kernels |
-//! | `kernels.rs`, `kernels/` | the table of kernels, their arguments; the kernels |
+//! | `steps.rs`, `program/` | steps: checks, what is missing; steps → calls of kernels |
+//! | `kernels.rs`, `arguments.rs`, `kernels/` | the table of kernels, their arguments; the kernels |
 //! | `memory.rs` | constants, arena, state, staging |
 //! | `driver.rs` | what is asked of a device |
 //! | `nvidia.rs`, `compile.rs` | the CUDA driver; NVRTC and the folder of what it made |
 //! | `emulation.rs` | the kernels compiled for the host, for tests |
 //! | `recorder.rs` | records what a session asks for, and fails on demand, for tests |
 
+mod arguments;
 #[cfg(feature = "cuda")]
 mod compile;
 mod device;
@@ -37,6 +38,7 @@ mod recorder;
 mod session;
 #[cfg(test)]
 mod session_tests;
+mod steps;
 #[cfg(test)]
 pub(crate) mod tests;
 

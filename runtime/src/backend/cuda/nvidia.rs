@@ -217,7 +217,7 @@ impl Nvidia {
             std::ptr::null_mut(),
         ];
         let [x, y, z] = launch.grid;
-        // SAFETY: the function is of a module that lives as long as the process; the driver copies the arguments,
+        // SAFETY: the function is of a module that lives as long as this driver; the driver copies the arguments,
         // whose struct the table's test holds against the kernel's, before it returns. Addresses in them are the
         // device's: a wrong one is a fault of the device, not of the host.
         let result = unsafe {
@@ -241,7 +241,13 @@ impl Nvidia {
 
 impl Drop for Nvidia {
     fn drop(&mut self) {
-        // SAFETY: retained once by `open`. Modules go with the last reference to the context.
+        let entered = self.enter().is_ok();
+        let modules = self.modules.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for (_, module) in modules.drain().filter(|_| entered) {
+            // SAFETY: loaded by `module`, whose functions only sessions have, and they keep this driver alive.
+            unsafe { sys::cuModuleUnload(module) };
+        }
+        // SAFETY: retained once by `open`.
         unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
     }
 }
@@ -433,7 +439,10 @@ impl Driver for Nvidia {
         // SAFETY: reads a slice; the address is the device's.
         done("cuMemcpyHtoD", unsafe {
             sys::cuMemcpyHtoD_v2(to, bytes.as_ptr().cast(), bytes.len())
-        })
+        })?;
+        // Of memory that isn't page-locked, the last piece may still be under way; sessions' streams don't wait for it.
+        // SAFETY: the stream of calls without one.
+        done("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(std::ptr::null_mut()) })
     }
 
     fn function(&self, kernel: &'static Kernel) -> Result<Handle, Error> {

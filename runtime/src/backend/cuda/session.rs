@@ -5,17 +5,19 @@ use std::sync::Arc;
 
 use super::device::Device;
 use super::driver::{Command, Driver, Launch};
-use super::error::{Error, MissingStep};
+use super::error::Error;
 use super::memory::{Graph, Memory, STATUS_BYTES, Stream};
-use super::program::{self, Call, Refusal};
+use super::program::{Call, Refusal};
+use super::steps::{
+    check_operators, check_steps, evaluate, expect_all_lowered, lower_step, missing_step,
+};
 use crate::backend::Prepared;
 use crate::dtype::DType;
 use crate::error::{DeviceError, SessionError, StepErrorKind};
-use crate::format::{Element, Op, OpBits, Section, StepRecord, cast};
+use crate::format::{Element, Section, cast};
 use crate::kernels::quantize::{Affine, Affinely};
 use crate::memory::Slot;
 use crate::model::Model;
-use crate::ops::{self, Operator};
 use crate::tables::Tables;
 
 /// How a session is prepared.
@@ -630,150 +632,4 @@ fn quantized<T: Affinely + Default>(slot: &Slot, values: &[f32]) -> Vec<T> {
     values.iter().map(|value| by.quantize(*value)).collect()
 }
 
-/// Fills in the expressions behind the symbols.
-fn evaluate(tables: &Tables<'_>, symbols: usize, dims: &mut [u32]) -> Result<(), SessionError> {
-    let too_large = SessionError::Step { step: 0, kind: StepErrorKind::TooLarge };
-    tables.evaluate_dims(symbols, dims).ok_or(too_large)?;
-    if tables.tensors.hold_together(dims) { Ok(()) } else { Err(too_large) }
-}
-
-fn check_operators(model: &Model<'_>) -> Result<(), SessionError> {
-    let mut unknown = model.op_set();
-    ops::ALL.iter().for_each(|operator| unknown.remove(operator.op));
-    if unknown.is_empty() { Ok(()) } else { Err(SessionError::MissingOperators(unknown)) }
-}
-
-fn find_operator(record: &StepRecord, step: u32) -> Result<&'static Operator, SessionError> {
-    let dtype = DType::from_number(record.variant);
-    let named = |operator: &&&Operator| operator.op as u16 == record.op && operator.dtype == dtype;
-    ops::ALL.iter().find(named).copied().ok_or_else(|| match Op::from_number(record.op) {
-        Some(op) => SessionError::MissingVariant { step, op, dtype },
-        None => SessionError::MissingOperators(OpBits::of_number(record.op)),
-    })
-}
-
-/// Checks every step as the CPU does.
-fn check_steps(tables: &Tables<'_>, dims: &[u32]) -> Result<(), SessionError> {
-    for index in 0..tables.step_count() {
-        let step = index as u32;
-        let failed = |kind| SessionError::Step { step, kind };
-        let record = tables.step_record(index).ok_or(failed(StepErrorKind::TooLarge))?;
-        let operator = find_operator(&record, step)?;
-        let own = tables.step(index, dims).ok_or(failed(StepErrorKind::TooLarge))?;
-        if !own.is_idle() {
-            (operator.check)(&own).map_err(failed)?;
-        }
-    }
-    Ok(())
-}
-
-/// The calls of a step; none for one with nothing to compute. `None`: the operator is missing.
-#[allow(clippy::type_complexity, reason = "used twice, right here")]
-fn lower_step(
-    tables: &Tables<'_>,
-    dims: &[u32],
-    index: usize,
-    bases: super::memory::Bases,
-    architecture: [u32; 2],
-) -> Result<Option<Result<(Vec<Call>, bool), Refusal>>, SessionError> {
-    let failed = SessionError::Step { step: index as u32, kind: StepErrorKind::TooLarge };
-    let (record, step) = tables.step_record(index).zip(tables.step(index, dims)).ok_or(failed)?;
-    if step.is_idle() {
-        return Ok(Some(Ok((Vec::new(), false))));
-    }
-    Ok(program::lower(
-        record.op,
-        DType::from_number(record.variant),
-        index as u32,
-        step,
-        bases,
-        architecture,
-    ))
-}
-
-fn missing_step(
-    model: &Model<'_>,
-    tables: &Tables<'_>,
-    index: usize,
-    what: Option<&'static str>,
-) -> MissingStep {
-    let record = tables.step_record(index).unwrap_or_default();
-    MissingStep {
-        step: index,
-        name: model.text(record.name).to_owned(),
-        operator: Op::from_number(record.op).map_or("unknown", |op| op.name()),
-        dtype: DType::from_number(record.variant),
-        what,
-    }
-}
-
-/// Refuses a program with steps that this backend lacks, all of them at once.
-fn expect_all_lowered(
-    model: &Model<'_>,
-    tables: &Tables<'_>,
-    dims: &[u32],
-    architecture: [u32; 2],
-) -> Result<(), Error> {
-    let mut missing = Vec::new();
-    // Where memory would lie doesn't matter yet, but for its alignment.
-    let bases = super::memory::Bases { constants: 256, arena: 256, state: 256, status: 256 };
-    for index in 0..tables.step_count() {
-        match lower_step(tables, dims, index, bases, architecture)? {
-            Some(Ok(_)) => {}
-            None => missing.push(missing_step(model, tables, index, None)),
-            Some(Err(Refusal::Lacks(what))) => {
-                missing.push(missing_step(model, tables, index, Some(what)));
-            }
-            Some(Err(Refusal::Invalid(kind))) => {
-                return Err(SessionError::Step { step: index as u32, kind }.into());
-            }
-        }
-    }
-    if missing.is_empty() { Ok(()) } else { Err(Error::Missing(missing)) }
-}
-
-impl<'m> Prepared<'m> for Session<'m> {
-    fn model(&self) -> &Model<'m> {
-        Session::model(self)
-    }
-
-    fn set_dimension(&mut self, name: &str, value: u32) -> Result<(), SessionError> {
-        Session::set_dimension(self, name, value)
-    }
-
-    fn dimension(&self, index: usize) -> Option<u32> {
-        Session::dimension(self, index)
-    }
-
-    fn reset_state(&mut self) {
-        Session::reset_state(self);
-    }
-
-    fn input_slot(&self, index: usize) -> Result<Slot, SessionError> {
-        Session::input_slot(self, index)
-    }
-
-    fn output_slot(&self, index: usize) -> Result<Slot, SessionError> {
-        Session::output_slot(self, index)
-    }
-
-    fn set_input_bytes(&mut self, index: usize, bytes: &[u8]) -> Result<(), SessionError> {
-        Session::set_input_bytes(self, index, bytes)
-    }
-
-    fn set_input_f32(&mut self, index: usize, values: &[f32]) -> Result<(), SessionError> {
-        Session::set_input_f32(self, index, values)
-    }
-
-    fn input_bytes(&self, index: usize) -> Result<&[u8], SessionError> {
-        Session::input_bytes(self, index)
-    }
-
-    fn run(&mut self) -> Result<(), SessionError> {
-        Session::run(self)
-    }
-
-    fn output_bytes(&self, index: usize) -> Result<&[u8], SessionError> {
-        Session::output_bytes(self, index)
-    }
-}
+crate::backend::forward_prepared!();

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use super::arguments::{BinaryI8, Lut};
 use super::device::Device;
 use super::driver::Command;
 use super::error::{Error, MissingStep};
-use super::kernels::{BinaryI8, Lut};
 use super::recorder::{Call, Recorder};
 use super::session::{Options, Session};
 use crate::dtype::DType;

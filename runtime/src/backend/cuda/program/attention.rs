@@ -1,9 +1,9 @@
 //! Attention, with and without keys and values kept in the session, and rotary positions.
 
 use super::{Lower, Refusal, small};
+use crate::backend::cuda::arguments::{self, Attention, CachedAttention, CrossAttention};
 use crate::backend::cuda::kernels::{
-    self, ATTENTION_F32, Attention, CACHE_CHECK, CACHE_WRITE, CACHED_ATTENTION, CROSS_ATTENTION,
-    CROSS_WRITE, CachedAttention, CrossAttention, ROTARY,
+    ATTENTION_F32, CACHE_CHECK, CACHE_WRITE, CACHED_ATTENTION, CROSS_ATTENTION, CROSS_WRITE, ROTARY,
 };
 use crate::format::{
     AttentionAttributes, CachedAttentionAttributes, CrossAttentionAttributes, RotaryAttributes,
@@ -103,7 +103,7 @@ pub(super) fn rotary(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     if attributes.size > MOST_HEAD {
         return Err(Refusal::Lacks("heads of more than 1024 channels"));
     }
-    let arguments = kernels::Rotary {
+    let arguments = arguments::Rotary {
         input,
         output,
         positions,

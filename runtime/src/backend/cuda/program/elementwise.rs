@@ -1,9 +1,10 @@
 //! Operators on elements.
 
 use super::{Lower, Refusal, elements, small};
+use crate::backend::cuda::arguments::{self, BinaryF32, BinaryI8, Lut, Quantize};
 use crate::backend::cuda::kernels::{
-    self, BINARY_F32, BINARY_I8, BinaryF32, BinaryI8, DEQUANTIZE_I8, DEQUANTIZE_U8, GATED_F32,
-    Kernel, LUT_I8, Lut, QUANTIZE_I8, QUANTIZE_U8, Quantize, UNARY_F32,
+    BINARY_F32, BINARY_I8, DEQUANTIZE_I8, DEQUANTIZE_U8, GATED_F32, Kernel, LUT_I8, QUANTIZE_I8,
+    QUANTIZE_U8, UNARY_F32,
 };
 use crate::error::StepErrorKind;
 use crate::format::{
@@ -152,7 +153,7 @@ pub(super) fn unary_f32(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     lower.call_elements(
         &UNARY_F32,
         elements,
-        kernels::Unary { input, output, elements, kind, alpha, beta },
+        arguments::Unary { input, output, elements, kind, alpha, beta },
     )
 }
 
@@ -164,6 +165,6 @@ pub(super) fn gated(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     lower.call_elements(
         &GATED_F32,
         elements,
-        kernels::Gated { input, output, elements, width, kind, reserved: 0 },
+        arguments::Gated { input, output, elements, width, kind, reserved: 0 },
     )
 }

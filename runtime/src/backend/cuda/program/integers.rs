@@ -3,10 +3,11 @@
 use super::elementwise::Axes;
 use super::moves::by_size;
 use super::{Lower, Refusal, elements, small};
+use crate::backend::cuda::arguments::{ArgReduce, Cast, Elements, Where};
 use crate::backend::cuda::kernels::{
-    ARG_REDUCE_F32, ARG_REDUCE_I32, ARG_REDUCE_I64, ArgReduce, BINARY_BOOL, BINARY_I32, BINARY_I64,
-    CAST, COMPARE_F32, COMPARE_I8, COMPARE_I32, COMPARE_I64, COMPARE_U8, Cast, Elements, Kernel,
-    NOT_BOOL, WHERE_1, WHERE_2, WHERE_4, WHERE_8, Where,
+    ARG_REDUCE_F32, ARG_REDUCE_I32, ARG_REDUCE_I64, BINARY_BOOL, BINARY_I32, BINARY_I64, CAST,
+    COMPARE_F32, COMPARE_I8, COMPARE_I32, COMPARE_I64, COMPARE_U8, Kernel, NOT_BOOL, WHERE_1,
+    WHERE_2, WHERE_4, WHERE_8,
 };
 use crate::dtype::DType;
 use crate::format::{ArgReduceAttributes, BinaryAttributes, UnaryAttributes, UnaryOp};

@@ -1,9 +1,10 @@
 //! Convolutions, layers and pooling.
 
 use super::{Lower, Refusal, small};
+use crate::backend::cuda::arguments::{self, ConvI8, ConvShape, DepthwiseI8, EpilogueI8};
 use crate::backend::cuda::kernels::{
-    self, CONV_I8_DP4A, CONV_I8_MMA, ConvI8, ConvShape, DENSE_I8_DP4A, DEPTHWISE_I8, DepthwiseI8,
-    EpilogueI8, Kernel, MMA_I8_ARCHITECTURE, POOL_F32, POOL_I8,
+    CONV_I8_DP4A, CONV_I8_MMA, DENSE_I8_DP4A, DEPTHWISE_I8, Kernel, MMA_I8_ARCHITECTURE, POOL_F32,
+    POOL_I8,
 };
 use crate::error::StepErrorKind;
 use crate::format::{Layout, PoolAttributes};
@@ -148,7 +149,7 @@ fn pool(lower: &mut Lower<'_>, kernel: &'static Kernel) -> Result<(), Refusal> {
     let ((x, input), (y, output)) = (lower.input(0)?, lower.output(0)?);
     let PoolAttributes { kernel: size, stride, dilation, pad, .. } = attributes;
     let g = window_geometry(&x, &y, 1, &[size, stride, dilation, pad], y.dim(3))?;
-    let arguments = kernels::Pool {
+    let arguments = arguments::Pool {
         input,
         output,
         shape: shape_of(&g)?,

@@ -3,10 +3,10 @@
 use super::elementwise::Axes;
 use super::layers::shape_of;
 use super::{Lower, Refusal, elements, small};
+use crate::backend::cuda::arguments::{self, ConvF32, DepthwiseF32, MatMul, Weights};
 use crate::backend::cuda::kernels::{
-    self, CONV_F16, CONV_F32, CONV_W4, CONV_W8, ConvF32, DENSE_F16_1, DENSE_F16_4, DENSE_F32_1,
-    DENSE_F32_4, DENSE_W4_1, DENSE_W4_4, DENSE_W8_1, DENSE_W8_4, DEPTHWISE_F32, DepthwiseF32,
-    EMBEDDING, Kernel, MATMUL_F32, MatMul, Weights,
+    CONV_F16, CONV_F32, CONV_W4, CONV_W8, DENSE_F16_1, DENSE_F16_4, DENSE_F32_1, DENSE_F32_4,
+    DENSE_W4_1, DENSE_W4_4, DENSE_W8_1, DENSE_W8_4, DEPTHWISE_F32, EMBEDDING, Kernel, MATMUL_F32,
 };
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
@@ -133,7 +133,7 @@ pub(super) fn embedding(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     let size = product(&slot.dims()[1.min(slot.rank())..]);
     let (table, form) = weights(lower, 0, &ConvGeometry::matmul(1, size, slot.dim(0)))?;
     let dense = slot.layout == Layout::Dense;
-    let arguments = kernels::Embedding {
+    let arguments = arguments::Embedding {
         ids: id_address,
         output,
         status: lower.status(),

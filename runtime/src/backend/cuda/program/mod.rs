@@ -11,7 +11,8 @@ mod layers_f32;
 mod moves;
 mod reductions;
 
-use super::kernels::{Arguments, Kernel};
+use super::arguments::Arguments;
+use super::kernels::Kernel;
 use super::memory::Bases;
 use crate::dtype::DType;
 use crate::error::StepErrorKind;

@@ -2,9 +2,10 @@
 
 use super::elementwise::Axes;
 use super::{Lower, Refusal, elements, small};
+use crate::backend::cuda::arguments::{self, Gather, Move};
 use crate::backend::cuda::kernels::{
-    self, GATHER_1, GATHER_2, GATHER_4, GATHER_8, Gather, Kernel, MOVE_1, MOVE_2, MOVE_4, MOVE_8,
-    Move, PAD_1, PAD_2, PAD_4, PAD_8,
+    GATHER_1, GATHER_2, GATHER_4, GATHER_8, Kernel, MOVE_1, MOVE_2, MOVE_4, MOVE_8, PAD_1, PAD_2,
+    PAD_4, PAD_8,
 };
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
@@ -111,7 +112,7 @@ pub(super) fn concat(lower: &mut Lower<'_>) -> Result<(), Refusal> {
 pub(super) fn pad(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     let attributes: PadAttributes = lower.step.expect_attributes()?;
     let ((x, input), (y, output)) = (lower.input(0)?, lower.output(0)?);
-    let mut arguments = kernels::Pad {
+    let mut arguments = arguments::Pad {
         input,
         output,
         value: u64::from(attributes.value[1]) << 32 | u64::from(attributes.value[0]),

@@ -2,8 +2,9 @@
 
 use super::elementwise::Axes;
 use super::{Lower, Refusal, elements, small};
+use crate::backend::cuda::arguments::{self, Softmax};
 use crate::backend::cuda::kernels::{
-    self, Kernel, NORMALIZE_F32, REDUCE_F32, REDUCE_I8, SOFTMAX_F32, SOFTMAX_I8, Softmax,
+    Kernel, NORMALIZE_F32, REDUCE_F32, REDUCE_I8, SOFTMAX_F32, SOFTMAX_I8,
 };
 use crate::error::StepErrorKind;
 use crate::format::{MAX_RANK, NormalizeAttributes, ReduceAttributes, SoftmaxAttributes};
@@ -69,7 +70,7 @@ fn reduce(lower: &mut Lower<'_>, kernel: &'static Kernel) -> Result<(), Refusal>
     }
     let (kept, reduced) =
         (axes_of(&x, attributes.axes, false)?, axes_of(&x, attributes.axes, true)?);
-    let arguments = kernels::Reduce {
+    let arguments = arguments::Reduce {
         input,
         output,
         fixed_point: lower.optional_address(1),
@@ -100,7 +101,7 @@ pub(super) fn normalize(lower: &mut Lower<'_>) -> Result<(), Refusal> {
         return Ok(());
     }
     let row = product(&x.dims()[(attributes.axis as usize).min(x.rank())..]);
-    let arguments = kernels::Normalize {
+    let arguments = arguments::Normalize {
         input,
         output,
         scale: lower.optional_address(1),
