@@ -135,7 +135,7 @@ arguments! {
         min: f32,
         max: f32,
         pointwise: u32,
-        reserved: u32,
+        aligned: u32,
     }
 
     struct DepthwiseF32 {

@@ -13,7 +13,8 @@ struct ConvF32 {
     f32 max;
     // 1: an output pixel reads the input pixel of its number, and nothing else.
     u32 pointwise;
-    u32 reserved;
+    // 1: eight inputs in a row are two aligned loads.
+    u32 aligned;
 };
 
 __device__ inline void store(const ConvF32& a, u32 pixel, u32 group, u32 channel, f32 sum) {
@@ -91,75 +92,101 @@ KERNEL(conv_w4, 256, ConvF32) { conv_tile<W4>(a); }
 template <Form form>
 __device__ constexpr u32 inputs_per_load() { return form == W8 ? 4 : (form == W4 ? 8 : 1); }
 
-// Four columns from `column` on of the weights of `inputs_per_load` inputs, times x, added up.
-template <Form form, u32 rows>
-__device__ inline void multiply(const Weights& w, u32 panel, u32 load, u32 column, const f32* x, u32 stride,
-                                u32 rows_left, f32 (&acc)[rows][4]) {
-    const u32 inputs = inputs_per_load<form>(), loads = (w.k + inputs - 1) / inputs, first = load * inputs;
-    const u64 at = ((u64)panel * loads + load) * 16 + column;
-    f32 q[inputs][4];
-    if (form == F32) {
-        const float4 four = *(const float4*)((const f32*)w.data + at);
-        q[0][0] = four.x, q[0][1] = four.y, q[0][2] = four.z, q[0][3] = four.w;
-    } else if (form == F16) {
-        const int2 four = *(const int2*)((const u16*)w.data + at);
-        q[0][0] = half_to_float((u16)four.x), q[0][1] = half_to_float((u16)((u32)four.x >> 16));
-        q[0][2] = half_to_float((u16)four.y), q[0][3] = half_to_float((u16)((u32)four.y >> 16));
-    } else {
-        const int4 four = *(const int4*)((const u32*)w.data + at);
-        const u32 words[4] = {(u32)four.x, (u32)four.y, (u32)four.z, (u32)four.w};
-#pragma unroll
-        for (u32 j = 0; j < 4; j++) {
-#pragma unroll
-            for (u32 i = 0; i < inputs; i++) {
-                const u32 shift = 8 * (i % 4) + (i < 4 ? 0 : 4);
-                const i32 value = form == W8 ? (i8)(words[j] >> shift) : (i32)(words[j] >> shift & 15);
-                q[i][j] = __int2float_rn(form == W4 && w.minima == 0 ? value - 8 : value);
-            }
-        }
+// Four columns from `column` on of the weights of `inputs_per_load` inputs: four words, of f16 two.
+template <Form form>
+__device__ inline int4 load_weights(const Weights& w, u64 panel_start, u32 load, u32 column) {
+    const u64 at = panel_start + (u64)load * 16 + column;
+    if (form == F16) {
+        const int2 two = *(const int2*)((const u16*)w.data + at);
+        const int4 four = {two.x, two.y, 0, 0};
+        return four;
     }
-    f32 scale[4] = {1.0f, 1.0f, 1.0f, 1.0f}, minimum[4] = {};
-    if (form == W8 || form == W4) {
-        const u32 groups = (w.k + w.group_size - 1) / w.group_size;
-        const u64 group = ((u64)panel * groups + first / w.group_size) * 16 + column;
+    return *(const int4*)((const u32*)w.data + at);
+}
+
+// The weights of four columns, by input; integers of groups without their scale.
+template <Form form, u32 inputs>
+__device__ inline void widen(const Weights& w, const int4& four, f32 (&q)[inputs][4]) {
+    const u32 words[4] = {(u32)four.x, (u32)four.y, (u32)four.z, (u32)four.w};
 #pragma unroll
-        for (u32 j = 0; j < 4; j++) {
-            scale[j] = scale_at(w.scales, w.wide, group + j);
-            if (w.minima != 0) minimum[j] = scale_at(w.minima, w.wide, group + j);
-        }
-    }
-#pragma unroll
-    for (u32 row = 0; row < rows; row++) {
-        if (row >= rows_left) break;
-        f32 sums[4] = {}, sum_x = 0.0f;
+    for (u32 j = 0; j < 4; j++) {
 #pragma unroll
         for (u32 i = 0; i < inputs; i++) {
-            // What lies behind the last input has weights of 0, but may not be read.
-            const f32 value = inputs == 1 || first + i < w.k ? x[row * stride + first + i] : 0.0f;
-            sum_x = __fadd_rn(sum_x, value);
-#pragma unroll
-            for (u32 j = 0; j < 4; j++) sums[j] = __fmaf_rn(value, q[i][j], sums[j]);
-        }
-#pragma unroll
-        for (u32 j = 0; j < 4; j++) {
-            acc[row][j] = __fmaf_rn(sums[j], scale[j], acc[row][j]);
-            if (w.minima != 0) acc[row][j] = __fmaf_rn(sum_x, minimum[j], acc[row][j]);
+            if (form == F32 || form == F16) {
+                q[i][j] = form == F32 ? __uint_as_float(words[j])
+                                      : half_to_float((u16)(words[j / 2] >> (16 * (j % 2))));
+                continue;
+            }
+            const u32 shift = 8 * (i % 4) + (i < 4 ? 0 : 4);
+            const i32 value = form == W8 ? (i8)(words[j] >> shift) : (i32)(words[j] >> shift & 15);
+            q[i][j] = __int2float_rn(form == W4 && w.minima == 0 ? value - 8 : value);
         }
     }
 }
 
-// Few rows. Grid: blocks of `rows` rows, panels. A lane has four columns, and every 64th load of weights.
+// Inputs from `first` on of a row; zeros behind the last, where the weights are 0, too.
+template <u32 inputs>
+__device__ inline void load_inputs(const f32* x, u32 first, u32 k, u32 aligned, f32 (&values)[inputs]) {
+    if (inputs % 4 == 0 && aligned) {
+#pragma unroll
+        for (u32 i = 0; i < inputs; i += 4) {
+            const float4 four = *(const float4*)(x + first + i);
+            values[i] = four.x, values[i + 1] = four.y, values[i + 2] = four.z, values[i + 3] = four.w;
+        }
+        return;
+    }
+#pragma unroll
+    for (u32 i = 0; i < inputs; i++) values[i] = first + i < k ? x[first + i] : 0.0f;
+}
+
+// Few rows. Grid: blocks of `rows` rows, panels. A lane has four columns, and every 64th load of weights, of which the next is
+// under way while one is multiplied.
 template <Form form, u32 rows>
 __device__ inline void dense_rows(const ConvF32& a) {
     __shared__ f32 sums[8][rows][16];
     const ConvShape& s = a.shape;
+    const Weights& w = a.weights;
+    constexpr u32 inputs = inputs_per_load<form>();
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, column = 4 * (lane % 4);
     const u32 first_row = blockIdx.x * rows, rows_left = s.pixels - first_row, panel = blockIdx.y;
-    const u32 inputs = inputs_per_load<form>(), loads = (a.weights.k + inputs - 1) / inputs;
-    const f32* x = (const f32*)a.input + (u64)first_row * a.weights.k;
+    const u32 loads = (w.k + inputs - 1) / inputs, groups = form < W8 ? 1 : (w.k + w.group_size - 1) / w.group_size;
+    const u64 panel_start = (u64)panel * loads * 16;
+    const f32* x = (const f32*)a.input + (u64)first_row * w.k;
     f32 acc[rows][4] = {};
-    for (u32 load = warp * 8 + lane / 4; load < loads; load += 64) {
-        multiply<form, rows>(a.weights, panel, load, column, x, a.weights.k, rows_left, acc);
+    u32 load = warp * 8 + lane / 4;
+    int4 next = {0, 0, 0, 0};
+    if (load < loads) next = load_weights<form>(w, panel_start, load, column);
+    for (; load < loads; load += 64) {
+        const int4 four = next;
+        if (load + 64 < loads) next = load_weights<form>(w, panel_start, load + 64, column);
+        f32 q[inputs][4], scale[4] = {1.0f, 1.0f, 1.0f, 1.0f}, minimum[4] = {};
+        widen<form, inputs>(w, four, q);
+        const u32 first = load * inputs;
+        if (form == W8 || form == W4) {
+            const u64 group = ((u64)panel * groups + first / w.group_size) * 16 + column;
+#pragma unroll
+            for (u32 j = 0; j < 4; j++) {
+                scale[j] = scale_at(w.scales, w.wide, group + j);
+                if (w.minima != 0) minimum[j] = scale_at(w.minima, w.wide, group + j);
+            }
+        }
+#pragma unroll
+        for (u32 row = 0; row < rows; row++) {
+            if (row >= rows_left) break;
+            f32 values[inputs], products[4] = {}, sum = 0.0f;
+            load_inputs<inputs>(x + (u64)row * w.k, first, w.k, a.aligned, values);
+#pragma unroll
+            for (u32 i = 0; i < inputs; i++) {
+                sum = __fadd_rn(sum, values[i]);
+#pragma unroll
+                for (u32 j = 0; j < 4; j++) products[j] = __fmaf_rn(values[i], q[i][j], products[j]);
+            }
+#pragma unroll
+            for (u32 j = 0; j < 4; j++) {
+                acc[row][j] = __fmaf_rn(products[j], scale[j], acc[row][j]);
+                if (w.minima != 0) acc[row][j] = __fmaf_rn(sum, minimum[j], acc[row][j]);
+            }
+        }
     }
 #pragma unroll
     for (u32 row = 0; row < rows; row++) {

@@ -72,7 +72,7 @@ fn panels(lower: &mut Lower<'_>, geometry: GeometryFn, is_layer: bool) -> Result
         min: layer.attributes.clamp[0],
         max: layer.attributes.clamp[1],
         pointwise: g.is_pointwise().into(),
-        reserved: 0,
+        aligned: u32::from(input.is_multiple_of(16) && g.k().is_multiple_of(8)),
     };
     // Four columns are one load.
     let is_aligned = weights.data.is_multiple_of(16);
