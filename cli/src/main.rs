@@ -8,6 +8,7 @@ mod metrics;
 mod monitor;
 mod new_file;
 mod plots;
+mod program;
 mod report;
 mod report_html;
 mod roofline;

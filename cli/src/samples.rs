@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use half::{bf16, f16};
-use whit::{DType, Session};
+use whit::{DType, Prepared};
 use whit_convert::evaluate::{Samples, feed};
 
 use crate::commands::Sequence;
@@ -158,7 +158,7 @@ fn integer_bytes(values: &[i64], dtype: DType) -> Result<Vec<u8>, i64> {
 }
 
 /// The values of an output as reals: dequantized, or converted.
-pub(crate) fn output_f32(session: &Session<'_>, output: usize) -> Result<Vec<f32>> {
+pub(crate) fn output_f32(session: &dyn Prepared<'_>, output: usize) -> Result<Vec<f32>> {
     let slot = session.output_slot(output)?;
     let bytes = session.output_bytes(output)?;
     Ok(match slot.dtype() {
@@ -202,7 +202,7 @@ pub(crate) struct Outputs {
 
 /// Runs a session on every sample. Rows must have one length.
 pub(crate) fn run_all(
-    session: &mut Session<'_>,
+    session: &mut dyn Prepared<'_>,
     samples: &dyn Samples,
     sequence: Sequence,
     progress: &mut dyn FnMut(usize),

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use whit::{DType, Isa, Model, ModelFile, Options, Session};
 
 use crate::data::{Extent, ImageSpec, InputSpec, Preprocess};
+use crate::program::Backend;
 
 /// Maps a file.
 pub(crate) fn open(path: &Path) -> Result<ModelFile> {
@@ -24,18 +25,28 @@ pub(crate) struct Settings {
     pub(crate) isa: Option<Isa>,
     /// At most.
     pub(crate) threads: usize,
+    /// What runs it.
+    pub(crate) backend: Backend,
+    /// Number of the device, of backends that have some.
+    pub(crate) device: usize,
 }
 
 impl From<Option<Isa>> for Settings {
-    /// One thread.
+    /// The CPU, one thread.
     fn from(isa: Option<Isa>) -> Settings {
-        Settings { isa, threads: 1 }
+        Settings { isa, threads: 1, backend: Backend::Cpu, device: 0 }
     }
 }
 
-/// A session, whose errors name the step.
+/// A session of the CPU, whose errors name the step.
+///
+/// # Errors
+/// When another backend is asked for, too.
 pub(crate) fn session<'m>(model: Model<'m>, settings: impl Into<Settings>) -> Result<Session<'m>> {
-    let Settings { isa, threads } = settings.into();
+    let Settings { isa, threads, backend, .. } = settings.into();
+    if backend != Backend::Cpu {
+        bail!("--backend {}: this works on the CPU only; leave the option out", backend.name());
+    }
     let options = Options { isa, threads, ..Options::default() };
     Session::new(model, options).map_err(|error| named(&model, error))
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use whit::{DType, Isa, Model, Options, Session};
+use whit::{DType, Isa, Model, Options, Prepared, Session};
 
 use crate::emit::{Golden, emit};
 use crate::graph::Graph;
@@ -205,7 +205,11 @@ pub fn describe(model: &Model<'_>, error: whit::SessionError) -> String {
 ///
 /// # Errors
 /// A message when the shape doesn't fit the input.
-pub fn bind_shape(session: &mut Session<'_>, input: usize, shape: &[usize]) -> Result<(), String> {
+pub fn bind_shape(
+    session: &mut dyn Prepared<'_>,
+    input: usize,
+    shape: &[usize],
+) -> Result<(), String> {
     let model = *session.model();
     let record =
         model.input(input).and_then(|tensor| model.tensor(tensor)).ok_or("no such input")?;
@@ -240,7 +244,7 @@ pub fn bind_shape(session: &mut Session<'_>, input: usize, shape: &[usize]) -> R
 /// # Errors
 /// When an array is missing or doesn't fit.
 pub fn feed(
-    session: &mut Session<'_>,
+    session: &mut dyn Prepared<'_>,
     samples: &dyn Samples,
     sample: usize,
 ) -> Result<(), EvaluateError> {
@@ -560,7 +564,10 @@ pub fn input_bytes(session: &mut Session<'_>, input: usize) -> Result<Vec<u8>, E
 ///
 /// # Errors
 /// When the runtime refuses an input: a defect of the converter.
-pub fn fill_pseudo_random(session: &mut Session<'_>, state: &mut u64) -> Result<(), EvaluateError> {
+pub fn fill_pseudo_random(
+    session: &mut dyn Prepared<'_>,
+    state: &mut u64,
+) -> Result<(), EvaluateError> {
     for input in 0..session.model().inputs().len() {
         pseudo_random(session, input, state)?;
     }
@@ -568,7 +575,7 @@ pub fn fill_pseudo_random(session: &mut Session<'_>, state: &mut u64) -> Result<
 }
 
 fn pseudo_random(
-    session: &mut Session<'_>,
+    session: &mut dyn Prepared<'_>,
     input: usize,
     state: &mut u64,
 ) -> Result<(), EvaluateError> {

@@ -53,6 +53,55 @@ impl fmt::Display for StepErrorKind {
     }
 }
 
+/// How a device failed.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// It has no room for so many bytes more.
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: u64,
+    },
+    /// It is gone, or nothing in this process can use it any more.
+    Lost,
+    /// A file of kernels could not be compiled or loaded.
+    Kernels(&'static str),
+    /// A call of its driver failed.
+    Failed {
+        /// The call.
+        call: &'static str,
+        /// The driver's number for the error.
+        code: u32,
+    },
+}
+
+#[cfg(feature = "std")]
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            DeviceError::OutOfMemory { bytes } => {
+                write!(f, "the device has no room for {bytes} bytes more")
+            }
+            DeviceError::Lost => {
+                f.write_str("the device is lost: an earlier fault, or it was taken away; start the process anew")
+            }
+            DeviceError::Kernels(file) => write!(f, "the kernels of {file} can't be compiled or loaded"),
+            DeviceError::Failed { call, code } => write!(f, "the device failed: {call}, error {code}"),
+        }
+    }
+}
+
+#[cfg(feature = "std")]
+impl core::error::Error for DeviceError {}
+
+#[cfg(feature = "std")]
+impl From<DeviceError> for SessionError {
+    fn from(error: DeviceError) -> SessionError {
+        SessionError::Device(error)
+    }
+}
+
 /// Why a session could not be prepared or run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -86,6 +135,9 @@ pub enum SessionError {
     IsaUnavailable(crate::Isa),
     /// The system started none of the threads asked for, or not all.
     Threads,
+    /// The device that runs it failed.
+    #[cfg(feature = "std")]
+    Device(DeviceError),
     /// There is no input, output or dimension of that index or name.
     Unknown,
     /// A dimension was set outside its bounds.
@@ -147,6 +199,8 @@ impl fmt::Display for SessionError {
                 Ok(())
             }
             SessionError::Threads => f.write_str("the system didn't start the threads asked for"),
+            #[cfg(feature = "std")]
+            SessionError::Device(error) => error.fmt(f),
             SessionError::Unknown => f.write_str("no such input, output or dimension"),
             SessionError::Dimension { symbol, value } => {
                 write!(f, "dimension {symbol} can't be {value}: outside its bounds")

@@ -5,9 +5,10 @@
 //! allocates nothing. Without the `std` feature the crate is `no_std` and takes a session's memory
 //! from the caller.
 #![cfg_attr(not(feature = "std"), no_std)]
-// Unsafe code has five addresses, allowed one by one below and in `format`.
+// Unsafe code has a few addresses, allowed one by one below, in `format` and in `backend::cuda`.
 #![deny(unsafe_code)]
 
+mod backend;
 mod dtype;
 mod error;
 pub mod format;
@@ -29,7 +30,12 @@ mod tables;
 #[allow(unsafe_code, reason = "lends a caller's closure and parts of its slices to other threads")]
 mod threads;
 
+pub use backend::Prepared;
+#[cfg(any(feature = "cuda", feature = "cuda-emulation", all(test, feature = "std")))]
+pub use backend::cuda;
 pub use dtype::DType;
+#[cfg(feature = "std")]
+pub use error::DeviceError;
 pub use error::{SessionError, StepErrorKind};
 pub use isa::Isa;
 pub use memory::{Context, Operands, Sink, Slot, Source};

@@ -3,16 +3,17 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use stats_alloc::Region;
 use whit::format::Op;
-use whit::{DType, Model, Session, SessionError};
-use whit_convert::evaluate::{fill_pseudo_random, input_bytes};
+use whit::{DType, Model, Prepared, Session, SessionError};
+use whit_convert::evaluate::fill_pseudo_random;
 
 use super::{ModelPath, Target, print_json, print_text};
 use crate::decoder_rates::Rates;
+use crate::program::{self, Backend};
 use crate::report::{self, Align};
 use crate::roofline::{Near, Roofline};
 use crate::whit_file;
@@ -171,7 +172,8 @@ pub(crate) struct Measured {
     pub(crate) first_run_us: f64,
     pub(crate) allocations_per_run: f64,
     pub(crate) session_bytes: usize,
-    pub(crate) isa: whit::Isa,
+    /// `None` where it isn't the CPU that runs.
+    pub(crate) isa: Option<whit::Isa>,
     /// That take part, at most as many as asked for.
     pub(crate) threads: usize,
 }
@@ -196,19 +198,19 @@ fn micros_since(start: Instant) -> f64 {
 struct Integers(Vec<(usize, Vec<u8>)>);
 
 impl Integers {
-    fn of(session: &mut Session<'_>) -> Result<Integers> {
+    fn of(session: &mut dyn Prepared<'_>) -> Result<Integers> {
         let model = *session.model();
         let mut inputs = Vec::new();
         for (index, tensor) in model.inputs().enumerate() {
             let dtype = model.tensor(tensor).and_then(|tensor| DType::from_number(tensor.dtype));
             if matches!(dtype, Some(DType::I32 | DType::I64)) {
-                inputs.push((index, input_bytes(session, index)?));
+                inputs.push((index, session.input_bytes(index)?.to_vec()));
             }
         }
         Ok(Integers(inputs))
     }
 
-    fn restore(&self, session: &mut Session<'_>) -> Result<()> {
+    fn restore(&self, session: &mut dyn Prepared<'_>) -> Result<()> {
         for (index, bytes) in &self.0 {
             session.set_input_bytes(*index, bytes)?;
         }
@@ -227,17 +229,18 @@ pub(crate) fn measure(
     let model = Model::open(bytes)?;
     let open_us = micros_since(start);
     let start = Instant::now();
-    let mut session = whit_file::session(model, settings)?;
+    let mut program = program::prepare(model, settings)?;
     let prepare_us = micros_since(start);
-    fill_pseudo_random(&mut session, &mut SEED.clone())?;
-    let integers = Integers::of(&mut session)?;
+    let session = program.prepared();
+    fill_pseudo_random(session, &mut SEED.clone())?;
+    let integers = Integers::of(session)?;
     let start = Instant::now();
     session.run().map_err(|e| whit_file::named(&model, e))?;
     let first_run_us = micros_since(start);
 
     let warm = Instant::now();
     while warm.elapsed() < WARM_UP.min(Duration::from_secs_f64(seconds)) {
-        integers.restore(&mut session)?;
+        integers.restore(session)?;
         session.run()?;
     }
     let mut latencies_us = Vec::with_capacity(MAX_LATENCIES);
@@ -245,7 +248,7 @@ pub(crate) fn measure(
     let region = Region::new(crate::ALLOCATOR);
     let begin = Instant::now();
     while begin.elapsed().as_secs_f64() < seconds || runs == 0 {
-        integers.restore(&mut session)?;
+        integers.restore(session)?;
         let start = Instant::now();
         session.run()?;
         let us = start.elapsed().as_nanos() as f64 / 1e3;
@@ -265,9 +268,9 @@ pub(crate) fn measure(
         prepare_us,
         first_run_us,
         allocations_per_run: allocations as f64 / runs as f64,
-        session_bytes: session.needed_bytes(),
-        isa: session.isa(),
-        threads: session.threads(),
+        session_bytes: program.bytes(),
+        isa: program.isa(),
+        threads: program.threads(),
     })
 }
 
@@ -285,10 +288,13 @@ impl Bench {
         let map_us = micros_since(map);
         let model = whit_file::model(&file, &self.path.model)?;
         let settings = self.target.settings()?;
+        if self.profile && settings.backend != Backend::Cpu {
+            bail!("--profile: only on the CPU; leave out `--backend {}`", settings.backend.name());
+        }
         let mut measured = measure(file.bytes(), settings, self.seconds)?;
         measured.open_us += map_us;
         let mut profile = Profile::default();
-        let roofline = self.profile.then(|| Roofline::measure(measured.isa));
+        let roofline = measured.isa.filter(|_| self.profile).map(Roofline::measure);
         if self.profile {
             let mut session = whit_file::session(model, settings)?;
             fill_pseudo_random(&mut session, &mut SEED.clone())?;
@@ -299,15 +305,18 @@ impl Bench {
                 profile.run(&mut session)?;
             }
         }
-        let rates = Rates::measure(model, settings)?;
+        let rates = match settings.backend {
+            Backend::Cpu => Rates::measure(model, settings)?,
+            Backend::Cuda => None,
+        };
         let header = model.header();
         let p50 = measured.percentile(0.5);
         let gmacs_per_s = header.macs as f64 / p50 / 1e3;
         if self.json {
             let mut object = json!({
                 "model": self.path.model.display().to_string(),
-                "backend": self.target.backend,
-                "isa": measured.isa.name(),
+                "backend": settings.backend.name(),
+                "isa": measured.isa.map(whit::Isa::name),
                 "threads": measured.threads,
                 "runs": measured.runs,
                 "latency_us": {
@@ -348,7 +357,7 @@ impl Bench {
                 format!(
                     "{} on {}, {} {}",
                     measured.runs,
-                    measured.isa,
+                    measured.isa.map_or(settings.backend.name(), whit::Isa::name),
                     measured.threads,
                     if measured.threads == 1 { "thread" } else { "threads" }
                 ),

@@ -52,7 +52,7 @@ impl Memory {
                 "the file has room for {context} tokens: convert the model again with --context {asked}, if it was made for so many"
             );
         }
-        let Settings { isa, threads } = settings;
+        let Settings { isa, threads, .. } = settings;
         let options = Options { isa, threads, ..Options::default() };
         let session = Session::memory_bytes(model, &options)
             .map_err(|error| whit_file::named(model, error))? as u64;

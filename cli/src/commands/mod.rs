@@ -18,6 +18,7 @@ mod search;
 mod transcribe;
 mod verify;
 
+pub(crate) use bench::Profile;
 pub(crate) use compare::{Bar, summary_lines};
 pub(crate) use convert::graph_specs;
 
@@ -28,6 +29,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use whit::Isa;
 
+use crate::program::Backend;
 use crate::whit_file;
 
 /// Converts trained models to compact .whit files, runs them, and measures them.
@@ -101,6 +103,17 @@ impl Sequence {
     }
 }
 
+/// What runs a model.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct On {
+    /// What runs the model. `cuda` is in builds with the feature of that name
+    #[arg(long, value_enum, default_value_t = Backend::Cpu)]
+    pub(crate) backend: Backend,
+    /// Number of the GPU, as its driver counts
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) cuda_device: usize,
+}
+
 /// Where a model runs.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Target {
@@ -108,9 +121,8 @@ pub(crate) struct Target {
     /// from the environment variable WHIT_ISA)
     #[arg(long, value_parser = parse_isa)]
     pub(crate) isa: Option<Isa>,
-    /// Backend
-    #[arg(long, default_value = "cpu", value_parser = ["cpu"])]
-    pub(crate) backend: String,
+    #[command(flatten)]
+    pub(crate) on: On,
     /// Threads at most, the calling one included, 1 to 64. Models whose steps are all short stay on one;
     /// results are the same to the bit
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -127,7 +139,8 @@ impl Target {
                 "note: {threads} threads on {cores} cores take turns; more than cores gain nothing"
             );
         }
-        Ok(whit_file::Settings { isa: self.isa()?, threads })
+        let On { backend, cuda_device: device } = self.on;
+        Ok(whit_file::Settings { isa: self.isa()?, threads, backend, device })
     }
 
     /// The instruction set asked for by option or environment.

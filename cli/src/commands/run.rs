@@ -7,12 +7,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use whit::{DType, Session};
+use whit::DType;
 use whit_convert::evaluate::{Samples, feed};
 
 use super::bench::{Profile, profile_table};
 use super::{ModelPath, Sequence, Target, print_json, print_text};
 use crate::data::{Array, ArrayData, Dataset, read_npy_file, write_npy_file};
+use crate::program::{self, Program};
 use crate::report::{self, Align};
 use crate::samples::{Bound, output_f32};
 use crate::whit_file::{self, input_specs, tensor_info};
@@ -108,15 +109,18 @@ impl Run {
         if let Some(info) = infos.iter().find(|info| !arrays.contains_key(info.name)) {
             bail!("input `{}` is missing: give it with --input {}=x.npy", info.name, info.name);
         }
-        let mut session = whit_file::session(model, settings)?;
+        let mut program = program::prepare(model, settings)?;
+        if self.profile {
+            program.cpu("--profile")?;
+        }
         let mut profile = Profile::default();
         let (outputs, runs) = if infos.is_empty() {
-            (self.collect(&mut session, &NoInputs, &mut profile)?, 1)
+            (self.collect(&mut program, &NoInputs, &mut profile)?, 1)
         } else {
             let data = Dataset::new(Path::new("--input"), arrays)?;
             let ranks: Vec<usize> = infos.iter().map(|info| info.dims.len()).collect();
             let bound = Bound::new(&data, input_specs(&model), &ranks)?;
-            (self.collect(&mut session, &bound, &mut profile)?, bound.len())
+            (self.collect(&mut program, &bound, &mut profile)?, bound.len())
         };
         if let Some(folder) = &self.output {
             std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -126,24 +130,26 @@ impl Run {
                     .with_context(|| path.display().to_string())?;
             }
         }
-        self.report(&session, &outputs, runs, &profile)?;
+        self.report(&mut program, &outputs, runs, &profile)?;
         Ok(ExitCode::SUCCESS)
     }
 
     fn collect(
         &self,
-        session: &mut Session<'_>,
+        program: &mut Program<'_>,
         samples: &dyn Samples,
         profile: &mut Profile,
     ) -> Result<Vec<Collected>> {
-        let model = *session.model();
+        let model = *program.prepared().model();
         let mut outputs: Vec<Collected> = Vec::new();
         for sample in 0..samples.len() {
+            let session = program.prepared();
             if self.sequence.begins(sample) {
                 session.reset_state();
             }
             feed(session, samples, sample)?;
-            profile.run(session).map_err(|e| whit_file::named(&model, e))?;
+            program.run(Some(profile))?;
+            let session = program.prepared();
             for (index, tensor) in model.outputs().enumerate() {
                 let slot = session.output_slot(index)?;
                 let reals = output_f32(session, index)?;
@@ -204,7 +210,7 @@ impl Run {
 
     fn report(
         &self,
-        session: &Session<'_>,
+        program: &mut Program<'_>,
         outputs: &[Collected],
         runs: usize,
         profile: &Profile,
@@ -224,10 +230,9 @@ impl Run {
                     })
                 })
                 .collect();
-            let mut object =
-                json!({ "isa": session.isa().name(), "runs": runs, "outputs": outputs });
+            let mut object = json!({ "isa": program.isa().map(whit::Isa::name), "backend": self.target.on.backend.name(), "runs": runs, "outputs": outputs });
             if self.profile {
-                object["profile"] = profile.json(session.model(), None);
+                object["profile"] = profile.json(program.prepared().model(), None);
             }
             return print_json(&object);
         }
@@ -247,7 +252,7 @@ impl Run {
             &rows,
         ))?;
         if self.profile {
-            print_text(&format!("\n{}", profile_table(profile, session.model(), None)))?;
+            print_text(&format!("\n{}", profile_table(profile, program.prepared().model(), None)))?;
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! `whit verify`: structure, checksums, and golden vectors on every instruction set present.
+//! `whit verify`: structure, checksums, and golden vectors on every instruction set present, or on a
+//! device.
 
 use std::process::ExitCode;
 
@@ -9,14 +10,17 @@ use whit::format::{Field, Section};
 use whit::{DType, Isa, Model};
 
 use super::inspect::golden_cases;
-use super::{ModelPath, print_json, print_text};
+use super::{ModelPath, On, print_json, print_text};
+use crate::program::{self, Backend};
 use crate::report::{self, Align};
-use crate::whit_file;
+use crate::whit_file::{self, Settings};
 
 #[derive(Args)]
 pub(crate) struct Verify {
     #[command(flatten)]
     path: ModelPath,
+    #[command(flatten)]
+    on: On,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -24,7 +28,8 @@ pub(crate) struct Verify {
 
 /// What replaying the golden vectors on one instruction set gave.
 struct Replay {
-    isa: Isa,
+    /// The instruction set, or the backend.
+    on: &'static str,
     cases: u32,
     outputs: u32,
     /// Elements of integer outputs that differ at all.
@@ -42,8 +47,15 @@ impl Verify {
         let signed = !model.section(Section::Signature).is_empty();
         let mut replays = Vec::new();
         if checksums.is_ok() {
-            for isa in Isa::available() {
-                replays.push(replay(&model, isa)?);
+            let On { backend, cuda_device: device } = self.on;
+            let settings = |isa| Settings { isa, threads: 1, backend, device };
+            match backend {
+                Backend::Cpu => {
+                    for isa in Isa::available() {
+                        replays.push(replay(&model, isa.name(), settings(Some(isa)))?);
+                    }
+                }
+                Backend::Cuda => replays.push(replay(&model, backend.name(), settings(None))?),
             }
         }
         let ok = checksums.is_ok() && replays.iter().all(|replay| replay.failed == 0);
@@ -52,7 +64,7 @@ impl Verify {
                 .iter()
                 .map(|r| {
                     json!({
-                        "isa": r.isa.name(), "cases": r.cases, "outputs": r.outputs,
+                        "isa": r.on, "cases": r.cases, "outputs": r.outputs,
                         "differing_integers": r.differing,
                         "largest_relative_difference": f64::from(r.largest_relative),
                         "failed": r.failed,
@@ -79,7 +91,7 @@ impl Verify {
                 .iter()
                 .map(|r| {
                     vec![
-                        r.isa.name().to_owned(),
+                        r.on.to_owned(),
                         r.cases.to_string(),
                         r.differing.to_string(),
                         format!("{:.1e}", r.largest_relative),
@@ -127,10 +139,11 @@ fn reals(bytes: &[u8], dtype: DType) -> Vec<f32> {
 }
 
 /// Feeds every golden input and compares every golden output.
-fn replay(model: &Model<'_>, isa: Isa) -> Result<Replay> {
-    let mut session = whit_file::session(*model, Some(isa))?;
+fn replay(model: &Model<'_>, on: &'static str, settings: Settings) -> Result<Replay> {
+    let mut program = program::prepare(*model, settings)?;
+    let session = program.prepared();
     let mut result =
-        Replay { isa, cases: 0, outputs: 0, differing: 0, largest_relative: 0.0, failed: 0 };
+        Replay { on, cases: 0, outputs: 0, differing: 0, largest_relative: 0.0, failed: 0 };
     let cases = golden_cases(model);
     for case in 0..cases {
         session.reset_state();

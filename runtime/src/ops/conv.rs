@@ -29,13 +29,13 @@ pub(super) const MAX_K_I8: usize = 1 << 16;
 const MAX_REACH: usize = 4 << 16;
 
 /// The input that is packed.
-const WEIGHTS: usize = 1;
+pub(crate) const WEIGHTS: usize = 1;
 /// Inputs of an i8 step: x, weights, bias, scales, weight sums, residual.
-const RESIDUAL_I8: usize = 5;
+pub(crate) const RESIDUAL_I8: usize = 5;
 /// Optional, for kernels that need unsigned activations.
 const WEIGHT_SUMS: usize = 4;
 /// Behind them, optional: multipliers and shifts that stand for the scales.
-const FIXED_POINT: usize = 6;
+pub(crate) const FIXED_POINT: usize = 6;
 /// Inputs of an f32 step: x, weights, bias, residual.
 const RESIDUAL_F32: usize = 3;
 
@@ -96,15 +96,15 @@ pub static FULLY_CONNECTED_F32: Operator = Operator {
 /// What every kernel needs to know of a step, read once.
 #[derive(Clone, Copy)]
 pub(crate) struct Layer {
-    pub(super) attributes: ConvAttributes,
-    pub(super) x: Slot,
-    pub(super) y: Slot,
+    pub(crate) attributes: ConvAttributes,
+    pub(crate) x: Slot,
+    pub(crate) y: Slot,
     /// Number of the output among the operands.
     output: u8,
 }
 
 impl Layer {
-    pub(super) fn of(step: &Step<'_>) -> Result<Layer, StepErrorKind> {
+    pub(crate) fn of(step: &Step<'_>) -> Result<Layer, StepErrorKind> {
         let (Some(x), Some(y)) = (step.optional_input(0), step.optional_output(0)) else {
             return Err(StepErrorKind::OperandCount);
         };
@@ -156,7 +156,7 @@ pub(super) fn scratch_bytes_f32(step: &Step<'_>, isa: Isa, geometry: GeometryFn)
 }
 
 /// Geometry of a convolution step; an error when attributes and shapes contradict each other.
-pub(super) fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind> {
+pub(crate) fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind> {
     let Layer { attributes, x, y, output } = layer;
     let ConvAttributes { kernel, stride, dilation, pad, groups, .. } = *attributes;
     window_geometry(x, y, *output, &[kernel, stride, dilation, pad], groups as usize)
@@ -164,7 +164,7 @@ pub(super) fn conv_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind
 
 /// Geometry of windows over x that give y: kernel, stride, dilation and padding, height before width.
 #[inline(never)]
-pub(super) fn window_geometry(
+pub(crate) fn window_geometry(
     x: &Slot,
     y: &Slot,
     output: u8,
@@ -213,7 +213,7 @@ pub(super) fn window_geometry(
 }
 
 /// Geometry of a matrix product over the last axis of x.
-pub(super) fn matrix_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind> {
+pub(crate) fn matrix_geometry(layer: &Layer) -> Result<ConvGeometry, StepErrorKind> {
     let Layer { x, y, output, .. } = layer;
     let (k, n) = (x.dims().last().copied(), y.dims().last().copied());
     let (Some(k), Some(n)) = (k, n) else { return Err(StepErrorKind::OperandShape(0)) };
@@ -421,7 +421,7 @@ fn isa_for(epilogue: &EpilogueI8<'_>, isa: Isa) -> Isa {
 }
 
 /// Padding holds the input's zero point: the real number 0.
-fn padding_value(x: &Slot) -> i8 {
+pub(crate) fn padding_value(x: &Slot) -> i8 {
     x.zero_point.clamp(-128, 127) as i8
 }
 

@@ -10,7 +10,7 @@ mod cached_attention;
 mod cast;
 mod compare;
 mod concat;
-mod conv;
+pub(crate) mod conv;
 mod conv_i16;
 mod conv_nd;
 #[cfg(feature = "std")]
@@ -46,7 +46,7 @@ mod reverse_sequence;
 mod roi_align;
 mod rotary;
 mod scatter;
-mod shape;
+pub(crate) mod shape;
 mod softmax;
 mod strided;
 #[cfg(test)]

@@ -136,7 +136,7 @@ impl Case {
     }
 
     /// The file with this step alone.
-    fn file(&self) -> Vec<u8> {
+    pub(crate) fn file(&self) -> Vec<u8> {
         self.file_with(&[])
     }
 
@@ -264,15 +264,40 @@ impl Case {
         memory[start..start + file.len()].copy_from_slice(&file);
         let bytes = &memory[start..start + file.len()];
         let model = Model::open(bytes).expect("the harness writes a valid file");
+        let result = self.run_model(model, isa, threads);
+        if isa.is_none() && threads == 1 {
+            crate::backend::cuda::tests::compare(
+                self,
+                model,
+                result.as_ref().map(|(all, _)| &all[..]),
+            );
+        }
+        result
+    }
+
+    fn run_model(
+        &self,
+        model: Model<'_>,
+        isa: Option<Isa>,
+        threads: usize,
+    ) -> Result<(Vec<Vec<u8>>, usize), SessionError> {
         let mut session = Session::new(model, Options { isa, threads, ..Options::default() })?;
-        let fed = self.inputs.iter().flatten().filter(|tensor| !tensor.constant);
-        for (index, tensor) in fed.enumerate() {
-            session.set_input_bytes(index, &tensor.bytes).expect("input");
+        for (index, bytes) in self.fed().enumerate() {
+            session.set_input_bytes(index, bytes).expect("input");
         }
         session.run()?;
         let count = 1 + self.more_outputs.iter().flatten().count();
         let outputs = (0..count).map(|at| session.output_bytes(at).expect("output").to_vec());
         Ok((outputs.collect(), session.parts(0)))
+    }
+
+    /// What the inputs of the file are given.
+    pub(crate) fn fed(&self) -> impl Iterator<Item = &[u8]> {
+        self.inputs
+            .iter()
+            .flatten()
+            .filter(|tensor| !tensor.constant)
+            .map(|tensor| &tensor.bytes[..])
     }
 
     /// Runs it; the output's elements. Panics when it is refused.

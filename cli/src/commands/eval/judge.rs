@@ -11,6 +11,7 @@ use whit_convert::statistics::{
 use super::super::Sequence;
 use crate::data::Dataset;
 use crate::metrics::{self, Anomaly, Classification, Embedding, PairScores, Regression};
+use crate::program;
 use crate::samples::{Bound, progress_bar, run_all};
 use crate::whit_file::{self, input_specs, tensor_info};
 
@@ -107,13 +108,13 @@ pub(crate) fn answers(
     let ranks: Vec<usize> = infos.iter().map(|info| info.dims.len()).collect();
     let bound = Bound::new(data, input_specs(&model), &ranks)?;
     bound.check_finite(data)?;
-    let mut session = whit_file::session(model, settings)?;
+    let mut program = program::prepare(model, settings)?;
     let count = model.outputs().len();
     if output >= count {
         bail!("--output {output}: the model has {count} outputs, counted from 0");
     }
     let bar = (!quiet).then(|| progress_bar("evaluating", bound.len()));
-    let mut outputs = run_all(&mut session, &bound, sequence, &mut |done| {
+    let mut outputs = run_all(program.prepared(), &bound, sequence, &mut |done| {
         if let Some(bar) = &bar {
             bar.set_position(done as u64);
         }

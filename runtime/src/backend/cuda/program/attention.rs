@@ -1,0 +1,153 @@
+//! Attention, with and without keys and values kept in the session, and rotary positions.
+
+use super::{Lower, Refusal, small};
+use crate::backend::cuda::arguments::{self, Attention, CachedAttention, CrossAttention};
+use crate::backend::cuda::kernels::{
+    ATTENTION_F32, CACHE_CHECK, CACHE_WRITE, CACHED_ATTENTION, CROSS_ATTENTION, CROSS_WRITE, ROTARY,
+};
+use crate::format::{
+    AttentionAttributes, CachedAttentionAttributes, CrossAttentionAttributes, RotaryAttributes,
+};
+use crate::ops::shape::broadcast_strides;
+
+/// Channels of a head that attention has room for.
+const MOST_CHANNELS: usize = 512;
+/// Channels of a head that rotary positions have room for.
+const MOST_HEAD: u32 = 1024;
+/// The input with the mask.
+const MASK: usize = 3;
+
+pub(super) fn attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    let attributes: AttentionAttributes = lower.step.expect_attributes()?;
+    let ((q, q_at), (k, k_at), (v, v_at), (y, output)) =
+        (lower.input(0)?, lower.input(1)?, lower.input(2)?, lower.output(0)?);
+    if y.elements() == 0 {
+        return Ok(());
+    }
+    for slot in [&q, &k, &v, &y] {
+        super::elements(slot)?;
+    }
+    let (size, value_size) = (q.dim(3), v.dim(3));
+    if size.max(value_size) > MOST_CHANNELS {
+        return Err(Refusal::Lacks("heads of more than 512 channels"));
+    }
+    let mask_strides = lower.step.optional_input(MASK).map(|mask| broadcast_strides(&mask, 4));
+    let arguments = Attention {
+        q: q_at,
+        k: k_at,
+        v: v_at,
+        mask: lower.optional_address(MASK),
+        output,
+        mask_strides: std::array::from_fn(|axis| {
+            mask_strides.map_or(0, |strides| strides[axis] as u64)
+        }),
+        heads: small(q.dim(1))?,
+        kv_heads: small(k.dim(1))?,
+        queries: small(q.dim(2))?,
+        keys: small(k.dim(2))?,
+        size: small(size)?,
+        value_size: small(value_size)?,
+        scale: attributes.scale,
+        softcap: attributes.softcap,
+        zero_rows: attributes.zero_rows,
+        causal: attributes.causal,
+        offset: small(lower.step.dim(attributes.offset)?)?,
+        reserved: 0,
+    };
+    lower.call(&ATTENTION_F32, [q.dim(2), q.dim(0) * q.dim(1)], arguments)
+}
+
+pub(super) fn cached_attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    let attributes: CachedAttentionAttributes = lower.step.expect_attributes()?;
+    let ((x, x_at), (_, positions)) = (lower.input(0)?, lower.input(1)?);
+    let ((_, output), (keys, keys_at), (_, values_at)) =
+        (lower.output(0)?, lower.output(1)?, lower.output(2)?);
+    let (tokens, heads) = (x.dim(0), attributes.heads as usize);
+    if tokens == 0 {
+        return Ok(());
+    }
+    super::elements(&x)?;
+    if attributes.size as usize > MOST_CHANNELS {
+        return Err(Refusal::Lacks("heads of more than 512 channels"));
+    }
+    let arguments = CachedAttention {
+        x: x_at,
+        positions,
+        sequences: lower.optional_address(2),
+        keys: keys_at,
+        values: values_at,
+        output,
+        status: lower.status(),
+        tokens: small(tokens)?,
+        heads: attributes.heads,
+        kv_heads: attributes.kv_heads,
+        size: attributes.size,
+        sequence_count: small(keys.dim(0))?,
+        context: small(keys.dim(2))?,
+        window: attributes.window,
+        step: lower.index,
+        scale: attributes.scale,
+        softcap: attributes.softcap,
+    };
+    lower.call(&CACHE_CHECK, [1, 1], arguments)?;
+    let written = small(tokens * attributes.kv_heads as usize * attributes.size as usize)?;
+    lower.call_elements(&CACHE_WRITE, written, arguments)?;
+    lower.call(&CACHED_ATTENTION, [tokens, heads], arguments)
+}
+
+pub(super) fn rotary(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    let attributes: RotaryAttributes = lower.step.expect_attributes()?;
+    let ((x, input), (_, positions), (table, table_at), (_, output)) =
+        (lower.input(0)?, lower.input(1)?, lower.input(2)?, lower.output(0)?);
+    super::elements(&x)?;
+    if attributes.size > MOST_HEAD {
+        return Err(Refusal::Lacks("heads of more than 1024 channels"));
+    }
+    let arguments = arguments::Rotary {
+        input,
+        output,
+        positions,
+        table: table_at,
+        query_scale: lower.optional_address(3),
+        key_scale: lower.optional_address(4),
+        status: lower.status(),
+        heads: attributes.heads,
+        kv_heads: attributes.kv_heads,
+        size: attributes.size,
+        rotated: attributes.rotated,
+        interleaved: attributes.interleaved,
+        rows: small(table.dim(0))?,
+        epsilon: attributes.epsilon,
+        step: lower.index,
+    };
+    let heads = attributes.heads as usize + 2 * attributes.kv_heads as usize;
+    lower.call(&ROTARY, [x.dim(0), heads], arguments)
+}
+
+pub(super) fn cross_attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    let attributes: CrossAttentionAttributes = lower.step.expect_attributes()?;
+    let ((x, x_at), (new, fresh)) = (lower.input(0)?, lower.input(1)?);
+    let ((_, output), (keys, keys_at), (_, values_at)) =
+        (lower.output(0)?, lower.output(1)?, lower.output(2)?);
+    super::elements(&x)?;
+    if attributes.size as usize > MOST_CHANNELS {
+        return Err(Refusal::Lacks("heads of more than 512 channels"));
+    }
+    let arguments = CrossAttention {
+        x: x_at,
+        fresh,
+        keys: keys_at,
+        values: values_at,
+        output,
+        tokens: small(x.dim(0))?,
+        heads: attributes.heads,
+        kv_heads: attributes.kv_heads,
+        size: attributes.size,
+        positions: small(keys.dim(2))?,
+        scale: attributes.scale,
+    };
+    if new.elements() > 0 {
+        lower.call_elements(&CROSS_WRITE, super::elements(&keys)?, arguments)?;
+    }
+    lower.call(&CROSS_ATTENTION, [x.dim(0), attributes.heads as usize], arguments)
+}

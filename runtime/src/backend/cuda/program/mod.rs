@@ -1,0 +1,217 @@
+//! From steps to calls of kernels: which kernel, how many blocks, which arguments.
+//!
+//! [`LOWERINGS`] has a row for each operator and element type. What a step looks like has been checked by the
+//! CPU's operator of the same name before it comes here.
+
+mod attention;
+mod elementwise;
+mod integers;
+mod layers;
+mod layers_f32;
+mod moves;
+mod reductions;
+
+use super::arguments::Arguments;
+use super::kernels::Kernel;
+use super::memory::Bases;
+use crate::dtype::DType;
+use crate::error::StepErrorKind;
+use crate::format::{Field, Op};
+use crate::memory::Slot;
+use crate::ops::Step;
+
+/// Blocks along the second axis of a grid at most.
+const MAX_GRID_Y: usize = 65_535;
+
+/// A call of a kernel, of a function that isn't loaded yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) kernel: &'static Kernel,
+    pub(crate) grid: [u32; 3],
+    pub(crate) arguments: Vec<u8>,
+}
+
+/// Why a step has no calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It doesn't hold together.
+    Invalid(StepErrorKind),
+    /// Something that the kernels don't do.
+    Lacks(&'static str),
+}
+
+impl From<StepErrorKind> for Refusal {
+    fn from(kind: StepErrorKind) -> Refusal {
+        Refusal::Invalid(kind)
+    }
+}
+
+/// A step on its way to calls.
+pub(crate) struct Lower<'a> {
+    pub(crate) step: Step<'a>,
+    bases: Bases,
+    /// Its index.
+    index: u32,
+    /// Of the device.
+    architecture: [u32; 2],
+    calls: Vec<Call>,
+    /// Whether some kernel may find data out of range.
+    checks: bool,
+}
+
+impl<'a> Lower<'a> {
+    /// An input and its address.
+    fn input(&self, index: usize) -> Result<(Slot, u64), StepErrorKind> {
+        let slot = self.step.input(index)?;
+        Ok((slot, self.bases.address(&slot.place)))
+    }
+
+    /// Address of an input; 0 when it isn't there.
+    fn optional_address(&self, index: usize) -> u64 {
+        self.step.optional_input(index).map_or(0, |slot| self.bases.address(&slot.place))
+    }
+
+    /// An output and its address.
+    fn output(&self, index: usize) -> Result<(Slot, u64), StepErrorKind> {
+        let slot = self.step.output(index)?;
+        Ok((slot, self.bases.address(&slot.place)))
+    }
+
+    /// Where kernels report data out of range.
+    fn status(&mut self) -> u64 {
+        self.checks = true;
+        self.bases.status
+    }
+
+    /// Calls a kernel.
+    fn call<A: Arguments>(
+        &mut self,
+        kernel: &'static Kernel,
+        grid: [usize; 2],
+        arguments: A,
+    ) -> Result<(), Refusal> {
+        assert_eq!(kernel.arguments, A::NAME, "{}", kernel.name);
+        let [x, y] = grid;
+        if y > MAX_GRID_Y {
+            return Err(Refusal::Lacks("so many rows or groups"));
+        }
+        let x = u32::try_from(x).ok().filter(|x| *x <= i32::MAX as u32);
+        let x = x.ok_or(StepErrorKind::TooLarge)?;
+        if x == 0 || y == 0 {
+            return Ok(());
+        }
+        let mut bytes = vec![0; <A as Field>::SIZE];
+        arguments.write(&mut bytes);
+        self.calls.push(Call { kernel, grid: [x, y as u32, 1], arguments: bytes });
+        Ok(())
+    }
+
+    /// Calls a kernel whose threads have an element each.
+    fn call_elements<A: Arguments>(
+        &mut self,
+        kernel: &'static Kernel,
+        elements: u32,
+        arguments: A,
+    ) -> Result<(), Refusal> {
+        self.call(kernel, [elements.div_ceil(kernel.threads) as usize, 1], arguments)
+    }
+}
+
+/// A number that kernels have as 32 bits.
+fn small(number: usize) -> Result<u32, StepErrorKind> {
+    // Indices and their sums with a block's threads stay below 2³².
+    u32::try_from(number).ok().filter(|n| *n <= i32::MAX as u32).ok_or(StepErrorKind::TooLarge)
+}
+
+/// Elements of a tensor, as kernels count them.
+fn elements(slot: &Slot) -> Result<u32, StepErrorKind> {
+    small(slot.elements())
+}
+
+/// How the steps of an operator become calls.
+pub(crate) struct Lowering {
+    op: Op,
+    dtype: Option<DType>,
+    lower: fn(&mut Lower<'_>) -> Result<(), Refusal>,
+}
+
+const fn row(
+    op: Op,
+    dtype: Option<DType>,
+    lower: fn(&mut Lower<'_>) -> Result<(), Refusal>,
+) -> Lowering {
+    Lowering { op, dtype, lower }
+}
+
+/// What this backend has.
+pub(crate) static LOWERINGS: &[Lowering] = &[
+    row(Op::Conv2d, Some(DType::I8), layers::conv_i8),
+    row(Op::FullyConnected, Some(DType::I8), layers::fully_connected_i8),
+    row(Op::DepthwiseConv2d, Some(DType::I8), layers::depthwise_i8),
+    row(Op::Pool2d, Some(DType::I8), layers::pool_i8),
+    row(Op::Pool2d, Some(DType::F32), layers::pool_f32),
+    row(Op::Conv2d, Some(DType::F32), layers_f32::conv),
+    row(Op::FullyConnected, Some(DType::F32), layers_f32::fully_connected),
+    row(Op::DepthwiseConv2d, Some(DType::F32), layers_f32::depthwise),
+    row(Op::MatMul, Some(DType::F32), layers_f32::matmul),
+    row(Op::Embedding, Some(DType::F32), layers_f32::embedding),
+    row(Op::Attention, Some(DType::F32), attention::attention),
+    row(Op::CachedAttention, Some(DType::F32), attention::cached_attention),
+    row(Op::CrossAttention, Some(DType::F32), attention::cross_attention),
+    row(Op::Rotary, Some(DType::F32), attention::rotary),
+    row(Op::Softmax, Some(DType::I8), reductions::softmax_i8),
+    row(Op::Softmax, Some(DType::F32), reductions::softmax_f32),
+    row(Op::Reduce, Some(DType::I8), reductions::reduce_i8),
+    row(Op::Reduce, Some(DType::F32), reductions::reduce_f32),
+    row(Op::Normalize, Some(DType::F32), reductions::normalize),
+    row(Op::Binary, Some(DType::F32), elementwise::binary_f32),
+    row(Op::Unary, Some(DType::F32), elementwise::unary_f32),
+    row(Op::Gated, Some(DType::F32), elementwise::gated),
+    row(Op::Binary, Some(DType::I8), elementwise::binary_i8),
+    row(Op::Binary, Some(DType::I32), integers::binary),
+    row(Op::Binary, Some(DType::I64), integers::binary),
+    row(Op::Binary, Some(DType::Bool), integers::binary),
+    row(Op::Compare, Some(DType::F32), integers::compare),
+    row(Op::Compare, Some(DType::I8), integers::compare),
+    row(Op::Compare, Some(DType::U8), integers::compare),
+    row(Op::Compare, Some(DType::I32), integers::compare),
+    row(Op::Compare, Some(DType::I64), integers::compare),
+    row(Op::Compare, Some(DType::Bool), integers::compare),
+    row(Op::Unary, Some(DType::Bool), integers::unary_bool),
+    row(Op::ArgReduce, Some(DType::F32), integers::arg_reduce),
+    row(Op::ArgReduce, Some(DType::I32), integers::arg_reduce),
+    row(Op::ArgReduce, Some(DType::I64), integers::arg_reduce),
+    row(Op::Where, None, integers::choose),
+    row(Op::Cast, None, integers::cast),
+    row(Op::Lut, Some(DType::I8), elementwise::lut_i8),
+    row(Op::Quantize, Some(DType::I8), elementwise::quantize_i8),
+    row(Op::Quantize, Some(DType::U8), elementwise::quantize_u8),
+    row(Op::Dequantize, Some(DType::I8), elementwise::dequantize_i8),
+    row(Op::Dequantize, Some(DType::U8), elementwise::dequantize_u8),
+    row(Op::Copy, None, moves::copy),
+    row(Op::Slice, None, moves::slice),
+    row(Op::Transpose, None, moves::transpose),
+    row(Op::Expand, None, moves::expand),
+    row(Op::Concat, None, moves::concat),
+    row(Op::Pad, None, moves::pad),
+    row(Op::Gather, None, moves::gather),
+];
+
+/// The calls of a step, and whether some kernel may find data out of range.
+pub(crate) fn lower(
+    op: u16,
+    dtype: Option<DType>,
+    index: u32,
+    step: Step<'_>,
+    bases: Bases,
+    architecture: [u32; 2],
+) -> Option<Result<(Vec<Call>, bool), Refusal>> {
+    let mut outputs = (0..step.output_count()).filter_map(|index| step.optional_output(index));
+    let nothing = outputs.all(|y| y.elements() == 0);
+    let lowering = LOWERINGS.iter().find(|row| row.op as u16 == op && row.dtype == dtype)?;
+    if nothing {
+        return Some(Ok((Vec::new(), false)));
+    }
+    let mut lower = Lower { step, bases, index, architecture, calls: Vec::new(), checks: false };
+    Some((lowering.lower)(&mut lower).map(|()| (lower.calls, lower.checks)))
+}

@@ -1,0 +1,107 @@
+//! Operators on the kernels compiled for the host, beside the CPU: those below, which use every kernel, and each
+//! case that a test of an operator runs.
+
+use std::sync::{Arc, OnceLock};
+
+use super::device::Device;
+use super::driver::Command;
+use super::emulation::Emulation;
+use super::error::Error;
+use super::session::{Options, Session};
+use crate::dtype::DType;
+use crate::error::SessionError;
+use crate::model::Model;
+use crate::ops::testing::Case;
+
+/// Floats may differ by so much of the largest magnitude of the CPU's result: sums of both are within a few hundred
+/// roundings of the exact ones in these small cases.
+const TOLERANCE: f32 = 3e-5;
+
+/// What cases run on: the device of [`Device::for_tests`]; when that is the host, another with the threads of a block in the other
+/// order. `None` where there is no compiler.
+pub(crate) fn devices() -> Option<&'static [Device]> {
+    static DEVICES: OnceLock<Option<Vec<Device>>> = OnceLock::new();
+    let devices = DEVICES.get_or_init(|| {
+        let first = match Device::for_tests() {
+            Ok(device) => device,
+            Err(Error::Compile { log, .. }) if log.contains("No such file") => {
+                eprintln!("SKIPPED: kernels on the host, which need a C++ compiler: {log}");
+                return None;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let emulated = Device::emulated().is_ok_and(|host| host.properties() == first.properties());
+        let backwards = emulated.then(|| {
+            let driver = Emulation::open().expect("it was just opened").backwards();
+            Device::over(Arc::new(driver)).expect("new enough")
+        });
+        Some([first].into_iter().chain(backwards).collect())
+    });
+    devices.as_deref()
+}
+
+/// The outputs of a case on the host's kernels, and the names of the kernels that ran.
+fn run(
+    case: &Case,
+    model: Model<'_>,
+    device: &Device,
+) -> Result<(Vec<Vec<u8>>, Vec<&'static str>), Error> {
+    let mut session = Session::new(model, device, Options::default())?;
+    for (index, bytes) in case.fed().enumerate() {
+        session.set_input_bytes(index, bytes)?;
+    }
+    session.run()?;
+    let count = 1 + case.more_outputs.iter().flatten().count();
+    let outputs = (0..count).map(|at| session.output_bytes(at).expect("output").to_vec());
+    let outputs = outputs.collect();
+    let names = session.commands_for_test().iter().filter_map(|command| match command {
+        Command::Launch(launch) => Some(launch.kernel.name),
+        _ => None,
+    });
+    Ok((outputs, names.collect()))
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+/// Runs what the CPU ran, if this backend has it, and compares: integers to the bit, errors exactly.
+pub(crate) fn compare(
+    case: &Case,
+    model: Model<'_>,
+    cpu: Result<&[Vec<u8>], &SessionError>,
+) -> Vec<&'static str> {
+    let Some(devices) = devices() else { return vec![] };
+    let mut launched = vec![];
+    for device in devices {
+        let (outputs, names) = match (run(case, model, device), cpu) {
+            (Ok(ran), Ok(_)) => ran,
+            (Err(Error::Missing(_)), _) => return vec![],
+            (Err(Error::Session(got)), Err(want)) => {
+                assert_eq!(got, *want);
+                continue;
+            }
+            (Ok(_), Err(want)) => panic!("the CPU refuses: {want}"),
+            (Err(error), _) => panic!("{error}"),
+        };
+        launched = names;
+        let all = [&case.output].into_iter().chain(case.more_outputs.iter().flatten());
+        for ((got, want), tensor) in outputs.iter().zip(cpu.unwrap()).zip(all) {
+            if tensor.dtype != DType::F32 {
+                assert_eq!(got, want, "{launched:?}");
+                continue;
+            }
+            let (got, want) = (floats(got), floats(want));
+            let largest = want
+                .iter()
+                .filter(|x| x.is_finite())
+                .fold(f32::MIN_POSITIVE, |m, x| m.max(x.abs()));
+            for (index, (g, w)) in got.iter().zip(&want).enumerate() {
+                let same = g == w || (g.is_nan() && w.is_nan());
+                let close = (g - w).abs() <= TOLERANCE * largest;
+                assert!(same || close, "{launched:?}, element {index}: {g} instead of {w}");
+            }
+        }
+    }
+    launched
+}
