@@ -229,8 +229,8 @@ impl Session<'_> {
         }
     }
 
-    /// The first cache that starts at this byte of the states or behind it: keys or values of an attention step,
-    /// `[sequences, heads, positions, channels]`.
+    /// The first cache that starts at this byte of the states or behind it: keys, values or their scales of an attention step,
+    /// `[sequences, heads, positions, …]`.
     fn cache_from(&self, at: usize, positions: u32) -> Option<Cache> {
         let model = self.model();
         let results = model.steps().filter(|step| step.op == Op::CachedAttention as u16);

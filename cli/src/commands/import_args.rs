@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use whit_convert::import::{DimChoice, ImportOptions, InputLayout, Pooling};
+use whit_convert::import::{DimChoice, ImportOptions, InputLayout, KvCache, Pooling};
 use whit_convert::tensor::Tensor;
 
 use crate::data::read_npy_file;
@@ -26,10 +26,21 @@ pub(super) struct ImportArgs {
     /// Positions, of prompt and answer together, that a decoder has room for; without, the model's own number, at most 4096
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    /// How a decoder keeps the keys and values of its context: q8 takes about half of the memory
+    #[arg(long, value_enum, default_value_t = KvCacheArg::F16)]
+    kv_cache: KvCacheArg,
     /// How the vectors of a text's tokens become one, for encoders of text; without, what the files of
     /// sentence-transformers beside the model say
     #[arg(long, value_enum)]
     pooling: Option<PoolingArg>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KvCacheArg {
+    /// 16-bit floats
+    F16,
+    /// Integers of 8 bits, 32 of which share a scale
+    Q8,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -65,6 +76,10 @@ impl ImportArgs {
             input_values: input_values.collect::<Result<_>>()?,
             pad_boxes: self.pad_boxes,
             context: self.context,
+            kv_cache: match self.kv_cache {
+                KvCacheArg::F16 => KvCache::F16,
+                KvCacheArg::Q8 => KvCache::Q8,
+            },
             pooling: self.pooling.map(PoolingArg::pooling),
         })
     }

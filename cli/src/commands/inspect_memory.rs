@@ -27,7 +27,7 @@ pub(super) struct Memory {
     threads: usize,
 }
 
-/// Bytes of the keys and values that steps keep.
+/// Bytes of the keys and values that steps keep, scales included.
 fn cache_bytes(model: &Model<'_>) -> u64 {
     let steps = model.steps().filter(|step| step.op == Op::CachedAttention as u16);
     let caches = steps.flat_map(|step| {

@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::error::ImportError;
-use crate::graph::Graph;
+use crate::graph::{Graph, Node, Op};
 use crate::tensor::Tensor;
 
 mod builder;
@@ -38,8 +38,20 @@ pub struct ImportOptions {
     pub pad_boxes: bool,
     /// Positions that a decoder keeps keys and values for; at most 4096 of the model's own number without.
     pub context: Option<usize>,
+    /// How a decoder keeps keys and values.
+    pub kv_cache: KvCache,
     /// How an encoder's vectors of tokens become one of the text; as the model's files say without.
     pub pooling: Option<Pooling>,
+}
+
+/// How a decoder keeps the keys and values of its context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvCache {
+    /// In f16.
+    #[default]
+    F16,
+    /// In i8, with a scale in f16 for every 32: 53 % of the bytes.
+    Q8,
 }
 
 /// How the vectors of a text's tokens become one.
@@ -92,7 +104,16 @@ pub enum InputLayout {
 /// [`ImportError::Format`] for a file in another format, and whatever [`onnx::import_onnx`],
 /// [`tflite::import_tflite`] or [`transformers::import_transformers`] returns.
 pub fn import_file(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Graph, ImportError> {
-    let path = path.as_ref();
+    let graph = import_any(path.as_ref(), options)?;
+    let keeps = |node: &Node| matches!(node.op, Op::CachedAttention(_));
+    if options.kv_cache != KvCache::F16 && !graph.nodes.iter().any(keeps) {
+        let problem = "the model keeps no keys and values of a context: leave --kv-cache out";
+        return Err(ImportError::Model(problem.to_owned()));
+    }
+    Ok(graph)
+}
+
+fn import_any(path: &Path, options: &ImportOptions) -> Result<Graph, ImportError> {
     if path.is_dir() {
         return transformers::import_transformers(path, options);
     }

@@ -78,7 +78,8 @@ fn outputs(op: &Op) -> usize {
     match op {
         Op::Pool(pool) if pool.kind == PoolKind::Max => 2,
         Op::Recurrent(layer) if layer.kind == RecurrentKind::Lstm => 3,
-        Op::QuantizedLstm(_) | Op::CachedAttention(_) | Op::CrossAttention(_) => 3,
+        Op::QuantizedLstm(_) | Op::CrossAttention(_) => 3,
+        Op::CachedAttention(_) => 5,
         Op::Recurrent(_) => 2,
         Op::TopK { .. } => 2,
         _ => 1,
@@ -101,7 +102,7 @@ fn arity(op: &Op) -> (usize, usize) {
         Op::Attention(_) => (3, 4),
         Op::Embedding { .. } => (2, 2),
         Op::Rotary(_) => (3, 5),
-        Op::CachedAttention(_) => (4, 5),
+        Op::CachedAttention(_) => (4, 7),
         Op::CrossAttention(_) => (4, 4),
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
@@ -256,8 +257,13 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
             let Heads { heads, size, .. } = attention.heads;
             expect(of_heads(x, &attention.heads) && inputs[1] == &x[..1] && inputs[2].len() == 4)?;
             expect(y.len() == 2 && y[0] == x[0] && y[1].is((heads * size) as i64))?;
-            let caches = node.outputs[1..].iter().all(|id| shape(*id) == inputs[2]);
-            expect(inputs[2] == inputs[3] && node.outputs.len() == 3 && caches)
+            // Keys and values, and in q8 their scales.
+            let kept = node.outputs.len() - 1;
+            expect(matches!(kept, 2 | 4) && inputs.len() >= 2 + kept)?;
+            let caches = node.outputs[1..].iter().zip(&inputs[2..]);
+            expect(inputs[2] == inputs[3] && caches.into_iter().all(|(id, x)| shape(*id) == *x))?;
+            let rows = |x: &[Dim]| x.len() == 4 && x[..3] == inputs[2][..3];
+            expect(inputs[2..2 + kept].iter().all(|x| rows(x)))
         }
         Op::CrossAttention(attention) => {
             let Heads { heads, kv_heads, size } = attention.heads;

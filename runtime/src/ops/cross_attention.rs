@@ -11,6 +11,7 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{CrossAttentionAttributes, Op};
 use crate::isa::Isa;
+use crate::kernels::attention_kept::Halves;
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::attention::Scores;
 use crate::ops::cached_attention::{CachedAttention, Kernels, Sizes};
@@ -107,11 +108,11 @@ fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind>
         channels: sizes.heads * sizes.size,
         x: typed(x, 0)?,
         places: None,
-        keys,
-        values,
+        keys: Halves::new(sizes.size, keys),
+        values: Halves::new(sizes.size, values),
         window: usize::MAX,
         to: Scores { scale: a.scale, softcap: 0.0, zero_rows: false },
-        kernels: Kernels::of(Isa::ALL[ISA]),
+        kernels: Kernels::f16(Isa::ALL[ISA]),
     };
     #[cfg(feature = "std")]
     if let Some(crew) = crew {

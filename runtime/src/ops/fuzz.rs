@@ -401,6 +401,12 @@ fn of_a_decoder(case: &mut Case, random: &mut Random) {
             }
             case.output = shape(DType::F32, &[tokens, heads * size]);
             case.more_outputs = vec![cache(), cache()];
+            if case.variant == Some(DType::I8) {
+                let scales =
+                    || shape(DType::F16, &[sequences, kv_heads, positions, size.div_ceil(32)]);
+                let numbers = || shape(DType::I8, &[sequences, kv_heads, positions, size]);
+                case.more_outputs = [numbers(), numbers(), scales(), scales()].map(Some).to_vec();
+            }
             let window = random.below(4);
             let (scale, softcap, reserved) = (0.5, random.below(2) as f32, [0; 2]);
             CachedAttentionAttributes { heads, kv_heads, size, window, scale, softcap, reserved }

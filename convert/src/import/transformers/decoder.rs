@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use whit::DType;
+use whit::format::Q8_GROUP;
 
 use super::blocks::{Block, Blocks, Input};
 use super::config::Config;
@@ -13,6 +14,7 @@ use crate::graph::{
     CachedAttention, Clamp, CrossAttention, Heads, MatMul, NormKind, Op, Rotary, State, UnaryKind,
     ValueId,
 };
+use crate::import::KvCache;
 use crate::tensor::Tensor;
 
 /// Tokens of a run at most, unless the caller chose otherwise.
@@ -290,9 +292,18 @@ impl Decoder {
             scale: self.scale,
             softcap: self.softcap,
         });
-        let states = [of("keys"), of("values")];
+        let states = match blocks.options.kv_cache {
+            KvCache::F16 => [("keys", DType::F16, size), ("values", DType::F16, size)].to_vec(),
+            KvCache::Q8 => {
+                let groups = size.div_ceil(Q8_GROUP);
+                let rows = [("keys", DType::I8, size), ("values", DType::I8, size)];
+                let scales =
+                    [("key_scales", DType::F16, groups), ("value_scales", DType::F16, groups)];
+                [rows, scales].concat()
+            }
+        };
         let y =
-            self.over_states(blocks, &of("attention"), op, [qkv, positions], states, context)?;
+            self.over_states(blocks, &of, ("attention", op), &[qkv, positions], &states, context)?;
         let output = of(names.output);
         let y = self.linear(blocks, y, &output, heads * size, self.width)?;
         let mut x = self.joined(blocks, x, y, &output, names.attention_post_norm.map(of))?;
@@ -332,35 +343,39 @@ impl Decoder {
         let new = blocks.linears(cross.encoded, &of("encoder_kv"), &modules, self.width)?;
         let positions = blocks.shape(new)[1].as_const().expect("an encoder's rows are fixed");
         let op = Op::CrossAttention(CrossAttention { heads: self.heads, scale: self.scale });
-        let states = [of("encoder_keys"), of("encoder_values")];
-        let name = of("encoder_attention");
-        let y = self.over_states(blocks, &name, op, [q, new], states, positions as usize)?;
+        let states = [("encoder_keys", DType::F16, size), ("encoder_values", DType::F16, size)];
+        let op = ("encoder_attention", op);
+        let y = self.over_states(blocks, of, op, &[q, new], &states, positions as usize)?;
         let output = of(cross.output);
         let y = self.linear(blocks, y, &output, heads * size, self.width)?;
         self.joined(blocks, x, y, &output, None)
     }
 
-    /// Attention over keys and values in states of these names, which it changes, with so many positions.
+    /// Attention that changes states, which have these names, types and numbers for each head and each of so many positions.
     fn over_states(
         &self,
         blocks: &mut Blocks<'_>,
-        name: &str,
-        op: Op,
-        [x, other]: [ValueId; 2],
-        states: [String; 2],
+        of: &dyn Fn(&str) -> String,
+        (name, op): (&str, Op),
+        operands: &[ValueId],
+        states: &[(&'static str, DType, usize)],
         positions: usize,
     ) -> Block {
         let Heads { heads, kv_heads, size } = self.heads;
-        let cache = [1, kv_heads, positions, size].map(Dim::from).to_vec();
-        let states = states.map(|name| {
-            (blocks.builder.graph.add_value(name.clone(), DType::F16, cache.clone()), name)
-        });
-        let y = vec![blocks.shape(x)[0].clone(), Dim::from(heads * size)];
-        let results = [(DType::F32, y), (DType::F16, cache.clone()), (DType::F16, cache)];
-        let operands = [x, other, states[0].0, states[1].0].map(Some);
-        let made = blocks.at(name, |c| c.b.emit_several(c.node, "", op, &operands, &results))?;
-        for ((read, name), next) in states.into_iter().zip(&made[1..]) {
-            let state = State { name, read, next: *next, initial: None };
+        let y = vec![blocks.shape(operands[0])[0].clone(), Dim::from(heads * size)];
+        let mut results = vec![(DType::F32, y)];
+        let mut operands: Vec<_> = operands.iter().copied().map(Some).collect();
+        for (name, dtype, width) in states {
+            let shape = [1, kv_heads, positions, *width].map(Dim::from).to_vec();
+            let read = blocks.builder.graph.add_value(of(name), *dtype, shape.clone());
+            operands.push(Some(read));
+            results.push((*dtype, shape));
+        }
+        let made =
+            blocks.at(&of(name), |c| c.b.emit_several(c.node, "", op, &operands, &results))?;
+        let reads = operands[operands.len() - states.len()..].iter().copied().flatten();
+        for ((read, (name, ..)), next) in reads.zip(states).zip(&made[1..]) {
+            let state = State { name: of(name), read, next: *next, initial: None };
             blocks.builder.graph.states.push(state);
         }
         Ok(made[0])
