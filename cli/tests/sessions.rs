@@ -129,7 +129,7 @@ fn drafts_that_do_not_fit_are_refused() {
     let folder = Folder::new("drafts-bad");
     let path = llama(&folder, "three.whit", 3, &[]);
     let with = |draft: &str, parts: &[&str]| {
-        fail(&["generate", path, "--prompt", "a", "--draft", draft], parts)
+        fail(&["generate", &path, "--prompt", "a", "--draft", draft], parts)
     };
     with("absent.whit", &["absent.whit"]);
     let renamed = common::alphabet::tokenizer().replace("<end>", "<fin>");
@@ -142,5 +142,5 @@ fn drafts_that_do_not_fit_are_refused() {
         ],
     );
     // The same tokens do, whatever the model.
-    succeed(&["generate", path, "--prompt", "a", "--draft", &whole(&folder), "--max-tokens", "5"]);
+    succeed(&["generate", &path, "--prompt", "a", "--draft", &whole(&folder), "--max-tokens", "5"]);
 }

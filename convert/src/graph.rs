@@ -527,7 +527,8 @@ pub enum Op {
     CachedAttention(CachedAttention),
     /// Attention of tokens over all positions of another sequence. Inputs: x `[tokens, heads · size]`; its new keys and values
     /// `[0 or 1, positions, 2 · kv heads · size]`; kept keys and values (f16) `[1, kv heads, positions, size]`, which are states.
-    /// Outputs: `[tokens, heads · size]`; the keys and values, new if there are new ones, which the states become.
+    /// Optional: chosen heads (i32). Outputs: `[tokens, heads · size]`; the keys and values, new if there are new ones, which the states
+    /// become; with chosen heads their weights `[tokens, chosen, positions]`.
     CrossAttention(CrossAttention),
     /// `f(x[…, i]) · x[…, n + i]`, the last axis being gates, then values.
     Gated {

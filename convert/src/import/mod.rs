@@ -38,8 +38,12 @@ pub struct ImportOptions {
     pub pad_boxes: bool,
     /// Positions that a decoder keeps keys and values for; at most 4096 of the model's own number without.
     pub context: Option<usize>,
+    /// Sequences that a decoder keeps keys and values of, one without.
+    pub sequences: Option<usize>,
     /// How a decoder keeps keys and values.
     pub kv_cache: KvCache,
+    /// A model of speech tells which sound a token attends to, for times of words.
+    pub word_times: bool,
     /// How an encoder's vectors of tokens become one of the text; as the model's files say without.
     pub pooling: Option<Pooling>,
 }
@@ -65,6 +69,12 @@ pub enum Pooling {
     Cls,
     /// The largest of each element.
     Max,
+    /// Their sum over the square root of their number.
+    MeanSqrt,
+    /// Their mean, weighted by their positions from 1 on.
+    WeightedMean,
+    /// That of the last token.
+    Last,
 }
 
 impl Pooling {
@@ -75,6 +85,9 @@ impl Pooling {
             Pooling::Mean => "mean",
             Pooling::Cls => "cls",
             Pooling::Max => "max",
+            Pooling::MeanSqrt => "mean-sqrt",
+            Pooling::WeightedMean => "weighted-mean",
+            Pooling::Last => "last",
         }
     }
 }
@@ -106,9 +119,21 @@ pub enum InputLayout {
 pub fn import_file(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Graph, ImportError> {
     let graph = import_any(path.as_ref(), options)?;
     let keeps = |node: &Node| matches!(node.op, Op::CachedAttention(_));
-    if options.kv_cache != KvCache::F16 && !graph.nodes.iter().any(keeps) {
-        let problem = "the model keeps no keys and values of a context: leave --kv-cache out";
-        return Err(ImportError::Model(problem.to_owned()));
+    let asked = [
+        ("--kv-cache", options.kv_cache != KvCache::F16),
+        ("--sequences", options.sequences.is_some()),
+    ];
+    if let Some((option, _)) = asked.into_iter().find(|(_, is_asked)| *is_asked)
+        && !graph.nodes.iter().any(keeps)
+    {
+        let problem =
+            format!("the model keeps no keys and values of a context: leave {option} out");
+        return Err(ImportError::Model(problem));
+    }
+    let hears = |node: &Node| matches!(node.op, Op::CrossAttention(_));
+    if options.word_times && !graph.nodes.iter().any(hears) {
+        let problem = "the model writes down no speech: leave --word-times out".to_owned();
+        return Err(ImportError::Model(problem));
     }
     Ok(graph)
 }

@@ -492,6 +492,24 @@ impl<K: Kept + Send + Sync> CachedAttention<'_, K> {
         }
     }
 
+    /// How much each token attends to each position that it sees, of some heads: `[tokens, chosen heads, positions]`, where all
+    /// positions are seen. They are few, so they are computed besides.
+    pub(super) fn weights(&self, chosen: &[i32], weights: &mut [f32]) {
+        let Sizes { heads, kv_heads, size, context, .. } = self.sizes;
+        let rows =
+            self.x.chunks_exact(self.channels).flat_map(|x| chosen.iter().map(move |h| (x, *h)));
+        for ((x, head), weights) in rows.zip(weights.chunks_exact_mut(context)) {
+            let head = head as usize;
+            (self.kernels.kept.scores)(&mut attention_kept::Scores {
+                queries: &x[head * size..][..size],
+                keys: self.rows(self.keys, 0, head / (heads / kv_heads), 0..context),
+                scores: weights,
+            });
+            let factor = attention::weights(weights, None, self.to, self.kernels.exponentials);
+            weights.iter_mut().for_each(|weight| *weight *= factor);
+        }
+    }
+
     /// Tokens that follow one another; a row of `block` has the channels of the heads.
     fn block(
         &self,

@@ -157,15 +157,9 @@ fn tokens_attend_to_their_own_past() {
         let x = random.f32s(form.places.len() * channels(&form.a));
         let want = expected(form, &x);
         for isa in Isa::available() {
-            let of = |threads| {
-                let case = case(form, &x, form.sequences > 1);
-                let (outputs, _) = case.run_threads(Some(isa), threads).expect("accepted");
-                let floats = outputs[0].chunks_exact(4);
-                floats.map(|v| f32::from_le_bytes(v.try_into().unwrap())).collect::<Vec<f32>>()
-            };
             println!("{index} {isa}");
-            assert_close(&of(1), &want, TOLERANCE);
-            assert_eq!(of(1), of(3), "threads");
+            let got = case(form, &x, form.sequences > 1).floats_of_threads(isa);
+            assert_close(&got[0], &want, TOLERANCE);
         }
     }
 }

@@ -119,7 +119,8 @@ pub(super) fn cross_attention(
     over_states(builder, node, (StepOp::CrossAttention, DType::F32), attributes, heads * size)
 }
 
-/// A step that writes keys and values into the states where they lie: the inputs from 2 on, which become the outputs from 1 on.
+/// A step that writes keys and values into the states where they lie: inputs from 2 on, which become outputs from 1 on. Other outputs
+/// follow these.
 fn over_states(
     builder: &mut Builder<'_>,
     node: &Node,
@@ -127,8 +128,9 @@ fn over_states(
     attributes: impl Field,
     width: usize,
 ) -> Result<(), PlanError> {
-    let kept = node.outputs.len() - 1;
-    for (index, next) in node.outputs.iter().copied().enumerate().skip(1) {
+    let is_next = |id: &&ValueId| builder.graph.states.iter().any(|state| state.next == **id);
+    let kept = node.outputs[1..].iter().take_while(is_next).count().max(2);
+    for (index, next) in node.outputs.iter().copied().enumerate().skip(1).take(kept) {
         let cache = builder.input(node, index + 1)?;
         let is_state = |state: &crate::graph::State| state.read == cache && state.next == next;
         if !builder.graph.states.iter().any(is_state) {
