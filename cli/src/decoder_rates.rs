@@ -1,4 +1,5 @@
-//! Rates of a decoder in llama-bench's terms: tokens per second of a prompt, and of tokens one by one.
+//! Rates of a decoder in llama-bench's terms: tokens per second of a prompt, of tokens one by one, and of several sequences' tokens
+//! one by one.
 
 use std::time::Instant;
 
@@ -15,6 +16,9 @@ const PROMPT: usize = 512;
 /// Tokens one by one.
 const GENERATED: usize = 128;
 
+/// Numbers of sequences at once, of models that have as many; and as many as a model has.
+const SEQUENCES: [usize; 2] = [4, 8];
+
 /// Rounds, of which the median counts.
 const ROUNDS: usize = 3;
 
@@ -24,6 +28,8 @@ pub(crate) struct Rates {
     generated: usize,
     prompt_rate: f64,
     generation_rate: f64,
+    /// Sequences at once, and the tokens per second of all of them together.
+    parallel: Vec<(usize, f64)>,
 }
 
 impl Rates {
@@ -42,6 +48,11 @@ impl Rates {
         let tokens: Vec<i32> = (0..prompt as i32).map(|at| at % 2).collect();
         let positions: Vec<i32> = (0..prompt as i32).collect();
         let batch = decoder.batch().max(1);
+        let most = decoder.sequences().min(decoder.rows()).min(batch);
+        let mut counts: Vec<usize> =
+            SEQUENCES.into_iter().chain([most]).filter(|n| (2..=most).contains(n)).collect();
+        counts.dedup();
+        let mut parallels: Vec<_> = counts.iter().map(|_| Vec::new()).collect();
         let (mut prompts, mut generations) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let begin = Instant::now();
@@ -54,26 +65,43 @@ impl Rates {
                 decoder.forward(&tokens[at..=at], &positions[at..=at], &[0])?;
             }
             generations.push(generated as f64 / begin.elapsed().as_secs_f64());
+            for (count, rates) in counts.iter().zip(&mut parallels) {
+                let sequences: Vec<i32> = (0..*count as i32).collect();
+                let begin = Instant::now();
+                for at in 0..generated {
+                    let (tokens, positions) = (vec![tokens[at]; *count], vec![at as i32; *count]);
+                    decoder.forward_in(&sequences, &tokens, &positions, &sequences)?;
+                }
+                rates.push((count * generated) as f64 / begin.elapsed().as_secs_f64());
+            }
         }
         let median = |mut rates: Vec<f64>| {
             rates.sort_by(f64::total_cmp);
             rates[rates.len() / 2]
         };
         let (prompt_rate, generation_rate) = (median(prompts), median(generations));
-        Ok(Some(Rates { prompt, generated, prompt_rate, generation_rate }))
+        let parallel = counts.into_iter().zip(parallels.into_iter().map(median)).collect();
+        Ok(Some(Rates { prompt, generated, prompt_rate, generation_rate, parallel }))
     }
 
-    /// Keys such as `pp512` and `tg128`, in tokens per second.
+    /// Keys such as `pp512`, `tg128` and `tg128x4`, in tokens per second.
     pub(crate) fn add_to(&self, object: &mut Value) {
         object[format!("pp{}", self.prompt)] = json!(self.prompt_rate);
         object[format!("tg{}", self.generated)] = json!(self.generation_rate);
+        for (count, rate) in &self.parallel {
+            object[format!("tg{}x{count}", self.generated)] = json!(rate);
+        }
     }
 
-    /// `pp512 608.6 tokens/s   tg128 251.0 tokens/s`.
+    /// `pp512 608.6 tokens/s   tg128 251.0 tokens/s`, and `4 at once 702.0 tokens/s` of a model of four sequences.
     pub(crate) fn text(&self) -> String {
-        let Rates { prompt, generated, prompt_rate, generation_rate } = self;
-        format!(
+        let Rates { prompt, generated, prompt_rate, generation_rate, parallel } = self;
+        let mut text = format!(
             "pp{prompt} {prompt_rate:.1} tokens/s   tg{generated} {generation_rate:.1} tokens/s"
-        )
+        );
+        for (count, rate) in parallel {
+            text += &format!("   {count} at once {rate:.1} tokens/s");
+        }
+        text
     }
 }

@@ -121,13 +121,31 @@ pub(crate) fn tensor_info<'a>(model: &Model<'a>, tensor: usize) -> Option<Tensor
     })
 }
 
+/// Whether the first axes of inputs are different dimensions, so that none is the batch: tokens, and rows of logits.
+pub(crate) fn has_no_batch(infos: &[TensorInfo<'_>]) -> bool {
+    let first = |info: &TensorInfo<'_>| info.dims.first().cloned();
+    let mut symbols = infos.iter().filter_map(first).filter(|(min, max, _)| min != max);
+    let Some((_, _, name)) = symbols.next() else { return false };
+    symbols.any(|(_, _, other)| other != name)
+}
+
 /// The inputs as the data has to fit them: a first axis that can be 1 is the batch.
 pub(crate) fn input_specs(model: &Model<'_>) -> Vec<InputSpec> {
+    specs(model, true)
+}
+
+/// The inputs as the data of one run has to fit them, with all of their axes.
+pub(crate) fn whole_input_specs(model: &Model<'_>) -> Vec<InputSpec> {
+    specs(model, false)
+}
+
+fn specs(model: &Model<'_>, has_batch: bool) -> Vec<InputSpec> {
     model
         .inputs()
         .filter_map(|tensor| {
             let info = tensor_info(model, tensor)?;
-            let skip = usize::from(info.dims.first().is_some_and(|(min, _, _)| *min == 1));
+            let is_batch = info.dims.first().is_some_and(|(min, _, _)| *min == 1);
+            let skip = usize::from(has_batch && is_batch);
             let sample_shape = info.dims[skip..]
                 .iter()
                 .map(|(min, max, _)| {

@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Folder, example, fail, json, npy, npy_f32, succeed, text, whit};
+use common::llama::llama;
+use common::{Folder, example, fail, json, npy, npy_f32, npy_i64, succeed, text, whit};
 use serde_json::Value;
 
 /// Type, shape text and data of an .npy file.
@@ -167,6 +168,33 @@ fn run_writes_arrays() {
     succeed(&["run", &model, "--input", &input, "--output", &out, "--raw", "--isa", "scalar"]);
     let fastest = read_npy(&folder.path("three-raw/probabilities.npy"));
     assert_eq!(read_npy(&format!("{out}/probabilities.npy")), fastest);
+}
+
+#[test]
+fn run_takes_inputs_that_have_no_batch_in_common() {
+    let folder = Folder::new("run-decoder");
+    let model = llama(&folder, "one.whit", 1, &[]);
+    let run = |name: &str, shapes: [&[usize]; 3], rows: &[i64]| {
+        let tokens: Vec<i64> = (0..5).collect();
+        let mut arguments = vec!["run".to_owned(), model.clone()];
+        for (input, shape, values) in [
+            ("tokens", shapes[0], &tokens[..]),
+            ("positions", shapes[1], &tokens),
+            ("rows", shapes[2], rows),
+        ] {
+            let file = folder.write(&format!("{input}.npy"), &npy_i64(shape, values));
+            arguments.extend(["--input".to_owned(), format!("{input}={file}")]);
+        }
+        let out = folder.path(name);
+        arguments.extend(["--output".to_owned(), out.clone()]);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        succeed(&arguments);
+        read_npy(&format!("{out}/logits.npy"))
+    };
+    let (header, both) = run("whole", [&[5], &[5], &[2]], &[1, 4]);
+    assert!(header.contains("(2, 257)"), "{header}");
+    assert_eq!(both.len(), 2 * 257 * 4);
+    assert_eq!(run("sample", [&[1, 5], &[1, 5], &[1, 2]], &[1, 4]), (header, both));
 }
 
 #[test]

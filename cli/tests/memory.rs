@@ -25,6 +25,12 @@ fn memory_is_known_before_the_first_token() {
         (&whole["arena_bytes"], &whole["state_bytes"]),
         (&found["arena_bytes"], &found["kv_cache_bytes"])
     );
+    // In q8 a head's 8 channels have a byte each, and a scale of two bytes.
+    let q8 = llama(&folder, "q8.whit", 3, &["--context", "80", "--kv-cache", "q8"]);
+    let of_q8 = json(&["inspect", &q8, "--context", "20"]);
+    assert_eq!(of_q8["kv_cache_bytes_per_token"], 3 * 2 * (8 + 2));
+    assert_eq!(of_q8["kv_cache_bytes"], 80 * 3 * 2 * (8 + 2));
+
     // As much as a session says that it holds.
     let opened = whit::ModelFile::open(&path).expect("a file");
     let model = opened.model().expect("a model");

@@ -2,12 +2,11 @@
 
 mod common;
 
-use common::{Folder, command, example, fail, json, succeed, text, usage, whit};
+use common::{Folder, command, example, fail, json, succeed, table, text, usage, whit};
 use serde_json::{Map, Value, json};
 use whit::DType;
 use whit_convert::dim::{Dim, Symbol};
-use whit_convert::graph::{Graph, Node, Op};
-use whit_convert::pipeline::{ConvertOptions, convert};
+use whit_convert::graph::{Node, Op};
 use whit_convert::tensor::Tensor;
 
 /// Special tokens behind the 256 bytes, in Whisper's order.
@@ -82,42 +81,49 @@ fn next(token: usize) -> Vec<usize> {
     }
 }
 
+/// Rows of the encoder in a window.
+const POSITIONS: usize = FRAMES / 2;
+
+/// Where a token looks, of rows in tens: what comes behind the mark of no timestamps, behind h, and behind i.
+fn attention(token: usize) -> [f32; POSITIONS] {
+    let ten = [NO_TIMESTAMPS, 104, 105].iter().position(|known| *known == token);
+    std::array::from_fn(|at| if Some(at / 10) == ten { 0.09 } else { 0.002 })
+}
+
 /// A decoder whose logits are a table's rows.
 fn model(changed: &[(&str, &str)]) -> Vec<u8> {
+    parrot(changed, 1)
+}
+
+/// The same for so many sequences; with several it also says where tokens look.
+fn parrot(changed: &[(&str, &str)], sequences: usize) -> Vec<u8> {
     let mut table = vec![0.0f32; VOCABULARY * VOCABULARY];
     for token in 0..VOCABULARY {
         for (rank, next) in next(token).into_iter().enumerate() {
             table[token * VOCABULARY + next] = 30.0 - rank as f32;
         }
     }
-    let mut graph = Graph { name: "parrot".to_owned(), ..Graph::default() };
-    for (name, min, max) in [("tokens", 1, 16), ("rows", 1, 2), ("windows", 0, 1)] {
-        graph.symbols.push(Symbol { name: name.to_owned(), min, max });
-    }
-    let of = |symbol: u32| Dim::symbol(symbol);
-    for (name, symbol) in [("tokens", 0), ("positions", 0), ("rows", 1)] {
-        let value = graph.add_value(name, DType::I32, vec![of(symbol)]);
-        graph.inputs.push(value);
-    }
-    let mel = vec![of(2), Dim::from(FRAMES), Dim::from(8usize)];
+    let mut graph = table::decoder("parrot", &table, VOCABULARY, 16);
+    graph.symbols.push(Symbol { name: "windows".to_owned(), min: 0, max: 1 });
+    let mel = vec![Dim::symbol(2), Dim::from(FRAMES), Dim::from(8usize)];
     let mel = graph.add_value("mel", DType::F32, mel);
     graph.inputs.push(mel);
-    let wide = Dim::from(VOCABULARY);
-    let table = graph.add_constant("table", Tensor::from_f32([VOCABULARY, VOCABULARY], &table));
-    let all = graph.add_value("all", DType::F32, vec![of(0), wide.clone()]);
-    let logits = graph.add_value("logits", DType::F32, vec![of(1), wide]);
-    let (tokens, rows) = (graph.inputs[0], graph.inputs[2]);
-    for (name, data, indices, output) in
-        [("embed", table, tokens, all), ("choose", all, rows, logits)]
-    {
-        graph.nodes.push(Node {
-            name: name.to_owned(),
-            op: Op::Gather { axis: 0 },
-            inputs: vec![Some(data), Some(indices)],
-            outputs: vec![output],
-        });
+    let sequences = sequences.to_string();
+    if sequences != "1" {
+        let tokens = Dim::symbol(0);
+        let value = graph.add_value("sequences", DType::I32, vec![tokens.clone()]);
+        graph.inputs.push(value);
+        let rows: Vec<f32> = (0..VOCABULARY).flat_map(attention).collect();
+        let rows = graph.add_constant("rows", Tensor::from_f32([VOCABULARY, POSITIONS], &rows));
+        let shape = vec![tokens.clone(), Dim::from(POSITIONS)];
+        let indices = graph.inputs[0];
+        let looks = table::looked_up(&mut graph, "looks", [rows, indices], shape);
+        let shape = vec![tokens, Dim::from(1usize), Dim::from(POSITIONS)];
+        let weights = graph.add_value("alignment.0", DType::F32, shape);
+        let (inputs, outputs) = (vec![Some(looks)], vec![weights]);
+        graph.nodes.push(Node { name: "heads".to_owned(), op: Op::Reshape, inputs, outputs });
+        graph.outputs.push(weights);
     }
-    graph.outputs.push(logits);
     let tokenizer = tokenizer();
     let mut metadata = vec![
         ("tokenizer", &*tokenizer),
@@ -129,18 +135,13 @@ fn model(changed: &[(&str, &str)]) -> Vec<u8> {
         ("audio.frames", "100"),
         ("speech.multilingual", "1"),
         ("speech.suppress", "1 2"),
+        ("model.sequences", &sequences),
     ];
     for (key, value) in changed {
         metadata.retain(|(known, _)| known != key);
         metadata.push((key, value));
     }
-    graph.metadata = metadata
-        .iter()
-        .filter(|(_, v)| !v.is_empty())
-        .map(|(k, v)| ((*k).into(), (*v).into()))
-        .collect();
-    let options = ConvertOptions { golden_cases: 0, ..ConvertOptions::default() };
-    convert(graph, None, &options, &mut ()).expect("a model").file
+    table::file(graph, &metadata)
 }
 
 /// A WAV file of 16 bits, so many seconds of one channel long.
@@ -197,6 +198,30 @@ fn windows_follow_the_models_times() {
 }
 
 #[test]
+fn texts_are_searched_and_words_have_times() {
+    let folder = Folder::new("transcribe-words");
+    let model = folder.write("parrot.whit", &parrot(&[], 3));
+    let sound = folder.write("sound.wav", &wav(1.4));
+    for size in ["1", "2", "3"] {
+        let found = json(&["transcribe", &model, &sound, "--word-times", "--beam-size", size]);
+        assert_eq!(found["text"], "hihihi");
+        for (at, segment) in found["segments"].as_array().unwrap().iter().enumerate() {
+            let words = segment["words"].as_array().unwrap();
+            assert_eq!((words.len(), &words[0]["text"]), (1, &json!("hi")));
+            // Two tokens of ten rows, 0.02 s each.
+            let start = 0.5 * at as f64;
+            for (key, time) in [("start", start), ("end", start + 0.4)] {
+                assert!((words[0][key].as_f64().unwrap() - time).abs() < 1e-9, "{segment}");
+            }
+            // Without timestamps it would say m, so the h is improbable, and the i behind it sure.
+            assert!((words[0]["probability"].as_f64().unwrap() - 0.5).abs() < 1e-3);
+        }
+        let without = json(&["transcribe", &model, &sound, "--beam-size", size]);
+        assert!(without["segments"][0].get("words").is_none());
+    }
+}
+
+#[test]
 fn english_models_need_no_language() {
     let folder = Folder::new("transcribe-english");
     let model = folder.write("parrot.whit", &model(&[("speech.multilingual", "0")]));
@@ -226,6 +251,12 @@ fn what_is_wrong_is_told() {
     fail(&["transcribe", &parrot, &sound, "--language", "tlh"], &["`tlh`", "en, de"]);
     fail(&["transcribe", &parrot, &sound, "--temperature=-1"], &["temperature", "0 or more"]);
     fail(&["transcribe", &digits, &sound], &["can't transcribe", "input `mel`"]);
+    let searched = ["transcribe", &parrot, &sound, "--beam-size", "3"];
+    fail(&searched, &["sound.wav", "3 texts", "for 1 at most", "--sequences 3"]);
+    let words = ["transcribe", &parrot, &sound, "--word-times"];
+    fail(&words, &["goes with --json"]);
+    fail(&[&words[..], &["--json"]].concat(), &["sound.wav", "convert it with --word-times"]);
+    usage(&["transcribe", &parrot, &sound, "--beam-size", "0"], &["--beam-size"]);
     usage(&["transcribe", &parrot], &["FILE"]);
     usage(&["transcribe", &parrot, &sound, "--srt", "--json"], &["cannot be used with"]);
 

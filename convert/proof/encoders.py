@@ -2,7 +2,7 @@
 """Compares encoders with Hugging Face's implementation.
 
     pip install numpy safetensors scipy torch transformers
-    python convert/proof/encoders.py --whit target/release/whit [--only REGEX]
+    python convert/proof/encoders.py --whit target/release/whit [--only REGEX]      # and sentence-transformers, for poolings and dense layers
     python convert/proof/encoders.py --whit target/release/whit --sts MODEL_FOLDER stsb-en-test.csv [--int8]
 
 The first form makes a small model of each architecture from a seed, saves it with save_pretrained and compares the
@@ -114,8 +114,73 @@ def compare(args, name, kind, config, folder):
     return worst
 
 
+def sentence_models():
+    """Poolings of sentence-transformers by its own names, perhaps with the activation functions of dense layers behind."""
+    yield "mean", []
+    yield "cls", []
+    yield "max", []
+    yield "mean_sqrt_len_tokens", []
+    yield "weightedmean", []
+    yield "lasttoken", []
+    yield "mean", ["Tanh"]
+    yield "lasttoken", ["ReLU", "Identity"]
+
+
+def compare_sentences(pooling, activations, args, folder):
+    """Of vectors of texts of several lengths, one a call: the largest difference over their range."""
+    import torch
+    import transformers as t
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
+
+    torch.manual_seed(SEED)
+    model = t.BertModel(t.BertConfig(**SMALL)).eval()
+    modules = [Pooling(SMALL["hidden_size"], pooling_mode=pooling)]
+    for at, activation in enumerate(activations):
+        inputs = modules[-1].out_features if at else SMALL["hidden_size"]
+        modules.append(Dense(inputs, 40 - 8 * at, activation_function=getattr(torch.nn, activation)()))
+    modules.append(Normalize())
+    model.save_pretrained(folder)
+    rows = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    for at, module in enumerate(modules, 1):
+        path = f"{at}_{type(module).__name__}"
+        (folder / path).mkdir()
+        module.save(str(folder / path))
+        rows.append({"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{type(module).__name__}"})
+    (folder / "modules.json").write_text(json.dumps(rows))
+    file = folder / "model.whit"
+    whit(args, "convert", folder, "-o", file, "--dim", "seq=1..290")
+    rng = np.random.default_rng(SEED)
+    worst = 0.0
+    for ids, mask, segments in random_texts(model.config, rng):
+        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments}
+        with torch.no_grad():
+            tensors = {key: torch.from_numpy(value).long() for key, value in given.items()}
+            features = {"token_embeddings": model(**tensors).last_hidden_state, "attention_mask": tensors["attention_mask"]}
+            for module in modules:
+                features = module(features)
+        expected = features["sentence_embedding"].numpy()
+        for row in range(len(ids)):
+            command = ["run", file, "--output", folder / "out"]
+            for key, value in given.items():
+                np.save(folder / f"{key}.npy", value[row : row + 1])
+                command += ["--input", f"{key}={folder / f'{key}.npy'}"]
+            whit(args, *command)
+            found = np.load(folder / "out" / "embedding.npy")[0]
+            worst = max(worst, float(np.abs(found - expected[row]).max() / np.ptp(expected[row])))
+    return worst
+
+
 def small_models(args):
     failed = 0
+    for pooling, activations in sentence_models():
+        name = " ".join([pooling, *activations])
+        if not re.search(args.only, name):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            worst = compare_sentences(pooling, activations, args, pathlib.Path(folder))
+        verdict = "ok" if worst <= MAX_RELATIVE_ERROR else "MISSES"
+        failed += verdict != "ok"
+        print(f"{name:32} {worst:9.2e}  {verdict}", flush=True)
     for name, kind, config in models():
         if not re.search(args.only, name):
             continue

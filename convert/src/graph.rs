@@ -520,13 +520,15 @@ pub enum Op {
     /// Queries and keys turned by their position, normalised before if there are scales. Inputs: x; positions (i32)
     /// `[tokens]`; table `[positions, rotated]` of cosines, then sines; optional: scale of queries, scale of keys `[size]`.
     Rotary(Rotary),
-    /// Attention of new tokens over all of their sequence. Inputs: x; positions (i32) `[tokens]`; kept keys and values (f16)
-    /// `[sequences, kv heads, positions, size]`, which are states; optional: sequences (i32) `[tokens]`. Outputs: `[tokens, heads · size]`; the
-    /// keys and values with the new ones, which the states become.
+    /// Attention of new tokens over all of their sequence. Inputs: x; positions (i32) `[tokens]`; kept keys and values (f16, or i8 in
+    /// q8) `[sequences, kv heads, positions, size]`, which are states; in q8 the scales (f16) of keys and of values
+    /// `[sequences, kv heads, positions, groups]`, states as well; optional: sequences (i32) `[tokens]`. Outputs:
+    /// `[tokens, heads · size]`; what is kept with the new tokens in it, which the states become.
     CachedAttention(CachedAttention),
     /// Attention of tokens over all positions of another sequence. Inputs: x `[tokens, heads · size]`; its new keys and values
     /// `[0 or 1, positions, 2 · kv heads · size]`; kept keys and values (f16) `[1, kv heads, positions, size]`, which are states.
-    /// Outputs: `[tokens, heads · size]`; the keys and values, new if there are new ones, which the states become.
+    /// Optional: chosen heads (i32). Outputs: `[tokens, heads · size]`; the keys and values, new if there are new ones, which the states
+    /// become; with chosen heads their weights `[tokens, chosen, positions]`.
     CrossAttention(CrossAttention),
     /// `f(x[…, i]) · x[…, n + i]`, the last axis being gates, then values.
     Gated {

@@ -4,7 +4,7 @@
 mod common;
 
 use common::Random;
-use whit::{DType, Model, Options, RestoreError, Session};
+use whit::{DType, Model, Options, RestoreError, Session, SessionError};
 use whit_convert::dim::{Dim, Symbol};
 use whit_convert::evaluate::AlignedBytes;
 use whit_convert::graph::{BinaryKind, CachedAttention, Graph, Heads, Node, Op, State};
@@ -13,14 +13,27 @@ use whit_convert::pipeline::{ConvertOptions, convert};
 const HEADS: Heads = Heads { heads: 2, kv_heads: 2, size: 3 };
 const CHANNELS: usize = 18;
 const CONTEXT: usize = 11;
-/// Keys and values of a position, f16.
-const POSITION_BYTES: usize = 2 * 2 * 3 * 2;
+/// Keys and values of a position: of two heads, three f16 or three i8 and a scale.
+const POSITION_BYTES: [usize; 2] = [2 * 2 * 3 * 2, 2 * 2 * (3 + 2)];
 /// The running sum: one f32 for each of four.
 const SUM_BYTES: usize = 16;
 const HEADER_BYTES: usize = 40;
 
-/// Attention over what was seen, and the sum of all `addend`s.
+/// Attention over what was seen, kept in f16, and the sum of all `addend`s.
 fn model(scale: f32) -> AlignedBytes {
+    kept(scale, 1, &[("keys", DType::F16, HEADS.size), ("values", DType::F16, HEADS.size)])
+}
+
+/// The same, kept in q8.
+fn model_q8(scale: f32, sequences: usize) -> AlignedBytes {
+    let numbers = [("keys", DType::I8, HEADS.size), ("values", DType::I8, HEADS.size)];
+    let scales = [("key scales", DType::F16, 1), ("value scales", DType::F16, 1)];
+    kept(scale, sequences, &[numbers, scales].concat())
+}
+
+/// The same with these states, which have so many numbers for each head and position; where there are several sequences, the last input
+/// says which one a token is in.
+fn kept(scale: f32, sequences: usize, states: &[(&str, DType, usize)]) -> AlignedBytes {
     let mut graph = Graph { name: "saved".to_owned(), ..Graph::default() };
     graph.symbols.push(Symbol { name: "tokens".to_owned(), min: 1, max: 4 });
     let tokens = Dim::symbol(0);
@@ -29,16 +42,21 @@ fn model(scale: f32) -> AlignedBytes {
     let positions = graph.add_value("positions", DType::I32, vec![tokens.clone()]);
     let addend = graph.add_value("addend", DType::F32, vec![Dim::from(4usize)]);
     graph.inputs = vec![x, positions, addend];
-    let shape = [1, HEADS.kv_heads, CONTEXT, HEADS.size].map(Dim::from).to_vec();
     let mut inputs = vec![Some(x), Some(positions)];
     let y = graph.add_value("y", DType::F32, wide(HEADS.heads * HEADS.size));
     let mut outputs = vec![y];
-    for name in ["keys", "values"] {
-        let read = graph.add_value(name, DType::F16, shape.clone());
-        let next = graph.add_value(format!("{name} next"), DType::F16, shape.clone());
+    for (name, dtype, width) in states {
+        let shape = [sequences, HEADS.kv_heads, CONTEXT, *width].map(Dim::from).to_vec();
+        let read = graph.add_value(*name, *dtype, shape.clone());
+        let next = graph.add_value(format!("{name} next"), *dtype, shape);
         inputs.push(Some(read));
         outputs.push(next);
-        graph.states.push(State { name: name.to_owned(), read, next, initial: None });
+        graph.states.push(State { name: (*name).to_owned(), read, next, initial: None });
+    }
+    if sequences > 1 {
+        let places = graph.add_value("sequences", DType::I32, vec![tokens.clone()]);
+        graph.inputs.push(places);
+        inputs.push(Some(places));
     }
     let op =
         Op::CachedAttention(CachedAttention { heads: HEADS, window: None, scale, softcap: 0.0 });
@@ -106,31 +124,60 @@ fn go_on(session: &mut Session<'_>, from: i32) -> Vec<Vec<u8>> {
 
 #[test]
 fn sessions_go_on_where_they_were_saved() {
-    let bytes = model(0.5);
-    let mut first = session(&bytes);
+    for (bytes, position_bytes) in [model(0.5), model_q8(0.5, 1)].iter().zip(POSITION_BYTES) {
+        goes_on_where_it_was_saved(bytes, position_bytes);
+    }
+}
+
+fn goes_on_where_it_was_saved(bytes: &AlignedBytes, position_bytes: usize) {
+    let mut first = session(bytes);
     run(&mut first, &[0, 1, 2, 3], 1);
     run(&mut first, &[4], 2);
     for (positions, kept) in [(5, 5), (11, 11), (20, 11), (u32::MAX, 11)] {
         let state = saved(&first, positions);
-        let least = HEADER_BYTES + kept * POSITION_BYTES + SUM_BYTES + 4;
+        let least = HEADER_BYTES + kept * position_bytes + SUM_BYTES + 4;
         // States begin at multiples of a cache line, and what lies between them is kept, too.
-        assert!((least..least + 3 * 64).contains(&state.len()), "{}", state.len());
-        let mut second = session(&bytes);
+        assert!((least..least + 5 * 64).contains(&state.len()), "{}", state.len());
+        let mut second = session(bytes);
         run(&mut second, &[0, 1, 2], 77);
         assert_eq!(restore(&mut second, &state), Ok(positions));
-        let mut original = session(&bytes);
+        let mut original = session(bytes);
         run(&mut original, &[0, 1, 2, 3], 1);
         run(&mut original, &[4], 2);
         assert_eq!(go_on(&mut second, 5), go_on(&mut original, 5), "{positions}");
     }
     // Fewer positions than there are: those behind them are computed again.
     let state = saved(&first, 2);
-    let mut second = session(&bytes);
+    let mut second = session(bytes);
     assert_eq!(restore(&mut second, &state), Ok(2));
-    let mut original = session(&bytes);
+    let mut original = session(bytes);
     run(&mut original, &[0, 1, 2, 3], 1);
     run(&mut original, &[4], 2);
     assert_eq!(go_on(&mut second, 2), go_on(&mut original, 2));
+}
+
+#[test]
+fn copied_sequences_go_on_as_their_originals() {
+    let bytes = model_q8(0.5, 3);
+    let run_in = |session: &mut Session<'_>, sequence: i32, positions: &[i32], seed: u64| {
+        session.set_dimension("tokens", positions.len() as u32).expect("a size");
+        session.input_mut::<i32>(3).expect("sequences").fill(sequence);
+        run(session, positions, seed).remove(0)
+    };
+    let mut session = session(&bytes);
+    run_in(&mut session, 0, &[0, 1, 2], 1);
+    run_in(&mut session, 2, &[0, 1, 2, 3], 2);
+    // Two positions of sequence 2 become those of sequence 1, behind which it goes on.
+    session.copy_sequence(2, 1, 2).expect("copied");
+    let of_copy = run_in(&mut session, 1, &[2, 3], 3);
+    assert_eq!(of_copy, run_in(&mut session, 2, &[2, 3], 3));
+    assert_ne!(of_copy, run_in(&mut session, 0, &[2, 3], 3));
+    session.copy_sequence(0, 1, u32::MAX).expect("copied");
+    assert_eq!(run_in(&mut session, 1, &[4], 4), run_in(&mut session, 0, &[4], 4));
+    session.copy_sequence(1, 1, 5).expect("copied");
+    for (from, to) in [(3, 0), (0, 3), (usize::MAX, 0)] {
+        assert_eq!(session.copy_sequence(from, to, 1), Err(SessionError::Unknown));
+    }
 }
 
 #[test]

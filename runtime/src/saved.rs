@@ -6,6 +6,7 @@
 use core::fmt;
 use core::ops::Range;
 
+use crate::error::SessionError;
 use crate::format::{Crc32, Field, Op, SavedStateHeader, Storage};
 use crate::session::Session;
 
@@ -76,6 +77,8 @@ struct Cache {
     end: usize,
     stride: usize,
     kept: usize,
+    /// Which share the heads evenly.
+    sequences: usize,
 }
 
 /// Goes over the bytes of the states that are saved, in their order.
@@ -193,6 +196,32 @@ impl Session<'_> {
         restored.map(|()| stated.positions)
     }
 
+    /// Copies the keys and values of a sequence's first `positions` to another sequence, which so goes on as the first one: in a search
+    /// that follows several texts. Those of all positions with `u32::MAX`. Other states stay as they are.
+    ///
+    /// # Errors
+    /// [`SessionError::Unknown`] for a sequence that a KV cache doesn't have; some may have been copied then.
+    pub fn copy_sequence(
+        &mut self,
+        from: usize,
+        to: usize,
+        positions: u32,
+    ) -> Result<(), SessionError> {
+        let mut at = 0;
+        while let Some(cache) = self.cache_from(at, positions) {
+            if from.max(to) >= cache.sequences {
+                return Err(SessionError::Unknown);
+            }
+            let sequence_bytes = (cache.end - cache.start) / cache.sequences;
+            for head in (0..sequence_bytes).step_by(cache.stride) {
+                let place = |sequence| cache.start + sequence * sequence_bytes + head;
+                self.state_mut().copy_within(place(from)..place(from) + cache.kept, place(to));
+            }
+            at = cache.end;
+        }
+        Ok(())
+    }
+
     fn restore_pieces<E>(
         &mut self,
         header: &[u8],
@@ -229,8 +258,8 @@ impl Session<'_> {
         }
     }
 
-    /// The first cache that starts at this byte of the states or behind it: keys or values of an attention step,
-    /// `[sequences, heads, positions, channels]`.
+    /// The first cache that starts at this byte of the states or behind it: keys, values or their scales of an attention step,
+    /// `[sequences, heads, positions, …]`.
     fn cache_from(&self, at: usize, positions: u32) -> Option<Cache> {
         let model = self.model();
         let results = model.steps().filter(|step| step.op == Op::CachedAttention as u16);
@@ -251,6 +280,7 @@ impl Session<'_> {
                 end,
                 stride,
                 kept: rows * row,
+                sequences: slot.dim(0),
             })
         });
         caches.min_by_key(|cache| cache.start)

@@ -44,6 +44,14 @@ pub enum SpeechError {
     #[error("the model knows one language only; leave {0} out")]
     OneLanguage(&'static str),
 
+    #[error(
+        "a search that follows {asked} texts, and the model was converted for {sequences} at most: convert it with --sequences {asked}"
+    )]
+    Beams { asked: usize, sequences: usize },
+
+    #[error("the model doesn't tell when words are said: convert it with --word-times")]
+    NoWordTimes,
+
     #[error(transparent)]
     Text(#[from] TextError),
 }

@@ -5,12 +5,17 @@
 #![forbid(unsafe_code)]
 
 mod audio;
+mod beam;
 mod error;
 mod mel;
 mod rules;
 mod transcriber;
+mod transcript;
+mod words;
 
 pub use audio::Audio;
 pub use error::SpeechError;
 pub use mel::{LogMel, MelSettings, Spectrogram};
-pub use transcriber::{Request, Segment, Transcriber, Transcript};
+pub use transcriber::Transcriber;
+pub use transcript::{Request, Segment, Times, Transcript};
+pub use words::Word;

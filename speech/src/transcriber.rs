@@ -2,116 +2,29 @@
 //! et al. 2022, whose thresholds are the defaults here).
 
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use whit::{DType, Session};
-use whit_text::{Decoder, Sampler, Sampling, SessionDecoder, TextError, Tokenizer};
+use whit_text::{Decoder, Sampling, SessionDecoder, TextError, Tokenizer};
 
 use crate::error::SpeechError;
 use crate::mel::{LogMel, MelSettings, Spectrogram};
 use crate::rules::{TIMESTAMP_SECONDS, Tokens, log_sum_exp};
+use crate::transcript::{Request, Segment, Times, Transcript};
+
+mod search;
+mod timing;
+
+use search::Begun;
 
 /// The dimension that says whether a run has a window of sound.
 const WINDOWS: &str = "windows";
 
+/// What the names of outputs begin with that say which rows of the encoder tokens attend to.
+const ALIGNMENT: &str = "alignment";
+
 /// Above this temperature a text doesn't become the next window's context: it is too uncertain.
 const MAX_CONTEXT_TEMPERATURE: f32 = 0.5;
-
-/// What is asked of a transcriber.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// The language of the sound, `en`; `None` to find out.
-    pub language: Option<String>,
-    /// English text whatever the language.
-    pub translate: bool,
-    /// Let the model write when segments begin and end. Without, a window is one segment.
-    pub timestamps: bool,
-    /// Give the model the text so far as context of a window.
-    pub use_context: bool,
-    /// Text that comes before, for names and style.
-    pub prompt: String,
-    /// Temperatures to try one after the other, until a text is good enough.
-    pub temperatures: Vec<f32>,
-    /// A text that zlib makes smaller by more than this repeats itself, and isn't good enough.
-    pub max_compression: f64,
-    /// A text whose tokens' mean log probability is less isn't good enough.
-    pub min_log_probability: f64,
-    /// A window that has no speech with more than this probability is skipped, unless its text is good.
-    pub max_no_speech: f64,
-    /// The same seed gives the same text where temperatures aren't 0.
-    pub seed: u64,
-}
-
-impl Default for Request {
-    fn default() -> Request {
-        Request {
-            language: None,
-            translate: false,
-            timestamps: true,
-            use_context: true,
-            prompt: String::new(),
-            temperatures: vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
-            max_compression: 2.4,
-            min_log_probability: -1.0,
-            max_no_speech: 0.6,
-            seed: 0,
-        }
-    }
-}
-
-/// A piece of the text.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Segment {
-    /// Seconds from the beginning of the sound.
-    pub start: f64,
-    /// Seconds from the beginning of the sound.
-    pub end: f64,
-    /// Usually begins with a space.
-    pub text: String,
-    /// Its tokens, timestamps among them.
-    pub ids: Vec<i32>,
-    /// At which its window's text was good enough, or the last one tried.
-    pub temperature: f32,
-    /// Mean of its window's tokens.
-    pub log_probability: f64,
-    /// Bytes of its window's text over those that zlib makes of them.
-    pub compression: f64,
-    /// Probability that its window has no speech.
-    pub no_speech: f64,
-}
-
-/// What was said.
-#[derive(Clone, Debug)]
-pub struct Transcript {
-    /// Segment after segment.
-    pub segments: Vec<Segment>,
-    /// The language asked for, or found with this probability; `None` for a model of one language.
-    pub language: Option<(String, f64)>,
-    /// Time that spectrograms, encoder (with each window's prompt), and decoder took.
-    pub times: Times,
-    /// Windows of sound that the encoder heard.
-    pub windows: usize,
-    /// Tokens that the decoder wrote, those of texts that weren't good enough included.
-    pub written: usize,
-}
-
-/// Where the time of a transcription went.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Times {
-    /// Of the spectrogram.
-    pub mel: Duration,
-    /// Of runs with a window of sound: the encoder, and the tokens before the text.
-    pub encoder: Duration,
-    /// Of the tokens of the text.
-    pub decoder: Duration,
-}
-
-impl Transcript {
-    /// The whole text.
-    pub fn text(&self) -> String {
-        self.segments.iter().map(|segment| segment.text.as_str()).collect()
-    }
-}
 
 /// Transcribes with a model.
 pub struct Transcriber<'m> {
@@ -121,6 +34,8 @@ pub struct Transcriber<'m> {
     mel: LogMel,
     /// The input for spectrograms.
     input: usize,
+    /// Outputs that say which rows of the encoder tokens attend to, with their numbers of heads.
+    alignment: Vec<(usize, usize)>,
 }
 
 /// What a window's tokens are, and how certain they are.
@@ -150,6 +65,19 @@ impl<'m> Transcriber<'m> {
         if slot.dtype() != DType::F32 || slot.dims().get(1..) != Some(&sizes[..]) {
             return Err(missing("input `mel` of f32 that is as its metadata says"));
         }
+        let mut alignment = Vec::new();
+        for (output, tensor) in model.outputs().enumerate() {
+            let is_one = |t: whit::format::TensorRecord| model.text(t.name).starts_with(ALIGNMENT);
+            if model.tensor(tensor).is_some_and(is_one) {
+                let slot = session.output_slot(output)?;
+                match (slot.dtype(), slot.dims()) {
+                    (DType::F32, [_, heads, frames]) if *heads > 0 && *frames > 0 => {
+                        alignment.push((output, *heads as usize));
+                    }
+                    _ => return Err(missing("output `alignment` of f32 with three dimensions")),
+                }
+            }
+        }
         let symbol = model.symbols().find(|symbol| model.text(symbol.name) == WINDOWS);
         if symbol.is_none_or(|symbol| (symbol.min, symbol.max) != (0, 1)) {
             return Err(missing("dimension `windows` of 0 or 1"));
@@ -157,7 +85,8 @@ impl<'m> Transcriber<'m> {
         let tokenizer = Tokenizer::of(&model)?;
         let decoder = SessionDecoder::new(session)?;
         let tokens = Tokens::of(&model, &tokenizer, decoder.vocabulary())?;
-        Ok(Transcriber { tokenizer, tokens, decoder, mel: LogMel::new(settings), input })
+        let mel = LogMel::new(settings);
+        Ok(Transcriber { tokenizer, tokens, decoder, mel, input, alignment })
     }
 
     /// What spectrograms are made for.
@@ -179,7 +108,8 @@ impl<'m> Transcriber<'m> {
     ///
     /// # Errors
     /// [`SpeechError::Language`] and [`SpeechError::OneLanguage`] for requests that the model can't fulfil,
-    /// [`SpeechError::Empty`] without samples, and when the model fails.
+    /// [`SpeechError::Beams`] and [`SpeechError::NoWordTimes`] for those that it wasn't converted for, [`SpeechError::Empty`] without
+    /// samples, and when the model fails.
     pub fn transcribe(
         &mut self,
         samples: &[f32],
@@ -188,6 +118,13 @@ impl<'m> Transcriber<'m> {
     ) -> Result<Transcript, SpeechError> {
         if samples.is_empty() {
             return Err(SpeechError::Empty);
+        }
+        let (asked, sequences) = (request.beam_size, self.decoder.sequences());
+        if !(1..=sequences.min(self.decoder.rows())).contains(&asked) {
+            return Err(SpeechError::Beams { asked, sequences });
+        }
+        if request.word_times && self.alignment.is_empty() {
+            return Err(SpeechError::NoWordTimes);
         }
         let asked = self.language(request)?;
         let begin = Instant::now();
@@ -226,7 +163,13 @@ impl<'m> Transcriber<'m> {
                 frame += size;
                 continue;
             }
-            let (segments, next) = self.segments(&text, frame, size)?;
+            let (mut segments, next) = self.segments(&text, frame, size)?;
+            if request.word_times {
+                let begin = Instant::now();
+                let language = transcript.language.as_ref().map(|(code, _)| code.clone());
+                self.find_words(&mut segments, language.as_deref(), request, [frame, size])?;
+                transcript.times.words += begin.elapsed();
+            }
             if !request.use_context || text.temperature > MAX_CONTEXT_TEMPERATURE {
                 context.clear();
             }
@@ -295,6 +238,11 @@ impl<'m> Transcriber<'m> {
             self.decoder.session_mut().set_dimension(WINDOWS, 0)?;
         }
         *is_heard = true;
+        self.remember(ids, first, rows)
+    }
+
+    /// Runs tokens that attend to the window heard last; logits of the rows.
+    fn remember(&mut self, ids: &[i32], first: usize, rows: &[i32]) -> Result<&[f32], SpeechError> {
         let positions: Vec<i32> = (first..first + ids.len()).map(|at| at as i32).collect();
         Ok(self.decoder.forward(ids, &positions, rows)?)
     }
@@ -355,7 +303,7 @@ impl<'m> Transcriber<'m> {
                 ..Sampling::default()
             };
             *seed = seed.wrapping_add(1);
-            text = self.attempt(prompt, sampling, request.timestamps, is_heard, transcript)?;
+            text = self.attempt(prompt, sampling, request, is_heard, transcript)?;
             let is_silent = text.no_speech > request.max_no_speech;
             let is_unlikely = text.log_probability < request.min_log_probability;
             let repeats = text.compression > request.max_compression;
@@ -371,41 +319,30 @@ impl<'m> Transcriber<'m> {
         &mut self,
         prompt: &[i32],
         sampling: Sampling,
-        with_timestamps: bool,
+        request: &Request,
         is_heard: &mut bool,
         transcript: &mut Transcript,
     ) -> Result<Text, SpeechError> {
         let vocabulary = self.decoder.vocabulary();
-        let mut sampler = Sampler::new(sampling, vocabulary)?;
+        let with_timestamps = request.timestamps;
         let most = (self.decoder.context() / 2).min(self.decoder.context() - prompt.len());
         let start = prompt.iter().position(|id| *id == self.tokens.start).unwrap_or(0);
         let rows = [start as i32, prompt.len() as i32 - 1];
         let begin = Instant::now();
         let found = self.forward(prompt, 0, &rows, is_heard)?;
         let (at_start, behind) = found.split_at(vocabulary);
-        let (at_start, mut logits) = (at_start.to_vec(), behind.to_vec());
+        let (at_start, logits) = (at_start.to_vec(), behind.to_vec());
         transcript.times.encoder += begin.elapsed();
 
         let no_speech = self.tokens.no_speech.and_then(|id| at_start.get(id as usize));
         let no_speech = no_speech.map_or(0.0, |l| (f64::from(*l) - log_sum_exp(&at_start)).exp());
         let begin = Instant::now();
-        let (mut ids, mut sum) = (Vec::new(), 0.0);
-        loop {
-            self.tokens.apply(&mut logits, &ids, with_timestamps);
-            let id = sampler.sample(&logits, None)?;
-            sum += f64::from(logits[id as usize]) - log_sum_exp(&logits);
-            transcript.written += 1;
-            if id == self.tokens.end {
-                break;
-            }
-            ids.push(id);
-            if ids.len() >= most {
-                break;
-            }
-            let at = prompt.len() + ids.len() - 1;
-            let found = self.forward(&[id], at, &[0], is_heard)?;
-            logits.copy_from_slice(found);
-        }
+        self.decoder.session_mut().set_dimension(WINDOWS, 0)?;
+        let begun = Begun { at: prompt.len(), most, logits, with_timestamps };
+        let (ids, sum) = match request.beam_size > 1 && sampling.temperature <= 0.0 {
+            true => self.search(begun, request.beam_size, transcript)?,
+            false => self.draw(begun, sampling, transcript)?,
+        };
         transcript.times.decoder += begin.elapsed();
         let log_probability = sum / (ids.len() + 1) as f64;
         let compression = compression(&self.written_text(&ids)?);
@@ -437,6 +374,7 @@ impl<'m> Transcriber<'m> {
                 end: offset + end,
                 text: self.written_text(ids)?,
                 ids: ids.to_vec(),
+                words: Vec::new(),
                 temperature: text.temperature,
                 log_probability: text.log_probability,
                 compression: text.compression,

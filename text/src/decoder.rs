@@ -9,6 +9,9 @@ pub trait Decoder {
     /// Positions at most, of prompt and answer together.
     fn context(&self) -> usize;
 
+    /// Sequences that the model keeps apart, at least 1, each with all positions of the context.
+    fn sequences(&self) -> usize;
+
     /// Tokens in one call at most.
     fn batch(&self) -> usize;
 
@@ -19,17 +22,31 @@ pub trait Decoder {
     fn vocabulary(&self) -> usize;
 
     /// Computes the tokens at their positions and returns the logits behind some of them, row by row; `rows` has
-    /// indices into `tokens`, at least one. A token sees the positions up to its own. A position that was written
+    /// indices into `tokens`, at least one. A token sees the positions of its sequence up to its own. A position that was written
     /// before is written again.
     ///
     /// # Errors
     /// [`TextError::Session`] when the model fails.
+    fn forward_in(
+        &mut self,
+        sequences: &[i32],
+        tokens: &[i32],
+        positions: &[i32],
+        rows: &[i32],
+    ) -> Result<&[f32], TextError>;
+
+    /// The same for tokens that are all in the first sequence.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward_in`].
     fn forward(
         &mut self,
         tokens: &[i32],
         positions: &[i32],
         rows: &[i32],
-    ) -> Result<&[f32], TextError>;
+    ) -> Result<&[f32], TextError> {
+        self.forward_in(&vec![0; tokens.len()], tokens, positions, rows)
+    }
 }
 
 /// Computes tokens behind those in a model's cache, at most a batch; the logits of the last `rows`.
@@ -47,13 +64,16 @@ pub(crate) fn compute<'d, D: Decoder + ?Sized>(
     Ok(logits)
 }
 
-/// A session of a `.whit` decoder: inputs `tokens`, `positions` and `rows`, output `logits`, and the state that is
-/// its KV cache.
+/// A session of a `.whit` decoder: inputs `tokens`, `positions`, `rows` and, of several sequences, `sequences`, output
+/// `logits`, and the state that is its KV cache.
 pub struct SessionDecoder<'m> {
     session: Session<'m>,
     inputs: [usize; 3],
+    /// The input `sequences` of a model that has several.
+    sequences_input: Option<usize>,
     output: usize,
     context: usize,
+    sequences: usize,
     vocabulary: usize,
     /// The largest values of the dimensions `tokens` and `rows`.
     largest: [usize; 2],
@@ -61,6 +81,8 @@ pub struct SessionDecoder<'m> {
 
 /// Inputs, all i32 of one dimension.
 const INPUTS: [&str; 3] = ["tokens", "positions", "rows"];
+/// As many as tokens, in models of several sequences.
+const SEQUENCES: &str = "sequences";
 /// Dimensions, named like the inputs that have them.
 const SYMBOLS: [&str; 2] = ["tokens", "rows"];
 
@@ -78,13 +100,25 @@ impl<'m> SessionDecoder<'m> {
             tensors.iter_mut().position(|tensor| named(*tensor))
         };
         let mut inputs = [0; 3];
+        let expect_ids = |input: usize, name: &str| -> Result<(), TextError> {
+            let slot = session.input_slot(input)?;
+            match slot.dtype() == DType::I32 && slot.dims().len() == 1 {
+                true => Ok(()),
+                false => Err(missing(format!("input `{name}` of i32 with one dimension"))),
+            }
+        };
         for (input, name) in inputs.iter_mut().zip(INPUTS) {
             let found = find(model.inputs().collect(), name);
             *input = found.ok_or_else(|| missing(format!("input `{name}`")))?;
-            let slot = session.input_slot(*input)?;
-            if slot.dtype() != DType::I32 || slot.dims().len() != 1 {
-                return Err(missing(format!("input `{name}` of i32 with one dimension")));
-            }
+            expect_ids(*input, name)?;
+        }
+        let sequences_input = find(model.inputs().collect(), SEQUENCES);
+        let mut sequences = 1;
+        if let Some(input) = sequences_input {
+            expect_ids(input, SEQUENCES)?;
+            let stated = model.metadata_value("model.sequences").and_then(|text| text.parse().ok());
+            let stated = stated.filter(|stated| *stated > 0);
+            sequences = stated.ok_or_else(|| missing("metadata `model.sequences`".to_owned()))?;
         }
         let output = find(model.outputs().collect(), "logits");
         let output = output.ok_or_else(|| missing("output `logits`".to_owned()))?;
@@ -111,7 +145,16 @@ impl<'m> SessionDecoder<'m> {
         let context = model.metadata_value("model.context").and_then(|text| text.parse().ok());
         let context = context.ok_or_else(|| missing("metadata `model.context`".to_owned()))?;
         let vocabulary = vocabulary as usize;
-        Ok(SessionDecoder { session, inputs, output, context, vocabulary, largest })
+        Ok(SessionDecoder {
+            session,
+            inputs,
+            sequences_input,
+            output,
+            context,
+            sequences,
+            vocabulary,
+            largest,
+        })
     }
 
     /// The session.
@@ -130,6 +173,10 @@ impl Decoder for SessionDecoder<'_> {
         self.context
     }
 
+    fn sequences(&self) -> usize {
+        self.sequences
+    }
+
     fn batch(&self) -> usize {
         self.largest[0]
     }
@@ -142,8 +189,9 @@ impl Decoder for SessionDecoder<'_> {
         self.vocabulary
     }
 
-    fn forward(
+    fn forward_in(
         &mut self,
+        sequences: &[i32],
         tokens: &[i32],
         positions: &[i32],
         rows: &[i32],
@@ -151,7 +199,8 @@ impl Decoder for SessionDecoder<'_> {
         for (name, size) in SYMBOLS.iter().zip([tokens.len(), rows.len()]) {
             self.session.set_dimension(name, u32::try_from(size).unwrap_or(u32::MAX))?;
         }
-        for (input, values) in self.inputs.into_iter().zip([tokens, positions, rows]) {
+        let inputs = self.inputs.into_iter().zip([tokens, positions, rows]);
+        for (input, values) in inputs.chain(self.sequences_input.map(|input| (input, sequences))) {
             let slot = self.session.input_mut::<i32>(input)?;
             let expected = slot.len();
             if expected != values.len() {

@@ -55,6 +55,11 @@ pub enum TextError {
     )]
     Vocabulary { id: i32, vocabulary: usize },
 
+    #[error(
+        "{asked} texts at once, and the model was converted for {sequences} at most: convert it with --sequences {asked}"
+    )]
+    Sequences { asked: usize, sequences: usize },
+
     #[error("the text has {0} tokens, and a token can only be scored behind another one")]
     TooFewTokens(usize),
 

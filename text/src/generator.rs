@@ -7,9 +7,8 @@ use crate::constraint::Constraint;
 use crate::decoder::{Decoder, compute};
 use crate::draft::{Draft, Guesses};
 use crate::error::TextError;
-use crate::sampler::{Sampler, Sampling};
-use crate::stop::StopStrings;
-use crate::stream::TextStream;
+use crate::run::Run;
+use crate::sampler::Sampling;
 use crate::tokenizer::Tokenizer;
 
 /// What is asked of a generator.
@@ -101,19 +100,6 @@ pub struct Generator<'t, D> {
     cached: Vec<i32>,
 }
 
-/// One text in the making.
-struct Run<'t, 'c> {
-    tokenizer: &'t Tokenizer,
-    sampler: Sampler,
-    constraint: Option<&'c mut Constraint>,
-    stream: TextStream<'t>,
-    stops: StopStrings,
-    ids: Vec<i32>,
-    text: String,
-    /// Bytes of `text` that the caller has.
-    told: usize,
-}
-
 impl<'t, D: Decoder> Generator<'t, D> {
     /// A generator whose cache is empty.
     pub fn new(tokenizer: &'t Tokenizer, decoder: D) -> Generator<'t, D> {
@@ -154,33 +140,12 @@ impl<'t, D: Decoder> Generator<'t, D> {
         &mut self,
         prompt: &[i32],
         request: &Request,
-        constraint: Option<&mut Constraint>,
+        mut constraint: Option<&mut Constraint>,
         mut tell: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Generation, TextError> {
         let start = Instant::now();
         let (context, vocabulary) = (self.decoder.context(), self.decoder.vocabulary());
-        if prompt.is_empty() {
-            return Err(TextError::EmptyPrompt);
-        }
-        if prompt.len() >= context {
-            return Err(TextError::Context { prompt: prompt.len(), context });
-        }
-        let outside = |id: &&i32| usize::try_from(**id).map_or(true, |id| id >= vocabulary);
-        if let Some(id) = prompt.iter().find(outside) {
-            return Err(TextError::Vocabulary { id: *id, vocabulary });
-        }
-        let mut sampler = Sampler::new(request.sampling, vocabulary)?;
-        prompt.iter().for_each(|id| sampler.accept(*id));
-        let mut run = Run {
-            tokenizer: self.tokenizer,
-            sampler,
-            constraint,
-            stream: self.tokenizer.stream()?,
-            stops: StopStrings::new(&request.stop),
-            ids: Vec::new(),
-            text: String::new(),
-            told: 0,
-        };
+        let mut run = Run::new(self.tokenizer, &self.decoder, prompt, request)?;
 
         // The last token is computed again in any case: its logits aren't kept.
         let common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count();
@@ -229,9 +194,9 @@ impl<'t, D: Decoder> Generator<'t, D> {
             let mut stop = None;
             for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
                 let guess = guesses.get(row);
-                let id = run.choose(logits, guess)?;
+                let id = run.choose(logits, guess, constraint.as_deref_mut())?;
                 let full = at + fed + row + 1 >= context;
-                stop = run.take(id, request.max_tokens, full, &mut tell)?;
+                stop = run.take(id, full, constraint.as_deref_mut(), &mut tell)?;
                 let is_right = guess.is_some_and(|(guess, _)| guess == id);
                 right += usize::from(is_right);
                 if stop.is_some() || !is_right {
@@ -263,86 +228,6 @@ impl<'t, D: Decoder> Generator<'t, D> {
     /// Computes tokens behind those in the cache; the logits of the last `rows`.
     fn forward(&mut self, tokens: &[i32], rows: usize) -> Result<&[f32], TextError> {
         compute(&mut self.decoder, &mut self.cached, tokens, rows)
-    }
-}
-
-impl Run<'_, '_> {
-    /// The next token by its logits, given a guess and the probabilities that it was drawn by.
-    fn choose(
-        &mut self,
-        logits: &[f32],
-        guess: Option<(i32, &[(i32, f64)])>,
-    ) -> Result<i32, TextError> {
-        let mask = self.constraint.as_mut().map(|constraint| constraint.mask()).transpose()?;
-        let id = match guess {
-            Some((guess, drawn)) if !drawn.is_empty() => {
-                self.sampler.sample_guessed(logits, mask, guess, drawn)?
-            }
-            _ => self.sampler.sample(logits, mask)?,
-        };
-        self.sampler.accept(id);
-        Ok(id)
-    }
-
-    /// Adds a token to the text. Returns why it ends, if it does; `full` when no position is left.
-    fn take(
-        &mut self,
-        id: i32,
-        max_tokens: usize,
-        full: bool,
-        tell: &mut impl FnMut(&str) -> ControlFlow<()>,
-    ) -> Result<Option<StopReason>, TextError> {
-        self.ids.push(id);
-        if self.tokenizer.eos().contains(&id) {
-            return Ok(Some(StopReason::Eos));
-        }
-        let mut part = String::new();
-        self.stream.push(id, &mut part)?;
-        if let Some(stop) = self.stops.push(&part, &mut self.text) {
-            return Ok(Some(StopReason::StopString(stop.to_owned())));
-        }
-        if self.tell(tell).is_break() {
-            return Ok(Some(StopReason::Cancelled));
-        }
-        let mut complete = false;
-        if let Some(constraint) = &mut self.constraint {
-            constraint.accept(id)?;
-            complete = constraint.is_complete();
-        }
-        Ok(match () {
-            () if complete => Some(StopReason::Complete),
-            () if self.ids.len() >= max_tokens => Some(StopReason::Length),
-            () if full => Some(StopReason::Context),
-            () => None,
-        })
-    }
-
-    /// Tells of what was withheld, in which a stop string may still be.
-    fn finish(
-        &mut self,
-        stop: StopReason,
-        tell: &mut impl FnMut(&str) -> ControlFlow<()>,
-    ) -> StopReason {
-        let mut stop = stop;
-        if !matches!(stop, StopReason::StopString(_)) {
-            let mut part = String::new();
-            self.stream.finish(&mut part);
-            match self.stops.push(&part, &mut self.text) {
-                Some(found) => stop = StopReason::StopString(found.to_owned()),
-                None => self.stops.finish(&mut self.text),
-            }
-        }
-        if stop != StopReason::Cancelled {
-            // It is over either way.
-            let _ = self.tell(tell);
-        }
-        stop
-    }
-
-    fn tell(&mut self, tell: &mut impl FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {
-        let new = &self.text[self.told..];
-        self.told = self.text.len();
-        if new.is_empty() { ControlFlow::Continue(()) } else { tell(new) }
     }
 }
 

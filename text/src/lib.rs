@@ -2,15 +2,17 @@
 //!
 //! [`Tokenizer`] turns text into token ids and back, [`ChatTemplate`] a conversation into a prompt. [`Generator`]
 //! continues a prompt with a [`Decoder`]: a [`Sampler`] chooses tokens, a [`Constraint`] says which may come, and
-//! [`StopStrings`] where the text ends. [`score_text`] says how well a decoder foretells a text.
+//! [`StopStrings`] where the text ends. A [`Batch`] continues several prompts at once. [`score_text`] says how well a decoder foretells a text.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod constraint;
 mod decoder;
 mod draft;
 mod error;
 mod generator;
 mod perplexity;
+mod run;
 mod sampler;
 mod saved;
 mod stop;
@@ -20,6 +22,7 @@ mod template;
 mod testing;
 mod tokenizer;
 
+pub use batch::{Batch, Job};
 pub use constraint::{Constraint, Grammar};
 pub use decoder::{Decoder, SessionDecoder};
 pub use error::TextError;

@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use whit_text::{
     ChatTemplate, Constraint, Decoder, Generation, Generator, Grammar, Message, Request, Sampling,
     SessionDecoder, StopReason, TextError, Tokenizer,
@@ -28,6 +28,13 @@ pub(crate) struct Generate {
     /// A file with the prompt; - reads it from standard input
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
+    /// A file with many prompts, one a line, to continue each by itself; - reads standard input. In a file that ends in .jsonl each line
+    /// is a JSON string, or an object with "prompt" and perhaps "max_tokens", "seed" and "stop"
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_file", "session", "draft", "guesses"])]
+    prompts: Option<PathBuf>,
+    /// With --prompts: texts that are generated at once, at most as many as the model was converted for with --sequences (default)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    parallel: Option<u16>,
     /// Talk to the model through its chat template. Without a prompt, each line of standard input is a turn
     #[arg(long)]
     chat: bool,
@@ -47,10 +54,12 @@ pub(crate) struct Generate {
     grammar: GrammarArgs,
     #[command(flatten)]
     target: Target,
-    /// Print one JSON object instead of the text as it comes
+    /// Print one JSON object instead of the text as it comes; with --prompts one a line for each text
     #[arg(long)]
     json: bool,
 }
+
+mod many;
 
 /// Tokens that a draft model guesses at once.
 const DRAFTED: usize = 4;
@@ -158,6 +167,9 @@ impl Generate {
         let start = Instant::now();
         let file = whit_file::open(&self.path.model)?;
         let model = whit_file::model(&file, &self.path.model)?;
+        if self.parallel.is_some() && self.prompts.is_none() {
+            bail!("--parallel goes with --prompts");
+        }
         let place = || self.path.model.display().to_string();
         let tokenizer = Tokenizer::of(&model).with_context(place)?;
         let template = match self.chat {
@@ -168,6 +180,9 @@ impl Generate {
         };
         let session = whit_file::session(model, self.target.settings()?)?;
         let decoder = SessionDecoder::new(session).with_context(place)?;
+        if let Some(path) = &self.prompts {
+            return self.many(path, &model, &tokenizer, template.as_ref(), decoder);
+        }
         let (draft_file, draft_tokenizer);
         let mut generator = Generator::new(&tokenizer, decoder);
         if let Some(path) = &self.draft {
@@ -189,15 +204,8 @@ impl Generate {
             (None, None) => {
                 bail!("give a prompt with --prompt or --prompt-file, or talk with --chat")
             }
-            (template, Some(prompt)) => {
-                let ids = match template {
-                    Some(template) => {
-                        let mut messages = self.opening();
-                        messages.push(Message::new("user", prompt));
-                        tokenizer.encode(&template.render(&messages, true)?, false)?
-                    }
-                    None => first_tokens(&tokenizer, &prompt)?,
-                };
+            (_, Some(prompt)) => {
+                let ids = self.ids(&tokenizer, template.as_ref(), prompt)?;
                 let generation = self.generate(&mut machine, &ids)?;
                 self.report(&machine, &generation, load_seconds)?;
             }
@@ -231,24 +239,23 @@ impl Generate {
 
     /// The prompt of the options.
     fn prompt(&self) -> Result<Option<String>> {
-        let Some(path) = &self.prompt_file else {
-            return Ok(self.prompt.clone());
-        };
-        let mut bytes = Vec::new();
-        match path.as_os_str() == "-" {
-            true => std::io::stdin().lock().read_to_end(&mut bytes).context("standard input")?,
-            false => {
-                bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-                bytes.len()
-            }
-        };
-        match String::from_utf8(bytes) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) => {
-                let at = error.utf8_error().valid_up_to();
-                bail!("{}: byte {at} isn't UTF-8", path.display())
-            }
+        match &self.prompt_file {
+            Some(path) => read_text(path).map(Some),
+            None => Ok(self.prompt.clone()),
         }
+    }
+
+    /// The tokens of a prompt, which with a template is what the user says.
+    fn ids(
+        &self,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+        prompt: String,
+    ) -> Result<Vec<i32>> {
+        let Some(template) = template else { return first_tokens(tokenizer, &prompt) };
+        let mut messages = self.opening();
+        messages.push(Message::new("user", prompt));
+        Ok(tokenizer.encode(&template.render(&messages, true)?, false)?)
     }
 
     /// What a conversation begins with.
@@ -305,10 +312,7 @@ impl Generate {
         match failed {
             // A reader such as `head` may have seen enough.
             Some(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-            _ => generation.map_err(|error| match error {
-                TextError::Session(error) => whit_file::named(&machine.model, error),
-                error => on_one_line(error),
-            }),
+            _ => generation.map_err(|error| explained(&machine.model, error)),
         }
     }
 
@@ -319,28 +323,50 @@ impl Generate {
             return Ok(());
         }
         let session = machine.generator.decoder().session();
-        let stop_string = match &generation.stop {
-            StopReason::StopString(stop) => Some(stop),
-            _ => None,
-        };
-        print_json(&json!({
-            "text": generation.text,
-            "ids": generation.ids,
-            "stop": stop_name(&generation.stop),
-            "stop_string": stop_string,
-            "prompt_tokens": generation.prompt_tokens,
-            "reused_tokens": generation.reused_tokens,
-            "generated_tokens": generation.ids.len(),
-            "guessed_tokens": generation.guessed.0,
-            "guessed_right": generation.guessed.1,
-            "prompt_tokens_per_second": generation.prompt_rate(),
-            "generation_tokens_per_second": generation.generation_rate(),
-            "load_seconds": load,
-            "first_token_seconds": generation.prompt_time.as_secs_f64(),
-            "isa": session.isa().name(),
-            "threads": session.threads(),
-        }))
+        let mut object = to_json(generation);
+        object["reused_tokens"] = json!(generation.reused_tokens);
+        object["guessed_tokens"] = json!(generation.guessed.0);
+        object["guessed_right"] = json!(generation.guessed.1);
+        object["load_seconds"] = json!(load);
+        object["isa"] = json!(session.isa().name());
+        object["threads"] = json!(session.threads());
+        print_json(&object)
     }
+}
+
+/// What there is to say of every text.
+fn to_json(generation: &Generation) -> Value {
+    let stop_string = match &generation.stop {
+        StopReason::StopString(stop) => Some(stop),
+        _ => None,
+    };
+    json!({
+        "text": generation.text,
+        "ids": generation.ids,
+        "stop": stop_name(&generation.stop),
+        "stop_string": stop_string,
+        "prompt_tokens": generation.prompt_tokens,
+        "generated_tokens": generation.ids.len(),
+        "prompt_tokens_per_second": generation.prompt_rate(),
+        "generation_tokens_per_second": generation.generation_rate(),
+        "first_token_seconds": generation.prompt_time.as_secs_f64(),
+    })
+}
+
+/// The text in a file, or of standard input for `-`.
+fn read_text(path: &Path) -> Result<String> {
+    let mut bytes = Vec::new();
+    match path.as_os_str() == "-" {
+        true => std::io::stdin().lock().read_to_end(&mut bytes).context("standard input")?,
+        false => {
+            bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+            bytes.len()
+        }
+    };
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        anyhow!("{}: byte {at} isn't UTF-8", path.display())
+    })
 }
 
 /// The prompt's tokens; for an empty one, the token that begins every text.
@@ -382,6 +408,14 @@ fn summary(generation: &Generation) -> String {
         generation.generation_rate(),
         stop_name(stop),
     )
+}
+
+/// An error of generation, with the names of a model.
+fn explained(model: &whit::Model<'_>, error: TextError) -> anyhow::Error {
+    match error {
+        TextError::Session(error) => whit_file::named(model, error),
+        error => on_one_line(error),
+    }
 }
 
 /// Libraries explain grammars over several lines.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use whit_convert::import::{DimChoice, ImportOptions, InputLayout, Pooling};
+use whit_convert::import::{DimChoice, ImportOptions, InputLayout, KvCache, Pooling};
 use whit_convert::tensor::Tensor;
 
 use crate::data::read_npy_file;
@@ -26,10 +26,27 @@ pub(super) struct ImportArgs {
     /// Positions, of prompt and answer together, that a decoder has room for; without, the model's own number, at most 4096
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    /// Texts that a decoder can continue at once, each with room for the whole context
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    sequences: Option<u16>,
+    /// How a decoder keeps the keys and values of its context: q8 takes about half of the memory
+    #[arg(long, value_enum, default_value_t = KvCacheArg::F16)]
+    kv_cache: KvCacheArg,
+    /// For `whit transcribe --word-times`: the file has what times of words are found by
+    #[arg(long)]
+    word_times: bool,
     /// How the vectors of a text's tokens become one, for encoders of text; without, what the files of
     /// sentence-transformers beside the model say
     #[arg(long, value_enum)]
     pooling: Option<PoolingArg>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KvCacheArg {
+    /// 16-bit floats
+    F16,
+    /// Integers of 8 bits, 32 of which share a scale
+    Q8,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -42,6 +59,12 @@ enum PoolingArg {
     Cls,
     /// The largest of each element
     Max,
+    /// Their sum over the square root of their number
+    MeanSqrt,
+    /// Their mean, weighted by their positions from 1 on
+    WeightedMean,
+    /// That of the last token
+    Last,
 }
 
 impl PoolingArg {
@@ -51,6 +74,9 @@ impl PoolingArg {
             PoolingArg::Mean => Pooling::Mean,
             PoolingArg::Cls => Pooling::Cls,
             PoolingArg::Max => Pooling::Max,
+            PoolingArg::MeanSqrt => Pooling::MeanSqrt,
+            PoolingArg::WeightedMean => Pooling::WeightedMean,
+            PoolingArg::Last => Pooling::Last,
         }
     }
 }
@@ -65,6 +91,12 @@ impl ImportArgs {
             input_values: input_values.collect::<Result<_>>()?,
             pad_boxes: self.pad_boxes,
             context: self.context,
+            sequences: self.sequences.map(usize::from),
+            kv_cache: match self.kv_cache {
+                KvCacheArg::F16 => KvCache::F16,
+                KvCacheArg::Q8 => KvCache::Q8,
+            },
+            word_times: self.word_times,
             pooling: self.pooling.map(PoolingArg::pooling),
         })
     }

@@ -14,9 +14,11 @@ pub(super) struct Memory {
     context: u64,
     /// Positions asked for, at most those.
     asked: u64,
+    /// Sequences, each with all positions.
+    sequences: u64,
     file: u64,
     weights: u64,
-    /// Keys and values of all positions.
+    /// Keys and values of all positions of all sequences.
     cache: u64,
     /// States that aren't keys and values.
     other_state: u64,
@@ -27,7 +29,7 @@ pub(super) struct Memory {
     threads: usize,
 }
 
-/// Bytes of the keys and values that steps keep.
+/// Bytes of the keys and values that steps keep, scales included.
 fn cache_bytes(model: &Model<'_>) -> u64 {
     let steps = model.steps().filter(|step| step.op == Op::CachedAttention as u16);
     let caches = steps.flat_map(|step| {
@@ -52,6 +54,7 @@ impl Memory {
                 "the file has room for {context} tokens: convert the model again with --context {asked}, if it was made for so many"
             );
         }
+        let sequences = model.metadata_value("model.sequences").and_then(|text| text.parse().ok());
         let Settings { isa, threads, .. } = settings;
         let options = Options { isa, threads, ..Options::default() };
         let session = Session::memory_bytes(model, &options)
@@ -61,6 +64,7 @@ impl Memory {
         Ok(Memory {
             context,
             asked,
+            sequences: sequences.unwrap_or(1).max(1),
             file: header.file_bytes,
             weights: header.weight_bytes,
             cache,
@@ -78,12 +82,18 @@ impl Memory {
 
     /// Keys and values of one token.
     fn token(&self) -> u64 {
-        self.cache / self.context
+        self.cache / self.context / self.sequences
+    }
+
+    /// Keys and values of the positions asked for.
+    fn asked_cache(&self) -> u64 {
+        self.token() * self.asked * self.sequences
     }
 
     pub(super) fn json(&self) -> Value {
         json!({
             "context": self.context,
+            "sequences": self.sequences,
             "file_bytes": self.file,
             "weight_bytes": self.weights,
             "kv_cache_bytes": self.cache,
@@ -94,7 +104,7 @@ impl Memory {
             "session_bytes": self.session(),
             "total_bytes": self.file + self.session(),
             "asked_context": self.asked,
-            "asked_kv_cache_bytes": self.token() * self.asked,
+            "asked_kv_cache_bytes": self.asked_cache(),
             "isa": self.isa.name(),
             "threads": self.threads,
         })
@@ -105,7 +115,11 @@ impl Memory {
         let row = |what: &str, count: u64, remark: String| {
             vec![what.to_owned(), report::bytes(count), count.to_string(), remark]
         };
-        let token = format!("{} bytes a token", self.token());
+        let of_all = match self.sequences {
+            1 => String::new(),
+            sequences => format!(", {sequences} sequences"),
+        };
+        let token = format!("{} bytes a token{of_all}", self.token());
         let weights =
             format!("mapped, shared by all sessions; {} are weights", report::bytes(self.weights));
         let mut rows = vec![row("file", self.file, weights), row("KV cache", self.cache, token)];
@@ -126,7 +140,7 @@ impl Memory {
         if asked < context {
             text += &format!(
                 "\n\nA session has room for all {context} tokens. Converted with --context {asked}, the KV cache takes {} instead of {}.",
-                report::bytes(self.token() * asked),
+                report::bytes(self.asked_cache()),
                 report::bytes(self.cache),
             );
         }

@@ -16,7 +16,7 @@ use crate::data::{Array, ArrayData, Dataset, read_npy_file, write_npy_file};
 use crate::program::{self, Program};
 use crate::report::{self, Align};
 use crate::samples::{Bound, output_f32};
-use crate::whit_file::{self, input_specs, tensor_info};
+use crate::whit_file::{self, input_specs, tensor_info, whole_input_specs};
 
 /// Values printed of an output that isn't written to a file.
 const MAX_PRINTED: usize = 16;
@@ -25,7 +25,8 @@ const MAX_PRINTED: usize = 16;
 pub(crate) struct Run {
     #[command(flatten)]
     path: ModelPath,
-    /// An input: NAME=x.npy. A first axis longer than the model's batch runs the model once per row
+    /// An input: NAME=x.npy. A first axis longer than the model's batch runs the model once per row; inputs that have no batch in common, as
+    /// those of a decoder, have the array's own shape, or one more axis before it to run the model several times
     #[arg(long, value_name = "NAME=x.npy", value_parser = parse_input)]
     input: Vec<(String, PathBuf)>,
     /// Folder to write one NAME.npy per output to
@@ -89,6 +90,8 @@ impl Run {
         let settings = self.target.settings()?;
         let infos: Vec<_> =
             model.inputs().filter_map(|tensor| tensor_info(&model, tensor)).collect();
+        // Each input in whole, as its array's shape says.
+        let is_whole = whit_file::has_no_batch(&infos);
         let mut arrays = BTreeMap::new();
         for (name, path) in &self.input {
             let Some(info) = infos.iter().find(|info| info.name == *name) else {
@@ -98,7 +101,7 @@ impl Run {
             let mut array = read_npy_file(path).with_context(|| path.display().to_string())?;
             // An array without an axis for samples is one sample.
             let rank = info.dims.len();
-            let has_batch = info.dims.first().is_some_and(|(min, _, _)| *min == 1);
+            let has_batch = !is_whole && info.dims.first().is_some_and(|(min, _, _)| *min == 1);
             let dims = array.shape.len();
             let is_one_sample = if has_batch { dims + 1 == rank } else { dims <= rank };
             if is_one_sample {
@@ -119,7 +122,11 @@ impl Run {
         } else {
             let data = Dataset::new(Path::new("--input"), arrays)?;
             let ranks: Vec<usize> = infos.iter().map(|info| info.dims.len()).collect();
-            let bound = Bound::new(&data, input_specs(&model), &ranks)?;
+            let specs = match is_whole {
+                true => whole_input_specs(&model),
+                false => input_specs(&model),
+            };
+            let bound = Bound::new(&data, specs, &ranks)?;
             (self.collect(&mut program, &bound, &mut profile)?, bound.len())
         };
         if let Some(folder) = &self.output {

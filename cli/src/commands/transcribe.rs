@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use whit_speech::{Audio, Request, Segment, SpeechError, Transcriber, Transcript};
+use whit_speech::{Audio, Request, Segment, SpeechError, Transcriber, Transcript, Word};
 use whit_text::TextError;
 
 use super::{ModelPath, Target, print_json, print_text};
@@ -35,6 +35,12 @@ pub(crate) struct Transcribe {
     /// Don't let the model say when segments begin and end: one segment for each 30 seconds
     #[arg(long, conflicts_with_all = ["srt", "vtt", "timestamps"])]
     no_timestamps: bool,
+    /// Follow N texts at once and take the best one, at temperature 0; the model has to be converted with --sequences N
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    beam_size: u16,
+    /// With --json: when each word was said; the model has to be converted with --word-times
+    #[arg(long)]
+    word_times: bool,
     /// Don't give the model the text so far: repetitions can't spread
     #[arg(long)]
     no_context: bool,
@@ -74,6 +80,9 @@ impl Transcribe {
         let file = whit_file::open(&self.path.model)?;
         let model = whit_file::model(&file, &self.path.model)?;
         let place = || self.path.model.display().to_string();
+        if self.word_times && !self.form.json {
+            bail!("--word-times goes with --json");
+        }
         let session = whit_file::session(model, self.target.settings()?)?;
         let named = |error| match error {
             SpeechError::Text(TextError::Session(error)) => whit_file::named(&model, error),
@@ -88,6 +97,8 @@ impl Transcribe {
             prompt: self.prompt.clone(),
             temperatures: self.temperature.clone(),
             max_no_speech: self.no_speech,
+            beam_size: usize::from(self.beam_size),
+            word_times: self.word_times,
             seed: self.seed,
             ..Request::default()
         };
@@ -120,7 +131,15 @@ impl Transcribe {
                 transcript.map_err(named).with_context(|| path.display().to_string())?;
             let seconds = begin.elapsed().as_secs_f64();
             if self.form.json {
-                objects.push(object(path, &transcript, duration, seconds, &transcriber));
+                let with_words = self.word_times;
+                objects.push(object(
+                    path,
+                    &transcript,
+                    duration,
+                    seconds,
+                    &transcriber,
+                    with_words,
+                ));
             } else {
                 eprintln!("{}", summary(path, &transcript, duration, seconds));
             }
@@ -164,9 +183,10 @@ fn object(
     duration: f64,
     seconds: f64,
     transcriber: &Transcriber<'_>,
+    with_words: bool,
 ) -> Value {
     let segments = transcript.segments.iter().map(|segment| {
-        json!({
+        let mut object = json!({
             "start": segment.start,
             "end": segment.end,
             "text": segment.text,
@@ -175,7 +195,15 @@ fn object(
             "mean_log_probability": segment.log_probability,
             "compression": segment.compression,
             "no_speech_probability": segment.no_speech,
-        })
+        });
+        if with_words {
+            let words = segment.words.iter().map(|word| {
+                let Word { text, start, end, probability } = word;
+                json!({ "text": text, "start": start, "end": end, "probability": probability })
+            });
+            object["words"] = words.collect();
+        }
+        object
     });
     let language = transcript.language.as_ref();
     json!({
@@ -190,6 +218,7 @@ fn object(
         "mel_seconds": transcript.times.mel.as_secs_f64(),
         "encoder_seconds": transcript.times.encoder.as_secs_f64(),
         "decoder_seconds": transcript.times.decoder.as_secs_f64(),
+        "word_seconds": transcript.times.words.as_secs_f64(),
         "windows": transcript.windows,
         "decoder_tokens": transcript.written,
         "isa": transcriber.session().isa().name(),

@@ -1,14 +1,8 @@
 //! A small language model that recites the alphabet, for tests of text in and out.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use super::{Folder, table};
 use serde_json::{Map, Value, json};
-use whit::DType;
-use whit_convert::dim::{Dim, Symbol};
-use whit_convert::graph::{Graph, Node, Op};
-use whit_convert::pipeline::{ConvertOptions, convert};
-use whit_convert::tensor::Tensor;
-
-use super::Folder;
 
 pub(crate) const EOS: usize = 256;
 pub(crate) const VOCABULARY: usize = 257;
@@ -59,38 +53,10 @@ pub(crate) fn logits(token: usize, best: f32) -> [f32; VOCABULARY] {
     row
 }
 
-/// A decoder whose logits are a table's rows. It has no cache, since it needs none.
+/// A decoder of these logits.
 pub(crate) fn model(best: f32, metadata: &[(&str, &str)]) -> Vec<u8> {
     let table: Vec<f32> = (0..VOCABULARY).flat_map(|token| logits(token, best)).collect();
-    let mut graph = Graph { name: "alphabet".to_owned(), ..Graph::default() };
-    for (name, max) in [("tokens", 8), ("rows", 2)] {
-        graph.symbols.push(Symbol { name: name.to_owned(), min: 1, max });
-    }
-    let of = |symbol: usize| Dim::symbol(symbol as u32);
-    for (name, symbol) in [("tokens", 0), ("positions", 0), ("rows", 1)] {
-        let value = graph.add_value(name, DType::I32, vec![of(symbol)]);
-        graph.inputs.push(value);
-    }
-    let wide = Dim::from(VOCABULARY);
-    let table = Tensor::from_f32([VOCABULARY, VOCABULARY], &table);
-    let table = graph.add_constant("table", table);
-    let all = graph.add_value("all", DType::F32, vec![of(0), wide.clone()]);
-    let logits = graph.add_value("logits", DType::F32, vec![of(1), wide]);
-    let (tokens, rows) = (graph.inputs[0], graph.inputs[2]);
-    for (name, data, indices, output) in
-        [("embed", table, tokens, all), ("choose", all, rows, logits)]
-    {
-        graph.nodes.push(Node {
-            name: name.to_owned(),
-            op: Op::Gather { axis: 0 },
-            inputs: vec![Some(data), Some(indices)],
-            outputs: vec![output],
-        });
-    }
-    graph.outputs.push(logits);
-    graph.metadata = metadata.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    let options = ConvertOptions { golden_cases: 0, ..ConvertOptions::default() };
-    convert(graph, None, &options, &mut ()).expect("a model").file
+    table::file(table::decoder("alphabet", &table, VOCABULARY, 8), metadata)
 }
 
 const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}";

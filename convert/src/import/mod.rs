@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::error::ImportError;
-use crate::graph::Graph;
+use crate::graph::{Graph, Node, Op};
 use crate::tensor::Tensor;
 
 mod builder;
@@ -38,8 +38,24 @@ pub struct ImportOptions {
     pub pad_boxes: bool,
     /// Positions that a decoder keeps keys and values for; at most 4096 of the model's own number without.
     pub context: Option<usize>,
+    /// Sequences that a decoder keeps keys and values of, one without.
+    pub sequences: Option<usize>,
+    /// How a decoder keeps keys and values.
+    pub kv_cache: KvCache,
+    /// A model of speech tells which sound a token attends to, for times of words.
+    pub word_times: bool,
     /// How an encoder's vectors of tokens become one of the text; as the model's files say without.
     pub pooling: Option<Pooling>,
+}
+
+/// How a decoder keeps the keys and values of its context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvCache {
+    /// In f16.
+    #[default]
+    F16,
+    /// In i8, with a scale in f16 for every 32: 53 % of the bytes.
+    Q8,
 }
 
 /// How the vectors of a text's tokens become one.
@@ -53,6 +69,12 @@ pub enum Pooling {
     Cls,
     /// The largest of each element.
     Max,
+    /// Their sum over the square root of their number.
+    MeanSqrt,
+    /// Their mean, weighted by their positions from 1 on.
+    WeightedMean,
+    /// That of the last token.
+    Last,
 }
 
 impl Pooling {
@@ -63,6 +85,9 @@ impl Pooling {
             Pooling::Mean => "mean",
             Pooling::Cls => "cls",
             Pooling::Max => "max",
+            Pooling::MeanSqrt => "mean-sqrt",
+            Pooling::WeightedMean => "weighted-mean",
+            Pooling::Last => "last",
         }
     }
 }
@@ -92,7 +117,28 @@ pub enum InputLayout {
 /// [`ImportError::Format`] for a file in another format, and whatever [`onnx::import_onnx`],
 /// [`tflite::import_tflite`] or [`transformers::import_transformers`] returns.
 pub fn import_file(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Graph, ImportError> {
-    let path = path.as_ref();
+    let graph = import_any(path.as_ref(), options)?;
+    let keeps = |node: &Node| matches!(node.op, Op::CachedAttention(_));
+    let asked = [
+        ("--kv-cache", options.kv_cache != KvCache::F16),
+        ("--sequences", options.sequences.is_some()),
+    ];
+    if let Some((option, _)) = asked.into_iter().find(|(_, is_asked)| *is_asked)
+        && !graph.nodes.iter().any(keeps)
+    {
+        let problem =
+            format!("the model keeps no keys and values of a context: leave {option} out");
+        return Err(ImportError::Model(problem));
+    }
+    let hears = |node: &Node| matches!(node.op, Op::CrossAttention(_));
+    if options.word_times && !graph.nodes.iter().any(hears) {
+        let problem = "the model writes down no speech: leave --word-times out".to_owned();
+        return Err(ImportError::Model(problem));
+    }
+    Ok(graph)
+}
+
+fn import_any(path: &Path, options: &ImportOptions) -> Result<Graph, ImportError> {
     if path.is_dir() {
         return transformers::import_transformers(path, options);
     }

@@ -78,7 +78,9 @@ fn outputs(op: &Op) -> usize {
     match op {
         Op::Pool(pool) if pool.kind == PoolKind::Max => 2,
         Op::Recurrent(layer) if layer.kind == RecurrentKind::Lstm => 3,
-        Op::QuantizedLstm(_) | Op::CachedAttention(_) | Op::CrossAttention(_) => 3,
+        Op::QuantizedLstm(_) => 3,
+        Op::CrossAttention(_) => 4,
+        Op::CachedAttention(_) => 5,
         Op::Recurrent(_) => 2,
         Op::TopK { .. } => 2,
         _ => 1,
@@ -101,8 +103,8 @@ fn arity(op: &Op) -> (usize, usize) {
         Op::Attention(_) => (3, 4),
         Op::Embedding { .. } => (2, 2),
         Op::Rotary(_) => (3, 5),
-        Op::CachedAttention(_) => (4, 5),
-        Op::CrossAttention(_) => (4, 4),
+        Op::CachedAttention(_) => (4, 7),
+        Op::CrossAttention(_) => (4, 5),
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
     }
@@ -256,8 +258,13 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
             let Heads { heads, size, .. } = attention.heads;
             expect(of_heads(x, &attention.heads) && inputs[1] == &x[..1] && inputs[2].len() == 4)?;
             expect(y.len() == 2 && y[0] == x[0] && y[1].is((heads * size) as i64))?;
-            let caches = node.outputs[1..].iter().all(|id| shape(*id) == inputs[2]);
-            expect(inputs[2] == inputs[3] && node.outputs.len() == 3 && caches)
+            // Keys and values, and in q8 their scales.
+            let kept = node.outputs.len() - 1;
+            expect(matches!(kept, 2 | 4) && inputs.len() >= 2 + kept)?;
+            let caches = node.outputs[1..].iter().zip(&inputs[2..]);
+            expect(inputs[2] == inputs[3] && caches.into_iter().all(|(id, x)| shape(*id) == *x))?;
+            let rows = |x: &[Dim]| x.len() == 4 && x[..3] == inputs[2][..3];
+            expect(inputs[2..2 + kept].iter().all(|x| rows(x)))
         }
         Op::CrossAttention(attention) => {
             let Heads { heads, kv_heads, size } = attention.heads;
@@ -265,8 +272,14 @@ fn shapes(graph: &Graph, node: &Node) -> Result<(), String> {
             expect(x.len() == 2 && x[1].is((heads * size) as i64) && y == x && new.len() == 3)?;
             expect(new[2].is((2 * kv_heads * size) as i64) && cache.len() == 4)?;
             expect(new[1] == cache[2] && cache[1].is(kv_heads as i64) && cache[3].is(size as i64))?;
-            let caches = node.outputs[1..].iter().all(|id| shape(*id) == cache);
-            expect(inputs[3] == cache && node.outputs.len() == 3 && caches)
+            // Chosen heads and their weights come together.
+            expect(node.outputs.len() == inputs.len() - 1)?;
+            let caches = node.outputs[1..3].iter().all(|id| shape(*id) == cache);
+            expect(inputs[3] == cache && caches)?;
+            let Some(chosen) = inputs.get(4) else { return Ok(()) };
+            let weights = shape(node.outputs[3]);
+            expect(chosen.len() == 1 && weights.len() == 3 && weights[0] == x[0])?;
+            expect(weights[1] == chosen[0] && weights[2] == cache[2])
         }
         Op::Gated { .. } => {
             let (Some((n, before)), Some((wide, before_x))) = (y.split_last(), x.split_last())

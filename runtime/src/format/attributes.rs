@@ -567,9 +567,14 @@ record! {
     }
 }
 
+/// Numbers of a row of keys or values that share a scale in q8, as in GGUF's Q8_0. Channels of keys differ in size by far: one scale for
+/// a head of 64 would save 3 % of the bytes, and its KL divergence from f16 (SmolLM2-135M) is 0.0011, not 0.0007.
+pub const Q8_GROUP: usize = 32;
+
 record! {
     /// [`Op::CachedAttention`](super::Op). Inputs: x `[tokens, (heads + 2 · kv_heads) · size]`, positions `[tokens]`, sequences
-    /// `[tokens]` (optional). Outputs: y `[tokens, heads · size]`, keys and values `[sequences, kv_heads, positions, size]`.
+    /// `[tokens]` (optional). Outputs: y `[tokens, heads · size]`, keys and values `[sequences, kv_heads, positions, size]`, in q8
+    /// also scales of keys and of values `[sequences, kv_heads, positions, size / Q8_GROUP]`, rounded up.
     pub struct CachedAttentionAttributes: 32 {
         /// Heads of queries.
         pub heads: u32,

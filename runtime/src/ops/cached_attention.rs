@@ -1,8 +1,9 @@
-//! Attention of new tokens over all tokens of their sequence, whose keys and values are kept in f16 from run to run.
+//! Attention of new tokens over all tokens of their sequence, whose keys and values are kept from run to run: in f16, or in q8,
+//! which is about half of that.
 //!
 //! First the new keys and values are written to the places that positions name, then every token attends to positions up to
 //! its own. A stretch of tokens that follow one another is computed as products of matrices over widened keys and values, as
-//! [`attention`] does; single tokens by [`attention_f16`], which widens as it reads.
+//! [`attention`] does; single tokens by [`attention_kept`], which widens as it reads.
 
 use core::ops::Range;
 
@@ -11,9 +12,9 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
-use crate::format::{CachedAttentionAttributes, Op, cast_mut};
+use crate::format::{CachedAttentionAttributes, Op, Q8_GROUP, cast_mut};
 use crate::isa::Isa;
-use crate::kernels::attention_f16::{self, AttentionF16};
+use crate::kernels::attention_kept::{self, AttentionKept, Halves, Kept, Q8};
 use crate::kernels::elementary::{self, ExponentialsFn};
 use crate::kernels::matmul_f32::{self, MatMulF32, MatMulF32Fn};
 use crate::memory::{Context, typed, typed_mut};
@@ -30,11 +31,18 @@ use crate::threads::{Columns, Crew, Shares};
 pub static CACHED_ATTENTION_F32: Operator = Operator {
     op: Op::CachedAttention,
     dtype: Some(DType::F32),
-    check,
+    check: |step| check(step, DType::F16),
     select: select_isa!(run),
-    scratch_bytes: |step, _| {
-        Sizes::of(step).map_or(0, |sizes| sizes.scratch_len() * size_of::<f32>())
-    },
+    scratch_bytes,
+};
+
+/// f32 queries and results, keys and values in q8: i8, with scales in f16.
+pub static CACHED_ATTENTION_Q8: Operator = Operator {
+    op: Op::CachedAttention,
+    dtype: Some(DType::I8),
+    check: |step| check(step, DType::I8),
+    select: select_isa!(run_q8),
+    scratch_bytes,
 };
 
 const POSITIONS: usize = 1;
@@ -42,6 +50,10 @@ const POSITIONS: usize = 1;
 const SEQUENCES: usize = 2;
 const KEYS: usize = 1;
 const VALUES: usize = 2;
+/// Of q8.
+const KEY_SCALES: usize = 3;
+/// Of q8.
+const VALUE_SCALES: usize = 4;
 
 /// Tokens of a stretch from which on widening keys and values once for all pays.
 const LEAST_STRETCH: usize = 8;
@@ -110,8 +122,14 @@ impl Sizes {
     }
 }
 
-fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
-    if !matches!(step.input_count(), 2..=3) || step.output_count() != 3 {
+fn scratch_bytes(step: &Step<'_>, _: Isa) -> usize {
+    Sizes::of(step).map_or(0, |sizes| sizes.scratch_len() * size_of::<f32>())
+}
+
+/// Checks a step whose keys and values are f16, or i8 with scales.
+fn check(step: &Step<'_>, kept: DType) -> Result<(), StepErrorKind> {
+    let outputs = if kept == DType::F16 { 3 } else { 5 };
+    if !matches!(step.input_count(), 2..=3) || step.output_count() != outputs {
         return Err(StepErrorKind::OperandCount);
     }
     expect_apart(step)?;
@@ -132,14 +150,17 @@ fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
     if y.rank() != 2 || y.dim(0) != x.dim(0) || y.dim(1) != a.heads as usize * a.size as usize {
         return Err(StepErrorKind::OperandShape(output));
     }
-    let (keys, values) = (step.output(KEYS)?, step.output(VALUES)?);
-    for (number, cache) in [(KEYS, &keys), (VALUES, &values)] {
-        let operand = output + number as u8;
-        expect_type(cache, DType::F16, operand)?;
+    let keys = step.output(KEYS)?;
+    for number in KEYS..outputs {
+        let (operand, cache) = (output + number as u8, step.output(number)?);
+        let is_scales = number >= KEY_SCALES;
+        expect_type(&cache, if is_scales { DType::F16 } else { kept }, operand)?;
+        let width = a.size as usize;
         let is_one = cache.rank() == 4
             && cache.dim(1) == a.kv_heads as usize
-            && cache.dim(3) == a.size as usize
-            && cache.dims() == keys.dims();
+            && cache.dim(3) == if is_scales { width.div_ceil(Q8_GROUP) } else { width }
+            && keys.rank() == 4
+            && cache.dims()[..3] == keys.dims()[..3];
         if !is_one {
             return Err(StepErrorKind::OperandShape(operand));
         }
@@ -148,45 +169,142 @@ fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
 }
 
 fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let step = context.step;
-    let a: CachedAttentionAttributes = step.attributes();
-    let sizes = Sizes::of(&step)?;
-    let has_sequences = step.has_input(SEQUENCES);
-    let output = step.input_count() as u8;
-    if sizes.tokens == 0 {
+    let task = Task::of(context)?;
+    let size = task.sizes.size;
+    if task.sizes.tokens == 0 {
         return Ok(());
     }
     #[cfg(feature = "std")]
     let crew = context.take_crew();
     let operands = context.operands_with_outputs::<3, 3>([0, POSITIONS, SEQUENCES])?;
-    let [x, positions, sequences] = operands.inputs;
     let [y, keys, values] = operands.outputs;
-    let x: &[f32] = typed(x, 0)?;
-    let places = Places {
-        positions: typed(positions, POSITIONS as u8)?,
-        sequences: has_sequences.then_some(typed(sequences, SEQUENCES as u8)?),
-    };
-    let y: &mut [f32] = typed_mut(y, output)?;
-    let keys: &mut [f16] = typed_mut(keys, output + KEYS as u8)?;
-    let values: &mut [f16] = typed_mut(values, output + VALUES as u8)?;
-    write(&sizes, x, &places, keys, values)?;
-
-    let attention = CachedAttention {
-        sizes,
-        channels: sizes.channels(),
-        x,
-        places: Some(places),
-        keys,
-        values,
-        window: if a.window == 0 { usize::MAX } else { a.window as usize },
-        to: Scores { scale: a.scale, softcap: a.softcap, zero_rows: false },
-        kernels: Kernels::of(Isa::ALL[ISA]),
-    };
+    let keys: &mut [f16] = typed_mut(keys, task.output + KEYS as u8)?;
+    let values: &mut [f16] = typed_mut(values, task.output + VALUES as u8)?;
+    let places = task.write(operands.inputs, |row, new_keys, new_values| {
+        keys[row * size..][..size].convert_from_f32_slice(new_keys);
+        values[row * size..][..size].convert_from_f32_slice(new_values);
+    })?;
+    let kept = [&*keys, &*values].map(|rows| Halves::new(size, rows));
+    let attention =
+        task.attention(operands.inputs[0], places, kept, Kernels::f16(Isa::ALL[ISA]))?;
+    let y: &mut [f32] = typed_mut(y, task.output)?;
     #[cfg(feature = "std")]
     if let Some(crew) = crew {
         return attention.run_parts(crew, y, operands.scratch);
     }
     attention.run(y, operands.scratch)
+}
+
+fn run_q8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let task = Task::of(context)?;
+    let size = task.sizes.size;
+    let groups = size.div_ceil(Q8_GROUP);
+    if task.sizes.tokens == 0 {
+        return Ok(());
+    }
+    #[cfg(feature = "std")]
+    let crew = context.take_crew();
+    let operands = context.operands_with_outputs::<3, 5>([0, POSITIONS, SEQUENCES])?;
+    let [y, keys, values, key_scales, value_scales] = operands.outputs;
+    let keys: &mut [i8] = typed_mut(keys, task.output + KEYS as u8)?;
+    let values: &mut [i8] = typed_mut(values, task.output + VALUES as u8)?;
+    let key_scales: &mut [f16] = typed_mut(key_scales, task.output + KEY_SCALES as u8)?;
+    let value_scales: &mut [f16] = typed_mut(value_scales, task.output + VALUE_SCALES as u8)?;
+    let narrow = attention_kept::select_narrow_q8(Isa::ALL[ISA]);
+    let places = task.write(operands.inputs, |row, new_keys, new_values| {
+        let (numbers, scales) = (row * size..(row + 1) * size, row * groups..(row + 1) * groups);
+        narrow(new_keys, &mut keys[numbers.clone()], &mut key_scales[scales.clone()]);
+        narrow(new_values, &mut values[numbers], &mut value_scales[scales]);
+    })?;
+    let kept = [(&*keys, &*key_scales), (&*values, &*value_scales)]
+        .map(|(numbers, scales)| Q8::new(size, numbers, scales));
+    let attention = task.attention(operands.inputs[0], places, kept, Kernels::q8(Isa::ALL[ISA]))?;
+    let y: &mut [f32] = typed_mut(y, task.output)?;
+    #[cfg(feature = "std")]
+    if let Some(crew) = crew {
+        return attention.run_parts(crew, y, operands.scratch);
+    }
+    attention.run(y, operands.scratch)
+}
+
+/// What a step says but for its operands' contents.
+struct Task {
+    attributes: CachedAttentionAttributes,
+    sizes: Sizes,
+    has_sequences: bool,
+    /// The operand that is the first output.
+    output: u8,
+}
+
+impl Task {
+    fn of(context: &Context<'_>) -> Result<Task, StepErrorKind> {
+        let step = context.step;
+        Ok(Task {
+            attributes: step.attributes(),
+            sizes: Sizes::of(&step)?,
+            has_sequences: step.has_input(SEQUENCES),
+            output: step.input_count() as u8,
+        })
+    }
+
+    /// Gives the keys and values of all tokens to `keep`, head by head, with the row of the cache that they are to be written to.
+    ///
+    /// # Errors
+    /// [`StepErrorKind::IndexOutOfRange`] for a place outside the cache; nothing is written then.
+    fn write<'v>(
+        &self,
+        [x, positions, sequences]: [&'v [u8]; 3],
+        mut keep: impl FnMut(usize, &[f32], &[f32]),
+    ) -> Result<Places<'v>, StepErrorKind> {
+        let Sizes { heads, kv_heads, size, sequences: all, context, .. } = self.sizes;
+        let places = Places {
+            positions: typed(positions, POSITIONS as u8)?,
+            sequences: match self.has_sequences {
+                true => Some(typed(sequences, SEQUENCES as u8)?),
+                false => None,
+            },
+        };
+        let is_inside = |token| {
+            let (sequence, position) = places.at(token);
+            (0..all as i64).contains(&i64::from(sequence))
+                && (0..context as i64).contains(&i64::from(position))
+        };
+        if !(0..self.sizes.tokens).all(is_inside) {
+            return Err(StepErrorKind::IndexOutOfRange);
+        }
+        for (token, x) in typed::<f32>(x, 0)?.chunks_exact(self.sizes.channels()).enumerate() {
+            let (sequence, position) = places.at(token);
+            let (keys, values) = x[heads * size..].split_at(kv_heads * size);
+            for (head, (key, value)) in
+                keys.chunks_exact(size).zip(values.chunks_exact(size)).enumerate()
+            {
+                let row = (sequence as usize * kv_heads + head) * context + position as usize;
+                keep(row, key, value);
+            }
+        }
+        Ok(places)
+    }
+
+    fn attention<'v, K: Kept>(
+        &self,
+        x: &'v [u8],
+        places: Places<'v>,
+        [keys, values]: [K; 2],
+        kernels: Kernels<K>,
+    ) -> Result<CachedAttention<'v, K>, StepErrorKind> {
+        let a = &self.attributes;
+        Ok(CachedAttention {
+            sizes: self.sizes,
+            channels: self.sizes.channels(),
+            x: typed(x, 0)?,
+            places: Some(places),
+            keys,
+            values,
+            window: if a.window == 0 { usize::MAX } else { a.window as usize },
+            to: Scores { scale: a.scale, softcap: a.softcap, zero_rows: false },
+            kernels,
+        })
+    }
 }
 
 /// Where tokens go in the cache.
@@ -202,71 +320,48 @@ impl Places<'_> {
     }
 }
 
-/// Writes the keys and values of all tokens.
-///
-/// # Errors
-/// [`StepErrorKind::IndexOutOfRange`] for a place outside the cache; nothing is written then.
-fn write(
-    sizes: &Sizes,
-    x: &[f32],
-    places: &Places<'_>,
-    keys: &mut [f16],
-    values: &mut [f16],
-) -> Result<(), StepErrorKind> {
-    let Sizes { heads, kv_heads, size, sequences, context, .. } = *sizes;
-    let is_inside = |token| {
-        let (sequence, position) = places.at(token);
-        (0..sequences as i64).contains(&i64::from(sequence))
-            && (0..context as i64).contains(&i64::from(position))
-    };
-    if !(0..sizes.tokens).all(is_inside) {
-        return Err(StepErrorKind::IndexOutOfRange);
-    }
-    for (token, x) in x.chunks_exact(sizes.channels()).enumerate() {
-        let (sequence, position) = places.at(token);
-        let (new_keys, new_values) = x[heads * size..].split_at(kv_heads * size);
-        for head in 0..kv_heads {
-            let row = (sequence as usize * kv_heads + head) * context + position as usize;
-            keys[row * size..][..size].convert_from_f32_slice(&new_keys[head * size..][..size]);
-            values[row * size..][..size].convert_from_f32_slice(&new_values[head * size..][..size]);
-        }
-    }
-    Ok(())
-}
-
 /// What computes products and exponentials.
-pub(super) struct Kernels {
-    few: AttentionF16,
+pub(super) struct Kernels<K> {
+    kept: AttentionKept<K>,
     product: MatMulF32Fn,
     exponentials: ExponentialsFn,
 }
 
-impl Kernels {
-    pub(super) fn of(isa: Isa) -> Kernels {
-        Kernels {
-            few: attention_f16::select(isa),
-            product: matmul_f32::select(isa),
-            exponentials: elementary::select_exponentials(isa),
-        }
+impl<K> Kernels<K> {
+    fn new(kept: AttentionKept<K>, isa: Isa) -> Kernels<K> {
+        let exponentials = elementary::select_exponentials(isa);
+        Kernels { kept, product: matmul_f32::select(isa), exponentials }
+    }
+}
+
+impl<'v> Kernels<Halves<'v>> {
+    pub(super) fn f16(isa: Isa) -> Self {
+        Kernels::new(attention_kept::select_f16(isa), isa)
+    }
+}
+
+impl<'v> Kernels<Q8<'v>> {
+    fn q8(isa: Isa) -> Self {
+        Kernels::new(attention_kept::select_q8(isa), isa)
     }
 }
 
 /// A step's operands and attributes.
-pub(super) struct CachedAttention<'v> {
+pub(super) struct CachedAttention<'v, K> {
     pub(super) sizes: Sizes,
     /// Elements of a row of x, which begins with the queries.
     pub(super) channels: usize,
     pub(super) x: &'v [f32],
     /// `None`: every token sees all positions of the only sequence.
     pub(super) places: Option<Places<'v>>,
-    pub(super) keys: &'v [f16],
-    pub(super) values: &'v [f16],
+    pub(super) keys: K,
+    pub(super) values: K,
     pub(super) window: usize,
     pub(super) to: Scores,
-    pub(super) kernels: Kernels,
+    pub(super) kernels: Kernels<K>,
 }
 
-impl CachedAttention<'_> {
+impl<K: Kept + Send + Sync> CachedAttention<'_, K> {
     /// Computes all tokens, whose results are the rows of `y`.
     pub(super) fn run(&self, y: &mut [f32], scratch: &mut [u8]) -> Result<(), StepErrorKind> {
         let Sizes { heads, size, .. } = self.sizes;
@@ -349,16 +444,10 @@ impl CachedAttention<'_> {
     }
 
     /// Rows of a head in the cache.
-    fn rows<'c>(
-        &self,
-        cache: &'c [f16],
-        sequence: i32,
-        head: usize,
-        rows: Range<usize>,
-    ) -> &'c [f16] {
-        let Sizes { kv_heads, size, context, .. } = self.sizes;
+    fn rows(&self, cache: K, sequence: i32, head: usize, rows: Range<usize>) -> K {
+        let Sizes { kv_heads, context, .. } = self.sizes;
         let first = (sequence as usize * kv_heads + head) * context;
-        &cache[(first + rows.start) * size..(first + rows.end) * size]
+        cache.slice(first + rows.start..first + rows.end)
     }
 
     /// Positions that a token sees.
@@ -381,8 +470,7 @@ impl CachedAttention<'_> {
             let end = ((kv_head + 1) * group).min(heads.end).min(head + GROUP_HEADS);
             let many = end - head;
             let scores = &mut scratch[..many * n];
-            (self.kernels.few.scores)(&mut attention_f16::Scores {
-                size,
+            (self.kernels.kept.scores)(&mut attention_kept::Scores {
                 queries: &queries[head * size..end * size],
                 keys: self.rows(self.keys, sequence, kv_head, seen.clone()),
                 scores,
@@ -392,8 +480,7 @@ impl CachedAttention<'_> {
                 *factor = attention::weights(scores, None, self.to, self.kernels.exponentials);
             }
             let y = &mut y[(head - heads.start) * size..][..many * size];
-            (self.kernels.few.mix)(&mut attention_f16::Mix {
-                size,
+            (self.kernels.kept.mix)(&mut attention_kept::Mix {
                 weights: scores,
                 values: self.rows(self.values, sequence, kv_head, seen.clone()),
                 output: y,
@@ -402,6 +489,24 @@ impl CachedAttention<'_> {
                 y.iter_mut().for_each(|y| *y *= factor);
             }
             head = end;
+        }
+    }
+
+    /// How much each token attends to each position that it sees, of some heads: `[tokens, chosen heads, positions]`, where all
+    /// positions are seen. They are few, so they are computed besides.
+    pub(super) fn weights(&self, chosen: &[i32], weights: &mut [f32]) {
+        let Sizes { heads, kv_heads, size, context, .. } = self.sizes;
+        let rows =
+            self.x.chunks_exact(self.channels).flat_map(|x| chosen.iter().map(move |h| (x, *h)));
+        for ((x, head), weights) in rows.zip(weights.chunks_exact_mut(context)) {
+            let head = head as usize;
+            (self.kernels.kept.scores)(&mut attention_kept::Scores {
+                queries: &x[head * size..][..size],
+                keys: self.rows(self.keys, 0, head / (heads / kv_heads), 0..context),
+                scores: weights,
+            });
+            let factor = attention::weights(weights, None, self.to, self.kernels.exponentials);
+            weights.iter_mut().for_each(|weight| *weight *= factor);
         }
     }
 
@@ -430,8 +535,9 @@ impl CachedAttention<'_> {
         for head in heads.clone() {
             let kv_head = head / group;
             if widened != kv_head {
-                self.rows(self.keys, sequence, kv_head, from..to).convert_to_f32_slice(keys);
-                self.rows(self.values, sequence, kv_head, from..to).convert_to_f32_slice(values);
+                let widen = self.kernels.kept.widen;
+                widen(self.rows(self.keys, sequence, kv_head, from..to), keys);
+                widen(self.rows(self.values, sequence, kv_head, from..to), values);
                 widened = kv_head;
             }
             for (row, query) in queries.chunks_exact_mut(size).enumerate() {

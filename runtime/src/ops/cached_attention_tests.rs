@@ -17,6 +17,8 @@ const A: CachedAttentionAttributes = CachedAttentionAttributes {
 #[derive(Clone)]
 struct Form {
     a: CachedAttentionAttributes,
+    /// What keys and values are kept in: F16, or I8 for q8.
+    kept: DType,
     sequences: u32,
     context: u32,
     /// Sequence and position of each token.
@@ -38,9 +40,33 @@ fn case(form: &Form, x: &[f32], with_sequences: bool) -> Case {
         inputs.push(indices(|place| place.0));
     }
     let y = shape(DType::F32, &[n, a.heads * a.size]);
-    let cache = || Some(shape(DType::F16, &[form.sequences, a.kv_heads, form.context, a.size]));
-    Case::new(Op::CachedAttention, Some(DType::F32), a, &inputs, y)
-        .with_outputs(&[cache(), cache()])
+    let of = |dtype, width| Some(shape(dtype, &[form.sequences, a.kv_heads, form.context, width]));
+    let cache = || of(form.kept, a.size);
+    let scales = || of(DType::F16, a.size.div_ceil(Q8_GROUP as u32));
+    match form.kept {
+        DType::F16 => Case::new(Op::CachedAttention, Some(DType::F32), a, &inputs, y)
+            .with_outputs(&[cache(), cache()]),
+        _ => Case::new(Op::CachedAttention, Some(DType::I8), a, &inputs, y).with_outputs(&[
+            cache(),
+            cache(),
+            scales(),
+            scales(),
+        ]),
+    }
+}
+
+/// A row as it is kept: each number rounded to f16, or to steps of its group's largest / 127, which is an f16.
+fn kept(row: &[f32], dtype: DType) -> Vec<f64> {
+    if dtype == DType::F16 {
+        return row.iter().map(|x| f16::from_f32(*x).to_f64()).collect();
+    }
+    let groups = row.chunks(Q8_GROUP).flat_map(|group| {
+        let largest = group.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        let scale = f16::from_f32(largest / 127.0).to_f32();
+        let step = move |x: &f32| (x * (1.0 / scale)).round_ties_even().clamp(-127.0, 127.0);
+        group.iter().map(move |x| f64::from(step(x)) * f64::from(scale))
+    });
+    groups.collect()
 }
 
 /// One token at a time, in f64; keys and values that no token of this run wrote are 0.
@@ -54,12 +80,9 @@ fn expected(form: &Form, x: &[f32]) -> Vec<f32> {
         let first = if a.window == 0 { 0 } else { (position + 1 - a.window as i32).max(0) };
         for head in 0..a.heads as usize {
             let written = |at: i32| form.places.iter().rposition(|place| *place == (sequence, at));
-            let half = |v: f32| f16::from_f32(v).to_f64();
             let kv = |at: i32, offset: usize| -> Vec<f64> {
                 let head = a.heads as usize + offset * a.kv_heads as usize + head / group;
-                written(at).map_or(vec![0.0; size], |token| {
-                    row(token, head).iter().map(|v| half(*v)).collect()
-                })
+                written(at).map_or(vec![0.0; size], |token| kept(row(token, head), form.kept))
             };
             let score = |at: i32| {
                 let products =
@@ -85,7 +108,7 @@ fn expected(form: &Form, x: &[f32]) -> Vec<f32> {
 
 #[test]
 fn tokens_attend_to_their_own_past() {
-    let single = Form { a: A, sequences: 1, context: 40, places: vec![(0, 0)] };
+    let single = Form { a: A, kept: DType::F16, sequences: 1, context: 40, places: vec![(0, 0)] };
     let run = |from: i32, to: i32| (from..to).map(|at| (0, at)).collect::<Vec<_>>();
     let forms = [
         single.clone(),
@@ -115,6 +138,12 @@ fn tokens_attend_to_their_own_past() {
             places: run(0, 17),
             ..single.clone()
         },
+        // Three groups in q8, the last one short.
+        Form {
+            a: CachedAttentionAttributes { heads: 2, kv_heads: 1, size: 71, ..A },
+            places: run(3, 15),
+            ..single.clone()
+        },
         Form {
             a: CachedAttentionAttributes { heads: 2, kv_heads: 2, size: 16, ..A },
             sequences: 3,
@@ -123,36 +152,34 @@ fn tokens_attend_to_their_own_past() {
         },
     ];
     let mut random = Random(5);
-    for (index, form) in forms.iter().enumerate() {
+    let q8 = forms.clone().map(|form| Form { kept: DType::I8, ..form });
+    for (index, form) in forms.iter().chain(&q8).enumerate() {
         let x = random.f32s(form.places.len() * channels(&form.a));
         let want = expected(form, &x);
         for isa in Isa::available() {
-            let of = |threads| {
-                let case = case(form, &x, form.sequences > 1);
-                let (outputs, _) = case.run_threads(Some(isa), threads).expect("accepted");
-                let floats = outputs[0].chunks_exact(4);
-                floats.map(|v| f32::from_le_bytes(v.try_into().unwrap())).collect::<Vec<f32>>()
-            };
             println!("{index} {isa}");
-            assert_close(&of(1), &want, TOLERANCE);
-            assert_eq!(of(1), of(3), "threads");
+            let got = case(form, &x, form.sequences > 1).floats_of_threads(isa);
+            assert_close(&got[0], &want, TOLERANCE);
         }
     }
 }
 
 #[test]
 fn places_beyond_the_cache_are_found_at_run() {
-    let form = |place| Form { a: A, sequences: 2, context: 4, places: vec![(0, 0), place] };
     let x = [0.5; 100];
-    for place in [(0, 4), (0, -1), (2, 0), (-1, 0), (0, i32::MAX), (i32::MIN, i32::MIN)] {
-        assert!(case(&form(place), &x, true).run_bytes().is_err(), "{place:?}");
+    for kept in [DType::F16, DType::I8] {
+        let form =
+            |place| Form { a: A, kept, sequences: 2, context: 4, places: vec![(0, 0), place] };
+        for place in [(0, 4), (0, -1), (2, 0), (-1, 0), (0, i32::MAX), (i32::MIN, i32::MIN)] {
+            assert!(case(&form(place), &x, true).run_bytes().is_err(), "{place:?}");
+        }
+        assert!(case(&form((1, 3)), &x, true).run_bytes().is_ok());
     }
-    assert!(case(&form((1, 3)), &x, true).run_bytes().is_ok());
 }
 
 #[test]
 fn hostile_steps_are_refused() {
-    let form = Form { a: A, sequences: 1, context: 4, places: vec![(0, 0)] };
+    let form = Form { a: A, kept: DType::F16, sequences: 1, context: 4, places: vec![(0, 0)] };
     let of = |a| Form { a, ..form.clone() };
     let x = vec![0.5; channels(&A)];
     for a in [
@@ -183,5 +210,24 @@ fn hostile_steps_are_refused() {
     assert!(with(|_| ()).is_ok());
     for (index, change) in wrong.into_iter().enumerate() {
         assert!(with(change).is_err(), "{index}");
+    }
+
+    let form = Form { kept: DType::I8, ..form };
+    let with = |change: fn(&mut Case)| {
+        let mut case = case(&form, &x, true);
+        change(&mut case);
+        case.run_bytes()
+    };
+    let wrong: [fn(&mut Case); 6] = [
+        |case| case.more_outputs.truncate(2),
+        |case| case.more_outputs[0] = Some(shape(DType::F16, &[1, 2, 4, 5])),
+        |case| case.more_outputs[2] = Some(shape(DType::F16, &[1, 2, 4, 2])),
+        |case| case.more_outputs[3] = Some(shape(DType::F16, &[1, 2, 3, 1])),
+        |case| case.more_outputs[3] = Some(shape(DType::F32, &[1, 2, 4, 1])),
+        |case| case.variant = Some(DType::F32),
+    ];
+    assert!(with(|_| ()).is_ok());
+    for (index, change) in wrong.into_iter().enumerate() {
+        assert!(with(change).is_err(), "q8, {index}");
     }
 }

@@ -2,7 +2,8 @@
 //! from run to run.
 //!
 //! A run that has new keys and values writes them first; one that has none attends to those of an earlier run. The
-//! computation is that of [`cached_attention`](super::cached_attention), where every token sees all positions.
+//! computation is that of [`cached_attention`](super::cached_attention), where every token sees all positions. How much a token
+//! attends to each of them can be a result, too, of some heads.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -11,6 +12,7 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{CrossAttentionAttributes, Op};
 use crate::isa::Isa;
+use crate::kernels::attention_kept::Halves;
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::attention::Scores;
 use crate::ops::cached_attention::{CachedAttention, Kernels, Sizes};
@@ -30,8 +32,11 @@ pub static CROSS_ATTENTION_F32: Operator = Operator {
 };
 
 const NEW: usize = 1;
+/// Optional, with the output of their weights.
+const CHOSEN: usize = 2;
 const KEYS: usize = 1;
 const VALUES: usize = 2;
+const WEIGHTS: usize = 3;
 
 fn sizes(step: &Step<'_>) -> Result<Sizes, StepErrorKind> {
     let a: CrossAttentionAttributes = step.expect_attributes()?;
@@ -46,9 +51,11 @@ fn sizes(step: &Step<'_>) -> Result<Sizes, StepErrorKind> {
 }
 
 fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
-    if step.input_count() != 2 || step.output_count() != 3 {
+    // The chosen heads and their weights come together.
+    if !matches!((step.input_count(), step.output_count()), (2, 3) | (3, 4)) {
         return Err(StepErrorKind::OperandCount);
     }
+    let output = step.input_count() as u8;
     expect_apart(step)?;
     let a: CrossAttentionAttributes = step.expect_attributes()?;
     if a.size == 0 || a.kv_heads == 0 || a.heads == 0 || !a.heads.is_multiple_of(a.kv_heads) {
@@ -57,15 +64,16 @@ fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
     let (x, new, y) = (step.input(0)?, step.input(NEW)?, step.output(0)?);
     expect_type(&x, DType::F32, 0)?;
     expect_type(&new, DType::F32, NEW as u8)?;
-    expect_type(&y, DType::F32, 2)?;
+    expect_type(&y, DType::F32, output)?;
     if x.rank() != 2 || Some(x.dim(1)) != token_channels(a.heads, 0, a.size) {
         return Err(StepErrorKind::OperandShape(0));
     }
     if y.dims() != x.dims() {
-        return Err(StepErrorKind::OperandShape(2));
+        return Err(StepErrorKind::OperandShape(output));
     }
     let (keys, values) = (step.output(KEYS)?, step.output(VALUES)?);
-    for (operand, cache) in [(3, &keys), (4, &values)] {
+    for (number, cache) in [(KEYS, &keys), (VALUES, &values)] {
+        let operand = output + number as u8;
         expect_type(cache, DType::F16, operand)?;
         let is_one = cache.rank() == 4
             && cache.dim(0) == 1
@@ -84,6 +92,19 @@ fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
     if !fits {
         return Err(StepErrorKind::OperandShape(NEW as u8));
     }
+    if step.input_count() > CHOSEN {
+        let (chosen, weights) = (step.input(CHOSEN)?, step.output(WEIGHTS)?);
+        let operand = output + WEIGHTS as u8;
+        expect_type(&chosen, DType::I32, CHOSEN as u8)?;
+        expect_type(&weights, DType::F32, operand)?;
+        if chosen.rank() != 1 {
+            return Err(StepErrorKind::OperandShape(CHOSEN as u8));
+        }
+        let sizes = [x.dim(0), chosen.dim(0), keys.dim(2)];
+        if weights.rank() != 3 || (0..3).any(|axis| weights.dim(axis) != sizes[axis]) {
+            return Err(StepErrorKind::OperandShape(operand));
+        }
+    }
     sizes(step)?.check()
 }
 
@@ -92,27 +113,36 @@ fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind>
     let sizes = sizes(&context.step)?;
     #[cfg(feature = "std")]
     let crew = context.take_crew();
-    let operands = context.operands_with_outputs::<2, 3>([0, NEW])?;
-    let [x, new] = operands.inputs;
-    let [y, keys, values] = operands.outputs;
-    let keys: &mut [f16] = typed_mut(keys, 3)?;
-    let values: &mut [f16] = typed_mut(values, 4)?;
+    let has_chosen = context.step.has_input(CHOSEN);
+    let output = context.step.input_count() as u8;
+    let operands = context.operands_with_outputs::<3, 4>([0, NEW, CHOSEN])?;
+    let [x, new, chosen] = operands.inputs;
+    let [y, keys, values, weights] = operands.outputs;
+    let keys: &mut [f16] = typed_mut(keys, output + KEYS as u8)?;
+    let values: &mut [f16] = typed_mut(values, output + VALUES as u8)?;
+    let chosen: &[i32] = if has_chosen { typed(chosen, CHOSEN as u8)? } else { &[] };
+    if chosen.iter().any(|head| !(0..sizes.heads as i64).contains(&i64::from(*head))) {
+        return Err(StepErrorKind::IndexOutOfRange);
+    }
     keep(&sizes, typed(new, NEW as u8)?, keys, values);
     if sizes.tokens == 0 {
         return Ok(());
     }
-    let y: &mut [f32] = typed_mut(y, 2)?;
+    let y: &mut [f32] = typed_mut(y, output)?;
     let attention = CachedAttention {
         sizes,
         channels: sizes.heads * sizes.size,
         x: typed(x, 0)?,
         places: None,
-        keys,
-        values,
+        keys: Halves::new(sizes.size, keys),
+        values: Halves::new(sizes.size, values),
         window: usize::MAX,
         to: Scores { scale: a.scale, softcap: 0.0, zero_rows: false },
-        kernels: Kernels::of(Isa::ALL[ISA]),
+        kernels: Kernels::f16(Isa::ALL[ISA]),
     };
+    if !chosen.is_empty() {
+        attention.weights(chosen, typed_mut(weights, output + WEIGHTS as u8)?);
+    }
     #[cfg(feature = "std")]
     if let Some(crew) = crew {
         return attention.run_parts(crew, y, operands.scratch);

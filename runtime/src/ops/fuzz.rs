@@ -63,7 +63,7 @@ fn signature(op: Op, random: &mut Random) -> (usize, usize) {
         Op::Rotary => (RotaryAttributes::SIZE, 3 + random.below(3) as usize),
         Op::CachedAttention => (CachedAttentionAttributes::SIZE, 2 + random.below(2) as usize),
         Op::Gated => (GatedAttributes::SIZE, 1),
-        Op::CrossAttention => (CrossAttentionAttributes::SIZE, 2),
+        Op::CrossAttention => (CrossAttentionAttributes::SIZE, 2 + random.below(2) as usize),
     }
 }
 
@@ -376,6 +376,11 @@ fn of_a_decoder(case: &mut Case, random: &mut Random) {
             case.output = shape(DType::F32, &[tokens, heads * size]);
             let cache = || Some(shape(DType::F16, &[1, kv_heads, positions, size]));
             case.more_outputs = vec![cache(), cache()];
+            if inputs > 2 {
+                tensors.push(indices(random, heads));
+                let chosen = tensors[2].dims.iter().product::<u32>();
+                case.more_outputs.push(Some(shape(DType::F32, &[tokens, chosen, positions])));
+            }
             CrossAttentionAttributes { heads, kv_heads, size, scale: 0.5 }
                 .write(&mut case.attributes);
         }
@@ -401,6 +406,12 @@ fn of_a_decoder(case: &mut Case, random: &mut Random) {
             }
             case.output = shape(DType::F32, &[tokens, heads * size]);
             case.more_outputs = vec![cache(), cache()];
+            if case.variant == Some(DType::I8) {
+                let scales =
+                    || shape(DType::F16, &[sequences, kv_heads, positions, size.div_ceil(32)]);
+                let numbers = || shape(DType::I8, &[sequences, kv_heads, positions, size]);
+                case.more_outputs = [numbers(), numbers(), scales(), scales()].map(Some).to_vec();
+            }
             let window = random.below(4);
             let (scale, softcap, reserved) = (0.5, random.below(2) as f32, [0; 2]);
             CachedAttentionAttributes { heads, kv_heads, size, window, scale, softcap, reserved }

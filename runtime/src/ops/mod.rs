@@ -65,7 +65,7 @@ use crate::memory::{Context, Slot};
 pub use crate::tables::Step;
 pub use attention::ATTENTION_F32;
 pub use binary::{BINARY_BOOL, BINARY_F32, BINARY_I8, BINARY_I16, BINARY_I32, BINARY_I64};
-pub use cached_attention::CACHED_ATTENTION_F32;
+pub use cached_attention::{CACHED_ATTENTION_F32, CACHED_ATTENTION_Q8};
 pub use cast::CAST;
 pub use compare::{COMPARE_BOOL, COMPARE_F32, COMPARE_I8, COMPARE_I32, COMPARE_I64, COMPARE_U8};
 pub use concat::CONCAT;
@@ -288,6 +288,7 @@ table! {
     &EMBEDDING,
     &ROTARY_F32,
     &CACHED_ATTENTION_F32,
+    &CACHED_ATTENTION_Q8,
     &CROSS_ATTENTION_F32,
     &GATED_F32,
 }

@@ -137,7 +137,7 @@ fn work(operator: &Operator, step: &Step<'_>, isa: Isa) -> Option<Work> {
         (Op::FullyConnected, DType::I8) => work_i8(step, isa, matrix_geometry, false),
         (Op::MatMul, DType::F32) => matmul::work(step, isa),
         (Op::Attention, DType::F32) => attention::work(step, isa),
-        (Op::CachedAttention, DType::F32) => cached_attention::work(step, isa),
+        (Op::CachedAttention, DType::F32 | DType::I8) => cached_attention::work(step, isa),
         (Op::CrossAttention, DType::F32) => cross_attention::work(step, isa),
         (Op::Gated, DType::F32) => gated::work(step, isa),
         (Op::Softmax, DType::F32) => softmax::work(step, isa),

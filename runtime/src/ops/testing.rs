@@ -300,6 +300,18 @@ impl Case {
             .map(|tensor| &tensor.bytes[..])
     }
 
+    /// Runs it with an instruction set on one thread and on three, which give the same; every output as f32.
+    pub(crate) fn floats_of_threads(&self, isa: Isa) -> Vec<Vec<f32>> {
+        let of = |threads| self.run_threads(Some(isa), threads).expect("accepted").0;
+        let outputs = of(1);
+        assert_eq!(outputs, of(3), "threads");
+        let floats = |bytes: Vec<u8>| {
+            let words = bytes.chunks_exact(4).map(|word| word.try_into().expect("four bytes"));
+            words.map(f32::from_le_bytes).collect()
+        };
+        outputs.into_iter().map(floats).collect()
+    }
+
     /// Runs it; the output's elements. Panics when it is refused.
     pub(crate) fn run<T: Typed>(&self) -> Vec<T> {
         assert_eq!(self.output.dtype.size(), size_of::<T>());

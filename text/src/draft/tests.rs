@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 
 use super::*;
 use crate::generator::{Generation, Generator, Request};
-use crate::testing::{Hashed, VOCABULARY, logits};
+use crate::testing::{Known, VOCABULARY, logits};
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::tests::byte_level;
 
@@ -20,9 +20,9 @@ fn generate(
     request: &Request,
     prompt: &[i32],
 ) -> Generation {
-    let mut generator = Generator::new(tokenizer, Hashed::new(CONTEXT, 9, 1));
+    let mut generator = Generator::new(tokenizer, Known::hashed(CONTEXT, 9, 1));
     if let Some((seed, context)) = draft {
-        generator = generator.with_draft(Hashed::new(context, 1, seed));
+        generator = generator.with_draft(Known::hashed(context, 1, seed));
     }
     generator.generate(prompt, request, None, |_| ControlFlow::Continue(())).expect("a text")
 }

@@ -1,69 +1,16 @@
 use super::*;
+use crate::testing::Known;
 use crate::tokenizer::tests::byte_level;
-
-/// A model of bytes that goes on in one fixed text: behind position `p`, it says byte `p + 1` of it. Its logits
-/// depend on the tokens in its cache: where they aren't the text's, it says `~`.
-struct Recite {
-    text: Vec<i32>,
-    cache: Vec<i32>,
-    context: usize,
-    logits: Vec<f32>,
-    /// Tokens of each call.
-    calls: Vec<usize>,
-}
 
 const VOCABULARY: usize = 265;
 const EOS: i32 = 263;
 const UNSURE: i32 = b'~' as i32;
 
-impl Recite {
-    fn new(text: &str, context: usize) -> Recite {
-        let tokenizer = tokenizer();
-        let mut text = tokenizer.encode(text, false).expect("ids");
-        text.push(EOS);
-        Recite { text, cache: vec![-1; context], context, logits: Vec::new(), calls: Vec::new() }
-    }
-}
-
-impl Decoder for &mut Recite {
-    fn context(&self) -> usize {
-        self.context
-    }
-
-    fn batch(&self) -> usize {
-        4
-    }
-
-    fn rows(&self) -> usize {
-        3
-    }
-
-    fn vocabulary(&self) -> usize {
-        VOCABULARY
-    }
-
-    fn forward(
-        &mut self,
-        tokens: &[i32],
-        positions: &[i32],
-        rows: &[i32],
-    ) -> Result<&[f32], TextError> {
-        assert!(tokens.len() <= 4 && rows.len() <= 3 && !rows.is_empty());
-        self.calls.push(tokens.len());
-        for (token, position) in tokens.iter().zip(positions) {
-            self.cache[*position as usize] = *token;
-        }
-        self.logits.clear();
-        for row in rows {
-            let position = positions[*row as usize] as usize;
-            let recites = self.text.starts_with(&self.cache[..=position]);
-            let next = self.text.get(position + 1).filter(|_| recites);
-            let next = next.copied().unwrap_or(UNSURE) as usize;
-            self.logits
-                .extend((0..VOCABULARY).map(|id| if id == next { 2.0 } else { -(id as f32) }));
-        }
-        Ok(&self.logits)
-    }
+/// A model of bytes that goes on in one fixed text, and says `~` where the tokens in its cache aren't the text's.
+fn reciting(text: &str, context: usize) -> Known {
+    let mut text = tokenizer().encode(text, false).expect("ids");
+    text.push(EOS);
+    Known::reciting(text, UNSURE, context, VOCABULARY)
 }
 
 fn tokenizer() -> Tokenizer {
@@ -76,7 +23,7 @@ fn greedy() -> Request {
 
 /// The whole text, told part by part.
 fn generate(
-    generator: &mut Generator<'_, &mut Recite>,
+    generator: &mut Generator<'_, Known>,
     prompt: &str,
     request: &Request,
 ) -> Result<Generation, TextError> {
@@ -109,8 +56,7 @@ fn ends_for_every_reason() {
     for (request, context, expected, reason) in cases {
         for guesses in [0, 1, 2, 9] {
             let request = Request { guesses, ..request.clone() };
-            let mut model = Recite::new(TEXT, context);
-            let mut generator = Generator::new(&tokenizer, &mut model);
+            let mut generator = Generator::new(&tokenizer, reciting(TEXT, context));
             let generation = generate(&mut generator, "say:", &request).expect("a text");
             assert_eq!((&*generation.text, &generation.stop), (expected, &reason), "{guesses}");
         }
@@ -120,8 +66,7 @@ fn ends_for_every_reason() {
 #[test]
 fn prompts_are_computed_in_batches_and_once() {
     let tokenizer = tokenizer();
-    let mut model = Recite::new(TEXT, 100);
-    let mut generator = Generator::new(&tokenizer, &mut model);
+    let mut generator = Generator::new(&tokenizer, reciting(TEXT, 100));
     let request = Request { max_tokens: 2, ..greedy() };
     let first = generate(&mut generator, "say: hé漢 ", &request).expect("a text");
     assert_eq!((first.prompt_tokens, first.reused_tokens), (12, 0));
@@ -132,7 +77,7 @@ fn prompts_are_computed_in_batches_and_once() {
     assert_eq!(longer.prompt_tokens - longer.reused_tokens, 2);
     let shorter = generate(&mut generator, "say", &request).expect("a text");
     assert_eq!((shorter.prompt_tokens, shorter.reused_tokens), (3, 2));
-    assert_eq!(model.calls[..4], [4, 4, 4, 1]);
+    assert_eq!(generator.decoder().calls[..4], [4, 4, 4, 1]);
 }
 
 #[test]
@@ -140,10 +85,9 @@ fn guesses_save_calls_and_change_nothing() {
     let tokenizer = tokenizer();
     let text = "a b c d e f g h. a b c d e f g h. a b c d e f g h.";
     let run = |guesses| {
-        let mut model = Recite::new(text, 100);
-        let mut generator = Generator::new(&tokenizer, &mut model);
+        let mut generator = Generator::new(&tokenizer, reciting(text, 100));
         let generation = generate(&mut generator, "a b", &Request { guesses, ..greedy() });
-        (generation.expect("a text"), model.calls.len())
+        (generation.expect("a text"), generator.decoder().calls.len())
     };
     let ((plain, plain_calls), (guessed, guessed_calls)) = (run(0), run(2));
     assert_eq!(plain.ids, guessed.ids);
@@ -155,8 +99,7 @@ fn guesses_save_calls_and_change_nothing() {
 #[test]
 fn callers_may_stop() {
     let tokenizer = tokenizer();
-    let mut model = Recite::new(TEXT, 100);
-    let mut generator = Generator::new(&tokenizer, &mut model);
+    let mut generator = Generator::new(&tokenizer, reciting(TEXT, 100));
     let ids = tokenizer.encode("say:", false).expect("ids");
     let stopped = generator.generate(&ids, &greedy(), None, |_| ControlFlow::Break(()));
     let stopped = stopped.expect("a text");
@@ -166,8 +109,7 @@ fn callers_may_stop() {
 #[test]
 fn prompts_that_dont_fit_are_refused() {
     let tokenizer = tokenizer();
-    let mut model = Recite::new(TEXT, 8);
-    let mut generator = Generator::new(&tokenizer, &mut model);
+    let mut generator = Generator::new(&tokenizer, reciting(TEXT, 8));
     assert!(matches!(generate(&mut generator, "", &greedy()), Err(TextError::EmptyPrompt)));
     let long = generate(&mut generator, "say: hé漢", &greedy());
     assert!(matches!(long, Err(TextError::Context { prompt: 11, context: 8 })), "{long:?}");

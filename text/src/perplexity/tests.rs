@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{Hashed, VOCABULARY, logits};
+use crate::testing::{Known, VOCABULARY, logits};
 
 fn text(tokens: usize) -> Vec<i32> {
     (0..tokens).map(|at| ((at * at * 7 + at / 3) % VOCABULARY) as i32).collect()
@@ -49,8 +49,8 @@ fn windows_score_every_token_once_as_the_formula_does() {
     ] {
         for (begin, rows) in [(None, 3), (Some(4), 1), (Some(4), 9)] {
             let (tokens, windows) = (text(length), Windows { window, stride, begin });
-            let mut model = Hashed::new(24, rows, 1);
-            let mut other = Hashed::new(24, 2, 2);
+            let mut model = Known::hashed(24, rows, 1);
+            let mut other = Known::hashed(24, 2, 2);
             let mut told = 0;
             let score =
                 score_text(&tokens, windows, &mut model, Some(&mut other), |scored| told = scored);
@@ -86,7 +86,7 @@ fn windows_score_every_token_once_as_the_formula_does() {
 #[test]
 fn a_model_does_not_differ_from_itself() {
     let windows = Windows { window: 9, stride: 4, begin: None };
-    let (mut model, mut same) = (Hashed::new(9, 2, 1), Hashed::new(30, 3, 1));
+    let (mut model, mut same) = (Known::hashed(9, 2, 1), Known::hashed(30, 3, 1));
     let score = score_text(&text(25), windows, &mut model, Some(&mut same), |_| ());
     let against = score.expect("a score").against.expect("a comparison");
     assert!(against.divergences.iter().all(|divergence| *divergence == 0.0));
@@ -97,7 +97,7 @@ fn a_model_does_not_differ_from_itself() {
 fn what_can_not_be_scored_is_refused() {
     let windows = |window, stride| Windows { window, stride, begin: None };
     let run = |tokens: &[i32], windows| {
-        let mut model = Hashed::new(8, 2, 1);
+        let mut model = Known::hashed(8, 2, 1);
         score_text(tokens, windows, &mut model, None, |_| ()).map(|score| score.likelihood.count())
     };
     for (window, stride) in [(0, 1), (1, 1), (9, 4), (8, 0), (4, 5)] {

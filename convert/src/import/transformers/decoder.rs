@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use whit::DType;
+use whit::format::Q8_GROUP;
 
-use super::blocks::{Block, Blocks, Input};
+use super::blocks::{Block, Blocks};
 use super::config::Config;
+use super::decoder_inputs::{self, DecoderInputs, Room};
 use super::rope::{Layers, Rope};
 use crate::dim::Dim;
 use crate::error::ImportError;
@@ -13,24 +15,8 @@ use crate::graph::{
     CachedAttention, Clamp, CrossAttention, Heads, MatMul, NormKind, Op, Rotary, State, UnaryKind,
     ValueId,
 };
+use crate::import::KvCache;
 use crate::tensor::Tensor;
-
-/// Tokens of a run at most, unless the caller chose otherwise.
-const MAX_TOKENS: i64 = 512;
-
-/// Rows of logits of a run at most, unless the caller chose otherwise: enough to check a draft of tokens, and to score a
-/// text (rows by vocabulary, they take no more of the arena than the layers).
-const MAX_ROWS: i64 = 32;
-
-/// Positions, unless the caller chose otherwise or the model has less.
-const DEFAULT_CONTEXT: usize = 4096;
-
-/// What every decoder reads: tokens, their positions, and which of them logits are wanted of.
-pub(super) const INPUTS: [Input<'_>; 3] = [
-    ("tokens", DType::I32, &["tokens"], &[]),
-    ("positions", DType::I32, &["tokens"], &[]),
-    ("rows", DType::I32, &["rows"], &[]),
-];
 
 /// Parameters by what they are for; in those of a layer, the layer's prefix is left out.
 pub(super) struct Names {
@@ -94,6 +80,23 @@ pub(super) struct Cross {
     pub(super) q: &'static str,
     pub(super) kv: [&'static str; 2],
     pub(super) output: &'static str,
+    /// Heads of each layer whose weights become outputs.
+    pub(super) alignment: Vec<Vec<i32>>,
+}
+
+/// Attention that changes states.
+struct OverStates<'s> {
+    name: &'static str,
+    op: Op,
+    /// What it reads before the states.
+    read: [ValueId; 2],
+    /// Names, types, and numbers for each head and each position.
+    states: &'s [(&'static str, DType, usize)],
+    room: Room,
+    /// Read behind the states: the sequence of each token, where there are several, or heads whose weights are wanted.
+    last: Option<ValueId>,
+    /// The shape of these weights.
+    weights: Option<Vec<Dim>>,
 }
 
 /// A decoder, as its configuration describes it.
@@ -146,7 +149,7 @@ impl Decoder {
             return Err(config.wrong("num_key_value_heads", problem));
         }
         let positions = config.size_or("max_position_embeddings", 2048)?;
-        let room = [positions, room(positions, blocks.options.context)];
+        let room = [positions, decoder_inputs::context(positions, blocks.options.context)];
         let rope = |(layers, base): &(Layers, f32)| Rope::new(config, *layers, *base, size, room);
         let ropes = turning.iter().map(rope).collect::<Result<_, _>>()?;
         let layers = config.size("num_hidden_layers")?;
@@ -178,19 +181,19 @@ impl Decoder {
 
     /// Adds the model.
     pub(super) fn build(&self, blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
-        let context = context(blocks, self.positions)?;
-        let inputs = blocks.inputs(&INPUTS, &ranges(context))?;
-        let [tokens, positions, rows] = inputs[..] else { unreachable!("three inputs") };
-        self.logits(blocks, [tokens, positions, rows], context)
+        let room = Room::of(blocks, self.positions)?;
+        let (inputs, _) = room.inputs(blocks, &[], &[])?;
+        self.logits(blocks, inputs, room)
     }
 
-    /// Adds everything behind the inputs: tokens, positions and rows.
+    /// Adds everything behind the inputs.
     pub(super) fn logits(
         &self,
         blocks: &mut Blocks<'_>,
-        [tokens, positions, rows]: [ValueId; 3],
-        context: usize,
+        inputs: DecoderInputs,
+        room: Room,
     ) -> Result<(), ImportError> {
+        let DecoderInputs { tokens, positions, rows, .. } = inputs;
         let table = (self.vocab, self.width);
         let mut x = blocks.embedding(tokens, self.names.embedding, table, self.embedding_scale)?;
         if let Some(name) = self.names.positions {
@@ -201,11 +204,11 @@ impl Decoder {
         for (at, kind) in self.layers.iter().enumerate() {
             let table = kind.rope.map(|rope| {
                 *tables.entry(rope).or_insert_with(|| {
-                    let tensor = self.ropes[rope].table(context);
+                    let tensor = self.ropes[rope].table(room.context);
                     blocks.builder.constant(format!("rotary/{rope}"), tensor)
                 })
             });
-            x = self.layer(blocks, x, positions, at, *kind, table, context)?;
+            x = self.layer(blocks, x, inputs, at, *kind, table, room)?;
         }
         let x = blocks.at("rows", |c| c.main().gather(x, rows, 0))?;
         let x = self.normalized(blocks, x, self.names.norm)?;
@@ -222,7 +225,10 @@ impl Decoder {
             })?;
         }
         blocks.output("logits", logits);
-        blocks.metadata("model.context", context);
+        blocks.metadata("model.context", room.context);
+        if room.sequences > 1 {
+            blocks.metadata("model.sequences", room.sequences);
+        }
         Ok(())
     }
 
@@ -250,11 +256,11 @@ impl Decoder {
         &self,
         blocks: &mut Blocks<'_>,
         x: ValueId,
-        positions: ValueId,
+        inputs: DecoderInputs,
         at: usize,
         kind: LayerKind,
         table: Option<ValueId>,
-        context: usize,
+        room: Room,
     ) -> Block {
         let (names, Heads { heads, kv_heads, size }) = (&self.names, self.heads);
         let of = |name: &str| format!("{}.{at}.{name}", names.layers);
@@ -265,7 +271,7 @@ impl Decoder {
         let (q_norm, k_norm) = (of(names.q_norm), of(names.k_norm));
         let normalized = blocks.has(&format!("{q_norm}.weight"));
         if let (Some(table), Some(rope)) = (table, kind.rope) {
-            let mut operands = vec![qkv, positions, table];
+            let mut operands = vec![qkv, inputs.positions, table];
             if normalized {
                 for name in [&q_norm, &k_norm] {
                     operands.push(self.norm_scale(blocks, name, size)?);
@@ -286,18 +292,35 @@ impl Decoder {
         }
         let op = Op::CachedAttention(CachedAttention {
             heads: self.heads,
-            window: kind.window.filter(|window| *window < context),
+            window: kind.window.filter(|window| *window < room.context),
             scale: self.scale,
             softcap: self.softcap,
         });
-        let states = [of("keys"), of("values")];
-        let y =
-            self.over_states(blocks, &of("attention"), op, [qkv, positions], states, context)?;
+        let states = match blocks.options.kv_cache {
+            KvCache::F16 => [("keys", DType::F16, size), ("values", DType::F16, size)].to_vec(),
+            KvCache::Q8 => {
+                let groups = size.div_ceil(Q8_GROUP);
+                let rows = [("keys", DType::I8, size), ("values", DType::I8, size)];
+                let scales =
+                    [("key_scales", DType::F16, groups), ("value_scales", DType::F16, groups)];
+                [rows, scales].concat()
+            }
+        };
+        let attention = OverStates {
+            name: "attention",
+            op,
+            read: [qkv, inputs.positions],
+            states: &states,
+            room,
+            last: inputs.sequences,
+            weights: None,
+        };
+        let y = self.over_states(blocks, attention, &of)?[0];
         let output = of(names.output);
         let y = self.linear(blocks, y, &output, heads * size, self.width)?;
         let mut x = self.joined(blocks, x, y, &output, names.attention_post_norm.map(of))?;
         if let Some(cross) = &self.cross {
-            x = self.cross_attention(blocks, x, cross, &of)?;
+            x = self.cross_attention(blocks, x, at, cross, &of)?;
         }
 
         let h = self.normalized(blocks, x, &of(names.mlp_norm))?;
@@ -321,6 +344,7 @@ impl Decoder {
         &self,
         blocks: &mut Blocks<'_>,
         x: ValueId,
+        layer: usize,
         cross: &Cross,
         of: &dyn Fn(&str) -> String,
     ) -> Block {
@@ -332,38 +356,64 @@ impl Decoder {
         let new = blocks.linears(cross.encoded, &of("encoder_kv"), &modules, self.width)?;
         let positions = blocks.shape(new)[1].as_const().expect("an encoder's rows are fixed");
         let op = Op::CrossAttention(CrossAttention { heads: self.heads, scale: self.scale });
-        let states = [of("encoder_keys"), of("encoder_values")];
-        let name = of("encoder_attention");
-        let y = self.over_states(blocks, &name, op, [q, new], states, positions as usize)?;
+        let states = [("encoder_keys", DType::F16, size), ("encoder_values", DType::F16, size)];
+        let heads_chosen = &cross.alignment[layer];
+        let chosen = (!heads_chosen.is_empty()).then(|| {
+            let heads = Tensor::from_i32([heads_chosen.len()], heads_chosen);
+            blocks.builder.constant(of("alignment_heads"), heads)
+        });
+        let room = Room { sequences: 1, context: positions as usize };
+        let weights = chosen.map(|_| {
+            let tokens = blocks.shape(x)[0].clone();
+            vec![tokens, Dim::from(heads_chosen.len()), Dim::from(room.context)]
+        });
+        let attention = OverStates {
+            name: "encoder_attention",
+            op,
+            read: [q, new],
+            states: &states,
+            room,
+            last: chosen,
+            weights,
+        };
+        let made = self.over_states(blocks, attention, of)?;
+        if let [_, _, _, weights] = made[..] {
+            blocks.output(&format!("alignment.{layer}"), weights);
+        }
+        let y = made[0];
         let output = of(cross.output);
         let y = self.linear(blocks, y, &output, heads * size, self.width)?;
         self.joined(blocks, x, y, &output, None)
     }
 
-    /// Attention over keys and values in states of these names, which it changes, with so many positions.
+    /// Adds an attention with its states; its results.
     fn over_states(
         &self,
         blocks: &mut Blocks<'_>,
-        name: &str,
-        op: Op,
-        [x, other]: [ValueId; 2],
-        states: [String; 2],
-        positions: usize,
-    ) -> Block {
+        attention: OverStates<'_>,
+        of: &dyn Fn(&str) -> String,
+    ) -> Result<Vec<ValueId>, ImportError> {
+        let OverStates { name, op, read, states, room, last, weights } = attention;
         let Heads { heads, kv_heads, size } = self.heads;
-        let cache = [1, kv_heads, positions, size].map(Dim::from).to_vec();
-        let states = states.map(|name| {
-            (blocks.builder.graph.add_value(name.clone(), DType::F16, cache.clone()), name)
-        });
-        let y = vec![blocks.shape(x)[0].clone(), Dim::from(heads * size)];
-        let results = [(DType::F32, y), (DType::F16, cache.clone()), (DType::F16, cache)];
-        let operands = [x, other, states[0].0, states[1].0].map(Some);
-        let made = blocks.at(name, |c| c.b.emit_several(c.node, "", op, &operands, &results))?;
-        for ((read, name), next) in states.into_iter().zip(&made[1..]) {
-            let state = State { name, read, next: *next, initial: None };
+        let y = vec![blocks.shape(read[0])[0].clone(), Dim::from(heads * size)];
+        let mut results = vec![(DType::F32, y)];
+        let mut inputs = read.map(Some).to_vec();
+        for (name, dtype, width) in states {
+            let shape = [room.sequences, kv_heads, room.context, *width].map(Dim::from).to_vec();
+            let read = blocks.builder.graph.add_value(of(name), *dtype, shape.clone());
+            inputs.push(Some(read));
+            results.push((*dtype, shape));
+        }
+        let reads = inputs[2..].to_vec();
+        inputs.extend(last.map(Some));
+        results.extend(weights.map(|shape| (DType::F32, shape)));
+        let made = blocks.at(&of(name), |c| c.b.emit_several(c.node, "", op, &inputs, &results))?;
+        let reads = reads.into_iter().flatten();
+        for ((read, (name, ..)), next) in reads.zip(states).zip(&made[1..]) {
+            let state = State { name: of(name), read, next: *next, initial: None };
             blocks.builder.graph.states.push(state);
         }
-        Ok(made[0])
+        Ok(made)
     }
 
     /// How many times the inner width a module has outputs.
@@ -454,33 +504,6 @@ impl Decoder {
         let shape = blocks.shape(x);
         blocks.at(name, |c| c.main().emit("", op, &operands, DType::F32, shape))
     }
-}
-
-/// The sizes that the inputs of a decoder with so many positions can have.
-pub(super) fn ranges(context: usize) -> [(&'static str, i64, i64); 2] {
-    [("tokens", 1, MAX_TOKENS.min(context as i64)), ("rows", 1, MAX_ROWS)]
-}
-
-/// Positions that the cache of a model made for `most` gets.
-pub(super) fn context(blocks: &mut Blocks<'_>, most: usize) -> Result<usize, ImportError> {
-    let asked = blocks.options.context;
-    if let Some(context) = asked.filter(|context| !(1..=most).contains(context)) {
-        let problem =
-            format!("a context of {context} positions; the model was made for 1 to {most}");
-        return Err(ImportError::Model(problem));
-    }
-    let room = room(most, asked);
-    if asked.is_none() && room < most {
-        blocks.note(format!(
-            "room for {room} positions of the model's {most}; --context N changes that"
-        ));
-    }
-    Ok(room)
-}
-
-/// Positions that the cache of a model made for `most` has.
-fn room(most: usize, asked: Option<usize>) -> usize {
-    asked.unwrap_or(DEFAULT_CONTEXT).min(most)
 }
 
 /// The function that the first of these keys names.

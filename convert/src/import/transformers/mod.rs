@@ -14,6 +14,7 @@ mod bert;
 pub(crate) mod blocks;
 pub(crate) mod config;
 mod decoder;
+mod decoder_inputs;
 mod distilbert;
 mod encoder;
 mod gemma;

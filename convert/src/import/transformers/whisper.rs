@@ -10,7 +10,8 @@ use whit::DType;
 use super::Architecture;
 use super::blocks::{Block, Blocks};
 use super::config::Config;
-use super::decoder::{self, Cross, Decoder, LayerKind, Names, activation};
+use super::decoder::{Cross, Decoder, LayerKind, Names, activation};
+use super::decoder_inputs::Room;
 use super::optional_config;
 use crate::dim::Dim;
 use crate::error::ImportError;
@@ -41,6 +42,9 @@ const NAMES: Names = Names {
 /// Of all layer norms; no configuration has it.
 const EPSILON: f32 = 1e-5;
 
+/// Metadata: the heads whose attention to the sound says when a word is spoken, `layer.head` with spaces between them.
+const ALIGNMENT_HEADS: &str = "speech.alignment_heads";
+
 /// Frames of the spectrogram for each row of the encoder: the stride of its second convolution.
 const STRIDE: usize = 2;
 
@@ -68,16 +72,12 @@ fn whisper(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
     let decoder_heads = heads(config, "decoder_attention_heads", width)?;
     blocks.find_prefix(&["model.", ""], "encoder.conv1.weight");
 
-    let context = decoder::context(blocks, positions)?;
-    let mut inputs = decoder::INPUTS.to_vec();
+    let room = Room::of(blocks, positions)?;
     let frames = encoder.positions * STRIDE;
     let sizes = [frames as i64, mels as i64];
-    inputs.push(("mel", DType::F32, &["windows"], &sizes));
-    let mut ranges = decoder::ranges(context).to_vec();
-    ranges.push(("windows", 0, 1));
-    let inputs = blocks.inputs(&inputs, &ranges)?;
-    let [tokens, token_positions, rows, mel] = inputs[..] else { unreachable!("four inputs") };
-    let encoded = encoder.build(blocks, mel)?;
+    let mel = ("mel", DType::F32, &["windows"][..], &sizes[..]);
+    let (inputs, others) = room.inputs(blocks, &[mel], &[("windows", 0, 1)])?;
+    let encoded = encoder.build(blocks, others[0])?;
     let size = width / decoder_heads;
     let decoder = Decoder {
         names: NAMES,
@@ -98,6 +98,7 @@ fn whisper(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
         activation,
         is_transposed: false,
         cross: Some(Cross {
+            alignment: alignment_heads(blocks, decoder_layers, decoder_heads)?,
             encoded,
             norm: "encoder_attn_layer_norm",
             q: "encoder_attn.q_proj",
@@ -105,9 +106,43 @@ fn whisper(blocks: &mut Blocks<'_>) -> Result<(), ImportError> {
             output: "encoder_attn.out_proj",
         }),
     };
-    decoder.logits(blocks, [tokens, token_positions, rows], context)?;
+    decoder.logits(blocks, inputs, room)?;
     blocks.output("encoder_output", encoded);
     Ok(())
+}
+
+/// The heads of each layer that look at the sound of the word being written, if times of words are wanted: those that the model's
+/// generation_config.json names, else all of the upper half of the layers.
+fn alignment_heads(
+    blocks: &mut Blocks<'_>,
+    layers: usize,
+    heads: usize,
+) -> Result<Vec<Vec<i32>>, ImportError> {
+    let mut chosen = vec![Vec::new(); layers];
+    if !blocks.options.word_times {
+        return Ok(chosen);
+    }
+    let metadata = &blocks.builder.graph.metadata;
+    let Some((_, named)) = metadata.iter().find(|(key, _)| key == ALIGNMENT_HEADS) else {
+        blocks.note(
+            "no alignment_heads in a generation_config.json: times of words follow all heads of the upper half of the layers, which is less exact"
+                .to_owned(),
+        );
+        chosen[layers / 2..].fill((0..heads as i32).collect());
+        return Ok(chosen);
+    };
+    for name in named.split(' ') {
+        let place = name.split_once('.').and_then(|(layer, head)| {
+            let (layer, head) = (layer.parse::<usize>().ok()?, head.parse::<usize>().ok()?);
+            (layer < layers && head < heads).then_some((layer, head as i32))
+        });
+        let Some((layer, head)) = place else {
+            let problem = format!("there is no head {name} of {layers} layers with {heads} heads");
+            return Err(ImportError::Model(format!("alignment_heads: {problem}")));
+        };
+        chosen[layer].push(head);
+    }
+    Ok(chosen)
 }
 
 /// What speech needs to know besides the graph: how sound becomes a spectrogram, and which tokens are never written.
@@ -139,6 +174,18 @@ pub(super) fn metadata(
         ("audio.frames", frames.to_string()),
         ("speech.multilingual", u8::from(many).to_string()),
     ];
+    if let Some(pairs) = generation.as_ref().and_then(|g| g.get("alignment_heads")) {
+        let wrong = || {
+            let problem = "isn't a list of pairs of a layer and a head";
+            generation.as_ref().expect("it has the key").wrong("alignment_heads", problem)
+        };
+        let pairs: Vec<[u16; 2]> = serde_json::from_value(pairs.clone()).map_err(|_| wrong())?;
+        if pairs.is_empty() {
+            return Err(wrong());
+        }
+        let names = pairs.iter().map(|[layer, head]| format!("{layer}.{head}"));
+        metadata.push((ALIGNMENT_HEADS, names.collect::<Vec<_>>().join(" ")));
+    }
     let mut is_suppressing = false;
     for (key, from) in
         [("speech.suppress", "suppress_tokens"), ("speech.begin_suppress", "begin_suppress_tokens")]
@@ -199,7 +246,7 @@ impl Encoder {
         blocks.layer_norm(x, "encoder.layer_norm", EPSILON)
     }
 
-    /// A convolution of three frames along time, `[windows, frames, inputs]`, and its activation.
+    /// A convolution of three frames along time, `[windows, frames, inputs]`, and gelu, whatever activation the layers have.
     fn convolution(
         &self,
         blocks: &mut Blocks<'_>,
@@ -229,7 +276,7 @@ impl Encoder {
         (shape[1], shape[2]) = (Dim::from(frames / stride), Dim::from(width));
         let x =
             blocks.at(name, |c| c.main().emit("", op, &[x, weight, bias], DType::F32, shape))?;
-        blocks.at(&format!("{name}.activation"), |c| c.main().unary(self.activation, x))
+        blocks.at(&format!("{name}.activation"), |c| c.main().unary(UnaryKind::Gelu, x))
     }
 
     fn layer(&self, blocks: &mut Blocks<'_>, x: ValueId, layer: &str) -> Block {

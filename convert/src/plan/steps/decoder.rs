@@ -96,7 +96,12 @@ pub(super) fn cached_attention(
         softcap: attention.softcap,
         reserved: [0; 2],
     };
-    over_states(builder, node, StepOp::CachedAttention, attributes, heads * size)
+    let keys = builder.input(node, 2)?;
+    let variant = match builder.value(keys).dtype {
+        DType::I8 => DType::I8,
+        _ => DType::F32,
+    };
+    over_states(builder, node, (StepOp::CachedAttention, variant), attributes, heads * size)
 }
 
 pub(super) fn cross_attention(
@@ -111,19 +116,22 @@ pub(super) fn cross_attention(
         size: number(node, size)?,
         scale: attention.scale,
     };
-    over_states(builder, node, StepOp::CrossAttention, attributes, heads * size)
+    over_states(builder, node, (StepOp::CrossAttention, DType::F32), attributes, heads * size)
 }
 
-/// A step that writes keys and values into the states where they lie: inputs 2 and 3, which become outputs 1 and 2.
+/// A step that writes keys and values into the states where they lie: inputs from 2 on, which become outputs from 1 on. Other outputs
+/// follow these.
 fn over_states(
     builder: &mut Builder<'_>,
     node: &Node,
-    op: StepOp,
+    (op, variant): (StepOp, DType),
     attributes: impl Field,
     width: usize,
 ) -> Result<(), PlanError> {
-    for (cache, next) in [(2, 1), (3, 2)] {
-        let (cache, next) = (builder.input(node, cache)?, node.outputs[next]);
+    let is_next = |id: &&ValueId| builder.graph.states.iter().any(|state| state.next == **id);
+    let kept = node.outputs[1..].iter().take_while(is_next).count().max(2);
+    for (index, next) in node.outputs.iter().copied().enumerate().skip(1).take(kept) {
+        let cache = builder.input(node, index + 1)?;
         let is_state = |state: &crate::graph::State| state.read == cache && state.next == next;
         if !builder.graph.states.iter().any(is_state) {
             return Err(unsupported(node, "keys and values that aren't states"));
@@ -135,9 +143,9 @@ fn over_states(
     let per_token = builder.largest(&cache[2])?.saturating_mul(2 * width as u64);
     let tokens = builder.largest(&builder.value(builder.input(node, 0)?).shape[0])?;
     let mut inputs = builder.inputs(node)?;
-    inputs.drain(2..4);
+    inputs.drain(2..2 + kept);
     let macs = tokens.saturating_mul(per_token);
-    builder.step_with_outputs(node, op, Some(DType::F32), attributes, inputs, macs)
+    builder.step_with_outputs(node, op, Some(variant), attributes, inputs, macs)
 }
 
 pub(super) fn gated(

@@ -52,6 +52,10 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// Reads and widens `LEN` elements.
     unsafe fn load_f16(from: *const f16) -> Self;
+    /// All lanes one element, widened.
+    unsafe fn splat_f16(from: *const f16) -> Self;
+    /// Reads and widens `LEN` elements.
+    unsafe fn load_i8(from: *const i8) -> Self;
     /// Reads `n < LEN` elements; the other lanes are 0 and their memory isn't touched.
     unsafe fn load_part(from: *const f32, n: usize) -> Self;
     /// Writes `LEN` elements.

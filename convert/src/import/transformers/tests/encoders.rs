@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use whit::{Model, Options, Session};
 
 use super::oracle::{Encoder, gelu, gelu_tanh};
-use super::{Folder, Parameters, Random, small_bert};
+use super::{Folder, Parameters, Random, safetensors, small_bert};
 use crate::evaluate::AlignedBytes;
 use crate::graph::Graph;
 use crate::import::{ImportOptions, Pooling, import_file};
@@ -256,6 +256,19 @@ fn sentences_are_pooled_as_their_files_or_the_caller_say() {
         .collect();
     let max = over_tokens(&|tokens| tokens.fold(f64::MIN, f64::max));
     let cls = over_tokens(&|tokens| tokens.next().unwrap());
+    let last = over_tokens(&|tokens| tokens.last().unwrap());
+    let mean_sqrt = over_tokens(&|tokens| {
+        let (sum, count) = tokens.fold((0.0, 0.0f64), |(sum, count), x| (sum + x, count + 1.0));
+        sum / count.sqrt()
+    });
+    let weighted = over_tokens(&|tokens| {
+        let (mut sum, mut weights) = (0.0, 0.0);
+        for (at, x) in tokens.enumerate() {
+            sum += x * (at + 1) as f64;
+            weights += (at + 1) as f64;
+        }
+        sum / weights
+    });
 
     struct Files {
         /// The mode that the file of the module Pooling chooses, if there is one.
@@ -269,6 +282,25 @@ fn sentences_are_pooled_as_their_files_or_the_caller_say() {
         Files { mode: None, normalize: false, option: Some(Pooling::Max), expected: max },
         Files { mode: Some("mean_tokens"), normalize: true, option: None, expected: normalized },
         Files { mode: Some("cls_token"), normalize: false, option: None, expected: cls },
+        Files { mode: Some("lasttoken"), normalize: false, option: None, expected: last },
+        Files {
+            mode: Some("mean_sqrt_len_tokens"),
+            normalize: false,
+            option: None,
+            expected: mean_sqrt,
+        },
+        Files {
+            mode: None,
+            normalize: false,
+            option: Some(Pooling::WeightedMean),
+            expected: weighted.clone(),
+        },
+        Files {
+            mode: Some("weightedmean_tokens"),
+            normalize: false,
+            option: None,
+            expected: weighted,
+        },
         Files {
             mode: Some("cls_token"),
             normalize: false,
@@ -283,7 +315,12 @@ fn sentences_are_pooled_as_their_files_or_the_caller_say() {
             vec![json!({"path": "", "type": "sentence_transformers.models.Transformer"})];
         if let Some(mode) = mode {
             let key = format!("pooling_mode_{mode}");
-            folder.write("1_Pooling/config.json", json!({key: true}).to_string());
+            // As sentence-transformers 6 has it, and before.
+            let chosen = match mode.contains('_') {
+                true => json!({key: true}),
+                false => json!({"pooling_mode": mode}),
+            };
+            folder.write("1_Pooling/config.json", chosen.to_string());
             folder.write("sentence_bert_config.json", r#"{"max_seq_length": 6}"#);
             modules
                 .push(json!({"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}));
@@ -301,6 +338,86 @@ fn sentences_are_pooled_as_their_files_or_the_caller_say() {
         assert_eq!(shape, [2, 8]);
         assert_close(mode.unwrap_or("option"), &found, &expected);
     }
+}
+
+#[test]
+fn dense_layers_follow_the_pooling() {
+    let case = &cases()[0];
+    let parameters = case.parameters();
+    let mut random = Random(31);
+    let dense: Parameters = [
+        ("linear.weight".to_owned(), (vec![3, 8], random.values(24))),
+        ("linear.bias".to_owned(), (vec![3], random.values(3))),
+    ]
+    .into();
+    let folder = Folder::new("dense");
+    let path = folder.write_model(&case.config(), &parameters);
+    folder.write("1_Pooling/config.json", json!({"pooling_mode_cls_token": true}).to_string());
+    let module = |path: &str, kind: &str| json!({"path": path, "type": format!("sentence_transformers.models.{kind}")});
+    let modules =
+        [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"), ("3", "Normalize")];
+    let modules = modules.map(|(path, kind)| module(path, kind));
+    folder.write("modules.json", json!(modules).to_string());
+    folder.write("2_Dense/model.safetensors", safetensors(&dense));
+    let config = |activation: &str, has_bias: bool| {
+        let config = json!({"in_features": 8, "out_features": 3, "bias": has_bias, "activation_function": activation});
+        folder.write("2_Dense/config.json", config.to_string());
+    };
+    for (activation, has_bias, function) in [
+        ("torch.nn.modules.activation.Tanh", true, f64::tanh as fn(f64) -> f64),
+        ("torch.nn.modules.linear.Identity", false, |x| x),
+        ("torch.nn.modules.activation.ReLU", true, |x| x.max(0.0)),
+    ] {
+        config(activation, has_bias);
+        let (shape, found) = run(import_file(path, &ImportOptions::default()).unwrap());
+        assert_eq!(shape, [2, 3]);
+        let mut expected = Vec::new();
+        for text in TEXTS {
+            let hidden = case.encoder.run(&parameters, text, &[0, 1, 0, 1, 0]);
+            let vector: Vec<f64> = (0..3)
+                .map(|out| {
+                    let row = &dense["linear.weight"].1[out * 8..][..8];
+                    let sum: f64 = row.iter().zip(&hidden[0]).map(|(w, x)| f64::from(*w) * x).sum();
+                    let bias = if has_bias { f64::from(dense["linear.bias"].1[out]) } else { 0.0 };
+                    function(sum + bias)
+                })
+                .collect();
+            let length = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
+            expected.extend(vector.into_iter().map(|x| x / length));
+        }
+        assert_close(activation, &found, &expected);
+    }
+
+    let refused = |part: &str| {
+        let error = import_file(path, &ImportOptions::default()).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    config("torch.nn.modules.activation.Softplus", true);
+    refused("known are Identity, Tanh");
+    for (pooling, part) in [
+        (json!({"pooling_mode": ["mean", "cls"]}), "not one of mean, cls, max"),
+        (json!({"pooling_mode": "median"}), "not one of mean"),
+        (json!({"pooling_mode_cls_token": true, "pooling_mode_lasttoken": true}), "2 ways"),
+    ] {
+        folder.write("1_Pooling/config.json", pooling.to_string());
+        refused(part);
+    }
+    folder.write("1_Pooling/config.json", json!({"pooling_mode": "cls"}).to_string());
+    for (changed, part) in [
+        (json!({"in_features": 7, "out_features": 3}), "takes 7 numbers"),
+        (json!({"in_features": 8, "out_features": 4}), "linear.weight"),
+        (
+            json!({"in_features": 8, "out_features": 3, "module_input_name": "token_embeddings"}),
+            "module_input_name",
+        ),
+        (json!({"out_features": 3}), "in_features"),
+    ] {
+        folder.write("2_Dense/config.json", changed.to_string());
+        refused(part);
+    }
+    std::fs::remove_file(folder.0.join("2_Dense/model.safetensors")).unwrap();
+    config("torch.nn.modules.activation.Tanh", true);
+    refused("without model.safetensors");
 }
 
 #[test]

@@ -152,7 +152,11 @@ fn folders_and_indices_are_checked() {
         ),
         (
             r#"[{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]"#,
-            "modules of type Dense",
+            "2_Dense/config.json: the file is missing",
+        ),
+        (
+            r#"[{"path": "3_CNN", "type": "sentence_transformers.models.CNN"}]"#,
+            "modules of type CNN",
         ),
         ("{}", "it isn't a list of modules"),
     ];

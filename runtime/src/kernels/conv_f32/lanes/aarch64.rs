@@ -41,6 +41,21 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    unsafe fn splat_f16(from: *const f16) -> Self {
+        // SAFETY: the caller promises an element of 2 bytes.
+        Neon(unsafe { vcvt_f32_f16(vreinterpret_f16_u16(vld1_dup_u16(from.cast()))) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: the caller promises 4 elements, which are read as one word of any alignment.
+        Neon(unsafe {
+            let bytes = vcreate_s8(u64::from(from.cast::<u32>().read_unaligned()));
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))
+        })
+    }
+
+    #[inline(always)]
     unsafe fn load_part(from: *const f32, n: usize) -> Self {
         debug_assert!(n < 4);
         // SAFETY: the caller promises n elements; a load of a lane reads one.

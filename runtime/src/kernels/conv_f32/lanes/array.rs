@@ -34,6 +34,16 @@ impl<const N: usize> Lanes for Array<N> {
         Array(core::array::from_fn(|i| unsafe { *from.add(i) }.to_f32()))
     }
 
+    unsafe fn splat_f16(from: *const f16) -> Self {
+        // SAFETY: the caller promises an element.
+        Array([unsafe { *from }.to_f32(); N])
+    }
+
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: the caller promises N elements.
+        Array(core::array::from_fn(|i| f32::from(unsafe { *from.add(i) })))
+    }
+
     unsafe fn load_part(from: *const f32, n: usize) -> Self {
         assert!(n < N);
         // SAFETY: the caller promises n elements.

@@ -40,6 +40,18 @@ impl<L: Lanes> Lanes for Pair<L> {
     }
 
     #[inline(always)]
+    unsafe fn splat_f16(from: *const f16) -> Self {
+        // SAFETY: the contract is the same.
+        unsafe { Pair(L::splat_f16(from), L::splat_f16(from)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: the caller promises twice the elements of a register.
+        unsafe { Pair(L::load_i8(from), L::load_i8(from.add(L::LEN))) }
+    }
+
+    #[inline(always)]
     unsafe fn load_part(from: *const f32, n: usize) -> Self {
         debug_assert!(n < Self::LEN);
         // SAFETY: the caller promises n elements; the second register begins inside them or isn't read.

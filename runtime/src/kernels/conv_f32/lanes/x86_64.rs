@@ -44,6 +44,21 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn splat_f16(from: *const f16) -> Self {
+        // SAFETY: the caller has F16C and promises an element of 2 bytes.
+        Avx2(unsafe { _mm256_cvtph_ps(_mm_set1_epi16(*from.cast::<i16>())) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: the caller has AVX2 and promises 8 elements.
+        Avx2(unsafe {
+            let bytes = _mm_loadl_epi64(from.cast());
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
+        })
+    }
+
+    #[inline(always)]
     unsafe fn load_part(from: *const f32, n: usize) -> Self {
         debug_assert!(n < 8);
         // SAFETY: n < 8, so the mask is read inside MASKS; masked-off lanes aren't accessed.
@@ -218,6 +233,21 @@ impl Lanes for Avx512 {
     unsafe fn load_f16(from: *const f16) -> Self {
         // SAFETY: the caller has AVX-512 F and promises 16 elements of 2 bytes, one __m256i.
         Avx512(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f16(from: *const f16) -> Self {
+        // SAFETY: the caller has AVX-512 F and promises an element of 2 bytes.
+        Avx512(unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(*from.cast::<i16>())) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: the caller has AVX-512 F and promises 16 elements.
+        Avx512(unsafe {
+            let bytes = _mm_loadu_si128(from.cast());
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
+        })
     }
 
     #[inline(always)]

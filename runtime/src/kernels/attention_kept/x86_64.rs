@@ -1,8 +1,12 @@
 //! The kernels with AVX2 + FMA + F16C and with AVX-512.
 
 use super::super::conv_f32::lanes::{Avx2, Avx512};
-use super::{AttentionF16, Mix, Scores, lanes};
+use super::lanes::{self, Load};
+use super::{Kept, Mix, Scores};
 use crate::Isa;
+
+/// `scores` and `mix`.
+type Pair<K> = (fn(&mut Scores<'_, K>), fn(&mut Mix<'_, K>));
 
 macro_rules! kernels {
     ($features:literal, $Lanes:ty, $isa:expr) => {{
@@ -10,36 +14,36 @@ macro_rules! kernels {
         ///
         /// Calling it needs the features.
         #[target_feature(enable = $features)]
-        unsafe fn scores_with_features(args: &mut Scores<'_>) {
+        unsafe fn scores_with_features<K: Kept<Row: Load>>(args: &mut Scores<'_, K>) {
             // SAFETY: the features are enabled.
-            unsafe { lanes::scores::<$Lanes>(args) }
+            unsafe { lanes::scores::<$Lanes, K>(args) }
         }
         /// # Safety
         ///
         /// Calling it needs the features.
         #[target_feature(enable = $features)]
-        unsafe fn mix_with_features(args: &mut Mix<'_>) {
+        unsafe fn mix_with_features<K: Kept<Row: Load>>(args: &mut Mix<'_, K>) {
             // SAFETY: the features are enabled.
-            unsafe { lanes::mix::<$Lanes>(args) }
+            unsafe { lanes::mix::<$Lanes, K>(args) }
         }
-        fn scores(args: &mut Scores<'_>) {
+        fn scores<K: Kept<Row: Load>>(args: &mut Scores<'_, K>) {
             // SAFETY: this function leaves its parent only where the instruction set is available.
             unsafe { scores_with_features(args) }
         }
-        fn mix(args: &mut Mix<'_>) {
+        fn mix<K: Kept<Row: Load>>(args: &mut Mix<'_, K>) {
             // SAFETY: this function leaves its parent only where the instruction set is available.
             unsafe { mix_with_features(args) }
         }
-        $isa.is_available().then_some(AttentionF16 { scores, mix })
+        $isa.is_available().then_some((scores, mix))
     }};
 }
 
 /// The AVX2 kernels, if this CPU runs them.
-pub(super) fn avx2() -> Option<AttentionF16> {
+pub(super) fn avx2<K: Kept<Row: Load>>() -> Option<Pair<K>> {
     kernels!("avx2,fma,f16c", Avx2, Isa::Avx2)
 }
 
 /// The AVX-512 kernels, if this CPU runs them.
-pub(super) fn avx512() -> Option<AttentionF16> {
+pub(super) fn avx512<K: Kept<Row: Load>>() -> Option<Pair<K>> {
     kernels!("avx512f", Avx512, Isa::Avx512)
 }
