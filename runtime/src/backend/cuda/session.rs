@@ -303,7 +303,7 @@ impl<'m> Session<'m> {
                 given: bytes.len() / size,
             });
         }
-        self.settle()?;
+        self.settle().map_err(SessionError::Device)?;
         self.memory.staging.bytes_mut()[range].copy_from_slice(bytes);
         Ok(())
     }
@@ -346,9 +346,10 @@ impl<'m> Session<'m> {
     /// Bytes of the staging memory, unless the device may be at work on them.
     fn settled(&self, range: std::ops::Range<usize>) -> Result<&[u8], SessionError> {
         if self.in_flight {
-            return Err(
-                DeviceError::Failed { call: "a run that was not waited for", code: 0 }.into()
-            );
+            return Err(SessionError::Device(DeviceError::Failed {
+                call: "a run that was not waited for",
+                code: 0,
+            }));
         }
         Ok(&self.memory.staging.bytes()[range])
     }
@@ -368,7 +369,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// As [`Session::run`].
     pub fn start(&mut self) -> Result<Running<'_, 'm>, SessionError> {
-        self.settle()?;
+        self.settle().map_err(SessionError::Device)?;
         let shape = self.shape()?;
         self.in_flight = true;
         if self.resets {
@@ -376,10 +377,10 @@ impl<'m> Session<'m> {
         }
         let (driver, stream) = (&self.driver, self.stream.handle);
         match &self.shapes[shape].graph {
-            Some(graph) => driver.replay(stream, graph.handle)?,
+            Some(graph) => driver.replay(stream, graph.handle).map_err(SessionError::Device)?,
             None => {
                 for command in &self.shapes[shape].commands {
-                    driver.enqueue(stream, command)?;
+                    driver.enqueue(stream, command).map_err(SessionError::Device)?;
                 }
             }
         }
@@ -396,7 +397,7 @@ impl<'m> Session<'m> {
     }
 
     fn finish(&mut self, shape: usize) -> Result<(), SessionError> {
-        self.settle()?;
+        self.settle().map_err(SessionError::Device)?;
         if !self.shapes[shape].checks {
             return Ok(());
         }
@@ -422,7 +423,7 @@ impl<'m> Session<'m> {
             });
         }
         for command in commands.iter().filter(|_| state_bytes > 0) {
-            self.driver.enqueue(self.stream.handle, command)?;
+            self.driver.enqueue(self.stream.handle, command).map_err(SessionError::Device)?;
         }
         self.resets = false;
         Ok(())
@@ -508,8 +509,8 @@ impl<'m> Session<'m> {
             from: from.output_address(output)?,
             bytes: to.bytes(),
         };
-        self.driver.enqueue(self.stream.handle, &command)?;
-        Ok(self.driver.synchronize(self.stream.handle)?)
+        self.driver.enqueue(self.stream.handle, &command).map_err(SessionError::Device)?;
+        Ok(self.driver.synchronize(self.stream.handle).map_err(SessionError::Device)?)
     }
 
     /// What a run at the present dimensions does.
