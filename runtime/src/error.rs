@@ -95,13 +95,6 @@ impl fmt::Display for DeviceError {
 #[cfg(feature = "std")]
 impl core::error::Error for DeviceError {}
 
-#[cfg(feature = "std")]
-impl From<DeviceError> for SessionError {
-    fn from(error: DeviceError) -> SessionError {
-        SessionError::Device(error)
-    }
-}
-
 /// Why a session could not be prepared or run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
