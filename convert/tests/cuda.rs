@@ -21,8 +21,11 @@ use whit_convert::quantize::numbers::Numbers;
 /// models.
 const MAX_FLOAT_ERROR: f32 = 1e-4;
 
-/// Runs of a model with a memory depend on those before.
-const RUNS: usize = 3;
+/// Runs of a model with a memory depend on those before. Symbols are large, as small as can be, between, and small.
+const RUNS: usize = 4;
+
+/// Above a symbol's smallest value: more than a tile of pixels, and few enough for kernels on the host.
+const MOST_ROWS: u32 = 69;
 
 /// The kernels compiled for the host; `None` where there is no compiler.
 fn device() -> Option<Device> {
@@ -69,8 +72,9 @@ fn compare(name: &str, file: &[u8], device: &Device) -> Result<(), String> {
     let mut seeds = [0x9E37_79B9_7F4A_7C15u64; 2];
     for run in 0..RUNS {
         for symbol in model.symbols() {
-            // The largest, the smallest, one between.
-            let value = [symbol.max, symbol.min, (symbol.min + symbol.max) / 2][run % 3];
+            let most = symbol.max.min(symbol.min.saturating_add(MOST_ROWS));
+            let value =
+                [most, symbol.min, symbol.min.midpoint(most), most.min(symbol.min + 3)][run % 4];
             for session in [&mut cuda as &mut dyn Prepared<'_>, &mut cpu] {
                 session.set_dimension(model.text(symbol.name), value).expect("a dimension");
             }

@@ -95,8 +95,6 @@ impl fmt::Display for DeviceError {
 #[cfg(feature = "std")]
 impl core::error::Error for DeviceError {}
 
-#[cfg(feature = "std")]
-
 /// Why a session could not be prepared or run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

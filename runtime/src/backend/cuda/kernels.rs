@@ -133,7 +133,7 @@ kernels! {
     ATTENTION_FILE = "attention.cu" {
         ATTENTION_F32: "attention_f32"(Attention), 128, waits;
         CACHE_CHECK: "cache_check"(CachedAttention), 256;
-        CACHE_WRITE: "cache_write"(CachedAttention), 256;
+        CACHE_WRITE: "cache_write"(CachedAttention), 256, waits;
         CACHED_ATTENTION: "cached_attention"(CachedAttention), 128, waits;
         CROSS_WRITE: "cross_write"(CrossAttention), 256;
         CROSS_ATTENTION: "cross_attention"(CrossAttention), 128, waits;

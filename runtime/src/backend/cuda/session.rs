@@ -303,7 +303,7 @@ impl<'m> Session<'m> {
                 given: bytes.len() / size,
             });
         }
-        self.settle().map_err(SessionError::Device)?;
+        self.settle()?;
         self.memory.staging.bytes_mut()[range].copy_from_slice(bytes);
         Ok(())
     }
@@ -346,10 +346,8 @@ impl<'m> Session<'m> {
     /// Bytes of the staging memory, unless the device may be at work on them.
     fn settled(&self, range: std::ops::Range<usize>) -> Result<&[u8], SessionError> {
         if self.in_flight {
-            return Err(SessionError::Device(DeviceError::Failed {
-                call: "a run that was not waited for",
-                code: 0,
-            }));
+            let call = "a run that was not waited for";
+            return Err(SessionError::Device(DeviceError::Failed { call, code: 0 }));
         }
         Ok(&self.memory.staging.bytes()[range])
     }
@@ -369,7 +367,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// As [`Session::run`].
     pub fn start(&mut self) -> Result<Running<'_, 'm>, SessionError> {
-        self.settle().map_err(SessionError::Device)?;
+        self.settle()?;
         let shape = self.shape()?;
         self.in_flight = true;
         if self.resets {
@@ -377,7 +375,9 @@ impl<'m> Session<'m> {
         }
         let (driver, stream) = (&self.driver, self.stream.handle);
         match &self.shapes[shape].graph {
-            Some(graph) => driver.replay(stream, graph.handle).map_err(SessionError::Device)?,
+            Some(graph) => {
+                driver.replay(stream, graph.handle).map_err(SessionError::Device)?;
+            }
             None => {
                 for command in &self.shapes[shape].commands {
                     driver.enqueue(stream, command).map_err(SessionError::Device)?;
@@ -388,16 +388,17 @@ impl<'m> Session<'m> {
     }
 
     /// Waits for a run that failed half-way, or whose [`Running`] was forgotten.
-    fn settle(&mut self) -> Result<(), DeviceError> {
+    fn settle(&mut self) -> Result<(), SessionError> {
         if self.in_flight {
-            self.driver.synchronize(self.stream.handle)?;
+            let waited = self.driver.synchronize(self.stream.handle);
+            waited.map_err(SessionError::Device)?;
             self.in_flight = false;
         }
         Ok(())
     }
 
     fn finish(&mut self, shape: usize) -> Result<(), SessionError> {
-        self.settle().map_err(SessionError::Device)?;
+        self.settle()?;
         if !self.shapes[shape].checks {
             return Ok(());
         }
@@ -423,7 +424,8 @@ impl<'m> Session<'m> {
             });
         }
         for command in commands.iter().filter(|_| state_bytes > 0) {
-            self.driver.enqueue(self.stream.handle, command).map_err(SessionError::Device)?;
+            let enqueued = self.driver.enqueue(self.stream.handle, command);
+            enqueued.map_err(SessionError::Device)?;
         }
         self.resets = false;
         Ok(())
@@ -509,8 +511,9 @@ impl<'m> Session<'m> {
             from: from.output_address(output)?,
             bytes: to.bytes(),
         };
-        self.driver.enqueue(self.stream.handle, &command).map_err(SessionError::Device)?;
-        Ok(self.driver.synchronize(self.stream.handle).map_err(SessionError::Device)?)
+        let stream = self.stream.handle;
+        let copied = self.driver.enqueue(stream, &command);
+        copied.and_then(|()| self.driver.synchronize(stream)).map_err(SessionError::Device)
     }
 
     /// What a run at the present dimensions does.

@@ -279,7 +279,8 @@ fn attention(cases: &mut Vec<Named>) {
             cases.push(("matmul_f32", Case::new(Op::MatMul, Some(F32), attributes, &[a, b], y)));
         }
     }
-    for (window, positions) in [(0, [0, 1, 2]), (5, [70, 3, 71]), (0, [99, 98, 97])] {
+    for (window, positions) in [(0, [0, 1, 2]), (5, [70, 3, 71]), (0, [99, 98, 97]), (0, [7, 7, 7])]
+    {
         let attributes = CachedAttentionAttributes {
             heads: 4,
             kv_heads: 2,

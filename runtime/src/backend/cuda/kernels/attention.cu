@@ -166,15 +166,23 @@ __device__ inline u64 cache_row(const CachedAttention& a, u32 token, u32 kv_head
     return (head * a.context + ((const i32*)a.positions)[token]) * a.size;
 }
 
-// A thread has a channel of the keys and values of a token. Writes nothing after an error.
+// Grid: tokens. Writes nothing after an error. Of tokens with one place the last one has it.
 KERNEL(cache_write, 256, CachedAttention) {
-    const u32 width = a.kv_heads * a.size, at = thread_index();
-    if (at >= a.tokens * width || *(const u32*)a.status != 0) return;
-    const u32 token = at / width, channel = at % width;
-    const f32* x = (const f32*)a.x + (u64)token * (a.heads + 2 * a.kv_heads) * a.size + a.heads * a.size + channel;
-    const u64 to = cache_row(a, token, channel / a.size) + channel % a.size;
-    ((u16*)a.keys)[to] = float_to_half(x[0]);
-    ((u16*)a.values)[to] = float_to_half(x[width]);
+    __shared__ u32 room[8];
+    if (*(const u32*)a.status != 0) return;
+    const u32 token = blockIdx.x, width = a.kv_heads * a.size;
+    const u64 place = cache_row(a, token, 0);
+    u32 later = 0;
+    for (u32 other = token + 1 + threadIdx.x; other < a.tokens; other += blockDim.x) {
+        later += cache_row(a, other, 0) == place;
+    }
+    if (block_reduce<Sum>(later, room) > 0) return;
+    const f32* x = (const f32*)a.x + ((u64)token * (a.heads + 2 * a.kv_heads) + a.heads) * a.size;
+    for (u32 channel = threadIdx.x; channel < width; channel += blockDim.x) {
+        const u64 to = place + (u64)(channel / a.size) * a.context * a.size + channel % a.size;
+        ((u16*)a.keys)[to] = float_to_half(x[channel]);
+        ((u16*)a.values)[to] = float_to_half(x[width + channel]);
+    }
 }
 
 // Grid: tokens, heads.

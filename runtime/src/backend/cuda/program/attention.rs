@@ -90,8 +90,7 @@ pub(super) fn cached_attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
         softcap: attributes.softcap,
     };
     lower.call(&CACHE_CHECK, [1, 1], arguments)?;
-    let written = small(tokens * attributes.kv_heads as usize * attributes.size as usize)?;
-    lower.call_elements(&CACHE_WRITE, written, arguments)?;
+    lower.call(&CACHE_WRITE, [tokens, 1], arguments)?;
     lower.call(&CACHED_ATTENTION, [tokens, heads], arguments)
 }
 
