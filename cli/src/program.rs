@@ -70,16 +70,12 @@ impl<'m> Program<'m> {
         }
     }
 
-    /// The CPU's session.
-    ///
-    /// # Errors
-    /// When another backend runs it.
-    pub(crate) fn cpu(&mut self, option: &str) -> Result<&mut Session<'m>> {
-        match self {
-            Program::Cpu(session) => Ok(session),
-            #[cfg(feature = "cuda")]
-            Program::Cuda(_) => bail!("{option}: only on the CPU; leave out `--backend cuda`"),
+    /// Refuses an option that only the CPU has.
+    pub(crate) fn expect_cpu(&self, option: &str) -> Result<()> {
+        if self.isa().is_none() {
+            bail!("{option}: only on the CPU; leave out `--backend`");
         }
+        Ok(())
     }
 
     /// Runs once, timing every step where `profile` is given and steps can be timed.

@@ -111,7 +111,7 @@ impl Run {
         }
         let mut program = program::prepare(model, settings)?;
         if self.profile {
-            program.cpu("--profile")?;
+            program.expect_cpu("--profile")?;
         }
         let mut profile = Profile::default();
         let (outputs, runs) = if infos.is_empty() {
