@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use whit::{DType, Isa, Model, ModelFile, Options, Session};
+use whit::{DType, Isa, Model, ModelFile, Options, Prepared, Session};
 
 use crate::data::{Extent, ImageSpec, InputSpec, Preprocess};
 use crate::program::Backend;
@@ -50,6 +50,33 @@ pub(crate) fn session<'m>(model: Model<'m>, settings: impl Into<Settings>) -> Re
     }
     let options = Options { isa, threads, ..Options::default() };
     Session::new(model, options).map_err(|error| named(&model, error))
+}
+
+/// Gives dimensions that are chosen at run time their sizes.
+pub(crate) fn set_dimensions(session: &mut dyn Prepared<'_>, dims: &[(String, u32)]) -> Result<()> {
+    let model = *session.model();
+    for (name, size) in dims {
+        let Some(symbol) = model.symbols().find(|symbol| model.text(symbol.name) == name) else {
+            let names: Vec<String> = model
+                .symbols()
+                .map(|symbol| {
+                    format!("{} ({} to {})", model.text(symbol.name), symbol.min, symbol.max)
+                })
+                .collect();
+            match names.is_empty() {
+                true => bail!("--dim {name}={size}: all dimensions of the model are fixed"),
+                false => bail!(
+                    "--dim {name}={size}: no such dimension; the model has {}",
+                    names.join(", ")
+                ),
+            }
+        };
+        if !(symbol.min..=symbol.max).contains(size) {
+            bail!("--dim {name}={size}: `{name}` is from {} to {}", symbol.min, symbol.max);
+        }
+        session.set_dimension(name, *size).map_err(|error| named(&model, error))?;
+    }
+    Ok(())
 }
 
 /// A runtime error with the name of its step.

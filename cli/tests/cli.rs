@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::alphabet::whole;
 use common::llama::llama;
 use common::{Folder, example, fail, json, npy, npy_f32, npy_i64, succeed, text, whit};
 use serde_json::Value;
@@ -128,6 +129,22 @@ fn bench_reports_the_contract() {
     }
     let steps = profile["profile"].as_array().expect("steps");
     assert!(steps.iter().all(|step| step["share_of_roofline"].as_f64() > Some(0.0)), "{profile}");
+}
+
+#[test]
+fn bench_takes_dimensions() {
+    let folder = Folder::new("bench-dimensions");
+    let model = whole(&folder);
+    // The file has the work of the largest dimensions only.
+    let bench = json(&["bench", &model, "--seconds", "0.02", "--profile", "--dim", "tokens=1"]);
+    assert!(bench["gmacs_per_s"].is_null() && bench["macs"].is_u64(), "{bench}");
+    let steps = bench["profile"].as_array().expect("steps");
+    assert!(steps.iter().all(|step| step["macs"].is_null()), "{bench}");
+    assert!(steps.iter().all(|step| step["mean_us"].is_f64()), "{bench}");
+    fail(&["bench", &model, "--dim", "tokens=0"], &["tokens=0", "is from 1 to"]);
+    fail(&["bench", &model, "--dim", "token=1"], &["no such dimension", "tokens (1 to"]);
+    let fixed = int8(&folder);
+    fail(&["bench", &fixed, "--dim", "batch=1"], &["--dim batch=1", "fixed"]);
 }
 
 #[test]
@@ -293,6 +310,8 @@ fn wrong_usage_exits_with_2() {
         vec!["bench", "a.whit", "--seconds", "NaN"],
         vec!["bench", "a.whit", "--threads", "0"],
         vec!["bench", "a.whit", "--threads", "65"],
+        vec!["bench", "a.whit", "--dim", "tokens"],
+        vec!["bench", "a.whit", "--dim", "tokens=many"],
     ] {
         let output = whit(&arguments);
         let err = text(&output.stderr);

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use stats_alloc::Region;
-use whit::format::Op;
+use whit::format::{Op, StepRecord};
 use whit::{DType, Model, Prepared, Session, SessionError};
 use whit_convert::evaluate::fill_pseudo_random;
 
@@ -33,6 +33,9 @@ pub(crate) struct Bench {
     path: ModelPath,
     #[command(flatten)]
     target: Target,
+    /// Size of a dimension that is chosen at run time; the largest unless given
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = parse_dimension)]
+    dims: Vec<(String, u32)>,
     /// How long to measure
     #[arg(long, default_value_t = 1.0, value_parser = parse_seconds)]
     seconds: f64,
@@ -42,6 +45,12 @@ pub(crate) struct Bench {
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
+}
+
+fn parse_dimension(text: &str) -> Result<(String, u32), String> {
+    let (name, size) = text.rsplit_once('=').ok_or("write NAME=N")?;
+    let size = size.parse().map_err(|_| format!("`{size}` is not a whole number"))?;
+    Ok((name.to_owned(), size))
 }
 
 fn parse_seconds(text: &str) -> Result<f64, String> {
@@ -58,12 +67,17 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
 pub(crate) struct Profile {
     step_ns: Vec<u64>,
     runs: u64,
+    /// Whether a dimension was below its largest. The file has the work of the largest only.
+    is_smaller: bool,
 }
 
 impl Profile {
     /// Runs the session once, timing every step.
     pub(crate) fn run(&mut self, session: &mut Session<'_>) -> Result<(), SessionError> {
         self.step_ns.resize(session.model().header().step_count as usize, 0);
+        let mut symbols = session.model().symbols().enumerate();
+        self.is_smaller =
+            symbols.any(|(index, symbol)| session.dimension(index) != Some(symbol.max));
         let steps = &mut self.step_ns;
         let mut before = Instant::now();
         session.run_observed(|step, _| {
@@ -80,7 +94,13 @@ impl Profile {
         self.step_ns.get(step).map_or(0.0, |ns| *ns as f64 / 1e3 / self.runs.max(1) as f64)
     }
 
+    /// Products of a step, where the file says how many there were.
+    fn macs(&self, step: &StepRecord) -> Option<u64> {
+        (!self.is_smaller).then_some(step.macs)
+    }
+
     pub(crate) fn json(&self, model: &Model<'_>, roofline: Option<&Roofline>) -> Value {
+        let roofline = roofline.filter(|_| !self.is_smaller);
         model
             .steps()
             .enumerate()
@@ -93,8 +113,8 @@ impl Profile {
                     "variant": DType::from_number(step.variant).map(DType::name),
                     "name": model.text(step.name),
                     "mean_us": mean_us,
-                    "macs": step.macs,
-                    "gmacs_per_s": step.macs as f64 / mean_us / 1e3,
+                    "macs": self.macs(&step),
+                    "gmacs_per_s": self.macs(&step).map(|macs| macs as f64 / mean_us / 1e3),
                     "macs_per_cycle": near.as_ref().and_then(|near| near.macs_per_cycle),
                     "share_of_peak": near.as_ref().and_then(|near| near.of_peak),
                     "share_of_roofline": near.as_ref().map(|near| near.of_roof),
@@ -111,6 +131,7 @@ pub(crate) fn profile_table(
     model: &Model<'_>,
     roofline: Option<&Roofline>,
 ) -> String {
+    let roofline = roofline.filter(|_| !profile.is_smaller);
     let total: f64 = (0..profile.step_ns.len()).map(|step| profile.mean_us(step)).sum();
     let rows: Vec<Vec<String>> = model
         .steps()
@@ -124,10 +145,9 @@ pub(crate) fn profile_table(
                 model.text(step.name).to_owned(),
                 report::micros(mean_us),
                 report::percent(mean_us / total),
-                if step.macs > 0 {
-                    format!("{:.1}", step.macs as f64 / mean_us / 1e3)
-                } else {
-                    String::new()
+                match profile.macs(&step) {
+                    Some(macs) if macs > 0 => format!("{:.1}", macs as f64 / mean_us / 1e3),
+                    _ => String::new(),
                 },
             ];
             if let Some(near) = roofline.map(|roofline| roofline.near(model, &step, mean_us)) {
@@ -218,11 +238,12 @@ impl Integers {
     }
 }
 
-/// Opens, prepares and runs a model for about `seconds`. Inputs are pseudo-random: small reals, any
-/// i8, 0 or 1 for other integers.
+/// Opens, prepares and runs a model with these dimensions, others at their largest, for about `seconds`. Inputs are
+/// pseudo-random: small reals, any i8, 0 or 1 for other integers.
 pub(crate) fn measure(
     bytes: &[u8],
     settings: impl Into<whit_file::Settings>,
+    dims: &[(String, u32)],
     seconds: f64,
 ) -> Result<Measured> {
     let start = Instant::now();
@@ -232,6 +253,7 @@ pub(crate) fn measure(
     let mut program = program::prepare(model, settings)?;
     let prepare_us = micros_since(start);
     let session = program.prepared();
+    whit_file::set_dimensions(session, dims)?;
     fill_pseudo_random(session, &mut SEED.clone())?;
     let integers = Integers::of(session)?;
     let start = Instant::now();
@@ -291,12 +313,13 @@ impl Bench {
         if self.profile && settings.backend != Backend::Cpu {
             bail!("--profile: only on the CPU; leave out `--backend {}`", settings.backend.name());
         }
-        let mut measured = measure(file.bytes(), settings, self.seconds)?;
+        let mut measured = measure(file.bytes(), settings, &self.dims, self.seconds)?;
         measured.open_us += map_us;
         let mut profile = Profile::default();
         let roofline = measured.isa.filter(|_| self.profile).map(Roofline::measure);
         if self.profile {
             let mut session = whit_file::session(model, settings)?;
+            whit_file::set_dimensions(&mut session, &self.dims)?;
             fill_pseudo_random(&mut session, &mut SEED.clone())?;
             let integers = Integers::of(&mut session)?;
             let begin = Instant::now();
@@ -311,7 +334,8 @@ impl Bench {
         };
         let header = model.header();
         let p50 = measured.percentile(0.5);
-        let gmacs_per_s = header.macs as f64 / p50 / 1e3;
+        // The file says how much work there is at the largest dimensions.
+        let gmacs_per_s = self.dims.is_empty().then(|| header.macs as f64 / p50 / 1e3);
         if self.json {
             let mut object = json!({
                 "model": self.path.model.display().to_string(),
@@ -392,7 +416,13 @@ impl Bench {
                     report::bytes(header.file_bytes)
                 ),
             ),
-            ("work", format!("{}   {gmacs_per_s:.1} GMAC/s", report::macs(header.macs))),
+            (
+                "work",
+                match gmacs_per_s {
+                    Some(rate) => format!("{}   {rate:.1} GMAC/s", report::macs(header.macs)),
+                    None => format!("{} at the largest dimensions", report::macs(header.macs)),
+                },
+            ),
             ("allocations", format!("{} per run", measured.allocations_per_run)),
         ];
         fields.extend(rates.map(|rates| ("tokens", rates.text())));

@@ -87,7 +87,7 @@ fn make(numbers: Numbers, calibration: &Dataset, test: &Dataset) -> Result<Form>
     let mut latency_us = Vec::new();
     let (mut start_us, mut allocations_per_run) = (0.0, 0.0);
     for isa in Isa::available() {
-        let measured = measure(file.as_slice(), Some(isa), 0.3)?;
+        let measured = measure(file.as_slice(), Some(isa), &[], 0.3)?;
         latency_us.push((isa, measured.percentile(0.5)));
         start_us = measured.open_us + measured.prepare_us + measured.first_run_us;
         allocations_per_run = measured.allocations_per_run;
