@@ -4,7 +4,6 @@
 //! `WHIT_CUDA_DEVICE` they run on that device. Models of the folder in
 //! `WHIT_SHARED_MODELS` are run where they are.
 
-#[allow(dead_code, reason = "shared with other tests")]
 mod common;
 
 use std::path::{Path, PathBuf};
