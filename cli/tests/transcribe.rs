@@ -202,15 +202,16 @@ fn texts_are_searched_and_words_have_times() {
     let folder = Folder::new("transcribe-words");
     let model = folder.write("parrot.whit", &parrot(&[], 3));
     let sound = folder.write("sound.wav", &wav(1.4));
-    for size in ["1", "2", "3"] {
+    // As many as there are rows of logits.
+    for size in ["1", "2"] {
         let found = json(&["transcribe", &model, &sound, "--word-times", "--beam-size", size]);
         assert_eq!(found["text"], "hihihi");
         for (at, segment) in found["segments"].as_array().unwrap().iter().enumerate() {
             let words = segment["words"].as_array().unwrap();
             assert_eq!((words.len(), &words[0]["text"]), (1, &json!("hi")));
-            // Two tokens of ten rows, 0.02 s each.
+            // Two tokens of ten rows, 0.02 s each; the last row of the sound begins at 1.38 s.
             let start = 0.5 * at as f64;
-            for (key, time) in [("start", start), ("end", start + 0.4)] {
+            for (key, time) in [("start", start), ("end", (start + 0.4).min(1.38))] {
                 assert!((words[0][key].as_f64().unwrap() - time).abs() < 1e-9, "{segment}");
             }
             // Without timestamps it would say m, so the h is improbable, and the i behind it sure.

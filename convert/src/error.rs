@@ -43,6 +43,10 @@ pub enum ImportError {
     #[error("the model is not valid: {0}")]
     Model(String),
 
+    /// What the caller chose isn't possible with this model.
+    #[error("{option} doesn't go with this model: {problem}")]
+    Option { option: &'static str, problem: String },
+
     #[error("tensor `{name}`: {problem}")]
     Tensor { name: String, problem: String },
 

@@ -119,8 +119,10 @@ impl<'m> Transcriber<'m> {
         if samples.is_empty() {
             return Err(SpeechError::Empty);
         }
-        let (asked, sequences) = (request.beam_size, self.decoder.sequences());
-        if !(1..=sequences.min(self.decoder.rows())).contains(&asked) {
+        // A row of logits for each.
+        let sequences = self.decoder.sequences().min(self.decoder.rows());
+        let asked = request.beam_size;
+        if !(1..=sequences).contains(&asked) {
             return Err(SpeechError::Beams { asked, sequences });
         }
         if request.word_times && self.alignment.is_empty() {

@@ -126,14 +126,13 @@ pub fn import_file(path: impl AsRef<Path>, options: &ImportOptions) -> Result<Gr
     if let Some((option, _)) = asked.into_iter().find(|(_, is_asked)| *is_asked)
         && !graph.nodes.iter().any(keeps)
     {
-        let problem =
-            format!("the model keeps no keys and values of a context: leave {option} out");
-        return Err(ImportError::Model(problem));
+        let problem = format!("it keeps no keys and values of a context; leave {option} out");
+        return Err(ImportError::Option { option, problem });
     }
     let hears = |node: &Node| matches!(node.op, Op::CrossAttention(_));
     if options.word_times && !graph.nodes.iter().any(hears) {
-        let problem = "the model writes down no speech: leave --word-times out".to_owned();
-        return Err(ImportError::Model(problem));
+        let problem = "it writes down no speech; leave it out".to_owned();
+        return Err(ImportError::Option { option: "--word-times", problem });
     }
     Ok(graph)
 }

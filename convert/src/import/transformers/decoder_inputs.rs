@@ -54,7 +54,7 @@ impl Room {
         if let Some(context) = asked.filter(|context| !(1..=most).contains(context)) {
             let problem =
                 format!("a context of {context} positions; the model was made for 1 to {most}");
-            return Err(ImportError::Model(problem));
+            return Err(ImportError::Option { option: "--context", problem });
         }
         let context = context(most, asked);
         if asked.is_none() && context < most {
@@ -64,8 +64,8 @@ impl Room {
         }
         let sequences = blocks.options.sequences.unwrap_or(1);
         if !(1..=MAX_SEQUENCES).contains(&sequences) {
-            let problem = format!("--sequences {sequences}; there can be 1 to {MAX_SEQUENCES}");
-            return Err(ImportError::Model(problem));
+            let problem = format!("{sequences} sequences; there can be 1 to {MAX_SEQUENCES}");
+            return Err(ImportError::Option { option: "--sequences", problem });
         }
         Ok(Room { sequences, context })
     }
