@@ -16,6 +16,8 @@ const MOST_CHANNELS: usize = 512;
 const MOST_HEAD: u32 = 1024;
 /// The input with the mask.
 const MASK: usize = 3;
+/// The input of cross attention with the heads whose weights are wanted.
+const CHOSEN: usize = 2;
 
 pub(super) fn attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     let attributes: AttentionAttributes = lower.step.expect_attributes()?;
@@ -129,6 +131,9 @@ pub(super) fn cross_attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     let ((_, output), (keys, keys_at), (_, values_at)) =
         (lower.output(0)?, lower.output(1)?, lower.output(2)?);
     super::elements(&x)?;
+    if lower.step.has_input(CHOSEN) {
+        return Err(Refusal::Lacks("weights of chosen heads"));
+    }
     if attributes.size as usize > MOST_CHANNELS {
         return Err(Refusal::Lacks("heads of more than 512 channels"));
     }
