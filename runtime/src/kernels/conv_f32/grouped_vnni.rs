@@ -15,7 +15,10 @@ use crate::Isa;
 use crate::kernels::{PANEL_N, ResidualData};
 
 /// Rows at most: beyond, floats in panels cost less per row.
-pub(super) const MOST_ROWS: usize = 4;
+pub(super) const MOST_ROWS: usize = 12;
+
+/// Rows whose sums fit the registers. More take a panel in turns, which stays in the L1 cache meanwhile.
+const TILE_ROWS: usize = 4;
 
 /// `127 · 256`: what the largest input of a group becomes.
 const LARGEST: f32 = 32512.0;
@@ -78,48 +81,52 @@ pub(super) unsafe fn grouped_rows(args: &mut ConvF32<'_>, weights: GroupedWeight
         let (sums, reals) = rest.split_at(groups);
         *inputs = Inputs { halves, steps, sums, reals };
     }
-    let places = [Row { start: args.input.as_ptr(), step: 0, line_step: 0 }; MOST_ROWS];
+    let places = [Row { start: args.input.as_ptr(), step: 0, line_step: 0 }; TILE_ROWS];
     for channel in (0..g.out_c).step_by(PANEL_N) {
         let panel = GroupedPanel::new(weights, channel / PANEL_N, k);
-        let (residual, in_place) = match args.epilogue.residual {
-            Some(ResidualData::Apart(data)) => (data[channel..].as_ptr(), false),
-            Some(ResidualData::InOutput) => (core::ptr::null(), true),
-            None => (core::ptr::null(), false),
-        };
-        let tile = Tile {
-            rows: &places[..rows],
-            lines: 1,
-            runs: 1,
-            run_len: k,
-            a_step: 1,
-            weights: WeightPtr::Grouped(panel),
-            streams: false,
-            weight_step: PANEL_N,
-            panel_stride: 0,
-            cols: PANEL_N.min(g.out_c - channel),
-            output: args.output[channel..].as_mut_ptr(),
-            output_stride: args.output_stride,
-            accumulate: in_place,
-            finish: Some(Finish {
-                bias: args.epilogue.bias[channel..].as_ptr(),
-                residual,
-                residual_stride: g.out_c,
-                min: args.epilogue.min,
-                max: args.epilogue.max,
-            }),
-        };
-        // SAFETY: `check` proved the lengths: whole panels of weights, scales and bias up to the padded channels, output and
-        // residual with a row of out_c elements for each; `inputs` has one per row.
-        unsafe {
-            match (rows, weights.bits) {
-                (1, GroupedBits::W8) => panel_rows::<1, false>(&tile, &panel, &inputs),
-                (1, GroupedBits::W4) => panel_rows::<1, true>(&tile, &panel, &inputs),
-                (2, GroupedBits::W8) => panel_rows::<2, false>(&tile, &panel, &inputs),
-                (2, GroupedBits::W4) => panel_rows::<2, true>(&tile, &panel, &inputs),
-                (3, GroupedBits::W8) => panel_rows::<3, false>(&tile, &panel, &inputs),
-                (3, GroupedBits::W4) => panel_rows::<3, true>(&tile, &panel, &inputs),
-                (_, GroupedBits::W8) => panel_rows::<4, false>(&tile, &panel, &inputs),
-                (_, GroupedBits::W4) => panel_rows::<4, true>(&tile, &panel, &inputs),
+        for (turn, inputs) in inputs[..rows].chunks(TILE_ROWS).enumerate() {
+            let first = turn * TILE_ROWS;
+            let at = first * g.out_c + channel;
+            let (residual, in_place) = match args.epilogue.residual {
+                Some(ResidualData::Apart(data)) => (data[at..].as_ptr(), false),
+                Some(ResidualData::InOutput) => (core::ptr::null(), true),
+                None => (core::ptr::null(), false),
+            };
+            let tile = Tile {
+                rows: &places[..inputs.len()],
+                lines: 1,
+                runs: 1,
+                run_len: k,
+                a_step: 1,
+                weights: WeightPtr::Grouped(panel),
+                streams: false,
+                weight_step: PANEL_N,
+                panel_stride: 0,
+                cols: PANEL_N.min(g.out_c - channel),
+                output: args.output[first * args.output_stride + channel..].as_mut_ptr(),
+                output_stride: args.output_stride,
+                accumulate: in_place,
+                finish: Some(Finish {
+                    bias: args.epilogue.bias[channel..].as_ptr(),
+                    residual,
+                    residual_stride: g.out_c,
+                    min: args.epilogue.min,
+                    max: args.epilogue.max,
+                }),
+            };
+            // SAFETY: `check` proved the lengths: whole panels of weights, scales and bias up to the padded channels,
+            // output and residual with a row of out_c elements for each; `inputs` has one per row.
+            unsafe {
+                match (inputs.len(), weights.bits) {
+                    (1, GroupedBits::W8) => panel_rows::<1, false>(&tile, &panel, inputs),
+                    (1, GroupedBits::W4) => panel_rows::<1, true>(&tile, &panel, inputs),
+                    (2, GroupedBits::W8) => panel_rows::<2, false>(&tile, &panel, inputs),
+                    (2, GroupedBits::W4) => panel_rows::<2, true>(&tile, &panel, inputs),
+                    (3, GroupedBits::W8) => panel_rows::<3, false>(&tile, &panel, inputs),
+                    (3, GroupedBits::W4) => panel_rows::<3, true>(&tile, &panel, inputs),
+                    (_, GroupedBits::W8) => panel_rows::<TILE_ROWS, false>(&tile, &panel, inputs),
+                    (_, GroupedBits::W4) => panel_rows::<TILE_ROWS, true>(&tile, &panel, inputs),
+                }
             }
         }
     }
@@ -185,13 +192,13 @@ fn mask(count: usize) -> u16 {
 ///
 /// # Safety
 ///
-/// As [`Tile`] says, with `panel` as its weights, of 4 bits if `W4`; `inputs` are its rows, at least `MR`. The CPU has AVX-512 F, BW,
+/// As [`Tile`] says, with `panel` as its weights, of 4 bits if `W4`; `inputs` are its rows, `MR` of them. The CPU has AVX-512 F, BW,
 /// VL and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn panel_rows<const MR: usize, const W4: bool>(
     tile: &Tile<'_>,
     panel: &GroupedPanel,
-    inputs: &[Inputs<'_>; MOST_ROWS],
+    inputs: &[Inputs<'_>],
 ) {
     let words = panel.bits.words(tile.run_len);
     let words_per_group = panel.group_size / panel.bits.per_word();
