@@ -330,15 +330,9 @@ impl<'m> Block<'m> {
     #[inline]
     pub(crate) fn tables(&self) -> Tables<'_> {
         #[cfg(feature = "std")]
-        return self.records().with_slots(self.slots.get());
+        return copied(self.tables, &self.copy).with_slots(self.slots.get());
         #[cfg(not(feature = "std"))]
         self.tables
-    }
-
-    /// The records in the copy, if there is one.
-    #[cfg(feature = "std")]
-    fn records(&self) -> Tables<'_> {
-        self.copy.as_ref().map_or(self.tables, |copy| self.tables.copied(copy.get()))
     }
 
     pub(crate) fn bound(&self) -> &[Bound] {
@@ -362,7 +356,7 @@ impl<'m> Block<'m> {
     pub(crate) fn resolve(&mut self, symbols: usize) -> Option<()> {
         let Block { tables, dims, .. } = self;
         #[cfg(feature = "std")]
-        let tables = self.copy.as_ref().map_or(*tables, |copy| tables.copied(copy.get()));
+        let tables = copied(*tables, &self.copy);
         tables.evaluate_dims(symbols, dims.get_mut())?;
         #[cfg(feature = "std")]
         tables.tensors.read_slots(dims.get(), self.slots.get_mut())?;
@@ -406,9 +400,7 @@ impl<'m> Block<'m> {
         let bound = self.bound.get_mut().get_mut(index)?;
         let tables = self.tables;
         #[cfg(feature = "std")]
-        let tables = self.copy.as_ref().map_or(tables, |copy| tables.copied(copy.get()));
-        #[cfg(feature = "std")]
-        let tables = tables.with_slots(self.slots.get());
+        let tables = copied(tables, &self.copy).with_slots(self.slots.get());
         let step = tables.step(index, self.dims.get())?;
         let memory = Regions {
             arena: Region::new(self.arena.get_mut()),
@@ -451,6 +443,12 @@ impl<'m> Block<'m> {
         };
         slot.place.range().and_then(|range| region.get_mut(range)).unwrap_or(&mut [])
     }
+}
+
+/// The records in the copy, if there is one.
+#[cfg(feature = "std")]
+fn copied<'c>(tables: Tables<'c>, copy: &'c Option<Carved<u8>>) -> Tables<'c> {
+    copy.as_ref().map_or(tables, |copy| tables.copied(copy.get()))
 }
 
 /// The regions that operands lie in.

@@ -196,6 +196,8 @@ pub(crate) struct Measured {
     pub(crate) isa: Option<whit::Isa>,
     /// That take part, at most as many as asked for.
     pub(crate) threads: usize,
+    /// Whether a dimension was below its largest.
+    is_smaller: bool,
 }
 
 impl Measured {
@@ -208,6 +210,12 @@ impl Measured {
     fn mean(&self) -> f64 {
         self.latencies_us.iter().sum::<f64>() / self.latencies_us.len().max(1) as f64
     }
+}
+
+/// Whether a dimension is below its largest.
+fn is_smaller(session: &dyn Prepared<'_>) -> bool {
+    let mut symbols = session.model().symbols().enumerate();
+    symbols.any(|(index, symbol)| session.dimension(index) != Some(symbol.max))
 }
 
 fn micros_since(start: Instant) -> f64 {
@@ -283,7 +291,9 @@ pub(crate) fn measure(
     }
     let allocations = region.change().allocations + region.change().reallocations;
     latencies_us.sort_by(f64::total_cmp);
+    let is_smaller = is_smaller(session);
     Ok(Measured {
+        is_smaller,
         runs,
         latencies_us,
         open_us,
@@ -335,7 +345,7 @@ impl Bench {
         let header = model.header();
         let p50 = measured.percentile(0.5);
         // The file says how much work there is at the largest dimensions.
-        let gmacs_per_s = self.dims.is_empty().then(|| header.macs as f64 / p50 / 1e3);
+        let gmacs_per_s = (!measured.is_smaller).then(|| header.macs as f64 / p50 / 1e3);
         if self.json {
             let mut object = json!({
                 "model": self.path.model.display().to_string(),

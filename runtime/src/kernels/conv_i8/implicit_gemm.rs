@@ -112,6 +112,30 @@ pub(super) struct Strip {
     pub(super) slot_bytes: usize,
 }
 
+impl Strip {
+    /// Of `pixels` patches of `patch_len` elements, one behind the other.
+    #[inline(always)]
+    fn of_patches<S: Simd>(
+        patches: *const u8,
+        patch_len: usize,
+        pixels: usize,
+        first_pixel: usize,
+    ) -> Strip {
+        Strip {
+            patches,
+            pixel_bytes: patch_len * S::ELEM_BYTES,
+            pixels,
+            first_pixel,
+            segments: 1,
+            segment_quads: patch_len / PANEL_K,
+            first_slot: 0,
+            slot_step: 0,
+            slots: 1,
+            slot_bytes: 0,
+        }
+    }
+}
+
 /// Patches to be copied whose taps are all in the input.
 pub(super) struct Patches {
     pub(super) pixels: usize,
@@ -355,18 +379,7 @@ unsafe fn run_copied<S: Simd>(job: &Job<'_>, ring: [usize; 2], pixels: usize, pa
     // SAFETY: behind the ring and a block.
     let patches = unsafe { job.scratch.add((slots * row_len + BLOCK) * S::ELEM_BYTES) };
     let strip = |end: usize, pixels: usize| {
-        let strip = Strip {
-            patches,
-            pixel_bytes: patch_bytes,
-            pixels,
-            first_pixel: end - pixels,
-            segments: 1,
-            segment_quads: patch_len / PANEL_K,
-            first_slot: 0,
-            slot_step: 0,
-            slots: 1,
-            slot_bytes: 0,
-        };
+        let strip = Strip::of_patches::<S>(patches, patch_len, pixels, end - pixels);
         // SAFETY: the patches of these pixels were just written, one segment each.
         unsafe { S::strip(job, 0, &strip) };
     };
@@ -539,18 +552,7 @@ unsafe fn run_gather<S: Simd>(job: &Job<'_>, pixels: usize, patch_len: usize) {
                     i += inside.max(1);
                 }
             }
-            let strip = Strip {
-                patches: job.scratch,
-                pixel_bytes: patch_bytes,
-                pixels,
-                first_pixel,
-                segments: 1,
-                segment_quads: patch_len / PANEL_K,
-                first_slot: 0,
-                slot_step: 0,
-                slots: 1,
-                slot_bytes: 0,
-            };
+            let strip = Strip::of_patches::<S>(job.scratch, patch_len, pixels, first_pixel);
             // SAFETY: the patches of these pixels were just written, one segment each.
             unsafe { S::strip(job, group, &strip) };
         }
