@@ -68,6 +68,7 @@ fn layers(c: &mut Criterion) {
                                 residual: None,
                                 min: f32::NEG_INFINITY,
                                 max: f32::INFINITY,
+                                activation: None,
                             },
                             output: &mut output,
                             output_stride: n,

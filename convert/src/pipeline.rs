@@ -220,7 +220,8 @@ fn convert_with(
         _ if is_float && has_halves(&graph) => Numbers::F16,
         numbers => numbers,
     };
-    let plan_options = PlanOptions { target: options.target, exact_tflite: options.exact_tflite };
+    let plan_options =
+        PlanOptions { target: options.target, exact_tflite: options.exact_tflite, fuse: true };
 
     let mut calibration = "none".to_owned();
     if already_quantized {

@@ -54,7 +54,7 @@ pub(super) fn calls() -> Vec<Call> {
 
 /// With a fused ReLU6.
 fn epilogue(bias: &[f32]) -> EpilogueF32<'_> {
-    EpilogueF32 { bias, residual: None, min: 0.0, max: 6.0 }
+    EpilogueF32 { bias, residual: None, min: 0.0, max: 6.0, activation: None }
 }
 
 fn conv(g: ConvGeometry, halves: bool, isa: Isa) -> Box<dyn FnMut()> {

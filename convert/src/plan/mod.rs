@@ -2,7 +2,7 @@
 //!
 //! [`plan`] takes a rewritten (and perhaps quantized) [`Graph`] to a [`Plan`], which
 //! [`emit`](crate::emit::emit) writes down. The stages: every node becomes a step with its
-//! attribute record and packed constants (`steps`), values that only rename memory become views
+//! attribute record and packed constants (`steps`), functions behind float layers become part of theirs (`fuse`), values that only rename memory become views
 //! ([`alias`]), states are updated where they lie or by a copy ([`state`]), the order of steps is chosen to lower the peak ([`order`]), and buffers get offsets
 //! ([`arena`]).
 
@@ -10,6 +10,7 @@ pub mod alias;
 pub mod arena;
 mod builder;
 mod dims;
+mod fuse;
 pub mod order;
 pub mod state;
 mod steps;
@@ -19,7 +20,7 @@ use std::collections::HashMap;
 use whit::DType;
 use whit::format::{DimRecord, Layout, Op as StepOp, Storage};
 
-use crate::graph::{Graph, ValueId};
+use crate::graph::{Graph, Node, ValueId};
 use crate::passes::check;
 
 pub use builder::Builder;
@@ -71,6 +72,8 @@ pub struct PlanOptions {
     pub target: Target,
     /// Integer convolutions and averages round as TFLite's reference kernels do, in slow kernels.
     pub exact_tflite: bool,
+    /// Functions behind float layers become part of the layers' steps; the values in between are gone then.
+    pub fuse: bool,
 }
 
 /// The machine that a file is made for. Every backend runs every file; the wrong one is slower.
@@ -198,8 +201,14 @@ pub fn plan(graph: &Graph, options: &PlanOptions) -> Result<Plan, PlanError> {
     // A tensor that is read but never made would be whatever lies in the arena.
     check(graph).map_err(PlanError::Graph)?;
     let mut builder = Builder::new(graph, options)?;
-    for node in &graph.nodes {
-        steps::lower(&mut builder, node)?;
+    let fused = if options.fuse { fuse::activations(graph) } else { fuse::Fused::default() };
+    for (index, node) in graph.nodes.iter().enumerate() {
+        if let Some((activation, made)) = fused.layers.get(&index) {
+            let layer = Node { outputs: vec![*made], ..node.clone() };
+            steps::lower(&mut builder, &layer, Some(*activation))?;
+        } else if !fused.absorbed.contains(&index) {
+            steps::lower(&mut builder, node, None)?;
+        }
     }
     let (mut plan, mut aliases) = builder.finish()?;
     state::update(&mut plan, &mut aliases, graph);

@@ -7,7 +7,7 @@ record! {
     ///
     /// Inputs, i8: x, packed weights, bias (i32), scales (f32), weight sums (i32), residual (optional).
     /// Inputs, f32: x, packed weights (f32 or f16), bias (f32), residual (optional).
-    pub struct ConvAttributes: 64 {
+    pub struct ConvAttributes: 72 {
         /// Height, width. A fully connected layer has 1, 1.
         pub kernel: [u16; 2],
         /// Vertical, horizontal.
@@ -28,8 +28,12 @@ record! {
         pub residual_scale: [f32; 2],
         /// i8 residual: clamp of the sum.
         pub residual_clamp_q: [i32; 2],
+        /// f32: number of the [`UnaryOp`] behind the clamp, one of [`UnaryOp::FUSED`]; 0 for none.
+        pub activation: u32,
+        /// f32: what the activation's result is multiplied by, and what is added then.
+        pub activation_affine: [f32; 2],
         /// Zero.
-        pub reserved: [u32; 2],
+        pub reserved: u32,
     }
 }
 
@@ -194,6 +198,20 @@ numbered! {
         // [number of a NarrowFloat, 1 to saturate]
         RoundNarrow = 42 "round_narrow",
     }
+}
+
+impl UnaryOp {
+    /// Those that a float layer can have behind its clamp: [`ConvAttributes::activation`].
+    pub const FUSED: [UnaryOp; 8] = [
+        UnaryOp::Sigmoid,
+        UnaryOp::HardSwish,
+        UnaryOp::Silu,
+        UnaryOp::Gelu,
+        UnaryOp::GeluTanh,
+        UnaryOp::Tanh,
+        UnaryOp::Erf,
+        UnaryOp::Exp,
+    ];
 }
 
 numbered! {

@@ -400,7 +400,18 @@ pub struct ResidualI8<'a> {
     pub max: i32,
 }
 
-/// Where a float accumulator goes: `y = clamp(acc + bias[c] + residual, min, max)`.
+/// A function behind the clamp of a float layer: `function(y) * scale + shift`, every operation rounded on its own.
+#[derive(Clone, Copy)]
+pub struct Activation {
+    /// The function.
+    pub function: elementary::Function,
+    /// Scale and shift.
+    pub affine: [f32; 2],
+    /// The loop: [`elementary::select_activation`].
+    pub apply: elementary::ActivationFn,
+}
+
+/// Where a float accumulator goes: `y = clamp(acc + bias[c] + residual, min, max)`, and on through the activation.
 #[derive(Clone, Copy)]
 pub struct EpilogueF32<'a> {
     /// Per output channel, padded like [`EpilogueI8::scale`].
@@ -411,6 +422,38 @@ pub struct EpilogueF32<'a> {
     pub min: f32,
     /// +∞, or 6 for a fused ReLU6.
     pub max: f32,
+    /// What comes behind the clamp.
+    pub activation: Option<Activation>,
+}
+
+impl EpilogueF32<'_> {
+    /// Applies the activation to some channels of some rows of an output, whose rows lie `stride` elements apart: kernels do so a few rows
+    /// at a time, while they are in a cache.
+    ///
+    /// # Panics
+    ///
+    /// When the output ends before them.
+    #[inline]
+    pub(crate) fn activate(
+        &self,
+        output: &mut [f32],
+        rows: core::ops::Range<usize>,
+        channels: core::ops::Range<usize>,
+        stride: usize,
+    ) {
+        if let Some(Activation { function, affine, apply }) = self.activation {
+            if channels == (0..stride) {
+                return apply(
+                    function,
+                    affine,
+                    &mut output[rows.start * stride..rows.end * stride],
+                );
+            }
+            for row in rows {
+                apply(function, affine, &mut output[row * stride..][channels.clone()]);
+            }
+        }
+    }
 }
 
 /// Weights of a float kernel, in panels. f16 weights are widened exactly as they are read.

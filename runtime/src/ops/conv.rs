@@ -2,21 +2,23 @@
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
-use crate::format::{ConvAttributes, Layout, Op};
+use crate::format::{ConvAttributes, Layout, Op, UnaryOp};
 use crate::isa::Isa;
 use crate::kernels::conv_f32::grouped::{GROUP_SIZES, GroupedForm};
 use crate::kernels::conv_f32::{self, ConvF32};
 use crate::kernels::conv_i8::{self, ConvI8};
 use crate::kernels::depthwise_f32::{self, DepthwiseF32};
 use crate::kernels::depthwise_i8;
+use crate::kernels::elementary;
 use crate::kernels::{
-    ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, Packing, PanelWeights,
-    ResidualData, ResidualI8,
+    Activation, ConvGeometry, EpilogueF32, EpilogueI8, FloatWeights, PANEL_N, Packing,
+    PanelWeights, ResidualData, ResidualI8,
 };
 use crate::memory::{Context, Slot, same_bytes, typed, typed_mut};
 #[cfg(feature = "std")]
 use crate::ops::conv_parts;
 use crate::ops::shape::{expect_apart_but, expect_dense};
+use crate::ops::unary::elementary_function;
 use crate::ops::{
     Operator, Step, by_ref, expect_same_shape, expect_type, expect_vector_at, no_scratch,
     select_isa,
@@ -386,6 +388,7 @@ fn check_f32(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<()
         }
     }
     expect_vector_at(step, 2, DType::F32, channels)?;
+    activation(&layer.attributes, Isa::Scalar)?;
     check_residual(step, &layer, layout, RESIDUAL_F32, DType::F32)
 }
 
@@ -521,9 +524,22 @@ struct PartsF32<'v> {
     scratch: &'v mut [f32],
 }
 
+/// What comes behind a float layer's clamp.
+fn activation(attributes: &ConvAttributes, isa: Isa) -> Result<Option<Activation>, StepErrorKind> {
+    if attributes.activation == 0 {
+        return Ok(None);
+    }
+    let kind = UnaryOp::from_number(attributes.activation);
+    let function = kind.and_then(elementary_function);
+    let function = function.ok_or(StepErrorKind::Attribute("activation"))?;
+    let affine = attributes.activation_affine;
+    Ok(Some(Activation { function, affine, apply: elementary::select_activation(isa) }))
+}
+
 fn parts_f32<'v>(
     context: &'v mut Context<'_>,
     layer: &Layer,
+    isa: Isa,
 ) -> Result<PartsF32<'v>, StepErrorKind> {
     let Layer { attributes, y, .. } = layer;
     let residual = context.step.input_place(RESIDUAL_F32);
@@ -543,6 +559,7 @@ fn parts_f32<'v>(
             },
             min: attributes.clamp[0],
             max: attributes.clamp[1],
+            activation: activation(attributes, isa)?,
         },
         output: typed_mut(operands.output, 4)?,
         scratch: typed_mut(&mut operands.scratch[..scratch_bytes], 5)?,
@@ -567,7 +584,7 @@ fn run_panels_f32<const ISA: usize>(
     let group_size = context.step.input_group_size(WEIGHTS);
     #[cfg(feature = "std")]
     let crew = context.take_crew();
-    let parts = parts_f32(context, layer)?;
+    let parts = parts_f32(context, layer, isa)?;
     let mut conv = ConvF32 {
         geometry: *geometry,
         pixels: 0..geometry.out_pixels(),
@@ -610,7 +627,7 @@ fn run_depthwise_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), 
     let dtype = context.step.input(WEIGHTS)?.dtype;
     #[cfg(feature = "std")]
     let crew = context.take_crew();
-    let parts = parts_f32(context, layer)?;
+    let parts = parts_f32(context, layer, isa)?;
     let mut depthwise = DepthwiseF32 {
         geometry: *geometry,
         input: parts.input,
@@ -632,6 +649,7 @@ fn run_depthwise_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), 
 mod tests {
     use super::*;
     use crate::SessionError;
+    use crate::format::Field;
     use crate::ops::testing::{Case, Random, Tensor, bytes_of, shape, tensor};
 
     const ROWS: usize = 5;
@@ -805,6 +823,48 @@ mod tests {
             }
             let depthwise = with(Op::DepthwiseConv2d, needed, dtype, layout, 32);
             assert!(depthwise.iter().all(Result::is_err), "{depthwise:?}");
+        }
+    }
+
+    fn floats(bytes: &[u8]) -> Vec<f32> {
+        bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    }
+
+    /// A float layer with an activation gives what the layer, the function, a product and a sum give one after the other; a function that
+    /// layers don't have is refused.
+    #[test]
+    fn activations() {
+        for op in [Op::Conv2d, Op::FullyConnected, Op::DepthwiseConv2d] {
+            for isa in Isa::available() {
+                let plain = layer(op, DType::F32).run_on(Some(isa)).unwrap();
+                let plain = floats(&plain);
+                for (kind, affine) in
+                    UnaryOp::FUSED.into_iter().zip([[1.0, 0.0], [0.3, 1.7]].into_iter().cycle())
+                {
+                    let mut case = layer(op, DType::F32);
+                    let mut attributes = ConvAttributes::read(&case.attributes);
+                    attributes.activation = kind as u32;
+                    attributes.activation_affine = affine;
+                    attributes.write(&mut case.attributes);
+                    let mut want = plain.clone();
+                    elementary::select(Isa::Scalar)(elementary_function(kind).unwrap(), &mut want);
+                    let [scale, shift] = affine;
+                    let want: Vec<f32> = want.iter().map(|y| y * scale + shift).collect();
+                    assert_eq!(
+                        floats(&case.run_on(Some(isa)).unwrap()),
+                        want,
+                        "{op} {kind:?} on {isa}"
+                    );
+                }
+            }
+            for number in [UnaryOp::Relu as u32, UnaryOp::Sqrt as u32, 1000, u32::MAX] {
+                let mut case = layer(op, DType::F32);
+                let mut attributes = ConvAttributes::read(&case.attributes);
+                attributes.activation = number;
+                attributes.write(&mut case.attributes);
+                let kind = StepErrorKind::Attribute("activation");
+                assert_eq!(case.run_bytes(), Err(SessionError::Step { step: 0, kind }), "{number}");
+            }
         }
     }
 

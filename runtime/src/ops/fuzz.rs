@@ -169,6 +169,7 @@ fn packed_weights(case: &mut Case, random: &mut Random) {
         pad: [0, 0],
         groups: 1,
         clamp_q: [-32768, random.next() as i16 as i32],
+        activation: [0, UnaryOp::FUSED[random.below(8) as usize] as u32][random.below(2) as usize],
         ..ConvAttributes::read(&case.attributes)
     }
     .write(&mut case.attributes);

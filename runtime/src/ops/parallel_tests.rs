@@ -187,6 +187,8 @@ fn layer(op: Op, w: &Windows, weights: Weights, residual: Residual, random: &mut
             zero_point: -4,
             residual_scale: [0.7, 0.9],
             residual_clamp_q: [-100, 120],
+            activation: if integer { 0 } else { UnaryOp::Silu as u32 },
+            activation_affine: [1.5, -0.25],
             ..ConvAttributes::default()
         }),
         inputs,

@@ -172,12 +172,32 @@ fn sign(x: f32) -> f32 {
     }
 }
 
+/// The function in kernels that layers share: there is one for each of [`UnaryOp::FUSED`].
+pub(super) fn elementary_function(kind: UnaryOp) -> Option<Function> {
+    Some(match kind {
+        UnaryOp::Sigmoid => Function::Sigmoid,
+        UnaryOp::HardSwish => Function::HardSwish,
+        UnaryOp::Silu => Function::Silu,
+        UnaryOp::Gelu => Function::Gelu,
+        UnaryOp::GeluTanh => Function::GeluTanh,
+        UnaryOp::Tanh => Function::Tanh,
+        UnaryOp::Erf => Function::Erf,
+        UnaryOp::Exp => Function::Exp,
+        _ => return None,
+    })
+}
+
 fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     use UnaryOp as U;
-    let elementary = elementary::select(Isa::ALL[ISA]);
     let attributes: UnaryAttributes = context.step.attributes();
     let (alpha, beta) = (attributes.alpha, attributes.beta);
-    match kind(&attributes)? {
+    let kind = kind(&attributes)?;
+    match kind {
+        U::Sigmoid | U::HardSwish | U::Silu | U::Gelu | U::GeluTanh | U::Tanh | U::Erf | U::Exp => {
+            let function = elementary_function(kind).ok_or(StepErrorKind::Attribute("kind"))?;
+            let elementary = elementary::select(Isa::ALL[ISA]);
+            map_blocks(context, |x| elementary(function, x))
+        }
         U::Relu => map(context, |x: f32| if x < 0.0 { 0.0 } else { x }),
         U::Clip => map(context, |x: f32| clip(x, alpha, beta)),
         U::LeakyRelu => map(context, |x: f32| if x < 0.0 { alpha * x } else { x }),
@@ -185,18 +205,10 @@ fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorK
         U::Selu => map(context, |x: f32| beta * if x > 0.0 { x } else { alpha * libm::expm1f(x) }),
         U::Celu => map(context, |x: f32| if x < 0.0 { alpha * libm::expm1f(x / alpha) } else { x }),
         U::ThresholdedRelu => map(context, |x: f32| if x > alpha || x.is_nan() { x } else { 0.0 }),
-        U::Sigmoid => map_blocks(context, |x| elementary(Function::Sigmoid, x)),
         U::HardSigmoid => map(context, |x: f32| clip(alpha * x + beta, 0.0, 1.0)),
-        U::HardSwish => map_blocks(context, |x| elementary(Function::HardSwish, x)),
-        U::Silu => map_blocks(context, |x| elementary(Function::Silu, x)),
         U::Mish => map(context, |x: f32| x * elementary::tanh(softplus(x))),
-        U::Gelu => map_blocks(context, |x| elementary(Function::Gelu, x)),
-        U::GeluTanh => map_blocks(context, |x| elementary(Function::GeluTanh, x)),
         U::Softplus => map(context, softplus),
         U::Softsign => map(context, |x: f32| x / (1.0 + libm::fabsf(x))),
-        U::Tanh => map_blocks(context, |x| elementary(Function::Tanh, x)),
-        U::Erf => map_blocks(context, |x| elementary(Function::Erf, x)),
-        U::Exp => map_blocks(context, |x| elementary(Function::Exp, x)),
         U::Log => map(context, libm::logf),
         U::Sqrt => map(context, libm::sqrtf),
         U::Reciprocal => map(context, |x: f32| 1.0 / x),

@@ -11,6 +11,7 @@ use crate::dim::Dim;
 use crate::fixed_point::Multiplier;
 use crate::graph::{Attention, Clamp, Conv, Graph, MatMul, Node, Op, Quant, ValueId};
 use crate::plan::builder::unsupported;
+use crate::plan::fuse::Activation;
 use crate::plan::{Builder, PlanError, Target};
 use crate::tensor::Tensor;
 
@@ -26,6 +27,8 @@ pub(super) struct Layer<'n> {
     pub(super) geometry: ConvGeometry,
     pub(super) weights: &'n Tensor,
     pub(super) clamp: Clamp,
+    /// Only of float layers.
+    activation: Option<Activation>,
     pub(super) attributes: ConvAttributes,
     pub(super) macs: u64,
     pub(super) inner_quant: Option<&'n Quant>,
@@ -79,7 +82,12 @@ fn as_nhwc(shape: &[Dim]) -> Vec<Dim> {
     }
 }
 
-pub(super) fn conv(builder: &mut Builder<'_>, node: &Node, conv: &Conv) -> Result<(), PlanError> {
+pub(super) fn conv(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    conv: &Conv,
+    activation: Option<Activation>,
+) -> Result<(), PlanError> {
     let x = builder.input(node, 0)?;
     let graph = builder.graph;
     let weights = packed_weights(graph, node).and_then(|weights| graph.constant(weights));
@@ -138,6 +146,7 @@ pub(super) fn conv(builder: &mut Builder<'_>, node: &Node, conv: &Conv) -> Resul
         geometry,
         weights,
         clamp: conv.clamp,
+        activation,
         attributes,
         macs,
         inner_quant: conv.inner_quant.as_ref(),
@@ -183,6 +192,7 @@ pub(super) fn matmul(
     builder: &mut Builder<'_>,
     node: &Node,
     matmul: &MatMul,
+    activation: Option<Activation>,
 ) -> Result<(), PlanError> {
     let a = builder.input(node, 0)?;
     let graph = builder.graph;
@@ -212,6 +222,7 @@ pub(super) fn matmul(
         geometry,
         weights: &rows,
         clamp: matmul.clamp,
+        activation,
         attributes,
         macs,
         inner_quant: matmul.inner_quant.as_ref(),
@@ -366,6 +377,10 @@ fn lower_f32(builder: &mut Builder<'_>, mut layer: Layer<'_>) -> Result<(), Plan
     let name = &node.name;
     let bias = builder.constant_f32(&format!("{name}/bias"), &bias)?;
     layer.attributes.clamp = [layer.clamp.min, layer.clamp.max];
+    if let Some(Activation { function, affine }) = layer.activation {
+        layer.attributes.activation = function as u32;
+        layer.attributes.activation_affine = affine;
+    }
     let inputs = vec![Some(layer.input), Some(weights), Some(bias), layer.residual];
     let output = layer.output;
     builder.step_to(

@@ -15,17 +15,23 @@ use whit::format::Op as StepOp;
 
 use crate::graph::{Clamp, Node, Op, Quant, Value};
 use crate::plan::builder::unsupported;
+use crate::plan::fuse::Activation;
 use crate::plan::{Builder, PlanError};
 use crate::quantize::limits;
 
 pub(crate) use conv::packed_weights;
+pub(super) use elementwise::unary_op;
 
-/// Adds the steps of a node.
-pub(super) fn lower(builder: &mut Builder<'_>, node: &Node) -> Result<(), PlanError> {
+/// Adds the steps of a node, which only a layer with packed weights may have an activation behind.
+pub(super) fn lower(
+    builder: &mut Builder<'_>,
+    node: &Node,
+    activation: Option<Activation>,
+) -> Result<(), PlanError> {
     float_weights::check_groups(builder.graph, node)?;
     match &node.op {
-        Op::Conv(conv) => conv::conv(builder, node, conv),
-        Op::MatMul(matmul) => conv::matmul(builder, node, matmul),
+        Op::Conv(conv) => conv::conv(builder, node, conv, activation),
+        Op::MatMul(matmul) => conv::matmul(builder, node, matmul, activation),
         Op::Attention(attention) => conv::attention(builder, node, attention),
         Op::Embedding { scale } => decoder::embedding(builder, node, *scale),
         Op::Rotary(rotary) => decoder::rotary(builder, node, rotary),

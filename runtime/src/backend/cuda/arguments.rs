@@ -290,6 +290,8 @@ arguments! {
         kind: u32,
         alpha: f32,
         beta: f32,
+        scale: f32,
+        shift: f32,
     }
 
     struct Gated {

@@ -145,6 +145,8 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                 }
             }
         }
+        let done = first_pixel - pixels.start..last_pixel - pixels.start;
+        args.epilogue.activate(args.output, done, 0..g.out_c, args.output_stride);
         first_pixel = last_pixel;
     }
 }
@@ -206,6 +208,7 @@ unsafe fn grouped_rows(args: &mut ConvF32<'_>, weights: GroupedWeights<'_>, kern
             unsafe { (kernel.run)(&tile) };
         }
     }
+    args.epilogue.activate(args.output, 0..g.out_pixels(), 0..g.out_c, args.output_stride);
 }
 
 /// Writes a block of K of `panels` panels from number `first` on as floats. Returns where it starts, and

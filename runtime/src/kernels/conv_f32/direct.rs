@@ -258,6 +258,9 @@ unsafe fn row(
             }
             col += cols;
         }
+        let first = pixel - args.pixels.start + segment.start - columns.start;
+        let done = first..first + segment.len();
+        args.epilogue.activate(args.output, done, 0..g.out_c, args.output_stride);
     }
 }
 

@@ -130,6 +130,7 @@ pub(super) unsafe fn grouped_rows(args: &mut ConvF32<'_>, weights: GroupedWeight
             }
         }
     }
+    args.epilogue.activate(args.output, 0..rows, 0..g.out_c, args.output_stride);
 }
 
 /// Writes a row as [`Inputs`].

@@ -45,6 +45,8 @@ pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
             }
             *output = clamp(y, args.epilogue.min, args.epilogue.max);
         }
+        let row = pixel - args.pixels.start;
+        args.epilogue.activate(args.output, row..row + 1, 0..g.out_c, args.output_stride);
     }
 }
 

@@ -8,6 +8,8 @@ use super::winograd::{
     self, WinogradKernel, conv_f32_winograd, input_tile, output_tile_of, weight_panel,
 };
 use super::*;
+use crate::kernels::Activation;
+use crate::kernels::elementary::{self, Function};
 use crate::kernels::shapes::{F32_CONVOLUTION, Family, GROUPED_CONVOLUTION, Shape};
 use crate::kernels::testing::{Output, placed};
 use half::f16;
@@ -127,6 +129,25 @@ fn forms() -> [GroupedForm; 8] {
 
 /// Steps of an input's rounding up to the largest of its group, less what the division by them rounds.
 const INPUT_STEPS: f64 = 32512.0 * (1.0 - 1e-3);
+
+/// One whose results tell how often it was applied.
+pub(crate) const ACTIVATION: Activation = Activation {
+    function: Function::HardSwish,
+    affine: [0.75, 0.375],
+    apply: |function, affine, values| {
+        elementary::select_activation(Isa::Scalar)(function, affine, values)
+    },
+};
+
+/// Rows of `channels` elements, `width` apart: those of `activated` are [`ACTIVATION`] of the others.
+#[track_caller]
+pub(crate) fn check_activated(plain: &[f32], activated: &[f32], channels: usize, width: usize) {
+    assert_eq!(plain.len(), activated.len());
+    for (i, (&x, &y)) in plain.iter().zip(activated).enumerate() {
+        let want = if i % width < channels { elementary::hard_swish(x) * 0.75 + 0.375 } else { x };
+        assert_eq!(y.to_bits(), want.to_bits(), "element {i}: {x} became {y}, not {want}");
+    }
+}
 
 /// A value that no kernel computes from the tests' numbers, to see what it wrote.
 pub(crate) const UNTOUCHED: f32 = 12345.0;
@@ -298,12 +319,27 @@ impl Problem {
         }
     }
 
-    /// Runs `kernel`, with the residual apart or where the output goes.
+    /// Runs `kernel`, with the residual apart or where the output goes. With an activation, the results are that of the same
+    /// numbers, to the bit.
     fn run(
         &self,
         scratch_len: usize,
         in_place: bool,
         kernel: impl Fn(&mut ConvF32<'_>),
+    ) -> Vec<f32> {
+        let output = self.run_with(None, scratch_len, in_place, &kernel);
+        let width = self.geometry.out_c + self.variant.gap;
+        let activated = self.run_with(Some(ACTIVATION), scratch_len, in_place, &kernel);
+        check_activated(&output, &activated, self.geometry.out_c, width);
+        output
+    }
+
+    fn run_with(
+        &self,
+        activation: Option<Activation>,
+        scratch_len: usize,
+        in_place: bool,
+        kernel: &impl Fn(&mut ConvF32<'_>),
     ) -> Vec<f32> {
         let g = self.geometry;
         let output_stride = g.out_c + self.variant.gap;
@@ -340,6 +376,7 @@ impl Problem {
                 residual: self.variant.residual.then_some(residual),
                 min: self.variant.min,
                 max: self.variant.max,
+                activation,
             },
             output: output.get(),
             output_stride,
@@ -908,7 +945,13 @@ fn ranges_of_pixels() {
                 pixels,
                 input: &input,
                 weights: FloatWeights::F32(&weights).into(),
-                epilogue: EpilogueF32 { bias: &bias, residual: None, min: -1.0, max: 1.0 },
+                epilogue: EpilogueF32 {
+                    bias: &bias,
+                    residual: None,
+                    min: -1.0,
+                    max: 1.0,
+                    activation: None,
+                },
                 output: &mut output,
                 output_stride: g.out_c,
                 scratch: &mut vec![f32::NAN; scratch_len(&g, isa)],
@@ -1056,7 +1099,13 @@ fn nan_and_infinity_pass_the_clamp_as_documented() {
                 pixels: 0..geometry.out_pixels(),
                 input: &[f32::NAN, f32::INFINITY, f32::NEG_INFINITY],
                 weights: FloatWeights::F32(&weights).into(),
-                epilogue: EpilogueF32 { bias: &[0.0; 32], residual: None, min, max },
+                epilogue: EpilogueF32 {
+                    bias: &[0.0; 32],
+                    residual: None,
+                    min,
+                    max,
+                    activation: None,
+                },
                 output: &mut output,
                 output_stride: 17,
                 scratch: &mut [],
@@ -1090,6 +1139,7 @@ fn short_slices_panic() {
                         ])),
                         min: 0.0,
                         max: 1.0,
+                        activation: None,
                     },
                     output: &mut vec![0.0; g.out_pixels() * g.out_c - cut(4)],
                     output_stride: g.out_c,
@@ -1128,6 +1178,7 @@ fn short_planes_panic() {
                             residual: None,
                             min: 0.0,
                             max: 1.0,
+                            activation: None,
                         },
                         output: &mut vec![0.0; rows * 20],
                         output_stride: 20,

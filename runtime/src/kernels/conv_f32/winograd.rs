@@ -243,6 +243,16 @@ pub(super) unsafe fn conv_f32_winograd(
                 // SAFETY: the caller vouches for the instruction set. Planes of sums were written above; the bias has
                 // an element for each channel; the tile's columns are pixels inside the range.
                 unsafe { (kernel.output)(&tile) };
+                let (image, row, column) = place;
+                let first = (image * g.out_h + row) * g.out_w + column;
+                for (i, (start, end)) in tile.columns.into_iter().enumerate() {
+                    if start < end {
+                        let row = first + i * g.out_w;
+                        let done = row + start - args.pixels.start..row + end - args.pixels.start;
+                        let channels = channel..channel + channels;
+                        args.epilogue.activate(args.output, done, channels, args.output_stride);
+                    }
+                }
             }
         }
     }

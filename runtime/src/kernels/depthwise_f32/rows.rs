@@ -145,6 +145,17 @@ unsafe fn all_rows<L: Lanes, W: Weight>(args: &mut DepthwiseF32<'_>, weights: &[
                     _ => taps::<L, W, false>(&row, &inner),
                 }
             }
+            // Chunks are too narrow for a loop over each pixel's channels: the last one has the image activated.
+            let (end, is_last) = (output_pixel + g.out_w, first + chunk >= channels);
+            let pixels = if chunk >= channels { g.out_w } else { g.out_h * g.out_w };
+            if is_last && (chunk >= channels || oy + 1 == g.out_h) {
+                args.epilogue.activate(
+                    args.output,
+                    end - pixels..end,
+                    0..channels,
+                    args.output_stride,
+                );
+            }
         }
     }
 }

@@ -38,5 +38,6 @@ pub(super) fn depthwise_f32_scalar(args: &mut DepthwiseF32<'_>) {
             }
             *output = clamp(y, args.epilogue.min, args.epilogue.max);
         }
+        args.epilogue.activate(args.output, pixel..pixel + 1, 0..g.in_c, args.output_stride);
     }
 }

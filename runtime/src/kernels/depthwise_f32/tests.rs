@@ -2,7 +2,8 @@
 
 use super::super::conv_f32::lanes::{Array, Pair};
 use super::super::conv_f32::tests::{
-    EPILOGUE_ROUNDINGS, PLAIN, Random, UNTOUCHED, Variant, gamma, with_output,
+    ACTIVATION, EPILOGUE_ROUNDINGS, PLAIN, Random, UNTOUCHED, Variant, check_activated, gamma,
+    with_output,
 };
 use super::*;
 use crate::kernels::shapes::{F32_CONVOLUTION, Family};
@@ -62,7 +63,7 @@ fn check_all(g: ConvGeometry, variant: Variant, seed: u64) {
         }
     }
 
-    let check = |name: &str, kernel: &dyn Fn(&mut DepthwiseF32<'_>)| {
+    let run = |activation, kernel: &dyn Fn(&mut DepthwiseF32<'_>)| {
         let output_stride = g.in_c + variant.gap;
         let len = (g.out_pixels() * output_stride).saturating_sub(variant.gap);
         let at = variant.offset;
@@ -82,11 +83,18 @@ fn check_all(g: ConvGeometry, variant: Variant, seed: u64) {
                 residual: variant.residual.then_some(ResidualData::Apart(&residual[at..])),
                 min: variant.min,
                 max: variant.max,
+                activation,
             },
             output: output.get(),
             output_stride,
         });
-        for (i, &y) in output.written().iter().enumerate() {
+        output.written()
+    };
+    let check = |name: &str, kernel: &dyn Fn(&mut DepthwiseF32<'_>)| {
+        let output_stride = g.in_c + variant.gap;
+        let output = run(None, kernel);
+        check_activated(&output, &run(Some(ACTIVATION), kernel), g.in_c, output_stride);
+        for (i, &y) in output.iter().enumerate() {
             let (pixel, c) = (i / output_stride, i % output_stride);
             if c >= g.in_c {
                 assert_eq!(y, UNTOUCHED, "{name} wrote between rows: {g:?} {variant:?}");
@@ -250,6 +258,7 @@ fn residual_in_the_output_is_refused() {
             residual: Some(ResidualData::InOutput),
             min: 0.0,
             max: 1.0,
+            activation: None,
         },
         output: &mut vec![0.0; g.out_pixels() * g.out_c],
         output_stride: g.out_c,
@@ -276,6 +285,7 @@ fn short_slices_panic() {
                         ])),
                         min: 0.0,
                         max: 1.0,
+                        activation: None,
                     },
                     output: &mut vec![0.0; g.out_pixels() * g.out_c - cut(4)],
                     output_stride: g.out_c,

@@ -62,6 +62,14 @@ pub fn select(isa: Isa) -> ElementaryFn {
     select_compiled!(isa, scalar::apply: fn(function: Function, values: &mut [f32]))
 }
 
+/// Replaces numbers by `function(x) * scale + shift`, every operation rounded on its own.
+pub type ActivationFn = fn(Function, [f32; 2], &mut [f32]);
+
+/// The entry for an instruction set.
+pub fn select_activation(isa: Isa) -> ActivationFn {
+    select_compiled!(isa, scalar::activate: fn(function: Function, affine: [f32; 2], values: &mut [f32]))
+}
+
 /// The entry for an instruction set.
 pub fn select_exponentials(isa: Isa) -> ExponentialsFn {
     select_compiled!(isa, scalar::exponentials: fn(values: &mut [f32]) -> (f32, f32))

@@ -142,7 +142,7 @@ pub fn gelu_tanh(x: f32) -> f32 {
 /// `x · max(0, min(x/6 + 1/2, 1))`, within 2 ulp.
 #[inline(always)]
 pub fn hard_swish(x: f32) -> f32 {
-    x * clip(x / 6.0 + 0.5, 0.0, 1.0)
+    x * clip(x * (1.0 / 6.0) + 0.5, 0.0, 1.0)
 }
 
 /// The loop, to be compiled for each instruction set.
@@ -161,6 +161,22 @@ pub(super) fn apply(function: Function, values: &mut [f32]) {
         Function::Gelu => each(values, gelu),
         Function::GeluTanh => each(values, gelu_tanh),
         Function::HardSwish => each(values, hard_swish),
+    }
+}
+
+/// Elements that go through both loops of [`activate`] before the next ones do: a part of any L1.
+const BLOCK: usize = 1024;
+
+/// The loops of [`ActivationFn`](super::ActivationFn).
+#[inline(always)]
+pub(super) fn activate(function: Function, affine: [f32; 2], values: &mut [f32]) {
+    if affine == [1.0, 0.0] {
+        return apply(function, values);
+    }
+    let [scale, shift] = affine;
+    for block in values.chunks_mut(BLOCK) {
+        apply(function, block);
+        block.iter_mut().for_each(|x| *x = *x * scale + shift);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Named;
 use crate::dtype::DType::{self, F32, I8};
-use crate::format::{ConvAttributes, Layout, Op};
+use crate::format::{ConvAttributes, Layout, Op, UnaryOp};
 use crate::kernels::PANEL_N;
 use crate::kernels::conv_f32::grouped::GroupedForm;
 use crate::ops::testing::{Case, Random, Tensor, shape, tensor};
@@ -53,6 +53,8 @@ impl Conv {
             zero_point: -4,
             residual_scale: [0.7, 0.9],
             residual_clamp_q: [-100, 120],
+            activation: if self.residual { UnaryOp::HardSwish as u32 } else { 0 },
+            activation_affine: [1.5, -0.25],
             ..ConvAttributes::default()
         }
     }

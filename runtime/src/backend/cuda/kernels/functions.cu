@@ -32,7 +32,7 @@ __device__ inline f32 function(u32 kind, f32 x, f32 alpha, f32 beta) {
     case 7: return x > alpha || x != x ? x : 0.0f;
     case 8: return sigmoid(x);
     case 9: return clip(__fadd_rn(__fmul_rn(alpha, x), beta), 0.0f, 1.0f);
-    case 10: return __fmul_rn(x, clip(__fadd_rn(__fdiv_rn(x, 6.0f), 0.5f), 0.0f, 1.0f));
+    case 10: return __fmul_rn(x, clip(__fadd_rn(__fmul_rn(x, 1.0f / 6.0f), 0.5f), 0.0f, 1.0f));
     case 11: return __fmul_rn(x, sigmoid(x));
     case 12: return __fmul_rn(x, tanhf(softplus(x)));
     case 13: return gelu(x);
@@ -61,11 +61,17 @@ struct Unary {
     u32 kind;
     f32 alpha;
     f32 beta;
+    // What the result is multiplied by, and what is added then; 1 and 0 leave it alone.
+    f32 scale;
+    f32 shift;
 };
 
 KERNEL(unary_f32, 256, Unary) {
     const u32 at = thread_index();
-    if (at < a.elements) ((f32*)a.output)[at] = function(a.kind, ((const f32*)a.input)[at], a.alpha, a.beta);
+    if (at >= a.elements) return;
+    f32 y = function(a.kind, ((const f32*)a.input)[at], a.alpha, a.beta);
+    if (a.scale != 1.0f || a.shift != 0.0f) y = __fadd_rn(__fmul_rn(y, a.scale), a.shift);
+    ((f32*)a.output)[at] = y;
 }
 
 struct Gated {

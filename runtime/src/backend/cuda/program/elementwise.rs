@@ -153,7 +153,7 @@ pub(super) fn unary_f32(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     lower.call_elements(
         &UNARY_F32,
         elements,
-        arguments::Unary { input, output, elements, kind, alpha, beta },
+        arguments::Unary { input, output, elements, kind, alpha, beta, scale: 1.0, shift: 0.0 },
     )
 }
 

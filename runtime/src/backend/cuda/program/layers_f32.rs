@@ -7,10 +7,11 @@ use crate::backend::cuda::arguments::{self, ConvF32, DepthwiseF32, MatMul, Weigh
 use crate::backend::cuda::kernels::{
     CONV_F16, CONV_F32, CONV_W4, CONV_W8, DENSE_F16_1, DENSE_F16_4, DENSE_F32_1, DENSE_F32_4,
     DENSE_W4_1, DENSE_W4_4, DENSE_W8_1, DENSE_W8_4, DEPTHWISE_F32, EMBEDDING, Kernel, MATMUL_F32,
+    UNARY_F32,
 };
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
-use crate::format::{EmbeddingAttributes, Layout, MAX_RANK, MatMulAttributes};
+use crate::format::{ConvAttributes, EmbeddingAttributes, Layout, MAX_RANK, MatMulAttributes};
 use crate::kernels::conv_f32::grouped::{GroupedBits, GroupedForm, plane_lens};
 use crate::kernels::{ConvGeometry, PANEL_N};
 use crate::memory::Slot;
@@ -86,7 +87,8 @@ fn panels(lower: &mut Lower<'_>, geometry: GeometryFn, is_layer: bool) -> Result
         };
         let kernel = if rows == 1 { one } else { four };
         let grid = [g.out_pixels().div_ceil(rows), g.padded_out_c() / PANEL_N];
-        return lower.call(kernel, grid, arguments);
+        lower.call(kernel, grid, arguments)?;
+        return activate(lower, &layer);
     }
     let kernel: &'static Kernel = match form {
         Form::F32 => &CONV_F32,
@@ -95,7 +97,22 @@ fn panels(lower: &mut Lower<'_>, geometry: GeometryFn, is_layer: bool) -> Result
         Form::W4 => &CONV_W4,
     };
     let columns = g.groups * g.padded_group_out_c().div_ceil(TILE);
-    lower.call(kernel, [g.out_pixels().div_ceil(TILE), columns], arguments)
+    lower.call(kernel, [g.out_pixels().div_ceil(TILE), columns], arguments)?;
+    activate(lower, &layer)
+}
+
+/// The function behind a layer's clamp, in place.
+fn activate(lower: &mut Lower<'_>, layer: &Layer) -> Result<(), Refusal> {
+    let ConvAttributes { activation: kind, activation_affine: [scale, shift], .. } =
+        layer.attributes;
+    if kind == 0 {
+        return Ok(());
+    }
+    let (y, output) = lower.output(0)?;
+    let elements = elements(&y)?;
+    let (input, alpha, beta) = (output, 0.0, 0.0);
+    let arguments = arguments::Unary { input, output, elements, kind, alpha, beta, scale, shift };
+    lower.call_elements(&UNARY_F32, elements, arguments)
 }
 
 pub(super) fn conv(lower: &mut Lower<'_>) -> Result<(), Refusal> {
@@ -123,7 +140,8 @@ pub(super) fn depthwise(lower: &mut Lower<'_>) -> Result<(), Refusal> {
         half_weights: u32::from(slot.dtype() == DType::F16),
         reserved: 0,
     };
-    lower.call_elements(&DEPTHWISE_F32, small(g.out_pixels() * g.out_c)?, arguments)
+    lower.call_elements(&DEPTHWISE_F32, small(g.out_pixels() * g.out_c)?, arguments)?;
+    activate(lower, &layer)
 }
 
 pub(super) fn embedding(lower: &mut Lower<'_>) -> Result<(), Refusal> {
