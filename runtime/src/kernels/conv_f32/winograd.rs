@@ -77,9 +77,9 @@ pub(crate) struct WeightPanel {
 
 /// # Safety
 ///
-/// A call is sound when the CPU has the kernel's instruction set, `sums` are readable for `channels` elements, a multiple of
-/// [`PANEL_N`], in each of 36 planes, `plane` apart, `bias` for as many, and pixels `columns[row]` of each row are writable
-/// from `output` on for as many, and readable from `residual` on unless it is null.
+/// A call is sound when the CPU has the kernel's instruction set, `sums` are readable for `channels` elements rounded up to whole
+/// panels in each of 36 planes, `plane` apart, `bias` for as many, and pixels `columns[row]` of each row are writable
+/// from `output` on for `channels` elements, and readable from `residual` on unless it is null.
 pub(crate) struct OutputTile {
     pub(crate) sums: *const f32,
     pub(crate) plane: usize,
@@ -107,7 +107,6 @@ pub(super) fn suits(g: &ConvGeometry) -> bool {
         && (PANEL_N..=BLOCK_K).contains(&g.in_c)
         && g.in_c.is_multiple_of(PANEL_N)
         && g.out_c >= PANEL_N
-        && g.out_c.is_multiple_of(PANEL_N)
         && g.out_h >= TILE
         && g.out_w >= TILE
         && g.out_pixels() >= MIN_PIXELS
@@ -118,7 +117,7 @@ struct Blocks {
     /// Rows and columns of tiles in an image.
     rows: usize,
     columns: usize,
-    /// Most tiles, and most output channels, of a block.
+    /// Most tiles, and most output channels, in whole panels, of a block.
     tiles: usize,
     channels: usize,
 }
@@ -131,7 +130,7 @@ impl Blocks {
             rows,
             columns,
             tiles: (BLOCK_INPUTS / g.in_c).min(BLOCK_TILES).min(g.batch * rows * columns),
-            channels: channels.clamp(PANEL_N, g.out_c),
+            channels: channels.clamp(PANEL_N, g.padded_out_c()),
         }
     }
 
@@ -207,8 +206,10 @@ pub(super) unsafe fn conv_f32_winograd(
             unsafe { (kernel.input)(&tile) };
         }
         for channel in (0..g.out_c).step_by(blocks.channels) {
-            let channels = blocks.channels.min(g.out_c - channel);
-            if blocks.channels < g.out_c || first_tile == tiles.start {
+            // In whole panels, of which the last may be partly outside of the output.
+            let channels = blocks.channels.min(g.padded_out_c() - channel);
+            let inside = channels.min(g.out_c - channel);
+            if channels < g.padded_out_c() || first_tile == tiles.start {
                 for panel in 0..channels / PANEL_N {
                     let start = (channel + panel * PANEL_N) * g.k();
                     let panel = WeightPanel {
@@ -239,7 +240,7 @@ pub(super) unsafe fn conv_f32_winograd(
             for tile in 0..count {
                 let place = place(first_tile + tile);
                 let sums = sums.wrapping_add(tile * channels);
-                let tile = output_tile(args, place, channel, channels, sums, sum_plane);
+                let tile = output_tile(args, place, channel, inside, sums, sum_plane);
                 // SAFETY: the caller vouches for the instruction set. Planes of sums were written above; the bias has
                 // an element for each channel; the tile's columns are pixels inside the range.
                 unsafe { (kernel.output)(&tile) };
@@ -249,7 +250,7 @@ pub(super) unsafe fn conv_f32_winograd(
                     if start < end {
                         let row = first + i * g.out_w;
                         let done = row + start - args.pixels.start..row + end - args.pixels.start;
-                        let channels = channel..channel + channels;
+                        let channels = channel..channel + inside;
                         args.epilogue.activate(args.output, done, channels, args.output_stride);
                     }
                 }
@@ -466,7 +467,7 @@ pub(crate) unsafe fn weight_panel<L: Lanes, W: Weight>(args: &WeightPanel, weigh
 /// As [`OutputTile`] says, for `L`.
 #[inline(always)]
 pub(crate) unsafe fn output_tile_of<L: Lanes>(args: &OutputTile) {
-    // SAFETY: channels are whole registers; planes and pixels are as OutputTile promises.
+    // SAFETY: sums and bias have whole registers for the channels; planes and pixels are as OutputTile promises.
     unsafe {
         let (min, max) = (L::splat(args.min), L::splat(args.max));
         for c in (0..args.channels).step_by(L::LEN) {
@@ -479,6 +480,7 @@ pub(crate) unsafe fn output_tile_of<L: Lanes>(args: &OutputTile) {
                 columns[j] = output_1d(m);
             }
             let bias = L::load(args.bias.add(c));
+            let n = L::LEN.min(args.channels - c);
             for i in 0..TILE {
                 let row = output_1d([
                     columns[0][i],
@@ -496,10 +498,12 @@ pub(crate) unsafe fn output_tile_of<L: Lanes>(args: &OutputTile) {
                     let mut y = row[j].add(bias);
                     if !args.residual.is_null() {
                         let at = i * args.residual_row_step + j * args.residual_pixel_step + c;
-                        y = y.add(L::load(args.residual.wrapping_add(at)));
+                        let from = args.residual.wrapping_add(at);
+                        y = y.add(if n < L::LEN { L::load_part(from, n) } else { L::load(from) });
                     }
-                    let at = i * args.row_step + j * args.pixel_step + c;
-                    y.clamp(min, max).store(args.output.wrapping_add(at));
+                    let to = args.output.wrapping_add(i * args.row_step + j * args.pixel_step + c);
+                    y = y.clamp(min, max);
+                    if n < L::LEN { y.store_part(to, n) } else { y.store(to) }
                 }
             }
         }
