@@ -7,6 +7,7 @@ use whit::Isa;
 use whit::kernels::conv_i8::{self, ConvI8};
 use whit::kernels::conv_i16::{self, ConvI16};
 use whit::kernels::depthwise_i8::{self, DepthwiseI8};
+use whit::kernels::lstm_i8::{self, GateSums};
 use whit::kernels::{ConvGeometry, EpilogueI8, Packing};
 
 use super::{Aligned, Call, bytes, depthwise, hash, macs, same};
@@ -51,6 +52,8 @@ pub(super) fn calls() -> Vec<Call> {
         ("ic/3x3 16-16", same((32, 32, 16), 16, (3, 3), 1)),
     ];
     let wide_filters = [("kws/3x3 64", depthwise((25, 5, 64), 3, 1))];
+    let gates =
+        [("lstm-mnist/28-80", matmul(1, 28, 80)), ("silero-vad/128-512", matmul(1, 128, 512))];
 
     let call = |family, make: fn(ConvGeometry, Isa) -> Box<dyn FnMut()>| {
         move |(shape, g): (&'static str, ConvGeometry)| {
@@ -61,6 +64,7 @@ pub(super) fn calls() -> Vec<Call> {
     calls.extend(filters.map(call("depthwise_i8", depthwise_i8)));
     calls.extend(wide.map(call("conv_i16", conv_i16)));
     calls.extend(wide_filters.map(call("depthwise_i16", depthwise_i16)));
+    calls.extend(gates.map(call("lstm_i8 sums", gate_sums)));
     calls
 }
 
@@ -122,6 +126,17 @@ fn depthwise_i8(g: ConvGeometry, isa: Isa) -> Box<dyn FnMut()> {
             output_stride: g.out_c,
             scratch: &mut scratch,
         }));
+    })
+}
+
+fn gate_sums(g: ConvGeometry, isa: Isa) -> Box<dyn FnMut()> {
+    let mut weights = Aligned::zeros(g.packed_i8_len());
+    conv_i8::pack_weights(&g, &bytes(g.out_c * g.k()), &mut weights);
+    let (x, bias, mut sums) = (bytes(g.in_c), Aligned::zeros(g.out_c), Aligned::zeros(g.out_c));
+    let kernel = lstm_i8::select_sums(isa);
+    Box::new(move || {
+        let (x, weights, bias) = (&x, &weights, &bias);
+        kernel(black_box(&mut GateSums { x, weights, bias, sums: &mut sums }));
     })
 }
 

@@ -52,6 +52,7 @@ mod cortex_m;
 pub mod depthwise_f32;
 pub mod depthwise_i8;
 pub mod elementary;
+pub mod lstm_i8;
 pub mod matmul_f32;
 pub mod normalize_f32;
 pub mod peak;

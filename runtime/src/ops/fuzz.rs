@@ -316,10 +316,18 @@ fn quantized_lstm(random: &mut Random) -> Case {
         (DType::I16, vec![3]),
     ];
     let strange = random.below(2 * shapes.len() as u32) as usize;
+    let in_panels = random.below(2) == 0;
     let mut tensors = vec![];
     for (at, (dtype, shape)) in shapes.into_iter().enumerate() {
         let shape = if at == strange { dims(random, &shape) } else { shape };
-        tensors.push(random_tensor(random, dtype, shape));
+        let mut tensor = random_tensor(random, dtype, shape);
+        if matches!(at, 1 | 2) && in_panels {
+            // Of at most 20 rows and 5 columns, more often than not.
+            let bytes = (random.below(4) * 256) as usize;
+            tensor.bytes = (0..bytes).map(|_| random.next() as u8).collect();
+            tensor = tensor.packed(Layout::PanelI8);
+        }
+        tensors.push(tensor);
     }
     let real = |random: &mut Random| f32::from_bits(random.next());
     let attributes = QuantizedLstmAttributes {

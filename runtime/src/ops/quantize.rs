@@ -4,6 +4,7 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{Op, QuantizeAttributes};
 use crate::isa::Isa;
+use crate::kernels::lstm_i8::lut_i16;
 use crate::kernels::quantize::{Affine, Affinely};
 use crate::memory::{Context, Slot, typed, typed_mut};
 use crate::ops::shape::{expect_apart, expect_elementwise, product};
@@ -252,16 +253,6 @@ pub(super) fn lut_i16_bits(table: &Slot, operand: u8) -> Result<u32, StepErrorKi
         return Err(StepErrorKind::OperandShape(operand));
     }
     Ok(16 - intervals.trailing_zeros())
-}
-
-/// The line between two entries of a table over i16.
-#[inline(always)]
-pub(super) fn lut_i16(x: i16, bits: u32, entry: impl Fn(usize) -> i16) -> i16 {
-    let place = (i32::from(x) + 32768) as u32;
-    let (at, fraction) = ((place >> bits) as usize, (place & ((1 << bits) - 1)) as i32);
-    let (low, high) = (i32::from(entry(at)), i32::from(entry(at + 1)));
-    // At most 2¹⁶ · 2¹⁵: it fits.
-    (low + (((high - low) * fraction + ((1 << bits) >> 1)) >> bits)) as i16
 }
 
 fn run_lut_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {

@@ -1,10 +1,11 @@
 //! Recurrent layers.
 
 use whit::DType;
-use whit::format::{Op as StepOp, QuantizedLstmAttributes, RecurrentAttributes};
+use whit::format::{Layout, Op as StepOp, QuantizedLstmAttributes, RecurrentAttributes};
+use whit::kernels::{ConvGeometry, conv_i8};
 
 use crate::graph::{Node, QuantizedLstm, Recurrent, RecurrentKind};
-use crate::plan::{Builder, PlanError};
+use crate::plan::{Builder, PlanError, Target};
 
 /// A layer whose input's part of the gates is an operand.
 pub(super) fn recurrent(
@@ -63,7 +64,21 @@ pub(super) fn quantized_lstm(
         macs = macs.saturating_add(builder.largest_elements(&shape)?);
     }
     let macs = macs.saturating_mul(builder.largest_elements(&x[..2])?);
-    let inputs = builder.inputs(node)?;
+    let panels = match builder.options.target {
+        Target::Any => in_panels(builder, node)?,
+        Target::CortexM => None,
+    };
+    let inputs = match panels {
+        Some([weights, state_weights]) => {
+            let mut inputs = vec![None, Some(weights), Some(state_weights)];
+            inputs[0] = Some(builder.tensor(builder.input(node, 0)?)?);
+            for id in &node.inputs[3..] {
+                inputs.push(id.map(|id| builder.tensor(id)).transpose()?);
+            }
+            inputs
+        }
+        None => builder.inputs(node)?,
+    };
     builder.step_with_outputs(
         node,
         StepOp::QuantizedLstm,
@@ -72,4 +87,22 @@ pub(super) fn quantized_lstm(
         inputs,
         macs,
     )
+}
+
+/// The weights of all gates, `[4 × hidden, columns]`, of input and state in the panels that vector instructions read;
+/// `None` if they are computed.
+fn in_panels(builder: &mut Builder<'_>, node: &Node) -> Result<Option<[usize; 2]>, PlanError> {
+    let graph = builder.graph;
+    let mut tensors = [0; 2];
+    for (tensor, input) in tensors.iter_mut().zip([1, 2]) {
+        let value = graph.value(builder.input(node, input)?);
+        let Some(constant) = &value.constant else { return Ok(None) };
+        let [rows, columns] = constant.shape[..] else { return Ok(None) };
+        let geometry = ConvGeometry::matmul(1, columns, rows);
+        let mut panels = vec![0; geometry.packed_i8_len()];
+        conv_i8::pack_weights(&geometry, &constant.to_i8(), &mut panels);
+        let (layout, shape) = (Layout::PanelI8, &constant.shape);
+        *tensor = builder.constant_i8(&value.name, layout, shape, &panels)?;
+    }
+    Ok(Some(tensors))
 }

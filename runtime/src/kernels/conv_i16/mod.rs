@@ -12,6 +12,13 @@
 use super::{ConvGeometry, PANEL_K};
 use crate::Isa;
 
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod aarch64;
+#[cfg(any(
+    all(target_arch = "x86_64", feature = "std"),
+    all(target_arch = "aarch64", target_feature = "neon")
+))]
+mod panels;
 mod scalar;
 
 #[cfg(all(test, feature = "std"))]
@@ -64,6 +71,10 @@ pub fn select(isa: Isa) -> ConvI16Fn {
     {
         return kernel;
     }
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    if isa >= Isa::Neon {
+        return aarch64::CONV_I16_NEON;
+    }
     let _ = isa;
     scalar::conv_i16_scalar
 }
@@ -76,6 +87,10 @@ pub fn select_depthwise(isa: Isa) -> ConvI16Fn {
     {
         return kernel;
     }
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    if isa >= Isa::Neon {
+        return aarch64::DEPTHWISE_I16_NEON;
+    }
     let _ = isa;
     scalar::depthwise_i16_scalar
 }
@@ -84,7 +99,7 @@ pub fn select_depthwise(isa: Isa) -> ConvI16Fn {
 /// few output pixels.
 pub fn scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
-        _ if isa.has_avx2() => ROWS * geometry.k().next_multiple_of(PANEL_K),
+        _ if isa.has_avx2() || isa >= Isa::Neon => ROWS * geometry.k().next_multiple_of(PANEL_K),
         _ => 0,
     }
 }

@@ -1,27 +1,25 @@
 //! The i16 convolutions with AVX2: pairs of products by `vpmaddwd`.
 //!
-//! Convolutions take a word of four inputs of sixteen outputs at a time, as i8 panels have them. Sums of 32 bits
-//! are exact over [`RUN`] inputs: 2²² a product, 2³⁰ a run. Where K is one run and no bias is large they
-//! end in vectors, else in 64 bits one by one.
+//! Convolutions take a word of four inputs of sixteen outputs at a time, as i8 panels have them.
 
 use core::arch::x86_64::*;
 
-use super::scalar::{depthwise_i16_scalar, inside, requantize};
-use super::{ConvI16, ConvI16Fn, ROWS};
+use super::panels::{self, Simd, has_narrow_sums};
+use super::scalar::{depthwise_i16_scalar, inside};
+use super::{ConvI16, ConvI16Fn};
 use crate::Isa;
 use crate::kernels::{PANEL_K, PANEL_N};
 
-/// Products of an output that are summed in 32 bits.
-const RUN: usize = 256;
-
-/// Biases below it leave room for a run of products in an i32.
-const SMALL_BIAS: u64 = 1 << 30;
-
 /// The AVX2 kernel of convolutions over panels, if this CPU runs it.
 pub(super) fn conv_i16_avx2() -> Option<ConvI16Fn> {
+    #[target_feature(enable = "avx2")]
+    fn run(conv: &mut ConvI16<'_>) {
+        // SAFETY: this function has the feature.
+        unsafe { panels::conv_i16::<Avx2>(conv) }
+    }
     fn kernel(conv: &mut ConvI16<'_>) {
         // SAFETY: this function leaves its parent only where AVX2 is available.
-        unsafe { conv_i16(conv) }
+        unsafe { run(conv) }
     }
     Isa::Avx2.is_available().then_some(kernel as ConvI16Fn)
 }
@@ -118,60 +116,51 @@ fn load_i32(from: &[i32; 8]) -> __m256i {
     unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
 }
 
+struct Avx2;
+
+impl Simd for Avx2 {
+    type Sums = [__m256i; 2];
+    type Bounds = Bounds;
+
+    #[inline(always)]
+    unsafe fn bounds(conv: &ConvI16<'_>) -> Bounds {
+        // SAFETY: as the caller's.
+        unsafe { Bounds::new(conv) }
+    }
+
+    #[inline(always)]
+    unsafe fn run<const M: usize>(weights: &[i8], x: &[i16], stride: usize) -> [[__m256i; 2]; M] {
+        // SAFETY: as the caller's.
+        unsafe { run(weights, x, stride) }
+    }
+
+    #[inline(always)]
+    unsafe fn narrow(
+        sums: [__m256i; 2],
+        bias: &[i32; PANEL_N],
+        scale: &[f32; PANEL_N],
+        bounds: Bounds,
+        to: &mut [i16],
+    ) {
+        // SAFETY: as the caller's.
+        unsafe { narrow(sums, bias, scale, bounds, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn stored(sums: [__m256i; 2]) -> [i32; PANEL_N] {
+        let mut each = [0i32; PANEL_N];
+        // SAFETY: the array has 64 bytes: two registers. The caller vouches for the CPU.
+        unsafe {
+            _mm256_storeu_si256(each.as_mut_ptr().cast(), sums[0]);
+            _mm256_storeu_si256(each.as_mut_ptr().add(8).cast(), sums[1]);
+        }
+        each
+    }
+}
+
 // Plain loops below: what iterators and arrays take as a closure isn't compiled for the instruction set.
 
-#[target_feature(enable = "avx2")]
-fn conv_i16(conv: &mut ConvI16<'_>) {
-    let g = conv.geometry;
-    let (k, wide) = (g.k(), g.k().next_multiple_of(PANEL_K));
-    let bounds = Bounds::new(conv);
-    let small = k <= RUN && conv.bias.iter().all(|bias| bias.unsigned_abs() < SMALL_BIAS);
-    let in_place = g.is_pointwise() && k == wide;
-    let scratch = core::mem::take(&mut conv.scratch);
-    assert!(in_place || scratch.len() >= ROWS * wide, "scratch");
-    for first in (0..g.out_pixels()).step_by(ROWS) {
-        let rows = ROWS.min(g.out_pixels() - first);
-        for group in 0..g.groups {
-            let x: &[i16] = if in_place {
-                &conv.input[first * k..(first + rows) * k]
-            } else {
-                for row in 0..rows {
-                    gather(conv, first + row, group, &mut scratch[row * wide..][..wide]);
-                }
-                &scratch[..rows * wide]
-            };
-            for panel in 0..g.padded_group_out_c() / PANEL_N {
-                let padded = group * g.padded_group_out_c() + panel * PANEL_N;
-                let channel = group * g.group_out_c() + panel * PANEL_N;
-                let place = Place {
-                    output: first * g.out_c + channel,
-                    channels: PANEL_N.min(g.group_out_c() - panel * PANEL_N),
-                    padded,
-                };
-                let weights = &conv.weights[padded * wide..][..PANEL_N * wide];
-                match (rows, small) {
-                    (ROWS, true) => narrow_tile::<ROWS>(conv, weights, x, bounds, place),
-                    (_, true) => narrow_tile::<1>(conv, weights, x, bounds, place),
-                    (ROWS, false) => wide_tile::<ROWS>(conv, weights, x, place),
-                    (_, false) => wide_tile::<1>(conv, weights, x, place),
-                }
-            }
-        }
-    }
-    conv.scratch = scratch;
-}
-
-/// Where a panel's outputs of a tile's first pixel go.
-#[derive(Clone, Copy)]
-struct Place {
-    output: usize,
-    /// Outputs of the panel that there are.
-    channels: usize,
-    /// The first of them among the padded ones.
-    padded: usize,
-}
-
-/// Sums of at most [`RUN`] products: of a panel's outputs 0 to 7 and 8 to 15, for `M` rows of inputs that are
+/// [`Simd::run`]: of a panel's outputs 0 to 7 and 8 to 15, for `M` rows of inputs that are
 /// `stride` apart.
 #[target_feature(enable = "avx2")]
 #[inline]
@@ -211,94 +200,22 @@ fn run<const M: usize>(weights: &[i8], x: &[i16], stride: usize) -> [[__m256i; 2
     sums
 }
 
-/// A panel's outputs of `M` pixels where sums and biases are small.
+/// [`Simd::narrow`].
 #[target_feature(enable = "avx2")]
 #[inline]
-fn narrow_tile<const M: usize>(
-    conv: &mut ConvI16<'_>,
-    weights: &[i8],
-    x: &[i16],
+fn narrow(
+    sums: [__m256i; 2],
+    bias: &[i32; PANEL_N],
+    scale: &[f32; PANEL_N],
     bounds: Bounds,
-    place: Place,
+    to: &mut [i16],
 ) {
-    let sums = run::<M>(weights, x, x.len() / M);
-    let mut low = [0i32; PANEL_N];
-    let bias = &conv.bias[place.padded..][..PANEL_N];
-    for lane in 0..PANEL_N {
-        low[lane] = bias[lane] as i32;
-    }
-    let (bias, _) = low.as_chunks::<8>();
-    let (scale, _) = conv.scale[place.padded..][..PANEL_N].as_chunks::<8>();
-    for m in 0..M {
-        let a = _mm256_add_epi32(sums[m][0], load_i32(&bias[0]));
-        let b = _mm256_add_epi32(sums[m][1], load_i32(&bias[1]));
-        let packed = bounds.narrow(a, b, load_f32(&scale[0]), load_f32(&scale[1]));
-        // Quarters 1 and 2 change places again.
-        let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
-        let at = place.output + m * conv.geometry.out_c;
-        store_i16(packed, &mut conv.output[at..at + place.channels]);
-    }
-}
-
-/// A panel's outputs of `M` pixels, summed in 64 bits.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn wide_tile<const M: usize>(conv: &mut ConvI16<'_>, weights: &[i8], x: &[i16], place: Place) {
-    let stride = x.len() / M;
-    let mut wide = [[0i64; PANEL_N]; M];
-    for row in &mut wide {
-        row.copy_from_slice(&conv.bias[place.padded..][..PANEL_N]);
-    }
-    for start in (0..stride).step_by(RUN) {
-        let end = stride.min(start + RUN);
-        let sums = run::<M>(&weights[start * PANEL_N..end * PANEL_N], &x[start..], stride);
-        for m in 0..M {
-            let mut each = [0i32; PANEL_N];
-            // SAFETY: the array has 64 bytes: two registers.
-            unsafe {
-                _mm256_storeu_si256(each.as_mut_ptr().cast(), sums[m][0]);
-                _mm256_storeu_si256(each.as_mut_ptr().add(8).cast(), sums[m][1]);
-            }
-            for lane in 0..PANEL_N {
-                wide[m][lane] = wide[m][lane].wrapping_add(i64::from(each[lane]));
-            }
-        }
-    }
-    for m in 0..M {
-        for lane in 0..place.channels {
-            let y = requantize(conv, wide[m][lane], place.padded + lane);
-            conv.output[place.output + m * conv.geometry.out_c + lane] = y;
-        }
-    }
-}
-
-/// Copies a group's inputs of an output pixel in the order of K, zeros for padding and behind them.
-fn gather(conv: &ConvI16<'_>, pixel: usize, group: usize, to: &mut [i16]) {
-    let g = &conv.geometry;
-    let own = g.group_in_c();
-    let (image, column) = (pixel / g.out_w, pixel % g.out_w);
-    let (image, row) = (image / g.out_h, image % g.out_h);
-    let (rows, top) = inside(row * g.stride_h, g.pad_top, g.dilation_h, g.kernel_h, g.in_h);
-    let (columns, left) = inside(column * g.stride_w, g.pad_left, g.dilation_w, g.kernel_w, g.in_w);
-    if rows.len() < g.kernel_h || columns.len() < g.kernel_w {
-        to.fill(0);
-    } else {
-        to[g.k()..].fill(0);
-    }
-    // Neighbouring taps of one group and no dilation are one piece of the input.
-    let joined = own == g.in_c && g.dilation_w == 1;
-    let (pieces, len) = if joined { (1, columns.len() * own) } else { (columns.len(), own) };
-    if columns.is_empty() {
-        return;
-    }
-    for (row_step, tap_row) in rows.enumerate() {
-        let in_row = (image * g.in_h + top + row_step * g.dilation_h) * g.in_w + left;
-        for piece in 0..pieces {
-            let from = (in_row + piece * g.dilation_w) * g.in_c + group * own;
-            let at = (tap_row * g.kernel_w + columns.start + piece) * own;
-            to[at..at + len].copy_from_slice(&conv.input[from..from + len]);
-        }
-    }
+    let ((bias, _), (scale, _)) = (bias.as_chunks::<8>(), scale.as_chunks::<8>());
+    let a = _mm256_add_epi32(sums[0], load_i32(&bias[0]));
+    let b = _mm256_add_epi32(sums[1], load_i32(&bias[1]));
+    let packed = bounds.narrow(a, b, load_f32(&scale[0]), load_f32(&scale[1]));
+    // Quarters 1 and 2 change places again.
+    store_i16(_mm256_permute4x64_epi64::<0b11_01_10_00>(packed), to);
 }
 
 #[target_feature(enable = "avx2")]
@@ -306,8 +223,7 @@ fn depthwise_i16(conv: &mut ConvI16<'_>) {
     let g = conv.geometry;
     let channels = g.in_c;
     let wide = channels.next_multiple_of(PANEL_N);
-    let is_small = |bias: &i64| bias.unsigned_abs() < SMALL_BIAS;
-    if g.k() > RUN || !conv.bias.iter().all(is_small) {
+    if !has_narrow_sums(conv) {
         return depthwise_i16_scalar(conv);
     }
     let bounds = Bounds::new(conv);

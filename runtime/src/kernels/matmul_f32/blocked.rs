@@ -214,42 +214,62 @@ pub(super) unsafe fn dots<L: Lanes>(a: &[f32], b: &[f32], output: &mut [f32]) {
 /// When `b` is shorter than `a.len()` rows of `output.len()`.
 #[inline(always)]
 pub(super) unsafe fn weighted_rows<L: Lanes>(a: &[f32], b: &[f32], output: &mut [f32]) {
-    /// Registers of columns at once: as many sums as hide the latency of the fused multiply-add.
-    const WIDE: usize = 8;
     let n = output.len();
     assert!(b.len() >= super::product(&[a.len(), n]), "b");
     let mut col = 0;
     // SAFETY: columns col..col + WIDE * L::LEN, or col..n, of a.len() rows are inside b by the
     // assertion, and inside the output.
     unsafe {
-        while col + WIDE * L::LEN <= n {
-            let mut sums = [L::zero(); WIDE];
-            for (l, &x) in a.iter().enumerate() {
-                let row = b.as_ptr().add(l * n + col);
-                for v in 0..WIDE {
-                    sums[v] = sums[v].fma(L::splat(x), L::load(row.add(v * L::LEN)));
-                }
-            }
-            for v in 0..WIDE {
-                sums[v].store(output.as_mut_ptr().add(col + v * L::LEN));
-            }
-            col += WIDE * L::LEN;
-        }
         while col < n {
-            let lanes = L::LEN.min(n - col);
-            let mut sum = L::zero();
-            for (l, &x) in a.iter().enumerate() {
-                let row = b.as_ptr().add(l * n + col);
-                let row = if lanes == L::LEN { L::load(row) } else { L::load_part(row, lanes) };
-                sum = sum.fma(L::splat(x), row);
-            }
-            let output = output.as_mut_ptr().add(col);
-            if lanes == L::LEN {
-                sum.store(output)
-            } else {
-                sum.store_part(output, lanes)
-            }
-            col += lanes;
+            // As many registers of columns at once as hide the latency of the fused multiply-add, if there are.
+            let registers = (n - col) / L::LEN;
+            col += match registers {
+                0 => {
+                    let mut sum = L::zero();
+                    for (l, &x) in a.iter().enumerate() {
+                        let row = L::load_part(b.as_ptr().add(l * n + col), n - col);
+                        sum = sum.fma(L::splat(x), row);
+                    }
+                    sum.store_part(output.as_mut_ptr().add(col), n - col);
+                    break;
+                }
+                1 => weighted_columns::<L, 1>(a, b, output, col),
+                2 => weighted_columns::<L, 2>(a, b, output, col),
+                3 => weighted_columns::<L, 3>(a, b, output, col),
+                4 => weighted_columns::<L, 4>(a, b, output, col),
+                5 => weighted_columns::<L, 5>(a, b, output, col),
+                6 => weighted_columns::<L, 6>(a, b, output, col),
+                7 => weighted_columns::<L, 7>(a, b, output, col),
+                _ => weighted_columns::<L, 8>(a, b, output, col),
+            };
         }
     }
+}
+
+/// `WIDE` registers of columns from `col` on, for [`weighted_rows`]; gives how many columns these are.
+///
+/// # Safety
+///
+/// The CPU has the instruction set of `L`; `b` has `a.len()` rows of `output.len()` columns, and these columns exist.
+#[inline(always)]
+unsafe fn weighted_columns<L: Lanes, const WIDE: usize>(
+    a: &[f32],
+    b: &[f32],
+    output: &mut [f32],
+    col: usize,
+) -> usize {
+    // SAFETY: as the caller's.
+    unsafe {
+        let mut sums = [L::zero(); WIDE];
+        for (l, &x) in a.iter().enumerate() {
+            let row = b.as_ptr().add(l * output.len() + col);
+            for v in 0..WIDE {
+                sums[v] = sums[v].fma(L::splat(x), L::load(row.add(v * L::LEN)));
+            }
+        }
+        for v in 0..WIDE {
+            sums[v].store(output.as_mut_ptr().add(col + v * L::LEN));
+        }
+    }
+    WIDE * L::LEN
 }

@@ -161,24 +161,33 @@ pub(super) fn lstm(turn: &Turn<'_>, state: &mut State<'_>) {
         let hidden = row_of_mut(state.hidden, row, n);
         let cell = row_of_mut(state.other, row, n);
         add(products, gates);
+        // Gates that don't look at the cell lie together, and take their function together.
+        let are_plain = turn.more.is_empty() && !turn.variant;
+        if are_plain {
+            turn.apply(0, &mut products[..3 * n]);
+        }
         let (input, rest) = products.split_at_mut(n);
         let (output, rest) = rest.split_at_mut(n);
         let (forget, candidate) = rest.split_at_mut(n);
-        peephole(0, input, cell);
-        turn.apply(0, input);
-        if turn.variant {
-            forget.iter_mut().zip(&*input).for_each(|(forget, input)| *forget = 1.0 - input);
-        } else {
-            peephole(2, forget, cell);
-            turn.apply(0, forget);
+        if !are_plain {
+            peephole(0, input, cell);
+            turn.apply(0, input);
+            if turn.variant {
+                forget.iter_mut().zip(&*input).for_each(|(forget, input)| *forget = 1.0 - input);
+            } else {
+                peephole(2, forget, cell);
+                turn.apply(0, forget);
+            }
         }
         turn.apply(1, candidate);
         for (j, cell) in cell.iter_mut().enumerate() {
             let after = forget[j] * *cell + input[j] * candidate[j];
             *cell = clip(after, -turn.cell_clip, turn.cell_clip);
         }
-        peephole(1, output, cell);
-        turn.apply(0, output);
+        if !are_plain {
+            peephole(1, output, cell);
+            turn.apply(0, output);
+        }
         hidden.copy_from_slice(cell);
         turn.functions[2].apply(turn.elementary, hidden);
         hidden.iter_mut().zip(output).for_each(|(hidden, output)| *hidden *= *output);
