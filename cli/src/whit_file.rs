@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use whit::{DType, Isa, Model, ModelFile, Options, Prepared, Session};
+use whit::{DType, Isa, Model, ModelFile, Options, Prepared, Session, SessionError};
 
 use crate::data::{Extent, ImageSpec, InputSpec, Preprocess};
 use crate::program::Backend;
@@ -55,32 +55,31 @@ pub(crate) fn session<'m>(model: Model<'m>, settings: impl Into<Settings>) -> Re
 /// Gives dimensions that are chosen at run time their sizes.
 pub(crate) fn set_dimensions(session: &mut dyn Prepared<'_>, dims: &[(String, u32)]) -> Result<()> {
     let model = *session.model();
+    let bounds = || {
+        let all = model.symbols();
+        let each = all.map(|s| format!("{} ({} to {})", model.text(s.name), s.min, s.max));
+        each.collect::<Vec<_>>().join(", ")
+    };
     for (name, size) in dims {
-        let Some(symbol) = model.symbols().find(|symbol| model.text(symbol.name) == name) else {
-            let names: Vec<String> = model
-                .symbols()
-                .map(|symbol| {
-                    format!("{} ({} to {})", model.text(symbol.name), symbol.min, symbol.max)
-                })
-                .collect();
-            match names.is_empty() {
-                true => bail!("--dim {name}={size}: all dimensions of the model are fixed"),
-                false => bail!(
-                    "--dim {name}={size}: no such dimension; the model has {}",
-                    names.join(", ")
-                ),
+        match session.set_dimension(name, *size) {
+            Ok(()) => {}
+            Err(SessionError::Unknown) if model.symbols().len() == 0 => {
+                bail!("--dim {name}={size}: all dimensions of the model are fixed")
             }
-        };
-        if !(symbol.min..=symbol.max).contains(size) {
-            bail!("--dim {name}={size}: `{name}` is from {} to {}", symbol.min, symbol.max);
+            Err(SessionError::Unknown) => {
+                bail!("--dim {name}={size}: no such dimension; the model has {}", bounds())
+            }
+            Err(SessionError::Dimension { .. }) => {
+                bail!("--dim {name}={size}: out of bounds; the model has {}", bounds())
+            }
+            Err(error) => return Err(named(&model, error)),
         }
-        session.set_dimension(name, *size).map_err(|error| named(&model, error))?;
     }
     Ok(())
 }
 
 /// A runtime error with the name of its step.
-pub(crate) fn named(model: &Model<'_>, error: whit::SessionError) -> anyhow::Error {
+pub(crate) fn named(model: &Model<'_>, error: SessionError) -> anyhow::Error {
     anyhow::Error::msg(whit_convert::evaluate::describe(model, error))
 }
 

@@ -141,7 +141,7 @@ fn bench_takes_dimensions() {
     let steps = bench["profile"].as_array().expect("steps");
     assert!(steps.iter().all(|step| step["macs"].is_null()), "{bench}");
     assert!(steps.iter().all(|step| step["mean_us"].is_f64()), "{bench}");
-    fail(&["bench", &model, "--dim", "tokens=0"], &["tokens=0", "is from 1 to"]);
+    fail(&["bench", &model, "--dim", "tokens=0"], &["tokens=0", "out of bounds", "tokens (1 to"]);
     fail(&["bench", &model, "--dim", "token=1"], &["no such dimension", "tokens (1 to"]);
     let fixed = int8(&folder);
     fail(&["bench", &fixed, "--dim", "batch=1"], &["--dim batch=1", "fixed"]);

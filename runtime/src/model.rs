@@ -3,6 +3,7 @@
 use core::ops::Range;
 
 use crate::dtype::DType;
+use crate::error::SessionError;
 use crate::format::{
     DimOp, DimRecord, Field, FormatError, GoldenRecord, HEADER_BYTES, Header, Layout, MAGIC,
     MAX_RANK, MetadataRecord, NO_OPERAND, Name, OpBits, SECTION_ALIGN, Section, SectionEntry,
@@ -140,6 +141,20 @@ impl<'a> Model<'a> {
     /// Symbols of symbolic dimensions.
     pub fn symbols(&self) -> impl ExactSizeIterator<Item = SymbolRecord> + use<'a> {
         self.records(Section::Symbols)
+    }
+
+    /// The number of the symbol of that name, if it can be `value`.
+    ///
+    /// # Errors
+    /// [`SessionError::Unknown`] and [`SessionError::Dimension`].
+    pub(crate) fn symbol_for(&self, name: &str, value: u32) -> Result<usize, SessionError> {
+        let mut symbols = self.symbols().enumerate();
+        let found = symbols.find(|(_, symbol)| self.text(symbol.name) == name);
+        let (index, symbol) = found.ok_or(SessionError::Unknown)?;
+        match (symbol.min..=symbol.max).contains(&value) {
+            true => Ok(index),
+            false => Err(SessionError::Dimension { symbol: index as u32, value }),
+        }
     }
 
     /// Expressions over symbols.

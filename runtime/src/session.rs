@@ -282,15 +282,7 @@ impl<'m> Session<'m> {
     /// the value is out of bounds, [`SessionError::Step`] when a step refuses the shapes that
     /// follow; the former value then stays.
     pub fn set_dimension(&mut self, name: &str, value: u32) -> Result<(), SessionError> {
-        let model = self.model;
-        let (index, symbol) = model
-            .symbols()
-            .enumerate()
-            .find(|(_, symbol)| model.text(symbol.name) == name)
-            .ok_or(SessionError::Unknown)?;
-        if !(symbol.min..=symbol.max).contains(&value) {
-            return Err(SessionError::Dimension { symbol: index as u32, value });
-        }
+        let index = self.model.symbol_for(name, value)?;
         let before = self.block.dims()[index];
         if before == value {
             return Ok(());

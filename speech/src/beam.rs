@@ -12,15 +12,19 @@ pub(crate) struct Beam {
 /// The search.
 pub(crate) struct Beams {
     size: usize,
+    /// Texts that have to end before the search does.
+    enough: usize,
     end: i32,
     live: Vec<Beam>,
     finished: Vec<Beam>,
 }
 
 impl Beams {
-    /// Begins with no text. `end` is the token that ends one.
-    pub(crate) fn new(size: usize, end: i32) -> Beams {
-        Beams { size, end, live: vec![Beam::default()], finished: Vec::new() }
+    /// Begins with no text. `end` is the token that ends one; the search is over when `patience` times `size` texts have ended (Kasai et
+    /// al. 2022, "A Call for Clarity in Beam Search").
+    pub(crate) fn new(size: usize, patience: f64, end: i32) -> Beams {
+        let enough = (size as f64 * patience).round_ties_even().max(1.0) as usize;
+        Beams { size, enough, end, live: vec![Beam::default()], finished: Vec::new() }
     }
 
     /// The texts that go on.
@@ -28,9 +32,9 @@ impl Beams {
         &self.live
     }
 
-    /// Whether as many texts have ended as are followed.
+    /// Whether enough texts have ended.
     pub(crate) fn is_over(&self) -> bool {
-        self.finished.len() >= self.size
+        self.finished.len() >= self.enough
     }
 
     /// Goes on with every text, given the log probabilities behind each. Returns which text each of the new ones goes on from.
@@ -70,16 +74,21 @@ impl Beams {
         parents
     }
 
-    /// The text whose tokens are the most probable in the mean: of those that ended, and if they are fewer than were followed, of the best that
-    /// didn't.
-    pub(crate) fn best(mut self) -> Beam {
+    /// The best text: of those that ended, and if they are fewer than were followed, of the best that didn't. Without a length penalty that
+    /// whose tokens are the most probable in the mean; with α the sum of log probabilities is divided by ((5 + length) / 6)^α instead (Wu
+    /// et al. 2016, section 7).
+    pub(crate) fn best(mut self, length_penalty: Option<f64>) -> Beam {
         let missing = self.size.saturating_sub(self.finished.len());
         self.finished.extend(self.live.into_iter().take(missing));
-        let mean = |beam: &Beam| beam.sum / beam.ids.len().max(1) as f64;
-        let best = self.finished.into_iter().reduce(|best, beam| match mean(&beam) > mean(&best) {
-            true => beam,
-            false => best,
-        });
+        let score = |beam: &Beam| {
+            let length = beam.ids.len() as f64;
+            beam.sum / length_penalty.map_or(length.max(1.0), |a| ((5.0 + length) / 6.0).powf(a))
+        };
+        let best =
+            self.finished.into_iter().reduce(|best, beam| match score(&beam) > score(&best) {
+                true => beam,
+                false => best,
+            });
         best.unwrap_or_default()
     }
 }

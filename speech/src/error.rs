@@ -49,6 +49,12 @@ pub enum SpeechError {
     )]
     Beams { asked: usize, sequences: usize },
 
+    #[error("a patience of {0}; it has to be above 0 and at most 100")]
+    Patience(f64),
+
+    #[error("a length penalty of {0}; it has to be from 0 to 1")]
+    LengthPenalty(f64),
+
     #[error("the model doesn't tell when words are said: convert it with --word-times")]
     NoWordTimes,
 

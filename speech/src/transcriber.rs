@@ -26,6 +26,9 @@ const ALIGNMENT: &str = "alignment";
 /// Above this temperature a text doesn't become the next window's context: it is too uncertain.
 const MAX_CONTEXT_TEMPERATURE: f32 = 0.5;
 
+/// Beyond, a search would only stop at the longest text.
+const MOST_PATIENCE: f64 = 100.0;
+
 /// Transcribes with a model.
 pub struct Transcriber<'m> {
     tokenizer: Tokenizer,
@@ -108,6 +111,7 @@ impl<'m> Transcriber<'m> {
     ///
     /// # Errors
     /// [`SpeechError::Language`] and [`SpeechError::OneLanguage`] for requests that the model can't fulfil,
+    /// [`SpeechError::Patience`] and [`SpeechError::LengthPenalty`] for numbers that have no meaning,
     /// [`SpeechError::Beams`] and [`SpeechError::NoWordTimes`] for those that it wasn't converted for, [`SpeechError::Empty`] without
     /// samples, and when the model fails.
     pub fn transcribe(
@@ -124,6 +128,12 @@ impl<'m> Transcriber<'m> {
         let asked = request.beam_size;
         if !(1..=sequences).contains(&asked) {
             return Err(SpeechError::Beams { asked, sequences });
+        }
+        if !(request.patience > 0.0 && request.patience <= MOST_PATIENCE) {
+            return Err(SpeechError::Patience(request.patience));
+        }
+        if let Some(penalty) = request.length_penalty.filter(|alpha| !(0.0..=1.0).contains(alpha)) {
+            return Err(SpeechError::LengthPenalty(penalty));
         }
         if request.word_times && self.alignment.is_empty() {
             return Err(SpeechError::NoWordTimes);
@@ -342,7 +352,7 @@ impl<'m> Transcriber<'m> {
         self.decoder.session_mut().set_dimension(WINDOWS, 0)?;
         let begun = Begun { at: prompt.len(), most, logits, with_timestamps };
         let (ids, sum) = match request.beam_size > 1 && sampling.temperature <= 0.0 {
-            true => self.search(begun, request.beam_size, transcript)?,
+            true => self.search(begun, request, transcript)?,
             false => self.draw(begun, sampling, transcript)?,
         };
         transcript.times.decoder += begin.elapsed();

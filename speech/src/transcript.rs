@@ -28,6 +28,11 @@ pub struct Request {
     /// Texts that are followed at temperature 0, the best of which is taken in the end; 1 takes the best token every time. The model
     /// has to be converted for as many sequences.
     pub beam_size: usize,
+    /// With several texts: the search is over when this times `beam_size` texts have ended; above 0.
+    pub patience: f64,
+    /// With several texts: from 0 to 1, how much longer texts are preferred among those that ended, as α of Google's translation system
+    /// (Wu et al. 2016); by the mean of their tokens' log probabilities without it.
+    pub length_penalty: Option<f64>,
     /// Find out when each word was said; the model has to be converted for it.
     pub word_times: bool,
     /// The same seed gives the same text where temperatures aren't 0.
@@ -47,6 +52,8 @@ impl Default for Request {
             min_log_probability: -1.0,
             max_no_speech: 0.6,
             beam_size: 1,
+            patience: 1.0,
+            length_penalty: None,
             word_times: false,
             seed: 0,
         }

@@ -3,7 +3,15 @@
 use std::collections::HashSet;
 use std::str::FromStr;
 
+use serde::Deserialize;
 use serde_json::Value;
+use tokenizers::models::bpe::BPE;
+use tokenizers::models::unigram::Unigram;
+use tokenizers::models::wordlevel::WordLevel;
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::{
+    DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+};
 use whit::Model;
 
 use crate::error::TextError;
@@ -51,7 +59,7 @@ impl Tokenizer {
     /// [`TextError::Tokenizer`] when it can't be read.
     pub fn from_json(json: &str) -> Result<Tokenizer, TextError> {
         let invalid = |error: tokenizers::Error| TextError::Tokenizer(error.to_string());
-        let mut inner = tokenizers::Tokenizer::from_str(json).map_err(invalid)?;
+        let mut inner = read(json).map_err(invalid)?;
         inner.with_truncation(None).map_err(invalid)?;
         inner.with_padding(None);
         let special = inner.get_added_tokens_decoder().into_iter();
@@ -244,6 +252,38 @@ impl Tokenizer {
         TextError::UnknownToken { id, last: self.tokens() as i64 - 1 }
     }
 }
+
+/// Reads a tokenizer.json with the type of its model known beforehand. Without that the library makes values of the whole vocabulary
+/// and copies them, which takes more than twice the time and memory.
+fn read(json: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
+    #[derive(Deserialize)]
+    struct Kinds<'j> {
+        #[serde(borrow)]
+        model: Kind<'j>,
+    }
+    #[derive(Deserialize)]
+    struct Kind<'j> {
+        #[serde(borrow, rename = "type")]
+        name: Option<&'j str>,
+    }
+    Ok(match serde_json::from_str::<Kinds<'_>>(json)?.model.name {
+        Some("BPE") => Of::<BPE>::from_str(json)?.into(),
+        Some("WordPiece") => Of::<WordPiece>::from_str(json)?.into(),
+        Some("WordLevel") => Of::<WordLevel>::from_str(json)?.into(),
+        Some("Unigram") => Of::<Unigram>::from_str(json)?.into(),
+        // Others are refused by name, and old files have no type.
+        _ => tokenizers::Tokenizer::from_str(json)?,
+    })
+}
+
+/// A tokenizer with a model of one type.
+type Of<Model> = TokenizerImpl<
+    Model,
+    NormalizerWrapper,
+    PreTokenizerWrapper,
+    PostProcessorWrapper,
+    DecoderWrapper,
+>;
 
 impl Pieces {
     /// What a tokenizer.json's `decoder` does to one token.

@@ -38,6 +38,12 @@ pub(crate) struct Transcribe {
     /// Follow N texts at once and take the best one, at temperature 0; the model has to be converted with --sequences N
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     beam_size: u16,
+    /// With --beam-size: search until P times as many texts have ended as are followed
+    #[arg(long, value_name = "P", default_value_t = Request::default().patience, requires = "beam_size")]
+    patience: f64,
+    /// With --beam-size: from 0 to 1, how much longer texts are preferred (default: the text whose tokens are the most probable in the mean)
+    #[arg(long, value_name = "A", requires = "beam_size")]
+    length_penalty: Option<f64>,
     /// With --json: when each word was said; the model has to be converted with --word-times
     #[arg(long)]
     word_times: bool,
@@ -98,6 +104,8 @@ impl Transcribe {
             temperatures: self.temperature.clone(),
             max_no_speech: self.no_speech,
             beam_size: usize::from(self.beam_size),
+            patience: self.patience,
+            length_penalty: self.length_penalty,
             word_times: self.word_times,
             seed: self.seed,
             ..Request::default()

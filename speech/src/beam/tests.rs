@@ -18,7 +18,7 @@ fn behind(ids: &[i32]) -> Vec<f32> {
 }
 
 fn search(size: usize, most: usize) -> Beam {
-    let mut beams = Beams::new(size, END);
+    let mut beams = Beams::new(size, 1.0, END);
     while !beams.is_over() && !beams.live().is_empty() && beams.live()[0].ids.len() < most {
         let before: Vec<Beam> = beams.live().to_vec();
         let rows: Vec<Vec<f32>> = before.iter().map(|beam| behind(&beam.ids)).collect();
@@ -31,7 +31,7 @@ fn search(size: usize, most: usize) -> Beam {
             assert!((beam.sum - sum).abs() < 1e-9);
         }
     }
-    beams.best()
+    beams.best(None)
 }
 
 /// All texts of up to `most` tokens, with the probabilities of their ends, and those of one token more that didn't end.
@@ -87,14 +87,38 @@ fn many_beams_find_the_best_of_all_texts() {
 
 #[test]
 fn texts_that_did_not_end_are_taken_where_too_few_did() {
-    let mut beams = Beams::new(2, END);
+    let mut beams = Beams::new(2, 1.0, END);
     let row = vec![-1.0, -2.0, f32::NEG_INFINITY, -9.0];
     assert_eq!(beams.step(std::slice::from_ref(&row)), [0, 0]);
     assert_eq!(beams.step(&[row.clone(), row]), [0, 0]);
     assert!(!beams.is_over());
-    assert_eq!(beams.best(), Beam { ids: vec![0, 0], sum: -2.0 });
+    assert_eq!(beams.best(None), Beam { ids: vec![0, 0], sum: -2.0 });
     // Nothing is possible.
-    let mut beams = Beams::new(2, END);
+    let mut beams = Beams::new(2, 1.0, END);
     assert!(beams.step(&[vec![f32::NEG_INFINITY; 4]]).is_empty() && beams.live().is_empty());
-    assert_eq!(beams.best(), Beam::default());
+    assert_eq!(beams.best(None), Beam::default());
+}
+
+#[test]
+fn patience_waits_for_more_ends_and_length_penalties_weigh_them() {
+    let row = vec![0.5f32.ln(), f32::NEG_INFINITY, f32::NEG_INFINITY, 0.5f32.ln()];
+    // Patience, steps until the search is over: a text ends in each. Halves are rounded to even numbers.
+    for (patience, steps) in [(0.1, 1), (0.5, 1), (1.0, 2), (1.25, 2), (1.5, 3), (2.0, 4)] {
+        let mut beams = Beams::new(2, patience, END);
+        let mut taken = 0;
+        while !beams.is_over() {
+            let rows = vec![row.clone(); beams.live().len()];
+            beams.step(&rows);
+            taken += 1;
+        }
+        assert_eq!(taken, steps, "{patience}");
+    }
+    // Texts of 0, 1 and 4 tokens, with sums of their log probabilities; which is the best by length penalty.
+    let texts = [(0, -1.0), (1, -1.1), (4, -2.0)];
+    for (penalty, best) in [(None, 4), (Some(0.0), 0), (Some(0.6), 1), (Some(1.0), 1)] {
+        let mut beams = Beams::new(3, 1.0, END);
+        beams.finished =
+            texts.iter().map(|(len, sum)| Beam { ids: vec![0; *len], sum: *sum }).collect();
+        assert_eq!(beams.best(penalty).ids.len(), best, "{penalty:?}");
+    }
 }

@@ -6,7 +6,7 @@ use super::Transcriber;
 use crate::beam::Beams;
 use crate::error::SpeechError;
 use crate::rules::log_sum_exp;
-use crate::transcript::Transcript;
+use crate::transcript::{Request, Transcript};
 
 /// A window whose tokens before the text are computed.
 pub(super) struct Begun {
@@ -47,16 +47,16 @@ impl Transcriber<'_> {
         }
     }
 
-    /// Follows `size` texts, each in a sequence; what is computed is in the first one. The best text, and the sum of its log
+    /// Follows as many texts as the request says, each in a sequence; what is computed is in the first one. The best text, and the sum of its log
     /// probabilities.
     pub(super) fn search(
         &mut self,
         begun: Begun,
-        size: usize,
+        request: &Request,
         transcript: &mut Transcript,
     ) -> Result<(Vec<i32>, f64), SpeechError> {
         let Begun { at, most, logits, with_timestamps } = begun;
-        let mut beams = Beams::new(size, self.tokens.end);
+        let mut beams = Beams::new(request.beam_size, request.patience, self.tokens.end);
         let mut rows = vec![logits];
         // The sequence of each text.
         let mut places = vec![0];
@@ -79,7 +79,7 @@ impl Transcriber<'_> {
             let found = self.decoder.forward_in(&sequences, &ids, &positions, &all)?;
             rows = found.chunks_exact(found.len() / ids.len()).map(<[f32]>::to_vec).collect();
         }
-        let best = beams.best();
+        let best = beams.best(request.length_penalty);
         Ok((best.ids, best.sum))
     }
 

@@ -238,15 +238,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// As [`crate::Session::set_dimension`].
     pub fn set_dimension(&mut self, name: &str, value: u32) -> Result<(), SessionError> {
-        let model = self.model;
-        let (index, symbol) = model
-            .symbols()
-            .enumerate()
-            .find(|(_, symbol)| model.text(symbol.name) == name)
-            .ok_or(SessionError::Unknown)?;
-        if !(symbol.min..=symbol.max).contains(&value) {
-            return Err(SessionError::Dimension { symbol: index as u32, value });
-        }
+        let index = self.model.symbol_for(name, value)?;
         let mut dims = self.dims.clone();
         dims[index] = value;
         let tables = self.tables();

@@ -1,12 +1,18 @@
 //! Float convolution with Advanced SIMD: tiles of 6 × 16, inputs taken from the lanes of a register.
 
+#[cfg(feature = "std")]
+use super::ConvF32Fn;
 use super::blocked::conv_f32_blocked;
 use super::grouped::GroupedBits;
+#[cfg(feature = "std")]
+use super::integer_rows::{aarch64::ROWS_DOTPROD, conv_f32_integer_rows, suiting};
 use super::lanes::{Grouped, Lanes, Neon, W4, W8, Weight};
 use super::tile::{
     Dequantize, Finish, GroupedPanel, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile,
 };
 use super::{ConvF32, PANEL_N};
+#[cfg(feature = "std")]
+use crate::Isa;
 
 /// 24 sums, four inputs of each of 6 rows, and 2 registers of weights fill the 32 registers. With grouped weights, 4 rows by 8
 /// columns have 16 sums over a group and 8 totals.
@@ -22,6 +28,21 @@ pub(crate) const TILE_NEON: TileKernel = TileKernel {
 pub(super) fn conv_f32_neon(args: &mut ConvF32<'_>) {
     // SAFETY: targets that this module is built for have Advanced SIMD.
     unsafe { conv_f32_blocked(args, TILE_NEON) }
+}
+
+/// The kernel for integer rows, if this CPU has the dot products of i8.
+#[cfg(feature = "std")]
+pub(super) fn conv_f32_dotprod() -> Option<ConvF32Fn> {
+    fn kernel(args: &mut ConvF32<'_>) {
+        // SAFETY: this function leaves its parent only where the dot products are available.
+        unsafe {
+            match suiting(args) {
+                Some(weights) => conv_f32_integer_rows(args, weights, ROWS_DOTPROD),
+                None => conv_f32_blocked(args, TILE_NEON),
+            }
+        }
+    }
+    Isa::Dotprod.is_available().then_some(kernel as ConvF32Fn)
 }
 
 /// Columns of half a panel.

@@ -37,8 +37,10 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
         && g.out_pixels() <= DIRECT_TILES * kernel.grouped_rows
         && args.pixels.len() == g.out_pixels()
     {
-        // SAFETY: the caller vouches for the instruction set.
-        return unsafe { grouped_rows(args, weights, kernel) };
+        return grouped_tiles(args, weights, kernel.grouped_rows, |tile, _, _| {
+            // SAFETY: the caller vouches for the instruction set, `grouped_tiles` for the tile.
+            unsafe { (kernel.run)(tile) }
+        });
     }
 
     let (k, group_out_c, padded_group_out_c) = (g.k(), g.group_out_c(), g.padded_group_out_c());
@@ -151,26 +153,30 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
     }
 }
 
-/// A few rows that are read in place, panel by panel, without dequantizing to memory.
+/// A few rows of a pointwise convolution by grouped weights: every panel of 16 outputs by up to `height` rows at a time, as tiles that
+/// keep [`Tile`]'s promises. The rows' numbers come with them.
 ///
-/// # Safety
+/// # Panics
 ///
-/// The CPU has the instruction set of `kernel`.
-unsafe fn grouped_rows(args: &mut ConvF32<'_>, weights: GroupedWeights<'_>, kernel: TileKernel) {
-    const MOST_ROWS: usize = 8; // two tiles of AVX-512
+/// When there are more than 12 rows.
+pub(super) fn grouped_tiles(
+    args: &mut ConvF32<'_>,
+    weights: GroupedWeights<'_>,
+    height: usize,
+    mut run: impl FnMut(&Tile<'_>, &GroupedPanel, Range<usize>),
+) {
     let (g, k) = (args.geometry, args.geometry.k());
-    let mut rows = [Row { start: ptr::null(), step: 0, line_step: 0 }; MOST_ROWS];
+    assert!(g.is_pointwise());
+    args.check();
+    let mut rows = [Row { start: args.input.as_ptr(), step: 0, line_step: 0 }; 12];
     let rows = &mut rows[..g.out_pixels()];
     for (row, input) in rows.iter_mut().zip(args.input.chunks(k.max(1))) {
-        *row = Row { start: input.as_ptr(), step: 0, line_step: 0 };
-    }
-    if k == 0 {
-        rows.fill(Row { start: args.input.as_ptr(), step: 0, line_step: 0 });
+        row.start = input.as_ptr();
     }
     for channel in (0..g.out_c).step_by(PANEL_N) {
-        let weights = WeightPtr::Grouped(GroupedPanel::new(weights, channel / PANEL_N, k));
-        for (index, rows) in rows.chunks(kernel.grouped_rows).enumerate() {
-            let row = index * kernel.grouped_rows;
+        let panel = GroupedPanel::new(weights, channel / PANEL_N, k);
+        for (index, rows) in rows.chunks(height).enumerate() {
+            let row = index * height;
             let (residual, in_place) = match args.epilogue.residual {
                 Some(ResidualData::Apart(data)) => {
                     (data[row * g.out_c + channel..].as_ptr(), false)
@@ -178,20 +184,15 @@ unsafe fn grouped_rows(args: &mut ConvF32<'_>, weights: GroupedWeights<'_>, kern
                 Some(ResidualData::InOutput) => (ptr::null(), true),
                 None => (ptr::null(), false),
             };
-            let finish = Finish {
-                bias: args.epilogue.bias[channel..].as_ptr(),
-                residual,
-                residual_stride: g.out_c,
-                min: args.epilogue.min,
-                max: args.epilogue.max,
-            };
+            // `check` proved the lengths: whole panels of weights, scales and bias up to the padded channels; input rows of k elements,
+            // and of out_c in output and residual.
             let tile = Tile {
                 rows,
                 lines: 1,
                 runs: 1,
                 run_len: k,
                 a_step: 1,
-                weights,
+                weights: WeightPtr::Grouped(panel),
                 streams: false,
                 weight_step: PANEL_N,
                 panel_stride: 0,
@@ -199,13 +200,15 @@ unsafe fn grouped_rows(args: &mut ConvF32<'_>, weights: GroupedWeights<'_>, kern
                 output: args.output[row * args.output_stride + channel..].as_mut_ptr(),
                 output_stride: args.output_stride,
                 accumulate: in_place,
-                finish: Some(finish),
+                finish: Some(Finish {
+                    bias: args.epilogue.bias[channel..].as_ptr(),
+                    residual,
+                    residual_stride: g.out_c,
+                    min: args.epilogue.min,
+                    max: args.epilogue.max,
+                }),
             };
-            // SAFETY: the caller vouches for the instruction set and has found a pointwise geometry, whose
-            // input is rows of k elements, here no more than the kernel's. `check` proved the lengths: whole
-            // panels of weights and bias up to the padded channels; output and residual have a row of out_c
-            // elements for each.
-            unsafe { (kernel.run)(&tile) };
+            run(&tile, &panel, row..row + rows.len());
         }
     }
     args.epilogue.activate(args.output, 0..g.out_pixels(), 0..g.out_c, args.output_stride);

@@ -16,6 +16,8 @@ mod x86_64;
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) use aarch64::Neon;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", feature = "std"))]
+pub(crate) use aarch64::fetch_ahead;
 #[cfg(test)]
 pub(crate) use array::Array;
 #[cfg(any(all(target_arch = "aarch64", target_feature = "neon"), test))]

@@ -42,8 +42,11 @@ mod blocking;
 #[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
 mod direct;
 pub mod grouped;
-#[cfg(all(target_arch = "x86_64", feature = "std"))]
-mod grouped_vnni;
+#[cfg(all(
+    any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")),
+    feature = "std"
+))]
+mod integer_rows;
 #[cfg(any(
     all(target_arch = "x86_64", feature = "std"),
     all(target_arch = "aarch64", target_feature = "neon"),
@@ -106,11 +109,22 @@ pub fn select(isa: Isa) -> ConvF32Fn {
         {
             return kernel;
         }
+        if isa >= Isa::AvxVnni
+            && let Some(kernel) = x86_64::conv_f32_avxvnni()
+        {
+            return kernel;
+        }
         if isa >= Isa::Avx2
             && let Some(kernel) = x86_64::conv_f32_avx2()
         {
             return kernel;
         }
+    }
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon", feature = "std"))]
+    if isa >= Isa::Dotprod
+        && let Some(kernel) = aarch64::conv_f32_dotprod()
+    {
+        return kernel;
     }
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     if isa >= Isa::Neon {
@@ -136,9 +150,12 @@ pub fn scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
 pub fn grouped_scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
         Isa::Scalar | Isa::CortexM => 0,
-        #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx512 => {
-            grouped_vnni::scratch_len(geometry).max(blocking::grouped_scratch_len(geometry))
+        #[cfg(all(
+            any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")),
+            feature = "std"
+        ))]
+        _ if isa != Isa::Neon => {
+            integer_rows::scratch_len(geometry).max(blocking::grouped_scratch_len(geometry))
         }
         _ => blocking::grouped_scratch_len(geometry),
     }

@@ -981,11 +981,36 @@ fn grouped_weights_of_every_length() {
             for k in
                 [0, 1, 3, 4, 5, 7, 8, 9, 15, 31, 32, 33, 40, 63, 65, 127, 128, 129, 200, 389, 777]
             {
-                for rows in [1, 2, 3, 4, 5, 7, 50] {
+                for rows in [1, 2, 3, 4, 5, 7, 12, 13, 50] {
                     let cols = random.pick(&[1, 8, 9, 16, 17, 32, 33, 50]);
                     let residual = random.pick(&[false, true]);
                     let variant = Variant { grouped: Some((form, group_size)), residual, ..PLAIN };
                     check_all(ConvGeometry::matmul(rows, k, cols), variant, k as u64);
+                }
+            }
+        }
+    }
+}
+
+/// Sums of integers, and all that is done with them, are the same everywhere.
+#[test]
+fn integer_rows_are_equal_bits_on_every_instruction_set() {
+    let mut random = Random::new(5);
+    let with_integers = |isa: &Isa| !matches!(isa, Isa::Scalar | Isa::Neon);
+    for form in forms() {
+        for (group_size, k) in GROUP_SIZES.into_iter().flat_map(|size| [(size, 45), (size, 640)]) {
+            for rows in [1, 2, 3, 4, 7, 12] {
+                let geometry = ConvGeometry::matmul(rows, k, random.pick(&[5, 16, 40]));
+                let variant = Variant { grouped: Some((form, group_size)), ..PLAIN };
+                let problem = Problem::new(geometry, variant, random.next());
+                let mut outputs = Isa::available().filter(with_integers).map(|isa| {
+                    let output =
+                        problem.run(grouped_scratch_len(&geometry, isa), false, select(isa));
+                    (isa, output.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+                });
+                let Some((first, expected)) = outputs.next() else { return };
+                for (isa, output) in outputs {
+                    assert_eq!(output, expected, "{isa} and {first}, {form:?} {rows} x {k}");
                 }
             }
         }

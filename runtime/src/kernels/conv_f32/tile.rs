@@ -66,6 +66,10 @@ pub(crate) struct Row {
 pub(crate) enum WeightPtr {
     F32(*const f32),
     F16(*const f16),
+    #[cfg_attr(
+        not(any(all(target_arch = "aarch64", target_feature = "neon"), test)),
+        allow(dead_code, reason = "tiles of NEON read it")
+    )]
     Grouped(GroupedPanel),
 }
 
@@ -194,7 +198,7 @@ pub(crate) struct TileKernel {
     /// Most rows of a call with at most half a panel of columns.
     pub(crate) narrow_rows: usize,
     pub(crate) panels: usize,
-    /// Most rows of a call with grouped weights.
+    /// Most rows of a call with grouped weights; 0 if there is none.
     pub(crate) grouped_rows: usize,
     /// Unsafe as [`Tile`] says.
     pub(crate) run: unsafe fn(&Tile<'_>),
@@ -326,6 +330,7 @@ pub(crate) unsafe fn tile<
 /// # Safety
 ///
 /// As [`Tile`] says, for `L`; `tile.weights` is `panel`, of the bits of `B`.
+#[cfg(any(all(target_arch = "aarch64", target_feature = "neon"), test))]
 #[inline(always)]
 pub(crate) unsafe fn grouped_tile<L: Lanes, B: Grouped, const MR: usize, const NV: usize>(
     tile: &Tile<'_>,
@@ -423,6 +428,7 @@ pub(crate) unsafe fn grouped_tile<L: Lanes, B: Grouped, const MR: usize, const N
 /// # Safety
 ///
 /// They are readable, and the CPU has the instruction set of `L`.
+#[cfg(any(all(target_arch = "aarch64", target_feature = "neon"), test))]
 #[inline(always)]
 unsafe fn sum<L: Lanes>(from: *const f32, count: usize) -> f32 {
     // SAFETY: the caller's promise.

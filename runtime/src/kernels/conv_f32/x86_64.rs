@@ -3,11 +3,10 @@
 use super::blocked::conv_f32_blocked;
 use super::direct::{self, DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, even};
 use super::grouped::GroupedBits;
-use super::grouped_vnni;
-use super::lanes::{Avx2, Avx512, Grouped, Streamed, W4, W8, Weight};
-use super::tile::{
-    Dequantize, GroupedPanel, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile,
-};
+use super::integer_rows::x86_64::{ROWS_AVX2, ROWS_AVX512, ROWS_AVXVNNI};
+use super::integer_rows::{RowsKernel, conv_f32_integer_rows, suiting};
+use super::lanes::{Avx2, Avx512, Streamed, W4, W8, Weight};
+use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, tile};
 use super::winograd::{
     self, InputTile, OutputTile, WeightPanel, WinogradKernel, conv_f32_winograd, input_tile,
     output_tile_of, weight_panel,
@@ -17,12 +16,12 @@ use crate::Isa;
 use half::f16;
 
 /// The AVX2 tile: 12 sums, 2 registers of weights and one of input fill 15 of 16 registers.
-/// With grouped weights, 2 rows have 8 sums over a group and 4 totals.
+/// Few rows with grouped weights are for [`ROWS_AVX2`].
 pub(crate) const TILE_AVX2: TileKernel = TileKernel {
     rows: 6,
     narrow_rows: 8,
     panels: 1,
-    grouped_rows: 2,
+    grouped_rows: 0,
     run: tile_f32_avx2,
     dequantize: dequantize_avx2,
 };
@@ -32,7 +31,7 @@ pub(crate) const TILE_AVX512: TileKernel = TileKernel {
     rows: 12,
     narrow_rows: 12,
     panels: 2,
-    grouped_rows: 4,
+    grouped_rows: 0,
     run: tile_f32_avx512,
     dequantize: dequantize_avx512,
 };
@@ -63,7 +62,12 @@ const DIRECT_AVX512: DirectKernel = DirectKernel {
 /// # Safety
 ///
 /// The CPU has the instruction set of the kernels.
-unsafe fn conv_f32(args: &mut ConvF32<'_>, tile: TileKernel, winograd: WinogradKernel) {
+unsafe fn conv_f32(
+    args: &mut ConvF32<'_>,
+    tile: TileKernel,
+    winograd: WinogradKernel,
+    rows: RowsKernel,
+) {
     // SAFETY: the contract is the same.
     unsafe {
         match args.weights {
@@ -73,7 +77,10 @@ unsafe fn conv_f32(args: &mut ConvF32<'_>, tile: TileKernel, winograd: WinogradK
             PanelWeights::Float(weights) if direct::suits(&args.geometry) => {
                 conv_f32_direct(args, weights, winograd.product)
             }
-            _ => conv_f32_blocked(args, tile),
+            _ => match suiting(args) {
+                Some(weights) => conv_f32_integer_rows(args, weights, rows),
+                None => conv_f32_blocked(args, tile),
+            },
         }
     }
 }
@@ -256,24 +263,25 @@ unsafe fn winograd_output_avx512(args: &OutputTile) {
 pub(super) fn conv_f32_avx2() -> Option<ConvF32Fn> {
     fn kernel(args: &mut ConvF32<'_>) {
         // SAFETY: this function leaves its parent only where AVX2, FMA and F16C are available.
-        unsafe { conv_f32(args, TILE_AVX2, WINOGRAD_AVX2) }
+        unsafe { conv_f32(args, TILE_AVX2, WINOGRAD_AVX2, ROWS_AVX2) }
     }
     Isa::Avx2.is_available().then_some(kernel as ConvF32Fn)
+}
+
+/// The AVX2 kernel with AVX-VNNI, if this CPU runs it.
+pub(super) fn conv_f32_avxvnni() -> Option<ConvF32Fn> {
+    fn kernel(args: &mut ConvF32<'_>) {
+        // SAFETY: this function leaves its parent only where AVX2, FMA, F16C and AVX-VNNI are available.
+        unsafe { conv_f32(args, TILE_AVX2, WINOGRAD_AVX2, ROWS_AVXVNNI) }
+    }
+    Isa::AvxVnni.is_available().then_some(kernel as ConvF32Fn)
 }
 
 /// The AVX-512 kernel, if this CPU runs it.
 pub(super) fn conv_f32_avx512() -> Option<ConvF32Fn> {
     fn kernel(args: &mut ConvF32<'_>) {
-        if let PanelWeights::Grouped(weights) = args.weights
-            && grouped_vnni::suits(&args.geometry)
-            && args.pixels.len() == args.geometry.out_pixels()
-        {
-            args.check();
-            // SAFETY: checked; this function leaves its parent only where AVX-512 F, BW, VL and VNNI are available.
-            return unsafe { grouped_vnni::grouped_rows(args, weights) };
-        }
-        // SAFETY: this function leaves its parent only where AVX-512 F is available.
-        unsafe { conv_f32(args, TILE_AVX512, WINOGRAD_AVX512) }
+        // SAFETY: this function leaves its parent only where AVX-512 F, BW, VL and VNNI are available.
+        unsafe { conv_f32(args, TILE_AVX512, WINOGRAD_AVX512, ROWS_AVX512) }
     }
     Isa::Avx512.is_available().then_some(kernel as ConvF32Fn)
 }
@@ -308,30 +316,12 @@ unsafe fn tile_f32_avx2(t: &Tile<'_>) {
             }
         }
     }
-    /// # Safety
-    ///
-    /// As [`Tile`] says; `panel` is the tile's weights, of the bits of `B`.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn grouped<B: Grouped>(t: &Tile<'_>, panel: &GroupedPanel) {
-        // SAFETY: the contract is the same.
-        unsafe {
-            match (t.rows.len(), t.cols <= 8) {
-                (1, true) => grouped_tile::<Avx2, B, 1, 1>(t, panel),
-                (_, true) => grouped_tile::<Avx2, B, 2, 1>(t, panel),
-                (1, _) => grouped_tile::<Avx2, B, 1, 2>(t, panel),
-                _ => grouped_tile::<Avx2, B, 2, 2>(t, panel),
-            }
-        }
-    }
     // SAFETY: the contract is the same.
     unsafe {
         match t.weights {
             WeightPtr::F32(w) => by_rows(t, w),
             WeightPtr::F16(w) => by_rows(t, w),
-            WeightPtr::Grouped(panel) => match panel.bits {
-                GroupedBits::W8 => grouped::<W8>(t, &panel),
-                GroupedBits::W4 => grouped::<W4>(t, &panel),
-            },
+            WeightPtr::Grouped(_) => unreachable!("grouped_rows is 0"),
         }
     }
 }
@@ -368,29 +358,12 @@ unsafe fn tile_f32_avx512(t: &Tile<'_>) {
             }
         }
     }
-    /// # Safety
-    ///
-    /// As [`Tile`] says; `panel` is the tile's weights, of the bits of `B`.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn grouped<B: Grouped>(t: &Tile<'_>, panel: &GroupedPanel) {
-        // SAFETY: the contract is the same.
-        unsafe {
-            match t.rows.len() {
-                1 => grouped_tile::<Avx512, B, 1, 1>(t, panel),
-                2 => grouped_tile::<Avx512, B, 2, 1>(t, panel),
-                _ => grouped_tile::<Avx512, B, 4, 1>(t, panel),
-            }
-        }
-    }
     // SAFETY: the contract is the same.
     unsafe {
         match t.weights {
             WeightPtr::F32(w) => by_rows(t, w),
             WeightPtr::F16(w) => by_rows(t, w),
-            WeightPtr::Grouped(panel) => match panel.bits {
-                GroupedBits::W8 => grouped::<W8>(t, &panel),
-                GroupedBits::W4 => grouped::<W4>(t, &panel),
-            },
+            WeightPtr::Grouped(_) => unreachable!("grouped_rows is 0"),
         }
     }
 }

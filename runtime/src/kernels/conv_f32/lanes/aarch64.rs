@@ -7,6 +7,25 @@ use core::arch::aarch64::*;
 #[derive(Clone, Copy)]
 pub(crate) struct Neon(float32x4_t);
 
+#[cfg(feature = "std")]
+impl Neon {
+    /// Integers as floats.
+    ///
+    /// # Safety
+    ///
+    /// The CPU has Advanced SIMD.
+    #[inline(always)]
+    pub(crate) unsafe fn from_i32(integers: int32x4_t) -> Neon {
+        // SAFETY: the target has Advanced SIMD.
+        Neon(unsafe { vcvtq_f32_s32(integers) })
+    }
+}
+
+/// Does nothing: fetching ahead is measured on x86-64 only.
+#[cfg(feature = "std")]
+#[inline(always)]
+pub(crate) fn fetch_ahead(_weights: *const u8) {}
+
 impl Lanes for Neon {
     const LEN: usize = 4;
 

@@ -7,6 +7,19 @@ use core::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(__m256);
 
+impl Avx2 {
+    /// Integers as floats.
+    ///
+    /// # Safety
+    ///
+    /// The CPU has AVX2.
+    #[inline(always)]
+    pub(crate) unsafe fn from_i32(integers: __m256i) -> Avx2 {
+        // SAFETY: the caller has AVX2.
+        Avx2(unsafe { _mm256_cvtepi32_ps(integers) })
+    }
+}
+
 /// `MASKS[8 - n..]` starts with n set lanes.
 static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
 
