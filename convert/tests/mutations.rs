@@ -523,10 +523,14 @@ fn packed_constants_are_only_weights() {
         for packed in packed.collect::<Vec<_>>() {
             for at in zone_of(&zones, Section::Steps).step_by(StepRecord::SIZE) {
                 let step = StepRecord::read(&file[at..]);
-                let has_weights = matches!(step.op, 1..=3);
-                for input in
-                    (0..usize::from(step.input_count)).filter(|input| *input != 1 || !has_weights)
-                {
+                // Of layers, and of quantized_lstm.
+                let weights = match step.op {
+                    1..=3 => 1..2,
+                    48 => 1..3,
+                    _ => 0..0,
+                };
+                let others = |input: &usize| !weights.contains(input);
+                for input in (0..usize::from(step.input_count)).filter(others) {
                     let operand =
                         operands.start + (step.operands_start as usize + input) * u32::SIZE;
                     let stands = u32::read(&file[operand..]);
