@@ -163,7 +163,7 @@ def peak_mb(*command):
 def memory(args, model, folder):
     prompt = folder / "prompt.txt"
     prompt.write_text("The cat sat on the mat. " * 73)  # 512 tokens of most vocabularies
-    options = ["--prompt-file", prompt, "--max-tokens", 64, "--temperature", 0]
+    options = ["--prompt-file", prompt, "--max-tokens", 64, "--temperature", 0, "--json"]
     ours = peak_mb(args.whit, "generate", model, *options) - peak_mb(args.whit, "--version")
     report = json.loads(whit(args, "inspect", model, "--context", CONTEXT, "--json"))
     program = "import llama_cpp"
@@ -196,13 +196,14 @@ def main():
         folder = pathlib.Path(temporary)
         model = folder / "model.whit"
         whit(args, "convert", args.gguf, "-o", model, "--context", CONTEXT)
+        # First: what a process has at its peak includes what this one had when it started it.
+        if "memory" in args.only:
+            memory(args, model, folder)
         if "texts" in args.only:
             texts(args, model, folder)
         if "rates" in args.only:
             for threads in args.threads:
                 rates(args, model, threads)
-        if "memory" in args.only:
-            memory(args, model, folder)
 
 
 main()
