@@ -29,7 +29,7 @@ mod scale_shift;
 pub(crate) mod widen;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use check::check;
 pub use fold::fold_with;

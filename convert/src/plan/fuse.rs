@@ -33,7 +33,7 @@ pub(super) struct Fused {
 pub(super) fn activations(graph: &Graph) -> Fused {
     let consumers = graph.consumers();
     let results: HashSet<ValueId> = graph.results().collect();
-    // The one node that reads a value of a node, as its only float input of that shape.
+    // The one node that reads a value, which isn't a result of the model, and what it makes of it in the same shape.
     let reader = |value: ValueId| -> Option<(usize, &Node, ValueId)> {
         let [index] = consumers[value.0 as usize][..] else { return None };
         let node = &graph.nodes[index];
@@ -90,87 +90,54 @@ mod tests {
     use super::*;
     use crate::dim::Dim;
     use crate::evaluate::{Program, Reals, feed, output_reals};
-    use crate::graph::{Clamp, Conv, MatMul, UnaryKind};
+    use crate::graph::{Clamp, Conv, UnaryKind};
+    use crate::passes::tests::builder::Build;
     use crate::plan::PlanOptions;
-    use crate::tensor::Tensor;
 
-    fn numbers(len: usize) -> Vec<f32> {
-        (0..len).map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0).collect()
+    /// A layer with 5 outputs: a convolution of one pixel, or with two axes a matrix product.
+    fn layer(build: &mut Build, shape: &[usize]) -> ValueId {
+        let x = build.input(shape);
+        let axes = shape.len() - 2;
+        if axes == 0 {
+            return build.dense(x, 5);
+        }
+        let one = vec![1; axes];
+        let weights = build.random(&[&[5], &one[..], &shape[axes + 1..]].concat());
+        let mut made = build.shape(x);
+        made[axes + 1] = Dim::from(5usize);
+        let conv = Conv {
+            kernel: one.clone(),
+            stride: one.clone(),
+            dilation: one,
+            pad_before: vec![0; axes],
+            pad_after: vec![0; axes],
+            groups: 1,
+            clamp: Clamp::RELU,
+            inner_quant: None,
+        };
+        build.node(Op::Conv(conv), &[x, weights], made)
     }
 
-    #[derive(Default)]
-    struct Build(Graph);
-
-    impl Build {
-        fn node(&mut self, op: Op, inputs: &[ValueId], shape: &[usize]) -> ValueId {
-            let name = format!("n{}", self.0.nodes.len());
-            let shape = shape.iter().map(|dim| Dim::from(*dim)).collect();
-            let made = self.0.add_value(name.clone(), DType::F32, shape);
-            let inputs = inputs.iter().copied().map(Some).collect();
-            self.0.nodes.push(Node { name, op, inputs, outputs: vec![made] });
-            made
-        }
-
-        fn constant(&mut self, shape: &[usize], values: &[f32]) -> ValueId {
-            self.0.add_constant("c", Tensor::from_f32(shape, values))
-        }
-
-        /// A convolution of `x`, or with two axes a matrix product, as a layer with 5 outputs.
-        fn layer(&mut self, shape: &[usize]) -> (ValueId, Vec<usize>) {
-            let dims = shape.iter().map(|dim| Dim::from(*dim)).collect();
-            let x = self.0.add_value("x", DType::F32, dims);
-            self.0.inputs.push(x);
-            let (c, axes) = (shape[shape.len() - 1], shape.len() - 2);
-            let mut made = shape.to_vec();
-            made[axes + 1] = 5;
-            let bias = self.constant(&[5], &numbers(5));
-            if axes == 0 {
-                let weights = self.constant(&[c, 5], &numbers(5 * c));
-                let op = Op::MatMul(MatMul {
-                    transpose_a: false,
-                    transpose_b: false,
-                    clamp: Clamp::NONE,
-                    inner_quant: None,
-                });
-                return (self.node(op, &[x, weights, bias], &made), made);
-            }
-            let one = vec![1; axes];
-            let kernel = [&[5], &one[..], &[c]].concat();
-            let weights = self.constant(&kernel, &numbers(5 * c));
-            let op = Op::Conv(Conv {
-                kernel: one.clone(),
-                stride: one.clone(),
-                dilation: one.clone(),
-                pad_before: vec![0; axes],
-                pad_after: vec![0; axes],
-                groups: 1,
-                clamp: Clamp::RELU,
-                inner_quant: None,
-            });
-            (self.node(op, &[x, weights, bias], &made), made)
-        }
-
-        /// Steps that are left, given that the results are the same to the bit.
-        fn steps(&self) -> usize {
-            let input = &self.0.value(self.0.inputs[0]).shape;
-            let shape: Vec<usize> =
-                input.iter().map(|dim| dim.as_const().unwrap() as usize).collect();
-            let samples = Reals { samples: vec![numbers(shape.iter().product())], shape };
-            let [(apart, _), (fused, steps)] = [false, true].map(|fuse| {
-                let options = PlanOptions { fuse, ..PlanOptions::default() };
-                let program = Program::new(&self.0, &options).unwrap();
-                let mut session = program.session(None).unwrap();
-                feed(&mut session, &samples, 0).unwrap();
-                session.run().unwrap();
-                let outputs: Vec<Vec<u32>> = (0..self.0.outputs.len())
-                    .map(|output| output_reals(&session, output).unwrap())
-                    .map(|reals| reals.iter().map(|real| real.to_bits()).collect())
-                    .collect();
-                (outputs, program.plan.steps.len())
-            });
-            assert_eq!(apart, fused);
-            steps
-        }
+    /// Steps that are left, given that the results are the same to the bit.
+    fn steps(mut build: Build) -> usize {
+        let shape = build.shape(build.graph.inputs[0]);
+        let shape: Vec<usize> = shape.iter().map(|dim| dim.as_const().unwrap() as usize).collect();
+        let samples = Reals { samples: vec![build.numbers(shape.iter().product())], shape };
+        let graph = build.graph;
+        let [(apart, _), (fused, steps)] = [false, true].map(|fuse| {
+            let options = PlanOptions { fuse, ..PlanOptions::default() };
+            let program = Program::new(&graph, &options).unwrap();
+            let mut session = program.session(None).unwrap();
+            feed(&mut session, &samples, 0).unwrap();
+            session.run().unwrap();
+            let outputs: Vec<Vec<u32>> = (0..graph.outputs.len())
+                .map(|output| output_reals(&session, output).unwrap())
+                .map(|reals| reals.iter().map(|real| real.to_bits()).collect())
+                .collect();
+            (outputs, program.plan.steps.len())
+        });
+        assert_eq!(apart, fused);
+        steps
     }
 
     /// Chains behind layers of every rank, with a summand on either side.
@@ -179,13 +146,13 @@ mod tests {
         for shape in [&[3, 7][..], &[1, 6, 7], &[1, 4, 3, 7]] {
             for kind in [UnaryKind::HardSwish, UnaryKind::Silu, UnaryKind::Gelu, UnaryKind::Tanh] {
                 let mut build = Build::default();
-                let (y, shape) = build.layer(shape);
-                let y = build.node(Op::Unary(kind), &[y], &shape);
-                let (scale, shift) = (build.constant(&[1], &[0.7]), build.constant(&[], &[-0.3]));
-                let y = build.node(Op::Binary(BinaryKind::Mul), &[scale, y], &shape);
-                let y = build.node(Op::Binary(BinaryKind::Add), &[y, shift], &shape);
-                build.0.outputs = vec![y];
-                assert_eq!(build.steps(), 1, "{kind:?} {shape:?}");
+                let y = layer(&mut build, shape);
+                let y = build.unary(kind, y);
+                let (scale, shift) = (build.constant(&[1], &[0.7]), build.scalar(-0.3));
+                let y = build.binary(BinaryKind::Mul, scale, y);
+                let y = build.binary(BinaryKind::Add, y, shift);
+                build.graph.outputs = vec![y];
+                assert_eq!(steps(build), 1, "{kind:?} {shape:?}");
             }
         }
     }
@@ -195,30 +162,30 @@ mod tests {
     fn others_stay() {
         let shape = [1, 4, 3, 7];
         let mut shown = Build::default();
-        let (y, made) = shown.layer(&shape);
-        let z = shown.node(Op::Unary(UnaryKind::Silu), &[y], &made);
-        shown.0.outputs = vec![y, z];
-        assert_eq!(shown.steps(), 2, "the layer's result is an output");
+        let y = layer(&mut shown, &shape);
+        let z = shown.unary(UnaryKind::Silu, y);
+        shown.graph.outputs = vec![y, z];
+        assert_eq!(steps(shown), 2, "the layer's result is an output");
 
         let mut gate = Build::default();
-        let (y, made) = gate.layer(&shape);
-        let z = gate.node(Op::Unary(UnaryKind::Sigmoid), &[y], &made);
-        let product = gate.node(Op::Binary(BinaryKind::Mul), &[y, z], &made);
-        gate.0.outputs = vec![product];
-        assert_eq!(gate.steps(), 3, "two readers");
+        let y = layer(&mut gate, &shape);
+        let z = gate.unary(UnaryKind::Sigmoid, y);
+        let product = gate.binary(BinaryKind::Mul, y, z);
+        gate.graph.outputs = vec![product];
+        assert_eq!(steps(gate), 3, "two readers");
 
         let mut other = Build::default();
-        let (y, made) = other.layer(&shape);
-        let z = other.node(Op::Unary(UnaryKind::Sqrt), &[y], &made);
-        other.0.outputs = vec![z];
-        assert_eq!(other.steps(), 2, "no function of layers");
+        let y = layer(&mut other, &shape);
+        let z = other.unary(UnaryKind::Sqrt, y);
+        other.graph.outputs = vec![z];
+        assert_eq!(steps(other), 2, "no function of layers");
 
         let mut channels = Build::default();
-        let (y, made) = channels.layer(&shape);
-        let y = channels.node(Op::Unary(UnaryKind::Silu), &[y], &made);
-        let scale = channels.constant(&[5], &numbers(5));
-        let y = channels.node(Op::Binary(BinaryKind::Mul), &[y, scale], &made);
-        channels.0.outputs = vec![y];
-        assert_eq!(channels.steps(), 2, "a factor per channel");
+        let y = layer(&mut channels, &shape);
+        let y = channels.unary(UnaryKind::Silu, y);
+        let scale = channels.random(&[5]);
+        let y = channels.binary(BinaryKind::Mul, y, scale);
+        channels.graph.outputs = vec![y];
+        assert_eq!(steps(channels), 2, "a factor per channel");
     }
 }

@@ -8,14 +8,14 @@ use crate::tensor::Tensor;
 
 /// A graph in the making.
 #[derive(Default)]
-pub(super) struct Build {
-    pub(super) graph: Graph,
+pub(crate) struct Build {
+    pub(crate) graph: Graph,
     seed: u64,
 }
 
 impl Build {
     /// Pseudo-random numbers in −1..1 (the constants of Knuth's MMIX generator).
-    pub(super) fn numbers(&mut self, len: usize) -> Vec<f32> {
+    pub(crate) fn numbers(&mut self, len: usize) -> Vec<f32> {
         let mut next = || {
             self.seed =
                 self.seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -25,38 +25,38 @@ impl Build {
     }
 
     /// The symbol `batch`, as a dimension.
-    pub(super) fn batch(&mut self) -> Dim {
+    pub(crate) fn batch(&mut self) -> Dim {
         self.graph.symbols.push(Symbol { name: "batch".into(), min: 1, max: 8 });
         Dim::symbol(self.graph.symbols.len() as u32 - 1)
     }
 
-    pub(super) fn input(&mut self, shape: &[usize]) -> ValueId {
+    pub(crate) fn input(&mut self, shape: &[usize]) -> ValueId {
         let shape = shape.iter().map(|d| Dim::from(*d)).collect();
         self.input_dims(shape)
     }
 
-    pub(super) fn input_dims(&mut self, shape: Vec<Dim>) -> ValueId {
+    pub(crate) fn input_dims(&mut self, shape: Vec<Dim>) -> ValueId {
         let id = self.graph.add_value("x", DType::F32, shape);
         self.graph.inputs.push(id);
         id
     }
 
     /// A random constant.
-    pub(super) fn random(&mut self, shape: &[usize]) -> ValueId {
+    pub(crate) fn random(&mut self, shape: &[usize]) -> ValueId {
         let values = self.numbers(shape.iter().product());
         self.graph.add_constant("c", Tensor::from_f32(shape, &values))
     }
 
-    pub(super) fn constant(&mut self, shape: &[usize], values: &[f32]) -> ValueId {
+    pub(crate) fn constant(&mut self, shape: &[usize], values: &[f32]) -> ValueId {
         self.graph.add_constant("c", Tensor::from_f32(shape, values))
     }
 
-    pub(super) fn scalar(&mut self, value: f32) -> ValueId {
+    pub(crate) fn scalar(&mut self, value: f32) -> ValueId {
         self.constant(&[], &[value])
     }
 
     /// A node with a result of this shape and type f32.
-    pub(super) fn node(&mut self, op: Op, inputs: &[ValueId], shape: Vec<Dim>) -> ValueId {
+    pub(crate) fn node(&mut self, op: Op, inputs: &[ValueId], shape: Vec<Dim>) -> ValueId {
         let name = format!("n{}", self.graph.nodes.len());
         let y = self.graph.add_value(name.clone(), DType::F32, shape);
         let inputs = inputs.iter().map(|id| Some(*id)).collect();
@@ -64,32 +64,32 @@ impl Build {
         y
     }
 
-    pub(super) fn shape(&self, id: ValueId) -> Vec<Dim> {
+    pub(crate) fn shape(&self, id: ValueId) -> Vec<Dim> {
         self.graph.value(id).shape.clone()
     }
 
-    pub(super) fn unary(&mut self, kind: UnaryKind, x: ValueId) -> ValueId {
+    pub(crate) fn unary(&mut self, kind: UnaryKind, x: ValueId) -> ValueId {
         let shape = self.shape(x);
         self.node(Op::Unary(kind), &[x], shape)
     }
 
-    pub(super) fn binary(&mut self, kind: BinaryKind, a: ValueId, b: ValueId) -> ValueId {
+    pub(crate) fn binary(&mut self, kind: BinaryKind, a: ValueId, b: ValueId) -> ValueId {
         let shape = super::super::check::broadcast(&self.shape(a), &self.shape(b)).expect("fits");
         self.node(Op::Binary(kind), &[a, b], shape)
     }
 
-    pub(super) fn transpose(&mut self, x: ValueId, perm: &[usize]) -> ValueId {
+    pub(crate) fn transpose(&mut self, x: ValueId, perm: &[usize]) -> ValueId {
         let shape = self.shape(x);
         let shape = perm.iter().map(|p| shape[*p].clone()).collect();
         self.node(Op::Transpose { perm: perm.to_vec() }, &[x], shape)
     }
 
-    pub(super) fn reshape(&mut self, x: ValueId, shape: Vec<Dim>) -> ValueId {
+    pub(crate) fn reshape(&mut self, x: ValueId, shape: Vec<Dim>) -> ValueId {
         self.node(Op::Reshape, &[x], shape)
     }
 
     /// A convolution over NHWC with a bias.
-    pub(super) fn conv(&mut self, x: ValueId, out: usize, kernel: usize, pad: usize) -> ValueId {
+    pub(crate) fn conv(&mut self, x: ValueId, out: usize, kernel: usize, pad: usize) -> ValueId {
         let weights = {
             let channels = self.channels(x);
             self.random(&[out, kernel, kernel, channels])
@@ -98,7 +98,7 @@ impl Build {
         self.conv_with(x, &[weights, bias], out, kernel, pad)
     }
 
-    pub(super) fn conv_with(
+    pub(crate) fn conv_with(
         &mut self,
         x: ValueId,
         weights: &[ValueId],
@@ -125,7 +125,7 @@ impl Build {
     }
 
     /// A convolution over NCHW as importers write it: transposes around.
-    pub(super) fn conv_nchw(
+    pub(crate) fn conv_nchw(
         &mut self,
         x: ValueId,
         out: usize,
@@ -138,11 +138,11 @@ impl Build {
     }
 
     /// Size of the last axis.
-    pub(super) fn channels(&self, x: ValueId) -> usize {
+    pub(crate) fn channels(&self, x: ValueId) -> usize {
         self.graph.value(x).shape.last().and_then(Dim::as_const).expect("constant") as usize
     }
 
-    pub(super) fn matmul(&mut self, a: ValueId, b: ValueId) -> ValueId {
+    pub(crate) fn matmul(&mut self, a: ValueId, b: ValueId) -> ValueId {
         let mut shape = self.shape(a);
         shape.pop();
         shape.extend(self.shape(b).pop());
@@ -156,13 +156,13 @@ impl Build {
     }
 
     /// A fully connected layer with random weights.
-    pub(super) fn dense(&mut self, x: ValueId, out: usize) -> ValueId {
+    pub(crate) fn dense(&mut self, x: ValueId, out: usize) -> ValueId {
         let channels = self.channels(x);
         let weights = self.random(&[channels, out]);
         self.matmul(x, weights)
     }
 
-    pub(super) fn batch_norm(&mut self, x: ValueId) -> ValueId {
+    pub(crate) fn batch_norm(&mut self, x: ValueId) -> ValueId {
         let c = self.channels(x);
         let scale: Vec<f32> = self.numbers(c).iter().map(|v| 1.0 + v / 2.0).collect();
         let scale = self.constant(&[c], &scale);
@@ -173,14 +173,14 @@ impl Build {
         self.node(Op::BatchNorm { epsilon: 1e-5 }, &[x, scale, bias, mean, var], shape)
     }
 
-    pub(super) fn softmax(&mut self, x: ValueId, axis: usize) -> ValueId {
+    pub(crate) fn softmax(&mut self, x: ValueId, axis: usize) -> ValueId {
         let shape = self.shape(x);
         self.node(Op::Softmax { axis, log: false }, &[x], shape)
     }
 
     /// The trailing axes from `axis` on, normalised, with a random scale and bias where they can be
     /// constants.
-    pub(super) fn normalize(&mut self, x: ValueId, kind: NormKind, axis: usize) -> ValueId {
+    pub(crate) fn normalize(&mut self, x: ValueId, kind: NormKind, axis: usize) -> ValueId {
         let shape = self.shape(x);
         let sizes: Option<Vec<usize>> =
             shape[axis..].iter().map(|d| d.as_const().map(|d| d as usize)).collect();
@@ -193,7 +193,7 @@ impl Build {
     }
 
     /// Each of `len` results as two neighbours of an axis of `size`, weighted.
-    pub(super) fn interpolate(
+    pub(crate) fn interpolate(
         &mut self,
         x: ValueId,
         axis: usize,
@@ -210,7 +210,7 @@ impl Build {
     }
 
     /// The first `k` elements along an axis, and their indices.
-    pub(super) fn top_k(&mut self, x: ValueId, axis: usize, k: usize) -> [ValueId; 2] {
+    pub(crate) fn top_k(&mut self, x: ValueId, axis: usize, k: usize) -> [ValueId; 2] {
         let mut shape = self.shape(x);
         shape[axis] = Dim::from(k);
         let values = self.node(Op::TopK { axis, smallest: false }, &[x], shape.clone());
@@ -220,7 +220,7 @@ impl Build {
     }
 
     /// Scaled dot-product attention of `x` on itself, over its last two axes.
-    pub(super) fn attention(&mut self, x: ValueId, size: usize) -> ValueId {
+    pub(crate) fn attention(&mut self, x: ValueId, size: usize) -> ValueId {
         let rank = self.shape(x).len();
         // Small scores: a softmax of large ones is a choice, which rounding may change.
         let x = self.unary(UnaryKind::Tanh, x);
@@ -235,7 +235,7 @@ impl Build {
         self.matmul(weights, v)
     }
 
-    pub(super) fn concat(&mut self, parts: &[ValueId], axis: usize) -> ValueId {
+    pub(crate) fn concat(&mut self, parts: &[ValueId], axis: usize) -> ValueId {
         let mut shape = self.shape(parts[0]);
         for part in &parts[1..] {
             shape[axis] = shape[axis].add(&self.shape(*part)[axis]);
@@ -243,13 +243,13 @@ impl Build {
         self.node(Op::Concat { axis }, parts, shape)
     }
 
-    pub(super) fn mean(&mut self, x: ValueId, axes: &[usize], keep_dims: bool) -> ValueId {
+    pub(crate) fn mean(&mut self, x: ValueId, axes: &[usize], keep_dims: bool) -> ValueId {
         let shape = super::super::check::reduced(&self.shape(x), axes, keep_dims);
         let axes = axes.to_vec();
         self.node(Op::Reduce { kind: ReduceKind::Mean, axes, keep_dims }, &[x], shape)
     }
 
-    pub(super) fn pad(&mut self, x: ValueId, before: &[usize], after: &[usize]) -> ValueId {
+    pub(crate) fn pad(&mut self, x: ValueId, before: &[usize], after: &[usize]) -> ValueId {
         let grow = |i: usize, d: &Dim| d.add(&Dim::from(before[i])).add(&Dim::from(after[i]));
         let shape = self.shape(x).iter().enumerate().map(|(i, d)| grow(i, d)).collect();
         let (before, after) = (before.to_vec(), after.to_vec());
@@ -257,7 +257,7 @@ impl Build {
     }
 
     /// From `start`, as many as `size`, with this step along one axis.
-    pub(super) fn slice(
+    pub(crate) fn slice(
         &mut self,
         x: ValueId,
         axis: usize,
@@ -272,7 +272,7 @@ impl Build {
         self.node(Op::Slice { starts, steps }, &[x], shape)
     }
 
-    pub(super) fn max_pool(&mut self, x: ValueId) -> ValueId {
+    pub(crate) fn max_pool(&mut self, x: ValueId) -> ValueId {
         let mut shape = self.shape(x);
         for axis in [1, 2] {
             shape[axis] = shape[axis].floor_div(&Dim::from(2usize)).expect("not zero");
@@ -290,7 +290,7 @@ impl Build {
         self.node(Op::Pool(pool), &[x], shape)
     }
 
-    pub(super) fn quantize(&mut self, x: ValueId, scale: f32, zero_point: i32) -> ValueId {
+    pub(crate) fn quantize(&mut self, x: ValueId, scale: f32, zero_point: i32) -> ValueId {
         let shape = self.shape(x);
         let y = self.node(Op::Quantize, &[x], shape);
         let value = self.graph.value_mut(y);
@@ -299,19 +299,19 @@ impl Build {
         y
     }
 
-    pub(super) fn dequantize(&mut self, x: ValueId) -> ValueId {
+    pub(crate) fn dequantize(&mut self, x: ValueId) -> ValueId {
         let shape = self.shape(x);
         self.node(Op::Dequantize, &[x], shape)
     }
 
     /// A quantize and dequantize pair.
-    pub(super) fn qdq(&mut self, x: ValueId) -> ValueId {
+    pub(crate) fn qdq(&mut self, x: ValueId) -> ValueId {
         let y = self.quantize(x, 1.0 / 32.0, 3);
         self.dequantize(y)
     }
 
     /// Dequantized random i8 weights, one scale per index of `axis`.
-    pub(super) fn weights_i8(&mut self, shape: &[usize], axis: usize) -> ValueId {
+    pub(crate) fn weights_i8(&mut self, shape: &[usize], axis: usize) -> ValueId {
         let values = self.numbers(shape.iter().product());
         let values: Vec<i8> = values.iter().map(|v| (v * 127.0) as i8).collect();
         let scales = self.numbers(shape[axis]).iter().map(|v| v.abs() / 64.0 + 0.001).collect();
@@ -321,7 +321,7 @@ impl Build {
     }
 
     /// The graph with these outputs, named.
-    pub(super) fn finish(&mut self, outputs: &[ValueId]) -> Graph {
+    pub(crate) fn finish(&mut self, outputs: &[ValueId]) -> Graph {
         self.graph.outputs = outputs.to_vec();
         for id in outputs {
             self.graph.value_mut(*id).name = format!("out{}", id.0);

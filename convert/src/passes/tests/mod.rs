@@ -2,7 +2,7 @@
 //! computes the same.
 
 mod attention;
-mod builder;
+pub(crate) mod builder;
 mod cells;
 mod cleaning;
 mod functions;
