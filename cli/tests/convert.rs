@@ -87,6 +87,32 @@ fn exact_tflite_is_for_tflite() {
 }
 
 #[test]
+fn the_arena_shrinks_on_demand() {
+    let folder = Folder::new("arena");
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/digits/digits.onnx");
+    let to = folder.path("model.whit");
+    let arena = |goal: &[&str]| {
+        let output = whit(&[&["convert", model, "-o", &to], goal].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(whit(&["verify", &to]).status.success());
+        let output = whit(&["inspect", &to, "--json"]);
+        let found: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        found["arena_bytes"].as_u64().expect("a number")
+    };
+    let (whole, smallest) = (arena(&[]), arena(&["--max-arena", "smallest"]));
+    assert!(smallest < whole, "{smallest} of {whole} bytes");
+    assert_eq!(arena(&["--max-arena", &whole.to_string()]), whole);
+
+    std::fs::remove_file(&to).expect("a file");
+    let output = whit(&["convert", model, "-o", &to, "--max-arena", "100B"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains(&format!("takes {smallest} bytes")) && said.contains("bands"), "{said}");
+    assert!(!std::path::Path::new(&to).exists());
+    assert_eq!(whit(&["convert", model, "-o", &to, "--max-arena", "2x"]).status.code(), Some(2));
+}
+
+#[test]
 fn check_accepts_half_precision() {
     let folder = Folder::new("half");
     let tensor = |name: &str| ValueInfoProto::tensor(name, data_type::FLOAT16, [2i64, 6]);

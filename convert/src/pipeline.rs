@@ -10,7 +10,7 @@ use crate::emit::emit_with;
 use crate::evaluate::{self, EvaluateError, Program, Samples};
 use crate::graph::{Graph, Op, ValueId};
 use crate::passes;
-use crate::plan::{PlanOptions, Target, plan};
+use crate::plan::{ArenaGoal, PlanOptions, Target, plan};
 use crate::quantize::calibrate::{Calibration, Method, Ranges, calibrate};
 use crate::quantize::improve::{Context, Effect, Steps, improve};
 use crate::quantize::integers;
@@ -48,6 +48,8 @@ pub struct ConvertOptions {
     pub target: Target,
     /// Round as TFLite's reference kernels do; for graphs imported from TFLite.
     pub exact_tflite: bool,
+    /// How much memory activations may take.
+    pub arena: Option<ArenaGoal>,
     /// Store a baseline for the monitor, made from the samples.
     pub monitor: Option<MonitorOptions>,
 }
@@ -65,6 +67,7 @@ impl Default for ConvertOptions {
             golden_cases: 2,
             target: Target::Any,
             exact_tflite: false,
+            arena: None,
             monitor: None,
         }
     }
@@ -220,8 +223,12 @@ fn convert_with(
         _ if is_float && has_halves(&graph) => Numbers::F16,
         numbers => numbers,
     };
-    let plan_options =
-        PlanOptions { target: options.target, exact_tflite: options.exact_tflite, fuse: true };
+    let plan_options = PlanOptions {
+        target: options.target,
+        exact_tflite: options.exact_tflite,
+        fuse: true,
+        arena: None,
+    };
 
     let mut calibration = "none".to_owned();
     if already_quantized {
@@ -363,7 +370,7 @@ fn convert_with(
         graph.metadata.push(("quantization.float_nodes".to_owned(), report.float_nodes.join("\n")));
     }
 
-    let program = Program::new(&graph, &plan_options)?;
+    let program = Program::new(&graph, &PlanOptions { arena: options.arena, ..plan_options })?;
     watch.progress("recording golden vectors", 0, options.golden_cases);
     let golden = evaluate::golden(&program, samples, options.golden_cases)?;
     report.steps = program.plan.steps.len();

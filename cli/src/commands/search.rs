@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use whit_convert::evaluate::Samples;
 use whit_convert::graph::Graph;
+use whit_convert::plan::ArenaGoal;
 use whit_convert::quantize::search::{Budget, Front, Point, Prefer, Search};
 
 use crate::data::Dataset;
@@ -25,9 +26,10 @@ pub(super) struct SearchArgs {
     /// For --quantize auto: the largest file, such as 100KB
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     max_size: Option<u64>,
-    /// For --quantize auto: the largest arena, such as 64KB
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
-    max_arena: Option<u64>,
+    /// The largest arena, such as 64KB, or `smallest`: where activations would take more, layers are computed in bands of
+    /// rows. --quantize auto looks for numbers with which they don't
+    #[arg(long, value_name = "BYTES", value_parser = parse_arena)]
+    max_arena: Option<ArenaGoal>,
     /// For --quantize auto: the longest median of a run here, such as 250us or 2ms
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     max_latency: Option<Duration>,
@@ -81,6 +83,14 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+fn parse_arena(text: &str) -> Result<ArenaGoal, String> {
+    if text == "smallest" {
+        return Ok(ArenaGoal::Smallest);
+    }
+    let bytes = parse_bytes(text).map_err(|why| format!("{why}, or `smallest`"))?;
+    usize::try_from(bytes).map(ArenaGoal::AtMost).map_err(|_| format!("`{text}` is too large"))
+}
+
 fn parse_time(text: &str) -> Result<Duration, String> {
     let units = [
         ("us", 1e-6),
@@ -102,6 +112,11 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 }
 
 impl SearchArgs {
+    /// How much memory activations may take.
+    pub(super) fn arena(&self) -> Option<ArenaGoal> {
+        self.max_arena
+    }
+
     /// What is searched for, on this data.
     pub(super) fn wanted<'d>(
         &self,
@@ -124,7 +139,10 @@ impl SearchArgs {
         let mut budget = Budget {
             max_drop: self.max_drop,
             max_file_bytes: self.max_size,
-            max_arena_bytes: self.max_arena,
+            max_arena_bytes: match self.max_arena {
+                Some(ArenaGoal::AtMost(bytes)) => Some(bytes as u64),
+                Some(ArenaGoal::Smallest) | None => None,
+            },
             max_latency_us: self.max_latency.map(|time| time.as_secs_f64() * 1e6),
         };
         if budget == Budget::default() {

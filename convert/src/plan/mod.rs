@@ -8,10 +8,12 @@
 
 pub mod alias;
 pub mod arena;
+mod bands;
 mod builder;
 mod dims;
 mod fuse;
 pub mod order;
+mod share;
 pub mod state;
 mod steps;
 
@@ -24,6 +26,7 @@ use crate::graph::{Graph, Node, ValueId};
 use crate::passes::check;
 
 pub use builder::Builder;
+use fuse::Fused;
 pub(crate) use steps::packed_weights;
 
 /// What can go wrong between a graph and its plan. Every variant names the node.
@@ -60,6 +63,17 @@ pub enum PlanError {
         "the model has {0} symbolic dimensions and expressions, more than the format's 256; fix some with --dim NAME=N"
     )]
     TooManyDims(usize),
+    /// An arena that can't be as small as was asked for.
+    #[error(
+        "the arena takes {least} bytes with layers computed in bands of rows, and {wanted} were asked for; allow {least}, give the \
+         model a smaller input, or quantize it to int8"
+    )]
+    Arena {
+        /// Bytes asked for.
+        wanted: usize,
+        /// The smallest arena that was found.
+        least: usize,
+    },
     /// A size that doesn't fit.
     #[error("tensor `{0}` is too large: its size overflows")]
     TooLarge(String),
@@ -74,6 +88,18 @@ pub struct PlanOptions {
     pub exact_tflite: bool,
     /// Functions behind float layers become part of the layers' steps; the values in between are gone then.
     pub fuse: bool,
+    /// How much memory activations may take. Where it is too much, layers are computed in bands of rows, and the values in between are
+    /// gone then.
+    pub arena: Option<ArenaGoal>,
+}
+
+/// How small the arena is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArenaGoal {
+    /// As small as it gets.
+    Smallest,
+    /// At most so many bytes.
+    AtMost(usize),
 }
 
 /// The machine that a file is made for. Every backend runs every file; the wrong one is slower.
@@ -200,8 +226,24 @@ pub struct Plan {
 pub fn plan(graph: &Graph, options: &PlanOptions) -> Result<Plan, PlanError> {
     // A tensor that is read but never made would be whatever lies in the arena.
     check(graph).map_err(PlanError::Graph)?;
+    let whole = plan_whole(graph, options)?;
+    match options.arena {
+        None => Ok(whole),
+        Some(goal) => {
+            let fused = fused(graph, options);
+            bands::shrink(graph, &fused, whole, goal, |graph| plan_whole(graph, options))
+        }
+    }
+}
+
+fn fused(graph: &Graph, options: &PlanOptions) -> Fused {
+    if options.fuse { fuse::activations(graph) } else { Fused::default() }
+}
+
+/// [`plan`] without bands.
+fn plan_whole(graph: &Graph, options: &PlanOptions) -> Result<Plan, PlanError> {
     let mut builder = Builder::new(graph, options)?;
-    let fused = if options.fuse { fuse::activations(graph) } else { fuse::Fused::default() };
+    let fused = fused(graph, options);
     for (index, node) in graph.nodes.iter().enumerate() {
         if let Some((activation, made)) = fused.layers.get(&index) {
             let layer = Node { outputs: vec![*made], ..node.clone() };
@@ -215,6 +257,7 @@ pub fn plan(graph: &Graph, options: &PlanOptions) -> Result<Plan, PlanError> {
     plan.steps = order::lower_peak(&plan, &aliases);
     alias::in_place(&plan, &mut aliases);
     arena::assign(&mut plan, &aliases);
+    share::constants(&mut plan);
     plan.metadata = graph.metadata.clone();
     Ok(plan)
 }

@@ -7,7 +7,7 @@ use whit::format::{
 };
 
 use crate::dim::Dim;
-use crate::graph::{CoordinateMode, NearestRounding, Node, PadMode, ResizeMode};
+use crate::graph::{CoordinateMode, NearestRounding, Node, PadMode, ResizeMode, ValueId};
 use crate::plan::builder::unsupported;
 use crate::plan::{Builder, PlanError};
 
@@ -30,33 +30,57 @@ pub(super) fn reshape(builder: &mut Builder<'_>, node: &Node) -> Result<(), Plan
     builder.set_view(node.outputs[0], tensor, 0)
 }
 
-pub(super) fn concat(builder: &mut Builder<'_>, node: &Node, axis: usize) -> Result<(), PlanError> {
+/// The offset of each part, if parts along `axis` lie one behind the other.
+fn places_of_parts(
+    builder: &Builder<'_>,
+    node: &Node,
+    axis: usize,
+) -> Option<Vec<(ValueId, usize)>> {
     let y = builder.value(node.outputs[0]);
+    let unit = contiguous_unit(&y.shape, axis, y.dtype)?;
+    let mut offset = 0usize;
+    let place = |id: &Option<ValueId>| {
+        let id = (*id)?;
+        let extent = usize::try_from(builder.value(id).shape[axis].as_const()?).ok()?;
+        let at = offset;
+        offset = offset.checked_add(extent.checked_mul(unit)?)?;
+        Some((id, at))
+    };
+    node.inputs.iter().map(place).collect()
+}
+
+pub(super) fn concat(builder: &mut Builder<'_>, node: &Node, axis: usize) -> Result<(), PlanError> {
     let whole = builder.tensor(node.outputs[0])?;
-    // Parts that lie one behind the other can be written where they belong.
-    if let Some(unit) = contiguous_unit(&y.shape, axis, y.dtype) {
-        let mut offset = 0usize;
-        let mut placeable = Vec::new();
-        for id in node.inputs.iter().flatten() {
-            let value = builder.value(*id);
-            let Some(extent) = value.shape[axis].as_const() else { break };
-            placeable.push((*id, offset));
-            offset += extent as usize * unit;
+    // Parts that lie one behind the other can be written where they belong, and the others copied there.
+    if let Some(places) = places_of_parts(builder, node, axis) {
+        let mut parts = Vec::new();
+        for (id, offset) in places {
+            let part = builder.tensor(id)?;
+            let is_placed = builder.can_place(part, whole);
+            if is_placed {
+                builder.place_inside(part, whole, offset);
+            }
+            parts.push((id, part, offset, is_placed));
         }
-        if placeable.len() == node.inputs.len() {
-            let mut tensors = Vec::new();
-            for (id, offset) in &placeable {
-                tensors.push((builder.tensor(*id)?, *offset));
+        if parts.iter().any(|(.., is_placed)| *is_placed) {
+            for (id, part, offset, _) in parts.into_iter().filter(|(.., is_placed)| !is_placed) {
+                let value = builder.value(id);
+                let name = format!("{}/copy", value.name);
+                let copy =
+                    builder.temporary(&name, value.dtype, &value.shape, value.quant.as_ref())?;
+                builder.place_inside(copy, whole, offset);
+                builder.step_to(
+                    &name,
+                    StepOp::Copy,
+                    None,
+                    [0u8; 0],
+                    vec![Some(part)],
+                    copy,
+                    0,
+                    &[],
+                );
             }
-            let apart = tensors.iter().enumerate().all(|(at, (tensor, _))| {
-                tensors[..at].iter().all(|(other, _)| !builder.shares_memory(*tensor, *other))
-            });
-            if apart && tensors.iter().all(|(tensor, _)| builder.can_place(*tensor, whole)) {
-                for (tensor, offset) in tensors {
-                    builder.place_inside(tensor, whole, offset);
-                }
-                return Ok(());
-            }
+            return Ok(());
         }
     }
     let inputs = builder.inputs(node)?;
