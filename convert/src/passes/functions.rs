@@ -40,11 +40,29 @@ pub(super) fn run(graph: &mut Graph) -> bool {
     let mut edit = Editor::new(graph);
     // From the last node to the first, so that the largest formula is found before its parts.
     for index in (0..edit.len()).rev() {
-        if edit.is_alive(index) {
-            recognise(&mut edit, index);
+        if edit.is_alive(index) && recognise(&mut edit, index).is_none() {
+            simpler_power(&mut edit, index);
         }
     }
     edit.finish()
+}
+
+/// Powers of 2, 1/2 and −1 as what computes them without logarithms.
+fn simpler_power(edit: &mut Editor<'_>, index: usize) -> Option<()> {
+    let node = edit.node(index);
+    let (x, exponent, y) = (input(node, 0)?, input(node, 1)?, output(node)?);
+    if node.op != Op::Binary(BinaryKind::Pow) || !same_kind(edit.graph, x, y) {
+        return None;
+    }
+    let (op, inputs) = match f32_scalar(edit.graph, exponent)? {
+        2.0 => (Op::Binary(BinaryKind::Mul), vec![Some(x); 2]),
+        0.5 => (Op::Unary(UnaryKind::Sqrt), vec![Some(x)]),
+        -1.0 => (Op::Unary(UnaryKind::Reciprocal), vec![Some(x)]),
+        _ => return None,
+    };
+    let node = Node { op, inputs, ..node.clone() };
+    edit.replace(index, node);
+    Some(())
 }
 
 fn recognise(edit: &mut Editor<'_>, root: usize) -> Option<()> {

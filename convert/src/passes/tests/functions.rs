@@ -156,3 +156,24 @@ fn spellings() {
         },
     ]);
 }
+
+#[test]
+fn powers_without_logarithms() {
+    use BinaryKind::Pow;
+    // Of numbers that aren't negative, which have a root.
+    let power = |by: f32| {
+        let mut g = Build::default();
+        let x = g.input(&[64]);
+        let x = g.unary(UnaryKind::Abs, x);
+        let y = number(&mut g, x, Pow, by);
+        let before = g.finish(&[y]);
+        let mut after = before.clone();
+        super::super::run_all(&mut after, &[], &mut |_, _| ());
+        assert_same(&format!("power of {by}"), &before, &after);
+        summary(&after)
+    };
+    assert_eq!(power(2.0), "Abs Mul");
+    assert_eq!(power(0.5), "Abs Sqrt");
+    assert_eq!(power(-1.0), "Abs Reciprocal");
+    assert_eq!(power(1.5), "Abs Pow");
+}

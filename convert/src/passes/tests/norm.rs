@@ -247,7 +247,7 @@ fn layer_and_rms() {
                 let y = g.binary(Div, d, root);
                 g.finish(&[y])
             },
-            left: "Reduce Sub Pow Reduce Add Sqrt Div",
+            left: "Reduce Sub Mul Reduce Add Sqrt Div",
         },
         Case {
             name: "an inner axis",
