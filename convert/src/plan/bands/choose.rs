@@ -4,7 +4,7 @@
 //! least cost, if there are any (dynamic programming). What is alive is estimated there, and each choice is planned in full to
 //! know its arena. Bounds fall by a fortieth at a time, from what the program needs without bands.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::graph::{Graph, Op, ValueId};
@@ -153,47 +153,22 @@ fn options(layers: &Layers<'_>, nodes: Range<usize>, through: usize) -> Vec<(usi
 fn lifetimes(layers: &Layers<'_>) -> (Vec<usize>, Vec<usize>) {
     let graph = layers.graph;
     let count = graph.nodes.len();
-    let bytes = |id: ValueId| {
-        let value = graph.value(id);
-        let elements = value.const_shape().map(|shape| shape.iter().product::<usize>());
-        elements.unwrap_or(0) * value.dtype.size()
-    };
     // Values in one another's memory, as their first one.
     let mut root: Vec<ValueId> = (0..graph.values.len() as u32).map(ValueId).collect();
     let mut life: HashMap<ValueId, Range<usize>> =
         graph.inputs.iter().map(|id| (*id, 0..0)).collect();
-    let states: HashSet<ValueId> = graph.states.iter().map(|state| state.read).collect();
     for (at, node) in graph.nodes.iter().enumerate() {
-        let read = || node.inputs.iter().flatten();
-        for id in read() {
+        for id in node.inputs.iter().flatten() {
             if let Some(life) = life.get_mut(&root[id.0 as usize]) {
                 life.end = at;
             }
         }
-        let is_view = matches!(node.op, Op::Reshape | Op::BitCast);
-        let in_place =
-            matches!(node.op, Op::Unary(_) | Op::Binary(_) | Op::Lut { .. } | Op::Conv(_));
-        let made = node.outputs[0];
-        let is_last = |id: ValueId| {
-            let first = root[id.0 as usize];
-            let readers = layers.consumers[id.0 as usize].iter();
-            first == id && !layers.results.contains(&id) && readers.max() == Some(&at)
-        };
-        let operands = if matches!(node.op, Op::Conv(_)) {
-            3..node.inputs.len()
-        } else {
-            0..node.inputs.len()
-        };
-        let candidates = node.inputs.get(operands).into_iter().flatten().flatten();
-        let shared = candidates.copied().find(|id| {
-            let fits =
-                bytes(*id) == bytes(made) && graph.constant(*id).is_none() && !states.contains(id);
-            fits && (is_view || in_place && is_last(*id))
-        });
-        for id in &node.outputs {
-            match shared.filter(|_| *id == made) {
-                Some(operand) => root[id.0 as usize] = root[operand.0 as usize],
-                None => drop(life.insert(*id, at..at)),
+        let taken =
+            taken_over(layers, at).filter(|(id, is_view)| *is_view || root[id.0 as usize] == *id);
+        for (index, made) in node.outputs.iter().enumerate() {
+            match taken.filter(|_| index == 0) {
+                Some((operand, _)) => root[made.0 as usize] = root[operand.0 as usize],
+                None => drop(life.insert(*made, at..at)),
             }
         }
     }
@@ -202,17 +177,44 @@ fn lifetimes(layers: &Layers<'_>) -> (Vec<usize>, Vec<usize>) {
             life.end = count;
         }
     }
-    let mut alive = vec![0; count];
-    let mut through = vec![0; count];
+    let (mut alive, mut through) = (vec![0; count], vec![0; count]);
     for (id, life) in life {
+        let bytes = bytes(graph, id);
         let is_input = graph.inputs.contains(&id);
-        let last = life.end.min(count.saturating_sub(1));
-        for at in life.start..=last {
-            alive[at] += bytes(id);
+        for at in (life.start..=life.end).take_while(|at| *at < count) {
+            alive[at] += bytes;
             if at > life.start || is_input {
-                through[at] += bytes(id);
+                through[at] += bytes;
             }
         }
     }
     (alive, through)
+}
+
+/// The operand whose memory a node's first result takes over, and whether it is only another name for it.
+fn taken_over(layers: &Layers<'_>, at: usize) -> Option<(ValueId, bool)> {
+    let (graph, node) = (layers.graph, &layers.graph.nodes[at]);
+    let (candidates, is_view) = match &node.op {
+        Op::Reshape | Op::BitCast => (0..1, true),
+        Op::Unary(_) | Op::Binary(_) | Op::Lut { .. } => (0..node.inputs.len(), false),
+        // The residual.
+        Op::Conv(_) => (3..node.inputs.len(), false),
+        _ => return None,
+    };
+    let fits = |id: &ValueId| {
+        let is_last = layers.consumers[id.0 as usize].iter().max() == Some(&at);
+        let is_state = graph.states.iter().any(|state| state.read == *id);
+        let is_free = is_view || is_last && !layers.results.contains(id);
+        let is_alike = bytes(graph, *id) == bytes(graph, node.outputs[0]);
+        is_free && is_alike && !is_state && graph.constant(*id).is_none()
+    };
+    let operand = node.inputs.get(candidates)?.iter().copied().flatten().find(fits)?;
+    Some((operand, is_view))
+}
+
+/// Bytes of a value of fixed size; others aren't counted.
+fn bytes(graph: &Graph, id: ValueId) -> usize {
+    let value = graph.value(id);
+    let elements = value.const_shape().map(|shape| shape.iter().product::<usize>());
+    elements.unwrap_or(0) * value.dtype.size()
 }
