@@ -132,8 +132,8 @@ fn place(lifetimes: &Lifetimes) -> Vec<usize> {
     });
     let mut best: Option<(usize, Vec<usize>, Vec<usize>)> = None;
     let consider = |order: Vec<usize>, best: &mut Option<(usize, Vec<usize>, Vec<usize>)>| {
-        let (height, offsets) = place_in_order(buffers, &order);
-        if best.as_ref().is_none_or(|(lowest, ..)| height < *lowest) {
+        let lowest = best.as_ref().map_or(usize::MAX, |(lowest, ..)| *lowest);
+        if let Some((height, offsets)) = place_in_order(buffers, &order, lowest) {
             *best = Some((height, offsets, order));
         }
     };
@@ -157,31 +157,45 @@ fn place(lifetimes: &Lifetimes) -> Vec<usize> {
     best.map(|(_, offsets, _)| offsets).unwrap_or_default()
 }
 
-/// Places buffers one by one into the lowest gap that fits. Returns the height and the offsets.
-fn place_in_order(buffers: &[Buffer], order: &[usize]) -> (usize, Vec<usize>) {
+/// Places buffers one by one into the lowest gap that fits. Returns the height and the offsets if it is below `limit`.
+fn place_in_order(
+    buffers: &[Buffer],
+    order: &[usize],
+    limit: usize,
+) -> Option<(usize, Vec<usize>)> {
+    struct Placed {
+        start: usize,
+        /// A multiple of [`ALIGN`].
+        end: usize,
+        first: usize,
+        last: usize,
+    }
     let mut offsets = vec![0usize; buffers.len()];
-    // Placed buffers by offset.
-    let mut placed: Vec<usize> = Vec::with_capacity(buffers.len());
+    // By offset.
+    let mut placed: Vec<Placed> = Vec::with_capacity(buffers.len());
     let mut height = 0;
     for index in order {
         let buffer = &buffers[*index];
         let mut at = 0usize;
         for other in &placed {
-            let o = &buffers[*other];
-            if o.last < buffer.first || buffer.last < o.first {
+            if other.last < buffer.first || buffer.last < other.first {
                 continue;
             }
-            if offsets[*other] >= at + buffer.bytes {
+            if other.start >= at + buffer.bytes {
                 break;
             }
-            at = at.max((offsets[*other] + o.bytes).next_multiple_of(ALIGN));
+            at = at.max(other.end);
         }
         offsets[*index] = at;
         height = height.max(at + buffer.bytes);
-        let position = placed.partition_point(|other| offsets[*other] <= at);
-        placed.insert(position, *index);
+        if height >= limit {
+            return None;
+        }
+        let position = placed.partition_point(|other| other.start <= at);
+        let end = (at + buffer.bytes).next_multiple_of(ALIGN);
+        placed.insert(position, Placed { start: at, end, first: buffer.first, last: buffer.last });
     }
-    (height, offsets)
+    Some((height, offsets))
 }
 
 /// A small generator of pseudo-random numbers (Marsaglia's xorshift), the same on every machine.

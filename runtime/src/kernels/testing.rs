@@ -1,6 +1,7 @@
 //! What the suites of the integer kernels share: shapes, random data, and the epilogue's oracle.
 
 use super::{ConvGeometry, EpilogueI8, ResidualData, ResidualI8};
+use crate::isa::Isa;
 
 /// Shape of a case, in the order (height, width) where there are two.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +65,19 @@ impl Case {
             groups: self.groups,
         }
     }
+}
+
+/// Whether the longest suites run fewer cases: tests for AArch64 most often run in an emulator, and take minutes there.
+pub(super) const EMULATED: bool = cfg!(target_arch = "aarch64");
+
+/// Instruction sets of this CPU with what `select` gives them, but for those that are given the kernel of the one before.
+pub(super) fn distinct<K: Copy + PartialEq>(
+    select: impl Fn(Isa) -> K,
+) -> impl Iterator<Item = (Isa, K)> {
+    let mut last = None;
+    Isa::available()
+        .map(move |isa| (isa, select(isa)))
+        .filter(move |(_, kernel)| last.replace(*kernel) != Some(*kernel))
 }
 
 /// Xorshift: Marsaglia, "Xorshift RNGs", 2003.

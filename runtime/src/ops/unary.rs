@@ -173,7 +173,7 @@ fn sign(x: f32) -> f32 {
 }
 
 /// The function in kernels that layers share: there is one for each of [`UnaryOp::FUSED`].
-pub(super) fn elementary_function(kind: UnaryOp) -> Option<Function> {
+pub(super) const fn elementary_function(kind: UnaryOp) -> Option<Function> {
     Some(match kind {
         UnaryOp::Sigmoid => Function::Sigmoid,
         UnaryOp::HardSwish => Function::HardSwish,
@@ -187,17 +187,24 @@ pub(super) fn elementary_function(kind: UnaryOp) -> Option<Function> {
     })
 }
 
+const _: () = {
+    let mut at = 0;
+    while at < UnaryOp::FUSED.len() {
+        assert!(elementary_function(UnaryOp::FUSED[at]).is_some());
+        at += 1;
+    }
+};
+
 fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     use UnaryOp as U;
     let attributes: UnaryAttributes = context.step.attributes();
     let (alpha, beta) = (attributes.alpha, attributes.beta);
     let kind = kind(&attributes)?;
+    if let Some(function) = elementary_function(kind) {
+        let elementary = elementary::select(Isa::ALL[ISA]);
+        return map_blocks(context, |x| elementary(function, x));
+    }
     match kind {
-        U::Sigmoid | U::HardSwish | U::Silu | U::Gelu | U::GeluTanh | U::Tanh | U::Erf | U::Exp => {
-            let function = elementary_function(kind).ok_or(StepErrorKind::Attribute("kind"))?;
-            let elementary = elementary::select(Isa::ALL[ISA]);
-            map_blocks(context, |x| elementary(function, x))
-        }
         U::Relu => map(context, |x: f32| if x < 0.0 { 0.0 } else { x }),
         U::Clip => map(context, |x: f32| clip(x, alpha, beta)),
         U::LeakyRelu => map(context, |x: f32| if x < 0.0 { alpha * x } else { x }),
@@ -233,7 +240,7 @@ fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorK
             let to = narrow(&attributes)?;
             map(context, |x: f32| round_narrow(x, &to))
         }
-        U::Not | U::BitNot => Err(StepErrorKind::Attribute("kind")),
+        _ => Err(StepErrorKind::Attribute("kind")),
     }
 }
 

@@ -43,25 +43,21 @@ pub(super) struct RowsKernel {
     panel: unsafe fn(&Tile<'_>, &GroupedPanel, &[Inputs<'_>]),
 }
 
-/// The few operations that the kernel is written in. A quad is four inputs, or an output's weights for them.
+/// Quads of an instruction set: four inputs, or an output's weights for them.
 ///
 /// # Safety
 ///
 /// Every function may be called only on a CPU with the implementation's instruction set.
-trait Integers {
-    /// A register of outputs.
-    type Outputs: Lanes;
+trait Quads {
     /// A quad of inputs, in all lanes.
     type Inputs: Copy;
     /// A quad of weights for each lane.
     type Weights: Copy;
-    /// Sums of products for each lane.
-    type Sums: Copy;
 
     /// How much more than they are weights of 8 bits are read as.
     const SURPLUS_W8: i32;
 
-    /// A quad of inputs as [`Integers::load`] reads it.
+    /// A quad of inputs as [`Quads::load`] reads it.
     fn quad(inputs: [i16; 4]) -> [u32; 2];
     /// Reads two elements.
     unsafe fn load(from: *const f32) -> Self::Inputs;
@@ -69,10 +65,28 @@ trait Integers {
     unsafe fn w8(from: *const u8) -> Self::Weights;
     /// Reads words of 4 bits: two quads of weights, from 0 to 15.
     unsafe fn w4(from: *const u8) -> [Self::Weights; 2];
+}
+
+/// Sums of products of quads.
+///
+/// # Safety
+///
+/// As [`Quads`] says.
+trait Integers {
+    type Quads: Quads;
+    /// A register of outputs.
+    type Outputs: Lanes;
+    /// Sums of products for each lane.
+    type Sums: Copy;
+
     /// Sums of nothing.
     unsafe fn zero() -> Self::Sums;
     /// Adds the products of two quads.
-    unsafe fn add(sums: Self::Sums, weights: Self::Weights, inputs: Self::Inputs) -> Self::Sums;
+    unsafe fn add(
+        sums: Self::Sums,
+        weights: <Self::Quads as Quads>::Weights,
+        inputs: <Self::Quads as Quads>::Inputs,
+    ) -> Self::Sums;
     /// What sums add up to, less `surplus`.
     unsafe fn total<const N: usize>(sums: [Self::Sums; N], surplus: i32) -> Self::Outputs;
 }
@@ -156,7 +170,7 @@ pub(super) unsafe fn conv_f32_integer_rows(
 
 /// Writes a row as [`Inputs`], one behind the other.
 #[inline(always)]
-fn quantize<I: Integers>(row: &[f32], group_size: usize, scratch: &mut [f32]) {
+fn quantize<Q: Quads>(row: &[f32], group_size: usize, scratch: &mut [f32]) {
     /// Added to a float below 2²² and subtracted again it leaves the nearest integer; without that, the lowest bits are the
     /// integer's.
     const ROUND: f32 = (3 << 22) as f32;
@@ -185,7 +199,7 @@ fn quantize<I: Integers>(row: &[f32], group_size: usize, scratch: &mut [f32]) {
             let (quads, _) = q.as_chunks::<4>();
             let (pairs, _) = integers.as_chunks_mut::<2>();
             for (to, quad) in pairs.iter_mut().zip(quads) {
-                *to = I::quad(*quad).map(f32::from_bits);
+                *to = Q::quad(*quad).map(f32::from_bits);
             }
         }
         steps[group] = step;
@@ -264,7 +278,7 @@ unsafe fn panel_rows_of<
     let surplus = match (W4, panel.mins.is_some()) {
         (true, true) => 0,
         (true, false) => 8,
-        (false, _) => I::SURPLUS_W8,
+        (false, _) => I::Quads::SURPLUS_W8,
     };
     // SAFETY: words and scales are those that Tile promises, for all lanes of the panel; every row has the quads of all words, two
     // elements each, and an entry per group in the other lists.
@@ -284,12 +298,13 @@ unsafe fn panel_rows_of<
                     let from = panel.words.add(word * WORDS_BYTES);
                     fetch_ahead(from);
                     for v in 0..NV {
-                        let [first, second] = I::w4(from.add(v * I::Outputs::LEN * 4));
+                        let [first, second] = I::Quads::w4(from.add(v * I::Outputs::LEN * 4));
                         for row in 0..MR {
                             let sums = &mut sums[row][v];
                             let x = integers[row].add(4 * word);
-                            sums[0] = I::add(sums[0], first, I::load(x));
-                            sums[1 % CHAINS] = I::add(sums[1 % CHAINS], second, I::load(x.add(2)));
+                            sums[0] = I::add(sums[0], first, I::Quads::load(x));
+                            sums[1 % CHAINS] =
+                                I::add(sums[1 % CHAINS], second, I::Quads::load(x.add(2)));
                         }
                     }
                     word += 1;
@@ -302,10 +317,11 @@ unsafe fn panel_rows_of<
                     let from = panel.words.add(word * WORDS_BYTES);
                     fetch_ahead(from);
                     for v in 0..NV {
-                        let weights = I::w8(from.add(v * I::Outputs::LEN * 4));
+                        let weights = I::Quads::w8(from.add(v * I::Outputs::LEN * 4));
                         for row in 0..MR {
                             let sum = &mut sums[row][v][chain];
-                            *sum = I::add(*sum, weights, I::load(integers[row].add(2 * word)));
+                            *sum =
+                                I::add(*sum, weights, I::Quads::load(integers[row].add(2 * word)));
                         }
                     }
                     word += 1;

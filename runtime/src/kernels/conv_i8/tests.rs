@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::kernels::shapes::{CONVOLUTION, Family};
-use crate::kernels::testing::{Case, Epilogue, Fill, Output, Random, UNIT, UNTOUCHED, placed};
+use crate::kernels::testing::{
+    Case, EMULATED, Epilogue, Fill, Output, Random, UNIT, UNTOUCHED, placed,
+};
 
 /// Everything a convolution reads, and what it must write.
 struct Data {
@@ -303,7 +305,7 @@ fn channels() {
 #[test]
 fn random_shapes() {
     let mut random = Random(0x0123_4567_89ab_cdef);
-    for _ in 0..250 {
+    for _ in 0..if EMULATED { 100 } else { 250 } {
         let groups = random.pick(&[1, 1, 1, 1, 2, 4]);
         let pad = |random: &mut Random| random.below(4);
         let case = Case {

@@ -3,21 +3,21 @@
 use core::arch::aarch64::*;
 
 use super::super::lanes::Neon;
-use super::{GroupedPanel, Inputs, Integers, RowsKernel, Tile, halves, panel_rows, quantize};
+use super::{
+    GroupedPanel, Inputs, Integers, Quads, RowsKernel, Tile, halves, panel_rows, quantize,
+};
 use crate::kernels::aarch64::sdot;
 
 /// Of dotprod: a row has 8 sums and 4 totals.
 pub(in super::super) const ROWS_DOTPROD: RowsKernel =
     RowsKernel { tile_rows: 2, quantize: quantize_neon, panel: panel_dotprod };
 
-/// The sums of high and of low halves.
-struct Sdot;
+/// High and low halves of inputs.
+struct Halves;
 
-impl Integers for Sdot {
-    type Outputs = Neon;
+impl Quads for Halves {
     type Inputs = [int8x16_t; 2];
     type Weights = int8x16_t;
-    type Sums = [int32x4_t; 2];
 
     const SURPLUS_W8: i32 = 0;
 
@@ -50,6 +50,15 @@ impl Integers for Sdot {
             [vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(vshrq_n_u8::<4>(bytes))]
         }
     }
+}
+
+/// The sums of high and of low halves.
+struct Sdot;
+
+impl Integers for Sdot {
+    type Quads = Halves;
+    type Outputs = Neon;
+    type Sums = [int32x4_t; 2];
 
     #[inline(always)]
     unsafe fn zero() -> [int32x4_t; 2] {
@@ -81,7 +90,7 @@ impl Integers for Sdot {
 }
 
 fn quantize_neon(row: &[f32], group_size: usize, scratch: &mut [f32]) {
-    quantize::<Sdot>(row, group_size, scratch);
+    quantize::<Halves>(row, group_size, scratch);
 }
 
 /// # Safety

@@ -4,7 +4,7 @@
 use core::arch::x86_64::*;
 
 use super::super::lanes::{Avx2, Avx512};
-use super::{GroupedPanel, Inputs, Integers, RowsKernel, Tile, panel_rows, quantize};
+use super::{GroupedPanel, Inputs, Integers, Quads, RowsKernel, Tile, panel_rows, quantize};
 
 /// Of AVX2: a row has 2 sums and 2 totals. Four rows at a time are no faster.
 pub(in super::super) const ROWS_AVX2: RowsKernel =
@@ -18,90 +18,59 @@ pub(in super::super) const ROWS_AVXVNNI: RowsKernel =
 pub(in super::super) const ROWS_AVX512: RowsKernel =
     RowsKernel { tile_rows: 4, quantize: quantize_avx512, panel: panel_avx512 };
 
-/// Inputs 0 and 2 of a quad as neighbours, and 1 and 3: as masks and shifts leave the bytes of a word.
-fn pairs(inputs: [i16; 4]) -> [u32; 2] {
-    let pair = |low: i16, high: i16| u32::from(low as u16) | u32::from(high as u16) << 16;
-    [pair(inputs[0], inputs[2]), pair(inputs[1], inputs[3])]
-}
+/// Inputs 0 and 2 of a quad as neighbours, and 1 and 3, in 16 bits: as masks and shifts leave the bytes of a word.
+struct Pairs;
 
-/// Bytes 0 and 2 of each word, and 1 and 3, as i16.
-///
-/// # Safety
-///
-/// The CPU has AVX2, and 32 bytes are readable.
-#[inline(always)]
-unsafe fn w8_pairs(from: *const u8) -> [__m256i; 2] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let bytes = _mm256_loadu_si256(from.cast());
-        let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes));
-        [even, _mm256_srai_epi16::<8>(bytes)]
+impl Quads for Pairs {
+    type Inputs = [__m256i; 2];
+    type Weights = [__m256i; 2];
+
+    const SURPLUS_W8: i32 = 0;
+
+    #[inline(always)]
+    fn quad(inputs: [i16; 4]) -> [u32; 2] {
+        let pair = |low: i16, high: i16| u32::from(low as u16) | u32::from(high as u16) << 16;
+        [pair(inputs[0], inputs[2]), pair(inputs[1], inputs[3])]
     }
-}
 
-/// As [`w8_pairs`], of low and of high nibbles.
-///
-/// # Safety
-///
-/// The CPU has AVX2, and 32 bytes are readable.
-#[inline(always)]
-unsafe fn w4_pairs(from: *const u8) -> [[__m256i; 2]; 2] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let bytes = _mm256_loadu_si256(from.cast());
-        let nibble = _mm256_set1_epi16(15);
-        let low = |bytes| _mm256_and_si256(bytes, nibble);
-        [
-            [low(bytes), low(_mm256_srli_epi16::<8>(bytes))],
-            [low(_mm256_srli_epi16::<4>(bytes)), _mm256_srli_epi16::<12>(bytes)],
-        ]
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> [__m256i; 2] {
+        // SAFETY: the caller has AVX2 and promises two elements.
+        unsafe { [_mm256_set1_epi32(*from.cast()), _mm256_set1_epi32(*from.cast::<i32>().add(1))] }
     }
-}
 
-/// A quad of inputs in all lanes.
-///
-/// # Safety
-///
-/// The CPU has AVX2, and two elements are readable.
-#[inline(always)]
-unsafe fn load_pairs(from: *const f32) -> [__m256i; 2] {
-    // SAFETY: the caller's promise.
-    unsafe { [_mm256_set1_epi32(*from.cast()), _mm256_set1_epi32(*from.cast::<i32>().add(1))] }
+    #[inline(always)]
+    unsafe fn w8(from: *const u8) -> [__m256i; 2] {
+        // SAFETY: the caller has AVX2 and promises 32 bytes.
+        unsafe {
+            let bytes = _mm256_loadu_si256(from.cast());
+            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes));
+            [even, _mm256_srai_epi16::<8>(bytes)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn w4(from: *const u8) -> [[__m256i; 2]; 2] {
+        // SAFETY: the caller has AVX2 and promises 32 bytes.
+        unsafe {
+            let bytes = _mm256_loadu_si256(from.cast());
+            let nibble = _mm256_set1_epi16(15);
+            let low = |bytes| _mm256_and_si256(bytes, nibble);
+            [
+                [low(bytes), low(_mm256_srli_epi16::<8>(bytes))],
+                [low(_mm256_srli_epi16::<4>(bytes)), _mm256_srli_epi16::<12>(bytes)],
+            ]
+        }
+    }
 }
 
 /// The sums of AVX2: `vpmaddwd`, `vpaddd`.
 struct MultiplyAdd;
 
 impl Integers for MultiplyAdd {
+    type Quads = Pairs;
     type Outputs = Avx2;
-    type Inputs = [__m256i; 2];
-    type Weights = [__m256i; 2];
     type Sums = __m256i;
-
-    const SURPLUS_W8: i32 = 0;
-
-    #[inline(always)]
-    fn quad(inputs: [i16; 4]) -> [u32; 2] {
-        pairs(inputs)
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> [__m256i; 2] {
-        // SAFETY: the contract is the same.
-        unsafe { load_pairs(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn w8(from: *const u8) -> [__m256i; 2] {
-        // SAFETY: the contract is the same.
-        unsafe { w8_pairs(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn w4(from: *const u8) -> [[__m256i; 2]; 2] {
-        // SAFETY: the contract is the same.
-        unsafe { w4_pairs(from) }
-    }
 
     #[inline(always)]
     unsafe fn zero() -> __m256i {
@@ -136,35 +105,9 @@ impl Integers for MultiplyAdd {
 struct DotProduct;
 
 impl Integers for DotProduct {
+    type Quads = Pairs;
     type Outputs = Avx2;
-    type Inputs = [__m256i; 2];
-    type Weights = [__m256i; 2];
     type Sums = [__m256i; 2];
-
-    const SURPLUS_W8: i32 = 0;
-
-    #[inline(always)]
-    fn quad(inputs: [i16; 4]) -> [u32; 2] {
-        pairs(inputs)
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> [__m256i; 2] {
-        // SAFETY: the contract is the same.
-        unsafe { load_pairs(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn w8(from: *const u8) -> [__m256i; 2] {
-        // SAFETY: the contract is the same.
-        unsafe { w8_pairs(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn w4(from: *const u8) -> [[__m256i; 2]; 2] {
-        // SAFETY: the contract is the same.
-        unsafe { w4_pairs(from) }
-    }
 
     #[inline(always)]
     unsafe fn zero() -> [__m256i; 2] {
@@ -190,14 +133,12 @@ impl Integers for DotProduct {
     }
 }
 
-/// The sums of AVX-512 VNNI, of high and of low halves; weights are unsigned there.
-struct DotProduct512;
+/// High and low halves of inputs; weights are unsigned.
+struct Halves;
 
-impl Integers for DotProduct512 {
-    type Outputs = Avx512;
+impl Quads for Halves {
     type Inputs = [__m512i; 2];
     type Weights = __m512i;
-    type Sums = [__m512i; 2];
 
     // The sign bit is turned.
     const SURPLUS_W8: i32 = 128;
@@ -228,6 +169,15 @@ impl Integers for DotProduct512 {
             [low(bytes), low(_mm512_srli_epi16::<4>(bytes))]
         }
     }
+}
+
+/// The sums of AVX-512 VNNI, of high and of low halves.
+struct DotProduct512;
+
+impl Integers for DotProduct512 {
+    type Quads = Halves;
+    type Outputs = Avx512;
+    type Sums = [__m512i; 2];
 
     #[inline(always)]
     unsafe fn zero() -> [__m512i; 2] {
@@ -263,12 +213,12 @@ impl Integers for DotProduct512 {
 
 #[target_feature(enable = "avx2,fma")]
 fn quantize_avx2(row: &[f32], group_size: usize, scratch: &mut [f32]) {
-    quantize::<MultiplyAdd>(row, group_size, scratch);
+    quantize::<Pairs>(row, group_size, scratch);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn quantize_avx512(row: &[f32], group_size: usize, scratch: &mut [f32]) {
-    quantize::<DotProduct512>(row, group_size, scratch);
+    quantize::<Halves>(row, group_size, scratch);
 }
 
 /// # Safety
