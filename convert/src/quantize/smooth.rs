@@ -240,15 +240,20 @@ mod tests {
     use crate::graph::{Clamp, MatMul, NormKind};
     use crate::plan::PlanOptions;
 
+    /// Few channels among which one dominates are hardly better off: errors of its weights stay.
+    const N: usize = 64;
+
     /// `norm + norm · weights`, the first channel of `norm` being twenty times the others.
     fn graph(transpose_b: bool) -> Graph {
         let mut graph = Graph::default();
-        let dims = || vec![Dim::from(2usize), Dim::from(4usize)];
+        let dims = || vec![Dim::from(2usize), Dim::from(N)];
         let x = graph.add_value("x", DType::F32, dims());
         graph.inputs.push(x);
-        let gain = graph.add_constant("gain", Tensor::from_f32([4], &[20.0, 1.0, -0.75, 1.5]));
-        let weights: Vec<f32> = (0..16).map(|at| ((at * 7 % 11) as f32 - 5.0) / 8.0).collect();
-        let w = graph.add_constant("w", Tensor::from_f32([4, 4], &weights));
+        let gain: Vec<f32> = (0..N).map(|c| if c == 0 { 20.0 } else { 1.0 }).collect();
+        let gain = graph.add_constant("gain", Tensor::from_f32([N], &gain));
+        let weights: Vec<f32> =
+            (0..N * N).map(|at| ((at * 37 % 101) as f32 - 50.0) / 400.0).collect();
+        let w = graph.add_constant("w", Tensor::from_f32([N, N], &weights));
         let product =
             MatMul { transpose_a: false, transpose_b, clamp: Clamp::NONE, inner_quant: None };
         let norm = Op::Normalize { kind: NormKind::Rms, axis: 1, epsilon: 1e-5 };
@@ -269,8 +274,8 @@ mod tests {
     const NUMBERS: [Numbers; 3] = [Numbers::Float, Numbers::Int8, Numbers::Float];
 
     fn samples() -> Reals {
-        let values = vec![0.5, -1.0, 0.25, 0.75, 1.0, 0.1, -0.5, 0.125];
-        Reals { shape: vec![2, 4], samples: vec![values] }
+        let values = (0..2 * N).map(|at| ((at * 29 % 53) as f32 - 26.5) / 20.0).collect();
+        Reals { shape: vec![2, N], samples: vec![values] }
     }
 
     #[test]
@@ -296,7 +301,7 @@ mod tests {
             };
             let (before, after) = (outputs(&reference), outputs(&smooth));
             for (before, after) in before.iter().zip(&after) {
-                assert!((before - after).abs() < 1e-4, "{before} became {after}");
+                assert!((before - after).abs() < 1e-3, "{before} became {after}");
             }
         }
     }
@@ -309,7 +314,7 @@ mod tests {
         alone.outputs = vec![alone.nodes[1].outputs[0]];
         // All channels are alike.
         let mut even = graph(true);
-        let gain = even.add_constant("even", Tensor::from_f32([4], &[1.0; 4]));
+        let gain = even.add_constant("even", Tensor::from_f32([N], &[1.0; N]));
         even.nodes[0].inputs[1] = Some(gain);
         // The layer isn't on integers.
         for (mut graph, numbers) in
