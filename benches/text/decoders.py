@@ -27,6 +27,7 @@ import time
 import llama_cpp
 import numpy
 from llama_cpp import Llama
+from tool import whit
 
 PROMPTS = [
     "The capital of France is",
@@ -43,13 +44,6 @@ PROMPTS = [
 TOKENS = 64
 QUIET = llama_cpp.llama_log_callback(lambda level, text, data: None)
 CONTEXT = 2048
-
-
-def whit(args, *command):
-    answer = subprocess.run([args.whit, *map(str, command)], capture_output=True, text=True)
-    if answer.returncode:
-        raise SystemExit(f"whit {command[0]}: {answer.stderr}")
-    return answer.stdout
 
 
 def generate(args, model, prompt, tokens, threads):

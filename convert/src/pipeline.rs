@@ -17,7 +17,7 @@ use crate::quantize::integers;
 use crate::quantize::numbers::{DEFAULT_GROUP, Numbers, stored, tables, weights_of};
 use crate::quantize::quantization::Quantization;
 use crate::quantize::search::{self, Front, Search, SearchError};
-use crate::quantize::spread;
+use crate::quantize::{smooth, split, spread};
 use crate::tensor::Tensor;
 
 /// Rounds of passes and folding at most; models settle in two or three.
@@ -260,8 +260,12 @@ fn convert_with(
         let mut numbers = numbers_of_nodes(&graph, options, all)?;
         if let (Some(samples), Some(_), None) = (samples, integers, search) {
             let count = samples.len();
+            let mut progress = |done| watch.progress("splitting", done, count);
+            split::run(&mut graph, &mut numbers, samples, &mut progress)?;
             let mut progress = |done| watch.progress("spreading", done, count);
             spread::run(&mut graph, &mut numbers, samples, &mut progress)?;
+            let mut progress = |done| watch.progress("smoothing", done, count);
+            smooth::run(&mut graph, &mut numbers, samples, &mut progress)?;
         }
         if let (Some(samples), Some(integers)) = (samples, integers) {
             // Ranges for a search are those of the model that is integer throughout.

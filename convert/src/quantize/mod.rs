@@ -15,6 +15,8 @@ pub mod measure;
 pub mod numbers;
 pub mod quantization;
 pub mod search;
+pub(crate) mod smooth;
+pub(crate) mod split;
 pub(crate) mod spread;
 pub mod weights;
 

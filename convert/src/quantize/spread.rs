@@ -83,7 +83,7 @@ fn sites(graph: &Graph, numbers: &[Numbers]) -> BTreeSet<ValueId> {
 }
 
 /// Elements of the last axis.
-fn channels(graph: &Graph, value: ValueId) -> Option<usize> {
+pub(super) fn channels(graph: &Graph, value: ValueId) -> Option<usize> {
     let last = graph.value(value).shape.last()?.as_const()?;
     usize::try_from(last).ok().filter(|channels| *channels > 0)
 }

@@ -53,6 +53,7 @@ pub mod depthwise_f32;
 pub mod depthwise_i8;
 pub mod elementary;
 pub mod lstm_i8;
+pub mod lut_i8;
 pub mod matmul_f32;
 pub mod normalize_f32;
 pub mod peak;

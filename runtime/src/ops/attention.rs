@@ -333,43 +333,36 @@ pub(super) fn weights(
     to: Scores,
     exponentials: ExponentialsFn,
 ) -> f32 {
-    if to.scale != 1.0 {
-        for score in scores.iter_mut() {
-            *score *= to.scale;
-        }
-    }
+    let mut scale = to.scale;
     if to.softcap > 0.0 {
         for score in scores.iter_mut() {
-            *score = to.softcap * elementary::tanh(*score / to.softcap);
+            *score = to.softcap * elementary::tanh(*score * scale / to.softcap);
         }
+        scale = 1.0;
     }
+    let mut per_key: &[f32] = &[];
     match mask {
-        Some(MaskRow { values, stride: 1 }) => {
-            for (score, mask) in scores.iter_mut().zip(values) {
-                *score += mask;
-            }
-        }
+        Some(MaskRow { values, stride: 1 }) => per_key = values,
         Some(MaskRow { values, .. }) => {
             let mask = values.first().copied().unwrap_or(0.0);
             for score in scores.iter_mut() {
-                *score += mask;
+                *score = *score * scale + mask;
             }
+            scale = 1.0;
         }
         None => {}
     }
-
-    if to.zero_rows {
+    let (sum, largest) = exponentials(scores, scale, per_key);
+    if to.zero_rows && largest == f32::NEG_INFINITY {
         let nothing = |row: MaskRow<'_>| {
             let count = if row.stride == 1 { scores.len() } else { 1 };
             row.values.iter().take(count).all(|mask| *mask == f32::NEG_INFINITY)
         };
-        let below = !scores.iter().any(|score| *score > f32::NEG_INFINITY);
-        if scores.is_empty() || below && mask.is_some_and(nothing) {
+        if scores.is_empty() || mask.is_some_and(nothing) {
             scores.fill(0.0);
             return 0.0;
         }
     }
-    let (sum, _) = exponentials(scores);
     1.0 / sum
 }
 

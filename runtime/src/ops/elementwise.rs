@@ -57,14 +57,14 @@ pub(super) fn work(step: &Step<'_>, rate: f32) -> Option<Work> {
 }
 
 /// `y = f(x)` in place, block by block.
-pub(crate) fn map_blocks(
+pub(crate) fn map_blocks<T: Element>(
     context: &mut Context<'_>,
-    f: impl Fn(&mut [f32]) + Sync,
+    f: impl Fn(&mut [T]) + Sync,
 ) -> Result<(), StepErrorKind> {
     let units = context.step.output(0)?.elements() / LONG_BLOCK;
-    in_parts::<f32, f32, 1>(context, [0], [units, LONG_BLOCK], [LONG_BLOCK], |mut x, mut y| {
+    in_parts::<T, T, 1>(context, [0], [units, LONG_BLOCK], [LONG_BLOCK], |mut x, mut y| {
         let len = x[0].len().min(y.len());
-        let mut copies = [[0.0; LONG_BLOCK]];
+        let mut copies = [[T::default(); LONG_BLOCK]];
         for start in (0..len).step_by(LONG_BLOCK) {
             let count = LONG_BLOCK.min(len - start);
             y.with_blocks(start, count, &mut x, [Some(start)], &mut copies, |[x], y| {

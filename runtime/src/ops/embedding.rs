@@ -79,11 +79,7 @@ impl Table<'_> {
     fn read(&self, row: usize, to: &mut [f32]) {
         let size = to.len();
         match self {
-            Table::Grouped(weights) => {
-                for (i, to) in to.iter_mut().enumerate() {
-                    *to = weights.at(row, i, size);
-                }
-            }
+            Table::Grouped(weights) => weights.read(row, to),
             Table::Float(weights, layout) => {
                 let (first, step) = match layout {
                     Layout::Dense => (row * size, 1),

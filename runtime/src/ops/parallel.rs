@@ -27,6 +27,9 @@ const WAKE_NS: f32 = 20_000.0;
 /// Parts per thread at most: with more parts than threads, one that is interrupted or slow holds the others up less.
 const PARTS_PER_THREAD: usize = 2;
 
+/// The least units of a part when there are more parts than threads.
+const UNITS_PER_PART: usize = 4;
+
 /// The least time of a part when there are more parts than threads.
 const ROUND_NS: f32 = 20_000.0;
 
@@ -122,6 +125,8 @@ fn parts(work: Work, threads: usize) -> usize {
     // Saturates.
     let longest = (work.ns / PART_NS) as usize;
     let rounds = ((work.ns / ROUND_NS) as usize / threads).clamp(1, PARTS_PER_THREAD);
+    // Of few units, more parts are less even ones.
+    let rounds = if work.units < UNITS_PER_PART * rounds * threads { 1 } else { rounds };
     (rounds * threads).min(longest).min(work.units).min(MAX_THREADS)
 }
 

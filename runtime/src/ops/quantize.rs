@@ -5,15 +5,14 @@ use crate::error::StepErrorKind;
 use crate::format::{Op, QuantizeAttributes};
 use crate::isa::Isa;
 use crate::kernels::lstm_i8::lut_i16;
+use crate::kernels::lut_i8;
 use crate::kernels::quantize::{Affine, Affinely};
 use crate::memory::{Context, Slot, typed, typed_mut};
+use crate::ops::elementwise::map_blocks;
 use crate::ops::shape::{expect_apart, expect_elementwise, product};
 use crate::ops::{
     Operator, Step, expect_same_shape, expect_type, expect_vector, no_scratch, select_isa,
 };
-
-/// Entries of a table over i8.
-const LUT_LEN: usize = 256;
 
 /// f32 to i8.
 pub static QUANTIZE_I8: Operator = Operator {
@@ -83,7 +82,7 @@ pub static LUT_I8: Operator = Operator {
     op: Op::Lut,
     dtype: Some(DType::I8),
     check: check_lut,
-    select: |_| run_lut,
+    select: select_isa!(run_lut),
     scratch_bytes: no_scratch,
 };
 
@@ -229,7 +228,7 @@ fn check_lut(step: &Step<'_>) -> Result<(), StepErrorKind> {
     expect_elementwise(step)?;
     let (x, table, y) = (step.input(0)?, step.input(1)?, step.output(0)?);
     expect_type(&x, DType::I8, 0)?;
-    expect_vector(&table, DType::I8, LUT_LEN, 1)?;
+    expect_vector(&table, DType::I8, lut_i8::LEN, 1)?;
     expect_type(&y, DType::I8, 2)?;
     expect_same_shape(&y, &x, 2)
 }
@@ -264,12 +263,13 @@ fn run_lut_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     Ok(())
 }
 
-fn run_lut(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let ([x, table], mut y) = context.elementwise::<i8, i8, 2>([0, 1])?;
-    for index in 0..y.len() {
-        y.set(index, table.get((i32::from(x.get(index)) + 128) as usize));
-    }
-    Ok(())
+fn run_lut<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    // A copy: the output may lie over the table's memory when there are 256 elements.
+    let mut table = [0; lut_i8::LEN];
+    let ([entries], _) = context.elementwise::<i8, i8, 1>([1])?;
+    entries.read(0, &mut table);
+    let look_up = lut_i8::select(Isa::ALL[ISA]);
+    map_blocks(context, |values| look_up(&table, values))
 }
 
 #[cfg(test)]

@@ -164,9 +164,23 @@ fn read_strided<T: Element>(
     let last = walk.rank() - 1;
     let (extent, [stride, _]) = walk.inner();
     match stride {
-        1 => walk.for_each_row([start, 0], |[from, to]| {
-            y[to..to + extent].copy_from_slice(&x[from..from + extent]);
-        }),
+        1 => {
+            // Rows of one axis in a loop of their own: they may be short.
+            let rows_axis = last.saturating_sub(1);
+            let (rows, row_strides) = match last {
+                0 => (1, [0, 0]),
+                _ => walk.axis(rows_axis),
+            };
+            walk.for_each_without(&[rows_axis, last], [start, 0], |at| {
+                let rows = Rows { at, count: rows, strides: row_strides };
+                match extent {
+                    // Usual sizes of attention's heads, without a call for each.
+                    32 => rows.copy(x, y, |x, y| y[..32].copy_from_slice(&x[..32])),
+                    64 => rows.copy(x, y, |x, y| y[..64].copy_from_slice(&x[..64])),
+                    _ => rows.copy(x, y, |x, y| y[..extent].copy_from_slice(&x[..extent])),
+                }
+            });
+        }
         0 => walk.for_each_row([start, 0], |[from, to]| y[to..to + extent].fill(x[from])),
         _ => {
             // An axis along which the input is contiguous makes this a transposition of matrices.
@@ -207,6 +221,28 @@ fn read_strided<T: Element>(
         }
     }
     Ok(())
+}
+
+/// Contiguous rows of an input and an output.
+struct Rows {
+    /// Where the first row begins in each.
+    at: [usize; 2],
+    count: usize,
+    /// Elements from a row to the next; steps back are wrapped.
+    strides: [usize; 2],
+}
+
+impl Rows {
+    /// Copies every row with `copy`, which gets what follows from the row on.
+    #[inline(always)]
+    fn copy<T: Element>(&self, x: &[T], y: &mut [T], copy: impl Fn(&[T], &mut [T])) {
+        let [mut from, mut to] = self.at;
+        for _ in 0..self.count {
+            copy(&x[from..], &mut y[to..]);
+            from = from.wrapping_add(self.strides[0]);
+            to = to.wrapping_add(self.strides[1]);
+        }
+    }
 }
 
 /// Columns of a matrix, `stride` elements from one to the next, as rows: few planes of an image as pixels.

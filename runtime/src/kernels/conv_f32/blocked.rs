@@ -1,6 +1,9 @@
 //! The loops around the microkernel: blocks of rows and of K, gathering, panels, tiles.
 
-use super::blocking::{BLOCK_ROWS, KBlock, KBlocks, MAX_PANELS, Runs, dequantized_len, runs};
+use super::blocking::{
+    KBlock, KBlocks, MAX_BLOCK_ROWS, MAX_PANELS, Runs, TILED_ROWS, block_rows, dequantized_len,
+    runs,
+};
 use super::grouped::GroupedWeights;
 use super::tile::{Dequantize, Finish, GroupedPanel, Row, Tile, TileKernel, WeightPtr};
 use super::{ConvF32, ConvGeometry, FloatWeights, PANEL_N, PanelWeights, ResidualData};
@@ -50,7 +53,8 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
     };
     let inner = Inner::new(g);
     let (dequantized, gathered) = args.scratch.split_at_mut(dequantized_len);
-    let mut rows = [Row { start: ptr::null(), step: 0, line_step: 0 }; BLOCK_ROWS];
+    let mut rows = [Row { start: ptr::null(), step: 0, line_step: 0 }; MAX_BLOCK_ROWS];
+    let block_rows = block_rows(g);
 
     let streams = g.out_pixels() == 1
         && match args.weights {
@@ -64,7 +68,7 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
     let (mut first_pixel, pixels) = (args.pixels.start, args.pixels.clone());
     while first_pixel < pixels.end {
         // Blocks begin at multiples of their size, whatever the range.
-        let last_pixel = pixels.end.min((first_pixel / BLOCK_ROWS + 1) * BLOCK_ROWS);
+        let last_pixel = pixels.end.min((first_pixel / block_rows + 1) * block_rows);
         let rows = &mut rows[..last_pixel - first_pixel];
         for group in 0..g.groups {
             let mut block_k = 0;
@@ -95,10 +99,8 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
                     let bias = args.epilogue.bias[padded_channel..].as_ptr();
                     let most_rows =
                         if cols <= PANEL_N / 2 { kernel.narrow_rows } else { kernel.rows };
-                    // Tiles of even height: a last one of few rows would be slow.
-                    let height = rows.len().div_ceil(rows.len().div_ceil(most_rows));
-                    for row in (0..rows.len()).step_by(height) {
-                        let height = height.min(rows.len() - row);
+                    for tile_rows in tiles(first_pixel, rows.len(), most_rows) {
+                        let (row, height) = (tile_rows.start, tile_rows.len());
                         let pixel = first_pixel + row;
                         // A residual in the output is what the first block of K adds to.
                         let (residual, in_place) = match args.epilogue.residual {
@@ -151,6 +153,24 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
         args.epilogue.activate(args.output, done, 0..g.out_c, args.output_stride);
         first_pixel = last_pixel;
     }
+}
+
+/// The tiles of a block of `rows` rows that begins at a pixel, of up to `most_rows` rows.
+fn tiles(first_pixel: usize, rows: usize, most_rows: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut stretch = 0..0;
+    let mut height = 0;
+    core::iter::from_fn(move || {
+        if stretch.is_empty() {
+            let start = stretch.end;
+            let next = (first_pixel + start) / TILED_ROWS * TILED_ROWS + TILED_ROWS;
+            stretch = start..rows.min(next - first_pixel);
+            // Even heights: a last tile of few rows would be slow.
+            height = stretch.len().div_ceil(stretch.len().div_ceil(most_rows).max(1));
+        }
+        let tile = stretch.start..stretch.end.min(stretch.start + height);
+        stretch.start = tile.end;
+        (!tile.is_empty()).then_some(tile)
+    })
 }
 
 /// A few rows of a pointwise convolution by grouped weights: every panel of 16 outputs by up to `height` rows at a time, as tiles that

@@ -7,8 +7,8 @@
 //! first, padding as zeros.
 //!
 //! K is cut into blocks of whole lines, of whole runs of one line or of parts of one run, M into
-//! blocks of [`BLOCK_ROWS`]. Within a block, a panel's slice of weights stays in L1 while it meets
-//! every row.
+//! blocks of [`block_rows`]. Within a block, a panel's slice of weights stays near while it meets
+//! every row. [`TILED_ROWS`] are cut into tiles of even height, so that sums don't depend on blocks.
 
 use super::super::{ConvGeometry, PANEL_N};
 use super::grouped::GROUP_SIZES;
@@ -17,9 +17,12 @@ use super::grouped::GROUP_SIZES;
 /// a tile of rows.
 pub(super) const BLOCK_K: usize = 384;
 
-/// Output pixels in a block: 48 × 384 f32 inputs are 72 KiB, a part of any L2. A multiple of the
-/// rows of a tile, 6 and 12.
-pub(super) const BLOCK_ROWS: usize = 48;
+/// Output pixels that are cut into tiles together. A multiple of the rows of a tile, 6 and 12.
+pub(super) const TILED_ROWS: usize = 48;
+
+/// So many output pixels are one block, so that each weight comes from memory once: 144 × 384 f32 inputs are 216 KiB. More are
+/// blocks of [`TILED_ROWS`], whose inputs and outputs leave room in any L2. A multiple of [`TILED_ROWS`].
+pub(super) const MAX_BLOCK_ROWS: usize = 3 * TILED_ROWS;
 
 /// Up to this many output pixels meet each weight only once: blocks of K would gain nothing.
 const SINGLE_TILE_ROWS: usize = 6;
@@ -156,13 +159,18 @@ fn gathers(g: &ConvGeometry) -> bool {
         || !ends_inside(g.out_w, g.stride_w, g.kernel_w, g.dilation_w, g.in_w)
 }
 
+/// Output pixels in a block. Gathered rows lie in scratch, which is a session's memory: few of them.
+pub(super) fn block_rows(g: &ConvGeometry) -> usize {
+    if gathers(g) || g.out_pixels() > MAX_BLOCK_ROWS { TILED_ROWS } else { MAX_BLOCK_ROWS }
+}
+
 /// Elements of scratch: one block of gathered rows.
 pub(super) fn scratch_len(g: &ConvGeometry) -> usize {
     gathered_len(g, &KBlocks::new(g))
 }
 
 fn gathered_len(g: &ConvGeometry, blocks: &KBlocks) -> usize {
-    if gathers(g) { BLOCK_ROWS.min(g.out_pixels()) * blocks.largest() } else { 0 }
+    if gathers(g) { block_rows(g).min(g.out_pixels()) * blocks.largest() } else { 0 }
 }
 
 /// Elements of scratch with grouped weights: the dequantized panels of a tile, then the rows.

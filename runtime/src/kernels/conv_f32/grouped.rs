@@ -225,6 +225,34 @@ impl GroupedWeights<'_> {
         }
     }
 
+    /// The weights of a padded output channel for all inputs: as many as `to` is long.
+    pub(crate) fn read(&self, padded_channel: usize, to: &mut [f32]) {
+        let (panel, lane) = (padded_channel / PANEL_N, padded_channel % PANEL_N);
+        let (k, per_word) = (to.len(), self.bits.per_word());
+        let first_word = panel * self.bits.words(k);
+        let first_group = panel * k.div_ceil(self.group_size);
+        for (group, to) in to.chunks_mut(self.group_size).enumerate() {
+            let scale = (first_group + group) * PANEL_N + lane;
+            let min = self.mins.map(|mins| mins.at(scale));
+            let scale = self.scales.at(scale);
+            let first_word = first_word + group * self.group_size / per_word;
+            for (word, to) in to.chunks_mut(per_word).enumerate() {
+                let word = &self.weights[((first_word + word) * PANEL_N + lane) * 4..][..4];
+                for (i, to) in to.iter_mut().enumerate() {
+                    let byte = word[i % 4];
+                    let nibble = if i < 4 { byte & 15 } else { byte >> 4 };
+                    let q = match self.bits {
+                        GroupedBits::W8 => byte as i8,
+                        GroupedBits::W4 if min.is_some() => nibble as i8,
+                        GroupedBits::W4 => nibble as i8 - 8,
+                    };
+                    // What changes no number, −0 neither.
+                    *to = scale * f32::from(q) + min.unwrap_or(-0.0);
+                }
+            }
+        }
+    }
+
     /// Panics unless the planes are as long as a geometry with checked sizes says.
     pub(super) fn check(&self, g: &ConvGeometry) {
         assert!(GROUP_SIZES.contains(&self.group_size), "group size");

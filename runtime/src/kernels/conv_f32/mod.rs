@@ -174,16 +174,23 @@ pub fn grouped_scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
 /// Where the output pixels can be cut so that every tile of every kernel stays what it is: at multiples of
 /// the first number, as many times as the second says; whatever remains goes with the last piece. For about `pieces` pieces.
 ///
-/// Kernels walk pixels in blocks of 48, and only in the last, partial block the height of tiles, and with it
-/// the order of sums, depends on how many there are. Halves of whole blocks are whole tiles, too.
+/// Kernels cut 48 pixels at a time into tiles, and only of the last, less than 48, the height of tiles, and with it
+/// the order of sums, depends on how many there are. Half of 48 are whole tiles, too, and a
+/// quarter where no tile has half a panel of columns.
 ///
 /// Winograd's tiles are rows of the image, computed again by every piece that has a part of them.
 pub fn cut(geometry: &ConvGeometry, isa: Isa, is_grouped: bool, pieces: usize) -> (usize, usize) {
     let pixels = geometry.out_pixels();
     let unit = match rows_of_tiles(geometry, isa) {
         Some(rows) if !is_grouped => rows * geometry.out_w,
-        _ if pixels / blocking::BLOCK_ROWS >= pieces => blocking::BLOCK_ROWS,
-        _ => blocking::BLOCK_ROWS / 2,
+        _ if pixels / blocking::TILED_ROWS >= pieces => blocking::TILED_ROWS,
+        // Without half panels, whose tiles may have eight rows, a quarter of 48 is whole tiles, too.
+        _ if geometry.group_out_c().is_multiple_of(PANEL_N) && !is_grouped => {
+            let (unit, rest) = (blocking::TILED_ROWS / 4, pixels % blocking::TILED_ROWS);
+            // The last, partial 48 stay together.
+            return (unit, (pixels - rest) / unit + usize::from(rest >= unit));
+        }
+        _ => blocking::TILED_ROWS / 2,
     };
     (unit, pixels / unit)
 }

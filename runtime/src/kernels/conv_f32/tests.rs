@@ -937,6 +937,10 @@ fn ranges_of_pixels() {
         ConvGeometry { in_h: 20, in_w: 11, in_c: 3, out_h: 20, out_w: 11, batch: 2, ..BASE },
         ConvGeometry { in_c: 70, in_h: 20, in_w: 11, out_h: 20, out_w: 11, ..BASE },
         ConvGeometry::matmul(250, 20, 50),
+        // Whole panels: quarters of the rows that are tiled together.
+        ConvGeometry::matmul(128, 400, 48),
+        ConvGeometry::matmul(143, 65, 16),
+        ConvGeometry::matmul(100, 9, 32),
         ConvGeometry { in_c: 32, out_c: 32, in_h: 21, out_h: 21, batch: 2, ..BASE },
         ConvGeometry { in_c: 16, out_c: 21, in_h: 22, out_h: 22, in_w: 30, out_w: 30, ..BASE },
         ConvGeometry { in_w: 3, out_w: 3, in_h: 40, out_h: 40, ..BASE },

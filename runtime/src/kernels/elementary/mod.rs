@@ -53,9 +53,9 @@ impl Function {
 /// Replaces numbers by a function of them.
 pub type ElementaryFn = fn(Function, &mut [f32]);
 
-/// Replaces numbers by `exp(x - largest)`, and gives their sum and the largest: the front of a softmax. Numbers far below the
-/// largest become 0; see [`exp_below`].
-pub type ExponentialsFn = fn(&mut [f32]) -> (f32, f32);
+/// `(values, scale, mask)`: with `x = value * scale + mask`, replaces values by `exp(x - largest)`, and gives their sum and the largest
+/// x: the front of a softmax. A mask that is shorter than the values is none. Numbers far below the largest become 0; see [`exp_below`].
+pub type ExponentialsFn = fn(&mut [f32], f32, &[f32]) -> (f32, f32);
 
 /// The entry for an instruction set.
 pub fn select(isa: Isa) -> ElementaryFn {
@@ -72,5 +72,5 @@ pub fn select_activation(isa: Isa) -> ActivationFn {
 
 /// The entry for an instruction set.
 pub fn select_exponentials(isa: Isa) -> ExponentialsFn {
-    select_compiled!(isa, scalar::exponentials: fn(values: &mut [f32]) -> (f32, f32))
+    select_compiled!(isa, scalar::exponentials: fn(values: &mut [f32], scale: f32, mask: &[f32]) -> (f32, f32))
 }

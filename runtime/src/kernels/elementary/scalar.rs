@@ -180,32 +180,84 @@ pub(super) fn activate(function: Function, affine: [f32; 2], values: &mut [f32])
     }
 }
 
-/// The loops of [`ExponentialsFn`](super::ExponentialsFn), with sums in eight lanes.
+/// Lanes of maxima and sums: a register of AVX-512.
+const LANES: usize = 16;
+
+/// The larger of two numbers; the first where either is NaN.
 #[inline(always)]
-pub(crate) fn exponentials(values: &mut [f32]) -> (f32, f32) {
-    const LANES: usize = 8;
-    // Indexed lanes: loops that are vectorised whatever is inlined.
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let (chunks, rest) = values.as_chunks::<LANES>();
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
+/// Multiplies numbers by a scale; gives the largest.
+#[inline(always)]
+fn scaled(values: &mut [f32], scale: f32) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = values.as_chunks_mut::<LANES>();
     for chunk in chunks {
+        // Indexed lanes: loops that are vectorised whatever is inlined.
         for i in 0..LANES {
+            chunk[i] *= scale;
             lanes[i] = larger(lanes[i], chunk[i]);
         }
     }
-    let largest = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger);
-    let (chunks, rest) = values.as_chunks_mut::<LANES>();
+    for (value, lane) in rest.iter_mut().zip(&mut lanes) {
+        *value *= scale;
+        *lane = larger(*lane, *value);
+    }
+    fold(lanes, larger)
+}
+
+/// As [`scaled`], and adds a mask, which has as many numbers.
+#[inline(always)]
+fn masked(values: &mut [f32], scale: f32, mask: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let ((chunks, rest), (masks, mask_rest)) =
+        (values.as_chunks_mut::<LANES>(), mask.as_chunks::<LANES>());
+    for (chunk, mask) in chunks.iter_mut().zip(masks) {
+        for i in 0..LANES {
+            chunk[i] = chunk[i] * scale + mask[i];
+            lanes[i] = larger(lanes[i], chunk[i]);
+        }
+    }
+    for ((value, mask), lane) in rest.iter_mut().zip(mask_rest).zip(&mut lanes) {
+        *value = *value * scale + mask;
+        *lane = larger(*lane, *value);
+    }
+    fold(lanes, larger)
+}
+
+/// Folds lanes in halves.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = f(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// The loops of [`ExponentialsFn`](super::ExponentialsFn).
+#[inline(always)]
+pub(crate) fn exponentials(values: &mut [f32], scale: f32, mask: &[f32]) -> (f32, f32) {
+    let largest = match mask.get(..values.len()) {
+        Some(mask) if !mask.is_empty() => masked(values, scale, mask),
+        _ => scaled(values, scale),
+    };
     let mut sums = [0.0f32; LANES];
+    let (chunks, rest) = values.as_chunks_mut::<LANES>();
     for chunk in chunks {
         for i in 0..LANES {
             chunk[i] = exp_below(chunk[i] - largest);
             sums[i] += chunk[i];
         }
     }
-    let mut sum = sums.iter().sum::<f32>();
-    for value in rest {
+    for (value, sum) in rest.iter_mut().zip(&mut sums) {
         *value = exp_below(*value - largest);
-        sum += *value;
+        *sum += *value;
     }
-    (sum, largest)
+    (fold(sums, |a, b| a + b), largest)
 }

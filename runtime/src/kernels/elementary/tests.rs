@@ -88,19 +88,24 @@ fn errors_are_within_what_is_stated() {
 
 #[test]
 fn exponentials_sum_to_what_f64_says_and_are_0_far_below() {
-    for len in [0, 1, 7, 8, 9, 16, 100] {
-        let x: Vec<f32> = (0..len).map(|i| ((i * 37) % 101) as f32 * -0.9 + 3.0).collect();
-        let mut y = x.clone();
-        let (sum, largest) = scalar::exponentials(&mut y);
-        assert_eq!(largest, x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        let mut want = 0.0;
-        for (x, y) in x.iter().zip(&y) {
-            let exact = f64::from(x - largest).exp();
-            want += exact;
-            let kept = if *x - largest < -87.0 { 0.0 } else { exact };
-            assert!((f64::from(*y) - kept).abs() <= 2.0 * ulp(kept), "{x}: {y}");
+    for len in [0, 1, 7, 8, 9, 16, 17, 32, 100] {
+        let scores: Vec<f32> = (0..len).map(|i| ((i * 37) % 101) as f32 * -0.9 + 3.0).collect();
+        let mask: Vec<f32> = (0..len + 3).map(|i| (i % 5) as f32 * -7.5).collect();
+        for (scale, mask) in [(1.0, &[][..]), (0.5, &[]), (1.0, &mask), (1.75, &mask)] {
+            let masked = |(i, x): (usize, &f32)| x * scale + mask.get(i).unwrap_or(&0.0);
+            let x: Vec<f32> = scores.iter().enumerate().map(masked).collect();
+            let mut y = scores.clone();
+            let (sum, largest) = scalar::exponentials(&mut y, scale, mask);
+            assert_eq!(largest, x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let mut want = 0.0;
+            for (x, y) in x.iter().zip(&y) {
+                let exact = f64::from(x - largest).exp();
+                want += exact;
+                let kept = if *x - largest < -87.0 { 0.0 } else { exact };
+                assert!((f64::from(*y) - kept).abs() <= 2.0 * ulp(kept), "{x}: {y}");
+            }
+            assert!((f64::from(sum) - want).abs() <= 1e-5 * want, "{len}: {sum} {want}");
         }
-        assert!((f64::from(sum) - want).abs() <= 1e-5 * want, "{len}: {sum} {want}");
     }
 }
 
@@ -120,14 +125,18 @@ fn check(x: &[f32], offset: usize) {
             let got = run(&|y| select(isa)(function, y));
             assert!(same(&want, &got), "{function:?} on {isa}");
         }
-        let front = |kernel: ExponentialsFn| {
-            let sums = core::cell::Cell::new((0.0, 0.0));
-            let mut y = run(&|y| sums.set(kernel(y)));
-            y.extend([sums.get().0, sums.get().1]);
-            y
-        };
-        let (want, got) = (front(scalar::exponentials), front(select_exponentials(isa)));
-        assert!(same(&want, &got), "exponentials of {} on {isa}", x.len());
+        let mask: Vec<f32> =
+            x.iter().map(|x| if *x > 15.0 { f32::NEG_INFINITY } else { x * 0.5 }).collect();
+        for (scale, mask) in [(1.0, &[][..]), (0.3, &[]), (0.3, &mask)] {
+            let front = |kernel: ExponentialsFn| {
+                let sums = core::cell::Cell::new((0.0, 0.0));
+                let mut y = run(&|y| sums.set(kernel(y, scale, mask)));
+                y.extend([sums.get().0, sums.get().1]);
+                y
+            };
+            let (want, got) = (front(scalar::exponentials), front(select_exponentials(isa)));
+            assert!(same(&want, &got), "exponentials of {} on {isa}", x.len());
+        }
     }
 }
 
@@ -168,7 +177,10 @@ fn every_instruction_set_gives_the_same_bits() {
         for len in [0, 1, 5, 8, 13, 64, 1000] {
             let row: Vec<f32> = (0..len).map(|i| ((i * 31) % 57) as f32 - 20.0).collect();
             let (mut want, mut got) = (row.clone(), row);
-            let sums = (scalar::exponentials(&mut want), select_exponentials(isa)(&mut got));
+            let sums = (
+                scalar::exponentials(&mut want, 1.0, &[]),
+                select_exponentials(isa)(&mut got, 1.0, &[]),
+            );
             assert_eq!((sums.0, want), (sums.1, got), "{len} on {isa}");
         }
     }

@@ -132,19 +132,33 @@ fn pack(
     for (panel, first) in panels.chunks_exact_mut(PANEL_N * BLOCK_K).zip((0..cols).step_by(PANEL_N))
     {
         let width = PANEL_N.min(cols - first);
-        let rows = panel.as_chunks_mut::<PANEL_N>().0[..len].iter_mut();
+        let rows = &mut panel.as_chunks_mut::<PANEL_N>().0[..len];
         if args.trans_b {
             let mut columns = [&args.b[..0]; PANEL_N];
             for (j, column) in columns[..width].iter_mut().enumerate() {
                 *column = &args.b[(col + first + j) * args.k + first_k..][..len];
             }
-            for (l, row) in rows.enumerate() {
+            let mut done = 0;
+            if width == PANEL_N {
+                // Square tiles, whose loops have lengths that the compiler knows.
+                let columns = columns.map(|column| column.as_chunks::<PANEL_N>().0);
+                for (tile, rows) in rows.as_chunks_mut::<PANEL_N>().0.iter_mut().enumerate() {
+                    let columns = columns.map(|column| &column[tile]);
+                    for (l, row) in rows.iter_mut().enumerate() {
+                        for j in 0..PANEL_N {
+                            row[j].write(columns[j][l]);
+                        }
+                    }
+                    done += PANEL_N;
+                }
+            }
+            for (l, row) in rows.iter_mut().enumerate().skip(done) {
                 for (x, column) in row.iter_mut().zip(columns) {
                     x.write(column.get(l).copied().unwrap_or(0.0));
                 }
             }
         } else {
-            for (l, row) in rows.enumerate() {
+            for (l, row) in rows.iter_mut().enumerate() {
                 let from = &args.b[(first_k + l) * args.n + col + first..][..width];
                 if let Ok(from) = <&[f32; PANEL_N]>::try_from(from) {
                     row.write_copy_of_slice(from); // a length that the compiler knows

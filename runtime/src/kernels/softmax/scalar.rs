@@ -63,7 +63,7 @@ pub(super) fn softmax_f32(shape: SoftmaxShape, x: &[f32], y: &mut [f32]) {
     y.copy_from_slice(x);
     if inner == 1 {
         for row in y.chunks_exact_mut(extent) {
-            let (sum, _) = elementary::exponentials(row);
+            let (sum, _) = elementary::exponentials(row, 1.0, &[]);
             row.iter_mut().for_each(|y| *y /= sum);
         }
     } else {
