@@ -46,6 +46,25 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
         });
     }
 
+    const NONE: Row = Row { start: ptr::null(), step: 0, line_step: 0 };
+    // SAFETY: the contract is the same. There is a row for each pixel, or for each of a block.
+    unsafe {
+        match args.pixels.len() {
+            1 => run_blocks(args, kernel, &mut [NONE; 1]),
+            ..=TILED_ROWS => run_blocks(args, kernel, &mut [NONE; TILED_ROWS]),
+            _ => run_blocks(args, kernel, &mut [NONE; MAX_BLOCK_ROWS]),
+        }
+    }
+}
+
+/// The same block by block, whose rows are pointed at in `rows`.
+///
+/// # Safety
+///
+/// The CPU has the instruction set of `kernel`; `args` were checked.
+#[inline(never)]
+unsafe fn run_blocks(args: &mut ConvF32<'_>, kernel: TileKernel, rows: &mut [Row]) {
+    let g = &args.geometry;
     let (k, group_out_c, padded_group_out_c) = (g.k(), g.group_out_c(), g.padded_group_out_c());
     let (k_blocks, dequantized_len) = match args.weights {
         PanelWeights::Float(_) => (KBlocks::new(g), 0),
@@ -53,7 +72,6 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
     };
     let inner = Inner::new(g);
     let (dequantized, gathered) = args.scratch.split_at_mut(dequantized_len);
-    let mut rows = [Row { start: ptr::null(), step: 0, line_step: 0 }; MAX_BLOCK_ROWS];
     let block_rows = block_rows(g);
 
     let streams = g.out_pixels() == 1
@@ -165,7 +183,10 @@ fn tiles(first_pixel: usize, rows: usize, most_rows: usize) -> impl Iterator<Ite
             let next = (first_pixel + start) / TILED_ROWS * TILED_ROWS + TILED_ROWS;
             stretch = start..rows.min(next - first_pixel);
             // Even heights: a last tile of few rows would be slow.
-            height = stretch.len().div_ceil(stretch.len().div_ceil(most_rows).max(1));
+            height = match stretch.len() {
+                rows if rows <= most_rows => rows,
+                rows => rows.div_ceil(rows.div_ceil(most_rows)),
+            };
         }
         let tile = stretch.start..stretch.end.min(stretch.start + height);
         stretch.start = tile.end;
