@@ -466,7 +466,7 @@ impl Convert {
                 TargetArg::CortexM => Target::CortexM,
             },
             exact_tflite: self.exact_tflite,
-            arena: self.search.arena(),
+            arena: self.search.max_arena,
             monitor: self.monitor.scores().map(|scores| MonitorOptions {
                 scores,
                 false_alarm: self.false_alarm,

@@ -29,7 +29,7 @@ pub(super) struct SearchArgs {
     /// The largest arena, such as 64KB, or `smallest`: where activations would take more, layers are computed in bands of
     /// rows. --quantize auto looks for numbers with which they don't
     #[arg(long, value_name = "BYTES", value_parser = parse_arena)]
-    max_arena: Option<ArenaGoal>,
+    pub(super) max_arena: Option<ArenaGoal>,
     /// For --quantize auto: the longest median of a run here, such as 250us or 2ms
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     max_latency: Option<Duration>,
@@ -112,11 +112,6 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 }
 
 impl SearchArgs {
-    /// How much memory activations may take.
-    pub(super) fn arena(&self) -> Option<ArenaGoal> {
-        self.max_arena
-    }
-
     /// What is searched for, on this data.
     pub(super) fn wanted<'d>(
         &self,

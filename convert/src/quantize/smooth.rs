@@ -236,9 +236,9 @@ fn multiply(graph: &mut Graph, node: &mut Node, factors: &[f32]) {
 mod tests {
     use super::*;
     use crate::dim::Dim;
-    use crate::evaluate::{Program, Reals, feed, output_reals};
+    use crate::evaluate::Reals;
     use crate::graph::{Clamp, MatMul, NormKind};
-    use crate::plan::PlanOptions;
+    use crate::quantize::spread::tests::first_output;
 
     /// Few channels among which one dominates are hardly better off: errors of its weights stay.
     const N: usize = 64;
@@ -292,13 +292,7 @@ mod tests {
             let factors = smooth.constant(smooth.nodes[1].inputs[1].unwrap()).unwrap().to_f32();
             assert!(factors[0] < 0.5 * factors[1], "the first channel gets smaller: {factors:?}");
 
-            let outputs = |graph: &Graph| {
-                let program = Program::new(graph, &PlanOptions::default()).unwrap();
-                let mut session = program.session(None).unwrap();
-                feed(&mut session, &samples, 0).unwrap();
-                session.run().unwrap();
-                output_reals(&session, 0).unwrap()
-            };
+            let outputs = |graph: &Graph| first_output(graph, &samples);
             let (before, after) = (outputs(&reference), outputs(&smooth));
             for (before, after) in before.iter().zip(&after) {
                 assert!((before - after).abs() < 1e-3, "{before} became {after}");

@@ -244,9 +244,9 @@ fn pick(tensor: &Tensor, axis: usize, indices: &[usize]) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluate::{Program, Reals, feed, output_reals};
+    use crate::evaluate::Reals;
     use crate::graph::{MatMul, NormKind, UnaryKind};
-    use crate::plan::PlanOptions;
+    use crate::quantize::spread::tests::first_output;
     use whit::DType;
 
     const INNER: usize = 160;
@@ -313,13 +313,7 @@ mod tests {
             assert_eq!(names[6..], ["down/sum", "norm"]);
             assert_eq!(numbers[..6], [Numbers::Int8; 6]);
             assert_eq!(numbers[6..], [Numbers::Float; 2]);
-            let outputs = |graph: &Graph| {
-                let program = Program::new(graph, &PlanOptions::default()).unwrap();
-                let mut session = program.session(None).unwrap();
-                feed(&mut session, &samples, 0).unwrap();
-                session.run().unwrap();
-                output_reals(&session, 0).unwrap()
-            };
+            let outputs = |graph: &Graph| first_output(graph, &samples);
             let (before, after) = (outputs(&reference), outputs(&parted));
             for (before, after) in before.iter().zip(&after) {
                 assert!((before - after).abs() < 1e-4, "{before} became {after}");

@@ -130,7 +130,7 @@ fn multiply(graph: &mut Graph, node: &mut Node, factors: &[f32]) -> Node {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::dim::Dim;
     use crate::evaluate::{Program, Reals, feed, output_reals};
@@ -164,6 +164,15 @@ mod tests {
         graph
     }
 
+    /// The first output of a graph for the first sample.
+    pub(in crate::quantize) fn first_output(graph: &Graph, samples: &Reals) -> Vec<f32> {
+        let program = Program::new(graph, &PlanOptions::default()).unwrap();
+        let mut session = program.session(None).unwrap();
+        feed(&mut session, samples, 0).unwrap();
+        session.run().unwrap();
+        output_reals(&session, 0).unwrap()
+    }
+
     #[test]
     fn channels_get_equal_and_the_function_stays() {
         let samples = Reals {
@@ -182,13 +191,7 @@ mod tests {
         let names: Vec<&str> = spread.nodes.iter().map(|node| node.name.as_str()).collect();
         assert_eq!(names, ["layer", "layer/divide", "sum", "norm"]);
 
-        let outputs = |graph: &Graph| {
-            let program = Program::new(graph, &PlanOptions::default()).unwrap();
-            let mut session = program.session(None).unwrap();
-            feed(&mut session, &samples, 0).unwrap();
-            session.run().unwrap();
-            output_reals(&session, 0).unwrap()
-        };
+        let outputs = |graph: &Graph| first_output(graph, &samples);
         let (before, after) = (outputs(&reference), outputs(&spread));
         for (before, after) in before.iter().zip(&after) {
             assert!((before - after).abs() < 1e-5, "{before} became {after}");

@@ -82,15 +82,20 @@ impl Banded {
             Op::Unary(_) | Op::Lut { .. } | Op::Quantize | Op::Dequantize | Op::Cast => Reach::SAME,
             Op::Binary(_) | Op::Concat { axis: 3 } => Reach::SAME,
             Op::Softmax { axis: 3, .. } => Reach::SAME,
-            Op::Resize { mode: ResizeMode::Nearest(rounding), coordinates, .. } => {
+            Op::Resize { mode: ResizeMode::Nearest(rounding), coordinates, scales } => {
+                use NearestRounding::{Floor, RoundPreferCeil, RoundPreferFloor};
                 let x = graph.value(node.inputs[0]?).const_shape()?;
                 let repeat = height / x.get(ROWS)?.max(&1);
-                let is_floor = match coordinates {
-                    CoordinateMode::HalfPixel | CoordinateMode::PytorchHalfPixel => true,
-                    CoordinateMode::Asymmetric => *rounding == NearestRounding::Floor,
+                // Row `r` is row `r / repeat` of x, which bands keep, for a scale that is a whole number.
+                let repeats = match coordinates {
+                    CoordinateMode::HalfPixel | CoordinateMode::PytorchHalfPixel => {
+                        matches!(rounding, RoundPreferFloor | RoundPreferCeil)
+                    }
+                    CoordinateMode::Asymmetric => *rounding == Floor,
                     CoordinateMode::AlignCorners => false,
                 };
-                (is_floor && repeat > 0).then_some(Reach { repeat, ..Reach::SAME })?
+                let is_whole = repeat > 0 && *scales.get(ROWS)? == repeat as f32;
+                (repeats && is_whole).then_some(Reach { repeat, ..Reach::SAME })?
             }
             _ => return None,
         };

@@ -82,13 +82,14 @@ fn pool(build: &mut Build, x: ValueId) -> ValueId {
 fn resize(build: &mut Build, x: ValueId) -> ValueId {
     let [_, height, width, channels] = shape(build, x)[..] else { panic!("rank") };
     let (down, across) = (1 + below(build, 3), 1 + below(build, 2));
-    let (coordinates, rounding) = if below(build, 2) == 0 {
-        (CoordinateMode::Asymmetric, NearestRounding::Floor)
-    } else {
-        (CoordinateMode::HalfPixel, NearestRounding::RoundPreferCeil)
-    };
+    use CoordinateMode::{AlignCorners, Asymmetric, HalfPixel, PytorchHalfPixel};
+    use NearestRounding::{Ceil, Floor, RoundPreferCeil, RoundPreferFloor};
+    let coordinates = [Asymmetric, HalfPixel, PytorchHalfPixel, AlignCorners][below(build, 4)];
+    let rounding = [Floor, RoundPreferCeil, RoundPreferFloor, Ceil][below(build, 4)];
     let mode = ResizeMode::Nearest(rounding);
-    let scales = vec![1.0, down as f32, across as f32, 1.0];
+    // A scale may be more than the ratio of the sizes, which are rounded down.
+    let more = if below(build, 3) == 0 { 0.9 / height as f32 } else { 0.0 };
+    let scales = vec![1.0, down as f32 + more, across as f32, 1.0];
     let op = Op::Resize { mode, coordinates, scales };
     build.node(op, &[x], dims([1, height * down, width * across, channels]))
 }
