@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use whit::format::Op as StepOp;
+use whit::format::{Layout, Op as StepOp};
 use whit::{DType, Isa, Model, Options, Prepared, Session};
 
 use crate::emit::{Golden, emit};
@@ -440,7 +440,8 @@ pub const GOLDEN_TOLERANCE: f32 = 1e-4;
 /// The same of programs that keep f16: where another order of a sum gives another f16, the difference is 2⁻¹¹ of one number.
 const HALF_TOLERANCE: f32 = 2e-3;
 
-/// The same of programs that keep reals in i8, whose steps are 2⁻⁷ of the largest of 32 numbers.
+/// The same of programs that keep reals in i8, whose steps are 2⁻⁷ of the largest of 32 numbers, or that round inputs of layers to
+/// bf16, in steps of up to 2⁻⁸.
 const BYTE_TOLERANCE: f32 = 2e-2;
 
 /// A run on pseudo-random inputs isn't much more work than this. The scalar kernels take about a second for it.
@@ -473,8 +474,13 @@ pub fn golden(
         .steps
         .iter()
         .any(|step| step.op == StepOp::CachedAttention && step.variant == Some(DType::I8));
+    let rounds_inputs = program
+        .plan
+        .tensors
+        .iter()
+        .any(|tensor| tensor.dtype == DType::BF16 && tensor.layout == Layout::PanelFloat);
     let tolerance = match keeps_halves {
-        _ if keeps_bytes => BYTE_TOLERANCE,
+        _ if keeps_bytes || rounds_inputs => BYTE_TOLERANCE,
         true => HALF_TOLERANCE,
         false => GOLDEN_TOLERANCE,
     };

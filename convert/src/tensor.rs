@@ -54,6 +54,14 @@ impl Tensor {
         fits.then(|| Tensor::from_le(DType::F16, self.shape.clone(), bytes))
     }
 
+    /// The same in bf16, rounded to nearest; `None` when a number is beyond what bf16 holds.
+    pub fn to_bf16(&self) -> Option<Tensor> {
+        let rounded: Vec<bf16> = self.to_f32().into_iter().map(bf16::from_f32).collect();
+        let fits = rounded.iter().all(|x| x.is_finite());
+        let bytes = rounded.iter().map(|x| x.to_le_bytes());
+        fits.then(|| Tensor::from_le(DType::BF16, self.shape.clone(), bytes))
+    }
+
     /// An i8 tensor.
     pub fn from_i8(shape: impl Into<Vec<usize>>, values: &[i8]) -> Tensor {
         Tensor::from_le(DType::I8, shape.into(), values.iter().map(|v| v.to_le_bytes()))

@@ -1,10 +1,10 @@
-//! Weights of 8 and 4 bits in groups, f16 weights: from the graph through the file to the results of every
+//! Weights of 8 and 4 bits in groups, f16 and bf16 weights: from the graph through the file to the results of every
 //! instruction set, beside sums in f64.
 
 mod common;
 
 use common::{GroupedLayer, LayerKind, Random};
-use half::f16;
+use half::{bf16, f16};
 use whit::format::Layout;
 use whit::{DType, Isa, Model, Options, Session};
 use whit_convert::emit::emit;
@@ -87,8 +87,15 @@ fn run(file: &[u8], inputs: &[Vec<f32>], isa: Isa) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-/// Compares a graph's results with the sums of products with `weights`, OHWI.
-fn check(name: &str, layer: &GroupedLayer, graph: &Graph, weights: &[f64], seed: u64) {
+/// Compares a graph's results with the sums of products of inputs, which are real before they are rounded, with `weights`, OHWI.
+fn check(
+    name: &str,
+    layer: &GroupedLayer,
+    graph: &Graph,
+    weights: &[f64],
+    round: fn(f32) -> f32,
+    seed: u64,
+) {
     let mut random = Random::new(seed);
     let inputs: Vec<Vec<f32>> = graph
         .inputs
@@ -98,7 +105,9 @@ fn check(name: &str, layer: &GroupedLayer, graph: &Graph, weights: &[f64], seed:
             (0..len).map(|_| random.real()).collect()
         })
         .collect();
-    let expected = layer.expected(graph, weights, &inputs);
+    let mut rounded = inputs.clone();
+    rounded[0].iter_mut().for_each(|x| *x = round(*x));
+    let expected = layer.expected(graph, weights, &rounded);
     let largest = f64::from(inputs[0].iter().fold(0.0f32, |most, x| most.max(x.abs())));
     let file = file(graph);
     for isa in Isa::available() {
@@ -125,7 +134,7 @@ fn layers_compute_what_their_weights_say() {
     for (index, layer) in layers().into_iter().enumerate() {
         let seed = index as u64;
         let (graph, weights) = layer.graph(&mut Random::new(1000 + seed));
-        check(&format!("{layer:?}"), &layer, &graph, &weights, seed);
+        check(&format!("{layer:?}"), &layer, &graph, &weights, |x| x, seed);
     }
 }
 
@@ -158,29 +167,51 @@ fn files_are_as_small_as_their_weights() {
 }
 
 #[test]
-fn f16_weights_are_a_matter_of_each_node() {
+fn f16_and_bf16_weights_are_a_matter_of_each_node() {
+    let types: [(DType, fn(f64) -> [u8; 2], fn([u8; 2]) -> f64, fn(f32) -> f32); 2] = [
+        (DType::F16, |w| f16::from_f64(w).to_le_bytes(), |b| f16::from_le_bytes(b).to_f64(), |x| x),
+        (
+            DType::BF16,
+            |w| bf16::from_f64(w).to_le_bytes(),
+            |b| bf16::from_le_bytes(b).to_f64(),
+            |x| bf16::from_f32(x).to_f32(),
+        ),
+    ];
+    let mut tried = [0; 2];
     for layer in layers() {
-        let (mut graph, weights) = layer.graph(&mut Random::new(9));
-        let id = graph.nodes[0].inputs[1].unwrap();
-        let shape = graph.constant(id).unwrap().shape.clone();
-        let halves: Vec<f16> = weights.iter().map(|w| f16::from_f64(w / 3.0)).collect();
-        let stored = |i: usize| match layer.kind {
-            LayerKind::MatMul { transpose_b: false } => {
-                halves[i % layer.out_c * layer.in_c + i / layer.out_c]
+        for (at, (dtype, store, load, round)) in types.into_iter().enumerate() {
+            let groups = match layer.kind {
+                LayerKind::Conv { groups, .. } => groups,
+                _ => 1,
+            };
+            // Weights in bf16 come in pairs.
+            if at == 1 && !(layer.in_c / groups).is_multiple_of(2) {
+                continue;
             }
-            _ => halves[i],
-        };
-        let data: Vec<u8> = (0..halves.len()).flat_map(|i| stored(i).to_le_bytes()).collect();
-        let constant = Tensor { dtype: DType::F16, shape, data: data.into() };
-        graph.nodes[0].inputs[1] = Some(graph.add_constant("halves", constant));
-        let reals: Vec<f64> = halves.iter().map(|w| w.to_f64()).collect();
-        check(&format!("f16 {layer:?}"), &layer, &graph, &reals, 77);
-        let file = file(&graph);
-        let aligned = AlignedBytes::new(&file);
-        let model = Model::open(aligned.as_slice()).unwrap();
-        let packed: Vec<_> = model.tensors().filter(|tensor| tensor.layout != 0).collect();
-        assert_eq!((packed.len(), packed[0].dtype), (1, DType::F16 as u8));
+            tried[at] += 1;
+            let (mut graph, weights) = layer.graph(&mut Random::new(9));
+            let id = graph.nodes[0].inputs[1].unwrap();
+            let shape = graph.constant(id).unwrap().shape.clone();
+            let halves: Vec<[u8; 2]> = weights.iter().map(|w| store(w / 3.0)).collect();
+            let stored = |i: usize| match layer.kind {
+                LayerKind::MatMul { transpose_b: false } => {
+                    halves[i % layer.out_c * layer.in_c + i / layer.out_c]
+                }
+                _ => halves[i],
+            };
+            let data: Vec<u8> = (0..halves.len()).flat_map(stored).collect();
+            let constant = Tensor { dtype, shape, data: data.into() };
+            graph.nodes[0].inputs[1] = Some(graph.add_constant("halves", constant));
+            let reals: Vec<f64> = halves.iter().map(|half| load(*half)).collect();
+            check(&format!("{dtype} {layer:?}"), &layer, &graph, &reals, round, 77);
+            let file = file(&graph);
+            let aligned = AlignedBytes::new(&file);
+            let model = Model::open(aligned.as_slice()).unwrap();
+            let packed: Vec<_> = model.tensors().filter(|tensor| tensor.layout != 0).collect();
+            assert_eq!((packed.len(), packed[0].dtype), (1, dtype as u8));
+        }
     }
+    assert!(tried[0] > 40 && tried[1] > 20, "{tried:?}");
 }
 
 #[test]

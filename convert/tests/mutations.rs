@@ -495,7 +495,7 @@ fn whit_files() -> Vec<Vec<u8>> {
         let all: &[Numbers] = match source.name {
             "qdq" => &[Numbers::Float],
             "integers" => &[Numbers::Float, Numbers::F16],
-            _ => &[Numbers::Float, Numbers::F16, Numbers::Int8],
+            _ => &[Numbers::Float, Numbers::F16, Numbers::Bf16, Numbers::Int8],
         };
         files.extend(all.iter().map(|numbers| source.convert(*numbers)));
     }
@@ -924,7 +924,7 @@ fn convert_and_run(graph: Graph, random: &mut Random) -> &'static str {
         return "refused by the caller: too large";
     }
     let samples = RandomSamples::new(&graph, 1);
-    let numbers = random.pick(&[Numbers::Float, Numbers::F16, Numbers::Int8]);
+    let numbers = random.pick(&[Numbers::Float, Numbers::F16, Numbers::Bf16, Numbers::Int8]);
     let exact_tflite = graph.is_of_tflite() && random.below(4) == 0;
     let options =
         ConvertOptions { numbers, golden_cases: 1, exact_tflite, ..ConvertOptions::default() };

@@ -4,7 +4,7 @@
 mod common;
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use whit::{Model, Options, Session};
+use whit::{DType, Model, Options, Session};
 use whit_convert::evaluate::AlignedBytes;
 use whit_convert::import::onnx::proto::{
     AttributeProto as A, DimensionProto, TensorProto as T, ValueInfoProto, data_type as t,
@@ -66,9 +66,12 @@ fn outputs(session: &Session<'_>) -> Vec<u8> {
 /// One test alone in its process: other tests' allocations would count as well.
 #[test]
 fn threads_change_no_bit_and_allocate_nothing() {
-    for numbers in [Numbers::Float, Numbers::F16, Numbers::Int8] {
+    for numbers in [Numbers::Float, Numbers::F16, Numbers::Bf16, Numbers::Int8] {
         let file = AlignedBytes::new(&wide().convert(numbers));
         let model = Model::open(file.as_slice()).expect("a model");
+        let pairs = model.tensors().filter(|tensor| tensor.dtype == DType::BF16 as u8).count();
+        // The pointwise convolution and both layers; one of 3×3 and one that is depthwise have f16.
+        assert_eq!(pairs, if numbers == Numbers::Bf16 { 3 } else { 0 });
         let mut one = Session::new(model, Options::default()).expect("one thread");
         for threads in [2, 3, 7] {
             let options = Options { threads, ..Options::default() };

@@ -70,14 +70,14 @@ pub(crate) struct Convert {
     /// Inputs per scale of w8 and w4 weights: 32, 64 or 128
     #[arg(long, value_name = "N", default_value_t = DEFAULT_GROUP, value_parser = parse_group)]
     group: usize,
-    /// Numbers of tables of embeddings, and of an output layer that shares a table's weights: float, f16, w8 or w4:64
+    /// Numbers of tables of embeddings, and of an output layer that shares a table's weights: float, f16, bf16, w8 or w4:64
     /// (default: those of --quantize, but w8 where that is w4)
     #[arg(long, value_name = "NUMBERS")]
     embeddings: Option<Numbers>,
     /// Numbers of the layer that makes the output
     #[arg(long, value_name = "NUMBERS")]
     output_layer: Option<Numbers>,
-    /// Numbers of one node, in place of those of --quantize: NODE=float, f16, w8, w4:64, int16 or int8
+    /// Numbers of one node, in place of those of --quantize: NODE=float, f16, bf16, w8, w4:64, int16 or int8
     #[arg(long, value_name = "NODE=NUMBERS", value_parser = parse_layer)]
     layer: Vec<(String, Numbers)>,
     /// A node that stays float: short for --layer NODE=float
@@ -122,6 +122,8 @@ pub(crate) enum SchemeArg {
     None,
     /// Weights stored as f16, float arithmetic
     F16,
+    /// Weights stored as bf16, inputs of layers rounded to bf16: twice as fast as float where the CPU multiplies bf16
+    Bf16,
     /// i8 weights per channel and i8 activations; needs --calibrate
     Int8,
     /// i8 weights per channel and i16 activations; needs --calibrate
@@ -139,6 +141,7 @@ impl SchemeArg {
         match self {
             SchemeArg::None | SchemeArg::Auto => Numbers::Float,
             SchemeArg::F16 => Numbers::F16,
+            SchemeArg::Bf16 => Numbers::Bf16,
             SchemeArg::Int8 => Numbers::Int8,
             SchemeArg::Int16 => Numbers::Int16,
             SchemeArg::W8 => Numbers::W8 { group },
@@ -433,7 +436,8 @@ impl Convert {
         let numbers = self.quantize.numbers(self.group);
         let kept = self.keep_float.iter().map(|node| (node.clone(), Numbers::Float));
         let layers: Vec<_> = self.layer.iter().cloned().chain(kept).collect();
-        let plain = |numbers: &Numbers| matches!(numbers, Numbers::Float | Numbers::F16);
+        let plain =
+            |numbers: &Numbers| matches!(numbers, Numbers::Float | Numbers::F16 | Numbers::Bf16);
         if data.is_some()
             && self.monitor == MonitorArg::None
             && self.quantize != SchemeArg::Auto
@@ -441,7 +445,7 @@ impl Convert {
             && layers.iter().all(|(_, numbers)| plain(numbers))
         {
             eprintln!(
-                "note: --calibrate chooses ranges and improves weights; float and f16 have neither, here it only \
+                "note: --calibrate chooses ranges and improves weights; float, f16 and bf16 have neither, here it only \
                  feeds the golden vectors"
             );
         }

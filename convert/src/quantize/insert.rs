@@ -132,8 +132,8 @@ impl Inserted<'_> {
             self.weights(node, weights);
             return;
         }
-        if numbers == Numbers::F16 {
-            self.halves(node);
+        if let Numbers::F16 | Numbers::Bf16 = numbers {
+            self.halves(node, numbers);
             return;
         }
         let Some(dtype) = numbers.integer() else { return };
@@ -158,12 +158,15 @@ impl Inserted<'_> {
         });
     }
 
-    /// Weights as f16, where none is beyond what f16 holds.
-    fn halves(&mut self, node: &mut Node) {
+    /// Weights as f16 or bf16, where none is beyond what these hold.
+    fn halves(&mut self, node: &mut Node, numbers: Numbers) {
         let Some((operand, weights)) = stored(&self.graph, node) else { return };
-        let Some(halves) = weights.to_halves() else { return };
-        let Some(id) = node.inputs[operand] else { return };
-        node.inputs[operand] = Some(self.once(id, "f16", &halves, None));
+        let (halves, name) = match numbers {
+            Numbers::Bf16 => (weights.to_bf16(), "bf16"),
+            _ => (weights.to_halves(), "f16"),
+        };
+        let (Some(halves), Some(id)) = (halves, node.inputs[operand]) else { return };
+        node.inputs[operand] = Some(self.once(id, name, &halves, None));
     }
 
     /// A stored form of a constant, the same one for all that share both.

@@ -21,6 +21,8 @@ pub enum Numbers {
     Float,
     /// Weights stored as f16, computed on f32.
     F16,
+    /// Weights stored as bf16, inputs of layers rounded to bf16, sums in f32.
+    Bf16,
     /// Weights stored as 8 bits in groups with f16 scales, computed on f32.
     W8 {
         /// Inputs per scale.
@@ -52,7 +54,7 @@ impl Numbers {
         let scales = |group: usize| 2.0 / group as f64;
         let each = match self {
             Numbers::Float => 4.0,
-            Numbers::F16 => 2.0,
+            Numbers::F16 | Numbers::Bf16 => 2.0,
             Numbers::W8 { group } => 1.0 + scales(group),
             Numbers::W4 { group } => 0.5 + scales(group),
             Numbers::Int8 | Numbers::Int16 => 1.0,
@@ -61,8 +63,8 @@ impl Numbers {
     }
 
     /// These numbers if a node can be computed with them, else the nearest that lose nothing: a
-    /// depthwise convolution has too few weights a channel for groups and keeps f16, an operator without
-    /// an integer form stays float. Rows of a table become floats as they are read, so that 8 bits in groups serve integer
+    /// depthwise convolution has too few weights a channel for groups and keeps f16, as a layer does that
+    /// wouldn't gain by bf16; an operator without an integer form stays float. Rows of a table become floats as they are read, so that 8 bits in groups serve integer
     /// layers behind them.
     pub fn fitted(self, graph: &Graph, node: &Node) -> Numbers {
         match self {
@@ -76,6 +78,7 @@ impl Numbers {
             },
             _ if stored(graph, node).is_none() => Numbers::Float,
             Numbers::W8 { .. } | Numbers::W4 { .. } if is_grouped_convolution(node) => Numbers::F16,
+            Numbers::Bf16 if !gains_by_bf16(graph, node) => Numbers::F16,
             _ => self,
         }
     }
@@ -86,6 +89,7 @@ impl fmt::Display for Numbers {
         match self {
             Numbers::Float => f.write_str("float"),
             Numbers::F16 => f.write_str("f16"),
+            Numbers::Bf16 => f.write_str("bf16"),
             Numbers::W8 { group } => write!(f, "w8:{group}"),
             Numbers::W4 { group } => write!(f, "w4:{group}"),
             Numbers::Int16 => f.write_str("int16"),
@@ -109,11 +113,12 @@ impl FromStr for Numbers {
         match name {
             "float" => Ok(Numbers::Float),
             "f16" => Ok(Numbers::F16),
+            "bf16" => Ok(Numbers::Bf16),
             "w8" => Ok(Numbers::W8 { group }),
             "w4" => Ok(Numbers::W4 { group }),
             "int16" => Ok(Numbers::Int16),
             "int8" => Ok(Numbers::Int8),
-            _ => Err(format!("`{name}` is none of float, f16, w8, w4, int16, int8")),
+            _ => Err(format!("`{name}` is none of float, f16, bf16, w8, w4, int16, int8")),
         }
     }
 }
@@ -163,6 +168,29 @@ pub fn output_axis(node: &Node) -> usize {
     }
 }
 
+/// Whether a layer gains by bf16: it has pairs of inputs for every place in its window, more products than its inputs are work to round, and
+/// isn't computed by Winograd's filtering, which has fewer. Tables need pairs only.
+fn gains_by_bf16(graph: &Graph, node: &Node) -> bool {
+    const OUTPUTS: usize = 32;
+    // Measured: products of 48 × 32 take longer than in f32, 64 × 64 are even, 96 × 64 gain.
+    const WEIGHTS: usize = 64 * 64;
+    let Some((_, weights)) = stored(graph, node) else { return false };
+    let shape = &weights.shape;
+    let (outputs, inputs) = match &node.op {
+        Op::MatMul(_) => (shape[output_axis(node)], shape[1 - output_axis(node)]),
+        _ => (shape[0], shape.last().copied().unwrap_or(1)),
+    };
+    let is_filtered = match &node.op {
+        Op::Conv(conv) => {
+            conv.kernel == [3, 3] && [&conv.stride, &conv.dilation].iter().all(|x| **x == [1, 1])
+        }
+        Op::Embedding { .. } => return inputs.is_multiple_of(2),
+        _ => false,
+    };
+    let is_large = outputs >= OUTPUTS && shape.iter().product::<usize>() >= WEIGHTS;
+    inputs.is_multiple_of(2) && is_large && !is_filtered && !is_grouped_convolution(node)
+}
+
 fn is_grouped_convolution(node: &Node) -> bool {
     matches!(&node.op, Op::Conv(conv) if conv.groups > 1)
 }
@@ -176,6 +204,7 @@ mod tests {
         let all = [
             Numbers::Float,
             Numbers::F16,
+            Numbers::Bf16,
             Numbers::W8 { group: 64 },
             Numbers::W4 { group: 128 },
             Numbers::Int16,

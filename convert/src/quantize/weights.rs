@@ -77,7 +77,7 @@ impl Weights {
             }
             Numbers::W8 { group } => Some(in_groups(weights, axis, 8, group)),
             Numbers::W4 { group } => Some(in_groups(weights, axis, 4, group)),
-            Numbers::Float | Numbers::F16 => None,
+            Numbers::Float | Numbers::F16 | Numbers::Bf16 => None,
         }
     }
 

@@ -472,6 +472,8 @@ pub enum FloatWeights<'a> {
 pub enum PanelWeights<'a> {
     /// Layout 2 of FORMAT.md.
     Float(FloatWeights<'a>),
+    /// The same layout, in pairs; for an even number of input channels in a group.
+    Bf16(&'a [half::bf16]),
     /// Layouts 4 and 5.
     Grouped(conv_f32::grouped::GroupedWeights<'a>),
 }

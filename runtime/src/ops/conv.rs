@@ -4,8 +4,9 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{ConvAttributes, Layout, Op, UnaryOp};
 use crate::isa::Isa;
+use crate::kernels::conv_f32::bf16::PAIR;
 use crate::kernels::conv_f32::grouped::{GROUP_SIZES, GroupedForm};
-use crate::kernels::conv_f32::{self, ConvF32};
+use crate::kernels::conv_f32::{self, ConvF32, Stored};
 use crate::kernels::conv_i8::{self, ConvI8};
 use crate::kernels::depthwise_f32::{self, DepthwiseF32};
 use crate::kernels::depthwise_i8;
@@ -50,7 +51,7 @@ pub static CONV_I8: Operator = Operator {
     scratch_bytes: |step, isa| scratch_bytes(step, isa, conv_geometry, conv_i8::scratch_bytes),
 };
 
-/// f32 convolution, weights f32, f16 or grouped.
+/// f32 convolution, weights f32, f16, bf16 or grouped.
 pub static CONV_F32: Operator = Operator {
     op: Op::Conv2d,
     dtype: Some(DType::F32),
@@ -86,7 +87,7 @@ pub static FULLY_CONNECTED_I8: Operator = Operator {
     scratch_bytes: |step, isa| scratch_bytes(step, isa, matrix_geometry, conv_i8::scratch_bytes),
 };
 
-/// f32 fully connected layer over the last axis, weights f32, f16 or grouped.
+/// f32 fully connected layer over the last axis, weights f32, f16, bf16 or grouped.
 pub static FULLY_CONNECTED_F32: Operator = Operator {
     op: Op::FullyConnected,
     dtype: Some(DType::F32),
@@ -150,11 +151,18 @@ pub(super) fn scratch_bytes(
 }
 
 pub(super) fn scratch_bytes_f32(step: &Step<'_>, isa: Isa, geometry: GeometryFn) -> usize {
-    let bytes = match GroupedForm::of(step.input_layout(WEIGHTS)) {
-        Some(_) => conv_f32::grouped_scratch_bytes,
-        None => conv_f32::scratch_bytes,
-    };
-    scratch_bytes(step, isa, geometry, bytes)
+    let stored = stored(step);
+    let bytes = |geometry: ConvGeometry| conv_f32::scratch_bytes(&geometry, stored, isa);
+    Layer::of(step).and_then(|layer| geometry(&layer)).map_or(0, bytes)
+}
+
+/// What the weights of a dense float layer are.
+pub(super) fn stored(step: &Step<'_>) -> Stored {
+    match (GroupedForm::of(step.input_layout(WEIGHTS)), step.optional_input(WEIGHTS)) {
+        (Some(_), _) => Stored::Grouped,
+        (None, Some(weights)) if weights.dtype == DType::BF16 => Stored::Bf16,
+        _ => Stored::Float,
+    }
 }
 
 /// Geometry of a convolution step; an error when attributes and shapes contradict each other.
@@ -376,11 +384,15 @@ fn check_f32(step: &Step<'_>, geometry: GeometryFn, layout: Layout) -> Result<()
             check_grouped(step, WEIGHTS, form, &geometry)?;
         }
         _ => {
-            if !matches!(weights.dtype, DType::F32 | DType::F16) {
+            let is_bf16 = weights.dtype == DType::BF16 && layout == Layout::PanelFloat;
+            if !matches!(weights.dtype, DType::F32 | DType::F16) && !is_bf16 {
                 return Err(StepErrorKind::OperandType(1));
             }
             if weights.layout != layout {
                 return Err(StepErrorKind::OperandLayout(1));
+            }
+            if is_bf16 && !geometry.group_in_c().is_multiple_of(PAIR) {
+                return Err(StepErrorKind::OperandShape(1));
             }
             if weights.bytes() / weights.dtype.size() < weight_len {
                 return Err(StepErrorKind::OperandShape(1));
@@ -594,6 +606,7 @@ fn run_panels_f32<const ISA: usize>(
                 let planes = form.planes(geometry, group_size, parts.weights);
                 PanelWeights::Grouped(planes.ok_or(StepErrorKind::OperandShape(1))?)
             }
+            None if weights.dtype == DType::BF16 => PanelWeights::Bf16(typed(parts.weights, 1)?),
             None => float_weights(parts.weights, weights.dtype)?.into(),
         },
         epilogue: parts.epilogue,
@@ -832,6 +845,21 @@ mod tests {
 
     /// A float layer with an activation gives what the layer, the function, a product and a sum give one after the other; a function that
     /// layers don't have is refused.
+    #[test]
+    fn bf16_weights_come_in_pairs_of_layers_that_arent_depthwise() {
+        let refusal = |op: Op, kind| {
+            let mut case = layer(op, DType::F32);
+            let weights = case.inputs[1].as_mut().unwrap();
+            weights.dtype = DType::BF16;
+            let refused = case.run_on(Some(Isa::Scalar)).err();
+            assert_eq!(refused, Some(SessionError::Step { step: 0, kind }), "{op:?}");
+        };
+        // 37 inputs are not whole pairs.
+        refusal(Op::FullyConnected, StepErrorKind::OperandShape(1));
+        refusal(Op::Conv2d, StepErrorKind::OperandShape(1));
+        refusal(Op::DepthwiseConv2d, StepErrorKind::OperandType(1));
+    }
+
     #[test]
     fn activations() {
         for op in [Op::Conv2d, Op::FullyConnected, Op::DepthwiseConv2d] {

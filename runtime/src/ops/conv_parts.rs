@@ -8,8 +8,8 @@ use core::ops::Range;
 
 use crate::error::StepErrorKind;
 use crate::isa::Isa;
-use crate::kernels::conv_f32::grouped::{GroupedForm, GroupedWeights, plane_lens};
-use crate::kernels::conv_f32::{self, ConvF32};
+use crate::kernels::conv_f32::grouped::{GroupedWeights, plane_lens};
+use crate::kernels::conv_f32::{self, ConvF32, Stored};
 use crate::kernels::conv_i8::ConvI8;
 use crate::kernels::depthwise_f32::DepthwiseF32;
 use crate::kernels::{
@@ -18,7 +18,7 @@ use crate::kernels::{
 };
 use crate::ops::Step;
 use crate::ops::conv::{
-    DEPTHWISE_KERNELS_I8, GeometryFn, Layer, PANELS_I8, packing, scratch_bytes_f32,
+    DEPTHWISE_KERNELS_I8, GeometryFn, Layer, PANELS_I8, packing, scratch_bytes_f32, stored,
 };
 use crate::ops::parallel::{Rates, Work};
 use crate::threads::{Columns, Crew, Cut, Disjoint, SHARE_ALIGN, Shares};
@@ -50,9 +50,9 @@ enum Axis {
 }
 
 /// The axis of a dense float layer, and its units.
-fn axis_f32(g: &ConvGeometry, isa: Isa, is_grouped: bool, pieces: usize) -> Option<(Axis, usize)> {
+fn axis_f32(g: &ConvGeometry, isa: Isa, stored: Stored, pieces: usize) -> Option<(Axis, usize)> {
     if g.out_pixels() >= FEW_PIXELS {
-        let (unit, units) = conv_f32::cut(g, isa, is_grouped, pieces);
+        let (unit, units) = conv_f32::cut(g, isa, stored, pieces);
         return Some((Axis::Pixels(unit), units));
     }
     (g.groups == 1).then(|| (Axis::Channels, g.out_c.div_ceil(UNIT_CHANNELS)))
@@ -200,16 +200,11 @@ pub(super) fn share_bytes_i8(
     (0..cut.parts).map(of).max().unwrap_or(0)
 }
 
-/// Whether a float layer's weights are grouped.
-fn is_grouped(step: &Step<'_>) -> bool {
-    GroupedForm::of(step.input_layout(WEIGHTS)).is_some()
-}
-
 /// What there is to share of a dense float layer.
 pub(super) fn work_f32(step: &Step<'_>, isa: Isa, geometry: GeometryFn) -> Option<Work> {
     let g = geometry_of(step, geometry)?;
     // With the smallest units.
-    let (_, units) = axis_f32(&g, isa, is_grouped(step), usize::MAX)?;
+    let (_, units) = axis_f32(&g, isa, stored(step), usize::MAX)?;
     let weight_bytes = step.input_place(WEIGHTS)?.bytes;
     Some(Work { units, ns: work_ns(&g, Rates::CONV_F32.of(isa), weight_bytes) })
 }
@@ -223,7 +218,7 @@ pub(super) fn share_bytes_f32(
 ) -> usize {
     let bytes = scratch_bytes_f32(step, isa, geometry).next_multiple_of(SHARE_ALIGN);
     let Some(g) = geometry_of(step, geometry) else { return bytes };
-    match axis_f32(&g, isa, is_grouped(step), parts) {
+    match axis_f32(&g, isa, stored(step), parts) {
         Some((Axis::Channels, units)) => {
             let cut = Cut { units, parts: parts.min(units) };
             bytes.saturating_add(staged_len(&g, cut) * size_of::<f32>())
@@ -350,8 +345,8 @@ pub(super) fn run_f32(
     kernel: fn(&mut ConvF32<'_>),
 ) -> Result<(), StepErrorKind> {
     let g = conv.geometry;
-    let is_grouped = matches!(conv.weights, PanelWeights::Grouped(_));
-    let (axis, units) = axis_f32(&g, isa, is_grouped, crew.parts).ok_or(StepErrorKind::TooLarge)?;
+    let stored = Stored::of(&conv.weights);
+    let (axis, units) = axis_f32(&g, isa, stored, crew.parts).ok_or(StepErrorKind::TooLarge)?;
     let cut = crew.cut(units);
     let shares = Shares::new(conv.scratch, crew.threads());
     let (input, weights, epilogue) = (conv.input, conv.weights, conv.epilogue);
@@ -476,6 +471,7 @@ fn panels_from<'v>(
         PanelWeights::Float(FloatWeights::F16(w)) => {
             FloatWeights::F16(from(w, before.packed_float_len())?).into()
         }
+        PanelWeights::Bf16(w) => PanelWeights::Bf16(from(w, before.packed_float_len())?),
         PanelWeights::Grouped(w) => {
             let (bytes, scales) = plane_lens(&before, w.bits, w.group_size);
             PanelWeights::Grouped(GroupedWeights {

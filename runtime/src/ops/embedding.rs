@@ -4,14 +4,16 @@
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{EmbeddingAttributes, Layout, Op};
+use crate::kernels::conv_f32::bf16::{PAIR, index as bf16_index};
 use crate::kernels::conv_f32::grouped::{GroupedForm, GroupedWeights};
 use crate::kernels::{ConvGeometry, FloatWeights, PANEL_N};
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::conv::{check_grouped, float_weights};
 use crate::ops::shape::{expect_apart_but, expect_dense, product};
 use crate::ops::{Operator, Step, expect_type, no_scratch};
+use half::bf16;
 
-/// f32 results; the table is f32 or f16, dense or in panels, or grouped. Ids are i32 or i64.
+/// f32 results; the table is f32, f16 or bf16, dense or in panels, or grouped. Ids are i32 or i64.
 pub static EMBEDDING: Operator = Operator {
     op: Op::Embedding,
     dtype: Some(DType::F32),
@@ -53,10 +55,14 @@ fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
     if let Some(form) = GroupedForm::of(table.layout) {
         return check_grouped(step, TABLE, form, &geometry);
     }
-    if !matches!(table.dtype, DType::F32 | DType::F16) {
+    if !table.dtype.is_float() {
         return Err(StepErrorKind::OperandType(TABLE as u8));
     }
+    let is_bf16 = table.dtype == DType::BF16;
     let elements = match table.layout {
+        Layout::PanelFloat if is_bf16 && !geometry.in_c.is_multiple_of(PAIR) => {
+            return Err(StepErrorKind::OperandShape(TABLE as u8));
+        }
         Layout::Dense => table.elements(),
         Layout::PanelFloat => geometry.packed_float_len(),
         _ => return Err(StepErrorKind::OperandLayout(TABLE as u8)),
@@ -72,6 +78,7 @@ enum Table<'v> {
     Grouped(GroupedWeights<'v>),
     /// Where the elements of a row lie: between its first and the next, and how many lie before it.
     Float(FloatWeights<'v>, Layout),
+    Bf16(&'v [bf16], Layout),
 }
 
 impl Table<'_> {
@@ -80,6 +87,13 @@ impl Table<'_> {
         let size = to.len();
         match self {
             Table::Grouped(weights) => weights.read(row, to),
+            Table::Bf16(weights, layout) => to.iter_mut().enumerate().for_each(|(i, y)| {
+                *y = match layout {
+                    Layout::Dense => weights[row * size + i],
+                    _ => weights[bf16_index(row, i, size)],
+                }
+                .to_f32();
+            }),
             Table::Float(weights, layout) => {
                 let (first, step) = match layout {
                     Layout::Dense => (row * size, 1),
@@ -117,6 +131,9 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
             let planes = form.planes(&geometry, group_size, table_bytes);
             Table::Grouped(planes.ok_or(StepErrorKind::OperandShape(TABLE as u8))?)
         }
+        None if table.dtype == DType::BF16 => {
+            Table::Bf16(typed(table_bytes, TABLE as u8)?, table.layout)
+        }
         None => Table::Float(float_weights(table_bytes, table.dtype)?, table.layout),
     };
     let y: &mut [f32] = typed_mut(operands.output, 2)?;
@@ -136,7 +153,7 @@ mod tests {
     use super::*;
     use crate::kernels::conv_f32::grouped::{GroupedBits, pack_weights};
     use crate::ops::testing::{Case, Random, Tensor, shape, tensor};
-    use half::f16;
+    use half::{bf16, f16};
 
     const ROWS: usize = 21;
     const SIZE: usize = 70;
@@ -160,6 +177,11 @@ mod tests {
         crate::kernels::conv_f32::pack_weights(&geometry, &values, &mut panels);
         let panels = tensor(&[panels.len() as u32], &panels);
         let panels = Tensor { dims: dims.to_vec(), ..panels.packed(Layout::PanelFloat) };
+        let bf16s: Vec<bf16> = values.iter().map(|v| bf16::from_f32(*v)).collect();
+        let mut pairs = vec![bf16::ZERO; geometry.packed_float_len()];
+        crate::kernels::conv_f32::bf16::pack_weights(&geometry, &bf16s, &mut pairs);
+        let pairs = tensor(&[pairs.len() as u32], &pairs);
+        let pairs = Tensor { dims: dims.to_vec(), ..pairs.packed(Layout::PanelFloat) };
         let grouped = |bits, has_mins, is_wide| {
             let form = GroupedForm { bits, has_mins, is_wide };
             let scale = vec![0.5; ROWS * SIZE.div_ceil(32)];
@@ -173,7 +195,9 @@ mod tests {
         let all = vec![
             tensor(&dims, &values).constant(),
             tensor(&dims, &halves).constant(),
+            tensor(&dims, &bf16s).constant(),
             panels,
+            pairs,
             grouped(GroupedBits::W8, false, false),
             grouped(GroupedBits::W4, false, false),
             grouped(GroupedBits::W8, true, false),

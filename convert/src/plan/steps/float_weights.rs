@@ -1,8 +1,9 @@
-//! Weights of float layers: f32, f16, or integers in groups with a scale each.
+//! Weights of float layers: f32, f16, bf16 in pairs, or integers in groups with a scale each.
 
-use half::f16;
+use half::{bf16, f16};
 use whit::DType;
 use whit::format::{Layout, Op as StepOp};
+use whit::kernels::conv_f32::bf16::{self as pairs, PAIR};
 use whit::kernels::conv_f32::grouped::{self, GROUP_SIZES, GroupedBits, GroupedForm};
 use whit::kernels::{ConvGeometry, conv_f32, depthwise_f32};
 
@@ -74,6 +75,12 @@ pub(super) fn pack(builder: &mut Builder<'_>, layer: &Layer<'_>) -> Result<usize
 
 /// The type and bytes of float weights in panels.
 pub(super) fn pack_panels(geometry: &ConvGeometry, weights: &Tensor) -> (DType, Vec<u8>) {
+    if weights.dtype == DType::BF16 && geometry.group_in_c().is_multiple_of(PAIR) {
+        let numbers: Vec<bf16> = weights.to_f32().into_iter().map(bf16::from_f32).collect();
+        let mut packed = vec![bf16::ZERO; geometry.packed_float_len()];
+        pairs::pack_weights(geometry, &numbers, &mut packed);
+        return (DType::BF16, packed.iter().flat_map(|w| w.to_le_bytes()).collect());
+    }
     let mut packed = vec![0.0; geometry.packed_float_len()];
     conv_f32::pack_weights(geometry, &weights.to_f32(), &mut packed);
     floats(weights.dtype, &packed)

@@ -108,7 +108,7 @@ fn first_layer(
 /// our kernels take on AVX2, and on a Cortex-M4 with and without its floating-point unit at work, rounded.
 pub(super) fn relative_time(layer: &Layer, numbers: Numbers, target: Target) -> f64 {
     let each = match (target, numbers) {
-        (_, Numbers::Float | Numbers::F16) => 1.0,
+        (_, Numbers::Float | Numbers::F16 | Numbers::Bf16) => 1.0,
         (_, Numbers::W8 { .. } | Numbers::W4 { .. }) => 1.1,
         (Target::CortexM, Numbers::Int16) => 0.4,
         (Target::CortexM, Numbers::Int8) => 0.15,

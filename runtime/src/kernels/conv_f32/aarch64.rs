@@ -2,11 +2,12 @@
 
 #[cfg(feature = "std")]
 use super::ConvF32Fn;
+use super::bf16::{self, Bf16Tile};
 use super::blocked::conv_f32_blocked;
 use super::grouped::GroupedBits;
 #[cfg(feature = "std")]
 use super::integer_rows::{aarch64::ROWS_DOTPROD, conv_f32_integer_rows, suiting};
-use super::lanes::{Grouped, Lanes, Neon, W4, W8, Weight};
+use super::lanes::{Bf16Pair, Grouped, Lanes, Neon, W4, W8, Weight};
 use super::tile::{
     Dequantize, Finish, GroupedPanel, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile,
 };
@@ -23,6 +24,12 @@ pub(crate) const TILE_NEON: TileKernel = TileKernel {
     grouped_rows: 4,
     run: tile_f32_neon,
     dequantize: dequantize_neon,
+    bf16: Bf16Tile {
+        pair_rows: 2,
+        round_pairs: bf16::round_pairs,
+        round: bf16::round::<Neon>,
+        widen: bf16::widen::<Neon>,
+    },
 };
 
 pub(super) fn conv_f32_neon(args: &mut ConvF32<'_>) {
@@ -104,6 +111,7 @@ unsafe fn tile_f32_neon(t: &Tile<'_>) {
         match t.weights {
             WeightPtr::F32(w) => by_rows(t, w),
             WeightPtr::F16(w) => by_rows(t, w),
+            WeightPtr::Pairs(w) => by_rows::<Bf16Pair>(t, w.cast()),
             WeightPtr::Grouped(panel) => match panel.bits {
                 GroupedBits::W8 => grouped::<W8>(t, &panel),
                 GroupedBits::W4 => grouped::<W4>(t, &panel),

@@ -1,5 +1,6 @@
 //! The loops around the microkernel: blocks of rows and of K, gathering, panels, tiles.
 
+use super::bf16::{Rounding, widen_block};
 use super::blocking::{
     KBlock, KBlocks, MAX_BLOCK_ROWS, MAX_PANELS, Runs, TILED_ROWS, block_rows, dequantized_len,
     runs,
@@ -28,6 +29,7 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
     let g = &args.geometry;
     let scratch_len = match args.weights {
         PanelWeights::Float(_) => super::blocking::scratch_len(g),
+        PanelWeights::Bf16(_) => super::blocking::bf16_scratch_len(g),
         PanelWeights::Grouped(_) => super::blocking::grouped_scratch_len(g),
     };
     assert!(args.scratch.len() >= scratch_len, "scratch");
@@ -66,10 +68,18 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
 unsafe fn run_blocks(args: &mut ConvF32<'_>, kernel: TileKernel, rows: &mut [Row]) {
     let g = &args.geometry;
     let (k, group_out_c, padded_group_out_c) = (g.k(), g.group_out_c(), g.padded_group_out_c());
-    let (k_blocks, dequantized_len) = match args.weights {
-        PanelWeights::Float(_) => (KBlocks::new(g), 0),
-        PanelWeights::Grouped(_) => (KBlocks::grouped(g), dequantized_len(&KBlocks::grouped(g))),
+    let rounding = match args.weights {
+        PanelWeights::Bf16(_) => Some(kernel.bf16.rounding(g.out_pixels())),
+        _ => None,
     };
+    // Inputs in an element of a row.
+    let per_element = rounding.map_or(1, |rounding| rounding.per_element);
+    let (k_blocks, converts) = match args.weights {
+        PanelWeights::Float(_) => (KBlocks::new(g), false),
+        PanelWeights::Bf16(_) => (KBlocks::bf16(g, per_element == 1), per_element == 1),
+        PanelWeights::Grouped(_) => (KBlocks::grouped(g), true),
+    };
+    let dequantized_len = if converts { dequantized_len(&k_blocks) } else { 0 };
     let inner = Inner::new(g);
     let (dequantized, gathered) = args.scratch.split_at_mut(dequantized_len);
     let block_rows = block_rows(g);
@@ -78,6 +88,7 @@ unsafe fn run_blocks(args: &mut ConvF32<'_>, kernel: TileKernel, rows: &mut [Row
         && match args.weights {
             PanelWeights::Float(FloatWeights::F32(w)) => size_of_val(w) >= STREAMED_BYTES,
             PanelWeights::Float(FloatWeights::F16(w)) => size_of_val(w) >= STREAMED_BYTES,
+            PanelWeights::Bf16(w) => size_of_val(w) >= STREAMED_BYTES,
             PanelWeights::Grouped(_) => false,
         };
     // One stream of memory is read faster than several.
@@ -94,7 +105,20 @@ unsafe fn run_blocks(args: &mut ConvF32<'_>, kernel: TileKernel, rows: &mut [Row
                 let block = k_blocks.at(block_k);
                 block_k += block.size();
                 let last = block_k >= k;
-                point(args.input, g, &inner, group, &block, first_pixel, gathered, rows);
+                // SAFETY: the caller vouches for the instruction set.
+                unsafe {
+                    point(
+                        args.input,
+                        g,
+                        &inner,
+                        group,
+                        &block,
+                        rounding,
+                        first_pixel,
+                        gathered,
+                        rows,
+                    );
+                }
 
                 for col in (0..group_out_c).step_by(panels * PANEL_N) {
                     let cols = (panels * PANEL_N).min(group_out_c - col);
@@ -104,6 +128,24 @@ unsafe fn run_blocks(args: &mut ConvF32<'_>, kernel: TileKernel, rows: &mut [Row
                         PanelWeights::Float(weights) => {
                             let start = padded_channel * k + block.k * PANEL_N;
                             (WeightPtr::new(weights, start), PANEL_N * k)
+                        }
+                        PanelWeights::Bf16(weights) if per_element > 1 => {
+                            let start = padded_channel * k + block.k * PANEL_N;
+                            let weights = WeightPtr::Pairs(weights[start..].as_ptr());
+                            (weights, PANEL_N * k / per_element)
+                        }
+                        PanelWeights::Bf16(weights) => {
+                            let first = padded_channel / PANEL_N;
+                            let panels = first..first + cols.div_ceil(PANEL_N);
+                            let inputs = block.k..block.k + block.size();
+                            let stride = block.size() * PANEL_N;
+                            let to = &mut dequantized[..panels.len() * stride];
+                            let start = WeightPtr::F32(to.as_ptr());
+                            // SAFETY: the caller vouches for the instruction set.
+                            unsafe {
+                                widen_block(weights, k, panels, inputs, to, kernel.bf16.widen)
+                            }
+                            (start, stride)
                         }
                         PanelWeights::Grouped(weights) => {
                             let panels = cols.div_ceil(PANEL_N);
@@ -139,7 +181,7 @@ unsafe fn run_blocks(args: &mut ConvF32<'_>, kernel: TileKernel, rows: &mut [Row
                             rows: &rows[row..row + height],
                             lines: block.lines,
                             runs: block.runs,
-                            run_len: block.len,
+                            run_len: block.len / per_element,
                             a_step: 1,
                             weights,
                             streams,
@@ -313,13 +355,18 @@ impl Inner {
 }
 
 /// Points each row to an output pixel's elements of a block of K, from pixel `first_pixel` on: in
-/// place, or gathered into `scratch`.
-fn point(
+/// place, or gathered into `scratch`, as all rows are that are rounded.
+///
+/// # Safety
+///
+/// The CPU has the instruction set of the rounding's kernel.
+unsafe fn point(
     input: &[f32],
     g: &ConvGeometry,
     inner: &Inner,
     group: usize,
     block: &KBlock,
+    rounding: Option<Rounding>,
     first_pixel: usize,
     scratch: &mut [f32],
     rows: &mut [Row],
@@ -332,13 +379,18 @@ fn point(
     let scratch_start = scratch.as_mut_ptr();
     let (image, mut ox) = (first_pixel / g.out_w, first_pixel % g.out_w);
     let (mut batch, mut oy) = (image / g.out_h, image % g.out_h);
+    let per_element = rounding.map_or(1, |rounding| rounding.per_element);
+    let (size, len) = (block.size() / per_element, block.len / per_element);
     let mut i = 0;
     while i < rows.len() {
         // What is left of an output row, or of the block.
         let end = i + (g.out_w - ox).min(rows.len() - i);
         // `check` proved that coordinates don't overflow isize.
         let y = (oy * g.stride_h) as isize - g.pad_top as isize;
-        let columns = if inner.rows.contains(&oy) { inner.columns.clone() } else { 0..0 };
+        let columns = match inner.rows.contains(&oy) && rounding.is_none() {
+            true => inner.columns.clone(),
+            false => 0..0,
+        };
         while i < end {
             if columns.contains(&ox) {
                 let in_place = (end - i).min(columns.end - ox);
@@ -353,16 +405,23 @@ fn point(
                 (i, ox) = (i + in_place, ox + in_place);
             } else {
                 let x = (ox * g.stride_w) as isize - g.pad_left as isize;
-                let range = i * block.size()..(i + 1) * block.size();
+                let range = i * size..(i + 1) * size;
                 assert!(range.end <= scratch.len());
                 // SAFETY: the range was checked against the slice that scratch_start came from, and
                 // rows of one block don't overlap.
                 let patch = unsafe {
                     slice::from_raw_parts_mut(scratch_start.add(range.start), range.len())
                 };
-                gather(input, g, group_offset, (batch, y, x), block.k, patch);
-                let line_step = block.runs * block.len;
-                rows[i] = Row { start: patch.as_ptr(), step: block.len, line_step };
+                let inputs = block.k..block.k + block.size();
+                gather(input, g, group_offset, (batch, y, x), inputs, patch, |to, at, from| {
+                    match rounding {
+                        // SAFETY: the caller vouches for the instruction set.
+                        Some(rounding) => unsafe { rounding.copy(to, at, from) },
+                        None => copy_run(&mut to[at..at + from.len()], from),
+                    }
+                });
+                let line_step = block.runs * len;
+                rows[i] = Row { start: patch.as_ptr(), step: len, line_step };
                 (i, ox) = (i + 1, ox + 1);
             }
         }
@@ -373,15 +432,16 @@ fn point(
     }
 }
 
-/// Copies elements `first_k..first_k + patch.len()` of a pixel's K into `patch`; `first_tap` are the
+/// Copies some elements of a pixel's K into `patch`, by a function that is told where in it a run begins; `first_tap` are the
 /// image and the row and column, negative in the padding, of its first tap.
 fn gather(
     input: &[f32],
     g: &ConvGeometry,
     group_offset: usize,
     first_tap: (usize, isize, isize),
-    first_k: usize,
+    inputs: Range<usize>,
     patch: &mut [f32],
+    copy: impl Fn(&mut [f32], usize, &[f32]),
 ) {
     let (batch, first_y, first_x) = first_tap;
     let group_in_c = g.group_in_c();
@@ -395,8 +455,8 @@ fn gather(
     let copy_w = if whole_rows { g.kernel_w } else { 1 };
     // The kernel rows and taps that the patch covers.
     let row_k = (g.kernel_w * group_in_c).max(1);
-    let first_row = first_k / row_k;
-    for ky in first_row..(first_k + patch.len()).div_ceil(row_k) {
+    let first_row = inputs.start / row_k;
+    for ky in first_row..inputs.end.div_ceil(row_k) {
         let y = first_y + (ky * g.dilation_h) as isize;
         if y < 0 || y as usize >= g.in_h {
             continue;
@@ -414,11 +474,10 @@ fn gather(
             let k = (ky * g.kernel_w + kx + skip) * group_in_c;
             let len = (end - skip) * group_in_c;
             // The part of k..k + len that the patch covers.
-            let start = k.max(first_k);
-            let stop = (k + len).min(first_k + patch.len());
+            let start = k.max(inputs.start);
+            let stop = (k + len).min(inputs.end);
             if start < stop {
-                let from = &input[from + start - k..from + stop - k];
-                copy_run(&mut patch[start - first_k..stop - first_k], from);
+                copy(patch, start - inputs.start, &input[from + start - k..from + stop - k]);
             }
         }
     }

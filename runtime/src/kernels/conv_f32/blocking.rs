@@ -11,6 +11,7 @@
 //! every row. [`TILED_ROWS`] are cut into tiles of even height, so that sums don't depend on blocks.
 
 use super::super::{ConvGeometry, PANEL_N};
+use super::bf16::PAIR;
 use super::grouped::GROUP_SIZES;
 
 /// Elements of K in a block: 16 × 384 f32 weights are 24 KiB, which leaves room in a 32 KiB L1 for
@@ -115,6 +116,13 @@ impl KBlocks {
         KBlocks::of_at_most(g, BLOCK_K)
     }
 
+    /// Blocks of whole pairs. Those of weights that are widened are short, however few the rows.
+    pub(super) fn bf16(g: &ConvGeometry, is_widened: bool) -> KBlocks {
+        let blocks = if is_widened { KBlocks::grouped(g) } else { KBlocks::new(g) };
+        // Runs are of whole pairs.
+        KBlocks { part_len: blocks.part_len.next_multiple_of(PAIR), ..blocks }
+    }
+
     fn of_at_most(g: &ConvGeometry, limit: usize) -> KBlocks {
         let runs = runs(g);
         let line_len = runs.count * runs.len;
@@ -177,6 +185,14 @@ fn gathered_len(g: &ConvGeometry, blocks: &KBlocks) -> usize {
 pub(super) fn grouped_scratch_len(g: &ConvGeometry) -> usize {
     let blocks = KBlocks::grouped(g);
     dequantized_len(&blocks) + gathered_len(g, &blocks)
+}
+
+/// Elements of scratch with weights in bf16, whether they are widened or not: panels of a tile as f32, then all rows of a block.
+pub(super) fn bf16_scratch_len(g: &ConvGeometry) -> usize {
+    let rows = block_rows(g).min(g.out_pixels());
+    let (pairs, widened) = (KBlocks::bf16(g, false), KBlocks::bf16(g, true));
+    let widened = dequantized_len(&widened) + rows * widened.largest();
+    widened.max(rows * pairs.largest() / PAIR)
 }
 
 /// Elements of a tile's panels of f32 weights for the largest block. The block may begin and end inside words,

@@ -3,7 +3,7 @@
 //! A kernel generic over [`Lanes`] is compiled once per instruction set, by inlining it into a
 //! function that enables the set's features.
 
-use half::f16;
+use half::{bf16, f16};
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod aarch64;
@@ -50,7 +50,7 @@ pub(crate) trait Lanes: Copy {
     unsafe fn zero() -> Self;
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self;
-    /// Reads `LEN` elements.
+    /// Reads `LEN` elements, which needn't be aligned at all.
     unsafe fn load(from: *const f32) -> Self;
     /// Reads and widens `LEN` elements.
     unsafe fn load_f16(from: *const f16) -> Self;
@@ -84,6 +84,18 @@ pub(crate) trait Lanes: Copy {
     unsafe fn bytes(words: Self::Words, j: usize) -> Self;
     /// Nibble `j`, below 8, of each word, counted from the lowest, less 8.
     unsafe fn nibbles(words: Self::Words, j: usize) -> Self;
+    /// Half `j`, below 2, of each word, counted from the lowest, as a bf16.
+    unsafe fn bf16s(words: Self::Words, j: usize) -> Self;
+    /// The nearest bf16, of two the even one; a NaN stays one. Numbers below 2⁻¹²⁶ may become 0.
+    unsafe fn round_bf16(self) -> Self;
+    /// `self` and the products of both bf16 in each lane's word. Numbers below 2⁻¹²⁶ may count as 0.
+    unsafe fn fma_pairs(self, a: Self, b: Self) -> Self;
+    /// The same by an instruction of its own, which the caller knows to be there, if the set has one.
+    #[inline(always)]
+    unsafe fn dot_pairs(self, a: Self, b: Self) -> Self {
+        // SAFETY: the contract is the same.
+        unsafe { self.fma_pairs(a, b) }
+    }
 }
 
 /// Integers in words: how one output's weights for several inputs lie in 32 bits.
@@ -141,8 +153,18 @@ impl Grouped for W4 {
 ///
 /// As for [`Lanes::load`].
 pub(crate) trait Weight: Copy {
-    /// Reads `L::LEN` elements as f32, exactly.
+    /// Whether an element is the weights of two inputs.
+    const IS_PAIR: bool = false;
+
+    /// Reads `L::LEN` elements as f32, exactly, or as pairs.
     unsafe fn load<L: Lanes>(from: *const Self) -> L;
+
+    /// `sum` and the product of inputs and weights.
+    #[inline(always)]
+    unsafe fn fma<L: Lanes>(sum: L, inputs: L, weights: L) -> L {
+        // SAFETY: the contract is the same.
+        unsafe { sum.fma(inputs, weights) }
+    }
 }
 
 impl Weight for f32 {
@@ -161,6 +183,48 @@ impl Weight for f16 {
     }
 }
 
+/// The weights of two inputs in bf16, in a word: those of the even input in the lower half. Inputs are such words, too.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Bf16Pair([bf16; 2]);
+
+impl Weight for Bf16Pair {
+    const IS_PAIR: bool = true;
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: the contract is the same.
+        unsafe { L::load(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma<L: Lanes>(sum: L, inputs: L, weights: L) -> L {
+        // SAFETY: the contract is the same.
+        unsafe { sum.fma_pairs(inputs, weights) }
+    }
+}
+
+/// A [`Bf16Pair`] for CPUs with an instruction for two products.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Bf16Dot([bf16; 2]);
+
+impl Weight for Bf16Dot {
+    const IS_PAIR: bool = true;
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: the contract is the same.
+        unsafe { L::load(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma<L: Lanes>(sum: L, inputs: L, weights: L) -> L {
+        // SAFETY: the contract is the same.
+        unsafe { sum.dot_pairs(inputs, weights) }
+    }
+}
+
 /// A weight that comes from memory, not from a cache: what lies further on is asked for.
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 #[derive(Clone, Copy)]
@@ -169,11 +233,19 @@ pub(crate) struct Streamed<W>(W);
 
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 impl<W: Weight> Weight for Streamed<W> {
+    const IS_PAIR: bool = W::IS_PAIR;
+
     #[inline(always)]
     unsafe fn load<L: Lanes>(from: *const Self) -> L {
         let from: *const W = from.cast();
         fetch_ahead(from.cast());
         // SAFETY: the contract is the same.
         unsafe { W::load(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma<L: Lanes>(sum: L, inputs: L, weights: L) -> L {
+        // SAFETY: the contract is the same.
+        unsafe { W::fma(sum, inputs, weights) }
     }
 }

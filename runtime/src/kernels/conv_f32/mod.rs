@@ -5,7 +5,8 @@
 //! `k = (kernel row, kernel column, channel)`; padding reads as 0. A NaN passes through the clamp.
 //!
 //! Weights are f32, f16 or [`grouped`]: integers of 8 or 4 bits with an f16 scale per group of inputs. All
-//! stand for numbers that f32 holds, so that the tolerance is the same.
+//! stand for numbers that f32 holds, so that the tolerance is the same. With weights in [`bf16`] `x` is the input rounded to
+//! bf16, and numbers below 2⁻¹²⁶ may count as 0.
 //!
 //! # Tolerance
 //!
@@ -23,6 +24,15 @@
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) mod aarch64;
+#[cfg_attr(
+    not(any(
+        all(target_arch = "x86_64", feature = "std"),
+        all(target_arch = "aarch64", target_feature = "neon"),
+        test
+    )),
+    allow(dead_code, reason = "without tiles, only packing is asked for")
+)]
+pub mod bf16;
 #[cfg(any(
     all(target_arch = "x86_64", feature = "std"),
     all(target_arch = "aarch64", target_feature = "neon"),
@@ -89,7 +99,7 @@ pub struct ConvF32<'a> {
     pub output: &'a mut [f32],
     /// Elements from one output pixel to the next, at least `out_c`.
     pub output_stride: usize,
-    /// At least [`scratch_len`] or [`grouped_scratch_len`] elements; contents don't matter before or after.
+    /// At least [`scratch_len`] elements; contents don't matter before or after.
     pub scratch: &'a mut [f32],
 }
 
@@ -134,41 +144,56 @@ pub fn select(isa: Isa) -> ConvF32Fn {
     scalar::conv_f32_scalar
 }
 
-/// Elements of scratch that the kernel selected for `isa` needs, whichever CPU it runs on.
-pub fn scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
-    match isa {
-        Isa::Scalar | Isa::CortexM => 0,
-        #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        _ if isa.has_avx2() && winograd::suits(geometry) => winograd::scratch_len(geometry),
-        #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        _ if isa.has_avx2() && direct::suits(geometry) => direct::scratch_len(geometry),
-        _ => blocking::scratch_len(geometry),
+/// What weights are, as far as sizes depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// f32 or f16.
+    Float,
+    /// bf16, in pairs.
+    Bf16,
+    /// Integers in groups.
+    Grouped,
+}
+
+impl Stored {
+    /// What these weights are.
+    pub fn of(weights: &PanelWeights<'_>) -> Stored {
+        match weights {
+            PanelWeights::Float(_) => Stored::Float,
+            PanelWeights::Bf16(_) => Stored::Bf16,
+            PanelWeights::Grouped(_) => Stored::Grouped,
+        }
     }
 }
 
-/// As [`scratch_len`], for grouped weights.
-pub fn grouped_scratch_len(geometry: &ConvGeometry, isa: Isa) -> usize {
-    match isa {
-        Isa::Scalar | Isa::CortexM => 0,
+/// Elements of scratch that the kernel selected for `isa` needs, whichever CPU it runs on.
+pub fn scratch_len(geometry: &ConvGeometry, stored: Stored, isa: Isa) -> usize {
+    match (isa, stored) {
+        (Isa::Scalar | Isa::CortexM, _) => 0,
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        (_, Stored::Float) if isa.has_avx2() && winograd::suits(geometry) => {
+            winograd::scratch_len(geometry)
+        }
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        (_, Stored::Float) if isa.has_avx2() && direct::suits(geometry) => {
+            direct::scratch_len(geometry)
+        }
+        (_, Stored::Float) => blocking::scratch_len(geometry),
+        (_, Stored::Bf16) => blocking::bf16_scratch_len(geometry),
         #[cfg(all(
             any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")),
             feature = "std"
         ))]
-        _ if isa != Isa::Neon => {
+        (_, Stored::Grouped) if isa != Isa::Neon => {
             integer_rows::scratch_len(geometry).max(blocking::grouped_scratch_len(geometry))
         }
-        _ => blocking::grouped_scratch_len(geometry),
+        (_, Stored::Grouped) => blocking::grouped_scratch_len(geometry),
     }
 }
 
 /// [`scratch_len`] in bytes.
-pub fn scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
-    scratch_len(geometry, isa) * size_of::<f32>()
-}
-
-/// [`grouped_scratch_len`] in bytes.
-pub fn grouped_scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
-    grouped_scratch_len(geometry, isa) * size_of::<f32>()
+pub fn scratch_bytes(geometry: &ConvGeometry, stored: Stored, isa: Isa) -> usize {
+    scratch_len(geometry, stored, isa) * size_of::<f32>()
 }
 
 /// Where the output pixels can be cut so that every tile of every kernel stays what it is: at multiples of
@@ -179,13 +204,13 @@ pub fn grouped_scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
 /// quarter where no tile has half a panel of columns.
 ///
 /// Winograd's tiles are rows of the image, computed again by every piece that has a part of them.
-pub fn cut(geometry: &ConvGeometry, isa: Isa, is_grouped: bool, pieces: usize) -> (usize, usize) {
+pub fn cut(geometry: &ConvGeometry, isa: Isa, stored: Stored, pieces: usize) -> (usize, usize) {
     let pixels = geometry.out_pixels();
     let unit = match rows_of_tiles(geometry, isa) {
-        Some(rows) if !is_grouped => rows * geometry.out_w,
+        Some(rows) if stored == Stored::Float => rows * geometry.out_w,
         _ if pixels / blocking::TILED_ROWS >= pieces => blocking::TILED_ROWS,
         // Without half panels, whose tiles may have eight rows, a quarter of 48 is whole tiles, too.
-        _ if geometry.group_out_c().is_multiple_of(PANEL_N) && !is_grouped => {
+        _ if geometry.group_out_c().is_multiple_of(PANEL_N) && stored != Stored::Grouped => {
             let (unit, rest) = (blocking::TILED_ROWS / 4, pixels % blocking::TILED_ROWS);
             // The last, partial 48 stay together.
             return (unit, (pixels - rest) / unit + usize::from(rest >= unit));
@@ -238,6 +263,10 @@ impl ConvF32<'_> {
         match self.weights {
             PanelWeights::Float(FloatWeights::F32(w)) => assert!(w.len() >= weights, "weights"),
             PanelWeights::Float(FloatWeights::F16(w)) => assert!(w.len() >= weights, "weights"),
+            PanelWeights::Bf16(w) => {
+                assert!(g.group_in_c().is_multiple_of(bf16::PAIR), "pairs");
+                assert!(w.len() >= weights, "weights");
+            }
             PanelWeights::Grouped(w) => w.check(g),
         }
         assert!(self.input.len() >= g.input_len(), "input");

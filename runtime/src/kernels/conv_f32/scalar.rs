@@ -2,6 +2,7 @@
 
 use super::super::{FloatWeights, PanelWeights};
 use super::{ConvF32, PANEL_N};
+use half::bf16;
 
 /// See [`ConvF32`].
 pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
@@ -9,6 +10,7 @@ pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
     let g = args.geometry;
     let (group_in_c, group_out_c, k) = (g.group_in_c(), g.group_out_c(), g.k());
 
+    let is_rounded = matches!(args.weights, PanelWeights::Bf16(_));
     for pixel in args.pixels.clone() {
         let (batch, oy, ox) =
             (pixel / (g.out_h * g.out_w), pixel / g.out_w % g.out_h, pixel % g.out_w);
@@ -32,7 +34,8 @@ pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
                     for c in 0..group_in_c {
                         let row = (ky * g.kernel_w + kx) * group_in_c + c;
                         let weight = panel_weight(args.weights, padded_channel, row, k);
-                        sum.add(args.input[pixel_in * g.in_c + group * group_in_c + c] * weight);
+                        let x = args.input[pixel_in * g.in_c + group * group_in_c + c];
+                        sum.add(if is_rounded { bf16::from_f32(x).to_f32() } else { x } * weight);
                     }
                 }
             }
@@ -85,6 +88,7 @@ fn panel_weight(weights: PanelWeights<'_>, padded_channel: usize, row: usize, k:
             let panel = padded_channel / PANEL_N * PANEL_N * k;
             weight(weights, panel + row * PANEL_N + padded_channel % PANEL_N)
         }
+        PanelWeights::Bf16(weights) => weights[super::bf16::index(padded_channel, row, k)].to_f32(),
         PanelWeights::Grouped(weights) => weights.at(padded_channel, row, k),
     }
 }

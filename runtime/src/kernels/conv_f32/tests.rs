@@ -1,18 +1,20 @@
 //! Every float convolution kernel against a naive one in f64, over one set of cases.
 
+use super::bf16::{self as pairs, Bf16Tile};
 use super::direct::{DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, even, suits};
 use super::grouped::{GROUP_SIZES, GroupedBits, GroupedForm, plane_lens};
-use super::lanes::{Array, Lanes, W4, W8, Weight};
+use super::lanes::{Array, Bf16Pair, Lanes, W4, W8, Weight};
 use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile};
 use super::winograd::{
     self, WinogradKernel, conv_f32_winograd, input_tile, output_tile_of, weight_panel,
 };
 use super::*;
+use crate::DType;
 use crate::kernels::Activation;
 use crate::kernels::elementary::{self, Function};
 use crate::kernels::shapes::{F32_CONVOLUTION, Family, GROUPED_CONVOLUTION, Shape};
 use crate::kernels::testing::{EMULATED, Output, distinct, placed};
-use half::f16;
+use half::{bf16, f16};
 
 /// Rounding unit of f32.
 const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
@@ -61,7 +63,8 @@ impl Random {
 /// What a case varies besides the geometry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Variant {
-    pub(crate) f16_weights: bool,
+    /// Of weights that aren't grouped: f32, f16 or bf16.
+    pub(crate) dtype: DType,
     /// Instead of floats, integers in groups of so many inputs.
     pub(crate) grouped: Option<(GroupedForm, usize)>,
     pub(crate) residual: bool,
@@ -74,7 +77,7 @@ pub(crate) struct Variant {
 }
 
 pub(crate) const PLAIN: Variant = Variant {
-    f16_weights: false,
+    dtype: DType::F32,
     grouped: None,
     residual: false,
     min: f32::NEG_INFINITY,
@@ -88,7 +91,7 @@ impl Variant {
         let (min, max) =
             random.pick(&[(f32::NEG_INFINITY, f32::INFINITY), (0.0, f32::INFINITY), (0.0, 0.5)]);
         Variant {
-            f16_weights: random.pick(&[false, true]),
+            dtype: random.pick(&[DType::F32, DType::F16]),
             grouped: None,
             residual: random.pick(&[false, true]),
             min,
@@ -103,7 +106,7 @@ impl Variant {
         let bounds = [(f32::NEG_INFINITY, f32::INFINITY), (0.0, f32::INFINITY), (0.0, 0.5)];
         let (min, max) = bounds[shape.get("clamp") % bounds.len()];
         Variant {
-            f16_weights: shape.get("f16") != 0,
+            dtype: if shape.get("f16") != 0 { DType::F16 } else { DType::F32 },
             grouped: None,
             residual: shape.get("residual") != 0,
             min,
@@ -111,6 +114,18 @@ impl Variant {
             gap: shape.get("gap"),
             offset: shape.get("offset"),
         }
+    }
+
+    fn stored(&self) -> Stored {
+        match (self.grouped, self.dtype) {
+            (Some(_), _) => Stored::Grouped,
+            (None, DType::BF16) => Stored::Bf16,
+            _ => Stored::Float,
+        }
+    }
+
+    fn bf16(self) -> Variant {
+        Variant { dtype: DType::BF16, grouped: None, ..self }
     }
 
     fn grouped(self, random: &mut Random) -> Variant {
@@ -181,6 +196,7 @@ struct Problem {
     input: Vec<f32>,
     packed: Vec<f32>,
     packed_f16: Vec<f16>,
+    packed_bf16: Vec<bf16>,
     packed_grouped: Vec<u8>,
     bias: Vec<f32>,
     residual: Vec<f32>,
@@ -193,7 +209,13 @@ impl Problem {
     fn new(geometry: ConvGeometry, variant: Variant, seed: u64) -> Problem {
         let g = geometry;
         let mut random = Random::new(seed);
-        let input = random.fine_numbers(g.input_len());
+        let fine_input = random.fine_numbers(g.input_len());
+        let to_bf16 = |x: &f32| bf16::from_f32(*x);
+        let is_bf16 = variant.grouped.is_none() && variant.dtype == DType::BF16;
+        let input: Vec<f32> = match is_bf16 {
+            true => fine_input.iter().map(|x| to_bf16(x).to_f32()).collect(),
+            false => fine_input.clone(),
+        };
         let mut packed_grouped = vec![];
         // What the terms of a weight add up to, where it has two, and what those add up to in a group that are products.
         let (mut sizes, mut products) = (vec![], vec![]);
@@ -221,8 +243,10 @@ impl Problem {
             }
             sizes = (0..q.len()).map(terms).map(|(a, b)| a.abs() + b.abs()).collect();
             (0..q.len()).map(terms).map(|(a, b)| a + b).collect()
-        } else if variant.f16_weights {
+        } else if variant.dtype == DType::F16 {
             random.numbers(g.out_c * g.k())
+        } else if is_bf16 {
+            random.numbers(g.out_c * g.k()).iter().map(|w| to_bf16(w).to_f32()).collect()
         } else {
             random.fine_numbers(g.out_c * g.k())
         };
@@ -232,6 +256,11 @@ impl Problem {
         let mut packed = vec![UNTOUCHED; g.packed_float_len()];
         pack_weights(&g, &ohwi, &mut packed);
         let packed_f16 = packed.iter().map(|&w| f16::from_f32(w)).collect();
+        let mut packed_bf16 = vec![bf16::NAN; if is_bf16 { packed.len() } else { 0 }];
+        if is_bf16 {
+            let weights: Vec<bf16> = ohwi.iter().map(to_bf16).collect();
+            pairs::pack_weights(&g, &weights, &mut packed_bf16);
+        }
         // Padding holds rubbish: it must not reach the output.
         let mut bias = vec![UNTOUCHED; g.padded_out_c()];
         for channel in 0..g.out_c {
@@ -309,9 +338,10 @@ impl Problem {
         Problem {
             geometry,
             variant,
-            input,
+            input: fine_input,
             packed,
             packed_f16,
+            packed_bf16,
             packed_grouped,
             bias,
             residual,
@@ -349,6 +379,7 @@ impl Problem {
         let mut output = Output::new(len, at, UNTOUCHED);
         let (input, bias) = (placed(&self.input, at), placed(&self.bias, at));
         let (packed, packed_f16) = (placed(&self.packed, at), placed(&self.packed_f16, at));
+        let packed_bf16 = placed(&self.packed_bf16, at);
         let planes = Planes::new(&self.packed_grouped, at);
         let apart = placed(&self.residual, at);
         let mut residual = ResidualData::Apart(&apart[at..]);
@@ -364,13 +395,14 @@ impl Problem {
             geometry: g,
             pixels: 0..g.out_pixels(),
             input: &input[at..],
-            weights: match (self.variant.grouped, self.variant.f16_weights) {
+            weights: match (self.variant.grouped, self.variant.dtype) {
                 (Some((form, group_size)), _) => {
                     let planes = form.planes(&g, group_size, planes.get());
                     PanelWeights::Grouped(planes.expect("planes"))
                 }
-                (None, true) => FloatWeights::F16(&packed_f16[at..]).into(),
-                (None, false) => FloatWeights::F32(&packed[at..]).into(),
+                (None, DType::F16) => FloatWeights::F16(&packed_f16[at..]).into(),
+                (None, DType::BF16) => PanelWeights::Bf16(&packed_bf16[at..]),
+                (None, _) => FloatWeights::F32(&packed[at..]).into(),
             },
             epilogue: EpilogueF32 {
                 bias: &bias[at..],
@@ -389,7 +421,7 @@ impl Problem {
     fn check(&self, name: &str, output: &[f32]) {
         let g = self.geometry;
         let is_winograd = !self.winograd.is_empty()
-            && self.variant.grouped.is_none()
+            && self.variant.stored() == Stored::Float
             && (name.contains("winograd") || name.starts_with("avx"));
         for (i, &y) in output.iter().enumerate() {
             let (pixel, channel) =
@@ -510,6 +542,7 @@ unsafe fn array_tile<L: Lanes, const MR: usize, const NV: usize, const KU: usize
         match t.weights {
             WeightPtr::F32(w) => by_width::<L, f32, MR, NV, KU>(t, w),
             WeightPtr::F16(w) => by_width::<L, f16, MR, NV, KU>(t, w),
+            WeightPtr::Pairs(w) => by_width::<L, Bf16Pair, MR, NV, KU>(t, w.cast()),
             WeightPtr::Grouped(panel) => match (panel.bits, t.cols <= L::LEN) {
                 (GroupedBits::W8, true) => grouped_tile::<L, W8, ROWS, 1>(t, &panel),
                 (GroupedBits::W4, true) => grouped_tile::<L, W4, ROWS, 1>(t, &panel),
@@ -533,6 +566,15 @@ unsafe fn array_dequantize<L: Lanes>(args: &Dequantize) {
     }
 }
 
+const fn array_bf16<L: Lanes>(pair_rows: usize) -> Bf16Tile {
+    Bf16Tile {
+        pair_rows,
+        round_pairs: pairs::round_pairs,
+        round: pairs::round::<L>,
+        widen: pairs::widen::<L>,
+    }
+}
+
 /// The tiles of the instruction sets, in plain Rust: shapes that this CPU can't run are covered.
 pub(crate) const ARRAY_TILES: [(&str, TileKernel); 3] = [
     (
@@ -544,6 +586,7 @@ pub(crate) const ARRAY_TILES: [(&str, TileKernel); 3] = [
             grouped_rows: ROWS,
             run: array_tile::<Array<4>, 6, 4, 1>,
             dequantize: array_dequantize::<Array<4>>,
+            bf16: array_bf16::<Array<4>>(2),
         },
     ),
     (
@@ -555,6 +598,7 @@ pub(crate) const ARRAY_TILES: [(&str, TileKernel); 3] = [
             grouped_rows: ROWS,
             run: array_tile::<Array<8>, 6, 2, 2>,
             dequantize: array_dequantize::<Array<8>>,
+            bf16: array_bf16::<Array<8>>(2),
         },
     ),
     (
@@ -566,6 +610,7 @@ pub(crate) const ARRAY_TILES: [(&str, TileKernel); 3] = [
             grouped_rows: ROWS,
             run: array_tile::<Array<16>, 12, 2, 1>,
             dequantize: array_dequantize::<Array<16>>,
+            bf16: array_bf16::<Array<16>>(usize::MAX),
         },
     ),
 ];
@@ -589,7 +634,7 @@ unsafe fn array_direct<L: Lanes>(t: &DirectTiles<'_>) {
         match t.weights {
             WeightPtr::F32(w) => by_size::<L, f32>(t, w),
             WeightPtr::F16(w) => by_size::<L, f16>(t, w),
-            WeightPtr::Grouped(_) => unreachable!(),
+            _ => unreachable!(),
         }
     }
 }
@@ -623,7 +668,7 @@ const fn array_winograd<L: Lanes>(product: DirectKernel) -> WinogradKernel {
                 match panel.weights {
                     WeightPtr::F32(w) => weight_panel::<L, f32>(panel, w),
                     WeightPtr::F16(w) => weight_panel::<L, f16>(panel, w),
-                    WeightPtr::Grouped(_) => unreachable!(),
+                    _ => unreachable!(),
                 }
             }
         },
@@ -645,21 +690,28 @@ fn check_all(geometry: ConvGeometry, variant: Variant, seed: u64) {
         if in_place && !variant.residual {
             continue;
         }
-        let scratch_len = |isa| match variant.grouped {
-            None => scratch_len(&geometry, isa),
-            Some(_) => grouped_scratch_len(&geometry, isa),
-        };
+        let stored = variant.stored();
         for (isa, kernel) in distinct(select) {
-            let output = problem.run(scratch_len(isa), in_place, kernel);
+            let output = problem.run(scratch_len(&geometry, stored, isa), in_place, kernel);
             problem.check(isa.name(), &output);
+        }
+        // What CPUs take that have AVX-512 without products of bf16.
+        #[cfg(target_arch = "x86_64")]
+        if stored == Stored::Bf16 && Isa::Avx512.is_available() {
+            let scratch_len = scratch_len(&geometry, stored, Isa::Avx512);
+            // SAFETY: the instruction set is available.
+            let output = problem.run(scratch_len, in_place, |args| unsafe {
+                blocked::conv_f32_blocked(args, x86_64::TILE_AVX512)
+            });
+            problem.check("AVX-512 without BF16", &output);
         }
         // What follows is plain Rust, the same everywhere.
         if EMULATED {
             continue;
         }
-        let blocked_len = match variant.grouped {
-            None => blocking::scratch_len(&geometry),
-            Some(_) => grouped_scratch_len(&geometry, Isa::Avx2),
+        let blocked_len = match stored {
+            Stored::Float => blocking::scratch_len(&geometry),
+            _ => scratch_len(&geometry, stored, Isa::Avx2),
         };
         for (name, tile) in ARRAY_TILES {
             // SAFETY: plain Rust needs no instruction set.
@@ -669,7 +721,7 @@ fn check_all(geometry: ConvGeometry, variant: Variant, seed: u64) {
             problem.check(name, &output);
         }
         for (name, kernel) in ARRAY_WINOGRAD {
-            if variant.grouped.is_some() || !winograd::suits(&geometry) {
+            if stored != Stored::Float || !winograd::suits(&geometry) {
                 continue;
             }
             let output = problem.run(winograd::scratch_len(&geometry), in_place, |args| {
@@ -680,7 +732,7 @@ fn check_all(geometry: ConvGeometry, variant: Variant, seed: u64) {
             problem.check(name, &output);
         }
         for (name, kernel) in ARRAY_DIRECT {
-            if variant.grouped.is_some() || !suits(&geometry) {
+            if stored != Stored::Float || !suits(&geometry) {
                 continue;
             }
             let output = problem.run(direct::scratch_len(&geometry), in_place, |args| {
@@ -868,7 +920,7 @@ fn shapes() {
         println!("{name}");
         check_all(geometry, PLAIN, i as u64);
         let everything =
-            Variant { f16_weights: true, residual: true, min: 0.0, max: 0.75, gap: 3, ..PLAIN };
+            Variant { dtype: DType::F16, residual: true, min: 0.0, max: 0.75, gap: 3, ..PLAIN };
         check_all(geometry, everything, i as u64);
         for form in forms() {
             let grouped = Some((form, if form.bits == GroupedBits::W8 { 64 } else { 32 }));
@@ -881,13 +933,11 @@ fn shapes() {
 fn every_number_of_rows_and_columns() {
     for rows in (0..=26).chain([47, 48, 49, 97]) {
         for cols in [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 25, 31, 32, 33, 40, 48, 64] {
-            let f16_weights = (rows + cols) % 2 == 0;
+            let dtype = if (rows + cols) % 2 == 0 { DType::F16 } else { DType::F32 };
             let residual = rows % 2 == 0;
-            check_all(
-                ConvGeometry::matmul(rows, 9, cols),
-                Variant { f16_weights, residual, ..PLAIN },
-                1,
-            );
+            check_all(ConvGeometry::matmul(rows, 9, cols), Variant { dtype, residual, ..PLAIN }, 1);
+            let variant = Variant { residual, ..PLAIN }.bf16();
+            check_all(ConvGeometry::matmul(rows, 10, cols), variant, 1);
         }
     }
 }
@@ -901,7 +951,8 @@ fn every_width_of_a_row() {
             check_all(with_output(geometry, 1, 1), Variant { residual, ..PLAIN }, 1);
             let tall = ConvGeometry { kernel_h: 10, kernel_w: 4, pad_top: 4, ..geometry };
             let tall = ConvGeometry { in_h: 11, stride_h: 2, stride_w: 2, ..tall };
-            check_all(with_output(tall, 5, 2), Variant { f16_weights: residual, ..PLAIN }, 1);
+            let dtype = if residual { DType::F16 } else { DType::F32 };
+            check_all(with_output(tall, 5, 2), Variant { dtype, ..PLAIN }, 1);
         }
     }
 }
@@ -950,13 +1001,14 @@ fn ranges_of_pixels() {
         let input = random.fine_numbers(g.input_len());
         let weights = random.fine_numbers(g.packed_float_len());
         let bias = random.fine_numbers(g.padded_out_c());
-        let run = |pixels: Range<usize>| {
+        let bf16s: Vec<bf16> = weights.iter().map(|w| bf16::from_f32(*w)).collect();
+        let run = |pixels: Range<usize>, weights: PanelWeights<'_>| {
             let mut output = vec![0.0; pixels.len() * g.out_c];
             select(isa)(&mut ConvF32 {
                 geometry: g,
                 pixels,
                 input: &input,
-                weights: FloatWeights::F32(&weights).into(),
+                weights,
                 epilogue: EpilogueF32 {
                     bias: &bias,
                     residual: None,
@@ -966,17 +1018,77 @@ fn ranges_of_pixels() {
                 },
                 output: &mut output,
                 output_stride: g.out_c,
-                scratch: &mut vec![f32::NAN; scratch_len(&g, isa)],
+                scratch: &mut vec![f32::NAN; scratch_len(&g, Stored::of(&weights), isa)],
             });
             output
         };
-        let all = run(0..g.out_pixels());
-        for pieces in [2, 3, 5] {
-            let (unit, units) = cut(&g, isa, false, pieces);
-            for first in 0..units {
-                let end = if first + 1 == units { g.out_pixels() } else { (first + 1) * unit };
-                let part = run(first * unit..end);
-                assert!(part == all[first * unit * g.out_c..end * g.out_c], "{isa} {g:?}");
+        let pairs = PanelWeights::Bf16(&bf16s);
+        let all = [FloatWeights::F32(&weights).into(), pairs];
+        for weights in all.into_iter().take(if g.in_c.is_multiple_of(2) { 2 } else { 1 }) {
+            let all = run(0..g.out_pixels(), weights);
+            for pieces in [2, 3, 5] {
+                let (unit, units) = cut(&g, isa, Stored::of(&weights), pieces);
+                for first in 0..units {
+                    let end = if first + 1 == units { g.out_pixels() } else { (first + 1) * unit };
+                    let part = run(first * unit..end, weights);
+                    assert!(part == all[first * unit * g.out_c..end * g.out_c], "{isa} {g:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Around registers, pairs and blocks of K.
+#[test]
+fn bf16_weights_of_every_length() {
+    let mut random = Random::new(3);
+    for k in [0, 2, 4, 14, 16, 18, 30, 32, 34, 46, 62, 64, 66, 382, 384, 386, 770, 1166] {
+        for rows in [1, 2, 3, 5, 7, 13, 50, 97] {
+            let cols = random.pick(&[1, 8, 9, 16, 17, 32, 33, 50]);
+            let variant = Variant { residual: random.pick(&[false, true]), ..PLAIN };
+            check_all(ConvGeometry::matmul(rows, k, cols), variant.bf16(), k as u64);
+        }
+    }
+}
+
+#[test]
+fn inputs_become_the_nearest_bf16() {
+    let halves = [0x3f80_8000_u32, 0x3f81_8000, 0x3f80_7fff, 0x3f80_8001, 0x7f7f_ffff, 0x7f7f_7fff];
+    let mut inputs: Vec<f32> =
+        halves.iter().flat_map(|x| [*x, x | 1 << 31]).map(f32::from_bits).collect();
+    let special = [f32::NAN, f32::from_bits(0x7fff_ffff), f32::from_bits(0xffff_ffff)];
+    inputs.extend([special, [f32::INFINITY, f32::NEG_INFINITY, 0.0], [-0.0, 1e-30, 3.0]].concat());
+    inputs.extend(Random::new(1).fine_numbers(79));
+    let geometry = ConvGeometry::matmul(inputs.len(), 2, 1);
+    // An input and zero, by the weights one and zero.
+    let weights: [bf16; 2 * PANEL_N] =
+        core::array::from_fn(|i| bf16::from_f32(if i == 0 { 1.0 } else { 0.0 }));
+    let rows: Vec<f32> = inputs.iter().flat_map(|x| [*x, 0.0]).collect();
+    for isa in Isa::available() {
+        for rows_at_once in [1, inputs.len()] {
+            for (input, row) in inputs.chunks(rows_at_once).zip(rows.chunks(2 * rows_at_once)) {
+                let geometry = ConvGeometry { batch: input.len(), ..geometry };
+                let mut output = vec![UNTOUCHED; input.len()];
+                select(isa)(&mut ConvF32 {
+                    geometry,
+                    pixels: 0..geometry.out_pixels(),
+                    input: row,
+                    weights: PanelWeights::Bf16(&weights),
+                    epilogue: EpilogueF32 {
+                        bias: &[0.0; PANEL_N],
+                        residual: None,
+                        min: f32::NEG_INFINITY,
+                        max: f32::INFINITY,
+                        activation: None,
+                    },
+                    output: &mut output,
+                    output_stride: 1,
+                    scratch: &mut vec![f32::NAN; scratch_len(&geometry, Stored::Bf16, isa)],
+                });
+                for (x, y) in input.iter().zip(output) {
+                    let want = bf16::from_f32(*x).to_f32();
+                    assert!(y == want || y.is_nan() && want.is_nan(), "{isa}: {x} became {y}");
+                }
             }
         }
     }
@@ -1017,8 +1129,11 @@ fn integer_rows_are_equal_bits_on_every_instruction_set() {
                 let variant = Variant { grouped: Some((form, group_size)), ..PLAIN };
                 let problem = Problem::new(geometry, variant, random.next());
                 let mut outputs = Isa::available().filter(with_integers).map(|isa| {
-                    let output =
-                        problem.run(grouped_scratch_len(&geometry, isa), false, select(isa));
+                    let output = problem.run(
+                        scratch_len(&geometry, Stored::Grouped, isa),
+                        false,
+                        select(isa),
+                    );
                     (isa, output.into_iter().map(f32::to_bits).collect::<Vec<_>>())
                 });
                 let Some((first, expected)) = outputs.next() else { return };
@@ -1122,6 +1237,9 @@ fn random_convolutions() {
         let variant = Variant::random(&mut random);
         check_all(geometry, variant, seed);
         check_all(geometry, variant.grouped(&mut random), seed);
+        // Pairs of inputs.
+        let in_c = groups * geometry.group_in_c().next_multiple_of(2);
+        check_all(ConvGeometry { in_c, ..geometry }, variant.bf16(), seed);
     }
     println!("instruction sets covered: {:?}", Isa::available().collect::<Vec<_>>());
 }
@@ -1165,7 +1283,7 @@ fn short_slices_panic() {
         for isa in Isa::available().filter(|&isa| cut < 5 || isa != Isa::Scalar) {
             let refused = std::panic::catch_unwind(|| {
                 let cut = |i: usize| usize::from(cut == i);
-                let scratch_len = scratch_len(&g, isa);
+                let scratch_len = scratch_len(&g, Stored::Float, isa);
                 select(isa)(&mut ConvF32 {
                     geometry: g,
                     pixels: 0..g.out_pixels(),
@@ -1207,7 +1325,7 @@ fn short_planes_panic() {
                     planes.scales = planes.scales.from(cut(1)).expect("scales");
                     planes.mins = planes.mins.map(|mins| mins.from(cut(3)).expect("minima"));
                     planes.group_size += cut(4);
-                    let scratch_len = grouped_scratch_len(&g, isa);
+                    let scratch_len = scratch_len(&g, Stored::Grouped, isa);
                     select(isa)(&mut ConvF32 {
                         geometry: g,
                         pixels: 0..g.out_pixels(),

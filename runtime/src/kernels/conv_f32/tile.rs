@@ -1,10 +1,11 @@
 //! The microkernel: a tile of rows × columns of a matrix product, held in registers over K.
 
+use super::bf16::Bf16Tile;
 use super::grouped::{GroupedBits, GroupedWeights, ScalePlane};
 use super::lanes::{Grouped, Lanes, Weight};
 use crate::kernels::{FloatWeights, PANEL_N};
 use core::cmp::Ordering;
-use half::f16;
+use half::{bf16, f16};
 
 /// What a tile kernel needs. The pointers are raw because rows overlap and may lie in different
 /// slices.
@@ -66,6 +67,8 @@ pub(crate) struct Row {
 pub(crate) enum WeightPtr {
     F32(*const f32),
     F16(*const f16),
+    /// Words of two inputs.
+    Pairs(*const bf16),
     #[cfg_attr(
         not(any(all(target_arch = "aarch64", target_feature = "neon"), test)),
         allow(dead_code, reason = "tiles of NEON read it")
@@ -204,6 +207,8 @@ pub(crate) struct TileKernel {
     pub(crate) run: unsafe fn(&Tile<'_>),
     /// Unsafe as [`Dequantize`] says.
     pub(crate) dequantize: unsafe fn(&Dequantize),
+    /// For weights in bf16.
+    pub(crate) bf16: Bf16Tile,
 }
 
 /// Computes a tile of up to `MR` rows and exactly `NV` registers of columns (of which `tile.cols`
@@ -243,7 +248,7 @@ pub(crate) unsafe fn tile<
         while left > 0 {
             let mut k = 0;
             let mut at = 0;
-            if L::INPUTS > 1 && tile.a_step == 1 {
+            if L::INPUTS > 1 && !W::IS_PAIR && tile.a_step == 1 {
                 while k + L::INPUTS <= tile.run_len {
                     let mut x = [L::load_inputs(a[0].add(k)); MR];
                     for i in 1..MR {
@@ -275,7 +280,7 @@ pub(crate) unsafe fn tile<
                     for i in 0..MR {
                         let x = L::splat(*a[i].add(at));
                         for v in 0..NV {
-                            sums[u][i][v] = sums[u][i][v].fma(x, b[v]);
+                            sums[u][i][v] = W::fma(sums[u][i][v], x, b[v]);
                         }
                     }
                     w = w.wrapping_add(tile.weight_step);
@@ -290,7 +295,8 @@ pub(crate) unsafe fn tile<
                             w.add(v / per_panel * tile.panel_stride + v % per_panel * L::LEN),
                         );
                         for i in 0..MR {
-                            sums[0][i][v] = sums[0][i][v].fma(L::splat(*a[i].add(at)), b);
+                            let x = L::splat(*a[i].add(at));
+                            sums[0][i][v] = W::fma(sums[0][i][v], x, b);
                         }
                     }
                     w = w.wrapping_add(tile.weight_step);

@@ -1,11 +1,12 @@
 //! Float convolution with AVX2 + FMA (tiles of 6 × 16) and AVX-512 (12 × 32).
 
+use super::bf16::{self, Bf16Tile};
 use super::blocked::conv_f32_blocked;
 use super::direct::{self, DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, even};
 use super::grouped::GroupedBits;
 use super::integer_rows::x86_64::{ROWS_AVX2, ROWS_AVX512, ROWS_AVXVNNI};
 use super::integer_rows::{RowsKernel, conv_f32_integer_rows, suiting};
-use super::lanes::{Avx2, Avx512, Streamed, W4, W8, Weight};
+use super::lanes::{Avx2, Avx512, Bf16Dot, Bf16Pair, Lanes, Streamed, W4, W8, Weight};
 use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, tile};
 use super::winograd::{
     self, InputTile, OutputTile, WeightPanel, WinogradKernel, conv_f32_winograd, input_tile,
@@ -13,6 +14,8 @@ use super::winograd::{
 };
 use super::{ConvF32, ConvF32Fn, PANEL_N, PanelWeights};
 use crate::Isa;
+use core::arch::x86_64::*;
+use core::mem::transmute;
 use half::f16;
 
 /// The AVX2 tile: 12 sums, 2 registers of weights and one of input fill 15 of 16 registers.
@@ -24,6 +27,12 @@ pub(crate) const TILE_AVX2: TileKernel = TileKernel {
     grouped_rows: 0,
     run: tile_f32_avx2,
     dequantize: dequantize_avx2,
+    bf16: Bf16Tile {
+        pair_rows: 2,
+        round_pairs: round_pairs_avx2,
+        round: round_avx2,
+        widen: widen_avx2,
+    },
 };
 
 /// The AVX-512 tile: 24 sums, 2 registers of weights and inputs broadcast into the rest.
@@ -34,6 +43,23 @@ pub(crate) const TILE_AVX512: TileKernel = TileKernel {
     grouped_rows: 0,
     run: tile_f32_avx512,
     dequantize: dequantize_avx512,
+    bf16: Bf16Tile {
+        pair_rows: 2,
+        round_pairs: round_pairs_avx512,
+        round: round_avx512,
+        widen: widen_avx512,
+    },
+};
+
+/// The AVX-512 tile where products of pairs are an instruction.
+const TILE_AVX512_BF16: TileKernel = TileKernel {
+    run: tile_bf16_avx512,
+    bf16: Bf16Tile {
+        pair_rows: usize::MAX,
+        round_pairs: round_pairs_avx512_bf16,
+        ..TILE_AVX512.bf16
+    },
+    ..TILE_AVX512
 };
 
 /// Tiles of up to 12 sums.
@@ -119,7 +145,7 @@ unsafe fn direct_f32_avx2(t: &DirectTiles<'_>) {
         match t.weights {
             WeightPtr::F32(w) => by_size(t, w),
             WeightPtr::F16(w) => by_size(t, w),
-            WeightPtr::Grouped(_) => unreachable!("DirectTiles has none"),
+            _ => unreachable!("DirectTiles has none"),
         }
     }
 }
@@ -172,7 +198,7 @@ unsafe fn direct_f32_avx512(t: &DirectTiles<'_>) {
         match t.weights {
             WeightPtr::F32(w) => by_size(t, w),
             WeightPtr::F16(w) => by_size(t, w),
-            WeightPtr::Grouped(_) => unreachable!("DirectTiles has none"),
+            _ => unreachable!("DirectTiles has none"),
         }
     }
 }
@@ -204,7 +230,7 @@ unsafe fn winograd_weights_avx2(args: &WeightPanel) {
         match args.weights {
             WeightPtr::F32(w) => weight_panel::<Avx2, f32>(args, w),
             WeightPtr::F16(w) => weight_panel::<Avx2, f16>(args, w),
-            WeightPtr::Grouped(_) => unreachable!("WeightPanel has none"),
+            _ => unreachable!("WeightPanel has none"),
         }
     }
 }
@@ -245,7 +271,7 @@ unsafe fn winograd_weights_avx512(args: &WeightPanel) {
         match args.weights {
             WeightPtr::F32(w) => weight_panel::<Avx512, f32>(args, w),
             WeightPtr::F16(w) => weight_panel::<Avx512, f16>(args, w),
-            WeightPtr::Grouped(_) => unreachable!("WeightPanel has none"),
+            _ => unreachable!("WeightPanel has none"),
         }
     }
 }
@@ -283,7 +309,12 @@ pub(super) fn conv_f32_avx512() -> Option<ConvF32Fn> {
         // SAFETY: this function leaves its parent only where AVX-512 F, BW, VL and VNNI are available.
         unsafe { conv_f32(args, TILE_AVX512, WINOGRAD_AVX512, ROWS_AVX512) }
     }
-    Isa::Avx512.is_available().then_some(kernel as ConvF32Fn)
+    fn with_bf16(args: &mut ConvF32<'_>) {
+        // SAFETY: the same, and AVX-512 BF16 is available.
+        unsafe { conv_f32(args, TILE_AVX512_BF16, WINOGRAD_AVX512, ROWS_AVX512) }
+    }
+    let has_bf16 = std::arch::is_x86_feature_detected!("avx512bf16");
+    Isa::Avx512.is_available().then_some(if has_bf16 { with_bf16 } else { kernel })
 }
 
 /// Up to 6 rows by up to 16 columns.
@@ -316,11 +347,32 @@ unsafe fn tile_f32_avx2(t: &Tile<'_>) {
             }
         }
     }
+    /// # Safety
+    ///
+    /// As [`Tile`] says; `pairs` are the tile's weights.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn few_pairs(t: &Tile<'_>, pairs: *const half::bf16) {
+        let pairs: *const Bf16Pair = pairs.cast();
+        // SAFETY: the contract is the same; a pair is a word. `pair_rows` is 2.
+        unsafe {
+            match (t.rows.len(), t.cols <= 8) {
+                (1, true) if t.streams => {
+                    tile::<Avx2, Streamed<Bf16Pair>, 1, 1, 4>(t, pairs.cast())
+                }
+                (1, true) => tile::<Avx2, Bf16Pair, 1, 1, 4>(t, pairs),
+                (_, true) => tile::<Avx2, Bf16Pair, 2, 1, 4>(t, pairs),
+                (1, _) if t.streams => tile::<Avx2, Streamed<Bf16Pair>, 1, 2, 4>(t, pairs.cast()),
+                (1, _) => tile::<Avx2, Bf16Pair, 1, 2, 4>(t, pairs),
+                _ => tile::<Avx2, Bf16Pair, 2, 2, 2>(t, pairs),
+            }
+        }
+    }
     // SAFETY: the contract is the same.
     unsafe {
         match t.weights {
             WeightPtr::F32(w) => by_rows(t, w),
             WeightPtr::F16(w) => by_rows(t, w),
+            WeightPtr::Pairs(w) => few_pairs(t, w),
             WeightPtr::Grouped(_) => unreachable!("grouped_rows is 0"),
         }
     }
@@ -358,14 +410,144 @@ unsafe fn tile_f32_avx512(t: &Tile<'_>) {
             }
         }
     }
+    /// # Safety
+    ///
+    /// As [`Tile`] says; `pairs` are the tile's weights.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn few_pairs(t: &Tile<'_>, pairs: *const half::bf16) {
+        let pairs: *const Bf16Pair = pairs.cast();
+        // SAFETY: the contract is the same; a pair is a word. `pair_rows` is 2.
+        unsafe {
+            match (t.rows.len(), t.cols <= PANEL_N) {
+                (1, true) if t.streams => {
+                    tile::<Avx512, Streamed<Bf16Pair>, 1, 1, 8>(t, pairs.cast())
+                }
+                (1, true) => tile::<Avx512, Bf16Pair, 1, 1, 8>(t, pairs),
+                (_, true) => tile::<Avx512, Bf16Pair, 2, 1, 4>(t, pairs),
+                (1, _) => tile::<Avx512, Bf16Pair, 1, 2, 4>(t, pairs),
+                _ => tile::<Avx512, Bf16Pair, 2, 2, 2>(t, pairs),
+            }
+        }
+    }
     // SAFETY: the contract is the same.
     unsafe {
         match t.weights {
             WeightPtr::F32(w) => by_rows(t, w),
             WeightPtr::F16(w) => by_rows(t, w),
+            WeightPtr::Pairs(w) => few_pairs(t, w),
             WeightPtr::Grouped(_) => unreachable!("grouped_rows is 0"),
         }
     }
+}
+
+/// As [`tile_f32_avx512`], with weights in bf16, too.
+///
+/// # Safety
+///
+/// As [`Tile`] says.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn tile_bf16_avx512(t: &Tile<'_>) {
+    // SAFETY: the contract is the same; a pair is a word.
+    unsafe {
+        let WeightPtr::Pairs(pairs) = t.weights else { return tile_f32_avx512(t) };
+        let pairs: *const Bf16Dot = pairs.cast();
+        match (t.rows.len(), t.cols <= PANEL_N) {
+            (1, true) if t.streams => {
+                tile::<Avx512, Streamed<Bf16Dot>, 1, 1, 8>(t, pairs.cast());
+            }
+            (1, true) => tile::<Avx512, Bf16Dot, 1, 1, 8>(t, pairs),
+            (2, true) => tile::<Avx512, Bf16Dot, 2, 1, 4>(t, pairs),
+            (3 | 4, true) => tile::<Avx512, Bf16Dot, 4, 1, 2>(t, pairs),
+            (5..=8, true) => tile::<Avx512, Bf16Dot, 8, 1, 1>(t, pairs),
+            (_, true) => tile::<Avx512, Bf16Dot, 12, 1, 1>(t, pairs),
+            (1, _) => tile::<Avx512, Bf16Dot, 1, 2, 8>(t, pairs),
+            (2, _) => tile::<Avx512, Bf16Dot, 2, 2, 2>(t, pairs),
+            (3 | 4, _) => tile::<Avx512, Bf16Dot, 4, 2, 1>(t, pairs),
+            (5 | 6, _) => tile::<Avx512, Bf16Dot, 6, 2, 1>(t, pairs),
+            (7 | 8, _) => tile::<Avx512, Bf16Dot, 8, 2, 1>(t, pairs),
+            (9 | 10, _) => tile::<Avx512, Bf16Dot, 10, 2, 1>(t, pairs),
+            _ => tile::<Avx512, Bf16Dot, 12, 2, 1>(t, pairs),
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`bf16::Round`] says.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn round_avx2(from: *const f32, to: *mut f32, count: usize) {
+    // SAFETY: the contract is the same.
+    unsafe { bf16::round::<Avx2>(from, to, count) }
+}
+
+/// # Safety
+///
+/// As [`bf16::Round`] says.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn round_pairs_avx2(from: *const f32, to: *mut f32, count: usize) {
+    // SAFETY: the contract is the same.
+    unsafe { bf16::round_pairs(from, to, count) }
+}
+
+/// # Safety
+///
+/// As [`bf16::Widen`] says.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn widen_avx2(from: *const half::bf16, to: *mut f32, pairs: usize) {
+    // SAFETY: the contract is the same.
+    unsafe { bf16::widen::<Avx2>(from, to, pairs) }
+}
+
+/// # Safety
+///
+/// As [`bf16::Round`] says.
+#[target_feature(enable = "avx512f")]
+unsafe fn round_avx512(from: *const f32, to: *mut f32, count: usize) {
+    // SAFETY: the contract is the same.
+    unsafe { bf16::round::<Avx512>(from, to, count) }
+}
+
+/// # Safety
+///
+/// As [`bf16::Round`] says.
+#[target_feature(enable = "avx512f")]
+unsafe fn round_pairs_avx512(from: *const f32, to: *mut f32, count: usize) {
+    // SAFETY: the contract is the same.
+    unsafe { bf16::round_pairs(from, to, count) }
+}
+
+/// # Safety
+///
+/// As [`bf16::Round`] says; the CPU has AVX-512 BW and BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn round_pairs_avx512_bf16(from: *const f32, to: *mut f32, count: usize) {
+    const LEN: usize = Avx512::LEN;
+    // SAFETY: the caller promises `count` inputs and half as many words; masked-off elements aren't accessed. Registers of bf16 are of 64 bytes.
+    unsafe {
+        let mut at = 0;
+        while at + 2 * LEN <= count {
+            let (low, high) = (_mm512_loadu_ps(from.add(at)), _mm512_loadu_ps(from.add(at + LEN)));
+            let words: __m512i = transmute(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_storeu_si512(to.add(at / 2).cast(), words);
+            at += 2 * LEN;
+        }
+        if at < count {
+            let mask = (1u32 << (count - at)) - 1;
+            let low = _mm512_maskz_loadu_ps(mask as u16, from.wrapping_add(at));
+            let high = _mm512_maskz_loadu_ps((mask >> LEN) as u16, from.wrapping_add(at + LEN));
+            let words: __m512i = transmute(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_mask_storeu_epi16(to.add(at / 2).cast(), mask, words);
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`bf16::Widen`] says.
+#[target_feature(enable = "avx512f")]
+unsafe fn widen_avx512(from: *const half::bf16, to: *mut f32, pairs: usize) {
+    // SAFETY: the contract is the same.
+    unsafe { bf16::widen::<Avx512>(from, to, pairs) }
 }
 
 /// # Safety

@@ -6,6 +6,7 @@ use super::super::conv_f32::tests::{
     with_output,
 };
 use super::*;
+use crate::DType;
 use crate::kernels::shapes::{F32_CONVOLUTION, Family};
 use crate::kernels::testing::{Output, placed};
 use half::f16;
@@ -15,7 +16,7 @@ fn check_all(g: ConvGeometry, variant: Variant, seed: u64) {
     let mut random = Random::new(seed);
     let taps = g.kernel_h * g.kernel_w;
     let input = random.fine_numbers(g.input_len());
-    let weights = if variant.f16_weights {
+    let weights = if variant.dtype == DType::F16 {
         random.numbers(g.in_c * taps)
     } else {
         random.fine_numbers(g.in_c * taps)
@@ -74,7 +75,7 @@ fn check_all(g: ConvGeometry, variant: Variant, seed: u64) {
         kernel(&mut DepthwiseF32 {
             geometry: g,
             input: &input[at..],
-            weights: match variant.f16_weights {
+            weights: match variant.dtype == DType::F16 {
                 true => FloatWeights::F16(&packed_f16[at..]),
                 false => FloatWeights::F32(&packed[at..]),
             },
@@ -166,7 +167,7 @@ fn every_number_of_channels() {
     for channels in 1..=66 {
         check_all(base(channels), PLAIN, channels as u64);
         let everything =
-            Variant { f16_weights: true, residual: true, min: 0.0, max: 0.75, gap: 3, ..PLAIN };
+            Variant { dtype: DType::F16, residual: true, min: 0.0, max: 0.75, gap: 3, ..PLAIN };
         let geometry = ConvGeometry { stride_h: 2, stride_w: 2, ..base(channels) };
         check_all(with_output(geometry, 1, 1), everything, channels as u64);
     }

@@ -42,6 +42,9 @@ fn weights(
 ) -> Result<(Weights, Form), Refusal> {
     let (slot, data) = lower.input(operand)?;
     let mut weights = Weights { data, k: small(geometry.k())?, ..Weights::default() };
+    if slot.dtype() == DType::BF16 {
+        return Err(Refusal::Lacks("weights in bf16"));
+    }
     let Some(form) = GroupedForm::of(slot.layout) else {
         let form = if slot.dtype() == DType::F16 { Form::F16 } else { Form::F32 };
         return Ok((weights, form));

@@ -188,6 +188,41 @@ impl Lanes for Neon {
             vcvtq_n_f32_s32::<28>(to_the_top(high, j / 2))
         })
     }
+
+    // A bf16 is the upper half of an f32.
+    #[inline(always)]
+    unsafe fn bf16s(words: uint32x4_t, j: usize) -> Self {
+        // SAFETY: the target has Advanced SIMD.
+        Neon(unsafe {
+            vreinterpretq_f32_u32(match j {
+                0 => vshlq_n_u32::<16>(words),
+                _ => vandq_u32(words, vdupq_n_u32(0xFFFF_0000)),
+            })
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn round_bf16(self) -> Self {
+        // SAFETY: the target has Advanced SIMD.
+        Neon(unsafe {
+            let bits = vreinterpretq_u32_f32(self.0);
+            let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+            let up = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7FFF)));
+            let rounded = vandq_u32(up, vdupq_n_u32(0xFFFF_0000));
+            let is_number = vceqq_f32(self.0, self.0);
+            vbslq_f32(is_number, vreinterpretq_f32_u32(rounded), vdupq_n_f32(f32::NAN))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn fma_pairs(self, a: Self, b: Self) -> Self {
+        // SAFETY: the contract is the same.
+        unsafe {
+            let (a, b) = (vreinterpretq_u32_f32(a.0), vreinterpretq_u32_f32(b.0));
+            let low = self.fma(Self::bf16s(a, 0), Self::bf16s(b, 0));
+            low.fma(Self::bf16s(a, 1), Self::bf16s(b, 1))
+        }
+    }
 }
 
 /// Byte `j`, below 4, of each word, above three bytes of zeros.

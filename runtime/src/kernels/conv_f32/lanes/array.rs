@@ -1,6 +1,7 @@
 //! A register in plain Rust, so that tests run the kernels' index arithmetic at every width on every machine.
 
 use super::{Lanes, f16};
+use half::bf16;
 
 /// `N` lanes in plain Rust, for tests.
 #[derive(Clone, Copy)]
@@ -25,8 +26,8 @@ impl<const N: usize> Lanes for Array<N> {
     }
 
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller promises N elements.
-        Array(core::array::from_fn(|i| unsafe { *from.add(i) }))
+        // SAFETY: the caller promises N elements, wherever they lie.
+        Array(core::array::from_fn(|i| unsafe { from.add(i).read_unaligned() }))
     }
 
     unsafe fn load_f16(from: *const f16) -> Self {
@@ -106,5 +107,21 @@ impl<const N: usize> Lanes for Array<N> {
 
     unsafe fn nibbles(words: [u32; N], j: usize) -> Self {
         Array(words.map(|word| (word >> (4 * j) & 15) as f32 - 8.0))
+    }
+
+    unsafe fn bf16s(words: [u32; N], j: usize) -> Self {
+        Array(words.map(|word| f32::from_bits(word >> (16 * j) << 16)))
+    }
+
+    unsafe fn round_bf16(self) -> Self {
+        Array(self.0.map(|x| bf16::from_f32(x).to_f32()))
+    }
+
+    unsafe fn fma_pairs(self, a: Self, b: Self) -> Self {
+        let half = |x: f32, j: usize| f32::from_bits(x.to_bits() >> (16 * j) << 16);
+        Array(core::array::from_fn(|i| {
+            let product = |j| half(a.0[i], j) * half(b.0[i], j);
+            self.0[i] + product(0) + product(1)
+        }))
     }
 }

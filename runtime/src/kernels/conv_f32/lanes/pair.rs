@@ -146,4 +146,22 @@ impl<L: Lanes> Lanes for Pair<L> {
         // SAFETY: the contract is the same.
         unsafe { Pair(L::nibbles(words.0, j), L::nibbles(words.1, j)) }
     }
+
+    #[inline(always)]
+    unsafe fn bf16s(words: Self::Words, j: usize) -> Self {
+        // SAFETY: the contract is the same.
+        unsafe { Pair(L::bf16s(words.0, j), L::bf16s(words.1, j)) }
+    }
+
+    #[inline(always)]
+    unsafe fn round_bf16(self) -> Self {
+        // SAFETY: the contract is the same.
+        unsafe { Pair(self.0.round_bf16(), self.1.round_bf16()) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma_pairs(self, a: Self, b: Self) -> Self {
+        // SAFETY: the contract is the same.
+        unsafe { Pair(self.0.fma_pairs(a.0, b.0), self.1.fma_pairs(a.1, b.1)) }
+    }
 }

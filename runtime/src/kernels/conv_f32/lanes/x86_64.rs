@@ -2,6 +2,7 @@
 
 use super::{Lanes, f16};
 use core::arch::x86_64::*;
+use core::mem::transmute;
 
 /// Eight lanes; needs AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -196,6 +197,41 @@ impl Lanes for Avx2 {
             }))
         })
     }
+
+    // A bf16 is the upper half of an f32.
+    #[inline(always)]
+    unsafe fn bf16s(words: __m256i, j: usize) -> Self {
+        // SAFETY: the caller has AVX2.
+        Avx2(unsafe {
+            _mm256_castsi256_ps(match j {
+                0 => _mm256_slli_epi32::<16>(words),
+                _ => _mm256_and_si256(words, _mm256_set1_epi32(0xFFFF_0000_u32 as i32)),
+            })
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn round_bf16(self) -> Self {
+        // SAFETY: the caller has AVX2.
+        Avx2(unsafe {
+            let bits = _mm256_castps_si256(self.0);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+            let rounded = _mm256_and_si256(up, _mm256_set1_epi32(0xFFFF_0000_u32 as i32));
+            let is_nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0);
+            _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_set1_ps(f32::NAN), is_nan)
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn fma_pairs(self, a: Self, b: Self) -> Self {
+        // SAFETY: the contract is the same.
+        unsafe {
+            let (a, b) = (_mm256_castps_si256(a.0), _mm256_castps_si256(b.0));
+            let low = self.fma(Self::bf16s(a, 0), Self::bf16s(b, 0));
+            low.fma(Self::bf16s(a, 1), Self::bf16s(b, 1))
+        }
+    }
 }
 
 /// Sixteen lanes; needs AVX-512 F.
@@ -366,6 +402,47 @@ impl Lanes for Avx512 {
             };
             _mm512_permutexvar_ps(index, reals)
         })
+    }
+
+    // A bf16 is the upper half of an f32.
+    #[inline(always)]
+    unsafe fn bf16s(words: __m512i, j: usize) -> Self {
+        // SAFETY: the caller has AVX-512 F.
+        Avx512(unsafe {
+            _mm512_castsi512_ps(match j {
+                0 => _mm512_slli_epi32::<16>(words),
+                _ => _mm512_and_si512(words, _mm512_set1_epi32(0xFFFF_0000_u32 as i32)),
+            })
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn round_bf16(self) -> Self {
+        // SAFETY: the caller has AVX-512 F.
+        Avx512(unsafe {
+            let bits = _mm512_castps_si512(self.0);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+            let rounded = _mm512_and_si512(up, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
+            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+            _mm512_mask_blend_ps(is_nan, _mm512_castsi512_ps(rounded), _mm512_set1_ps(f32::NAN))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn fma_pairs(self, a: Self, b: Self) -> Self {
+        // SAFETY: the contract is the same.
+        unsafe {
+            let (a, b) = (_mm512_castps_si512(a.0), _mm512_castps_si512(b.0));
+            let low = self.fma(Self::bf16s(a, 0), Self::bf16s(b, 0));
+            low.fma(Self::bf16s(a, 1), Self::bf16s(b, 1))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pairs(self, a: Self, b: Self) -> Self {
+        // SAFETY: the caller has AVX-512 BF16. All three registers are 64 bytes, which any bits are valid for.
+        Avx512(unsafe { _mm512_dpbf16_ps(self.0, transmute(a.0), transmute(b.0)) })
     }
 }
 
