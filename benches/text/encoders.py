@@ -8,7 +8,8 @@ FOLDER has model.safetensors, config.json and tokenizer.json. TEXTS.txt has a se
 the rest shows whether the engines agree: cosines of ONNX Runtime's vectors with Whit's (float), and of each engine's int8 with its own float model.
 
 ONNX Runtime gets the graph that torch's exporter would write (bert_onnx.py), as it is and through `onnxruntime.transformers.optimizer`, which fuses
-attention, GELU and layer norms; all of the session's graph optimizations are on. int8 is `quantize_dynamic` of both graphs with
+attention, GELU and layer norms; all of the session's graph optimizations are on. bf16 is Whit's beside its float models, as it has no other on
+CPUs. int8 is `quantize_dynamic` of both graphs with
 weights per tensor and per channel, and `quantize_static` (QDQ). The fastest of each kind counts. Time is from inputs to outputs, in a process
 for Whit (`whit bench`) and in this one for ONNX Runtime, medians of a turn, then of the rounds.
 """
@@ -96,8 +97,9 @@ def models_of_ort(args, calibration, folder):
 def models_of_whit(args, calibration, folder):
     lines = folder / "calibration.txt"
     lines.write_text("\n".join(calibration) + "\n")
-    found = {"float": {"Whit": folder / "float.whit"}, "int8": {"Whit": folder / "int8.whit"}}
+    found = {kind: {"Whit": folder / f"{kind}.whit"} for kind in ("float", "bf16", "int8")}
     whit(args, "convert", args.folder, "-o", found["float"]["Whit"])
+    whit(args, "convert", args.folder, "-o", found["bf16"]["Whit"], "--quantize", "bf16")
     whit(args, "convert", args.folder, "-o", found["int8"]["Whit"], "--quantize", "int8", "--calibrate", lines, *args.convert.split())
     return found
 
@@ -126,8 +128,9 @@ def agreement(args, ours, theirs, texts, rows, folder):
             if cosines.mean() < MIN_COSINE[kind]:
                 print(f"{name} is too far from the float model, so that its time doesn't count")
                 del theirs[kind][name]
-    cosines = (vectors_of_whit(args, ours["int8"]["Whit"], texts, folder) * reference["Whit"]).sum(1)
-    print(f"| Whit | int8 | {cosines.mean():.6f} | {cosines.min():.6f} |", flush=True)
+    for kind in ("bf16", "int8"):
+        cosines = (vectors_of_whit(args, ours[kind]["Whit"], texts, folder) * reference["Whit"]).sum(1)
+        print(f"| Whit | {kind} | {cosines.mean():.6f} | {cosines.min():.6f} |", flush=True)
 
 
 def turn_of_ort(run, inputs):
@@ -150,7 +153,8 @@ def latencies(args, ours, theirs, kind, threads, batch):
     shape = (batch, args.tokens)
     ids = np.random.default_rng(0).integers(1000, 20000, shape)
     inputs = {"input_ids": ids, "attention_mask": np.ones(shape, np.int64), "token_type_ids": np.zeros(shape, np.int64)}
-    sessions = {name: session(path, threads) for name, path in theirs[kind].items()}
+    models = theirs["float" if kind == "bf16" else kind]
+    sessions = {name: session(path, threads) for name, path in models.items()}
     for run in sessions.values():
         run.run(None, inputs)
     found = collections.defaultdict(list)
@@ -171,7 +175,7 @@ def main():
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=["float", "int8"], default=["float", "int8"])
+    parser.add_argument("--only", nargs="+", choices=["float", "bf16", "int8"], default=["float", "bf16", "int8"])
     args = parser.parse_args()
     tokenizer = Tokenizer.from_file(str(args.folder / "tokenizer.json"))
     tokenizer.no_padding()

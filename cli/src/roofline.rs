@@ -27,6 +27,8 @@ pub(crate) struct Roofline {
     macs_i8: f64,
     /// Multiply-adds of f32 a second.
     macs_f32: f64,
+    /// Multiply-adds of bf16 a second.
+    macs_bf16: f64,
     /// Loaded bytes a second, by working set.
     bytes: [f64; WORKING_SETS.len()],
     /// Clock while measuring, where it can be told.
@@ -59,6 +61,7 @@ impl Roofline {
         Roofline {
             macs_i8: rate(&peak::multiply_add_i8(isa)),
             macs_f32: rate(&peak::multiply_add_f32(isa)),
+            macs_bf16: rate(&peak::multiply_add_bf16(isa)),
             bytes: WORKING_SETS.map(|size| loads(isa, &block[..size])),
             hertz: peak::cycles().map(|cycles| rate(&cycles)),
         }
@@ -74,6 +77,7 @@ impl Roofline {
     pub(crate) fn near(&self, model: &Model<'_>, step: &StepRecord, mean_us: f64) -> Near {
         let peak = match DType::from_number(step.variant) {
             Some(DType::I8 | DType::U8) => self.macs_i8,
+            _ if has_bf16(model, step) => self.macs_bf16,
             _ => self.macs_f32,
         };
         let bytes = bytes_of(model, step);
@@ -92,6 +96,7 @@ impl Roofline {
             "clock_hz": self.hertz,
             "i8_macs_per_s": self.macs_i8,
             "f32_macs_per_s": self.macs_f32,
+            "bf16_macs_per_s": self.macs_bf16,
             "loads": WORKING_SETS.iter().zip(self.bytes).map(|(size, rate)| json!({
                 "working_set_bytes": size,
                 "bytes_per_s": rate,
@@ -116,16 +121,24 @@ impl Roofline {
             (
                 "peak",
                 format!(
-                    "i8 {:.0} GMAC/s{}   f32 {:.0} GMAC/s{}",
+                    "i8 {:.0} GMAC/s{}   f32 {:.0} GMAC/s{}   bf16 {:.0} GMAC/s{}",
                     self.macs_i8 / 1e9,
                     per_cycle(self.macs_i8, "MAC"),
                     self.macs_f32 / 1e9,
-                    per_cycle(self.macs_f32, "MAC")
+                    per_cycle(self.macs_f32, "MAC"),
+                    self.macs_bf16 / 1e9,
+                    per_cycle(self.macs_bf16, "MAC")
                 ),
             ),
             ("loads", loads.join("   ")),
         ])
     }
+}
+
+/// Whether a step has weights in bf16.
+fn has_bf16(model: &Model<'_>, step: &StepRecord) -> bool {
+    let mut operands = model.operands(step).filter_map(|tensor| model.tensor(tensor as usize));
+    operands.any(|tensor| tensor.dtype == DType::BF16 as u8)
 }
 
 /// Bytes that a step reads and writes at least: its operands, once each, at their largest sizes.

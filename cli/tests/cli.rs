@@ -124,7 +124,7 @@ fn bench_reports_the_contract() {
     let profile = ["bench", &model, "--seconds", "0.02", "--profile"];
     assert!(succeed(&profile).contains("conv_2d"));
     let profile = json(&profile);
-    for rate in ["i8_macs_per_s", "f32_macs_per_s"] {
+    for rate in ["i8_macs_per_s", "f32_macs_per_s", "bf16_macs_per_s"] {
         assert!(profile["machine"][rate].as_f64() > Some(0.0), "{profile}");
     }
     let steps = profile["profile"].as_array().expect("steps");

@@ -168,18 +168,30 @@ fn files_are_as_small_as_their_weights() {
 
 #[test]
 fn f16_and_bf16_weights_are_a_matter_of_each_node() {
-    let types: [(DType, fn(f64) -> [u8; 2], fn([u8; 2]) -> f64, fn(f32) -> f32); 2] = [
-        (DType::F16, |w| f16::from_f64(w).to_le_bytes(), |b| f16::from_le_bytes(b).to_f64(), |x| x),
-        (
-            DType::BF16,
-            |w| bf16::from_f64(w).to_le_bytes(),
-            |b| bf16::from_le_bytes(b).to_f64(),
-            |x| bf16::from_f32(x).to_f32(),
-        ),
+    struct Half {
+        dtype: DType,
+        store: fn(f64) -> [u8; 2],
+        load: fn([u8; 2]) -> f64,
+        /// What becomes of inputs.
+        round: fn(f32) -> f32,
+    }
+    let types = [
+        Half {
+            dtype: DType::F16,
+            store: |w| f16::from_f64(w).to_le_bytes(),
+            load: |bytes| f16::from_le_bytes(bytes).to_f64(),
+            round: |x| x,
+        },
+        Half {
+            dtype: DType::BF16,
+            store: |w| bf16::from_f64(w).to_le_bytes(),
+            load: |bytes| bf16::from_le_bytes(bytes).to_f64(),
+            round: |x| bf16::from_f32(x).to_f32(),
+        },
     ];
     let mut tried = [0; 2];
     for layer in layers() {
-        for (at, (dtype, store, load, round)) in types.into_iter().enumerate() {
+        for (at, Half { dtype, store, load, round }) in types.iter().enumerate() {
             let groups = match layer.kind {
                 LayerKind::Conv { groups, .. } => groups,
                 _ => 1,
@@ -200,15 +212,15 @@ fn f16_and_bf16_weights_are_a_matter_of_each_node() {
                 _ => halves[i],
             };
             let data: Vec<u8> = (0..halves.len()).flat_map(stored).collect();
-            let constant = Tensor { dtype, shape, data: data.into() };
+            let constant = Tensor { dtype: *dtype, shape, data: data.into() };
             graph.nodes[0].inputs[1] = Some(graph.add_constant("halves", constant));
             let reals: Vec<f64> = halves.iter().map(|half| load(*half)).collect();
-            check(&format!("{dtype} {layer:?}"), &layer, &graph, &reals, round, 77);
+            check(&format!("{dtype} {layer:?}"), &layer, &graph, &reals, *round, 77);
             let file = file(&graph);
             let aligned = AlignedBytes::new(&file);
             let model = Model::open(aligned.as_slice()).unwrap();
             let packed: Vec<_> = model.tensors().filter(|tensor| tensor.layout != 0).collect();
-            assert_eq!((packed.len(), packed[0].dtype), (1, dtype as u8));
+            assert_eq!((packed.len(), packed[0].dtype), (1, *dtype as u8));
         }
     }
     assert!(tried[0] > 40 && tried[1] > 20, "{tried:?}");

@@ -3,7 +3,7 @@
 //!
 //! The multiply-adds are those that the kernels of an instruction set are made of: `vpdpbusd` with AVX-512 VNNI, `vpmaddwd` and
 //! `vpaddd` with AVX2, where exact products of i8 have to be widened first; on AArch64 `smull` to `sadalp`, `sdot` or
-//! `smmla`; fused multiply-adds for f32. The scalar loops are what the compiler makes of plain Rust.
+//! `smmla`; fused multiply-adds for f32; `vdpbf16ps` for bf16, where there is one. The scalar loops are what the compiler makes of plain Rust.
 
 use core::hint::black_box;
 
@@ -55,6 +55,15 @@ pub fn multiply_add_f32(isa: Isa) -> Loop {
     }
     let _ = isa;
     Loop { per_round: 64, run: scalar_f32 }
+}
+
+/// Multiply-adds of bf16 with sums in f32: those of f32 where there is no instruction for them.
+pub fn multiply_add_bf16(isa: Isa) -> Loop {
+    #[cfg(all(target_arch = "x86_64", feature = "std"))]
+    if let Some(found) = x86_64::multiply_add_bf16(isa) {
+        return found;
+    }
+    multiply_add_f32(isa)
 }
 
 /// A loop whose rounds take a known number of cycles; `None` where no instruction is known to take the same time on all CPUs.

@@ -87,6 +87,23 @@ repeat! {
     ]
 }
 
+repeat! {
+    /// 12 × 32 products of bf16 in pairs, each pair added to a sum.
+    bf16_avx512, "avx512f,avx512bf16", [
+        "vdpbf16ps zmm0, zmm14, zmm15", "vdpbf16ps zmm1, zmm14, zmm15", "vdpbf16ps zmm2, zmm14, zmm15",
+        "vdpbf16ps zmm3, zmm14, zmm15", "vdpbf16ps zmm4, zmm14, zmm15", "vdpbf16ps zmm5, zmm14, zmm15",
+        "vdpbf16ps zmm6, zmm14, zmm15", "vdpbf16ps zmm7, zmm14, zmm15", "vdpbf16ps zmm8, zmm14, zmm15",
+        "vdpbf16ps zmm9, zmm14, zmm15", "vdpbf16ps zmm10, zmm14, zmm15", "vdpbf16ps zmm11, zmm14, zmm15"
+    ]
+}
+
+/// Only where there is an instruction for it.
+pub(super) fn multiply_add_bf16(isa: Isa) -> Option<Loop> {
+    let is_there = isa == Isa::Avx512 && isa.is_available();
+    let is_there = is_there && std::arch::is_x86_feature_detected!("avx512bf16");
+    is_there.then_some(Loop { per_round: 12 * 32, run: bf16_avx512 })
+}
+
 pub(super) fn multiply_add_f32(isa: Isa) -> Option<Loop> {
     match isa {
         _ if !isa.is_available() => None,

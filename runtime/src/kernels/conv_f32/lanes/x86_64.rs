@@ -442,7 +442,10 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn dot_pairs(self, a: Self, b: Self) -> Self {
         // SAFETY: the caller has AVX-512 BF16. All three registers are 64 bytes, which any bits are valid for.
-        Avx512(unsafe { _mm512_dpbf16_ps(self.0, transmute(a.0), transmute(b.0)) })
+        Avx512(unsafe {
+            let bf16s = |x: Self| transmute::<__m512, __m512bh>(x.0);
+            _mm512_dpbf16_ps(self.0, bf16s(a), bf16s(b))
+        })
     }
 }
 
