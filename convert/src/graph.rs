@@ -41,7 +41,7 @@ pub struct Value {
 /// channel; the constant (i8) keeps the shape that the operator wants. The layer computes on floats.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Groups {
-    /// 8: integers in −128..=127; 4: in −8..=7, with minima in 0..=15.
+    /// 8: integers in −128..=127; b of 4, 5, 6: in −2ᵇ⁻¹..2ᵇ⁻¹, with minima in 0..2ᵇ.
     pub bits: u8,
     /// Inputs per group: 16, 32, 64 or 128; the last group of a row may be shorter.
     pub size: usize,
@@ -51,6 +51,18 @@ pub struct Groups {
     pub scale: Vec<f32>,
     /// As many minima, if there are any.
     pub min: Option<Vec<f32>>,
+    /// What they are integers times of, if that is known.
+    pub factors: Option<Factors>,
+}
+
+/// Numbers of f16 that scales and minima are an integer of 8 bits times of, one for every 256 inputs of an output:
+/// `[outputs][ceil(inputs / 256)]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Factors {
+    /// Of scales.
+    pub scale: Vec<f32>,
+    /// Of minima; empty without.
+    pub min: Vec<f32>,
 }
 
 /// `real = scale * (integer - zero_point)`, per tensor or along one axis.

@@ -119,8 +119,10 @@ impl Weights {
     /// The smallest and the largest integer that a weight may be.
     pub fn limits(&self) -> [i32; 2] {
         match &self.scales {
-            Scales::Groups(Groups { bits: 4, min: Some(_), .. }) => [0, 15],
-            Scales::Groups(groups) if groups.bits == 4 => [-8, 7],
+            Scales::Groups(Groups { bits: bits @ ..8, min, .. }) => {
+                let first = if min.is_some() { 0 } else { -1 << (bits - 1) };
+                [first, first + (1 << bits) - 1]
+            }
             _ => [-127, 127],
         }
     }
@@ -226,7 +228,7 @@ fn in_groups(weights: &Tensor, axis: usize, bits: u8, size: usize) -> Weights {
     }
     Weights {
         values: Tensor::from_i8(weights.shape.clone(), &values),
-        scales: Scales::Groups(Groups { bits, size, axis, scale, min: None }),
+        scales: Scales::Groups(Groups { bits, size, axis, scale, min: None, factors: None }),
     }
 }
 

@@ -809,6 +809,7 @@ impl GroupedLayer {
             axis,
             scale: scale.iter().map(|scale| scale.to_f32()).collect(),
             min: None,
+            factors: None,
         });
         let mut inputs = vec![Some(x), Some(w), None, None];
         if self.bias {

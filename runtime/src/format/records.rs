@@ -131,6 +131,18 @@ pub enum Layout {
     GroupedW8WideMin = 11,
     /// As [`Layout::GroupedW4Min`], with f32 scales and minima.
     GroupedW4WideMin = 12,
+    /// As [`Layout::GroupedW4`], with scales of i8 times f16.
+    GroupedW4Narrow = 13,
+    /// As [`Layout::GroupedW4Min`], with scales and minima of i8 times f16.
+    GroupedW4NarrowMin = 14,
+    /// As [`Layout::GroupedW4`], with a plane of fifth bits behind the nibbles.
+    GroupedW5 = 15,
+    /// As [`Layout::GroupedW5`], with minima behind the scales.
+    GroupedW5Min = 16,
+    /// As [`Layout::GroupedW5Min`], with scales and minima of i8 times f16.
+    GroupedW5NarrowMin = 17,
+    /// As [`Layout::GroupedW4Narrow`], with a plane of two more bits behind the nibbles.
+    GroupedW6Narrow = 18,
 }
 
 impl Layout {
@@ -150,6 +162,12 @@ impl Layout {
             10 => Some(Layout::GroupedW4Wide),
             11 => Some(Layout::GroupedW8WideMin),
             12 => Some(Layout::GroupedW4WideMin),
+            13 => Some(Layout::GroupedW4Narrow),
+            14 => Some(Layout::GroupedW4NarrowMin),
+            15 => Some(Layout::GroupedW5),
+            16 => Some(Layout::GroupedW5Min),
+            17 => Some(Layout::GroupedW5NarrowMin),
+            18 => Some(Layout::GroupedW6Narrow),
             _ => None,
         }
     }

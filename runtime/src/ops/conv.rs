@@ -5,7 +5,7 @@ use crate::error::StepErrorKind;
 use crate::format::{ConvAttributes, Layout, Op, UnaryOp};
 use crate::isa::Isa;
 use crate::kernels::conv_f32::bf16::PAIR;
-use crate::kernels::conv_f32::grouped::{GROUP_SIZES, GroupedForm};
+use crate::kernels::conv_f32::grouped::GroupedForm;
 use crate::kernels::conv_f32::{self, ConvF32, Stored};
 use crate::kernels::conv_i8::{self, ConvI8};
 use crate::kernels::depthwise_f32::{self, DepthwiseF32};
@@ -286,8 +286,8 @@ pub(super) fn check_grouped(
     expect_type(&weights, form.dtype(), number)?;
     let group_size = step.input_group_size(operand);
     // Scales behind the weights are aligned as these are.
-    let is_aligned = weights.place.offset.is_multiple_of(form.scale_bytes());
-    if !GROUP_SIZES.contains(&group_size) || !is_aligned {
+    let is_aligned = weights.place.offset.is_multiple_of(form.align());
+    if !form.bits.has_groups_of(group_size) || !is_aligned {
         return Err(StepErrorKind::OperandLayout(number));
     }
     if weights.bytes() < form.bytes(geometry, group_size) {
@@ -799,11 +799,14 @@ mod tests {
     #[test]
     fn planes_of_grouped_weights() {
         let mut random = Random(5);
-        // 37 inputs and outputs: three panels of ten or five words, and of two groups.
-        let (w8, w4) =
-            ((Layout::GroupedW8, DType::I8, 3 * 10), (Layout::GroupedW4, DType::U8, 3 * 5));
-        for (layout, dtype, words) in [w8, w4] {
-            let needed = words * 64 + 3 * 2 * 32;
+        // 37 inputs and outputs: three panels of these words and upper words, of two groups.
+        for (layout, dtype, words) in [
+            (Layout::GroupedW8, DType::I8, 10),
+            (Layout::GroupedW4, DType::U8, 5),
+            (Layout::GroupedW5, DType::U8, 8 + 2),
+            (Layout::GroupedW6Narrow, DType::U8, 6 + 3),
+        ] {
+            let needed = 3 * (words * 64 + 2 * 32);
             let mut with = |op: Op, bytes: usize, dtype: DType, layout: Layout, group_size: u32| {
                 let mut case = layer(op, DType::F32);
                 let weights = case.inputs[WEIGHTS].as_mut().unwrap();
@@ -813,8 +816,8 @@ mod tests {
                 Isa::available().map(|isa| case.run_on(Some(isa))).collect::<Vec<_>>()
             };
             for op in [Op::Conv2d, Op::FullyConnected] {
-                for (bytes, group_size) in [(needed, 32), (needed + 64, 32), (needed - 3 * 32, 64)]
-                {
+                let fewer = if layout == Layout::GroupedW6Narrow { 3 * 16 } else { 3 * 32 };
+                for (bytes, group_size) in [(needed, 32), (needed + 64, 32), (needed - fewer, 64)] {
                     let results = with(op, bytes, dtype, layout, group_size);
                     assert!(results.iter().all(Result::is_ok), "{op} {layout:?} {bytes}");
                 }
@@ -827,6 +830,7 @@ mod tests {
                     (with(op, needed, DType::F32, layout, 32), StepErrorKind::OperandType(1)),
                     (with(op, needed, dtype, layout, 0), StepErrorKind::OperandLayout(1)),
                     (with(op, needed, dtype, layout, 33), StepErrorKind::OperandLayout(1)),
+                    (with(op, needed, dtype, layout, 8), StepErrorKind::OperandLayout(1)),
                     (with(op, needed, dtype, layout, 256), StepErrorKind::OperandLayout(1)),
                     (with(op, needed, dtype, layout, u32::MAX), StepErrorKind::OperandLayout(1)),
                 ];

@@ -8,7 +8,6 @@ use core::ops::Range;
 
 use crate::error::StepErrorKind;
 use crate::isa::Isa;
-use crate::kernels::conv_f32::grouped::{GroupedWeights, plane_lens};
 use crate::kernels::conv_f32::{self, ConvF32, Stored};
 use crate::kernels::conv_i8::ConvI8;
 use crate::kernels::depthwise_f32::DepthwiseF32;
@@ -473,16 +472,8 @@ fn panels_from<'v>(
         }
         PanelWeights::Bf16(w) => PanelWeights::Bf16(from(w, before.packed_float_len())?),
         PanelWeights::Grouped(w) => {
-            let (bytes, scales) = plane_lens(&before, w.bits, w.group_size);
-            PanelWeights::Grouped(GroupedWeights {
-                weights: from(w.weights, bytes)?,
-                scales: w.scales.from(scales).ok_or(StepErrorKind::TooLarge)?,
-                mins: match w.mins {
-                    Some(mins) => Some(mins.from(scales).ok_or(StepErrorKind::TooLarge)?),
-                    None => None,
-                },
-                ..w
-            })
+            let weights = w.from(before.padded_out_c() / PANEL_N, g.k());
+            PanelWeights::Grouped(weights.ok_or(StepErrorKind::TooLarge)?)
         }
     })
 }

@@ -151,7 +151,7 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::conv_f32::grouped::{GroupedBits, pack_weights};
+    use crate::kernels::conv_f32::grouped::{FACTOR_INPUTS, Scales, pack_weights};
     use crate::ops::testing::{Case, Random, Tensor, shape, tensor};
     use half::{bf16, f16};
 
@@ -182,27 +182,29 @@ mod tests {
         crate::kernels::conv_f32::bf16::pack_weights(&geometry, &bf16s, &mut pairs);
         let pairs = tensor(&[pairs.len() as u32], &pairs);
         let pairs = Tensor { dims: dims.to_vec(), ..pairs.packed(Layout::PanelFloat) };
-        let grouped = |bits, has_mins, is_wide| {
-            let form = GroupedForm { bits, has_mins, is_wide };
-            let scale = vec![0.5; ROWS * SIZE.div_ceil(32)];
+        let grouped = |form: GroupedForm| {
+            let q = q.iter().map(|q| if form.has_mins { q + 7 } else { *q }).collect::<Vec<i8>>();
+            let factors = vec![0.5; ROWS * SIZE.div_ceil(FACTOR_INPUTS)];
+            let (scale, min) = (vec![0.5; ROWS * SIZE.div_ceil(32)], vec![-3.5; q.len()]);
+            let scale = Scales { values: &scale, factors: &factors };
             // 0.5 · (q + 7) − 3.5
-            let q: Vec<i8> = q.iter().map(|q| if has_mins { q + 7 } else { *q }).collect();
-            let min = if has_mins { vec![-3.5; scale.len()] } else { vec![] };
-            let bytes = pack_weights(&geometry, form, 32, &q, &scale, &min);
+            let min = match form.has_mins {
+                true => Scales { values: &min[..scale.values.len()], ..scale },
+                false => Scales::default(),
+            };
+            let bytes = pack_weights(&geometry, form, 32, &q, scale, min);
             let of = shape(form.dtype(), &dims);
-            Tensor { bytes, group_size: 32, ..of.packed(form.layout()) }
+            let layout = form.layout().expect("a layout");
+            Tensor { bytes, group_size: 32, ..of.packed(layout) }
         };
-        let all = vec![
+        let mut all = vec![
             tensor(&dims, &values).constant(),
             tensor(&dims, &halves).constant(),
             tensor(&dims, &bf16s).constant(),
             panels,
             pairs,
-            grouped(GroupedBits::W8, false, false),
-            grouped(GroupedBits::W4, false, false),
-            grouped(GroupedBits::W8, true, false),
-            grouped(GroupedBits::W4, true, true),
         ];
+        all.extend(GroupedForm::all().map(grouped));
         (values, all)
     }
 

@@ -16,7 +16,7 @@ use crate::format::{
     UnaryOp,
 };
 use crate::isa::Isa;
-use crate::kernels::conv_f32::grouped::{GroupedBits, GroupedForm};
+use crate::kernels::conv_f32::grouped::GroupedForm;
 
 const CASES_PER_OPERATOR: usize = 4000;
 /// Every so many cases run on the CUDA kernels that are compiled for the host, which takes longer.
@@ -142,11 +142,10 @@ fn set_input(case: &mut Case, random: &mut Random, index: usize, dtype: DType, d
 /// groups, or i8 in panels under i16.
 fn packed_weights(case: &mut Case, random: &mut Random) {
     let is_i16 = case.variant == Some(DType::I16);
-    let bits = [GroupedBits::W8, GroupedBits::W4][random.below(2) as usize];
-    let (has_mins, is_wide) = (random.below(2) == 0, random.below(2) == 0);
-    let form = GroupedForm { bits, has_mins, is_wide };
-    let (layout, dtype) =
-        if is_i16 { (Layout::PanelI8, DType::I8) } else { (form.layout(), form.dtype()) };
+    let layouts: Vec<Layout> = GroupedForm::all().filter_map(GroupedForm::layout).collect();
+    let layout = layouts[random.below(layouts.len() as u32) as usize];
+    let layout = if is_i16 { Layout::PanelI8 } else { layout };
+    let dtype = GroupedForm::of(layout).map_or(DType::I8, GroupedForm::dtype);
     let [x, bias] = if is_i16 { [DType::I16, DType::I64] } else { [DType::F32, DType::F32] };
     let [k, n] = [0; 2].map(|_| 1 + random.below(70));
     let rows = 1 + random.below(4);

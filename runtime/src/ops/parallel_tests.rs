@@ -9,7 +9,7 @@ use crate::format::{
     AttentionAttributes, BinaryAttributes, BinaryOp, ConvAttributes, Layout, MatMulAttributes,
     NormalizeAttributes, SoftmaxAttributes, UnaryAttributes, UnaryOp,
 };
-use crate::kernels::conv_f32::grouped::{GroupedBits, GroupedForm, plane_lens};
+use crate::kernels::conv_f32::grouped::{GroupedForm, ScaleKind};
 use crate::kernels::{ConvGeometry, PANEL_N, Packing};
 use crate::ops::testing::{Case, Random, Tensor, bytes_of, shape, tensor};
 
@@ -44,11 +44,18 @@ fn assert_same(name: &str, case: &Case) -> usize {
 enum Weights {
     F32,
     F16,
-    W8,
-    W4,
+    Grouped(Layout),
     I8,
     CortexM,
 }
+
+/// Every kind of bits and of scales, with minima where there are such.
+const GROUPED: [Weights; 4] = [
+    Weights::Grouped(Layout::GroupedW8Min),
+    Weights::Grouped(Layout::GroupedW4Min),
+    Weights::Grouped(Layout::GroupedW5NarrowMin),
+    Weights::Grouped(Layout::GroupedW6Narrow),
+];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Residual {
@@ -111,14 +118,22 @@ fn layer(op: Op, w: &Windows, weights: Weights, residual: Residual, random: &mut
         Weights::F32 => tensor(&[len as u32], &random.f32s(len)),
         Weights::F16 => tensor(&[len as u32], &halves(random, len)),
         Weights::I8 | Weights::CortexM => tensor(&[len as u32], &random.i8s(len)),
-        Weights::W8 | Weights::W4 => {
-            let bits = if weights == Weights::W8 { GroupedBits::W8 } else { GroupedBits::W4 };
-            let form = GroupedForm { bits, has_mins: true, is_wide: false };
-            let (bytes, scales) = plane_lens(&g, bits, 32);
+        Weights::Grouped(layout) => {
+            let form = GroupedForm::of(layout).unwrap();
+            let lens = form.lens(&g, 32);
             let mut planes = tensor(&[0], &[0i8; 0]);
-            planes.bytes = random.i8s(bytes).iter().map(|byte| *byte as u8).collect();
-            let scales = halves(random, 2 * scales);
-            planes.bytes.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
+            let mut append = |random: &mut Random, bytes: usize, numbers: usize| {
+                planes.bytes.extend(random.i8s(bytes).iter().map(|byte| *byte as u8));
+                let numbers = halves(random, numbers);
+                planes.bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+            };
+            append(random, lens.words + lens.upper, 0);
+            for _ in 0..if form.has_mins { 2 } else { 1 } {
+                match form.scales {
+                    ScaleKind::I8 => append(random, lens.scales, lens.factors),
+                    _ => append(random, 0, lens.scales),
+                }
+            }
             planes.dtype = form.dtype();
             planes.group_size = 32;
             planes
@@ -129,8 +144,7 @@ fn layer(op: Op, w: &Windows, weights: Weights, residual: Residual, random: &mut
         (_, Weights::CortexM) => Layout::CortexM,
         (true, _) => Layout::Depthwise,
         (_, Weights::I8) => Layout::PanelI8,
-        (_, Weights::W8) => Layout::GroupedW8Min,
-        (_, Weights::W4) => Layout::GroupedW4Min,
+        (_, Weights::Grouped(layout)) => layout,
         _ => Layout::PanelFloat,
     });
     let count = |dims: &[u32]| dims.iter().product::<u32>() as usize;
@@ -242,7 +256,7 @@ fn convolutions() {
     let (mut random, mut cut, mut all) = (Random(71), 0, 0);
     for (index, w) in windows.iter().enumerate() {
         for weights in
-            [Weights::F32, Weights::F16, Weights::W8, Weights::W4, Weights::I8, Weights::CortexM]
+            [Weights::F32, Weights::F16, Weights::I8, Weights::CortexM].into_iter().chain(GROUPED)
         {
             for residual in [Residual::None, Residual::Apart, Residual::Over] {
                 let case = layer(Op::Conv2d, w, weights, residual, &mut random);
@@ -261,7 +275,7 @@ fn fully_connected() {
     for m in [1, 2, 7, 24, 47, 48, 49, 95, 100, 197] {
         for (k, n) in [(40, 150), (70, 33), (500, 64)] {
             let w = Windows { x: [m, 1, 1, k], out_c: n, ..POINT };
-            for weights in [Weights::F32, Weights::F16, Weights::W8, Weights::W4, Weights::I8] {
+            for weights in [Weights::F32, Weights::F16, Weights::I8].into_iter().chain(GROUPED) {
                 for residual in [Residual::None, Residual::Apart, Residual::Over] {
                     let case = layer(Op::FullyConnected, &w, weights, residual, &mut random);
                     cut += assert_same(

@@ -6,7 +6,7 @@
 use half::f16;
 use whit::DType;
 
-use crate::graph::Groups;
+use crate::graph::{Factors, Groups};
 use crate::import::transformers::weights::Weight;
 use crate::tensor::Tensor;
 
@@ -26,6 +26,26 @@ struct Decoded {
     integers: Vec<i8>,
     scale: Vec<f32>,
     min: Option<Vec<f32>>,
+    factors: Option<Factors>,
+}
+
+impl Decoded {
+    /// The group's scale is an integer times this block's factor.
+    fn push_scale(&mut self, factor: f32, integer: i8) {
+        self.scale.push(factor * f32::from(integer));
+    }
+
+    /// The group's minimum is an integer times this block's factor.
+    fn push_min(&mut self, factor: f32, integer: i8) {
+        self.min.get_or_insert_default().push(factor * f32::from(integer));
+    }
+
+    /// What scales of a block are integers times of, and perhaps minima.
+    fn push_factors(&mut self, scale: f32, min: Option<f32>) {
+        let factors = self.factors.get_or_insert_default();
+        factors.scale.push(scale);
+        factors.min.extend(min);
+    }
 }
 
 /// A tensor of whole blocks; `None` for a type that has no place here.
@@ -53,10 +73,11 @@ pub(super) fn weight(dtype: GgmlType, shape: Vec<usize>, bytes: &[u8]) -> Option
     let (bits, size, has_min) = match dtype.name {
         "Q4_0" => (4, 32, false),
         "Q4_1" | "Q4_K" => (4, 32, true),
-        "Q5_1" | "Q5_K" => (8, 32, true),
+        "Q5_0" => (5, 32, false),
+        "Q5_1" | "Q5_K" => (5, 32, true),
         "Q2_K" => (4, 16, true),
         "Q3_K" => (4, 16, false),
-        "Q6_K" => (8, 16, false),
+        "Q6_K" => (6, 16, false),
         _ => (8, 32, false),
     };
     let mut decoded = Decoded {
@@ -65,12 +86,13 @@ pub(super) fn weight(dtype: GgmlType, shape: Vec<usize>, bytes: &[u8]) -> Option
         integers: Vec::with_capacity(elements),
         scale: Vec::with_capacity(elements / size),
         min: has_min.then(|| Vec::with_capacity(elements / size)),
+        factors: None,
     };
     for block in bytes.chunks_exact(dtype.block_bytes) {
         decode(block, &mut decoded);
     }
-    let Decoded { bits, size, integers, scale, min } = decoded;
-    let groups = Groups { bits, size, axis: 0, scale, min };
+    let Decoded { bits, size, integers, scale, min, factors } = decoded;
+    let groups = Groups { bits, size, axis: 0, scale, min, factors };
     // Vectors stay real: only layers have kernels for groups.
     let tensor = Tensor::from_i8(shape, &integers);
     let weight = Weight { tensor, groups: Some(groups) };
@@ -122,9 +144,10 @@ fn q8_0(block: &[u8], to: &mut Decoded) {
 /// 16 scales and minima of 4 bits, 64 bytes of 2 bits, two f16.
 fn q2_k(block: &[u8], to: &mut Decoded) {
     let (scales, quants, d, min) = (&block[..16], &block[16..80], half(block, 80), half(block, 82));
+    to.push_factors(d, Some(min));
     for (group, scale) in scales.iter().enumerate() {
-        to.scale.push(d * f32::from(scale & 15));
-        to.min.get_or_insert_default().push(-(min * f32::from(scale >> 4)));
+        to.push_scale(d, (scale & 15) as i8);
+        to.push_min(min, -((scale >> 4) as i8));
         // 128 elements lie in 32 bytes, 32 of them in the same two bits.
         let bytes = &quants[group / 8 * 32 + group % 2 * 16..][..16];
         let shift = group % 8 / 2 * 2;
@@ -136,13 +159,14 @@ fn q2_k(block: &[u8], to: &mut Decoded) {
 fn q3_k(block: &[u8], to: &mut Decoded) {
     let (mask, quants, packed, d) =
         (&block[..32], &block[32..96], &block[96..108], half(block, 108));
+    to.push_factors(d, None);
     for group in 0..16 {
         let low = match group {
             0..8 => packed[group] & 15,
             _ => packed[group - 8] >> 4,
         };
         let high = packed[8 + group % 4] >> (group / 4 * 2) & 3;
-        to.scale.push(d * (f32::from(low | high << 4) - 32.0));
+        to.push_scale(d, (low | high << 4) as i8 - 32);
         let start = group % 2 * 16;
         let (shift, bit) = (group % 8 / 2 * 2, group / 2);
         for i in start..start + 16 {
@@ -154,7 +178,7 @@ fn q3_k(block: &[u8], to: &mut Decoded) {
 }
 
 /// Scale and minimum number `group` of eight, of 6 bits each in 12 bytes.
-fn scale_and_min(packed: &[u8], group: usize) -> (f32, f32) {
+fn scale_and_min(packed: &[u8], group: usize) -> (i8, i8) {
     let (scale, min) = match group {
         0..4 => (packed[group] & 63, packed[group + 4] & 63),
         _ => (
@@ -162,16 +186,17 @@ fn scale_and_min(packed: &[u8], group: usize) -> (f32, f32) {
             packed[group + 4] >> 4 | packed[group] >> 6 << 4,
         ),
     };
-    (f32::from(scale), f32::from(min))
+    (scale as i8, min as i8)
 }
 
 /// Two f16, 12 bytes of scales and minima, 128 bytes of nibbles.
 fn q4_k(block: &[u8], to: &mut Decoded) {
     let (d, least, packed, quants) = (half(block, 0), half(block, 2), &block[4..16], &block[16..]);
+    to.push_factors(d, Some(least));
     for group in 0..8 {
         let (scale, min) = scale_and_min(packed, group);
-        to.scale.push(d * scale);
-        to.min.get_or_insert_default().push(-(least * min));
+        to.push_scale(d, scale);
+        to.push_min(least, -min);
         let bytes = &quants[group / 2 * 32..][..32];
         let shift = group % 2 * 4;
         to.integers.extend(bytes.iter().map(|byte| (byte >> shift & 15) as i8));
@@ -182,10 +207,11 @@ fn q4_k(block: &[u8], to: &mut Decoded) {
 fn q5_k(block: &[u8], to: &mut Decoded) {
     let (d, least, packed) = (half(block, 0), half(block, 2), &block[4..16]);
     let (high, quants) = (&block[16..48], &block[48..]);
+    to.push_factors(d, Some(least));
     for group in 0..8 {
         let (scale, min) = scale_and_min(packed, group);
-        to.scale.push(d * scale);
-        to.min.get_or_insert_default().push(-(least * min));
+        to.push_scale(d, scale);
+        to.push_min(least, -min);
         let bytes = quants[group / 2 * 32..][..32].iter().zip(high);
         let shift = group % 2 * 4;
         to.integers
@@ -197,8 +223,9 @@ fn q5_k(block: &[u8], to: &mut Decoded) {
 fn q6_k(block: &[u8], to: &mut Decoded) {
     let (low, high) = (&block[..128], &block[128..192]);
     let (scales, d) = (&block[192..208], half(block, 208));
+    to.push_factors(d, None);
     for (group, scale) in scales.iter().enumerate() {
-        to.scale.push(d * f32::from(*scale as i8));
+        to.push_scale(d, *scale as i8);
         // 128 elements are four rows of 32: two in the low nibbles of 64 bytes, two in the high ones.
         let (part, row, start) = (group / 8, group % 8 / 2, group % 2 * 16);
         for i in start..start + 16 {
@@ -217,10 +244,11 @@ fn iq4_nl(block: &[u8], to: &mut Decoded) {
 /// An f16, two bytes of high bits of scales, four bytes of low ones, 128 bytes of codes.
 fn iq4_xs(block: &[u8], to: &mut Decoded) {
     let (d, high) = (half(block, 0), u16::from_le_bytes([block[2], block[3]]));
+    to.push_factors(d, None);
     for group in 0..8 {
         let low = block[4 + group / 2] >> (group % 2 * 4) & 15;
         let two = (high >> (2 * group) & 3) as u8;
-        to.scale.push(d * (f32::from(low | two << 4) - 32.0));
+        to.push_scale(d, (low | two << 4) as i8 - 32);
         let codes = nibbles(&block[8 + group * 16..][..16]);
         to.integers.extend(codes.map(|code| IQ4[usize::from(code)]));
     }

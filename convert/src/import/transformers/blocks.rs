@@ -10,7 +10,9 @@ use super::pooling::SentenceTransformer;
 use super::weights::{self, Weight, Weights};
 use crate::dim::Dim;
 use crate::error::ImportError;
-use crate::graph::{Attention, Clamp, Graph, Groups, MatMul, NormKind, Op, UnaryKind, ValueId};
+use crate::graph::{
+    Attention, Clamp, Factors, Graph, Groups, MatMul, NormKind, Op, UnaryKind, ValueId,
+};
 use crate::import::builder::Builder;
 use crate::import::compose::Compose;
 use crate::import::failure::{Failure, invalid};
@@ -421,7 +423,8 @@ fn stack(weights: &[Weight]) -> Option<Stacked> {
         let groups = match (&weight.groups, &first.groups) {
             (None, None) => true,
             (Some(a), Some(b)) => {
-                (a.bits, a.size, a.axis, a.min.is_some()) == (b.bits, b.size, 0, b.min.is_some())
+                let kind = |of: &Groups| (of.bits, of.size, of.min.is_some(), of.factors.is_some());
+                kind(a) == kind(b) && (a.axis, b.axis) == (0, 0)
             }
             _ => false,
         };
@@ -435,13 +438,16 @@ fn stack(weights: &[Weight]) -> Option<Stacked> {
     let shape = vec![outputs, first.tensor.shape[1]];
     let tensor = Tensor { dtype: first.tensor.dtype, shape, data: data.into() };
     let groups = first.groups.as_ref().map(|like| {
-        let scales = weights.iter().flat_map(|weight| &weight.groups);
-        let scale = scales.clone().flat_map(|groups| groups.scale.iter().copied()).collect();
-        let min = like
-            .min
-            .as_ref()
-            .map(|_| scales.flat_map(|g| g.min.iter().flatten().copied()).collect());
-        Groups { scale, min, ..like.clone() }
+        let all = |of: fn(&Groups) -> &[f32]| -> Vec<f32> {
+            weights.iter().flat_map(|weight| &weight.groups).flat_map(of).copied().collect()
+        };
+        let scale = all(|groups| &groups.scale);
+        let min = like.min.as_ref().map(|_| all(|groups| groups.min.as_deref().unwrap_or(&[])));
+        let factors = like.factors.as_ref().map(|_| Factors {
+            scale: all(|groups| groups.factors.as_ref().map_or(&[], |factors| &factors.scale)),
+            min: all(|groups| groups.factors.as_ref().map_or(&[], |factors| &factors.min)),
+        });
+        Groups { scale, min, factors, ..like.clone() }
     });
     Some(Stacked { tensor, groups })
 }

@@ -4,7 +4,9 @@ use half::{bf16, f16};
 use whit::DType;
 use whit::format::{Layout, Op as StepOp};
 use whit::kernels::conv_f32::bf16::{self as pairs, PAIR};
-use whit::kernels::conv_f32::grouped::{self, GROUP_SIZES, GroupedBits, GroupedForm};
+use whit::kernels::conv_f32::grouped::{
+    self, GROUP_SIZES, GroupedBits, GroupedForm, ScaleKind, Scales,
+};
 use whit::kernels::{ConvGeometry, conv_f32, depthwise_f32};
 
 use crate::graph::{Graph, Groups, MatMul, Node, Op};
@@ -106,14 +108,13 @@ pub(super) fn pack_groups(
     axis: usize,
 ) -> Result<(Layout, DType, Vec<u8>), PlanError> {
     let refuse = |why: String| Err(unsupported(node, why));
-    let bits = match groups.bits {
-        8 => GroupedBits::W8,
-        4 => GroupedBits::W4,
-        bits => return refuse(format!("weights of {bits} bits; 8 and 4 are supported")),
+    let Some(bits) =
+        GroupedBits::ALL.into_iter().find(|bits| bits.count() == usize::from(groups.bits))
+    else {
+        return refuse(format!("weights of {} bits; 4, 5, 6 and 8 are supported", groups.bits));
     };
     let min = groups.min.as_deref().unwrap_or_default();
-    let is_wide = groups.scale.iter().chain(min).any(|x| f16::from_f32(*x).to_f32() != *x);
-    let form = GroupedForm { bits, has_mins: groups.min.is_some(), is_wide };
+    let has_mins = groups.min.is_some();
     if !GROUP_SIZES.contains(&groups.size) {
         return refuse(format!("groups of {} weights; {GROUP_SIZES:?} are supported", groups.size));
     }
@@ -121,7 +122,7 @@ pub(super) fn pack_groups(
         return refuse(format!("groups of outputs along axis {}, not {axis}", groups.axis));
     }
     let expected = geometry.out_c * geometry.k().div_ceil(groups.size);
-    if groups.scale.len() != expected || form.has_mins && min.len() != expected {
+    if groups.scale.len() != expected || has_mins && min.len() != expected {
         return refuse(format!("{} scales for {expected} groups", groups.scale.len()));
     }
     if groups.scale.iter().chain(min).any(|scale| !scale.is_finite()) {
@@ -131,9 +132,25 @@ pub(super) fn pack_groups(
         return refuse(format!("weights in groups are i8, not {}", weights.dtype));
     }
     let integers = weights.to_i8();
-    if let Some(q) = integers.iter().find(|q| !form.limits().contains(*q)) {
+    let limits = GroupedForm { bits, has_mins, scales: ScaleKind::F16 }.limits();
+    if let Some(q) = integers.iter().find(|q| !limits.contains(*q)) {
         return refuse(format!("the weight {q} doesn't fit {} bits", groups.bits));
     }
-    let data = grouped::pack_weights(geometry, form, groups.size, &integers, &groups.scale, min);
-    Ok((form.layout(), form.dtype(), data))
+    let known = groups.factors.as_ref();
+    let scale = Scales { values: &groups.scale, factors: known.map_or(&[], |f| &f.scale) };
+    let min = Scales { values: min, factors: known.map_or(&[], |f| &f.min) };
+    // The smallest that holds them exactly.
+    let (k, size) = (geometry.k(), groups.size);
+    let holds = |form: &GroupedForm| {
+        form.has_mins == has_mins
+            && form.bits.count() >= bits.count()
+            && form.bits.has_groups_of(size)
+            && [scale, min].iter().all(|scales| scales.fit(form.scales, k, size))
+    };
+    let form = GroupedForm::all().filter(holds).min_by_key(|form| form.bytes(geometry, size));
+    let Some((form, layout)) = form.and_then(|form| Some((form, form.layout()?))) else {
+        return refuse("no layout holds its weights".to_owned());
+    };
+    let data = grouped::pack_weights(geometry, form, size, &integers, scale, min);
+    Ok((layout, form.dtype(), data))
 }

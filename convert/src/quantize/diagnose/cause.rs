@@ -4,7 +4,7 @@
 use serde::Serialize;
 use whit::DType;
 use whit::format::{Layout, TensorRecord};
-use whit::kernels::conv_f32::grouped::{GroupedBits, GroupedForm};
+use whit::kernels::conv_f32::grouped::GroupedForm;
 
 use super::layers::Layer;
 use crate::graph::{Graph, Op};
@@ -201,11 +201,7 @@ impl WeightFacts {
     pub(super) fn stored_as(&mut self, record: &TensorRecord, output: DType, input_scale: f32) {
         let dtype = DType::from_number(record.dtype).unwrap_or(DType::F32);
         let form = Layout::from_number(record.layout).and_then(GroupedForm::of);
-        self.bits = match form.map(|form| form.bits) {
-            Some(GroupedBits::W4) => 4,
-            Some(GroupedBits::W8) => 8,
-            None => 8 * dtype.size() as u32,
-        };
+        self.bits = form.map_or(8 * dtype.size(), |form| form.bits.count()) as u32;
         let most = match output {
             DType::I8 => MAX_BIAS_I8,
             DType::I16 => MAX_BIAS_I16,

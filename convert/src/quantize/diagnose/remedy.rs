@@ -281,7 +281,7 @@ fn numbers_of(comparison: &Comparison, graph: &Graph, asked: Numbers) -> Vec<Num
             Some(("i16", _)) => Numbers::Int16,
             Some(_) if asked.integer().is_none() => asked,
             Some((_, Some(4))) => Numbers::W4 { group: DEFAULT_GROUP },
-            Some((_, Some(8))) => Numbers::W8 { group: DEFAULT_GROUP },
+            Some((_, Some(5..=8))) => Numbers::W8 { group: DEFAULT_GROUP },
             Some((_, Some(16))) => Numbers::F16,
             Some(_) => Numbers::Float,
             None => asked,

@@ -117,11 +117,14 @@ arguments! {
     /// Weights of a float layer.
     struct Weights {
         data: u64,
+        upper: u64,
         scales: u64,
         minima: u64,
+        scale_factors: u64,
+        minimum_factors: u64,
         k: u32,
         group_size: u32,
-        wide: u32,
+        scale_kind: u32,
         reserved: u32,
     }
 

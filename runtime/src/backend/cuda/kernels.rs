@@ -74,6 +74,8 @@ kernels! {
         CONV_F16: "conv_f16"(ConvF32), 256, waits;
         CONV_W8: "conv_w8"(ConvF32), 256, waits;
         CONV_W4: "conv_w4"(ConvF32), 256, waits;
+        CONV_W5: "conv_w5"(ConvF32), 256, waits;
+        CONV_W6: "conv_w6"(ConvF32), 256, waits;
         DENSE_F32_1: "dense_f32_1"(ConvF32), 256, waits;
         DENSE_F32_4: "dense_f32_4"(ConvF32), 256, waits;
         DENSE_F16_1: "dense_f16_1"(ConvF32), 256, waits;
@@ -82,6 +84,10 @@ kernels! {
         DENSE_W8_4: "dense_w8_4"(ConvF32), 256, waits;
         DENSE_W4_1: "dense_w4_1"(ConvF32), 256, waits;
         DENSE_W4_4: "dense_w4_4"(ConvF32), 256, waits;
+        DENSE_W5_1: "dense_w5_1"(ConvF32), 256, waits;
+        DENSE_W5_4: "dense_w5_4"(ConvF32), 256, waits;
+        DENSE_W6_1: "dense_w6_1"(ConvF32), 256, waits;
+        DENSE_W6_4: "dense_w6_4"(ConvF32), 256, waits;
         DEPTHWISE_F32: "depthwise_f32"(DepthwiseF32), 128;
     }
     CONV_I8_MMA_FILE = "conv_i8_mma.cu" {

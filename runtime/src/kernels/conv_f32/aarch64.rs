@@ -7,7 +7,7 @@ use super::blocked::conv_f32_blocked;
 use super::grouped::GroupedBits;
 #[cfg(feature = "std")]
 use super::integer_rows::{aarch64::ROWS_DOTPROD, conv_f32_integer_rows, suiting};
-use super::lanes::{Bf16Pair, Grouped, Lanes, Neon, W4, W8, Weight};
+use super::lanes::{Bf16Pair, Grouped, Lanes, Neon, W4, W5, W6, W8, Weight};
 use super::tile::{
     Dequantize, Finish, GroupedPanel, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile,
 };
@@ -87,7 +87,7 @@ unsafe fn tile_f32_neon(t: &Tile<'_>) {
     /// As [`Tile`] says; `panel` is the tile's weights, of the bits of `B`.
     unsafe fn grouped<B: Grouped>(t: &Tile<'_>, panel: &GroupedPanel) {
         // As many columns at once as the compiler keeps in registers.
-        let columns = match (t.rows.len(), B::PER_WORD) {
+        let columns = match (t.rows.len(), B::BITS.per_word()) {
             (1, _) => PANEL_N,
             (_, 4) => HALF,
             _ => Neon::LEN,
@@ -115,6 +115,8 @@ unsafe fn tile_f32_neon(t: &Tile<'_>) {
             WeightPtr::Grouped(panel) => match panel.bits {
                 GroupedBits::W8 => grouped::<W8>(t, &panel),
                 GroupedBits::W4 => grouped::<W4>(t, &panel),
+                GroupedBits::W5 => grouped::<W5>(t, &panel),
+                GroupedBits::W6 => grouped::<W6>(t, &panel),
             },
         }
     }
@@ -136,9 +138,13 @@ fn from_column<'a>(t: &Tile<'a>, first: usize, columns: usize) -> Tile<'a> {
 
 /// The lanes of a panel from `first` on: rows of words and scales have places for all lanes, so that they stay as far apart.
 fn from_lane(panel: &GroupedPanel, first: usize) -> GroupedPanel {
-    let words = panel.words.wrapping_add(first * 4);
-    let mins = panel.mins.map(|mins| mins.wrapping_add(first));
-    GroupedPanel { words, scales: panel.scales.wrapping_add(first), mins, ..*panel }
+    GroupedPanel {
+        words: panel.words.wrapping_add(first * 4),
+        upper: panel.upper.wrapping_add(first * 4),
+        scales: panel.scales.from_lane(first),
+        mins: panel.mins.map(|mins| mins.from_lane(first)),
+        ..*panel
+    }
 }
 
 /// # Safety
@@ -150,6 +156,8 @@ unsafe fn dequantize_neon(args: &Dequantize) {
         match args.panel.bits {
             GroupedBits::W8 => dequantize::<Neon, W8>(args),
             GroupedBits::W4 => dequantize::<Neon, W4>(args),
+            GroupedBits::W5 => dequantize::<Neon, W5>(args),
+            GroupedBits::W6 => dequantize::<Neon, W6>(args),
         }
     }
 }

@@ -312,24 +312,24 @@ unsafe fn dequantize(
     output: &mut [f32],
     kernel: TileKernel,
 ) -> (WeightPtr, usize) {
-    let per_word = weights.bits.per_word();
-    let first_word = block.k / per_word;
-    let words = weights.bits.words(block.k + block.size()) - first_word;
-    let stride = words * per_word * PANEL_N;
+    let unit = weights.bits.unit();
+    let first_unit = block.k / unit;
+    let units = (block.k + block.size()).div_ceil(unit) - first_unit;
+    let stride = units * unit * PANEL_N;
     let output = &mut output[..panels * stride];
     for (index, output) in output.chunks_exact_mut(stride.max(1)).enumerate() {
         let args = Dequantize {
             panel: GroupedPanel::new(weights, first + index, k),
-            first_word,
-            words,
+            first_unit,
+            units,
             output: output.as_mut_ptr(),
         };
         // SAFETY: the caller vouches for the instruction set. `check` proved that there are whole panels up
-        // to the padded channels, each with words for k inputs, which the block's are among. The output is
-        // a slice of `words * per_word` rows.
+        // to the padded channels, each with units for k inputs, which the block's are among. The output is
+        // a slice of `units * unit` rows.
         unsafe { (kernel.dequantize)(&args) };
     }
-    let start = &output[block.k % per_word * PANEL_N..];
+    let start = &output[block.k % unit * PANEL_N..];
     (WeightPtr::F32(start.as_ptr()), stride)
 }
 

@@ -12,7 +12,7 @@
 
 use super::super::{ConvGeometry, PANEL_N};
 use super::bf16::PAIR;
-use super::grouped::GROUP_SIZES;
+use super::grouped::GroupedBits;
 
 /// Elements of K in a block: 16 × 384 f32 weights are 24 KiB, which leaves room in a 32 KiB L1 for
 /// a tile of rows.
@@ -31,11 +31,16 @@ const SINGLE_TILE_ROWS: usize = 6;
 /// Most panels of a tile, over all instruction sets.
 pub(super) const MAX_PANELS: usize = 2;
 
-/// Most inputs of a word of grouped weights.
-const MAX_PER_WORD: usize = 8;
+/// Most inputs of a unit of grouped weights.
+const MAX_UNIT: usize = GroupedBits::W5.unit();
 
-// A word has one scale.
-const _: () = assert!(GROUP_SIZES[0].is_multiple_of(MAX_PER_WORD));
+const _: () = {
+    let mut i = 0;
+    while i < GroupedBits::ALL.len() {
+        assert!(GroupedBits::ALL[i].unit() <= MAX_UNIT);
+        i += 1;
+    }
+};
 
 /// The contiguous runs that make up the input of a pixel inside the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,8 +200,8 @@ pub(super) fn bf16_scratch_len(g: &ConvGeometry) -> usize {
     widened.max(rows * pairs.largest() / PAIR)
 }
 
-/// Elements of a tile's panels of f32 weights for the largest block. The block may begin and end inside words,
+/// Elements of a tile's panels of f32 weights for the largest block. The block may begin and end inside units,
 /// which are dequantized in full.
 pub(super) fn dequantized_len(blocks: &KBlocks) -> usize {
-    MAX_PANELS * (blocks.largest() + 2 * MAX_PER_WORD) * PANEL_N
+    MAX_PANELS * (blocks.largest() + 2 * MAX_UNIT) * PANEL_N
 }

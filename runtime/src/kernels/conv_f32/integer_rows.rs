@@ -7,7 +7,7 @@
 
 use super::blocked::grouped_tiles;
 use super::grouped::{GROUP_SIZES, GroupedBits, GroupedWeights};
-use super::lanes::{Lanes, fetch_ahead};
+use super::lanes::{Grouped, Lanes, W4, W5, W6, W8, fetch_ahead};
 use super::tile::{GroupedPanel, Tile, write};
 use super::{ConvF32, ConvGeometry};
 use crate::kernels::{PANEL_N, PanelWeights};
@@ -26,7 +26,10 @@ const LARGEST: f32 = 32512.0;
 /// Inputs that are made integers at once; groups are multiples of it.
 const BLOCK: usize = 16;
 
-const _: () = assert!(GROUP_SIZES[0] == BLOCK);
+/// A row has integers for whole units of any kind of weights.
+const UNIT: usize = GroupedBits::W5.unit();
+
+const _: () = assert!(GROUP_SIZES[0] == BLOCK && UNIT.is_multiple_of(BLOCK));
 
 /// What the largest group of unsigned bytes adds up to fits an i32.
 const _: () = assert!(GROUP_SIZES[3] as i64 * 255 * (LARGEST as i64) < i32::MAX as i64);
@@ -54,6 +57,9 @@ trait Quads {
     /// A quad of weights for each lane.
     type Weights: Copy;
 
+    /// A register of words.
+    type Words: Copy;
+
     /// How much more than they are weights of 8 bits are read as.
     const SURPLUS_W8: i32;
 
@@ -65,6 +71,8 @@ trait Quads {
     unsafe fn w8(from: *const u8) -> Self::Weights;
     /// Reads words of 4 bits: two quads of weights, from 0 to 15.
     unsafe fn w4(from: *const u8) -> [Self::Weights; 2];
+    /// Words of bytes below 128: a quad of weights.
+    unsafe fn bytes(words: Self::Words) -> Self::Weights;
 }
 
 /// Sums of products of quads.
@@ -75,7 +83,7 @@ trait Quads {
 trait Integers {
     type Quads: Quads;
     /// A register of outputs.
-    type Outputs: Lanes;
+    type Outputs: Lanes<Words = <Self::Quads as Quads>::Words>;
     /// Sums of products for each lane.
     type Sums: Copy;
 
@@ -118,9 +126,9 @@ fn row_len(k: usize, group_size: usize) -> usize {
     integers_len(k) + 3 * k.div_ceil(group_size)
 }
 
-/// Elements of a row's integers, in whole blocks: two for each quad.
+/// Elements of a row's integers, in whole units of weights: two for each quad.
 fn integers_len(k: usize) -> usize {
-    k.div_ceil(BLOCK) * BLOCK / 2
+    k.next_multiple_of(UNIT) / 2
 }
 
 /// The weights, if the kernel takes all pixels of a convolution.
@@ -176,6 +184,8 @@ fn quantize<Q: Quads>(row: &[f32], group_size: usize, scratch: &mut [f32]) {
     const ROUND: f32 = (3 << 22) as f32;
     let groups = row.len().div_ceil(group_size);
     let (integers, rest) = scratch.split_at_mut(integers_len(row.len()));
+    // What is left of the last unit.
+    integers[row.len().next_multiple_of(BLOCK) / 2..].fill(0.0);
     let (steps, rest) = rest.split_at_mut(groups);
     let (sums, reals) = rest.split_at_mut(groups);
     let per_group = integers.chunks_mut(group_size / 2);
@@ -250,35 +260,38 @@ unsafe fn panel_rows<I: Integers, const MR: usize, const NV: usize, const CHAINS
     // SAFETY: the contract is the same.
     unsafe {
         match panel.bits {
-            GroupedBits::W8 => panel_rows_of::<I, MR, NV, CHAINS, false>(tile, panel, inputs),
-            GroupedBits::W4 => panel_rows_of::<I, MR, NV, CHAINS, true>(tile, panel, inputs),
+            GroupedBits::W8 => panel_rows_of::<I, W8, MR, NV, CHAINS>(tile, panel, inputs),
+            GroupedBits::W4 => panel_rows_of::<I, W4, MR, NV, CHAINS>(tile, panel, inputs),
+            GroupedBits::W5 => panel_rows_of::<I, W5, MR, NV, CHAINS>(tile, panel, inputs),
+            GroupedBits::W6 => panel_rows_of::<I, W6, MR, NV, CHAINS>(tile, panel, inputs),
         }
     }
 }
 
 /// # Safety
 ///
-/// As [`panel_rows`] says; weights have 4 bits if `W4`.
+/// As [`panel_rows`] says; weights have the bits of `B`.
 #[inline(always)]
 unsafe fn panel_rows_of<
     I: Integers,
+    B: Grouped,
     const MR: usize,
     const NV: usize,
     const CHAINS: usize,
-    const W4: bool,
 >(
     tile: &Tile<'_>,
     panel: &GroupedPanel,
     inputs: &[Inputs<'_>],
 ) {
-    const WORDS_BYTES: usize = PANEL_N * 4;
+    const ROW_BYTES: usize = PANEL_N * 4;
     debug_assert!(inputs.len() == MR && NV * I::Outputs::LEN == PANEL_N);
-    let words = panel.bits.words(tile.run_len);
-    let words_per_group = panel.group_size / panel.bits.per_word();
-    let surplus = match (W4, panel.mins.is_some()) {
-        (true, true) => 0,
-        (true, false) => 8,
-        (false, _) => I::Quads::SURPLUS_W8,
+    let (upper_bits, unit_words) = (B::BITS.upper(), B::BITS.unit_words());
+    let words = B::BITS.words(tile.run_len);
+    let words_per_group = panel.group_size / B::BITS.per_word();
+    let surplus = match (B::BITS, panel.mins.is_some()) {
+        (GroupedBits::W8, _) => I::Quads::SURPLUS_W8,
+        (_, true) => 0,
+        (_, false) => 8 << upper_bits,
     };
     // SAFETY: words and scales are those that Tile promises, for all lanes of the panel; every row has the quads of all words, two
     // elements each, and an entry per group in the other lists.
@@ -287,34 +300,50 @@ unsafe fn panel_rows_of<
         for (row, integers) in integers.iter_mut().enumerate() {
             *integers = inputs.get_unchecked(row).integers.as_ptr();
         }
-        let (mut scales, mut mins) = (panel.scales, panel.mins);
         let mut total = [[I::Outputs::zero(); NV]; MR];
         let (mut word, mut group) = (0, 0);
         while word < words {
             let end = words.min(word + words_per_group);
             let mut sums = [[[I::zero(); CHAINS]; NV]; MR];
             while word < end {
-                if W4 {
-                    let from = panel.words.add(word * WORDS_BYTES);
-                    fetch_ahead(from);
-                    for v in 0..NV {
-                        let [first, second] = I::Quads::w4(from.add(v * I::Outputs::LEN * 4));
-                        for row in 0..MR {
-                            let sums = &mut sums[row][v];
-                            let x = integers[row].add(4 * word);
-                            sums[0] = I::add(sums[0], first, I::Quads::load(x));
-                            sums[1 % CHAINS] =
-                                I::add(sums[1 % CHAINS], second, I::Quads::load(x.add(2)));
+                if B::BITS.per_word() == 8 {
+                    let mut upper = [I::Outputs::load_words(panel.words); NV];
+                    if upper_bits > 0 {
+                        let from = panel.upper.add(word / unit_words * ROW_BYTES);
+                        fetch_ahead(from);
+                        for (v, upper) in upper.iter_mut().enumerate() {
+                            *upper = I::Outputs::load_words(from.add(v * I::Outputs::LEN * 4));
                         }
                     }
-                    word += 1;
+                    for part in 0..unit_words {
+                        let from = panel.words.add(word * ROW_BYTES);
+                        fetch_ahead(from);
+                        for v in 0..NV {
+                            let from = from.add(v * I::Outputs::LEN * 4);
+                            let [first, second] = if upper_bits == 0 {
+                                I::Quads::w4(from)
+                            } else {
+                                let words = I::Outputs::load_words(from);
+                                I::Outputs::join(words, upper[v], upper_bits, part, 0)
+                                    .map(|quad| I::Quads::bytes(quad))
+                            };
+                            for row in 0..MR {
+                                let sums = &mut sums[row][v];
+                                let x = integers[row].add(4 * word);
+                                sums[0] = I::add(sums[0], first, I::Quads::load(x));
+                                sums[1 % CHAINS] =
+                                    I::add(sums[1 % CHAINS], second, I::Quads::load(x.add(2)));
+                            }
+                        }
+                        word += 1;
+                    }
                     continue;
                 }
                 for chain in 0..CHAINS {
                     if word == end {
                         break;
                     }
-                    let from = panel.words.add(word * WORDS_BYTES);
+                    let from = panel.words.add(word * ROW_BYTES);
                     fetch_ahead(from);
                     for v in 0..NV {
                         let weights = I::Quads::w8(from.add(v * I::Outputs::LEN * 4));
@@ -327,25 +356,22 @@ unsafe fn panel_rows_of<
                     word += 1;
                 }
             }
-            for row in 0..MR {
-                let inputs = inputs.get_unchecked(row);
-                let surplus = (inputs.sums.get_unchecked(group).to_bits() as i32) * surplus;
-                let step = I::Outputs::splat(*inputs.steps.get_unchecked(group));
-                for v in 0..NV {
-                    let scale: I::Outputs = scales.load(v * I::Outputs::LEN);
+            for v in 0..NV {
+                let lane = v * I::Outputs::LEN;
+                let scale: I::Outputs = panel.scales.load(group, lane);
+                let min = panel.mins.map(|mins| mins.load::<I::Outputs>(group, lane));
+                for row in 0..MR {
+                    let inputs = inputs.get_unchecked(row);
+                    let surplus = (inputs.sums.get_unchecked(group).to_bits() as i32) * surplus;
+                    let step = I::Outputs::splat(*inputs.steps.get_unchecked(group));
                     let exact = I::total(sums[row][v], surplus);
                     total[row][v] = total[row][v].fma(exact, scale.mul(step));
-                }
-                if let Some(mins) = mins {
-                    let real = I::Outputs::splat(*inputs.reals.get_unchecked(group));
-                    for v in 0..NV {
-                        let min = mins.load(v * I::Outputs::LEN);
+                    if let Some(min) = min {
+                        let real = I::Outputs::splat(*inputs.reals.get_unchecked(group));
                         total[row][v] = total[row][v].fma(min, real);
                     }
                 }
             }
-            scales = scales.wrapping_add(PANEL_N);
-            mins = mins.map(|mins| mins.wrapping_add(PANEL_N));
             group += 1;
         }
         write::<I::Outputs, MR, NV>(tile, total);

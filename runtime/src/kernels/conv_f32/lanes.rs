@@ -3,6 +3,7 @@
 //! A kernel generic over [`Lanes`] is compiled once per instruction set, by inlining it into a
 //! function that enables the set's features.
 
+use super::grouped::GroupedBits;
 use half::{bf16, f16};
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
@@ -96,6 +97,15 @@ pub(crate) trait Lanes: Copy {
         // SAFETY: the contract is the same.
         unsafe { self.fma_pairs(a, b) }
     }
+    /// The low nibbles of bytes with the upper bits of the first quad of word `part` of a unit, then the high ones with those of the
+    /// second, less `surplus`. In each byte of `upper` are the bits of quad after quad, `bits` at a time.
+    unsafe fn join(
+        words: Self::Words,
+        upper: Self::Words,
+        bits: usize,
+        part: usize,
+        surplus: u8,
+    ) -> [Self::Words; 2];
 }
 
 /// Integers in words: how one output's weights for several inputs lie in 32 bits.
@@ -104,28 +114,57 @@ pub(crate) trait Lanes: Copy {
 ///
 /// As for [`Lanes`].
 pub(crate) trait Grouped: Copy {
-    /// Inputs per word.
-    const PER_WORD: usize;
+    const BITS: GroupedBits;
 
     /// What integers are short of where there are minima.
     const OFFSET: f32;
 
+    /// Words with all bits of their weights.
+    type Loaded<L: Lanes>: Copy;
+
+    /// Reads `L::LEN` words, which are number `part` of a unit, and as many with the unit's upper bits where there are some, whose
+    /// integers are stored as so much more than they are.
+    unsafe fn load<L: Lanes>(
+        words: *const u8,
+        upper: *const u8,
+        part: usize,
+        surplus: u8,
+    ) -> Self::Loaded<L>;
+
     /// The integers for input `i` of each word; where `i` is known to the compiler, so are all shifts.
-    unsafe fn weights<L: Lanes>(words: L::Words, i: usize) -> L;
+    unsafe fn weights<L: Lanes>(loaded: Self::Loaded<L>, i: usize) -> L;
 }
 
-/// Weights of layout 4.
+/// Weights of 8 bits.
 #[derive(Clone, Copy)]
 pub(crate) struct W8;
 
-/// Weights of layout 5.
+/// Weights of 4 bits.
 #[derive(Clone, Copy)]
 pub(crate) struct W4;
 
+/// Weights of 4 bits and `UPPER` more in another plane.
+#[derive(Clone, Copy)]
+pub(crate) struct Split<const UPPER: usize>;
+
+/// Weights of 5 bits.
+pub(crate) type W5 = Split<1>;
+
+/// Weights of 6 bits.
+pub(crate) type W6 = Split<2>;
+
 impl Grouped for W8 {
-    const PER_WORD: usize = 4;
+    const BITS: GroupedBits = GroupedBits::W8;
 
     const OFFSET: f32 = 0.0;
+
+    type Loaded<L: Lanes> = L::Words;
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(words: *const u8, _: *const u8, _: usize, _: u8) -> L::Words {
+        // SAFETY: the contract is the same.
+        unsafe { L::load_words(words) }
+    }
 
     #[inline(always)]
     unsafe fn weights<L: Lanes>(words: L::Words, i: usize) -> L {
@@ -135,9 +174,17 @@ impl Grouped for W8 {
 }
 
 impl Grouped for W4 {
-    const PER_WORD: usize = 8;
+    const BITS: GroupedBits = GroupedBits::W4;
 
     const OFFSET: f32 = 8.0;
+
+    type Loaded<L: Lanes> = L::Words;
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(words: *const u8, _: *const u8, _: usize, _: u8) -> L::Words {
+        // SAFETY: the contract is the same.
+        unsafe { L::load_words(words) }
+    }
 
     // Inputs 0 to 3 are the low nibbles of the bytes, 4 to 7 the high ones.
     #[inline(always)]
@@ -145,6 +192,43 @@ impl Grouped for W4 {
         // SAFETY: the contract is the same.
         unsafe { L::nibbles(words, 2 * (i % 4) + i / 4) }
     }
+}
+
+impl<const UPPER: usize> Grouped for Split<UPPER> {
+    const BITS: GroupedBits = if UPPER == 1 { GroupedBits::W5 } else { GroupedBits::W6 };
+
+    const OFFSET: f32 = 0.0;
+
+    /// Bytes of inputs 0 to 3, and of 4 to 7.
+    type Loaded<L: Lanes> = [L::Words; 2];
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(
+        words: *const u8,
+        upper: *const u8,
+        part: usize,
+        surplus: u8,
+    ) -> [L::Words; 2] {
+        // SAFETY: the contract is the same.
+        unsafe { L::join(L::load_words(words), L::load_words(upper), UPPER, part, surplus) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights<L: Lanes>(quads: [L::Words; 2], i: usize) -> L {
+        // SAFETY: the contract is the same.
+        unsafe { L::bytes(quads[i / 4], i % 4) }
+    }
+}
+
+/// How far to the left the upper bits of the two quads of word `part` of a unit go, to lie above nibbles.
+const fn upper_shifts(bits: usize, part: usize) -> [i32; 2] {
+    let first = 4 - (2 * bits * part) as i32;
+    [first, first - bits as i32]
+}
+
+/// Where upper bits lie in a byte, above the nibble.
+const fn upper_mask(bits: usize) -> i8 {
+    (((1 << bits) - 1) << 4) as i8
 }
 
 /// An element that weights are stored in.

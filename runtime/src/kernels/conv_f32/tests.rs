@@ -2,8 +2,10 @@
 
 use super::bf16::{self as pairs, Bf16Tile};
 use super::direct::{DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, even, suits};
-use super::grouped::{GROUP_SIZES, GroupedBits, GroupedForm, plane_lens};
-use super::lanes::{Array, Bf16Pair, Lanes, W4, W8, Weight};
+use super::grouped::{
+    FACTOR_INPUTS, GROUP_SIZES, GroupedBits, GroupedForm, ScaleKind, ScalePlane, Scales,
+};
+use super::lanes::{Array, Bf16Pair, Lanes, W4, W5, W6, W8, Weight};
 use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile};
 use super::winograd::{
     self, WinogradKernel, conv_f32_winograd, input_tile, output_tile_of, weight_panel,
@@ -129,17 +131,47 @@ impl Variant {
     }
 
     fn grouped(self, random: &mut Random) -> Variant {
-        Variant { grouped: Some((random.pick(&forms()), random.pick(&GROUP_SIZES))), ..self }
+        let form = random.pick(&forms());
+        Variant { grouped: Some((form, random.pick(&sizes(form)))), ..self }
     }
 }
 
-/// Every form of grouped weights; the first two are those without minima, with f16 scales.
-fn forms() -> [GroupedForm; 8] {
-    core::array::from_fn(|i| GroupedForm {
-        bits: if i % 2 == 0 { GroupedBits::W8 } else { GroupedBits::W4 },
-        has_mins: i / 2 % 2 == 1,
-        is_wide: i / 4 == 1,
-    })
+/// Every form of grouped weights.
+fn forms() -> Vec<GroupedForm> {
+    GroupedForm::all().collect()
+}
+
+/// Sizes that its groups can have.
+fn sizes(form: GroupedForm) -> Vec<usize> {
+    GROUP_SIZES.into_iter().filter(|size| form.bits.has_groups_of(*size)).collect()
+}
+
+/// Numbers for the scales or minima of outputs with `k` inputs each, and their factors, in the form's kind.
+fn scales(
+    random: &mut Random,
+    form: GroupedForm,
+    out_c: usize,
+    k: usize,
+    group_size: usize,
+) -> (Vec<f32>, Vec<f32>) {
+    let (groups, per_row) = (k.div_ceil(group_size), k.div_ceil(FACTOR_INPUTS));
+    let half = |x: f32| f16::from_f32(x).to_f32();
+    match form.scales {
+        ScaleKind::F32 => (random.fine_numbers(out_c * groups), vec![]),
+        ScaleKind::F16 => {
+            (random.fine_numbers(out_c * groups).into_iter().map(half).collect(), vec![])
+        }
+        ScaleKind::I8 => {
+            let numbers = random.fine_numbers(out_c * per_row);
+            let factors: Vec<f32> = numbers.into_iter().map(|x| half(x / 128.0)).collect();
+            let integers: Vec<i8> = (i8::MIN..=i8::MAX).collect();
+            let value = |i: usize| {
+                let factor = i / groups * per_row + i % groups * group_size / FACTOR_INPUTS;
+                factors[factor] * f32::from(random.pick(&integers))
+            };
+            ((0..out_c * groups).map(value).collect(), factors)
+        }
+    }
 }
 
 /// Steps of an input's rounding up to the largest of its group, less what the division by them rounds.
@@ -223,13 +255,14 @@ impl Problem {
             let groups = g.k().div_ceil(group_size);
             let integers: Vec<i8> = form.limits().collect();
             let q: Vec<i8> = (0..g.out_c * g.k()).map(|_| random.pick(&integers)).collect();
-            let mut plane = |is_there: bool| -> Vec<f32> {
-                let numbers = random.fine_numbers(if is_there { g.out_c * groups } else { 0 });
-                let half = |x: f32| f16::from_f32(x).to_f32();
-                numbers.into_iter().map(|x| if form.is_wide { x } else { half(x) }).collect()
+            let (scales, factors) = scales(&mut random, form, g.out_c, g.k(), group_size);
+            let (mins, min_factors) = match form.has_mins {
+                true => self::scales(&mut random, form, g.out_c, g.k(), group_size),
+                false => (vec![], vec![]),
             };
-            let (scales, mins) = (plane(true), plane(form.has_mins));
-            packed_grouped = grouped::pack_weights(&g, form, group_size, &q, &scales, &mins);
+            let scale = Scales { values: &scales, factors: &factors };
+            let min = Scales { values: &mins, factors: &min_factors };
+            packed_grouped = grouped::pack_weights(&g, form, group_size, &q, scale, min);
             let terms = |i: usize| {
                 let (row, input) = (i / g.k(), i % g.k());
                 let group = row * groups + input / group_size;
@@ -546,8 +579,12 @@ unsafe fn array_tile<L: Lanes, const MR: usize, const NV: usize, const KU: usize
             WeightPtr::Grouped(panel) => match (panel.bits, t.cols <= L::LEN) {
                 (GroupedBits::W8, true) => grouped_tile::<L, W8, ROWS, 1>(t, &panel),
                 (GroupedBits::W4, true) => grouped_tile::<L, W4, ROWS, 1>(t, &panel),
+                (GroupedBits::W5, true) => grouped_tile::<L, W5, ROWS, 1>(t, &panel),
+                (GroupedBits::W6, true) => grouped_tile::<L, W6, ROWS, 1>(t, &panel),
                 (GroupedBits::W8, false) => grouped_tile::<L, W8, ROWS, NV>(t, &panel),
                 (GroupedBits::W4, false) => grouped_tile::<L, W4, ROWS, NV>(t, &panel),
+                (GroupedBits::W5, false) => grouped_tile::<L, W5, ROWS, NV>(t, &panel),
+                (GroupedBits::W6, false) => grouped_tile::<L, W6, ROWS, NV>(t, &panel),
             },
         }
     }
@@ -562,6 +599,8 @@ unsafe fn array_dequantize<L: Lanes>(args: &Dequantize) {
         match args.panel.bits {
             GroupedBits::W8 => dequantize::<L, W8>(args),
             GroupedBits::W4 => dequantize::<L, W4>(args),
+            GroupedBits::W5 => dequantize::<L, W5>(args),
+            GroupedBits::W6 => dequantize::<L, W6>(args),
         }
     }
 }
@@ -769,8 +808,9 @@ const FAMILY_GROUPED: Family = Family {
     fields: GROUPED_CONVOLUTION,
     work: |shape| shape.convolution_work() * 12,
     check: |shape| {
-        let form = forms()[shape.get("bits") % 8];
-        let group_size = GROUP_SIZES[shape.get("group") % GROUP_SIZES.len()];
+        let form = forms()[shape.get("bits") % forms().len()];
+        let sizes = sizes(form);
+        let group_size = sizes[shape.get("group") % sizes.len()];
         let variant = Variant { grouped: Some((form, group_size)), ..Variant::of(shape) };
         check_all(shape.convolution().geometry(), variant, shape.seed);
     },
@@ -1098,8 +1138,8 @@ fn inputs_become_the_nearest_bf16() {
 fn grouped_weights_of_every_length() {
     let mut random = Random::new(3);
     for form in forms() {
-        for group_size in GROUP_SIZES {
-            // Around words, groups and blocks of K.
+        for group_size in sizes(form) {
+            // Around words, units, groups and blocks of K.
             for k in
                 [0, 1, 3, 4, 5, 7, 8, 9, 15, 31, 32, 33, 40, 63, 65, 127, 128, 129, 200, 389, 777]
             {
@@ -1123,7 +1163,7 @@ fn integer_rows_are_equal_bits_on_every_instruction_set() {
     let mut random = Random::new(5);
     let with_integers = |isa: &Isa| !matches!(isa, Isa::Scalar | Isa::Neon);
     for form in forms() {
-        for (group_size, k) in GROUP_SIZES.into_iter().flat_map(|size| [(size, 45), (size, 640)]) {
+        for (group_size, k) in sizes(form).into_iter().flat_map(|size| [(size, 45), (size, 640)]) {
             for rows in [1, 2, 3, 4, 7, 12] {
                 let geometry = ConvGeometry::matmul(rows, k, random.pick(&[5, 16, 40]));
                 let variant = Variant { grouped: Some((form, group_size)), ..PLAIN };
@@ -1145,62 +1185,95 @@ fn integer_rows_are_equal_bits_on_every_instruction_set() {
     }
 }
 
-/// The formula of the format, written out byte by byte.
+/// The formulas of the format, written out byte by byte.
 #[test]
 fn grouped_weights_lie_where_the_format_says() {
     const N: usize = 18;
     for (form, group_size, k) in
-        forms().into_iter().flat_map(|form| [(form, 32, 70), (form, 64, 70)])
+        forms().into_iter().flat_map(|form| [(form, 32, 70), (form, 64, 70), (form, 128, 300)])
     {
-        let GroupedForm { bits, has_mins, is_wide } = form;
-        let groups = if group_size == 32 { 3 } else { 2 };
         let geometry = ConvGeometry { groups: 2, ..ConvGeometry::matmul(1, 2 * k, 2 * N) };
-        let zero = if has_mins && bits == GroupedBits::W4 { 0 } else { 8 };
-        let q: Vec<i8> = (0..2 * N * k).map(|i| (i * 7 % 16) as i8 - zero).collect();
-        let scale: Vec<f32> = (0..2 * N * groups).map(|i| i as f32).collect();
-        let min: Vec<f32> =
-            scale.iter().map(|s| 3.0 - s).take(if has_mins { scale.len() } else { 0 }).collect();
-        let (weights_len, scales_len) = plane_lens(&geometry, bits, group_size);
-        let words = if bits == GroupedBits::W8 { 18 } else { 9 };
-        assert_eq!((weights_len, scales_len), (2 * 2 * words * 64, 2 * 2 * groups * 16));
-        let bytes = grouped::pack_weights(&geometry, form, group_size, &q, &scale, &min);
-        let size = if is_wide { 4 } else { 2 };
-        let planes = if has_mins { 2 } else { 1 };
-        assert_eq!(bytes.len(), weights_len + scales_len * size * planes);
+        let mut random = Random::new(9);
+        let limits: Vec<i8> = form.limits().collect();
+        let q: Vec<i8> = (0..2 * N * k).map(|_| random.pick(&limits)).collect();
+        let (scale, factors) = scales(&mut random, form, 2 * N, k, group_size);
+        let (min, min_factors) = match form.has_mins {
+            true => scales(&mut random, form, 2 * N, k, group_size),
+            false => (vec![], vec![]),
+        };
+        let bytes = grouped::pack_weights(
+            &geometry,
+            form,
+            group_size,
+            &q,
+            Scales { values: &scale, factors: &factors },
+            Scales { values: &min, factors: &min_factors },
+        );
+        let ceil = |n: usize| k.div_ceil(n);
+        // Bytes of words and of upper bits, and what integers are stored as more than they are.
+        let (words, upper_bytes, less) = match form.bits {
+            GroupedBits::W8 => (4 * 64 * ceil(4), 0, 0),
+            GroupedBits::W4 => (4 * 64 * ceil(8), 0, 8),
+            GroupedBits::W5 => (4 * 64 * 4 * ceil(32), 4 * 64 * ceil(32), 16),
+            GroupedBits::W6 => (4 * 64 * 2 * ceil(16), 4 * 64 * ceil(16), 32),
+        };
+        let less = if form.has_mins { 0 } else { less };
+        let (scale_bytes, factor_bytes) = match form.scales {
+            ScaleKind::F16 => (4 * ceil(group_size) * 16 * 2, 0),
+            ScaleKind::F32 => (4 * ceil(group_size) * 16 * 4, 0),
+            ScaleKind::I8 => (4 * ceil(group_size) * 16, 4 * ceil(256) * 16 * 2),
+        };
+        let planes = if form.has_mins { 2 } else { 1 };
+        assert_eq!(bytes.len(), words + upper_bytes + (scale_bytes + factor_bytes) * planes);
         let bytes = placed(&bytes, 0);
         let packed = form.planes(&geometry, group_size, &bytes).expect("planes");
         for (conv_group, n, input) in
-            (0..2).flat_map(|g| (0..32).flat_map(move |n| (0..72).map(move |k| (g, n, k))))
+            (0..2).flat_map(|g| (0..32).flat_map(move |n| (0..k).map(move |k| (g, n, k))))
         {
             let panel = conv_group * 2 + n / 16;
-            let byte = |word: usize| bytes[(panel * words + word) * 64 + n % 16 * 4 + input % 4];
-            let got = match bits {
-                GroupedBits::W8 => byte(input / 4) as i8,
-                GroupedBits::W4 if input % 8 / 4 == 0 => (byte(input / 8) & 15) as i8 - zero,
-                GroupedBits::W4 => (byte(input / 8) >> 4) as i8 - zero,
+            let lane = n % 16 * 4 + input % 4;
+            let nibble = |words: usize| {
+                let byte = bytes[(panel * words + input / 8) * 64 + lane];
+                i32::from(if input % 8 < 4 { byte & 15 } else { byte >> 4 })
             };
-            let inside = n < N && input < k;
-            let want = if inside { q[(conv_group * N + n) * k + input] } else { 0 };
+            let upper = |inputs: usize, bits: usize| {
+                let byte = bytes[words + (panel * ceil(inputs) + input / inputs) * 64 + lane];
+                i32::from(byte >> (input % inputs / 4 * bits) & ((1 << bits) - 1))
+            };
+            let got = match form.bits {
+                GroupedBits::W8 => {
+                    i32::from(bytes[(panel * ceil(4) + input / 4) * 64 + lane] as i8)
+                }
+                GroupedBits::W4 => nibble(ceil(8)) - less,
+                GroupedBits::W5 => nibble(4 * ceil(32)) + 16 * upper(32, 1) - less,
+                GroupedBits::W6 => nibble(2 * ceil(16)) + 16 * upper(16, 2) - less,
+            };
+            let channel = conv_group * N + n;
+            let want = if n < N { i32::from(q[channel * k + input]) } else { 0 };
             assert_eq!(got, want, "{form:?} {conv_group} {n} {input}");
-            if input < k {
-                let group = input / group_size;
-                let real = |plane: usize| {
-                    let at = plane * scales_len + (panel * groups + group) * 16 + n % 16;
-                    let bytes = &bytes[weights_len + at * size..][..size];
-                    match is_wide {
-                        true => f32::from_le_bytes(bytes.try_into().unwrap()),
-                        false => f16::from_le_bytes(bytes.try_into().unwrap()).to_f32(),
+            let real = |plane: usize| {
+                let start = words + upper_bytes + plane * (scale_bytes + factor_bytes);
+                let at = (panel * ceil(group_size) + input / group_size) * 16 + n % 16;
+                let half = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32();
+                match form.scales {
+                    ScaleKind::F16 => half(start + at * 2),
+                    ScaleKind::F32 => {
+                        f32::from_le_bytes(bytes[start + at * 4..][..4].try_into().unwrap())
                     }
-                };
-                let own = |values: &[f32]| match n < N && !values.is_empty() {
-                    true => values[(conv_group * N + n) * groups + group],
-                    false => 0.0,
-                };
-                assert_eq!(real(0), own(&scale));
-                assert!(!has_mins || real(1) == own(&min));
-                let at = packed.at(conv_group * 32 + n, input, k);
-                assert_eq!(at, own(&scale) * f32::from(want) + own(&min));
-            }
+                    ScaleKind::I8 => {
+                        let factor = (panel * ceil(256) + input / 256) * 16 + n % 16;
+                        f32::from(bytes[start + at] as i8) * half(start + scale_bytes + factor * 2)
+                    }
+                }
+            };
+            let own = |values: &[f32]| match n < N && !values.is_empty() {
+                true => values[channel * ceil(group_size) + input / group_size],
+                false => 0.0,
+            };
+            assert_eq!(real(0), own(&scale));
+            assert!(!form.has_mins || real(1) == own(&min));
+            let at = packed.at(conv_group * 32 + n, input, k);
+            assert_eq!(at, own(&scale) * want as f32 + own(&min));
         }
     }
 }
@@ -1309,11 +1382,28 @@ fn short_slices_panic() {
     }
 }
 
+/// Without the first scales and factors.
+fn shorter(plane: ScalePlane<'_>, scales: usize, factors: usize) -> ScalePlane<'_> {
+    match plane {
+        ScalePlane::F16(plane) => ScalePlane::F16(&plane[scales..]),
+        ScalePlane::F32(plane) => ScalePlane::F32(&plane[scales..]),
+        ScalePlane::I8 { integers, factors: all } => {
+            ScalePlane::I8 { integers: &integers[scales..], factors: &all[factors..] }
+        }
+    }
+}
+
 #[test]
 fn short_planes_panic() {
-    // What is cut from: weights, scales, scratch, minima; 4 is an unknown group size.
-    for (form, cut) in forms().into_iter().flat_map(|form| [0, 1, 2, 3, 4].map(|cut| (form, cut))) {
-        let is_cut = |isa: Isa| (cut != 2 || isa != Isa::Scalar) && (cut != 3 || form.has_mins);
+    // What is cut from: weights, scales, scratch, minima; 4 is an unknown group size; upper bits, factors.
+    for (form, cut) in forms().into_iter().flat_map(|form| (0..7).map(move |cut| (form, cut))) {
+        let is_cut = |isa: Isa| match cut {
+            2 => isa != Isa::Scalar,
+            3 => form.has_mins,
+            5 => form.bits.upper() > 0,
+            6 => form.scales == ScaleKind::I8,
+            _ => true,
+        };
         for isa in Isa::available().filter(|isa| is_cut(*isa)) {
             for rows in [1, 9] {
                 let refused = std::panic::catch_unwind(|| {
@@ -1322,8 +1412,9 @@ fn short_planes_panic() {
                     let bytes = placed(&vec![0u8; form.bytes(&g, 32)], 0);
                     let mut planes = form.planes(&g, 32, &bytes).expect("planes");
                     planes.weights = &planes.weights[cut(0)..];
-                    planes.scales = planes.scales.from(cut(1)).expect("scales");
-                    planes.mins = planes.mins.map(|mins| mins.from(cut(3)).expect("minima"));
+                    planes.upper = &planes.upper[cut(5)..];
+                    planes.scales = shorter(planes.scales, cut(1), cut(6));
+                    planes.mins = planes.mins.map(|mins| shorter(mins, cut(3), 0));
                     planes.group_size += cut(4);
                     let scratch_len = scratch_len(&g, Stored::Grouped, isa);
                     select(isa)(&mut ConvF32 {

@@ -1,7 +1,7 @@
 //! The microkernel: a tile of rows × columns of a matrix product, held in registers over K.
 
 use super::bf16::Bf16Tile;
-use super::grouped::{GroupedBits, GroupedWeights, ScalePlane};
+use super::grouped::{FACTOR_INPUTS, GroupedBits, GroupedWeights, Panel, ScalePlane};
 use super::lanes::{Grouped, Lanes, Weight};
 use crate::kernels::{FloatWeights, PANEL_N};
 use core::cmp::Ordering;
@@ -83,6 +83,8 @@ pub(crate) struct GroupedPanel {
     pub(crate) group_size: usize,
     /// [`GroupedBits::words`] rows of [`PANEL_N`] words.
     pub(crate) words: *const u8,
+    /// A row of [`PANEL_N`] words for each unit, of weights with upper bits.
+    pub(crate) upper: *const u8,
     /// A row of [`PANEL_N`] for each group.
     pub(crate) scales: ScalePtr,
     /// The same, if there are minima.
@@ -94,41 +96,63 @@ pub(crate) struct GroupedPanel {
 pub(crate) enum ScalePtr {
     F16(*const f16),
     F32(*const f32),
+    /// A factor is that of `1 << log2_groups` groups.
+    I8 {
+        integers: *const i8,
+        factors: *const f16,
+        log2_groups: u32,
+    },
 }
 
 impl ScalePtr {
-    /// Those from number `first` on.
+    /// Those from a panel on.
     ///
     /// # Panics
     ///
     /// When there are less.
-    fn new(plane: ScalePlane<'_>, first: usize) -> ScalePtr {
-        match plane {
-            ScalePlane::F16(plane) => ScalePtr::F16(plane[first..].as_ptr()),
-            ScalePlane::F32(plane) => ScalePtr::F32(plane[first..].as_ptr()),
+    fn new(plane: ScalePlane<'_>, panel: Panel) -> ScalePtr {
+        match plane.from(panel).expect("scales of the panel") {
+            ScalePlane::F16(plane) => ScalePtr::F16(plane.as_ptr()),
+            ScalePlane::F32(plane) => ScalePtr::F32(plane.as_ptr()),
+            ScalePlane::I8 { integers, factors } => ScalePtr::I8 {
+                integers: integers.as_ptr(),
+                factors: factors.as_ptr(),
+                log2_groups: (FACTOR_INPUTS / panel.group_size).ilog2(),
+            },
         }
     }
 
-    /// Those `count` further on, which nobody reads past the end.
-    pub(crate) fn wrapping_add(self, count: usize) -> ScalePtr {
+    /// Those of the outputs from `lane` on.
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    pub(super) fn from_lane(self, lane: usize) -> ScalePtr {
         match self {
-            ScalePtr::F16(start) => ScalePtr::F16(start.wrapping_add(count)),
-            ScalePtr::F32(start) => ScalePtr::F32(start.wrapping_add(count)),
+            ScalePtr::F16(start) => ScalePtr::F16(start.wrapping_add(lane)),
+            ScalePtr::F32(start) => ScalePtr::F32(start.wrapping_add(lane)),
+            ScalePtr::I8 { integers, factors, log2_groups } => ScalePtr::I8 {
+                integers: integers.wrapping_add(lane),
+                factors: factors.wrapping_add(lane),
+                log2_groups,
+            },
         }
     }
 
-    /// A register of them, from number `at` on.
+    /// A register of those of a group, for the outputs from `lane` on.
     ///
     /// # Safety
     ///
     /// They are readable, and the CPU has the instruction set of `L`.
     #[inline(always)]
-    pub(super) unsafe fn load<L: Lanes>(self, at: usize) -> L {
+    pub(super) unsafe fn load<L: Lanes>(self, group: usize, lane: usize) -> L {
+        let at = group * PANEL_N + lane;
         // SAFETY: the caller's promise.
         unsafe {
             match self {
                 ScalePtr::F16(start) => L::load_f16(start.add(at)),
                 ScalePtr::F32(start) => L::load(start.add(at)),
+                ScalePtr::I8 { integers, factors, log2_groups } => {
+                    let factor = (group >> log2_groups) * PANEL_N + lane;
+                    L::load_i8(integers.add(at)).mul(L::load_f16(factors.add(factor)))
+                }
             }
         }
     }
@@ -141,15 +165,22 @@ impl GroupedPanel {
     ///
     /// When it starts past the end of a plane.
     pub(crate) fn new(weights: GroupedWeights<'_>, panel: usize, k: usize) -> GroupedPanel {
-        let GroupedWeights { bits, group_size, weights, scales, mins } = weights;
-        let first = panel * k.div_ceil(group_size) * PANEL_N;
+        let from = weights.from(panel, k).expect("weights of the panel");
+        let first = Panel { index: 0, k, group_size: weights.group_size };
         GroupedPanel {
-            bits,
-            group_size,
-            words: weights[panel * bits.words(k) * PANEL_N * 4..].as_ptr(),
-            scales: ScalePtr::new(scales, first),
-            mins: mins.map(|mins| ScalePtr::new(mins, first)),
+            bits: from.bits,
+            group_size: from.group_size,
+            words: from.weights.as_ptr(),
+            upper: from.upper.as_ptr(),
+            scales: ScalePtr::new(from.scales, first),
+            mins: from.mins.map(|mins| ScalePtr::new(mins, first)),
         }
+    }
+
+    /// How much more than a weight its stored bits are, where they have an upper part.
+    #[inline(always)]
+    fn surplus(&self) -> u8 {
+        if self.mins.is_some() { 0 } else { 8 << self.bits.upper() }
     }
 }
 
@@ -158,12 +189,12 @@ impl GroupedPanel {
 /// # Safety
 ///
 /// A call of [`TileKernel::dequantize`] is sound when the CPU has the kernel's instruction set, the panel
-/// has `first_word + words` rows of words and the scales for them, and `output` is writable for all their
+/// has `first_unit + units` units and the scales for them, and `output` is writable for all their
 /// inputs, [`PANEL_N`] elements each.
 pub(crate) struct Dequantize {
     pub(crate) panel: GroupedPanel,
-    pub(crate) first_word: usize,
-    pub(crate) words: usize,
+    pub(crate) first_unit: usize,
+    pub(crate) units: usize,
     /// `[inputs][16]`: what a panel of f32 weights is.
     pub(crate) output: *mut f32,
 }
@@ -344,9 +375,9 @@ pub(crate) unsafe fn grouped_tile<L: Lanes, B: Grouped, const MR: usize, const N
 ) {
     let rows = tile.rows.len();
     debug_assert!(rows >= 1 && rows <= MR && tile.cols >= 1 && tile.cols <= NV * L::LEN);
-    let k = tile.run_len;
-    let (words, whole_words) = (k.div_ceil(B::PER_WORD), k / B::PER_WORD);
-    let words_per_group = panel.group_size / B::PER_WORD;
+    let (k, per_word) = (tile.run_len, B::BITS.per_word());
+    let (words, whole_words) = (k.div_ceil(per_word), k / per_word);
+    let words_per_group = panel.group_size / per_word;
 
     // SAFETY: all reads are of elements that Tile promises: inputs below k of each row, a panel's words for
     // k inputs and the scales of their groups. Rows past the last repeat it; their sums are dropped.
@@ -355,8 +386,7 @@ pub(crate) unsafe fn grouped_tile<L: Lanes, B: Grouped, const MR: usize, const N
         for i in 1..MR {
             a[i] = tile.rows.get_unchecked(i.min(rows - 1)).start;
         }
-        let (mut from, mut scales, mut mins) = (panel.words, panel.scales, panel.mins);
-        let mut first = 0;
+        let mut group = 0;
         let mut total = [[L::zero(); NV]; MR];
         let mut word = 0;
         while word < words {
@@ -365,15 +395,15 @@ pub(crate) unsafe fn grouped_tile<L: Lanes, B: Grouped, const MR: usize, const N
             let mut sums = [[[L::zero(); NV]; MR]; 2];
             while word < group_end.min(whole_words) {
                 for v in 0..NV {
-                    let w = L::load_words(from.add(v * L::LEN * 4));
-                    for part in 0..B::PER_WORD / L::INPUTS {
+                    let w = load::<L, B>(panel, word, v * L::LEN);
+                    for part in 0..B::BITS.per_word() / L::INPUTS {
                         let first = part * L::INPUTS;
-                        let mut x = [L::load_inputs(a[0].add(word * B::PER_WORD + first)); MR];
+                        let mut x = [L::load_inputs(a[0].add(word * per_word + first)); MR];
                         for i in 1..MR {
-                            x[i] = L::load_inputs(a[i].add(word * B::PER_WORD + first));
+                            x[i] = L::load_inputs(a[i].add(word * per_word + first));
                         }
                         for j in 0..L::INPUTS {
-                            let b: L = B::weights(w, first + j);
+                            let b: L = B::weights::<L>(w, first + j);
                             for i in 0..MR {
                                 let sum = &mut sums[(first + j) % 2][i][v];
                                 *sum = sum.fma_input(x[i], j, b);
@@ -381,16 +411,15 @@ pub(crate) unsafe fn grouped_tile<L: Lanes, B: Grouped, const MR: usize, const N
                         }
                     }
                 }
-                from = from.add(PANEL_N * 4);
                 word += 1;
             }
             if word == whole_words && word < words && word < group_end {
                 for v in 0..NV {
-                    let w = L::load_words(from.add(v * L::LEN * 4));
-                    for j in 0..B::PER_WORD {
-                        let at = word * B::PER_WORD + j;
+                    let w = load::<L, B>(panel, word, v * L::LEN);
+                    for j in 0..B::BITS.per_word() {
+                        let at = word * per_word + j;
                         if at < k {
-                            let b: L = B::weights(w, j);
+                            let b: L = B::weights::<L>(w, j);
                             for i in 0..MR {
                                 let x = L::splat(*a[i].add(at));
                                 sums[0][i][v] = sums[0][i][v].fma(x, b);
@@ -400,33 +429,51 @@ pub(crate) unsafe fn grouped_tile<L: Lanes, B: Grouped, const MR: usize, const N
                 }
                 word += 1;
             }
-            if let Some(group_mins) = mins {
+            if let Some(mins) = panel.mins {
                 // What the inputs of a group add up to, which its minimum is a factor of.
+                let first = group * panel.group_size;
                 let last = k.min(first + panel.group_size);
                 let mut inputs = [L::zero(); MR];
                 for i in 0..MR {
                     inputs[i] = L::splat(sum::<L>(a[i].add(first), last - first));
                 }
                 for v in 0..NV {
-                    let (offset, min) = (L::splat(B::OFFSET), group_mins.load::<L>(v * L::LEN));
+                    let min = mins.load::<L>(group, v * L::LEN);
+                    let offset = L::splat(B::OFFSET);
                     for i in 0..MR {
                         sums[0][i][v] = sums[0][i][v].fma(inputs[i], offset);
                         total[i][v] = total[i][v].fma(inputs[i], min);
                     }
                 }
-                first = last;
-                mins = Some(group_mins.wrapping_add(PANEL_N));
             }
             for v in 0..NV {
-                let scale: L = scales.load(v * L::LEN);
+                let scale: L = panel.scales.load(group, v * L::LEN);
                 for i in 0..MR {
                     total[i][v] = total[i][v].fma(sums[0][i][v].add(sums[1][i][v]), scale);
                 }
             }
-            scales = scales.wrapping_add(PANEL_N);
+            group += 1;
         }
         write::<L, MR, NV>(tile, total);
     }
+}
+
+/// A word of a panel, for the outputs from `lane` on.
+///
+/// # Safety
+///
+/// The panel has the bits of `B` and the word, and the CPU the instruction set of `L`.
+#[inline(always)]
+unsafe fn load<L: Lanes, B: Grouped>(
+    panel: &GroupedPanel,
+    word: usize,
+    lane: usize,
+) -> B::Loaded<L> {
+    let (unit, part) = (word / B::BITS.unit_words(), word % B::BITS.unit_words());
+    let words = panel.words.wrapping_add((word * PANEL_N + lane) * 4);
+    let upper = panel.upper.wrapping_add((unit * PANEL_N + lane) * 4);
+    // SAFETY: the caller's promise.
+    unsafe { B::load::<L>(words, upper, part, panel.surplus()) }
 }
 
 /// The sum of `count` numbers.
@@ -459,29 +506,33 @@ unsafe fn sum<L: Lanes>(from: *const f32, count: usize) -> f32 {
 /// As [`Dequantize`] says, for `L`; the panel has the bits of `B`.
 #[inline(always)]
 pub(crate) unsafe fn dequantize<L: Lanes, B: Grouped>(args: &Dequantize) {
-    let words_per_group = args.panel.group_size / B::PER_WORD;
+    let (unit_words, per_word) = (B::BITS.unit_words(), B::BITS.per_word());
+    let units_per_group = args.panel.group_size / B::BITS.unit();
     // SAFETY: words, scales and output are those that Dequantize promises.
     unsafe {
         let mut to = args.output;
-        for word in args.first_word..args.first_word + args.words {
-            let from = args.panel.words.add(word * PANEL_N * 4);
-            let scales = word / words_per_group * PANEL_N;
+        for unit in args.first_unit..args.first_unit + args.units {
+            let group = unit / units_per_group;
             for v in (0..PANEL_N).step_by(L::LEN) {
-                let w = L::load_words(from.add(v * 4));
-                let scale: L = args.panel.scales.load(scales + v);
-                if let Some(mins) = args.panel.mins {
-                    let (offset, min) = (L::splat(B::OFFSET), mins.load::<L>(scales + v));
-                    for j in 0..B::PER_WORD {
-                        let weight: L = B::weights::<L>(w, j).add(offset).mul(scale).add(min);
-                        weight.store(to.add(j * PANEL_N + v));
+                let scale: L = args.panel.scales.load(group, v);
+                let min = args.panel.mins.map(|mins| mins.load::<L>(group, v));
+                for part in 0..B::BITS.unit_words() {
+                    let w = load::<L, B>(&args.panel, unit * unit_words + part, v);
+                    let to = to.add(part * per_word * PANEL_N + v);
+                    if let Some(min) = min {
+                        let offset = L::splat(B::OFFSET);
+                        for j in 0..B::BITS.per_word() {
+                            let weight: L = B::weights::<L>(w, j).add(offset).mul(scale).add(min);
+                            weight.store(to.add(j * PANEL_N));
+                        }
+                        continue;
                     }
-                    continue;
-                }
-                for j in 0..B::PER_WORD {
-                    B::weights::<L>(w, j).mul(scale).store(to.add(j * PANEL_N + v));
+                    for j in 0..B::BITS.per_word() {
+                        B::weights::<L>(w, j).mul(scale).store(to.add(j * PANEL_N));
+                    }
                 }
             }
-            to = to.add(B::PER_WORD * PANEL_N);
+            to = to.add(B::BITS.unit() * PANEL_N);
         }
     }
 }

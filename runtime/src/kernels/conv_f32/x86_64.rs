@@ -6,7 +6,7 @@ use super::direct::{self, DirectKernel, DirectTiles, conv_f32_direct, direct_til
 use super::grouped::GroupedBits;
 use super::integer_rows::x86_64::{ROWS_AVX2, ROWS_AVX512, ROWS_AVXVNNI};
 use super::integer_rows::{RowsKernel, conv_f32_integer_rows, suiting};
-use super::lanes::{Avx2, Avx512, Bf16Dot, Bf16Pair, Lanes, Streamed, W4, W8, Weight};
+use super::lanes::{Avx2, Avx512, Bf16Dot, Bf16Pair, Lanes, Streamed, W4, W5, W6, W8, Weight};
 use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, tile};
 use super::winograd::{
     self, InputTile, OutputTile, WeightPanel, WinogradKernel, conv_f32_winograd, input_tile,
@@ -560,6 +560,8 @@ unsafe fn dequantize_avx2(args: &Dequantize) {
         match args.panel.bits {
             GroupedBits::W8 => dequantize::<Avx2, W8>(args),
             GroupedBits::W4 => dequantize::<Avx2, W4>(args),
+            GroupedBits::W5 => dequantize::<Avx2, W5>(args),
+            GroupedBits::W6 => dequantize::<Avx2, W6>(args),
         }
     }
 }
@@ -567,13 +569,15 @@ unsafe fn dequantize_avx2(args: &Dequantize) {
 /// # Safety
 ///
 /// As [`Dequantize`] says.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn dequantize_avx512(args: &Dequantize) {
     // SAFETY: the contract is the same.
     unsafe {
         match args.panel.bits {
             GroupedBits::W8 => dequantize::<Avx512, W8>(args),
             GroupedBits::W4 => dequantize::<Avx512, W4>(args),
+            GroupedBits::W5 => dequantize::<Avx512, W5>(args),
+            GroupedBits::W6 => dequantize::<Avx512, W6>(args),
         }
     }
 }

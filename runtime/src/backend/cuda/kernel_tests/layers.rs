@@ -3,8 +3,8 @@
 use super::Named;
 use crate::dtype::DType::{self, F32, I8};
 use crate::format::{ConvAttributes, Layout, Op, UnaryOp};
-use crate::kernels::PANEL_N;
-use crate::kernels::conv_f32::grouped::GroupedForm;
+use crate::kernels::conv_f32::grouped::{GroupedBits, GroupedForm, ScaleKind};
+use crate::kernels::{ConvGeometry, PANEL_N};
 use crate::ops::testing::{Case, Random, Tensor, shape, tensor};
 
 /// A convolution or layer: sizes as `[batch, height, width, channels]`.
@@ -154,21 +154,33 @@ pub(super) fn half_floats(layout: Layout) -> impl Fn(&mut Random, usize, usize) 
     }
 }
 
-/// Weights in groups of 16 inputs; any bytes are valid.
+/// Weights in the smallest groups; any bytes are valid.
 pub(super) fn grouped(layout: Layout, channels: usize, k: usize, random: &mut Random) -> Tensor {
     let form = GroupedForm::of(layout).unwrap();
-    let mut bytes: Vec<u8> =
-        (0..channels * form.bits.words(k) * 4).map(|_| random.next() as u8).collect();
-    let planes = if form.has_mins { 2 } else { 1 };
-    let scales: Vec<f32> =
-        (0..planes * channels * k.div_ceil(16)).map(|_| random.f32() * 0.01).collect();
-    match form.is_wide {
-        true => bytes.extend(scales.iter().flat_map(|scale| scale.to_le_bytes())),
-        false => bytes.extend(halves(scales).iter().flat_map(|scale| scale.to_le_bytes())),
+    let group_size = form.bits.unit().max(16);
+    let lens = form.lens(&ConvGeometry::matmul(1, k, channels), group_size);
+    let mut bytes: Vec<u8> = (0..lens.words + lens.upper).map(|_| random.next() as u8).collect();
+    for _ in 0..if form.has_mins { 2 } else { 1 } {
+        let mut scales = |count: usize, most: f32| -> Vec<f32> {
+            (0..count).map(|_| random.f32() * most).collect()
+        };
+        match form.scales {
+            ScaleKind::F32 => {
+                bytes.extend(scales(lens.scales, 0.01).iter().flat_map(|scale| scale.to_le_bytes()))
+            }
+            ScaleKind::F16 => bytes.extend(
+                halves(scales(lens.scales, 0.01)).iter().flat_map(|scale| scale.to_le_bytes()),
+            ),
+            ScaleKind::I8 => {
+                let factors = halves(scales(lens.factors, 0.0001));
+                bytes.extend((0..lens.scales).map(|_| random.next() as u8));
+                bytes.extend(factors.iter().flat_map(|factor| factor.to_le_bytes()));
+            }
+        }
     }
     let len = bytes.len() as u32;
     let plain = tensor(&[len], &bytes);
-    Tensor { dtype: form.dtype(), group_size: 16, ..plain }.packed(layout)
+    Tensor { dtype: form.dtype(), group_size: group_size as u32, ..plain }.packed(layout)
 }
 
 pub(super) fn layers(cases: &mut Vec<Named>) {
@@ -228,6 +240,9 @@ pub(super) fn layers(cases: &mut Vec<Named>) {
                 ("conv_w4", Layout::GroupedW4),
                 ("conv_w8", Layout::GroupedW8WideMin),
                 ("conv_w4", Layout::GroupedW4Min),
+                ("conv_w4", Layout::GroupedW4NarrowMin),
+                ("conv_w5", Layout::GroupedW5),
+                ("conv_w6", Layout::GroupedW6Narrow),
             ] {
                 cases.push((name, conv.f32(7, |r, channels, k| grouped(layout, channels, k, r))));
             }
@@ -244,23 +259,16 @@ pub(super) fn layers(cases: &mut Vec<Named>) {
                 named("dense_f16_1", "dense_f16_4"),
                 conv.f32(6, half_floats(Layout::PanelFloat)),
             ));
-            for layout in [
-                Layout::GroupedW8,
-                Layout::GroupedW8Min,
-                Layout::GroupedW8Wide,
-                Layout::GroupedW8WideMin,
-            ] {
+            for form in GroupedForm::all() {
+                let layout = form.layout().unwrap();
+                let (one_row, four) = match form.bits {
+                    GroupedBits::W8 => ("dense_w8_1", "dense_w8_4"),
+                    GroupedBits::W4 => ("dense_w4_1", "dense_w4_4"),
+                    GroupedBits::W5 => ("dense_w5_1", "dense_w5_4"),
+                    GroupedBits::W6 => ("dense_w6_1", "dense_w6_4"),
+                };
                 let weights = |r: &mut Random, channels, k| grouped(layout, channels, k, r);
-                cases.push((named("dense_w8_1", "dense_w8_4"), conv.f32(7, weights)));
-            }
-            for layout in [
-                Layout::GroupedW4,
-                Layout::GroupedW4Min,
-                Layout::GroupedW4Wide,
-                Layout::GroupedW4WideMin,
-            ] {
-                let weights = |r: &mut Random, channels, k| grouped(layout, channels, k, r);
-                cases.push((named("dense_w4_1", "dense_w4_4"), conv.f32(8, weights)));
+                cases.push((named(one_row, four), conv.f32(7, weights)));
             }
         }
     }

@@ -331,6 +331,8 @@ fn attention(cases: &mut Vec<Named>) {
         named(half_floats(Layout::PanelFloat)(&mut Random(5), padded, size)),
         named(grouped(Layout::GroupedW8, padded, size, &mut Random(6))),
         named(grouped(Layout::GroupedW4Min, padded, size, &mut Random(7))),
+        named(grouped(Layout::GroupedW5NarrowMin, padded, size, &mut Random(8))),
+        named(grouped(Layout::GroupedW6Narrow, padded, size, &mut Random(9))),
     ];
     for (at, table) in tables.into_iter().enumerate() {
         let attributes =

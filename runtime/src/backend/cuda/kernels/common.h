@@ -172,23 +172,52 @@ __device__ inline void report(u64 status, u32 step) { atomicCAS((u32*)status, 0u
 // Weights of float layers, in panels of 16 outputs; see FORMAT.md, "Weight layouts".
 struct Weights {
     u64 data;
+    // Bits beside nibbles.
+    u64 upper;
     // Of groups; 0 for floats.
     u64 scales;
     // 0, or of groups.
     u64 minima;
+    // Of 256 inputs each, where scales and minima are i8.
+    u64 scale_factors;
+    u64 minimum_factors;
     // Inputs of an output.
     u32 k;
     // Inputs of a group.
     u32 group_size;
-    // 1: scales and minima are f32 instead of f16.
-    u32 wide;
+    // Of scales and minima: 0 f16, 1 f32, 2 i8.
+    u32 scale_kind;
     u32 reserved;
 };
 
-enum Form { F32, F16, W8, W4 };
+enum Form { F32, F16, W8, W4, W5, W6 };
 
-__device__ inline f32 scale_at(u64 plane, u32 wide, u64 at) {
-    return wide ? ((const f32*)plane)[at] : half_to_float(((const u16*)plane)[at]);
+// Inputs whose weights of an output are a word.
+__device__ constexpr u32 inputs_per_word(Form form) { return form < W8 ? 1 : (form == W8 ? 4 : 8); }
+
+// Bits of a weight beside its nibble.
+__device__ constexpr u32 upper_bits(Form form) { return form == W5 ? 1 : (form == W6 ? 2 : 0); }
+
+// Words whose upper bits are a word.
+__device__ constexpr u32 words_per_unit(Form form) { return form == W5 ? 4 : (form == W6 ? 2 : 1); }
+
+__device__ inline u32 parts_of(u32 whole, u32 part) { return (whole + part - 1) / part; }
+
+// Words of an output, in whole units.
+__device__ inline u32 words_of(Form form, u32 k) {
+    return parts_of(k, inputs_per_word(form) * words_per_unit(form)) * words_per_unit(form);
+}
+
+// How much more integers without minima are stored as.
+__device__ inline i32 surplus_of(Form form) { return form == W8 ? 0 : 8 << upper_bits(form); }
+
+// A scale or minimum of the group of input `k`, for output `column` of a panel.
+__device__ inline f32 scale_at(const Weights& w, u64 plane, u64 factors, u32 panel, u32 k, u32 column) {
+    const u64 at = ((u64)panel * parts_of(w.k, w.group_size) + k / w.group_size) * 16 + column;
+    if (w.scale_kind == 0) return half_to_float(((const u16*)plane)[at]);
+    if (w.scale_kind == 1) return ((const f32*)plane)[at];
+    const u64 factor = ((u64)panel * parts_of(w.k, 256) + k / 256) * 16 + column;
+    return __fmul_rn(half_to_float(((const u16*)factors)[factor]), __int2float_rn(((const i8*)plane)[at]));
 }
 
 // The weight of input `k` of output `column` of a panel.
@@ -197,14 +226,17 @@ __device__ inline f32 weight_at(const Weights& w, u32 panel, u32 k, u32 column) 
     const u64 row = (u64)panel * w.k + k;
     if (form == F32) return ((const f32*)w.data)[row * 16 + column];
     if (form == F16) return half_to_float(((const u16*)w.data)[row * 16 + column]);
-    const u32 per_word = form == W8 ? 4 : 8, words = (w.k + per_word - 1) / per_word;
-    const u8 byte = ((const u8*)w.data)[(((u64)panel * words + k / per_word) * 16 + column) * 4 + k % 4];
-    const u32 groups = (w.k + w.group_size - 1) / w.group_size;
-    const u64 group = ((u64)panel * groups + k / w.group_size) * 16 + column;
-    const i32 nibble = k % 8 < 4 ? byte & 15 : byte >> 4;
-    const i32 q = form == W8 ? (i8)byte : (w.minima ? nibble : nibble - 8);
-    const f32 scaled = __fmul_rn(scale_at(w.scales, w.wide, group), __int2float_rn(q));
-    return w.minima ? __fadd_rn(scaled, scale_at(w.minima, w.wide, group)) : scaled;
+    constexpr u32 per_word = inputs_per_word(form), bits = upper_bits(form);
+    const u64 word = (u64)panel * words_of(form, w.k) + k / per_word;
+    const u8 byte = ((const u8*)w.data)[(word * 16 + column) * 4 + k % 4];
+    i32 q = form == W8 ? (i8)byte : (k % 8 < 4 ? byte & 15 : byte >> 4);
+    if (bits > 0) {
+        const u8 upper = ((const u8*)w.upper)[(word / words_per_unit(form) * 16 + column) * 4 + k % 4];
+        q |= (upper >> (bits * (k % (8 * words_per_unit(form)) / 4)) & ((1 << bits) - 1)) << 4;
+    }
+    if (w.minima == 0) q -= surplus_of(form);
+    const f32 scaled = __fmul_rn(scale_at(w, w.scales, w.scale_factors, panel, k, column), __int2float_rn(q));
+    return w.minima ? __fadd_rn(scaled, scale_at(w, w.minima, w.minimum_factors, panel, k, column)) : scaled;
 }
 
 // Bounds that a NaN passes.

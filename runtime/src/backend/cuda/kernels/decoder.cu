@@ -10,7 +10,7 @@ struct Embedding {
     u32 rows;
     u32 elements;
     u32 step;
-    // 0 dense f32, 1 dense f16, 2 panels of f32, 3 of f16, 4 w8, 5 w4.
+    // 0 dense f32, 1 dense f16, 2 panels of f32, 3 of f16, 4 w8, 5 w4, 6 w5, 7 w6.
     u32 form;
     // 1: ids are i64, else i32.
     u32 wide_ids;
@@ -35,7 +35,9 @@ KERNEL(embedding, 256, Embedding) {
     case 2: x = weight_at<F32>(a.table, panel, k, column); break;
     case 3: x = weight_at<F16>(a.table, panel, k, column); break;
     case 4: x = weight_at<W8>(a.table, panel, k, column); break;
-    default: x = weight_at<W4>(a.table, panel, k, column); break;
+    case 5: x = weight_at<W4>(a.table, panel, k, column); break;
+    case 6: x = weight_at<W5>(a.table, panel, k, column); break;
+    default: x = weight_at<W6>(a.table, panel, k, column); break;
     }
     ((f32*)a.output)[at] = a.scale == 1.0f ? x : __fmul_rn(x, a.scale);
 }

@@ -87,12 +87,10 @@ KERNEL(conv_f32, 256, ConvF32) { conv_tile<F32>(a); }
 KERNEL(conv_f16, 256, ConvF32) { conv_tile<F16>(a); }
 KERNEL(conv_w8, 256, ConvF32) { conv_tile<W8>(a); }
 KERNEL(conv_w4, 256, ConvF32) { conv_tile<W4>(a); }
+KERNEL(conv_w5, 256, ConvF32) { conv_tile<W5>(a); }
+KERNEL(conv_w6, 256, ConvF32) { conv_tile<W6>(a); }
 
-// Inputs that one load of weights covers.
-template <Form form>
-__device__ constexpr u32 inputs_per_load() { return form == W8 ? 4 : (form == W4 ? 8 : 1); }
-
-// Four columns from `column` on of the weights of `inputs_per_load` inputs: four words, of f16 two.
+// Four columns from `column` on of the weights of an input, or of a word of inputs: four words, of f16 two.
 template <Form form>
 __device__ inline int4 load_weights(const Weights& w, u64 panel_start, u32 load, u32 column) {
     const u64 at = panel_start + (u64)load * 16 + column;
@@ -104,10 +102,12 @@ __device__ inline int4 load_weights(const Weights& w, u64 panel_start, u32 load,
     return *(const int4*)((const u32*)w.data + at);
 }
 
-// The weights of four columns, by input; integers of groups without their scale.
+// The weights of four columns, by input; integers of groups without their scale, and with the bits of `upper` from bit `place` of bytes on.
 template <Form form, u32 inputs>
-__device__ inline void widen(const Weights& w, const int4& four, f32 (&q)[inputs][4]) {
+__device__ inline void widen(const Weights& w, const int4& four, const int4& upper, u32 place, f32 (&q)[inputs][4]) {
+    constexpr u32 bits = upper_bits(form);
     const u32 words[4] = {(u32)four.x, (u32)four.y, (u32)four.z, (u32)four.w};
+    const u32 uppers[4] = {(u32)upper.x, (u32)upper.y, (u32)upper.z, (u32)upper.w};
 #pragma unroll
     for (u32 j = 0; j < 4; j++) {
 #pragma unroll
@@ -118,8 +118,11 @@ __device__ inline void widen(const Weights& w, const int4& four, f32 (&q)[inputs
                 continue;
             }
             const u32 shift = 8 * (i % 4) + (i < 4 ? 0 : 4);
-            const i32 value = form == W8 ? (i8)(words[j] >> shift) : (i32)(words[j] >> shift & 15);
-            q[i][j] = __int2float_rn(form == W4 && w.minima == 0 ? value - 8 : value);
+            i32 value = form == W8 ? (i8)(words[j] >> shift) : (i32)(words[j] >> shift & 15);
+            if (bits > 0) {
+                value |= (i32)(uppers[j] >> (8 * (i % 4) + place + (i < 4 ? 0 : bits)) & ((1 << bits) - 1)) << 4;
+            }
+            q[i][j] = __int2float_rn(w.minima == 0 ? value - surplus_of(form) : value);
         }
     }
 }
@@ -146,11 +149,11 @@ __device__ inline void dense_rows(const ConvF32& a) {
     __shared__ f32 sums[8][rows][16];
     const ConvShape& s = a.shape;
     const Weights& w = a.weights;
-    constexpr u32 inputs = inputs_per_load<form>();
+    constexpr u32 inputs = inputs_per_word(form), unit = words_per_unit(form), bits = upper_bits(form);
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, column = 4 * (lane % 4);
     const u32 first_row = blockIdx.x * rows, rows_left = s.pixels - first_row, panel = blockIdx.y;
-    const u32 loads = (w.k + inputs - 1) / inputs, groups = form < W8 ? 1 : (w.k + w.group_size - 1) / w.group_size;
-    const u64 panel_start = (u64)panel * loads * 16;
+    const u32 loads = parts_of(w.k, inputs);
+    const u64 panel_start = (u64)panel * words_of(form, w.k) * 16;
     const f32* x = (const f32*)a.input + (u64)first_row * w.k;
     f32 acc[rows][4] = {};
     u32 load = warp * 8 + lane / 4;
@@ -160,14 +163,15 @@ __device__ inline void dense_rows(const ConvF32& a) {
         const int4 four = next;
         if (load + 64 < loads) next = load_weights<form>(w, panel_start, load + 64, column);
         f32 q[inputs][4], scale[4] = {1.0f, 1.0f, 1.0f, 1.0f}, minimum[4] = {};
-        widen<form, inputs>(w, four, q);
+        int4 upper = {0, 0, 0, 0};
+        if (bits > 0) upper = *(const int4*)((const u32*)w.upper + panel_start / unit + (u64)(load / unit) * 16 + column);
+        widen<form, inputs>(w, four, upper, 2 * bits * (load % unit), q);
         const u32 first = load * inputs;
-        if (form == W8 || form == W4) {
-            const u64 group = ((u64)panel * groups + first / w.group_size) * 16 + column;
+        if (form >= W8) {
 #pragma unroll
             for (u32 j = 0; j < 4; j++) {
-                scale[j] = scale_at(w.scales, w.wide, group + j);
-                if (w.minima != 0) minimum[j] = scale_at(w.minima, w.wide, group + j);
+                scale[j] = scale_at(w, w.scales, w.scale_factors, panel, first, column + j);
+                if (w.minima != 0) minimum[j] = scale_at(w, w.minima, w.minimum_factors, panel, first, column + j);
             }
         }
 #pragma unroll
@@ -214,6 +218,10 @@ KERNEL(dense_w8_1, 256, ConvF32) { dense_rows<W8, 1>(a); }
 KERNEL(dense_w8_4, 256, ConvF32) { dense_rows<W8, 4>(a); }
 KERNEL(dense_w4_1, 256, ConvF32) { dense_rows<W4, 1>(a); }
 KERNEL(dense_w4_4, 256, ConvF32) { dense_rows<W4, 4>(a); }
+KERNEL(dense_w5_1, 256, ConvF32) { dense_rows<W5, 1>(a); }
+KERNEL(dense_w5_4, 256, ConvF32) { dense_rows<W5, 4>(a); }
+KERNEL(dense_w6_1, 256, ConvF32) { dense_rows<W6, 1>(a); }
+KERNEL(dense_w6_4, 256, ConvF32) { dense_rows<W6, 4>(a); }
 
 struct DepthwiseF32 {
     u64 input;

@@ -5,14 +5,14 @@ use super::layers::shape_of;
 use super::{Lower, Refusal, elements, small};
 use crate::backend::cuda::arguments::{self, ConvF32, DepthwiseF32, MatMul, Weights};
 use crate::backend::cuda::kernels::{
-    CONV_F16, CONV_F32, CONV_W4, CONV_W8, DENSE_F16_1, DENSE_F16_4, DENSE_F32_1, DENSE_F32_4,
-    DENSE_W4_1, DENSE_W4_4, DENSE_W8_1, DENSE_W8_4, DEPTHWISE_F32, EMBEDDING, Kernel, MATMUL_F32,
-    UNARY_F32,
+    CONV_F16, CONV_F32, CONV_W4, CONV_W5, CONV_W6, CONV_W8, DENSE_F16_1, DENSE_F16_4, DENSE_F32_1,
+    DENSE_F32_4, DENSE_W4_1, DENSE_W4_4, DENSE_W5_1, DENSE_W5_4, DENSE_W6_1, DENSE_W6_4,
+    DENSE_W8_1, DENSE_W8_4, DEPTHWISE_F32, EMBEDDING, Kernel, MATMUL_F32, UNARY_F32,
 };
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{ConvAttributes, EmbeddingAttributes, Layout, MAX_RANK, MatMulAttributes};
-use crate::kernels::conv_f32::grouped::{GroupedBits, GroupedForm, plane_lens};
+use crate::kernels::conv_f32::grouped::{GroupedBits, GroupedForm, ScaleKind};
 use crate::kernels::{ConvGeometry, PANEL_N};
 use crate::memory::Slot;
 use crate::ops::conv::{GeometryFn, Layer, WEIGHTS, conv_geometry, matrix_geometry};
@@ -32,6 +32,8 @@ enum Form {
     F16,
     W8,
     W4,
+    W5,
+    W6,
 }
 
 /// Weights of a layer with this geometry, at `operand`.
@@ -50,14 +52,26 @@ fn weights(
         return Ok((weights, form));
     };
     let group_size = lower.step.input_group_size(operand);
-    let (weight_bytes, scales) = plane_lens(geometry, form.bits, group_size);
-    weights.scales = data + weight_bytes as u64;
+    let lens = form.lens(geometry, group_size);
+    weights.upper = data + lens.words as u64;
+    weights.scales = weights.upper + lens.upper as u64;
+    weights.scale_factors = weights.scales + lens.scales as u64;
     if form.has_mins {
-        weights.minima = weights.scales + (scales * form.scale_bytes()) as u64;
+        weights.minima = weights.scales + lens.scale_bytes as u64;
+        weights.minimum_factors = weights.minima + lens.scales as u64;
     }
     weights.group_size = small(group_size)?;
-    weights.wide = form.is_wide.into();
-    let form = if form.bits == GroupedBits::W8 { Form::W8 } else { Form::W4 };
+    weights.scale_kind = match form.scales {
+        ScaleKind::F16 => 0,
+        ScaleKind::F32 => 1,
+        ScaleKind::I8 => 2,
+    };
+    let form = match form.bits {
+        GroupedBits::W8 => Form::W8,
+        GroupedBits::W4 => Form::W4,
+        GroupedBits::W5 => Form::W5,
+        GroupedBits::W6 => Form::W6,
+    };
     Ok((weights, form))
 }
 
@@ -87,6 +101,8 @@ fn panels(lower: &mut Lower<'_>, geometry: GeometryFn, is_layer: bool) -> Result
             Form::F16 => [&DENSE_F16_1, &DENSE_F16_4],
             Form::W8 => [&DENSE_W8_1, &DENSE_W8_4],
             Form::W4 => [&DENSE_W4_1, &DENSE_W4_4],
+            Form::W5 => [&DENSE_W5_1, &DENSE_W5_4],
+            Form::W6 => [&DENSE_W6_1, &DENSE_W6_4],
         };
         let kernel = if rows == 1 { one } else { four };
         let grid = [g.out_pixels().div_ceil(rows), g.padded_out_c() / PANEL_N];
@@ -98,6 +114,8 @@ fn panels(lower: &mut Lower<'_>, geometry: GeometryFn, is_layer: bool) -> Result
         Form::F16 => &CONV_F16,
         Form::W8 => &CONV_W8,
         Form::W4 => &CONV_W4,
+        Form::W5 => &CONV_W5,
+        Form::W6 => &CONV_W6,
     };
     let columns = g.groups * g.padded_group_out_c().div_ceil(TILE);
     lower.call(kernel, [g.out_pixels().div_ceil(TILE), columns], arguments)?;
@@ -169,6 +187,8 @@ pub(super) fn embedding(lower: &mut Lower<'_>) -> Result<(), Refusal> {
             Form::F16 => 3,
             Form::W8 => 4,
             Form::W4 => 5,
+            Form::W5 => 6,
+            Form::W6 => 7,
         },
         wide_ids: u32::from(ids.dtype() == DType::I64),
         scale,

@@ -18,6 +18,7 @@ struct Halves;
 impl Quads for Halves {
     type Inputs = [int8x16_t; 2];
     type Weights = int8x16_t;
+    type Words = uint32x4_t;
 
     const SURPLUS_W8: i32 = 0;
 
@@ -49,6 +50,12 @@ impl Quads for Halves {
             let low = vandq_u8(bytes, vdupq_n_u8(15));
             [vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(vshrq_n_u8::<4>(bytes))]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(words: uint32x4_t) -> int8x16_t {
+        // SAFETY: the target has Advanced SIMD.
+        unsafe { vreinterpretq_s8_u32(words) }
     }
 }
 

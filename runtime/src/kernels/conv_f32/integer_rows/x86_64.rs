@@ -24,6 +24,7 @@ struct Pairs;
 impl Quads for Pairs {
     type Inputs = [__m256i; 2];
     type Weights = [__m256i; 2];
+    type Words = __m256i;
 
     const SURPLUS_W8: i32 = 0;
 
@@ -60,6 +61,15 @@ impl Quads for Pairs {
                 [low(bytes), low(_mm256_srli_epi16::<8>(bytes))],
                 [low(_mm256_srli_epi16::<4>(bytes)), _mm256_srli_epi16::<12>(bytes)],
             ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(words: __m256i) -> [__m256i; 2] {
+        // SAFETY: the caller has AVX2.
+        unsafe {
+            let even = _mm256_and_si256(words, _mm256_set1_epi16(255));
+            [even, _mm256_srli_epi16::<8>(words)]
         }
     }
 }
@@ -139,6 +149,7 @@ struct Halves;
 impl Quads for Halves {
     type Inputs = [__m512i; 2];
     type Weights = __m512i;
+    type Words = __m512i;
 
     // The sign bit is turned.
     const SURPLUS_W8: i32 = 128;
@@ -168,6 +179,11 @@ impl Quads for Halves {
             let low = |bytes| _mm512_and_si512(bytes, _mm512_set1_epi8(15));
             [low(bytes), low(_mm512_srli_epi16::<4>(bytes))]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(words: __m512i) -> __m512i {
+        words
     }
 }
 

@@ -1,6 +1,6 @@
 //! The register of Advanced SIMD, 128 bits, of which there are 32.
 
-use super::{Lanes, f16};
+use super::{Lanes, f16, upper_mask, upper_shifts};
 use core::arch::aarch64::*;
 
 /// Four lanes. Every AArch64 target that this module is built for has Advanced SIMD.
@@ -221,6 +221,28 @@ impl Lanes for Neon {
             let (a, b) = (vreinterpretq_u32_f32(a.0), vreinterpretq_u32_f32(b.0));
             let low = self.fma(Self::bf16s(a, 0), Self::bf16s(b, 0));
             low.fma(Self::bf16s(a, 1), Self::bf16s(b, 1))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn join(
+        words: uint32x4_t,
+        upper: uint32x4_t,
+        bits: usize,
+        part: usize,
+        surplus: u8,
+    ) -> [uint32x4_t; 2] {
+        // SAFETY: the target has Advanced SIMD.
+        unsafe {
+            let mask = vdupq_n_u8(upper_mask(bits) as u8);
+            let quad = |nibbles, left: i32| {
+                let upper = vreinterpretq_u8_u32(vshlq_u32(upper, vdupq_n_s32(left)));
+                let joined = vorrq_u8(nibbles, vandq_u8(upper, mask));
+                vreinterpretq_u32_u8(vsubq_u8(joined, vdupq_n_u8(surplus)))
+            };
+            let ([first, second], words) = (upper_shifts(bits, part), vreinterpretq_u8_u32(words));
+            let low = vandq_u8(words, vdupq_n_u8(15));
+            [quad(low, first), quad(vshrq_n_u8::<4>(words), second)]
         }
     }
 }

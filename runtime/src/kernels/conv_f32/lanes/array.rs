@@ -124,4 +124,23 @@ impl<const N: usize> Lanes for Array<N> {
             self.0[i] + product(0) + product(1)
         }))
     }
+
+    unsafe fn join(
+        words: [u32; N],
+        upper: [u32; N],
+        bits: usize,
+        part: usize,
+        surplus: u8,
+    ) -> [[u32; N]; 2] {
+        [0, 1].map(|quad| {
+            core::array::from_fn(|i| {
+                let bytes = words[i].to_le_bytes().into_iter().zip(upper[i].to_le_bytes());
+                let mut joined = bytes.map(|(word, upper)| {
+                    let more = upper >> (bits * (2 * part + quad)) & ((1 << bits) - 1);
+                    ((word >> (4 * quad) & 15) | more << 4).wrapping_sub(surplus)
+                });
+                u32::from_le_bytes(core::array::from_fn(|_| joined.next().unwrap_or(0)))
+            })
+        })
+    }
 }

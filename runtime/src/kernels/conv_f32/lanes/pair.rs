@@ -164,4 +164,20 @@ impl<L: Lanes> Lanes for Pair<L> {
         // SAFETY: the contract is the same.
         unsafe { Pair(self.0.fma_pairs(a.0, b.0), self.1.fma_pairs(a.1, b.1)) }
     }
+
+    #[inline(always)]
+    unsafe fn join(
+        words: Self::Words,
+        upper: Self::Words,
+        bits: usize,
+        part: usize,
+        surplus: u8,
+    ) -> [Self::Words; 2] {
+        // SAFETY: the contract is the same.
+        unsafe {
+            let [a, b] = L::join(words.0, upper.0, bits, part, surplus);
+            let [c, d] = L::join(words.1, upper.1, bits, part, surplus);
+            [(a, c), (b, d)]
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The registers of AVX2 and AVX-512.
 
-use super::{Lanes, f16};
+use super::{Lanes, f16, upper_mask, upper_shifts};
 use core::arch::x86_64::*;
 use core::mem::transmute;
 
@@ -232,9 +232,36 @@ impl Lanes for Avx2 {
             low.fma(Self::bf16s(a, 1), Self::bf16s(b, 1))
         }
     }
+
+    #[inline(always)]
+    unsafe fn join(
+        words: __m256i,
+        upper: __m256i,
+        bits: usize,
+        part: usize,
+        surplus: u8,
+    ) -> [__m256i; 2] {
+        // SAFETY: the caller has AVX2.
+        unsafe {
+            let (low, mask) = (_mm256_set1_epi8(15), _mm256_set1_epi8(upper_mask(bits)));
+            let surplus = _mm256_set1_epi8(surplus as i8);
+            let quad = |nibbles, left: i32| {
+                let by = _mm_cvtsi32_si128(left.abs());
+                let upper = match left < 0 {
+                    true => _mm256_srl_epi32(upper, by),
+                    false => _mm256_sll_epi32(upper, by),
+                };
+                let nibbles = _mm256_and_si256(nibbles, low);
+                let joined = _mm256_or_si256(nibbles, _mm256_and_si256(upper, mask));
+                _mm256_sub_epi8(joined, surplus)
+            };
+            let [first, second] = upper_shifts(bits, part);
+            [quad(words, first), quad(_mm256_srli_epi16::<4>(words), second)]
+        }
+    }
 }
 
-/// Sixteen lanes; needs AVX-512 F.
+/// Sixteen lanes; needs AVX-512 F, and BW for words with upper bits.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(__m512);
 
@@ -446,6 +473,33 @@ impl Lanes for Avx512 {
             let bf16s = |x: Self| transmute::<__m512, __m512bh>(x.0);
             _mm512_dpbf16_ps(self.0, bf16s(a), bf16s(b))
         })
+    }
+
+    #[inline(always)]
+    unsafe fn join(
+        words: __m512i,
+        upper: __m512i,
+        bits: usize,
+        part: usize,
+        surplus: u8,
+    ) -> [__m512i; 2] {
+        // SAFETY: the caller has AVX-512 BW.
+        unsafe {
+            let (low, mask) = (_mm512_set1_epi8(15), _mm512_set1_epi8(upper_mask(bits)));
+            let surplus = _mm512_set1_epi8(surplus as i8);
+            let quad = |nibbles, left: i32| {
+                let by = _mm_cvtsi32_si128(left.abs());
+                let upper = match left < 0 {
+                    true => _mm512_srl_epi32(upper, by),
+                    false => _mm512_sll_epi32(upper, by),
+                };
+                let nibbles = _mm512_and_si512(nibbles, low);
+                let joined = _mm512_or_si512(nibbles, _mm512_and_si512(upper, mask));
+                _mm512_sub_epi8(joined, surplus)
+            };
+            let [first, second] = upper_shifts(bits, part);
+            [quad(words, first), quad(_mm512_srli_epi16::<4>(words), second)]
+        }
     }
 }
 
