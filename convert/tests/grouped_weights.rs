@@ -1,4 +1,4 @@
-//! Weights of 8 and 4 bits in groups, f16 weights: from the graph through the file to the results of every
+//! Weights of 8 to 4 bits in groups, f16 weights: from the graph through the file to the results of every
 //! instruction set, beside sums in f64.
 
 mod common;
