@@ -1,4 +1,4 @@
-//! Weights of 8 and 4 bits in groups, f16 and bf16 weights: from the graph through the file to the results of every
+//! Weights of 8 to 4 bits in groups, f16 and bf16 weights: from the graph through the file to the results of every
 //! instruction set, beside sums in f64.
 
 mod common;
@@ -51,11 +51,13 @@ fn layers() -> Vec<GroupedLayer> {
         layer(conv([6, 6], [3, 3], [1, 1], [1, 1], [1, 1], 2), 1, 12, 10, 4, 32),
         layer(conv([4, 4], [1, 1], [1, 1], [1, 1], [0, 0], 1), 1, 70, 40, 8, 64),
         layer(conv([1, 2], [1, 1], [1, 1], [1, 1], [0, 0], 1), 1, 130, 40, 4, 64),
+        layer(conv([6, 6], [3, 3], [1, 1], [1, 1], [1, 1], 2), 1, 12, 10, 5, 32),
+        layer(CONV, 2, 5, 18, 6, 16),
     ];
     for (rows, k, n) in
         [(1, 1, 1), (1, 31, 16), (1, 200, 50), (2, 129, 17), (5, 64, 32), (60, 390, 20)]
     {
-        for (bits, size) in [(8, 32), (8, 128), (4, 32), (4, 64)] {
+        for (bits, size) in [(8, 32), (8, 128), (4, 32), (4, 64), (5, 32), (6, 16), (6, 64)] {
             for transpose_b in [false, true] {
                 layers.push(layer(LayerKind::MatMul { transpose_b }, rows, k, n, bits, size));
             }
@@ -151,15 +153,25 @@ fn files_are_as_small_as_their_weights() {
         residual: false,
         relu: false,
     };
-    for (bits, size, bytes) in [(4, 32, 4608), (4, 128, 4224), (8, 32, 8704), (8, 64, 8448)] {
+    for (bits, size, bytes, layout) in [
+        (4, 32, 4608, Layout::GroupedW4),
+        (4, 128, 4224, Layout::GroupedW4),
+        (8, 32, 8704, Layout::GroupedW8),
+        (8, 64, 8448, Layout::GroupedW8),
+        // Nibbles, fifth bits, scales.
+        (5, 32, 4096 + 1024 + 512, Layout::GroupedW5),
+        // No layout has 5 bits in groups of 16.
+        (5, 16, 8192 + 1024, Layout::GroupedW8),
+        // Nibbles, two bits each, scales, factors.
+        (6, 16, 4096 + 2048 + 512 + 64, Layout::GroupedW6Narrow),
+    ] {
         let layer = GroupedLayer { bits, size, ..layer.clone() };
         let (graph, _) = layer.graph(&mut Random::new(1));
         let file = file(&graph);
         let aligned = AlignedBytes::new(&file);
         let model = Model::open(aligned.as_slice()).unwrap();
         let packed: Vec<_> = model.tensors().filter(|tensor| tensor.layout != 0).collect();
-        let layout = if bits == 4 { Layout::GroupedW4 } else { Layout::GroupedW8 };
-        let dtype = if bits == 4 { DType::U8 } else { DType::I8 };
+        let dtype = if layout == Layout::GroupedW8 { DType::I8 } else { DType::U8 };
         assert_eq!(packed.len(), 1);
         assert_eq!((packed[0].layout, packed[0].dtype), (layout as u8, dtype as u8));
         assert_eq!((packed[0].group_size as usize, packed[0].bytes), (size, bytes));

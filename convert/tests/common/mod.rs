@@ -10,8 +10,8 @@ use whit_convert::dim::Dim;
 use whit_convert::emit::emit;
 use whit_convert::evaluate::Samples;
 use whit_convert::graph::{
-    Clamp, Conv, Graph, Groups, MatMul, Node, Op as GraphOp, Quant, QuantizedLstm, ReduceKind,
-    State, UnaryKind, ValueId,
+    Clamp, Conv, Factors, Graph, Groups, MatMul, Node, Op as GraphOp, Quant, QuantizedLstm,
+    ReduceKind, State, UnaryKind, ValueId,
 };
 use whit_convert::import::onnx::import_onnx;
 use whit_convert::import::onnx::proto::{
@@ -752,14 +752,31 @@ impl GroupedLayer {
         let per_row = k.div_ceil(self.size);
         let integers: Vec<i8> = (0..out_c * k)
             .map(|_| match self.bits {
-                4 => random.below(16) as i8 - 8,
+                bits @ 4..8 => random.below(1 << bits) as i8 - (1 << (bits - 1)),
                 _ => (random.below(255) as i32 - 127) as i8,
             })
             .collect();
-        let scale: Vec<half::f16> =
-            (0..out_c * per_row).map(|_| half::f16::from_f32(random.real() / 50.0)).collect();
-        let real =
-            |i: usize| scale[i / k * per_row + i % k / self.size].to_f64() * f64::from(integers[i]);
+        let half = |x: f32| half::f16::from_f32(x).to_f32();
+        let mut halves = |count: usize, most: f32| -> Vec<f32> {
+            (0..count).map(|_| half(random.real() * most)).collect()
+        };
+        // Those of 6 bits are integers times factors.
+        let (scale, factors) = match self.bits {
+            6 => {
+                let per_factors = k.div_ceil(256);
+                let factors = halves(out_c * per_factors, 1.0 / 5000.0);
+                let scale = |i: usize| {
+                    let group = i % per_row;
+                    let factor = factors[i / per_row * per_factors + group * self.size / 256];
+                    factor * (i * 37 % 256) as i8 as f32
+                };
+                ((0..out_c * per_row).map(scale).collect(), Some(factors))
+            }
+            _ => (halves(out_c * per_row, 1.0 / 50.0), None),
+        };
+        let real = |i: usize| {
+            f64::from(scale[i / k * per_row + i % k / self.size]) * f64::from(integers[i])
+        };
         let reals = (0..out_c * k).map(real).collect();
 
         let mut graph = Graph::default();
@@ -807,9 +824,9 @@ impl GroupedLayer {
             bits: self.bits,
             size: self.size,
             axis,
-            scale: scale.iter().map(|scale| scale.to_f32()).collect(),
+            scale,
             min: None,
-            factors: None,
+            factors: factors.map(|scale| Factors { scale, min: vec![] }),
         });
         let mut inputs = vec![Some(x), Some(w), None, None];
         if self.bias {

@@ -3,8 +3,14 @@ use std::borrow::Cow;
 use candle_core::Device;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 
+use whit::format::Layout;
+
 use super::*;
+use crate::dim::Dim;
+use crate::evaluate::{self, Program};
+use crate::graph::{Graph, Node, Op};
 use crate::import::gguf::GGML_TYPES;
+use crate::plan::PlanOptions;
 
 fn named(name: &str) -> GgmlType {
     GGML_TYPES.iter().copied().find(|row| row.name == name).expect("a type")
@@ -57,6 +63,59 @@ fn blocks_are_those_of_candle() {
             assert!(same, "{name}, element {at}: {got}, not {want}");
         }
         assert!(finite > want.len() / 2, "{name}");
+    }
+}
+
+/// A file has the same numbers, in no more bits per weight than these.
+#[test]
+fn files_have_the_numbers_of_blocks() {
+    const ROWS: usize = 32;
+    const COLUMNS: usize = 512;
+    let types = [
+        ("Q4_0", GgmlDType::Q4_0, Layout::GroupedW4, 4.5),
+        ("Q4_1", GgmlDType::Q4_1, Layout::GroupedW4Min, 5.0),
+        ("Q5_0", GgmlDType::Q5_0, Layout::GroupedW5, 5.5),
+        ("Q5_1", GgmlDType::Q5_1, Layout::GroupedW5Min, 6.0),
+        ("Q8_0", GgmlDType::Q8_0, Layout::GroupedW8, 8.5),
+        ("Q2_K", GgmlDType::Q2K, Layout::GroupedW4NarrowMin, 5.125),
+        ("Q3_K", GgmlDType::Q3K, Layout::GroupedW4Narrow, 4.5625),
+        ("Q4_K", GgmlDType::Q4K, Layout::GroupedW4NarrowMin, 4.625),
+        ("Q5_K", GgmlDType::Q5K, Layout::GroupedW5NarrowMin, 5.625),
+        ("Q6_K", GgmlDType::Q6K, Layout::GroupedW6Narrow, 6.5625),
+    ];
+    // Of about the same size, and of both signs.
+    let reals: Vec<f32> = bytes(4 * ROWS * COLUMNS)
+        .chunks(4)
+        .map(|b| f32::from(b[0]) / f32::from(b[1] | 1))
+        .collect();
+    let reals: Vec<f32> = reals.iter().map(|x| x.min(9.0) - 4.0).collect();
+    for (name, theirs, layout, bits) in types {
+        let tensor = candle_core::Tensor::new(&reals[..], &Device::Cpu).unwrap();
+        let tensor = tensor.reshape((ROWS, COLUMNS)).unwrap();
+        let blocks = QTensor::quantize(&tensor, theirs).unwrap();
+        let weight = weight(named(name), vec![ROWS, COLUMNS], &blocks.data().unwrap());
+        let weight = weight.expect("supported");
+        let mut graph = Graph::default();
+        let dims = |sizes: &[usize]| sizes.iter().map(|size| Dim::from(*size)).collect();
+        let table = graph.add_constant("table", weight.tensor.clone());
+        graph.value_mut(table).groups = weight.groups.clone();
+        let ids: Vec<i64> = (0..ROWS as i64).collect();
+        let ids = graph.add_constant("ids", Tensor::from_i64([ROWS], &ids));
+        let y = graph.add_value("y", DType::F32, dims(&[ROWS, COLUMNS]));
+        graph.outputs.push(y);
+        graph.nodes.push(Node {
+            name: "rows".to_owned(),
+            op: Op::Embedding { scale: 1.0 },
+            inputs: vec![Some(table), Some(ids)],
+            outputs: vec![y],
+        });
+        let rows = evaluate::constants(&graph).expect("rows");
+        assert_eq!(rows[0].to_f32(), weight.real().to_f32(), "{name}");
+        let program = Program::new(&graph, &PlanOptions::default()).expect("a program");
+        let model = program.model().expect("a model");
+        let packed = model.tensors().find(|tensor| tensor.layout != 0).expect("packed");
+        assert_eq!(packed.layout, layout as u8, "{name}");
+        assert_eq!(8.0 * packed.bytes as f64 / (ROWS * COLUMNS) as f64, bits, "{name}");
     }
 }
 

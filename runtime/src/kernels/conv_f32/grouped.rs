@@ -302,6 +302,7 @@ impl<'a> ScalePlane<'a> {
     }
 
     /// Those from a panel on, if there are so many.
+    #[cfg(any(feature = "std", all(target_arch = "aarch64", target_feature = "neon")))]
     pub(crate) fn from(&self, panel: Panel) -> Option<ScalePlane<'a>> {
         let first = panel.first_scale();
         Some(match self {
@@ -401,6 +402,7 @@ impl<'a> GroupedWeights<'a> {
     }
 
     /// The weights from a panel on, of outputs with `k` inputs each; `None` when there are less.
+    #[cfg(any(feature = "std", all(target_arch = "aarch64", target_feature = "neon")))]
     pub(crate) fn from(&self, index: usize, k: usize) -> Option<GroupedWeights<'a>> {
         let panel = Panel { index, k, group_size: self.group_size };
         let words = index * self.bits.words(k);

@@ -4,7 +4,7 @@
 //! `clamp(sum over k of x[p, k] * w[k, n] + bias[n] + residual[p, n], min, max)` with
 //! `k = (kernel row, kernel column, channel)`; padding reads as 0. A NaN passes through the clamp.
 //!
-//! Weights are f32, f16 or [`grouped`]: integers of 8 or 4 bits with an f16 scale per group of inputs. All
+//! Weights are f32, f16 or [`grouped`]: integers of 8 to 4 bits with a scale per group of inputs. All
 //! stand for numbers that f32 holds, so that the tolerance is the same. With weights in [`bf16`] `x` is the input rounded to
 //! bf16, and numbers below 2⁻¹²⁶ may count as 0.
 //!

@@ -259,7 +259,9 @@ unsafe fn panel_avxvnni(tile: &Tile<'_>, panel: &GroupedPanel, inputs: &[Inputs<
     // SAFETY: the contract is the same.
     unsafe {
         match inputs.len() {
-            1 => panel_rows::<DotProduct, 1, 2, 2>(tile, panel, inputs),
+            // Upper bits need the registers of the second sums.
+            1 if panel.bits.upper() == 0 => panel_rows::<DotProduct, 1, 2, 2>(tile, panel, inputs),
+            1 => panel_rows::<DotProduct, 1, 2, 1>(tile, panel, inputs),
             _ => panel_rows::<DotProduct, 2, 2, 1>(tile, panel, inputs),
         }
     }
