@@ -17,7 +17,7 @@ mod record;
 use record::{Count, Record};
 
 /// Calls that are counted: a few per family, fast enough for an emulator.
-const CASES: [&str; 23] = [
+const CASES: [&str; 27] = [
     "conv_i8/kws/pointwise 64-64",
     "conv_i8/ic/3x3 64-64",
     "conv_i8/vww/first 3x3 s2 3-8",
@@ -38,13 +38,14 @@ const CASES: [&str; 23] = [
     "softmax_f32/resnet50 1000",
     "softmax_i8/kws 12",
     "add_i8/ic 8x8x64",
+    "binary_i8 mul/ppocr 80x80x96",
+    "lut_i8/ppocr 80x80x96",
     "binary_f32/mul efficientnet 14x14x480",
     "normalize_f32/minilm 128x384",
     "pool average_f32/ic 8x8 64",
+    "pool average_stored_i8/ic 8x8 64",
+    "pool max_i8/vww 3x3 256",
 ];
-
-/// Compiled once for all instruction sets.
-const GENERIC_CASES: [&str; 1] = ["pool max_i8/vww 3x3 256"];
 
 /// What callgrind emulates of x86-64, and what everything runs.
 const ISAS: [Isa; 2] = [Isa::Scalar, Isa::Avx2];
@@ -88,9 +89,6 @@ fn run(models: &[&str]) -> Result<ExitCode, String> {
     };
     for isa in ISAS.into_iter().filter(|isa| isa.is_available()) {
         for name in CASES {
-            count(isa, name, &mut *(find(name)?.prepare)(isa));
-        }
-        for name in GENERIC_CASES.into_iter().filter(|_| isa == Isa::Scalar) {
             count(isa, name, &mut *(find(name)?.prepare)(isa));
         }
         for path in models.iter().map(Path::new) {

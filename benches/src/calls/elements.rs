@@ -6,7 +6,9 @@ use whit::Isa;
 use whit::kernels::ConvGeometry;
 use whit::kernels::add_i8::{self, AddI8};
 use whit::kernels::binary_f32::{self, Arithmetic, BinaryF32};
+use whit::kernels::binary_i8::{self, BinaryI8};
 use whit::kernels::elementary::{self, Function};
+use whit::kernels::lut_i8;
 use whit::kernels::normalize_f32::{self, NormalizeF32};
 use whit::kernels::pool::{self, PoolGeometry, PoolI8};
 use whit::kernels::softmax::{self, SoftmaxI8, SoftmaxShape, TABLE_LEN};
@@ -30,6 +32,10 @@ pub(super) fn calls() -> Vec<Call> {
     for (shape, len) in [("ic 32x32x16", 32 * 32 * 16), ("ic 8x8x64", 8 * 8 * 64)] {
         calls.push(Call::new("add_i8", shape, len, move |isa| add(len, isa)));
     }
+    let shape = "ppocr 80x80x96";
+    let len = 80 * 80 * 96;
+    calls.push(Call::new("binary_i8 mul", shape, len, move |isa| mul_i8(len, isa)));
+    calls.push(Call::new("lut_i8", shape, len, move |isa| look_up(len, isa)));
     for (shape, arithmetic, len) in [
         ("add resnet18 56x56x64", Arithmetic::Add, 56 * 56 * 64),
         ("mul efficientnet 14x14x480", Arithmetic::Mul, 14 * 14 * 480),
@@ -65,11 +71,14 @@ pub(super) fn calls() -> Vec<Call> {
         calls.push(Call::new("pool average_f32", shape, work, move |isa| {
             pool_f32(g, pool::select_average_f32(isa))
         }));
-        calls.push(Call::new("pool max_i8", shape, work, move |_| {
-            pool_i8(g, pool::max_quantized::<i8>)
+        calls.push(Call::new("pool max_i8", shape, work, move |isa| {
+            pool_i8(g, pool::select_max_i8(isa))
         }));
         calls.push(Call::new("pool average_i8", shape, work, move |isa| {
-            pool_i8(g, move |g, to, x, y| pool::average_i8(g, to, x, y, isa))
+            pool_i8(g, pool::select_average_i8(isa))
+        }));
+        calls.push(Call::new("pool average_stored_i8", shape, work, move |isa| {
+            pool_i8(g, pool::select_average_stored_i8(isa))
         }));
     }
     calls
@@ -90,6 +99,27 @@ fn add(len: usize, isa: Isa) -> Box<dyn FnMut()> {
     let (a, b, mut y) = (bytes(len), bytes(len + 1), Aligned::zeros(len));
     let kernel = add_i8::select(isa);
     Box::new(move || kernel(black_box(&to), &a, &b[1..], &mut y))
+}
+
+fn mul_i8(len: usize, isa: Isa) -> Box<dyn FnMut()> {
+    let to = BinaryI8 {
+        arithmetic: binary_i8::Arithmetic::Mul,
+        zero_points: [-128, 3],
+        scales: [0.006, 0.0],
+        zero_point: -128,
+        min: -128,
+        max: 127,
+    };
+    let (a, b, mut y) = (bytes(len), bytes(len + 1), Aligned::zeros(len));
+    let kernel = binary_i8::select(isa);
+    Box::new(move || kernel(black_box(&to), &a, &b[1..], &mut y))
+}
+
+fn look_up(len: usize, isa: Isa) -> Box<dyn FnMut()> {
+    let table = std::array::from_fn(|at| (at as i8).wrapping_mul(5));
+    let mut values = bytes(len);
+    let kernel = lut_i8::select(isa);
+    Box::new(move || kernel(black_box(&table), &mut values))
 }
 
 fn binary(arithmetic: Arithmetic, len: usize, isa: Isa) -> Box<dyn FnMut()> {
@@ -134,10 +164,7 @@ fn pool_f32(g: PoolGeometry, kernel: fn(&PoolGeometry, &[f32], &mut [f32])) -> B
     Box::new(move || kernel(black_box(&g), &x, &mut y))
 }
 
-fn pool_i8(
-    g: PoolGeometry,
-    kernel: impl Fn(&PoolGeometry, &PoolI8, &[i8], &mut [i8]) + 'static,
-) -> Box<dyn FnMut()> {
+fn pool_i8(g: PoolGeometry, kernel: pool::PoolI8Fn) -> Box<dyn FnMut()> {
     let to = PoolI8 { input_zero_point: -3, zero_point: 5, scale: 0.7, min: -128, max: 127 };
     let x = bytes(g.windows.input_len());
     let mut y = Aligned::zeros(g.windows.out_pixels() * g.windows.out_c);

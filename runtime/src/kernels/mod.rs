@@ -44,6 +44,7 @@ mod aarch64;
 pub mod add_i8;
 pub(crate) mod attention_kept;
 pub mod binary_f32;
+pub mod binary_i8;
 pub mod conv_f32;
 pub mod conv_i16;
 pub mod conv_i8;

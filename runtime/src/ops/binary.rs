@@ -19,6 +19,7 @@ use crate::format::{BinaryAttributes, BinaryOp, Op};
 use crate::isa::Isa;
 use crate::kernels::add_i8::{self, AddI8};
 use crate::kernels::binary_f32::{self, Arithmetic, BinaryF32};
+use crate::kernels::binary_i8::{self, BinaryI8};
 use crate::kernels::elementary::clip;
 use crate::kernels::requantize::{Quantized, round_clamp};
 use crate::memory::Context;
@@ -51,7 +52,7 @@ pub static BINARY_I8: Operator =
     operator(DType::I8, |step| check_quantized::<i8>(step, DType::I8), select_isa!(run_i8));
 /// Quantized i16: as i8.
 pub static BINARY_I16: Operator =
-    operator(DType::I16, |step| check_quantized::<i16>(step, DType::I16), |_| run_quantized::<i16>);
+    operator(DType::I16, |step| check_quantized::<i16>(step, DType::I16), |_| run_i16);
 
 use BinaryOp::{
     Add, And, BitAnd, BitOr, BitXor, Div, Fmod, Max, Min, Mod, Mul, Or, PRelu, Pow, ShiftLeft,
@@ -186,39 +187,44 @@ fn run_bool(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     }
 }
 
-/// Addition has a kernel of its own; the others are rare.
 fn run_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let step = context.step;
     let attributes: BinaryAttributes = step.attributes();
-    if kind(&attributes)? != Add {
-        return run_quantized::<i8>(context);
-    }
-    let add = AddI8 {
-        zero_points: [step.input(0)?.zero_point, step.input(1)?.zero_point],
-        scales: attributes.scale,
-        zero_point: step.output(0)?.zero_point,
-        min: attributes.clamp_q[0],
-        max: attributes.clamp_q[1],
+    let zero_points = [step.input(0)?.zero_point, step.input(1)?.zero_point];
+    let (scales, zero_point) = (attributes.scale, step.output(0)?.zero_point);
+    let [min, max] = attributes.clamp_q;
+    let arithmetic = match kind(&attributes)? {
+        Add => {
+            let add = AddI8 { zero_points, scales, zero_point, min, max };
+            let kernel = add_i8::select(Isa::ALL[ISA]);
+            return zip_blocks(context, |a, b, y| kernel(&add, a, b, y));
+        }
+        Sub => binary_i8::Arithmetic::Sub,
+        Mul => binary_i8::Arithmetic::Mul,
+        Min => binary_i8::Arithmetic::Min,
+        Max => binary_i8::Arithmetic::Max,
+        _ => return Err(StepErrorKind::Attribute("kind")),
     };
-    let kernel = add_i8::select(Isa::ALL[ISA]);
-    zip_blocks(context, |a, b, y| kernel(&add, a, b, y))
+    let to = BinaryI8 { arithmetic, zero_points, scales, zero_point, min, max };
+    let kernel = binary_i8::select(Isa::ALL[ISA]);
+    zip_blocks(context, |a, b, y| kernel(&to, a, b, y))
 }
 
-fn run_quantized<T: Quantized>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn run_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let step = context.step;
     let attributes: BinaryAttributes = step.attributes();
     let (za, zb) = (step.input(0)?.zero_point, step.input(1)?.zero_point);
     let zero_point = step.output(0)?.zero_point;
     let [scale_a, scale_b] = attributes.scale;
     let (low, high) = (attributes.clamp_q[0] - zero_point, attributes.clamp_q[1] - zero_point);
-    let put = move |t: f32| T::narrow(round_clamp(t, low, high) + zero_point);
-    let real_a = move |a: T| (a.widen() - za) as f32 * scale_a;
-    let real_b = move |b: T| (b.widen() - zb) as f32 * scale_b;
+    let put = move |t: f32| (round_clamp(t, low, high) + zero_point) as i16;
+    let real_a = move |a: i16| (i32::from(a) - za) as f32 * scale_a;
+    let real_b = move |b: i16| (i32::from(b) - zb) as f32 * scale_b;
     match kind(&attributes)? {
         Add => zip(context, |a, b| put(real_a(a) + real_b(b))),
         Sub => zip(context, |a, b| put(real_a(a) - real_b(b))),
-        Mul => zip(context, |a: T, b: T| {
-            put((a.widen() - za).wrapping_mul(b.widen() - zb) as f32 * scale_a)
+        Mul => zip(context, |a: i16, b: i16| {
+            put((i32::from(a) - za).wrapping_mul(i32::from(b) - zb) as f32 * scale_a)
         }),
         Min => zip(context, |a, b| put(if real_b(b) < real_a(a) { real_b(b) } else { real_a(a) })),
         Max => zip(context, |a, b| put(if real_b(b) > real_a(a) { real_b(b) } else { real_a(a) })),

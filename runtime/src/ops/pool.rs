@@ -139,11 +139,13 @@ fn run_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKi
     let Layer { kind, geometry, to } = by_ref(&layer)?;
     let operands = context.operands([0])?;
     let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
-    match *kind {
-        MAX => pool::max_quantized::<i8>(geometry, to, x, y),
-        AVERAGE_STORED => pool::average_stored_i8(geometry, to, x, y, Isa::ALL[ISA]),
-        _ => pool::average_i8(geometry, to, x, y, Isa::ALL[ISA]),
-    }
+    let isa = Isa::ALL[ISA];
+    let kernel = match *kind {
+        MAX => pool::select_max_i8(isa),
+        AVERAGE_STORED => pool::select_average_stored_i8(isa),
+        _ => pool::select_average_i8(isa),
+    };
+    kernel(geometry, to, x, y);
     Ok(())
 }
 

@@ -11,15 +11,19 @@
 //!        with a second operand, i8: y = clamp(fixed_point(acc, multiplier, shift), …) + zero_point
 //! max:   y = clamp(round_ties_even((max - input_zero_point) as f32 * scale), …) + zero_point
 //! ```
+//!
+//! A mean over axes side by side, with channels behind them, is an average pooling with one window, and its kernels compute it.
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{ArgReduceAttributes, Element, MAX_RANK, Op, ReduceAttributes, ReduceOp};
 use crate::isa::Isa;
+use crate::kernels::ConvGeometry;
+use crate::kernels::pool::{self, PoolGeometry, PoolI8};
 use crate::kernels::requantize::{Quantized, fixed_point, round_clamp};
 use crate::memory::{Context, Slot, typed, typed_mut};
 use crate::ops::shape::{Walk, expect_apart, expect_types, split};
-use crate::ops::{Operator, RunFn, Step, expect_clamp_of, expect_vector, no_scratch};
+use crate::ops::{Operator, RunFn, Step, expect_clamp_of, expect_vector, no_scratch, select_isa};
 
 type Check = fn(&Step<'_>) -> Result<(), StepErrorKind>;
 
@@ -34,7 +38,7 @@ const fn reduce(
 
 /// f32, every kind.
 pub static REDUCE_F32: Operator =
-    reduce(DType::F32, |s| check(s, DType::F32, ReduceOp::ALL), |_| run_f32, scratch_f32);
+    reduce(DType::F32, |s| check(s, DType::F32, ReduceOp::ALL), select_isa!(run_f32), scratch_f32);
 /// i32: sum, mean, max, min, prod, l1, l2, sum of squares.
 pub static REDUCE_I32: Operator =
     reduce(DType::I32, |s| check(s, DType::I32, &INTEGER), |_| run_i32, no_scratch);
@@ -45,7 +49,7 @@ pub static REDUCE_I64: Operator =
 pub static REDUCE_I8: Operator = reduce(
     DType::I8,
     |s| check_quantized::<i8>(s, DType::I8),
-    |_| run_quantized::<i8>,
+    select_isa!(run_i8),
     scratch_quantized,
 );
 /// Quantized i16: as i8.
@@ -191,7 +195,53 @@ fn smaller(a: f32, b: f32) -> f32 {
     if b < a || b.is_nan() { b } else { a }
 }
 
-fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+/// A mean as a pooling; `None` where it isn't one, or would have too few channels to go by.
+#[inline(never)]
+fn pooling(step: &Step<'_>) -> Result<Option<PoolGeometry>, StepErrorKind> {
+    let (x, axes) = (step.input(0)?, step.attributes::<ReduceAttributes>().axes);
+    let is_one_window = kind(step)? == Mean
+        && step.input_count() == 1
+        && axes != 0
+        // Axes from the lowest bit on are side by side: added, they carry to one bit.
+        && (u64::from(axes >> axes.trailing_zeros()) + 1).is_power_of_two();
+    if !is_one_window {
+        return Ok(None);
+    }
+    let (first, end) = (axes.trailing_zeros() as usize, 32 - axes.leading_zeros() as usize);
+    let product = |range: core::ops::Range<usize>| {
+        range.fold(1usize, |product, axis| product.saturating_mul(x.dim(axis)))
+    };
+    let (batch, window, channels) =
+        (product(0..first), product(first..end), product(end..x.rank()));
+    if channels < MIN_CHANNELS || window > MAX_WINDOW {
+        return Ok(None);
+    }
+    let windows = ConvGeometry {
+        in_h: window,
+        kernel_h: window,
+        groups: channels,
+        ..ConvGeometry::matmul(batch, channels, channels)
+    };
+    Ok(Some(PoolGeometry { windows, pad_after: [0; 2], count_include_pad: false }))
+}
+
+/// Channels that a pooling adds up at once at least.
+const MIN_CHANNELS: usize = 8;
+
+/// Positions of a pooling's window along an axis.
+const MAX_WINDOW: usize = 65535;
+
+fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    if let Some(geometry) = pooling(&context.step)? {
+        let operands = context.operands([0])?;
+        let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
+        pool::select_average_f32(Isa::ALL[ISA])(&geometry, x, y);
+        return Ok(());
+    }
+    run_any_f32(context)
+}
+
+fn run_any_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let step = context.step;
     let walk = walk(&step)?;
     let count = count(&step.input(0)?, &step.output(0)?);
@@ -277,6 +327,25 @@ fn scratch_quantized(step: &Step<'_>, _: Isa) -> usize {
         return 0;
     }
     step.output(0).map_or(0, |y| y.elements().saturating_mul(size_of::<i32>()))
+}
+
+fn run_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let Some(geometry) = pooling(&context.step)? else {
+        return run_quantized::<i8>(context);
+    };
+    let step = context.step;
+    let attributes: ReduceAttributes = step.attributes();
+    let to = PoolI8 {
+        input_zero_point: step.input(0)?.zero_point,
+        zero_point: step.output(0)?.zero_point,
+        scale: attributes.scale,
+        min: attributes.clamp_q[0],
+        max: attributes.clamp_q[1],
+    };
+    let operands = context.operands([0])?;
+    let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
+    pool::select_average_i8(Isa::ALL[ISA])(&geometry, &to, x, y);
+    Ok(())
 }
 
 fn run_quantized<T: Quantized>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {

@@ -43,6 +43,8 @@ pub fn select(isa: Isa) -> fn(&mut DepthwiseI8<'_>) {
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
         Isa::Avx512 if Isa::Avx512.is_available() => x86_64::depthwise_i8_avx512vnni,
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        Isa::AvxVnni if Isa::AvxVnni.is_available() => x86_64::depthwise_i8_avxvnni,
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
         _ if isa.has_avx2() && Isa::Avx2.is_available() => x86_64::depthwise_i8_avx2,
         #[cfg(all(target_arch = "aarch64", feature = "std"))]
         Isa::Dotprod | Isa::I8mm if Isa::Dotprod.is_available() => aarch64::depthwise_i8_dotprod,
@@ -60,7 +62,9 @@ pub fn scratch_bytes(geometry: &ConvGeometry, isa: Isa) -> usize {
     match isa {
         Isa::Scalar => 0,
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
-        Isa::Avx2 | Isa::AvxVnni => x86_64::scratch_bytes_avx2(geometry),
+        Isa::Avx2 => x86_64::scratch_bytes_avx2(geometry),
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        Isa::AvxVnni => x86_64::scratch_bytes_avxvnni(geometry),
         // Without AVX-512, `select` gives the AVX2 kernel.
         #[cfg(all(target_arch = "x86_64", feature = "std"))]
         Isa::Avx512 => {

@@ -2,6 +2,8 @@
 
 use crate::Isa;
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 #[cfg(all(test, feature = "std"))]
 mod tests;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
@@ -21,8 +23,13 @@ pub fn select(isa: Isa) -> LutI8Fn {
     {
         return kernel;
     }
-    let _ = isa;
-    lut_i8_scalar
+    match isa {
+        #[cfg(all(target_arch = "x86_64", feature = "std"))]
+        _ if isa.has_avx2() && Isa::Avx2.is_available() => x86_64::lut_i8_avx2,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::Dotprod | Isa::I8mm if Isa::Neon.is_available() => aarch64::lut_i8_neon,
+        _ => lut_i8_scalar,
+    }
 }
 
 fn lut_i8_scalar(table: &[i8; LEN], values: &mut [i8]) {

@@ -1,8 +1,8 @@
-//! A table of 256 i8 in four registers of AVX-512.
+//! A table of 256 i8 in four registers of AVX-512, or in sixteen look-ups of AVX2.
 
 use core::arch::x86_64::*;
 
-use super::{LEN, LutI8Fn};
+use super::{LEN, LutI8Fn, lut_i8_scalar};
 use crate::Isa;
 
 /// The kernel, if this CPU runs it: VBMI is not among what [`Isa::Avx512`] asks for.
@@ -42,4 +42,58 @@ fn lut(table: &[i8; LEN], values: &mut [i8]) {
         let x = _mm512_maskz_loadu_epi8(mask, rest.as_ptr());
         _mm512_mask_storeu_epi8(rest.as_mut_ptr(), mask, look_up(x));
     }
+}
+
+/// Only for CPUs with AVX2: `select` hands it out after asking.
+pub(super) fn lut_i8_avx2(table: &[i8; LEN], values: &mut [i8]) {
+    if values.len() < LONG {
+        return lut_i8_scalar(table, values);
+    }
+    // SAFETY: `select` gives this function out only if `Isa::Avx2.is_available()`.
+    unsafe { lut_avx2(table, values) }
+}
+
+/// Fewer numbers aren't worth the preparation.
+const LONG: usize = 64;
+
+/// Entries of a register that `pshufb` chooses from.
+const ENTRIES: usize = 16;
+
+/// `pshufb` gives 0 where an index is negative. Of half a table, register `i` holds its entries xor those of the
+/// register before it; with 16 subtracted from the index for each, those up to the right one cancel but for its own.
+#[target_feature(enable = "avx2")]
+fn lut_avx2(table: &[i8; LEN], values: &mut [i8]) {
+    let mut differences = [_mm256_setzero_si256(); LEN / ENTRIES];
+    let mut before = _mm256_setzero_si256();
+    for (i, entries) in table.as_chunks::<ENTRIES>().0.iter().enumerate() {
+        if i == LEN / ENTRIES / 2 {
+            before = _mm256_setzero_si256();
+        }
+        // SAFETY: sixteen bytes.
+        let entries = unsafe { _mm_loadu_si128(entries.as_ptr().cast()) };
+        let entries = _mm256_broadcastsi128_si256(entries);
+        differences[i] = _mm256_xor_si256(entries, before);
+        before = entries;
+    }
+    let step = _mm256_set1_epi8(ENTRIES as i8);
+    let (chunks, rest) = values.as_chunks_mut::<32>();
+    for chunk in chunks {
+        // SAFETY: 32 bytes.
+        let x = unsafe { _mm256_loadu_si256(chunk.as_ptr().cast()) };
+        // The table begins with negative numbers. Indices into the other half are negative, and stay so: the
+        // subtraction saturates.
+        let mut positive = x;
+        let mut negative = _mm256_xor_si256(x, _mm256_set1_epi8(-128));
+        let mut y = _mm256_setzero_si256();
+        for i in 0..8 {
+            let a = _mm256_shuffle_epi8(differences[i], negative);
+            let b = _mm256_shuffle_epi8(differences[8 + i], positive);
+            y = _mm256_xor_si256(y, _mm256_xor_si256(a, b));
+            negative = _mm256_subs_epi8(negative, step);
+            positive = _mm256_subs_epi8(positive, step);
+        }
+        // SAFETY: as above.
+        unsafe { _mm256_storeu_si256(chunk.as_mut_ptr().cast(), y) };
+    }
+    lut_i8_scalar(table, rest);
 }

@@ -24,8 +24,9 @@ use crate::Isa;
 mod scalar;
 #[cfg(test)]
 mod tests;
+mod wide;
 
-pub use scalar::{average_i8, average_i16, average_stored_i8, max_quantized};
+pub use scalar::{average_i16, max_quantized};
 
 /// `(geometry, input, output)`.
 pub type PoolF32Fn = fn(&PoolGeometry, &[f32], &mut [f32]);
@@ -38,6 +39,36 @@ pub fn select_max_f32(isa: Isa) -> PoolF32Fn {
 /// The average's entry for an instruction set.
 pub fn select_average_f32(isa: Isa) -> PoolF32Fn {
     select_compiled!(isa, scalar::average_f32: fn(geometry: &PoolGeometry, input: &[f32], output: &mut [f32]))
+}
+
+/// `(geometry, where results go, input, output)`.
+pub type PoolI8Fn = fn(&PoolGeometry, &PoolI8, &[i8], &mut [i8]);
+
+/// The entry for an instruction set of a pooling of i8: `scalar`, which is small, or `wide`, which is fast.
+macro_rules! select_i8 {
+    ($isa:expr, $scalar:expr, $wide:path) => {
+        match $isa {
+            Isa::Scalar | Isa::CortexM => $scalar,
+            isa => {
+                select_compiled!(isa, $wide: fn(geometry: &PoolGeometry, to: &PoolI8, input: &[i8], output: &mut [i8]))
+            }
+        }
+    };
+}
+
+/// The quantized maximum's entry for an instruction set.
+pub fn select_max_i8(isa: Isa) -> PoolI8Fn {
+    select_i8!(isa, max_quantized::<i8>, wide::max_i8)
+}
+
+/// The quantized average's entry for an instruction set.
+pub fn select_average_i8(isa: Isa) -> PoolI8Fn {
+    select_i8!(isa, scalar::average_i8, wide::average_i8)
+}
+
+/// The entry for an instruction set of the average of stored numbers.
+pub fn select_average_stored_i8(isa: Isa) -> PoolI8Fn {
+    select_i8!(isa, scalar::average_stored_i8, wide::average_stored_i8)
 }
 
 /// Channels pooled at a time: their sums take 256 bytes of stack.
@@ -199,11 +230,37 @@ impl Windows<'_> {
         Some(&input[start..start + self.len])
     }
 
+    /// The next positions of the window that lie evenly, those of a row or of all rows: elements from the first
+    /// position's on to the end of the last's, and from one to the next.
+    fn next_run<'x, T>(&mut self, input: &'x [T]) -> Option<(&'x [T], usize)> {
+        let ConvGeometry { in_h, in_w, in_c, dilation_h, dilation_w, .. } = self.geometry.windows;
+        let columns = self.columns.inside;
+        if self.row >= self.rows.inside || columns == 0 {
+            return None;
+        }
+        let y = self.rows.first + self.row * dilation_h;
+        let step = dilation_w * in_c;
+        let start = ((self.image * in_h + y) * in_w + self.columns.first) * in_c + self.channel;
+        let rows = match (dilation_h, dilation_w) {
+            (1, 1) if columns == in_w => self.rows.inside,
+            _ => 1,
+        };
+        self.row += rows;
+        let end = start + (rows * columns - 1) * step + self.len;
+        Some((&input[start..end], step.max(1)))
+    }
+
     /// The block's channels in the output.
     #[inline(never)]
     fn output<'y, T>(&self, output: &'y mut [T]) -> &'y mut [T] {
         let start = self.pixel * self.geometry.windows.out_c + self.channel;
         &mut output[start..start + self.len]
+    }
+
+    /// What the input's zero point adds to the sum of a window: every position inside the input counts it once.
+    fn offset(&self, to: &PoolI8) -> i32 {
+        let inside = self.rows.inside.wrapping_mul(self.columns.inside) as i32;
+        inside.wrapping_mul(to.input_zero_point)
     }
 
     /// What an average divides by.
@@ -223,4 +280,11 @@ pub struct PoolI8 {
     pub scale: f32,
     pub min: i32,
     pub max: i32,
+}
+
+impl PoolI8 {
+    /// Whether nothing is rescaled.
+    fn is_plain(&self) -> bool {
+        self.scale == 1.0 && self.zero_point == self.input_zero_point
+    }
 }

@@ -1,7 +1,6 @@
 //! Pooling in plain Rust, vectorised over channels by the compiler.
 
 use super::{BLOCK, PoolGeometry, PoolI8, Windows};
-use crate::Isa;
 use crate::kernels::requantize::{Quantized, round_clamp};
 
 /// The larger; a NaN stays.
@@ -99,7 +98,7 @@ pub fn max_quantized<T: Quantized>(
     input: &[T],
     output: &mut [T],
 ) {
-    let plain = to.scale == 1.0 && to.zero_point == to.input_zero_point;
+    let plain = to.is_plain();
     let mut windows = geometry.windows();
     while windows.next_block() {
         // Either type fits an i16, of which baseline x86-64 has the maximum.
@@ -122,34 +121,35 @@ pub fn max_quantized<T: Quantized>(
 }
 
 /// Quantized average of i8.
-pub fn average_i8(geometry: &PoolGeometry, to: &PoolI8, input: &[i8], output: &mut [i8], isa: Isa) {
-    sums(geometry, to, input, output, sum_block_i8(isa), average);
+pub(super) fn average_i8(geometry: &PoolGeometry, to: &PoolI8, input: &[i8], output: &mut [i8]) {
+    sums(geometry, to, input, output, average);
 }
 
 /// Quantized average of i16.
 pub fn average_i16(geometry: &PoolGeometry, to: &PoolI8, input: &[i16], output: &mut [i16]) {
-    sums(geometry, to, input, output, sum_block, average);
+    sums(geometry, to, input, output, average);
 }
 
 /// Quantized average of the stored numbers.
-pub fn average_stored_i8(
+pub(super) fn average_stored_i8(
     geometry: &PoolGeometry,
     to: &PoolI8,
     input: &[i8],
     output: &mut [i8],
-    isa: Isa,
 ) {
-    sums(geometry, to, input, output, sum_block_i8(isa), |to, windows, sum, y| {
-        let count = windows.count().min(i32::MAX as u32) as i32;
-        for (y, sum) in y.iter_mut().zip(sum) {
-            let half = if *sum > 0 { count / 2 } else { -(count / 2) };
-            *y = (sum.saturating_add(half) / count).max(to.min).min(to.max) as i8;
-        }
+    sums(geometry, to, input, output, |to, windows, sum, y| {
+        divide_each(to, sum, windows.count(), y)
     });
 }
 
-/// Sums the windows of a block, whose channels are as many as the sums, or fewer.
-type SumBlock<T> = fn(&mut Windows<'_>, &[T], &mut [i32; BLOCK]);
+/// `sum / count`, ties away from zero, clamped.
+pub(super) fn divide_each(to: &PoolI8, sum: &[i32; BLOCK], count: u32, y: &mut [i8]) {
+    let count = count.min(i32::MAX as u32) as i32;
+    for (y, sum) in y.iter_mut().zip(sum) {
+        let half = if *sum > 0 { count / 2 } else { -(count / 2) };
+        *y = (sum.saturating_add(half) / count).max(to.min).min(to.max) as i8;
+    }
+}
 
 /// Makes outputs of the sums of a block of windows.
 type Finish<T> = fn(&PoolI8, &Windows<'_>, &[i32; BLOCK], &mut [T]);
@@ -161,36 +161,23 @@ fn sums<T: Quantized>(
     to: &PoolI8,
     input: &[T],
     output: &mut [T],
-    sum_block: SumBlock<T>,
     finish: Finish<T>,
 ) {
     let mut windows = geometry.windows();
     while windows.next_block() {
         let mut sum = [0i32; BLOCK];
-        sum_block(&mut windows, input, &mut sum);
+        while let Some(x) = windows.next_input(input) {
+            for (sum, x) in sum.iter_mut().zip(x) {
+                *sum = sum.wrapping_add(x.widen());
+            }
+        }
         finish(to, &windows, &sum, windows.output(output));
     }
 }
 
-#[inline(always)]
-fn sum_block<T: Quantized>(windows: &mut Windows<'_>, input: &[T], sum: &mut [i32; BLOCK]) {
-    while let Some(x) = windows.next_input(input) {
-        for (sum, x) in sum.iter_mut().zip(x) {
-            *sum = sum.wrapping_add(x.widen());
-        }
-    }
-}
-
-/// The sum's entry for an instruction set.
-fn sum_block_i8(isa: Isa) -> SumBlock<i8> {
-    select_compiled!(isa, sum_block: fn(windows: &mut Windows<'_>, input: &[i8], sum: &mut [i32; BLOCK]))
-}
-
 /// The average of `q - zero_point`.
 fn average<T: Quantized>(to: &PoolI8, windows: &Windows<'_>, sum: &[i32; BLOCK], y: &mut [T]) {
-    // Every position inside the input counts the zero point once.
-    let inside = windows.rows.inside.wrapping_mul(windows.columns.inside) as i32;
-    let offset = inside.wrapping_mul(to.input_zero_point);
+    let offset = windows.offset(to);
     let sum = sum.map(|sum| sum.wrapping_sub(offset));
     requantize(to, &sum, to.scale / windows.count() as f32, y);
 }
@@ -198,6 +185,17 @@ fn average<T: Quantized>(to: &PoolI8, windows: &Windows<'_>, sum: &[i32; BLOCK],
 /// `round_ties_even(acc * scale)`, clamped, in the output's numbers.
 #[inline(never)]
 fn requantize<T: Quantized>(to: &PoolI8, acc: &[i32; BLOCK], scale: f32, y: &mut [T]) {
+    requantize_each(to, acc, scale, y);
+}
+
+/// [`requantize`], to be compiled with its caller.
+#[inline(always)]
+pub(super) fn requantize_each<T: Quantized>(
+    to: &PoolI8,
+    acc: &[i32; BLOCK],
+    scale: f32,
+    y: &mut [T],
+) {
     let (min, max) = (to.min - to.zero_point, to.max - to.zero_point);
     for (y, acc) in y.iter_mut().zip(acc) {
         *y = T::narrow(round_clamp(*acc as f32 * scale, min, max) + to.zero_point);

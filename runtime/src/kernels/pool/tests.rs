@@ -1,6 +1,6 @@
 use super::{
-    ConvGeometry, PoolGeometry, PoolI8, Taps, average_i8, average_stored_i8, max_quantized,
-    select_average_f32, select_max_f32,
+    ConvGeometry, PoolGeometry, PoolI8, PoolI8Fn, Taps, select_average_f32, select_average_i8,
+    select_average_stored_i8, select_max_f32, select_max_i8,
 };
 use crate::Isa;
 use crate::kernels::shapes::{CONVOLUTION, Family};
@@ -53,9 +53,6 @@ fn geometry(random: &mut Random) -> PoolGeometry {
     }
 }
 
-/// A pooling of i8 on some instruction set.
-type Integers<'a> = dyn Fn(&PoolGeometry, &PoolI8, &[i8], &mut [i8]) + 'a;
-
 /// Every kind of pooling of random numbers, against the definition.
 fn check(g: &PoolGeometry, offset: usize, random: &mut Random) {
     let ConvGeometry { in_h, in_w, out_h, out_w, out_c: channels, .. } = g.windows;
@@ -71,7 +68,7 @@ fn check(g: &PoolGeometry, offset: usize, random: &mut Random) {
             kernel(g, input_f, y.get());
             y.written()
         };
-        let integers = |kernel: &Integers<'_>| {
+        let integers = |kernel: PoolI8Fn| {
             let mut y = Output::new(output_len, offset, 85);
             kernel(g, &to, input_q, y.get());
             y.written()
@@ -83,9 +80,9 @@ fn check(g: &PoolGeometry, offset: usize, random: &mut Random) {
         }
         let of_isa = |isa| {
             [
-                integers(&max_quantized),
-                integers(&|g, to, x, y| average_i8(g, to, x, y, isa)),
-                integers(&|g, to, x, y| average_stored_i8(g, to, x, y, isa)),
+                integers(select_max_i8(isa)),
+                integers(select_average_i8(isa)),
+                integers(select_average_stored_i8(isa)),
             ]
         };
         let got_q = of_isa(Isa::Scalar);

@@ -1,6 +1,6 @@
 //! Softmax in plain Rust.
 
-use super::{Row, SoftmaxI8, SoftmaxI16, SoftmaxShape};
+use super::{Row, SoftmaxI8, SoftmaxI16, SoftmaxShape, TABLE_LEN};
 use crate::kernels::elementary;
 use crate::kernels::requantize::round_clamp;
 
@@ -83,9 +83,28 @@ pub fn log_softmax_f32(shape: SoftmaxShape, x: &[f32], y: &mut [f32]) {
     }
 }
 
+/// Elements of a row from which on its outputs are a table of all there may be.
+const TABLED: usize = 2 * TABLE_LEN;
+
 /// Quantized softmax.
 pub fn softmax_i8(shape: SoftmaxShape, to: &SoftmaxI8<'_>, x: &[i8], y: &mut [i8]) {
     let (low, high) = (-128 - to.zero_point, 127 - to.zero_point);
+    if shape.inner == 1 && shape.extent >= TABLED {
+        for (x, y) in x.chunks_exact(shape.extent).zip(y.chunks_exact_mut(shape.extent)) {
+            let max = x.iter().fold(i8::MIN, |max, x| max.max(*x));
+            let sum = x.iter().fold(0, |sum: i64, x| {
+                sum.wrapping_add(i64::from(to.table[usize::from(max.abs_diff(*x))]))
+            });
+            let scale = to.inverse_scale / sum as f32;
+            let outputs = to.table.map(|exponential| {
+                (round_clamp(exponential as f32 * scale, low, high) + to.zero_point) as i8
+            });
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = outputs[usize::from(max.abs_diff(*x))];
+            }
+        }
+        return;
+    }
     for row in shape.rows() {
         let max = row.positions().fold(i8::MIN, |max, at| max.max(x[at]));
         let exponential = |at: usize| to.table[usize::from(max.abs_diff(x[at]))];

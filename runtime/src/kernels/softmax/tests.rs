@@ -117,6 +117,23 @@ fn i8_is_within_one_step_of_the_real_function() {
     }
 }
 
+/// A row alone, whose outputs are looked up when it is long, equals the same row with another between its elements.
+#[test]
+fn long_rows_of_i8_are_as_short_ones() {
+    let mut random = Random(10);
+    let table: [i32; TABLE_LEN] = std::array::from_fn(|d| (1 << 22) >> (d / 8).min(22));
+    let to = SoftmaxI8 { table: &table, inverse_scale: 256.0, zero_point: -128 };
+    for extent in [511, 512, 513, 1000] {
+        let x = random.i8s(2 * extent);
+        let twice: Vec<i8> = x.iter().flat_map(|x| [*x, 5]).collect();
+        let (mut y, mut y_twice) = (vec![0; x.len()], vec![0; twice.len()]);
+        softmax_i8(SoftmaxShape { outer: 2, extent, inner: 1 }, &to, &x, &mut y);
+        softmax_i8(SoftmaxShape { outer: 2, extent, inner: 2 }, &to, &twice, &mut y_twice);
+        let apart: Vec<i8> = y_twice.iter().step_by(2).copied().collect();
+        assert_eq!(y, apart, "{extent}");
+    }
+}
+
 #[test]
 fn strange_tables_run() {
     for (entry, inverse_scale) in [(0, 256.0), (i32::MIN, f32::NAN), (i32::MAX, f32::INFINITY)] {

@@ -12,10 +12,8 @@ use super::{
 };
 use crate::kernels::ConvGeometry;
 use crate::kernels::depthwise_i8::walk::Job;
+use crate::kernels::depthwise_i8::x86_64::columns::{QUADS, Row, Way};
 use crate::kernels::requantize::x86_64::RequantizeAvx512;
-
-/// Quads of taps: the columns of the kernel, each with three taps and weight zero for a fourth.
-const QUADS: usize = 3;
 
 /// Fewer channels leave too much of a register unused, unless it can hold several pixels.
 const MIN_CHANNELS: usize = 41;
@@ -26,8 +24,7 @@ pub(super) struct Columns {
     /// Vectors of channels of a pixel, or one for several pixels.
     vectors: usize,
     several_pixels: bool,
-    /// Whether rows run down the image.
-    downwards: bool,
+    way: Way,
     padding_bytes: usize,
     pub(super) bytes: usize,
 }
@@ -46,13 +43,12 @@ impl Columns {
         if ![g.stride_h, g.stride_w].iter().all(|stride| (1..=2).contains(stride)) {
             return None;
         }
-        // Every row starts anew; few long ones are better.
-        let downwards = !several_pixels && g.out_h > g.out_w;
+        let way = if several_pixels { Way { downwards: false } } else { Way::of_long_rows(g) };
         let vectors = g.in_c.div_ceil(VECTOR);
         let padding_bytes = if several_pixels { g.in_w * g.in_c } else { g.in_c };
         let padding_bytes = padding_bytes.next_multiple_of(VECTOR);
         let bytes = vectors * constants_bytes(QUADS) + padding_bytes;
-        Some(Columns { vectors, several_pixels, downwards, padding_bytes, bytes })
+        Some(Columns { vectors, several_pixels, way, padding_bytes, bytes })
     }
 
     /// # Safety
@@ -62,30 +58,10 @@ impl Columns {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) unsafe fn run(&self, job: &Job<'_>, requantize: &RequantizeAvx512) {
         let g = &job.geometry;
-        // Rows of the kernel's way through the image, and its columns along them.
-        let (out_rows, out_w) =
-            if self.downwards { (g.out_w, g.out_h) } else { (g.out_h, g.out_w) };
-        let (in_rows, in_w) = if self.downwards { (g.in_w, g.in_h) } else { (g.in_h, g.in_w) };
-        let (stride_rows, stride) = match self.downwards {
-            true => (g.stride_w, g.stride_h),
-            false => (g.stride_h, g.stride_w),
-        };
-        let (pad_rows, pad) = match self.downwards {
-            true => (g.pad_left, g.pad_top),
-            false => (g.pad_top, g.pad_left),
-        };
-        let (row_pixels, step_pixels) = if self.downwards { (1, g.in_w) } else { (g.in_w, 1) };
-        let (out_row_pixels, out_step_pixels) =
-            if self.downwards { (1, g.out_w) } else { (g.out_w, 1) };
-        // Where the weight of a row and a column is.
-        let tap = |row: usize, column: usize| match self.downwards {
-            true => 3 * column + row,
-            false => 3 * row + column,
-        };
         // SAFETY: the plan reserves constants for every vector, then a pixel of padding.
         let padding = unsafe {
             for vector in 0..self.vectors {
-                write_constants(job, vector, QUADS, |quad, i| (i < 3).then(|| tap(i, quad)));
+                write_constants(job, vector, QUADS, |quad, i| self.way.tap(quad, i));
             }
             let padding = job.scratch.add(self.vectors * constants_bytes(QUADS)).cast::<i8>();
             for at in (0..self.padding_bytes).step_by(VECTOR) {
@@ -94,7 +70,7 @@ impl Columns {
             }
             padding
         };
-        let row = match (self.several_pixels, stride, g.in_c) {
+        let row = match (self.several_pixels, self.way.stride(g), g.in_c) {
             (false, 1, _) => row_avx512vnni::<1>,
             (false, _, _) => row_avx512vnni::<2>,
             (true, 1, 8) => row_of_several_avx512vnni::<8, 1>,
@@ -104,55 +80,9 @@ impl Columns {
             (true, _, 16) => row_of_several_avx512vnni::<16, 2>,
             (true, _, _) => row_of_several_avx512vnni::<32, 2>,
         };
-        for image in 0..g.batch {
-            for index in 0..out_rows {
-                let rows = core::array::from_fn(|i| {
-                    match (index * stride_rows + i).checked_sub(pad_rows) {
-                        Some(h) if h < in_rows => {
-                            let pixel = image * g.in_h * g.in_w + h * row_pixels;
-                            // SAFETY: the row exists.
-                            (unsafe { job.input.add(pixel * g.in_c) }, step_pixels * g.in_c)
-                        }
-                        _ => (padding.cast_const(), 0),
-                    }
-                });
-                let pixel = image * g.out_h * g.out_w + index * out_row_pixels;
-                // SAFETY: the row exists.
-                unsafe {
-                    row(
-                        &Row {
-                            rows,
-                            in_w,
-                            pad,
-                            out_w,
-                            channels: g.in_c,
-                            zero_point: job.input_zero_point,
-                            constants: job.scratch,
-                            output: job.output.add(pixel * job.output_stride),
-                            output_step: out_step_pixels * job.output_stride,
-                        },
-                        requantize,
-                    );
-                }
-            }
-        }
+        // SAFETY: as the caller's; the kernel is 3×3.
+        unsafe { self.way.for_each_row(job, (padding, 0), |args| row(args, requantize)) };
     }
-}
-
-/// One row of output pixels.
-struct Row {
-    /// The three input rows at column 0, and the elements from one column to the next: zero for a
-    /// row of padding, unless several pixels are read at once.
-    rows: [(*const i8, usize); 3],
-    in_w: usize,
-    /// Columns of padding before column 0.
-    pad: usize,
-    out_w: usize,
-    channels: usize,
-    zero_point: i8,
-    constants: *const u8,
-    output: *mut i8,
-    output_step: usize,
 }
 
 /// One pixel after the other.
