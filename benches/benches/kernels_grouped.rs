@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::time::Duration;
 use whit::Isa;
 use whit::format::Layout;
+use whit::kernels::conv_f32::Stored;
 use whit::kernels::conv_f32::grouped::{GroupedForm, ScaleKind};
 use whit::kernels::{ConvGeometry, EpilogueF32, FloatWeights, PanelWeights, conv_f32};
 
@@ -65,7 +66,8 @@ fn layers(c: &mut Criterion) {
         let input: Vec<f32> = (0..g.input_len()).map(|i| noise(i) as f32 / 1e6 - 0.5).collect();
         let (bias, mut output) = (vec![0.0; g.padded_out_c()], vec![0.0; m * n]);
         for isa in Isa::available().filter(|isa| *isa != Isa::Scalar) {
-            let len = conv_f32::scratch_len(&g, isa).max(conv_f32::grouped_scratch_len(&g, isa));
+            let lens = [Stored::Float, Stored::Grouped].map(|s| conv_f32::scratch_len(&g, s, isa));
+            let len = lens[0].max(lens[1]);
             let mut scratch = vec![0.0; len];
             let kernel = conv_f32::select(isa);
             for (name, bytes, weights) in &weights {

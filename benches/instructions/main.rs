@@ -17,7 +17,7 @@ mod record;
 use record::{Count, Record};
 
 /// Calls that are counted: a few per family, fast enough for an emulator.
-const CASES: [&str; 27] = [
+const CASES: [&str; 29] = [
     "conv_i8/kws/pointwise 64-64",
     "conv_i8/ic/3x3 64-64",
     "conv_i8/vww/first 3x3 s2 3-8",
@@ -30,6 +30,8 @@ const CASES: [&str; 27] = [
     "conv_f32/ic/3x3 64-64",
     "conv_f32/ad/640-128",
     "conv_f32 f16/ad/640-128",
+    "conv_f32 bf16/kws/pointwise 64-64",
+    "conv_f32 bf16/ad/640-128",
     "depthwise_f32/kws/3x3 64",
     "matmul_f32/minilm/128x32x128 abT",
     "matmul_f32/decoder/1x128x64 ab",

@@ -2,12 +2,12 @@
 
 use std::hint::black_box;
 
-use half::f16;
-use whit::Isa;
-use whit::kernels::conv_f32::{self, ConvF32};
+use half::{bf16, f16};
+use whit::kernels::conv_f32::{self, ConvF32, Stored};
 use whit::kernels::depthwise_f32::{self, DepthwiseF32};
 use whit::kernels::matmul_f32::{self, MatMulF32};
-use whit::kernels::{ConvGeometry, EpilogueF32, FloatWeights};
+use whit::kernels::{ConvGeometry, EpilogueF32, FloatWeights, PanelWeights};
+use whit::{DType, Isa};
 
 use super::{Aligned, Call, depthwise, floats, macs, same};
 
@@ -39,8 +39,14 @@ pub(super) fn calls() -> Vec<Call> {
     ];
     let mut calls = vec![];
     for (shape, g) in convolutions {
-        calls.push(Call::new("conv_f32", shape, macs(&g), move |isa| conv(g, false, isa)));
-        calls.push(Call::new("conv_f32 f16", shape, macs(&g), move |isa| conv(g, true, isa)));
+        for (name, dtype) in
+            [("conv_f32", DType::F32), ("conv_f32 f16", DType::F16), ("conv_f32 bf16", DType::BF16)]
+        {
+            // Weights in bf16 come in pairs.
+            if dtype != DType::BF16 || g.group_in_c().is_multiple_of(2) {
+                calls.push(Call::new(name, shape, macs(&g), move |isa| conv(g, dtype, isa)));
+            }
+        }
     }
     for (shape, g) in filters {
         calls.push(Call::new("depthwise_f32", shape, macs(&g), move |isa| filter(g, isa)));
@@ -57,20 +63,26 @@ fn epilogue(bias: &[f32]) -> EpilogueF32<'_> {
     EpilogueF32 { bias, residual: None, min: 0.0, max: 6.0, activation: None }
 }
 
-fn conv(g: ConvGeometry, halves: bool, isa: Isa) -> Box<dyn FnMut()> {
+fn conv(g: ConvGeometry, dtype: DType, isa: Isa) -> Box<dyn FnMut()> {
     let (input, weights) = (floats(g.input_len()), floats(g.packed_float_len()));
-    let narrow = Aligned::new(weights.len(), |i| f16::from_f32(weights[i]));
+    let halves = Aligned::new(weights.len(), |i| f16::from_f32(weights[i]));
+    let pairs = Aligned::new(weights.len(), |i| bf16::from_f32(weights[i]));
+    let stored = if dtype == DType::BF16 { Stored::Bf16 } else { Stored::Float };
     let bias = floats(g.padded_out_c());
     let mut output = Aligned::zeros(g.out_pixels() * g.out_c);
-    let mut scratch = Aligned::zeros(conv_f32::scratch_len(&g, isa));
+    let mut scratch = Aligned::zeros(conv_f32::scratch_len(&g, stored, isa));
     let kernel = conv_f32::select(isa);
     Box::new(move || {
-        let weights = if halves { FloatWeights::F16(&narrow) } else { FloatWeights::F32(&weights) };
+        let weights = match dtype {
+            DType::BF16 => PanelWeights::Bf16(&pairs),
+            DType::F16 => FloatWeights::F16(&halves).into(),
+            _ => FloatWeights::F32(&weights).into(),
+        };
         kernel(black_box(&mut ConvF32 {
             geometry: g,
             pixels: 0..g.out_pixels(),
             input: &input,
-            weights: weights.into(),
+            weights,
             epilogue: epilogue(&bias),
             output: &mut output,
             output_stride: g.out_c,
