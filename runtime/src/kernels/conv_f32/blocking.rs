@@ -177,9 +177,14 @@ pub(super) fn block_rows(g: &ConvGeometry) -> usize {
     if gathers(g) || g.out_pixels() > MAX_BLOCK_ROWS { TILED_ROWS } else { MAX_BLOCK_ROWS }
 }
 
-/// Elements of scratch: one block of gathered rows.
+/// Elements of scratch: one block of gathered rows, of this geometry or of one with fewer.
 pub(super) fn scratch_len(g: &ConvGeometry) -> usize {
-    gathered_len(g, &KBlocks::new(g))
+    gathered_len(g, &KBlocks::of_at_most(g, BLOCK_K)).max(few_rows_len(g))
+}
+
+/// Elements of as many gathered rows as aren't cut along K.
+fn few_rows_len(g: &ConvGeometry) -> usize {
+    if gathers(g) { SINGLE_TILE_ROWS.min(g.out_pixels()) * g.k() } else { 0 }
 }
 
 fn gathered_len(g: &ConvGeometry, blocks: &KBlocks) -> usize {
@@ -192,12 +197,13 @@ pub(super) fn grouped_scratch_len(g: &ConvGeometry) -> usize {
     dequantized_len(&blocks) + gathered_len(g, &blocks)
 }
 
-/// Elements of scratch with weights in bf16, whether they are widened or not: panels of a tile as f32, then all rows of a block.
+/// Elements of scratch with weights in bf16, whether they are widened or not: panels of a tile as f32, then all rows of a block, of this
+/// geometry or of one with fewer.
 pub(super) fn bf16_scratch_len(g: &ConvGeometry) -> usize {
-    let rows = block_rows(g).min(g.out_pixels());
-    let (pairs, widened) = (KBlocks::bf16(g, false), KBlocks::bf16(g, true));
-    let widened = dequantized_len(&widened) + rows * widened.largest();
-    widened.max(rows * pairs.largest() / PAIR)
+    let most_rows = if gathers(g) { TILED_ROWS } else { MAX_BLOCK_ROWS };
+    let widened = KBlocks::bf16(g, true);
+    let block = dequantized_len(&widened) + most_rows.min(g.out_pixels()) * widened.largest();
+    block.max(SINGLE_TILE_ROWS.min(g.out_pixels()) * g.k() / PAIR)
 }
 
 /// Elements of a tile's panels of f32 weights for the largest block. The block may begin and end inside units,

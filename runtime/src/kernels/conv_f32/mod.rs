@@ -166,7 +166,8 @@ impl Stored {
     }
 }
 
-/// Elements of scratch that the kernel selected for `isa` needs, whichever CPU it runs on.
+/// Elements of scratch that the kernel selected for `isa` needs, whichever CPU it runs on. Weights in bf16 and in groups need no
+/// more with fewer output pixels: sessions have as much as the largest sizes of a model need.
 pub fn scratch_len(geometry: &ConvGeometry, stored: Stored, isa: Isa) -> usize {
     match (isa, stored) {
         (Isa::Scalar | Isa::CortexM, _) => 0,

@@ -1091,6 +1091,31 @@ fn bf16_weights_of_every_length() {
     }
 }
 
+/// What a session has for the largest sizes does for smaller ones.
+#[test]
+fn smaller_sizes_need_no_more_scratch() {
+    let mut random = Random::new(23);
+    for _ in 0..200 {
+        let kernel = random.pick(&[1, 3, 3, 5]);
+        let in_c = random.pick(&[2, 16, 64, 512, 4000]);
+        let pad = random.pick(&[0, kernel / 2]);
+        let geometry = |size: usize| {
+            let g = ConvGeometry { in_c, kernel_h: kernel, kernel_w: kernel, ..BASE };
+            let g = ConvGeometry { in_h: size, in_w: size, pad_top: pad, pad_left: pad, ..g };
+            with_output(g, pad, pad)
+        };
+        let isa = random.pick(&Isa::available().collect::<Vec<_>>());
+        for stored in [Stored::Bf16, Stored::Grouped] {
+            let mut most = 0;
+            for size in 1..=40 {
+                let len = scratch_len(&geometry(size), stored, isa);
+                assert!(len >= most, "{isa} {stored:?} {:?}: {most}", geometry(size));
+                most = len;
+            }
+        }
+    }
+}
+
 #[test]
 fn inputs_become_the_nearest_bf16() {
     let halves = [0x3f80_8000_u32, 0x3f81_8000, 0x3f80_7fff, 0x3f80_8001, 0x7f7f_ffff, 0x7f7f_7fff];
