@@ -2,12 +2,12 @@
 
 #[cfg(feature = "std")]
 use super::ConvF32Fn;
-use super::bf16::{self, Bf16Tile};
 use super::blocked::conv_f32_blocked;
 use super::grouped::GroupedBits;
 #[cfg(feature = "std")]
 use super::integer_rows::{aarch64::ROWS_DOTPROD, conv_f32_integer_rows, suiting};
 use super::lanes::{Bf16Pair, Grouped, Lanes, Neon, W4, W5, W6, W8, Weight};
+use super::rounding::{self, Bf16Tile};
 use super::tile::{
     Dequantize, Finish, GroupedPanel, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile,
 };
@@ -26,9 +26,9 @@ pub(crate) const TILE_NEON: TileKernel = TileKernel {
     dequantize: dequantize_neon,
     bf16: Bf16Tile {
         pair_rows: 2,
-        round_pairs: bf16::round_pairs,
-        round: bf16::round::<Neon>,
-        widen: bf16::widen::<Neon>,
+        round_pairs: rounding::round_pairs,
+        round: rounding::round::<Neon>,
+        widen: rounding::widen::<Neon>,
     },
 };
 

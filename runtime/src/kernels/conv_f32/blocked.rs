@@ -1,11 +1,11 @@
 //! The loops around the microkernel: blocks of rows and of K, gathering, panels, tiles.
 
-use super::bf16::{Rounding, widen_block};
 use super::blocking::{
     KBlock, KBlocks, MAX_BLOCK_ROWS, MAX_PANELS, Runs, TILED_ROWS, block_rows, dequantized_len,
     runs,
 };
 use super::grouped::GroupedWeights;
+use super::rounding::{Rounding, widen_block};
 use super::tile::{Dequantize, Finish, GroupedPanel, Row, Tile, TileKernel, WeightPtr};
 use super::{ConvF32, ConvGeometry, FloatWeights, PANEL_N, PanelWeights, ResidualData};
 use core::ops::Range;

@@ -24,14 +24,6 @@
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) mod aarch64;
-#[cfg_attr(
-    not(any(
-        all(target_arch = "x86_64", feature = "std"),
-        all(target_arch = "aarch64", target_feature = "neon"),
-        test
-    )),
-    allow(dead_code, reason = "without tiles, only packing is asked for")
-)]
 pub mod bf16;
 #[cfg(any(
     all(target_arch = "x86_64", feature = "std"),
@@ -63,6 +55,12 @@ mod integer_rows;
     test
 ))]
 pub(crate) mod lanes;
+#[cfg(any(
+    all(target_arch = "x86_64", feature = "std"),
+    all(target_arch = "aarch64", target_feature = "neon"),
+    test
+))]
+mod rounding;
 pub(crate) mod scalar;
 #[cfg(test)]
 pub(crate) mod tests;

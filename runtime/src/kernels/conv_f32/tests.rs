@@ -1,11 +1,12 @@
 //! Every float convolution kernel against a naive one in f64, over one set of cases.
 
-use super::bf16::{self as pairs, Bf16Tile};
+use super::bf16 as pairs;
 use super::direct::{DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, even, suits};
 use super::grouped::{
     FACTOR_INPUTS, GROUP_SIZES, GroupedBits, GroupedForm, ScaleKind, ScalePlane, Scales,
 };
 use super::lanes::{Array, Bf16Pair, Lanes, W4, W5, W6, W8, Weight};
+use super::rounding::{self, Bf16Tile};
 use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile};
 use super::winograd::{
     self, WinogradKernel, conv_f32_winograd, input_tile, output_tile_of, weight_panel,
@@ -608,9 +609,9 @@ unsafe fn array_dequantize<L: Lanes>(args: &Dequantize) {
 const fn array_bf16<L: Lanes>(pair_rows: usize) -> Bf16Tile {
     Bf16Tile {
         pair_rows,
-        round_pairs: pairs::round_pairs,
-        round: pairs::round::<L>,
-        widen: pairs::widen::<L>,
+        round_pairs: rounding::round_pairs,
+        round: rounding::round::<L>,
+        widen: rounding::widen::<L>,
     }
 }
 

@@ -1,8 +1,8 @@
 //! The microkernel: a tile of rows × columns of a matrix product, held in registers over K.
 
-use super::bf16::Bf16Tile;
 use super::grouped::{FACTOR_INPUTS, GroupedBits, GroupedWeights, Panel, ScalePlane};
 use super::lanes::{Grouped, Lanes, Weight};
+use super::rounding::Bf16Tile;
 use crate::kernels::{FloatWeights, PANEL_N};
 use core::cmp::Ordering;
 use half::{bf16, f16};

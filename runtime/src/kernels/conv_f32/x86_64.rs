@@ -1,12 +1,12 @@
 //! Float convolution with AVX2 + FMA (tiles of 6 × 16) and AVX-512 (12 × 32).
 
-use super::bf16::{self, Bf16Tile};
 use super::blocked::conv_f32_blocked;
 use super::direct::{self, DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, even};
 use super::grouped::GroupedBits;
 use super::integer_rows::x86_64::{ROWS_AVX2, ROWS_AVX512, ROWS_AVXVNNI};
 use super::integer_rows::{RowsKernel, conv_f32_integer_rows, suiting};
 use super::lanes::{Avx2, Avx512, Bf16Dot, Bf16Pair, Lanes, Streamed, W4, W5, W6, W8, Weight};
+use super::rounding::{self, Bf16Tile};
 use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, tile};
 use super::winograd::{
     self, InputTile, OutputTile, WeightPanel, WinogradKernel, conv_f32_winograd, input_tile,
@@ -473,52 +473,52 @@ unsafe fn tile_bf16_avx512(t: &Tile<'_>) {
 
 /// # Safety
 ///
-/// As [`bf16::Round`] says.
+/// As [`rounding::Round`] says.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn round_avx2(from: *const f32, to: *mut f32, count: usize) {
     // SAFETY: the contract is the same.
-    unsafe { bf16::round::<Avx2>(from, to, count) }
+    unsafe { rounding::round::<Avx2>(from, to, count) }
 }
 
 /// # Safety
 ///
-/// As [`bf16::Round`] says.
+/// As [`rounding::Round`] says.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn round_pairs_avx2(from: *const f32, to: *mut f32, count: usize) {
     // SAFETY: the contract is the same.
-    unsafe { bf16::round_pairs(from, to, count) }
+    unsafe { rounding::round_pairs(from, to, count) }
 }
 
 /// # Safety
 ///
-/// As [`bf16::Widen`] says.
+/// As [`rounding::Widen`] says.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn widen_avx2(from: *const half::bf16, to: *mut f32, pairs: usize) {
     // SAFETY: the contract is the same.
-    unsafe { bf16::widen::<Avx2>(from, to, pairs) }
+    unsafe { rounding::widen::<Avx2>(from, to, pairs) }
 }
 
 /// # Safety
 ///
-/// As [`bf16::Round`] says.
+/// As [`rounding::Round`] says.
 #[target_feature(enable = "avx512f")]
 unsafe fn round_avx512(from: *const f32, to: *mut f32, count: usize) {
     // SAFETY: the contract is the same.
-    unsafe { bf16::round::<Avx512>(from, to, count) }
+    unsafe { rounding::round::<Avx512>(from, to, count) }
 }
 
 /// # Safety
 ///
-/// As [`bf16::Round`] says.
+/// As [`rounding::Round`] says.
 #[target_feature(enable = "avx512f")]
 unsafe fn round_pairs_avx512(from: *const f32, to: *mut f32, count: usize) {
     // SAFETY: the contract is the same.
-    unsafe { bf16::round_pairs(from, to, count) }
+    unsafe { rounding::round_pairs(from, to, count) }
 }
 
 /// # Safety
 ///
-/// As [`bf16::Round`] says; the CPU has AVX-512 BW and BF16.
+/// As [`rounding::Round`] says; the CPU has AVX-512 BW and BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn round_pairs_avx512_bf16(from: *const f32, to: *mut f32, count: usize) {
     const LEN: usize = Avx512::LEN;
@@ -543,11 +543,11 @@ unsafe fn round_pairs_avx512_bf16(from: *const f32, to: *mut f32, count: usize) 
 
 /// # Safety
 ///
-/// As [`bf16::Widen`] says.
+/// As [`rounding::Widen`] says.
 #[target_feature(enable = "avx512f")]
 unsafe fn widen_avx512(from: *const half::bf16, to: *mut f32, pairs: usize) {
     // SAFETY: the contract is the same.
-    unsafe { bf16::widen::<Avx512>(from, to, pairs) }
+    unsafe { rounding::widen::<Avx512>(from, to, pairs) }
 }
 
 /// # Safety
