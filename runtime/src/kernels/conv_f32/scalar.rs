@@ -6,11 +6,36 @@ use half::bf16;
 
 /// See [`ConvF32`].
 pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
+    match args.weights {
+        PanelWeights::Bf16(pairs) => {
+            let weight = |channel, row, k| pairs[super::bf16::index(channel, row, k)].to_f32();
+            sums(args, |x| bf16::from_f32(x).to_f32(), weight);
+        }
+        PanelWeights::Float(weights) => sums(
+            args,
+            |x| x,
+            |channel, row, k| {
+                let panel = channel / PANEL_N * PANEL_N * k;
+                weight(weights, panel + row * PANEL_N + channel % PANEL_N)
+            },
+        ),
+        PanelWeights::Grouped(weights) => {
+            sums(args, |x| x, |channel, row, k| weights.at(channel, row, k));
+        }
+    }
+}
+
+/// The same with what becomes of an input, and the weight of a padded output channel for input `row` of its `k`.
+#[inline(always)]
+fn sums(
+    args: &mut ConvF32<'_>,
+    round: impl Fn(f32) -> f32,
+    weight: impl Fn(usize, usize, usize) -> f32,
+) {
     args.check();
     let g = args.geometry;
     let (group_in_c, group_out_c, k) = (g.group_in_c(), g.group_out_c(), g.k());
 
-    let is_rounded = matches!(args.weights, PanelWeights::Bf16(_));
     for pixel in args.pixels.clone() {
         let (batch, oy, ox) =
             (pixel / (g.out_h * g.out_w), pixel / g.out_w % g.out_h, pixel % g.out_w);
@@ -33,9 +58,8 @@ pub(super) fn conv_f32_scalar(args: &mut ConvF32<'_>) {
                     let pixel_in = (batch * g.in_h + y - g.pad_top) * g.in_w + x - g.pad_left;
                     for c in 0..group_in_c {
                         let row = (ky * g.kernel_w + kx) * group_in_c + c;
-                        let weight = panel_weight(args.weights, padded_channel, row, k);
                         let x = args.input[pixel_in * g.in_c + group * group_in_c + c];
-                        sum.add(if is_rounded { bf16::from_f32(x).to_f32() } else { x } * weight);
+                        sum.add(round(x) * weight(padded_channel, row, k));
                     }
                 }
             }
@@ -77,19 +101,6 @@ impl BlockedSum {
 
     pub(crate) fn total(&self) -> f32 {
         self.done + self.block
-    }
-}
-
-/// The weight of a padded output channel for input `row` of its `k`, as f32.
-#[inline(always)]
-fn panel_weight(weights: PanelWeights<'_>, padded_channel: usize, row: usize, k: usize) -> f32 {
-    match weights {
-        PanelWeights::Float(weights) => {
-            let panel = padded_channel / PANEL_N * PANEL_N * k;
-            weight(weights, panel + row * PANEL_N + padded_channel % PANEL_N)
-        }
-        PanelWeights::Bf16(weights) => weights[super::bf16::index(padded_channel, row, k)].to_f32(),
-        PanelWeights::Grouped(weights) => weights.at(padded_channel, row, k),
     }
 }
 
