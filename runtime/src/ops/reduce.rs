@@ -507,6 +507,43 @@ mod tests {
         }
     }
 
+    /// Means that are poolings and those that aren't, beside the formula.
+    #[test]
+    fn means_over_any_axes() {
+        let mut random = Random(29);
+        let dims = [3u32, 2, 7, 19];
+        let q = random.i8s(798);
+        for axes in 0..16u32 {
+            let kept: Vec<u32> =
+                (0..4).map(|a| if axes >> a & 1 == 1 { 1 } else { dims[a] }).collect();
+            let outputs = kept.iter().product::<u32>() as usize;
+            let (mut sums, count) = (vec![0i32; outputs], (q.len() / outputs) as f32);
+            for (index, q) in q.iter().enumerate() {
+                let (mut rest, mut at, mut stride) = (index as u32, 0, 1);
+                for axis in (0..4).rev() {
+                    at += if kept[axis] == 1 { 0 } else { rest % dims[axis] * stride };
+                    stride *= kept[axis];
+                    rest /= dims[axis];
+                }
+                sums[at as usize] += i32::from(*q) + 7;
+            }
+            let attributes = ReduceAttributes { scale: 1.5, ..attributes(Mean, axes) };
+            let mean = |sum: &i32| (*sum as f32 * (1.5 / count)).round_ties_even() as i32 + 3;
+            let want: Vec<i8> = sums.iter().map(|sum| mean(sum).clamp(-128, 127) as i8).collect();
+            let (x, y) = (tensor(&dims, &q).quantized(0.1, -7), shape(DType::I8, &kept));
+            let y = y.quantized(0.2, 3);
+            let integers = Case::new(Op::Reduce, Some(DType::I8), attributes, &[x], y);
+            let reals: Vec<f32> = q.iter().map(|q| f32::from(*q) + 7.0).collect();
+            let real_means: Vec<f32> = sums.iter().map(|sum| *sum as f32 / count).collect();
+            for isa in Isa::available() {
+                let got = integers.run_on(Some(isa)).expect("runs");
+                let got: Vec<i8> = got.into_iter().map(|byte| byte as i8).collect();
+                assert_eq!(got, want, "{axes:b} on {isa}");
+            }
+            assert_close(&case(Mean, axes, &dims, &reals, &kept).run(), &real_means, 1e-5);
+        }
+    }
+
     #[test]
     fn integer_kinds() {
         let x = [7i64, -2, -9, 3, 4, 0];
