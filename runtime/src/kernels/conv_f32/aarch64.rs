@@ -111,7 +111,7 @@ unsafe fn tile_f32_neon(t: &Tile<'_>) {
         match t.weights {
             WeightPtr::F32(w) => by_rows(t, w),
             WeightPtr::F16(w) => by_rows(t, w),
-            WeightPtr::Pairs(w) => by_rows::<Bf16Pair>(t, w.cast()),
+            WeightPtr::Pairs(w) => by_rows::<Bf16Pair<false>>(t, w.cast()),
             WeightPtr::Grouped(panel) => match panel.bits {
                 GroupedBits::W8 => grouped::<W8>(t, &panel),
                 GroupedBits::W4 => grouped::<W4>(t, &panel),

@@ -267,12 +267,13 @@ impl Weight for f16 {
     }
 }
 
-/// The weights of two inputs in bf16, in a word: those of the even input in the lower half. Inputs are such words, too.
+/// The weights of two inputs in bf16, in a word: those of the even input in the lower half. Inputs are such words, too. `DOT`
+/// where the CPU has an instruction for both products.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(crate) struct Bf16Pair([bf16; 2]);
+pub(crate) struct Bf16Pair<const DOT: bool>([bf16; 2]);
 
-impl Weight for Bf16Pair {
+impl<const DOT: bool> Weight for Bf16Pair<DOT> {
     const IS_PAIR: bool = true;
 
     #[inline(always)]
@@ -284,28 +285,12 @@ impl Weight for Bf16Pair {
     #[inline(always)]
     unsafe fn fma<L: Lanes>(sum: L, inputs: L, weights: L) -> L {
         // SAFETY: the contract is the same.
-        unsafe { sum.fma_pairs(inputs, weights) }
-    }
-}
-
-/// A [`Bf16Pair`] for CPUs with an instruction for two products.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub(crate) struct Bf16Dot([bf16; 2]);
-
-impl Weight for Bf16Dot {
-    const IS_PAIR: bool = true;
-
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: the contract is the same.
-        unsafe { L::load(from.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn fma<L: Lanes>(sum: L, inputs: L, weights: L) -> L {
-        // SAFETY: the contract is the same.
-        unsafe { sum.dot_pairs(inputs, weights) }
+        unsafe {
+            match DOT {
+                true => sum.dot_pairs(inputs, weights),
+                false => sum.fma_pairs(inputs, weights),
+            }
+        }
     }
 }
 

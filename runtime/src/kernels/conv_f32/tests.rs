@@ -576,7 +576,7 @@ unsafe fn array_tile<L: Lanes, const MR: usize, const NV: usize, const KU: usize
         match t.weights {
             WeightPtr::F32(w) => by_width::<L, f32, MR, NV, KU>(t, w),
             WeightPtr::F16(w) => by_width::<L, f16, MR, NV, KU>(t, w),
-            WeightPtr::Pairs(w) => by_width::<L, Bf16Pair, MR, NV, KU>(t, w.cast()),
+            WeightPtr::Pairs(w) => by_width::<L, Bf16Pair<false>, MR, NV, KU>(t, w.cast()),
             WeightPtr::Grouped(panel) => match (panel.bits, t.cols <= L::LEN) {
                 (GroupedBits::W8, true) => grouped_tile::<L, W8, ROWS, 1>(t, &panel),
                 (GroupedBits::W4, true) => grouped_tile::<L, W4, ROWS, 1>(t, &panel),

@@ -5,7 +5,7 @@ use super::direct::{self, DirectKernel, DirectTiles, conv_f32_direct, direct_til
 use super::grouped::GroupedBits;
 use super::integer_rows::x86_64::{ROWS_AVX2, ROWS_AVX512, ROWS_AVXVNNI};
 use super::integer_rows::{RowsKernel, conv_f32_integer_rows, suiting};
-use super::lanes::{Avx2, Avx512, Bf16Dot, Bf16Pair, Lanes, Streamed, W4, W5, W6, W8, Weight};
+use super::lanes::{Avx2, Avx512, Bf16Pair, Lanes, Streamed, W4, W5, W6, W8, Weight};
 use super::rounding::{self, Bf16Tile};
 use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, tile};
 use super::winograd::{
@@ -347,33 +347,41 @@ unsafe fn tile_f32_avx2(t: &Tile<'_>) {
             }
         }
     }
-    /// # Safety
-    ///
-    /// As [`Tile`] says; `pairs` are the tile's weights.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn few_pairs(t: &Tile<'_>, pairs: *const half::bf16) {
-        let pairs: *const Bf16Pair = pairs.cast();
-        // SAFETY: the contract is the same; a pair is a word. `pair_rows` is 2.
-        unsafe {
-            match (t.rows.len(), t.cols <= 8) {
-                (1, true) if t.streams => {
-                    tile::<Avx2, Streamed<Bf16Pair>, 1, 1, 4>(t, pairs.cast())
-                }
-                (1, true) => tile::<Avx2, Bf16Pair, 1, 1, 4>(t, pairs),
-                (_, true) => tile::<Avx2, Bf16Pair, 2, 1, 4>(t, pairs),
-                (1, _) if t.streams => tile::<Avx2, Streamed<Bf16Pair>, 1, 2, 4>(t, pairs.cast()),
-                (1, _) => tile::<Avx2, Bf16Pair, 1, 2, 4>(t, pairs),
-                _ => tile::<Avx2, Bf16Pair, 2, 2, 2>(t, pairs),
-            }
-        }
-    }
     // SAFETY: the contract is the same.
     unsafe {
         match t.weights {
             WeightPtr::F32(w) => by_rows(t, w),
             WeightPtr::F16(w) => by_rows(t, w),
-            WeightPtr::Pairs(w) => few_pairs(t, w),
+            WeightPtr::Pairs(w) => by_rows::<Bf16Pair<false>>(t, w.cast()),
             WeightPtr::Grouped(_) => unreachable!("grouped_rows is 0"),
+        }
+    }
+}
+
+/// A tile of AVX-512, in whose features it is inlined.
+///
+/// # Safety
+///
+/// As [`Tile`] says; `weights` is the tile's.
+#[inline(always)]
+unsafe fn tile_avx512_by_rows<W: Weight>(t: &Tile<'_>, weights: *const W) {
+    // SAFETY: the contract is the same.
+    unsafe {
+        match (t.rows.len(), t.cols <= PANEL_N) {
+            // One row has the same order of sums however columns are cut into tiles.
+            (1, true) if t.streams => tile::<Avx512, Streamed<W>, 1, 1, 8>(t, weights.cast()),
+            (1, true) => tile::<Avx512, W, 1, 1, 8>(t, weights),
+            (2, true) => tile::<Avx512, W, 2, 1, 4>(t, weights),
+            (3 | 4, true) => tile::<Avx512, W, 4, 1, 2>(t, weights),
+            (5..=8, true) => tile::<Avx512, W, 8, 1, 1>(t, weights),
+            (_, true) => tile::<Avx512, W, 12, 1, 1>(t, weights),
+            (1, _) => tile::<Avx512, W, 1, 2, 8>(t, weights),
+            (2, _) => tile::<Avx512, W, 2, 2, 2>(t, weights),
+            (3 | 4, _) => tile::<Avx512, W, 4, 2, 1>(t, weights),
+            (5 | 6, _) => tile::<Avx512, W, 6, 2, 1>(t, weights),
+            (7 | 8, _) => tile::<Avx512, W, 8, 2, 1>(t, weights),
+            (9 | 10, _) => tile::<Avx512, W, 10, 2, 1>(t, weights),
+            _ => tile::<Avx512, W, 12, 2, 1>(t, weights),
         }
     }
 }
@@ -385,56 +393,12 @@ unsafe fn tile_f32_avx2(t: &Tile<'_>) {
 /// As [`Tile`] says.
 #[target_feature(enable = "avx512f")]
 unsafe fn tile_f32_avx512(t: &Tile<'_>) {
-    /// # Safety
-    ///
-    /// As [`Tile`] says; `weights` is the tile's.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn by_rows<W: Weight>(t: &Tile<'_>, weights: *const W) {
-        // SAFETY: the contract is the same.
-        unsafe {
-            match (t.rows.len(), t.cols <= PANEL_N) {
-                // One row has the same order of sums however columns are cut into tiles.
-                (1, true) if t.streams => tile::<Avx512, Streamed<W>, 1, 1, 8>(t, weights.cast()),
-                (1, true) => tile::<Avx512, W, 1, 1, 8>(t, weights),
-                (2, true) => tile::<Avx512, W, 2, 1, 4>(t, weights),
-                (3 | 4, true) => tile::<Avx512, W, 4, 1, 2>(t, weights),
-                (5..=8, true) => tile::<Avx512, W, 8, 1, 1>(t, weights),
-                (_, true) => tile::<Avx512, W, 12, 1, 1>(t, weights),
-                (1, _) => tile::<Avx512, W, 1, 2, 8>(t, weights),
-                (2, _) => tile::<Avx512, W, 2, 2, 2>(t, weights),
-                (3 | 4, _) => tile::<Avx512, W, 4, 2, 1>(t, weights),
-                (5 | 6, _) => tile::<Avx512, W, 6, 2, 1>(t, weights),
-                (7 | 8, _) => tile::<Avx512, W, 8, 2, 1>(t, weights),
-                (9 | 10, _) => tile::<Avx512, W, 10, 2, 1>(t, weights),
-                _ => tile::<Avx512, W, 12, 2, 1>(t, weights),
-            }
-        }
-    }
-    /// # Safety
-    ///
-    /// As [`Tile`] says; `pairs` are the tile's weights.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn few_pairs(t: &Tile<'_>, pairs: *const half::bf16) {
-        let pairs: *const Bf16Pair = pairs.cast();
-        // SAFETY: the contract is the same; a pair is a word. `pair_rows` is 2.
-        unsafe {
-            match (t.rows.len(), t.cols <= PANEL_N) {
-                (1, true) if t.streams => {
-                    tile::<Avx512, Streamed<Bf16Pair>, 1, 1, 8>(t, pairs.cast())
-                }
-                (1, true) => tile::<Avx512, Bf16Pair, 1, 1, 8>(t, pairs),
-                (_, true) => tile::<Avx512, Bf16Pair, 2, 1, 4>(t, pairs),
-                (1, _) => tile::<Avx512, Bf16Pair, 1, 2, 4>(t, pairs),
-                _ => tile::<Avx512, Bf16Pair, 2, 2, 2>(t, pairs),
-            }
-        }
-    }
     // SAFETY: the contract is the same.
     unsafe {
         match t.weights {
-            WeightPtr::F32(w) => by_rows(t, w),
-            WeightPtr::F16(w) => by_rows(t, w),
-            WeightPtr::Pairs(w) => few_pairs(t, w),
+            WeightPtr::F32(w) => tile_avx512_by_rows(t, w),
+            WeightPtr::F16(w) => tile_avx512_by_rows(t, w),
+            WeightPtr::Pairs(w) => tile_avx512_by_rows::<Bf16Pair<false>>(t, w.cast()),
             WeightPtr::Grouped(_) => unreachable!("grouped_rows is 0"),
         }
     }
@@ -449,24 +413,9 @@ unsafe fn tile_f32_avx512(t: &Tile<'_>) {
 unsafe fn tile_bf16_avx512(t: &Tile<'_>) {
     // SAFETY: the contract is the same; a pair is a word.
     unsafe {
-        let WeightPtr::Pairs(pairs) = t.weights else { return tile_f32_avx512(t) };
-        let pairs: *const Bf16Dot = pairs.cast();
-        match (t.rows.len(), t.cols <= PANEL_N) {
-            (1, true) if t.streams => {
-                tile::<Avx512, Streamed<Bf16Dot>, 1, 1, 8>(t, pairs.cast());
-            }
-            (1, true) => tile::<Avx512, Bf16Dot, 1, 1, 8>(t, pairs),
-            (2, true) => tile::<Avx512, Bf16Dot, 2, 1, 4>(t, pairs),
-            (3 | 4, true) => tile::<Avx512, Bf16Dot, 4, 1, 2>(t, pairs),
-            (5..=8, true) => tile::<Avx512, Bf16Dot, 8, 1, 1>(t, pairs),
-            (_, true) => tile::<Avx512, Bf16Dot, 12, 1, 1>(t, pairs),
-            (1, _) => tile::<Avx512, Bf16Dot, 1, 2, 8>(t, pairs),
-            (2, _) => tile::<Avx512, Bf16Dot, 2, 2, 2>(t, pairs),
-            (3 | 4, _) => tile::<Avx512, Bf16Dot, 4, 2, 1>(t, pairs),
-            (5 | 6, _) => tile::<Avx512, Bf16Dot, 6, 2, 1>(t, pairs),
-            (7 | 8, _) => tile::<Avx512, Bf16Dot, 8, 2, 1>(t, pairs),
-            (9 | 10, _) => tile::<Avx512, Bf16Dot, 10, 2, 1>(t, pairs),
-            _ => tile::<Avx512, Bf16Dot, 12, 2, 1>(t, pairs),
+        match t.weights {
+            WeightPtr::Pairs(w) => tile_avx512_by_rows::<Bf16Pair<true>>(t, w.cast()),
+            _ => tile_f32_avx512(t),
         }
     }
 }
