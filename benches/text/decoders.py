@@ -5,7 +5,7 @@
     benches/text/decoders.py MODEL.gguf [--whit target/release/whit] [--threads 1 2] [--rounds 3] [--only texts rates memory]
 
 Texts: ten prompts, 64 tokens each, temperature 0, beside a reference: llama.cpp with the same weights written out as f32, so that it
-computes with f32 activations. From Q4 and Q8 weights it rounds activations to 8 bits, and Whit those of a few rows to 16. Where a
+computes with f32 activations. From Q4 and Q8 weights it rounds activations to 8 bits, and Whit to 16. Where a
 text parts from the reference's: the logit of its token less that of the reference's, for each of the three, and the largest difference
 of any logit from the reference. WHIT_ISA=scalar makes Whit compute in f32 throughout.
 

@@ -7,7 +7,7 @@ use super::blocking::{
 use super::grouped::GroupedWeights;
 use super::rounding::{Rounding, widen_block};
 use super::tile::{Dequantize, Finish, GroupedPanel, Row, Tile, TileKernel, WeightPtr};
-use super::{ConvF32, ConvGeometry, FloatWeights, PANEL_N, PanelWeights, ResidualData};
+use super::{ConvF32, ConvGeometry, FloatWeights, PANEL_N, PanelWeights};
 use core::ops::Range;
 use core::{ptr, slice};
 
@@ -156,27 +156,14 @@ unsafe fn run_blocks(args: &mut ConvF32<'_>, kernel: TileKernel, rows: &mut [Row
                             }
                         }
                     };
-                    let bias = args.epilogue.bias[padded_channel..].as_ptr();
                     let most_rows =
                         if cols <= PANEL_N / 2 { kernel.narrow_rows } else { kernel.rows };
                     for tile_rows in tiles(first_pixel, rows.len(), most_rows) {
                         let (row, height) = (tile_rows.start, tile_rows.len());
                         let pixel = first_pixel + row;
                         // A residual in the output is what the first block of K adds to.
-                        let (residual, in_place) = match args.epilogue.residual {
-                            Some(ResidualData::Apart(data)) => {
-                                (data[pixel * g.out_c + channel..].as_ptr(), false)
-                            }
-                            Some(ResidualData::InOutput) => (ptr::null(), true),
-                            None => (ptr::null(), false),
-                        };
-                        let finish = Finish {
-                            bias,
-                            residual,
-                            residual_stride: g.out_c,
-                            min: args.epilogue.min,
-                            max: args.epilogue.max,
-                        };
+                        let (finish, in_place) =
+                            Finish::new(&args.epilogue, g.out_c, pixel, channel, padded_channel);
                         let tile = Tile {
                             rows: &rows[row..row + height],
                             lines: block.lines,
@@ -260,13 +247,7 @@ pub(super) fn grouped_tiles(
         let panel = GroupedPanel::new(weights, channel / PANEL_N, k);
         for (index, rows) in rows.chunks(height).enumerate() {
             let row = index * height;
-            let (residual, in_place) = match args.epilogue.residual {
-                Some(ResidualData::Apart(data)) => {
-                    (data[row * g.out_c + channel..].as_ptr(), false)
-                }
-                Some(ResidualData::InOutput) => (ptr::null(), true),
-                None => (ptr::null(), false),
-            };
+            let (finish, in_place) = Finish::new(&args.epilogue, g.out_c, row, channel, channel);
             // `check` proved the lengths: whole panels of weights, scales and bias up to the padded channels; input rows of k elements,
             // and of out_c in output and residual.
             let tile = Tile {
@@ -283,13 +264,7 @@ pub(super) fn grouped_tiles(
                 output: args.output[row * args.output_stride + channel..].as_mut_ptr(),
                 output_stride: args.output_stride,
                 accumulate: in_place,
-                finish: Some(Finish {
-                    bias: args.epilogue.bias[channel..].as_ptr(),
-                    residual,
-                    residual_stride: g.out_c,
-                    min: args.epilogue.min,
-                    max: args.epilogue.max,
-                }),
+                finish: Some(finish),
             };
             run(&tile, &panel, row..row + rows.len());
         }

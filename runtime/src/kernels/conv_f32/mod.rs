@@ -15,7 +15,8 @@
 //! within `γ(K + 3) * (sum |x * w| + |bias| + |residual|)` of the exact value, where
 //! `γ(n) = n * u / (1 - n * u)` and `u = 2⁻²⁴`: K + 3 roundings at most touch a term, in whatever
 //! order (Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., §3.1 and §4.2).
-//! The clamp doesn't enlarge an error.
+//! The clamp doesn't enlarge an error. Kernels of fully connected layers with grouped weights may first round the inputs of each group to 16
+//! bits, in steps of the largest magnitude of the group over 32,512.
 //!
 //! 3×3 convolutions of stride 1 may be computed by [Winograd's filtering](winograd), on x86-64. Then the sizes that errors are relative
 //! to are those of what is added up: `|Aᵀ| (sum over c of (|G| |w| |Gᵀ|) ⊙ (|Bᵀ| |x| |B|)) |A| + |bias| + |residual|`, with all
@@ -44,11 +45,18 @@ mod blocking;
 #[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
 mod direct;
 pub mod grouped;
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+mod integer_blocks;
 #[cfg(all(
     any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")),
     feature = "std"
 ))]
 mod integer_rows;
+#[cfg(all(
+    any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")),
+    feature = "std"
+))]
+mod integers;
 #[cfg(any(
     all(target_arch = "x86_64", feature = "std"),
     all(target_arch = "aarch64", target_feature = "neon"),
@@ -184,7 +192,10 @@ pub fn scratch_len(geometry: &ConvGeometry, stored: Stored, isa: Isa) -> usize {
             feature = "std"
         ))]
         (_, Stored::Grouped) if isa != Isa::Neon => {
-            integer_rows::scratch_len(geometry).max(blocking::grouped_scratch_len(geometry))
+            let rows = integer_rows::scratch_len(geometry);
+            #[cfg(target_arch = "x86_64")]
+            let rows = rows.max(integer_blocks::scratch_len(geometry));
+            rows.max(blocking::grouped_scratch_len(geometry))
         }
         (_, Stored::Grouped) => blocking::grouped_scratch_len(geometry),
     }

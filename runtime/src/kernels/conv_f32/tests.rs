@@ -1190,7 +1190,7 @@ fn integer_rows_are_equal_bits_on_every_instruction_set() {
     let with_integers = |isa: &Isa| !matches!(isa, Isa::Scalar | Isa::Neon);
     for form in forms() {
         for (group_size, k) in sizes(form).into_iter().flat_map(|size| [(size, 45), (size, 640)]) {
-            for rows in [1, 2, 3, 4, 7, 12] {
+            for rows in [1, 2, 3, 4, 7, 12, 13, 100] {
                 let geometry = ConvGeometry::matmul(rows, k, random.pick(&[5, 16, 40]));
                 let variant = Variant { grouped: Some((form, group_size)), ..PLAIN };
                 let problem = Problem::new(geometry, variant, random.next());

@@ -3,8 +3,9 @@
 use super::grouped::{FACTOR_INPUTS, GroupedBits, GroupedWeights, Panel, ScalePlane};
 use super::lanes::{Grouped, Lanes, Weight};
 use super::rounding::Bf16Tile;
-use crate::kernels::{FloatWeights, PANEL_N};
+use crate::kernels::{EpilogueF32, FloatWeights, PANEL_N, ResidualData};
 use core::cmp::Ordering;
+use core::ptr;
 use half::{bf16, f16};
 
 /// What a tile kernel needs. The pointers are raw because rows overlap and may lie in different
@@ -179,7 +180,7 @@ impl GroupedPanel {
 
     /// How much more than a weight its stored bits are, where they have an upper part.
     #[inline(always)]
-    fn surplus(&self) -> u8 {
+    pub(super) fn surplus(&self) -> u8 {
         if self.mins.is_some() { 0 } else { 8 << self.bits.upper() }
     }
 }
@@ -222,6 +223,35 @@ pub(crate) struct Finish {
     pub(crate) residual_stride: usize,
     pub(crate) min: f32,
     pub(crate) max: f32,
+}
+
+impl Finish {
+    /// Of a tile that begins with a pixel of `out_c` channels and a channel; and whether the output holds the residual.
+    ///
+    /// # Panics
+    ///
+    /// When bias or residual are too short to begin there.
+    pub(super) fn new(
+        epilogue: &EpilogueF32<'_>,
+        out_c: usize,
+        pixel: usize,
+        channel: usize,
+        padded_channel: usize,
+    ) -> (Finish, bool) {
+        let (residual, in_place) = match epilogue.residual {
+            Some(ResidualData::Apart(data)) => (data[pixel * out_c + channel..].as_ptr(), false),
+            Some(ResidualData::InOutput) => (ptr::null(), true),
+            None => (ptr::null(), false),
+        };
+        let finish = Finish {
+            bias: epilogue.bias[padded_channel..].as_ptr(),
+            residual,
+            residual_stride: out_c,
+            min: epilogue.min,
+            max: epilogue.max,
+        };
+        (finish, in_place)
+    }
 }
 
 /// A tile kernel of one instruction set.
@@ -464,7 +494,7 @@ pub(crate) unsafe fn grouped_tile<L: Lanes, B: Grouped, const MR: usize, const N
 ///
 /// The panel has the bits of `B` and the word, and the CPU the instruction set of `L`.
 #[inline(always)]
-unsafe fn load<L: Lanes, B: Grouped>(
+pub(super) unsafe fn load<L: Lanes, B: Grouped>(
     panel: &GroupedPanel,
     word: usize,
     lane: usize,

@@ -3,8 +3,10 @@
 use super::blocked::conv_f32_blocked;
 use super::direct::{self, DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, even};
 use super::grouped::GroupedBits;
+use super::integer_blocks::x86_64::{BLOCKS_AVX2, BLOCKS_AVX512, BLOCKS_AVXVNNI};
+use super::integer_blocks::{self, BlocksKernel, conv_f32_integer_blocks};
 use super::integer_rows::x86_64::{ROWS_AVX2, ROWS_AVX512, ROWS_AVXVNNI};
-use super::integer_rows::{RowsKernel, conv_f32_integer_rows, suiting};
+use super::integer_rows::{self, RowsKernel, conv_f32_integer_rows};
 use super::lanes::{Avx2, Avx512, Bf16Pair, Lanes, Streamed, W4, W5, W6, W8, Weight};
 use super::rounding::{self, Bf16Tile};
 use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, tile};
@@ -93,6 +95,7 @@ unsafe fn conv_f32(
     tile: TileKernel,
     winograd: WinogradKernel,
     rows: RowsKernel,
+    blocks: BlocksKernel,
 ) {
     // SAFETY: the contract is the same.
     unsafe {
@@ -103,9 +106,10 @@ unsafe fn conv_f32(
             PanelWeights::Float(weights) if direct::suits(&args.geometry) => {
                 conv_f32_direct(args, weights, winograd.product)
             }
-            _ => match suiting(args) {
-                Some(weights) => conv_f32_integer_rows(args, weights, rows),
-                None => conv_f32_blocked(args, tile),
+            _ => match (integer_rows::suiting(args), integer_blocks::suiting(args)) {
+                (Some(weights), _) => conv_f32_integer_rows(args, weights, rows),
+                (_, Some(weights)) => conv_f32_integer_blocks(args, weights, blocks),
+                _ => conv_f32_blocked(args, tile),
             },
         }
     }
@@ -289,7 +293,7 @@ unsafe fn winograd_output_avx512(args: &OutputTile) {
 pub(super) fn conv_f32_avx2() -> Option<ConvF32Fn> {
     fn kernel(args: &mut ConvF32<'_>) {
         // SAFETY: this function leaves its parent only where AVX2, FMA and F16C are available.
-        unsafe { conv_f32(args, TILE_AVX2, WINOGRAD_AVX2, ROWS_AVX2) }
+        unsafe { conv_f32(args, TILE_AVX2, WINOGRAD_AVX2, ROWS_AVX2, BLOCKS_AVX2) }
     }
     Isa::Avx2.is_available().then_some(kernel as ConvF32Fn)
 }
@@ -298,7 +302,7 @@ pub(super) fn conv_f32_avx2() -> Option<ConvF32Fn> {
 pub(super) fn conv_f32_avxvnni() -> Option<ConvF32Fn> {
     fn kernel(args: &mut ConvF32<'_>) {
         // SAFETY: this function leaves its parent only where AVX2, FMA, F16C and AVX-VNNI are available.
-        unsafe { conv_f32(args, TILE_AVX2, WINOGRAD_AVX2, ROWS_AVXVNNI) }
+        unsafe { conv_f32(args, TILE_AVX2, WINOGRAD_AVX2, ROWS_AVXVNNI, BLOCKS_AVXVNNI) }
     }
     Isa::AvxVnni.is_available().then_some(kernel as ConvF32Fn)
 }
@@ -307,11 +311,11 @@ pub(super) fn conv_f32_avxvnni() -> Option<ConvF32Fn> {
 pub(super) fn conv_f32_avx512() -> Option<ConvF32Fn> {
     fn kernel(args: &mut ConvF32<'_>) {
         // SAFETY: this function leaves its parent only where AVX-512 F, BW, VL and VNNI are available.
-        unsafe { conv_f32(args, TILE_AVX512, WINOGRAD_AVX512, ROWS_AVX512) }
+        unsafe { conv_f32(args, TILE_AVX512, WINOGRAD_AVX512, ROWS_AVX512, BLOCKS_AVX512) }
     }
     fn with_bf16(args: &mut ConvF32<'_>) {
         // SAFETY: the same, and AVX-512 BF16 is available.
-        unsafe { conv_f32(args, TILE_AVX512_BF16, WINOGRAD_AVX512, ROWS_AVX512) }
+        unsafe { conv_f32(args, TILE_AVX512_BF16, WINOGRAD_AVX512, ROWS_AVX512, BLOCKS_AVX512) }
     }
     let has_bf16 = std::arch::is_x86_feature_detected!("avx512bf16");
     Isa::Avx512.is_available().then_some(if has_bf16 { with_bf16 } else { kernel })

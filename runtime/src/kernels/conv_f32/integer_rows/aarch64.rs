@@ -2,10 +2,9 @@
 
 use core::arch::aarch64::*;
 
+use super::super::integers::{Inputs, Integers, Quads, halves, quantize};
 use super::super::lanes::Neon;
-use super::{
-    GroupedPanel, Inputs, Integers, Quads, RowsKernel, Tile, halves, panel_rows, quantize,
-};
+use super::{GroupedPanel, RowsKernel, Tile, panel_rows};
 use crate::kernels::aarch64::sdot;
 
 /// Of dotprod: a row has 8 sums and 4 totals.
@@ -96,8 +95,8 @@ impl Integers for Sdot {
     }
 }
 
-fn quantize_neon(row: &[f32], group_size: usize, scratch: &mut [f32]) {
-    quantize::<Halves>(row, group_size, scratch);
+fn quantize_neon<'s>(row: &[f32], group_size: usize, scratch: &'s mut [f32]) -> Inputs<'s> {
+    quantize::<Halves>(row, group_size, scratch)
 }
 
 /// # Safety

@@ -3,8 +3,9 @@
 
 use core::arch::x86_64::*;
 
+use super::super::integers::{Inputs, Integers, Quads, halves, pairs, quantize};
 use super::super::lanes::{Avx2, Avx512};
-use super::{GroupedPanel, Inputs, Integers, Quads, RowsKernel, Tile, panel_rows, quantize};
+use super::{GroupedPanel, RowsKernel, Tile, panel_rows};
 
 /// Of AVX2: a row has 2 sums and 2 totals. Four rows at a time are no faster.
 pub(in super::super) const ROWS_AVX2: RowsKernel =
@@ -19,7 +20,7 @@ pub(in super::super) const ROWS_AVX512: RowsKernel =
     RowsKernel { tile_rows: 4, quantize: quantize_avx512, panel: panel_avx512 };
 
 /// Inputs 0 and 2 of a quad as neighbours, and 1 and 3, in 16 bits: as masks and shifts leave the bytes of a word.
-struct Pairs;
+pub(in super::super) struct Pairs;
 
 impl Quads for Pairs {
     type Inputs = [__m256i; 2];
@@ -30,8 +31,7 @@ impl Quads for Pairs {
 
     #[inline(always)]
     fn quad(inputs: [i16; 4]) -> [u32; 2] {
-        let pair = |low: i16, high: i16| u32::from(low as u16) | u32::from(high as u16) << 16;
-        [pair(inputs[0], inputs[2]), pair(inputs[1], inputs[3])]
+        pairs(inputs)
     }
 
     #[inline(always)]
@@ -156,7 +156,7 @@ impl Quads for Halves {
 
     #[inline(always)]
     fn quad(inputs: [i16; 4]) -> [u32; 2] {
-        super::halves(inputs)
+        halves(inputs)
     }
 
     #[inline(always)]
@@ -228,13 +228,17 @@ impl Integers for DotProduct512 {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn quantize_avx2(row: &[f32], group_size: usize, scratch: &mut [f32]) {
-    quantize::<Pairs>(row, group_size, scratch);
+pub(in super::super) fn quantize_avx2<'s>(
+    row: &[f32],
+    group_size: usize,
+    scratch: &'s mut [f32],
+) -> Inputs<'s> {
+    quantize::<Pairs>(row, group_size, scratch)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn quantize_avx512(row: &[f32], group_size: usize, scratch: &mut [f32]) {
-    quantize::<Halves>(row, group_size, scratch);
+fn quantize_avx512<'s>(row: &[f32], group_size: usize, scratch: &'s mut [f32]) -> Inputs<'s> {
+    quantize::<Halves>(row, group_size, scratch)
 }
 
 /// # Safety

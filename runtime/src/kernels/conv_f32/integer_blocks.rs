@@ -1,0 +1,423 @@
+//! Many rows times grouped weights in integers: a prompt.
+//!
+//! The inputs are those of [`integers`](super::integers). Weights become integers of 16 bits, and their scales floats, a panel and a
+//! block of K at a time, which stay in the L1 cache while all tiles of a block of rows meet them.
+
+use super::grouped::{FACTOR_INPUTS, GROUP_SIZES, GroupedBits, GroupedWeights};
+use super::integer_rows::MOST_ROWS;
+use super::integers::{Inputs, MAX_GROUP, Quads, Quantize, UNIT, row_len};
+use super::lanes::{Grouped, Lanes, W4, W5, W6, W8};
+use super::tile::{Finish, GroupedPanel, Row, Tile, WeightPtr, write};
+use super::{ConvF32, ConvGeometry};
+use crate::kernels::{PANEL_N, PanelWeights};
+use core::ptr;
+
+pub(super) mod x86_64;
+
+/// Inputs in a block of K: whole units, groups and factors.
+const BLOCK_K: usize = 512;
+
+/// Output pixels in a block, whole tiles.
+const BLOCK_ROWS: usize = 96;
+
+/// Rows of the highest tile.
+const MAX_TILE_ROWS: usize = 12;
+
+/// Elements of a quad of a panel.
+const QUAD_LEN: usize = 2 * PANEL_N;
+
+const _: () = assert!(
+    BLOCK_K.is_multiple_of(FACTOR_INPUTS)
+        && BLOCK_K.is_multiple_of(UNIT)
+        && BLOCK_K.is_multiple_of(MAX_GROUP)
+        && BLOCK_ROWS.is_multiple_of(MAX_TILE_ROWS)
+);
+
+/// The kernel of an instruction set.
+#[derive(Clone, Copy)]
+pub(super) struct BlocksKernel {
+    /// Most rows of a tile, of which [`MAX_TILE_ROWS`] is a multiple.
+    tile_rows: usize,
+    /// Into pairs as those of [`Paired::Quads`].
+    quantize: Quantize,
+    /// [`unpack`], for a CPU with the instruction set.
+    unpack: unsafe fn(&Block, &mut Unpacked<'_>),
+    /// [`panel_rows`], for a CPU with the instruction set.
+    run: unsafe fn(&Tile<'_>, &Block, &Unpacked<'_>, &TileInputs<'_>),
+}
+
+/// A block of K of 16 outputs.
+struct Block {
+    panel: GroupedPanel,
+    /// The first input, a multiple of [`BLOCK_K`].
+    first: usize,
+    /// How many there are, up to [`BLOCK_K`].
+    inputs: usize,
+}
+
+/// What [`Block`]s of so many inputs take.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// Quads, in whole units of any kind of weights.
+    quads: usize,
+    groups: usize,
+}
+
+impl Sizes {
+    fn new(inputs: usize, group_size: usize) -> Sizes {
+        Sizes { quads: inputs.next_multiple_of(UNIT) / 4, groups: inputs.div_ceil(group_size) }
+    }
+
+    /// Elements of [`Unpacked`].
+    fn unpacked_len(self) -> usize {
+        self.quads * QUAD_LEN + 2 * self.groups * PANEL_N
+    }
+
+    /// Elements of [`TileInputs`] for each row.
+    fn row_len(self) -> usize {
+        2 * self.quads + 2 * self.groups
+    }
+}
+
+/// The weights of a block.
+struct Unpacked<'s> {
+    /// `[quads][2][16]`: inputs 0 and 2 of a quad, then 1 and 3, as pairs of i16.
+    integers: &'s mut [f32],
+    /// `[groups][16]`.
+    scales: &'s mut [f32],
+    /// The same, if the panel has minima.
+    mins: &'s mut [f32],
+}
+
+impl<'s> Unpacked<'s> {
+    /// In [`Sizes::unpacked_len`] elements.
+    fn new(sizes: Sizes, scratch: &'s mut [f32]) -> Unpacked<'s> {
+        let (integers, rest) = scratch.split_at_mut(sizes.quads * QUAD_LEN);
+        let (scales, rest) = rest.split_at_mut(sizes.groups * PANEL_N);
+        let mins = &mut rest[..sizes.groups * PANEL_N];
+        Unpacked { integers, scales, mins }
+    }
+}
+
+/// The inputs of a tile of `rows` rows, the most that tiles of the kernel have.
+struct TileInputs<'s> {
+    rows: usize,
+    /// `[quads][2][rows]`: pairs as [`Unpacked`] has them.
+    integers: &'s mut [f32],
+    /// Steps, `[groups][rows]`.
+    steps: &'s mut [f32],
+    /// Sums of inputs, `[groups][rows]`.
+    reals: &'s mut [f32],
+}
+
+impl<'s> TileInputs<'s> {
+    /// In [`Sizes::row_len`] elements for each row.
+    fn new(sizes: Sizes, rows: usize, scratch: &'s mut [f32]) -> TileInputs<'s> {
+        let (integers, rest) = scratch.split_at_mut(2 * sizes.quads * rows);
+        let (steps, rest) = rest.split_at_mut(sizes.groups * rows);
+        let reals = &mut rest[..sizes.groups * rows];
+        TileInputs { rows, integers, steps, reals }
+    }
+
+    /// Puts a row where it belongs.
+    fn set(&mut self, row: usize, inputs: &Inputs<'_>) {
+        let lists = [
+            (&mut *self.integers, inputs.integers),
+            (&mut *self.steps, inputs.steps),
+            (&mut *self.reals, inputs.reals),
+        ];
+        for (to, from) in lists {
+            for (to, from) in to.chunks_exact_mut(self.rows).zip(from) {
+                to[row] = *from;
+            }
+        }
+    }
+}
+
+/// Elements of scratch, for fewer pixels, too.
+pub(super) fn scratch_len(g: &ConvGeometry) -> usize {
+    if !g.is_pointwise() {
+        return 0;
+    }
+    let k = g.k().min(BLOCK_K);
+    let sizes = Sizes::new(k, GROUP_SIZES[0]);
+    let rows = g.out_pixels().min(BLOCK_ROWS).next_multiple_of(MAX_TILE_ROWS);
+    sizes.unpacked_len().max(row_len(k, GROUP_SIZES[0])) + rows * sizes.row_len()
+}
+
+/// The weights, if the kernel suits a convolution.
+pub(super) fn suiting<'a>(args: &ConvF32<'a>) -> Option<GroupedWeights<'a>> {
+    let g = &args.geometry;
+    let PanelWeights::Grouped(weights) = args.weights else { return None };
+    (g.is_pointwise() && g.out_pixels() > MOST_ROWS && g.k() > 0).then_some(weights)
+}
+
+/// Rows times weights, which are [`suiting`].
+///
+/// # Safety
+///
+/// The CPU has the instruction set of `kernel`.
+pub(super) unsafe fn conv_f32_integer_blocks(
+    args: &mut ConvF32<'_>,
+    weights: GroupedWeights<'_>,
+    kernel: BlocksKernel,
+) {
+    const NONE: Row = Row { start: ptr::null(), step: 0, line_step: 0 };
+    args.check();
+    assert!(MAX_TILE_ROWS.is_multiple_of(kernel.tile_rows));
+    let g = args.geometry;
+    let k = g.k();
+    assert!(g.is_pointwise() && args.scratch.len() >= scratch_len(&g), "scratch");
+    let scratch = core::mem::take(&mut args.scratch);
+    let pixels = args.pixels.clone();
+    for first_pixel in pixels.clone().step_by(BLOCK_ROWS) {
+        let rows = BLOCK_ROWS.min(pixels.end - first_pixel);
+        // Even heights: a last tile of few rows would be slow.
+        let height = rows.div_ceil(rows.div_ceil(kernel.tile_rows));
+        for first in (0..k).step_by(BLOCK_K) {
+            let inputs = BLOCK_K.min(k - first);
+            let sizes = Sizes::new(inputs, weights.group_size);
+            let row_len = row_len(inputs, weights.group_size);
+            let (panel, rest) = scratch.split_at_mut(sizes.unpacked_len().max(row_len));
+            let tile_len = kernel.tile_rows * sizes.row_len();
+            for row in 0..rows {
+                let input = &args.input[(first_pixel + row) * k + first..][..inputs];
+                // SAFETY: the caller vouches for the instruction set.
+                let row_inputs =
+                    unsafe { (kernel.quantize)(input, weights.group_size, &mut panel[..row_len]) };
+                let tile = &mut rest[row / height * tile_len..][..tile_len];
+                TileInputs::new(sizes, kernel.tile_rows, tile).set(row % height, &row_inputs);
+            }
+            let mut unpacked = Unpacked::new(sizes, panel);
+            for channel in (0..g.out_c).step_by(PANEL_N) {
+                let panel = GroupedPanel::new(weights, channel / PANEL_N, k);
+                let block = Block { panel, first, inputs };
+                // SAFETY: the caller vouches for the instruction set, `check` for whole panels of k inputs, which the block's are
+                // among.
+                unsafe { (kernel.unpack)(&block, &mut unpacked) };
+                for (tile, scratch) in rest.chunks_mut(tile_len).enumerate() {
+                    let row = tile * height;
+                    if row >= rows {
+                        break;
+                    }
+                    let pixel = first_pixel + row;
+                    let (finish, in_place) =
+                        Finish::new(&args.epilogue, g.out_c, pixel, channel, channel);
+                    let tile = Tile {
+                        rows: &[NONE; MAX_TILE_ROWS][..height.min(rows - row)],
+                        lines: 1,
+                        runs: 1,
+                        run_len: inputs,
+                        a_step: 1,
+                        weights: WeightPtr::Grouped(panel),
+                        streams: false,
+                        weight_step: PANEL_N,
+                        panel_stride: 0,
+                        cols: PANEL_N.min(g.out_c - channel),
+                        output: args.output
+                            [(pixel - pixels.start) * args.output_stride + channel..]
+                            .as_mut_ptr(),
+                        output_stride: args.output_stride,
+                        accumulate: first > 0 || in_place,
+                        finish: (first + inputs == k).then_some(finish),
+                    };
+                    let tile_inputs = TileInputs::new(sizes, kernel.tile_rows, scratch);
+                    // SAFETY: the caller vouches for the instruction set. `check` proved the lengths of output, bias and residual. The
+                    // block was unpacked, and the inputs of as many rows were written.
+                    unsafe { (kernel.run)(&tile, &block, &unpacked, &tile_inputs) };
+                }
+            }
+        }
+        let done = first_pixel - pixels.start..first_pixel - pixels.start + rows;
+        args.epilogue.activate(args.output, done, 0..g.out_c, args.output_stride);
+    }
+    args.scratch = scratch;
+}
+
+/// Registers of an instruction set with pairs of i16 in each lane.
+///
+/// # Safety
+///
+/// Every function may be called only on a CPU with the implementation's instruction set.
+trait Paired {
+    /// Quads as two registers of pairs.
+    type Quads: Quads<Weights = [Self::Pairs; 2]>;
+    /// A register of outputs.
+    type Outputs: Lanes<Words = <Self::Quads as Quads>::Words>;
+    /// A register of pairs, or of sums.
+    type Pairs: Copy;
+
+    /// Sums of nothing.
+    unsafe fn zero() -> Self::Pairs;
+    /// Reads a register.
+    unsafe fn load(from: *const f32) -> Self::Pairs;
+    /// Reads a pair into all lanes.
+    unsafe fn splat(from: *const f32) -> Self::Pairs;
+    /// Writes pairs, less `surplus` each.
+    unsafe fn store_less(pairs: Self::Pairs, surplus: i16, to: *mut f32);
+    /// Adds the products of pairs to sums.
+    unsafe fn add(sums: Self::Pairs, weights: Self::Pairs, inputs: Self::Pairs) -> Self::Pairs;
+    /// Sums as floats.
+    unsafe fn floats(sums: Self::Pairs) -> Self::Outputs;
+}
+
+/// Writes a quad of weights, less `surplus`.
+///
+/// # Safety
+///
+/// As [`Paired`] says; there are two registers to write, [`PANEL_N`] elements apart.
+#[inline(always)]
+unsafe fn store_quad<I: Paired>(quad: [I::Pairs; 2], surplus: i16, to: *mut f32) {
+    // SAFETY: the contract is the same.
+    unsafe {
+        I::store_less(quad[0], surplus, to);
+        I::store_less(quad[1], surplus, to.add(PANEL_N));
+    }
+}
+
+/// Writes the integers and scales of a block.
+///
+/// # Safety
+///
+/// The CPU has the instruction set of `I`, and the panel the inputs of the block.
+#[inline(always)]
+unsafe fn unpack<I: Paired>(block: &Block, to: &mut Unpacked<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe {
+        match block.panel.bits {
+            GroupedBits::W8 => unpack_of::<I, W8>(block, to),
+            GroupedBits::W4 => unpack_of::<I, W4>(block, to),
+            GroupedBits::W5 => unpack_of::<I, W5>(block, to),
+            GroupedBits::W6 => unpack_of::<I, W6>(block, to),
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`unpack`] says; weights have the bits of `B`.
+#[inline(always)]
+unsafe fn unpack_of<I: Paired, B: Grouped>(block: &Block, to: &mut Unpacked<'_>) {
+    const ROW_BYTES: usize = PANEL_N * 4;
+    let panel = &block.panel;
+    let (per_word, unit_words) = (B::BITS.per_word(), B::BITS.unit_words());
+    let sizes = Sizes::new(block.inputs, panel.group_size);
+    let surplus = match B::BITS {
+        GroupedBits::W8 => I::Quads::SURPLUS_W8 as i16,
+        _ => panel.surplus().into(),
+    };
+    let (first_word, first_group) = (block.first / per_word, block.first / panel.group_size);
+    assert!(to.integers.len() >= sizes.quads * QUAD_LEN);
+    assert!(to.scales.len().min(to.mins.len()) >= sizes.groups * PANEL_N);
+    // SAFETY: the words are those of the block in whole units, which the caller promises, for all lanes of the panel; so are the
+    // scales. What they become was asserted to have room, for a word is one quad or two.
+    unsafe {
+        let integers = to.integers.as_mut_ptr();
+        for word in 0..B::BITS.words(block.inputs) {
+            let at = first_word + word;
+            for v in (0..PANEL_N).step_by(I::Outputs::LEN) {
+                let from = panel.words.add(at * ROW_BYTES + v * 4);
+                let to = integers.add(word * per_word / 4 * QUAD_LEN + v);
+                if per_word == 4 {
+                    store_quad::<I>(I::Quads::w8(from), surplus, to);
+                    continue;
+                }
+                let [first, second] = match B::BITS.upper() {
+                    0 => I::Quads::w4(from),
+                    upper_bits => {
+                        let upper = panel.upper.add(at / unit_words * ROW_BYTES + v * 4);
+                        let words = I::Outputs::load_words(from);
+                        let upper = I::Outputs::load_words(upper);
+                        I::Outputs::join(words, upper, upper_bits, at % unit_words, 0)
+                            .map(|quad| I::Quads::bytes(quad))
+                    }
+                };
+                store_quad::<I>(first, surplus, to);
+                store_quad::<I>(second, surplus, to.add(QUAD_LEN));
+            }
+        }
+        for group in 0..sizes.groups {
+            for v in (0..PANEL_N).step_by(I::Outputs::LEN) {
+                let at = group * PANEL_N + v;
+                let scale: I::Outputs = panel.scales.load(first_group + group, v);
+                scale.store(to.scales.as_mut_ptr().add(at));
+                if let Some(mins) = panel.mins {
+                    let min: I::Outputs = mins.load(first_group + group, v);
+                    min.store(to.mins.as_mut_ptr().add(at));
+                }
+            }
+        }
+    }
+}
+
+/// One panel of 16 outputs in `NV` registers for up to `MR` rows of a tile of `ROWS`.
+///
+/// # Safety
+///
+/// The CPU has the instruction set of `I`. Output and epilogue of the tile are as [`Tile`] says, for up to `MR` rows. The block was
+/// unpacked, and the inputs of the tile's rows were written, with as many inputs.
+#[inline(always)]
+unsafe fn panel_rows<I: Paired, const ROWS: usize, const MR: usize, const NV: usize>(
+    tile: &Tile<'_>,
+    block: &Block,
+    unpacked: &Unpacked<'_>,
+    inputs: &TileInputs<'_>,
+) {
+    debug_assert!(tile.rows.len() <= MR && MR <= ROWS && NV * I::Outputs::LEN == PANEL_N);
+    let panel = &block.panel;
+    let sizes = Sizes::new(block.inputs, panel.group_size);
+    assert!(inputs.integers.len() >= 2 * sizes.quads * ROWS);
+    assert!(inputs.steps.len().min(inputs.reals.len()) >= sizes.groups * ROWS);
+    assert!(unpacked.integers.len() >= sizes.quads * QUAD_LEN);
+    assert!(unpacked.scales.len().min(unpacked.mins.len()) >= sizes.groups * PANEL_N);
+    // What is between the inputs and whole units are zeros.
+    let pairs = 2 * block.inputs.div_ceil(4);
+    let pairs_per_group = panel.group_size / 2;
+    // SAFETY: all lengths were asserted. Rows past the last hold what was there; their sums are dropped.
+    unsafe {
+        let mut total = [[I::Outputs::zero(); NV]; MR];
+        if panel.mins.is_some() {
+            for group in 0..sizes.groups {
+                let reals = inputs.reals.as_ptr().add(group * ROWS);
+                for v in 0..NV {
+                    let at = group * PANEL_N + v * I::Outputs::LEN;
+                    let min = I::Outputs::load(unpacked.mins.as_ptr().add(at));
+                    for row in 0..MR {
+                        let real = I::Outputs::splat(*reals.add(row));
+                        total[row][v] = total[row][v].fma(min, real);
+                    }
+                }
+            }
+        }
+        let mut weights = unpacked.integers.as_ptr();
+        let mut x = inputs.integers.as_ptr();
+        for group in 0..sizes.groups {
+            let mut sums = [[I::zero(); NV]; MR];
+            for _ in 0..pairs_per_group.min(pairs - group * pairs_per_group) {
+                let mut pairs = [I::load(weights); NV];
+                for v in 1..NV {
+                    pairs[v] = I::load(weights.add(v * I::Outputs::LEN));
+                }
+                for row in 0..MR {
+                    let x = I::splat(x.add(row));
+                    for v in 0..NV {
+                        sums[row][v] = I::add(sums[row][v], pairs[v], x);
+                    }
+                }
+                weights = weights.add(PANEL_N);
+                x = x.add(ROWS);
+            }
+            let steps = inputs.steps.as_ptr().add(group * ROWS);
+            for v in 0..NV {
+                let at = group * PANEL_N + v * I::Outputs::LEN;
+                let scale = I::Outputs::load(unpacked.scales.as_ptr().add(at));
+                for row in 0..MR {
+                    let step = I::Outputs::splat(*steps.add(row));
+                    let exact = I::floats(sums[row][v]);
+                    total[row][v] = total[row][v].fma(exact, scale.mul(step));
+                }
+            }
+        }
+        write::<I::Outputs, MR, NV>(tile, total);
+    }
+}
