@@ -21,6 +21,7 @@ pub(crate) const TILE_NEON: TileKernel = TileKernel {
     rows: 6,
     narrow_rows: 8,
     panels: 1,
+    row_panels: 1,
     grouped_rows: 4,
     run: tile_f32_neon,
     dequantize: dequantize_neon,

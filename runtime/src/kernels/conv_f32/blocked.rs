@@ -91,8 +91,12 @@ unsafe fn run_blocks(args: &mut ConvF32<'_>, kernel: TileKernel, rows: &mut [Row
             PanelWeights::Bf16(w) => size_of_val(w) >= STREAMED_BYTES,
             PanelWeights::Grouped(_) => false,
         };
-    // One stream of memory is read faster than several.
-    let panels = if streams { 1 } else { kernel.panels };
+    let panels = match args.weights {
+        // One stream of memory is read faster than several, several of a cache faster than one.
+        _ if streams => 1,
+        PanelWeights::Float(_) if g.out_pixels() == 1 => kernel.row_panels,
+        _ => kernel.panels,
+    };
 
     let (mut first_pixel, pixels) = (args.pixels.start, args.pixels.clone());
     while first_pixel < pixels.end {

@@ -262,6 +262,8 @@ pub(crate) struct TileKernel {
     /// Most rows of a call with at most half a panel of columns.
     pub(crate) narrow_rows: usize,
     pub(crate) panels: usize,
+    /// Most panels of a call with one row and weights that are floats.
+    pub(crate) row_panels: usize,
     /// Most rows of a call with grouped weights; 0 if there is none.
     pub(crate) grouped_rows: usize,
     /// Unsafe as [`Tile`] says.

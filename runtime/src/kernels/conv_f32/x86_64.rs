@@ -26,6 +26,7 @@ pub(crate) const TILE_AVX2: TileKernel = TileKernel {
     rows: 6,
     narrow_rows: 8,
     panels: 1,
+    row_panels: 1,
     grouped_rows: 0,
     run: tile_f32_avx2,
     dequantize: dequantize_avx2,
@@ -42,6 +43,7 @@ pub(crate) const TILE_AVX512: TileKernel = TileKernel {
     rows: 12,
     narrow_rows: 12,
     panels: 2,
+    row_panels: 4,
     grouped_rows: 0,
     run: tile_f32_avx512,
     dequantize: dequantize_avx512,
@@ -373,13 +375,14 @@ unsafe fn tile_avx512_by_rows<W: Weight>(t: &Tile<'_>, weights: *const W) {
     unsafe {
         match (t.rows.len(), t.cols <= PANEL_N) {
             // One row has the same order of sums however columns are cut into tiles.
-            (1, true) if t.streams => tile::<Avx512, Streamed<W>, 1, 1, 8>(t, weights.cast()),
-            (1, true) => tile::<Avx512, W, 1, 1, 8>(t, weights),
+            (1, true) if t.streams => tile::<Avx512, Streamed<W>, 1, 1, 4>(t, weights.cast()),
+            (1, true) => tile::<Avx512, W, 1, 1, 4>(t, weights),
             (2, true) => tile::<Avx512, W, 2, 1, 4>(t, weights),
             (3 | 4, true) => tile::<Avx512, W, 4, 1, 2>(t, weights),
             (5..=8, true) => tile::<Avx512, W, 8, 1, 1>(t, weights),
             (_, true) => tile::<Avx512, W, 12, 1, 1>(t, weights),
-            (1, _) => tile::<Avx512, W, 1, 2, 8>(t, weights),
+            (1, _) if t.cols > 2 * PANEL_N => tile::<Avx512, W, 1, 4, 4>(t, weights),
+            (1, _) => tile::<Avx512, W, 1, 2, 4>(t, weights),
             (2, _) => tile::<Avx512, W, 2, 2, 2>(t, weights),
             (3 | 4, _) => tile::<Avx512, W, 4, 2, 1>(t, weights),
             (5 | 6, _) => tile::<Avx512, W, 6, 2, 1>(t, weights),
