@@ -72,6 +72,7 @@ kernels! {
     LAYERS_F32_FILE = "layers_f32.cu" {
         CONV_F32: "conv_f32"(ConvF32), 256, waits;
         CONV_F16: "conv_f16"(ConvF32), 256, waits;
+        CONV_BF16: "conv_bf16"(ConvF32), 256, waits;
         CONV_W8: "conv_w8"(ConvF32), 256, waits;
         CONV_W4: "conv_w4"(ConvF32), 256, waits;
         CONV_W5: "conv_w5"(ConvF32), 256, waits;
@@ -80,6 +81,8 @@ kernels! {
         DENSE_F32_4: "dense_f32_4"(ConvF32), 256, waits;
         DENSE_F16_1: "dense_f16_1"(ConvF32), 256, waits;
         DENSE_F16_4: "dense_f16_4"(ConvF32), 256, waits;
+        DENSE_BF16_1: "dense_bf16_1"(ConvF32), 256, waits;
+        DENSE_BF16_4: "dense_bf16_4"(ConvF32), 256, waits;
         DENSE_W8_1: "dense_w8_1"(ConvF32), 256, waits;
         DENSE_W8_4: "dense_w8_4"(ConvF32), 256, waits;
         DENSE_W4_1: "dense_w4_1"(ConvF32), 256, waits;

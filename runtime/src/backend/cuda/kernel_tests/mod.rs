@@ -4,7 +4,7 @@ mod layers;
 
 use std::collections::BTreeSet;
 
-use self::layers::{as_quantized, floats, grouped, half_floats, halves, layers};
+use self::layers::{as_quantized, floats, grouped, half_floats, halves, layers, pairs};
 use super::kernels::KERNELS;
 use super::tests::{compare, devices};
 use crate::dtype::DType::{self, Bool, F16, F32, I8, I32, I64, U8};
@@ -321,14 +321,18 @@ fn attention(cases: &mut Vec<Named>) {
             ));
         }
     }
-    let (rows, size) = (37usize, 21usize);
+    let (rows, size) = (37usize, 22usize);
     let padded = rows.next_multiple_of(PANEL_N);
     let named = |tensor: Tensor| Tensor { dims: vec![rows as u32, size as u32], ..tensor };
+    let bf16s: Vec<half::bf16> =
+        Random(3).f32s(814).into_iter().map(half::bf16::from_f32).collect();
     let tables = [
         random_f32(1, &[rows as u32, size as u32]).constant(),
-        named(tensor(&[777], &halves(Random(3).f32s(777)))).constant(),
+        named(tensor(&[814], &halves(Random(3).f32s(814)))).constant(),
         named(floats(Layout::PanelFloat)(&mut Random(4), padded, size)),
         named(half_floats(Layout::PanelFloat)(&mut Random(5), padded, size)),
+        named(tensor(&[814], &bf16s)).constant(),
+        named(pairs(&mut Random(10), padded, size)),
         named(grouped(Layout::GroupedW8, padded, size, &mut Random(6))),
         named(grouped(Layout::GroupedW4Min, padded, size, &mut Random(7))),
         named(grouped(Layout::GroupedW5NarrowMin, padded, size, &mut Random(8))),
@@ -339,7 +343,7 @@ fn attention(cases: &mut Vec<Named>) {
             EmbeddingAttributes { scale: if at % 2 == 0 { 1.0 } else { 3.5 }, reserved: 0 };
         let narrow = tensor(&[3], &[0i32, 36, 17]);
         let wide = tensor(&[3, 1], &[0i64, 36, 17]);
-        let (ids, dims) = if at % 2 == 0 { (narrow, vec![3, 21]) } else { (wide, vec![3, 1, 21]) };
+        let (ids, dims) = if at % 2 == 0 { (narrow, vec![3, 22]) } else { (wide, vec![3, 1, 22]) };
         cases.push((
             "embedding",
             Case::new(Op::Embedding, Some(F32), attributes, &[table, ids], shape(F32, &dims)),

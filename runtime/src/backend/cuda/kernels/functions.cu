@@ -1,8 +1,6 @@
 // Functions of f32, by the numbers of kinds in FORMAT.md.
 #include "common.h"
 
-__device__ inline f32 sigmoid(f32 x) { return __fdiv_rn(1.0f, __fadd_rn(1.0f, expf(-x))); }
-
 __device__ inline f32 gelu(f32 x) {
     return __fmul_rn(__fmul_rn(0.5f, x), __fadd_rn(1.0f, erff(__fmul_rn(x, 0.70710678118654752f))));
 }
@@ -11,12 +9,6 @@ __device__ inline f32 gelu_tanh(f32 x) {
     const f32 cube = __fmul_rn(__fmul_rn(x, x), x);
     const f32 inner = __fmul_rn(0.79788456080286536f, __fmaf_rn(0.044715f, cube, x));
     return __fmul_rn(__fmul_rn(0.5f, x), __fadd_rn(1.0f, tanhf(inner)));
-}
-
-// ln(1 + exp(x)), without overflow.
-__device__ inline f32 softplus(f32 x) {
-    const f32 tail = log1pf(expf(-fabsf(x)));
-    return x > 0.0f ? __fadd_rn(x, tail) : tail;
 }
 
 __device__ inline f32 sign(f32 x) { return x > 0.0f ? 1.0f : (x < 0.0f ? -1.0f : (x == 0.0f ? 0.0f : x)); }

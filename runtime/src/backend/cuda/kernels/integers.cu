@@ -152,14 +152,6 @@ struct Cast {
     u32 reserved;
 };
 
-// Towards zero, within bounds that lie in the type; a NaN gives 0.
-__device__ inline i64 truncated(f32 x, i64 lo, i64 hi) {
-    if (x != x) return 0;
-    if (x <= (f32)lo) return lo;
-    if (x >= (f32)hi) return hi;
-    return (i64)x;
-}
-
 KERNEL(cast, 256, Cast) {
     const u32 at = thread_index();
     if (at >= a.elements) return;
