@@ -41,7 +41,7 @@ mod quantize;
 mod quantized_lstm;
 mod recurrent;
 mod reduce;
-mod resize;
+pub(crate) mod resize;
 mod reverse_sequence;
 mod roi_align;
 mod rotary;

@@ -473,4 +473,60 @@ arguments! {
         min: i32,
         max: i32,
     }
+
+    struct Blended {
+        stride: u64,
+        extent: u32,
+        out_extent: u32,
+        out_inner: u32,
+        scale: f32,
+    }
+
+    struct Resize {
+        input: u64,
+        output: u64,
+        input_strides: [u64; 8],
+        out_inner: [u32; 8],
+        extents: [u32; 8],
+        first: Blended,
+        second: Blended,
+        third: Blended,
+        rank: u32,
+        blended: u32,
+        elements: u32,
+        mode: u32,
+        coordinates: u32,
+        cubic_coefficient: f32,
+        exclude_outside: u32,
+        zero_point: i32,
+    }
+
+    struct Nearest {
+        input: u64,
+        output: u64,
+        input_strides: [u64; 8],
+        input_extents: [u32; 8],
+        extents: [u32; 8],
+        scales: [f32; 8],
+        resized: u32,
+        rank: u32,
+        elements: u32,
+        coordinates: u32,
+        rounding: u32,
+        reserved: u32,
+    }
+
+    struct Interpolate {
+        input: u64,
+        indices: u64,
+        weights: u64,
+        output: u64,
+        status: u64,
+        extent: u32,
+        out_extent: u32,
+        inner: u32,
+        taps: u32,
+        elements: u32,
+        step: u32,
+    }
 }

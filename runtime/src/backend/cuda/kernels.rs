@@ -166,6 +166,15 @@ kernels! {
         ARG_REDUCE_I32: "arg_reduce_i32"(ArgReduce), 128;
         ARG_REDUCE_I64: "arg_reduce_i64"(ArgReduce), 128;
     }
+    RESIZE_FILE = "resize.cu" {
+        RESIZE_F32: "resize_f32"(Resize), 128;
+        RESIZE_I8: "resize_i8"(Resize), 128;
+        RESIZE_I16: "resize_i16"(Resize), 128;
+        NEAREST_1: "nearest_1"(Nearest), 256;
+        NEAREST_2: "nearest_2"(Nearest), 256;
+        NEAREST_4: "nearest_4"(Nearest), 256;
+        INTERPOLATE: "interpolate"(Interpolate), 256;
+    }
     DECODER_FILE = "decoder.cu" {
         EMBEDDING: "embedding"(Embedding), 256;
         ROTARY: "rotary"(Rotary), 128, waits;

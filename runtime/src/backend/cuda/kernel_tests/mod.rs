@@ -1,10 +1,12 @@
 //! Every kernel by name, beside the CPU's scalar one, at shapes that reach its edges.
 
 mod layers;
+mod sampling;
 
 use std::collections::BTreeSet;
 
 use self::layers::{as_quantized, floats, grouped, half_floats, halves, layers, pairs};
+use self::sampling::sampling;
 use super::kernels::KERNELS;
 use super::tests::{compare, devices};
 use crate::dtype::DType::{self, Bool, F16, F32, I8, I32, I64, U8};
@@ -497,6 +499,7 @@ fn every_kernel_agrees_with_the_scalar_one() {
     reductions(&mut cases);
     attention(&mut cases);
     whole_numbers(&mut cases);
+    sampling(&mut cases);
     let mut ran = BTreeSet::new();
     for (index, (name, case)) in cases.iter().enumerate() {
         let outputs = case.run_outputs(Some(Isa::Scalar));

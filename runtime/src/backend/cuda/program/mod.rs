@@ -10,6 +10,7 @@ mod layers;
 mod layers_f32;
 mod moves;
 mod reductions;
+mod resize;
 
 use super::arguments::Arguments;
 use super::kernels::Kernel;
@@ -188,6 +189,10 @@ pub(crate) static LOWERINGS: &[Lowering] = &[
     row(Op::Quantize, Some(DType::U8), elementwise::quantize_u8),
     row(Op::Dequantize, Some(DType::I8), elementwise::dequantize_i8),
     row(Op::Dequantize, Some(DType::U8), elementwise::dequantize_u8),
+    row(Op::Resize, Some(DType::F32), resize::resize),
+    row(Op::Resize, Some(DType::I8), resize::resize),
+    row(Op::Resize, Some(DType::I16), resize::resize),
+    row(Op::Interpolate, Some(DType::F32), resize::interpolate),
     row(Op::Copy, None, moves::copy),
     row(Op::Slice, None, moves::slice),
     row(Op::Transpose, None, moves::transpose),
