@@ -37,7 +37,7 @@ mod pad;
 pub(crate) mod parallel;
 mod pool;
 mod pool_nd;
-mod quantize;
+pub(crate) mod quantize;
 mod quantized_lstm;
 mod recurrent;
 mod reduce;

@@ -175,6 +175,12 @@ kernels! {
         NEAREST_4: "nearest_4"(Nearest), 256;
         INTERPOLATE: "interpolate"(Interpolate), 256;
     }
+    RECURRENT_FILE = "recurrent.cu" {
+        LSTM_F32: "lstm_f32"(Recurrent), 512, waits;
+        GRU_F32: "gru_f32"(Recurrent), 512, waits;
+        RNN_F32: "rnn_f32"(Recurrent), 512, waits;
+        QUANTIZED_LSTM: "quantized_lstm"(QuantizedLstm), 512, waits;
+    }
     DECODER_FILE = "decoder.cu" {
         EMBEDDING: "embedding"(Embedding), 256;
         ROTARY: "rotary"(Rotary), 128, waits;

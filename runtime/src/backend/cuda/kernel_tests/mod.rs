@@ -1,11 +1,13 @@
 //! Every kernel by name, beside the CPU's scalar one, at shapes that reach its edges.
 
 mod layers;
+mod recurrent;
 mod sampling;
 
 use std::collections::BTreeSet;
 
 use self::layers::{as_quantized, floats, grouped, half_floats, halves, layers, pairs};
+use self::recurrent::recurrent;
 use self::sampling::sampling;
 use super::kernels::KERNELS;
 use super::tests::{compare, devices};
@@ -500,6 +502,7 @@ fn every_kernel_agrees_with_the_scalar_one() {
     attention(&mut cases);
     whole_numbers(&mut cases);
     sampling(&mut cases);
+    recurrent(&mut cases);
     let mut ran = BTreeSet::new();
     for (index, (name, case)) in cases.iter().enumerate() {
         let outputs = case.run_outputs(Some(Isa::Scalar));

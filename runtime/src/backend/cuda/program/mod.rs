@@ -9,6 +9,7 @@ mod integers;
 mod layers;
 mod layers_f32;
 mod moves;
+mod recurrent;
 mod reductions;
 mod resize;
 
@@ -193,6 +194,10 @@ pub(crate) static LOWERINGS: &[Lowering] = &[
     row(Op::Resize, Some(DType::I8), resize::resize),
     row(Op::Resize, Some(DType::I16), resize::resize),
     row(Op::Interpolate, Some(DType::F32), resize::interpolate),
+    row(Op::Lstm, Some(DType::F32), recurrent::lstm),
+    row(Op::Gru, Some(DType::F32), recurrent::gru),
+    row(Op::Rnn, Some(DType::F32), recurrent::rnn),
+    row(Op::QuantizedLstm, Some(DType::I8), recurrent::quantized_lstm),
     row(Op::Copy, None, moves::copy),
     row(Op::Slice, None, moves::slice),
     row(Op::Transpose, None, moves::transpose),
