@@ -181,6 +181,8 @@ arguments! {
         sequences: u64,
         keys: u64,
         values: u64,
+        key_scales: u64,
+        value_scales: u64,
         output: u64,
         status: u64,
         tokens: u32,
@@ -201,12 +203,17 @@ arguments! {
         keys: u64,
         values: u64,
         output: u64,
+        chosen: u64,
+        weights: u64,
+        status: u64,
         tokens: u32,
         heads: u32,
         kv_heads: u32,
         size: u32,
         positions: u32,
         scale: f32,
+        chosen_count: u32,
+        step: u32,
     }
 
     struct Elements {
@@ -390,7 +397,7 @@ arguments! {
         reserved: u32,
     }
 
-    struct BinaryI8 {
+    struct BinaryQuantized {
         a: u64,
         b: u64,
         output: u64,
@@ -414,7 +421,7 @@ arguments! {
         output: u64,
         table: u64,
         elements: u32,
-        reserved: u32,
+        bits: u32,
     }
 
     struct Quantize {
@@ -578,5 +585,18 @@ arguments! {
         zero_point: i32,
         panels: u32,
         reserved: u32,
+    }
+
+    struct ConvI16 {
+        input: u64,
+        weights: u64,
+        output: u64,
+        bias: u64,
+        scale: u64,
+        shape: ConvShape,
+        k: u32,
+        min: i32,
+        max: i32,
+        in_panels: u32,
     }
 }

@@ -98,19 +98,26 @@ kernels! {
     }
     POOL_FILE = "pool.cu" {
         POOL_I8: "pool_i8"(Pool), 128;
+        POOL_I16: "pool_i16"(Pool), 128;
         POOL_F32: "pool_f32"(Pool), 128;
     }
     SOFTMAX_FILE = "softmax.cu" {
         SOFTMAX_I8: "softmax_i8"(Softmax), 128, waits;
+        SOFTMAX_I16: "softmax_i16"(Softmax), 128, waits;
         SOFTMAX_F32: "softmax_f32"(Softmax), 128, waits;
     }
     ELEMENTWISE_FILE = "elementwise.cu" {
-        BINARY_I8: "binary_i8"(BinaryI8), 256;
+        BINARY_I8: "binary_i8"(BinaryQuantized), 256;
+        BINARY_I16: "binary_i16"(BinaryQuantized), 256;
         LUT_I8: "lut_i8"(Lut), 256;
+        LUT_I16: "lut_i16"(Lut), 256;
         QUANTIZE_I8: "quantize_i8"(Quantize), 256;
         QUANTIZE_U8: "quantize_u8"(Quantize), 256;
+        QUANTIZE_I16: "quantize_i16"(Quantize), 256;
         DEQUANTIZE_I8: "dequantize_i8"(Quantize), 256;
         DEQUANTIZE_U8: "dequantize_u8"(Quantize), 256;
+        DEQUANTIZE_I16: "dequantize_i16"(Quantize), 256;
+        DEQUANTIZE_I32: "dequantize_i32"(Quantize), 256;
     }
     MOVES_FILE = "moves.cu" {
         MOVE_1: "move_1"(Move), 256;
@@ -128,24 +135,37 @@ kernels! {
     }
     REDUCE_FILE = "reduce.cu" {
         REDUCE_I8: "reduce_i8"(Reduce), 128, waits;
+        REDUCE_I16: "reduce_i16"(Reduce), 128, waits;
+        REDUCE_I32: "reduce_i32"(Reduce), 128, waits;
+        REDUCE_I64: "reduce_i64"(Reduce), 128, waits;
         REDUCE_F32: "reduce_f32"(Reduce), 128, waits;
         NORMALIZE_F32: "normalize_f32"(Normalize), 256, waits;
     }
     FUNCTIONS_FILE = "functions.cu" {
         UNARY_F32: "unary_f32"(Unary), 256;
+        UNARY_I32: "unary_i32"(Unary), 256;
+        UNARY_I64: "unary_i64"(Unary), 256;
+        UNARY_I16: "unary_i16"(Unary), 256;
+        RARE_UNARY_F32: "rare_unary_f32"(Unary), 256;
         GATED_F32: "gated_f32"(Gated), 256;
         BINARY_F32: "binary_f32"(BinaryF32), 256;
     }
     MATMUL_FILE = "matmul.cu" {
         MATMUL_F32: "matmul_f32"(MatMul), 256, waits;
+        MATMUL_I32: "matmul_i32"(MatMul), 256, waits;
+        MATMUL_I64: "matmul_i64"(MatMul), 256, waits;
     }
     ATTENTION_FILE = "attention.cu" {
         ATTENTION_F32: "attention_f32"(Attention), 128, waits;
         CACHE_CHECK: "cache_check"(CachedAttention), 256;
         CACHE_WRITE: "cache_write"(CachedAttention), 256, waits;
+        CACHE_WRITE_Q8: "cache_write_q8"(CachedAttention), 256, waits;
         CACHED_ATTENTION: "cached_attention"(CachedAttention), 128, waits;
+        CACHED_ATTENTION_Q8: "cached_attention_q8"(CachedAttention), 128, waits;
+        CROSS_CHECK: "cross_check"(CrossAttention), 256;
         CROSS_WRITE: "cross_write"(CrossAttention), 256;
         CROSS_ATTENTION: "cross_attention"(CrossAttention), 128, waits;
+        CROSS_WEIGHTS: "cross_weights"(CrossAttention), 128, waits;
     }
     INTEGERS_FILE = "integers.cu" {
         COMPARE_F32: "compare_f32"(Elements), 256;
@@ -163,6 +183,7 @@ kernels! {
         WHERE_8: "where_8"(Where), 256;
         CAST: "cast"(Cast), 256;
         ARG_REDUCE_F32: "arg_reduce_f32"(ArgReduce), 128;
+        ARG_REDUCE_I8: "arg_reduce_i8"(ArgReduce), 128;
         ARG_REDUCE_I32: "arg_reduce_i32"(ArgReduce), 128;
         ARG_REDUCE_I64: "arg_reduce_i64"(ArgReduce), 128;
     }
@@ -180,6 +201,10 @@ kernels! {
         GRU_F32: "gru_f32"(Recurrent), 512, waits;
         RNN_F32: "rnn_f32"(Recurrent), 512, waits;
         QUANTIZED_LSTM: "quantized_lstm"(QuantizedLstm), 512, waits;
+    }
+    CONV_I16_FILE = "conv_i16.cu" {
+        CONV_I16: "conv_i16"(ConvI16), 128;
+        DEPTHWISE_I16: "depthwise_i16"(ConvI16), 128;
     }
     DECODER_FILE = "decoder.cu" {
         EMBEDDING: "embedding"(Embedding), 256;

@@ -194,6 +194,18 @@ __device__ inline i64 input_pixel(const ConvShape& s, const Window& window, u32 
 // What kernels leave in the word at `status` when data of a step are out of range: the first such step, plus 1.
 __device__ inline void report(u64 status, u32 step) { atomicCAS((u32*)status, 0u, step + 1); }
 
+// Element `number` of a tensor of indices: i64 if `wide`, else i32.
+__device__ inline i64 index_at(u64 indices, u32 wide, u64 number) {
+    return wide ? ((const i64*)indices)[number] : ((const i32*)indices)[number];
+}
+
+// The same as an index of an axis, from the end below 0; −1 when it is out of range.
+__device__ inline i64 axis_index(u64 indices, u32 wide, u64 number, u32 extent) {
+    i64 index = index_at(indices, wide, number);
+    if (index < 0) index += extent;
+    return index >= 0 && index < extent ? index : -1;
+}
+
 // Weights of float layers, in panels of 16 outputs; see FORMAT.md, "Weight layouts".
 struct Weights {
     u64 data;

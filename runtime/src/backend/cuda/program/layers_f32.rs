@@ -8,7 +8,7 @@ use crate::backend::cuda::kernels::{
     CONV_BF16, CONV_F16, CONV_F32, CONV_W4, CONV_W5, CONV_W6, CONV_W8, DENSE_BF16_1, DENSE_BF16_4,
     DENSE_F16_1, DENSE_F16_4, DENSE_F32_1, DENSE_F32_4, DENSE_W4_1, DENSE_W4_4, DENSE_W5_1,
     DENSE_W5_4, DENSE_W6_1, DENSE_W6_4, DENSE_W8_1, DENSE_W8_4, DEPTHWISE_F32, EMBEDDING, Kernel,
-    MATMUL_F32, UNARY_F32,
+    MATMUL_F32, MATMUL_I32, MATMUL_I64, UNARY_F32,
 };
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
@@ -243,5 +243,10 @@ pub(super) fn matmul(lower: &mut Lower<'_>) -> Result<(), Refusal> {
         column_b,
     };
     let tiles = m.div_ceil(TILE / 2) * n.div_ceil(TILE / 2);
-    lower.call(&MATMUL_F32, [tiles, y.elements() / (m * n)], arguments)
+    let kernel: &'static Kernel = match y.dtype() {
+        DType::I32 => &MATMUL_I32,
+        DType::I64 => &MATMUL_I64,
+        _ => &MATMUL_F32,
+    };
+    lower.call(kernel, [tiles, y.elements() / (m * n)], arguments)
 }
