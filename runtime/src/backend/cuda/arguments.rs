@@ -587,6 +587,111 @@ arguments! {
         reserved: u32,
     }
 
+    struct GatherElements {
+        data: u64,
+        indices: u64,
+        output: u64,
+        status: u64,
+        strides: [u64; 8],
+        along: u64,
+        extents: [u32; 8],
+        rank: u32,
+        extent: u32,
+        elements: u32,
+        step: u32,
+        wide: u32,
+        reserved: u32,
+    }
+
+    struct GatherNd {
+        data: u64,
+        indices: u64,
+        output: u64,
+        status: u64,
+        strides: [u64; 8],
+        batch_stride: u64,
+        extents: [u32; 8],
+        tuple: u32,
+        per_batch: u32,
+        block: u32,
+        elements: u32,
+        step: u32,
+        wide: u32,
+    }
+
+    struct ScatterElements {
+        indices: u64,
+        updates: u64,
+        output: u64,
+        status: u64,
+        strides: [u64; 8],
+        along: u64,
+        extents: [u32; 8],
+        rank: u32,
+        lines: u32,
+        count: u32,
+        inner: u32,
+        extent: u32,
+        reduction: u32,
+        step: u32,
+        wide: u32,
+    }
+
+    struct ScatterNd {
+        indices: u64,
+        updates: u64,
+        output: u64,
+        status: u64,
+        strides: [u64; 8],
+        extents: [u32; 8],
+        tuple: u32,
+        places: u32,
+        block: u32,
+        shares: u32,
+        reduction: u32,
+        step: u32,
+        wide: u32,
+        reserved: u32,
+    }
+
+    struct TopK {
+        input: u64,
+        values: u64,
+        indices: u64,
+        extent: u32,
+        inner: u32,
+        kept: u32,
+        elements: u32,
+        smallest: u32,
+        reserved: u32,
+    }
+
+    struct Cumulative {
+        input: u64,
+        output: u64,
+        extent: u32,
+        inner: u32,
+        columns: u32,
+        kind: u32,
+        exclusive: u32,
+        reverse: u32,
+    }
+
+    struct ReverseSequence {
+        input: u64,
+        lengths: u64,
+        output: u64,
+        status: u64,
+        rows: u32,
+        columns: u32,
+        block: u32,
+        time: u32,
+        elements: u32,
+        step: u32,
+        wide: u32,
+        reserved: u32,
+    }
+
     struct ConvI16 {
         input: u64,
         weights: u64,

@@ -202,6 +202,41 @@ kernels! {
         RNN_F32: "rnn_f32"(Recurrent), 512, waits;
         QUANTIZED_LSTM: "quantized_lstm"(QuantizedLstm), 512, waits;
     }
+    INDEXED_FILE = "indexed.cu" {
+        GATHER_ELEMENTS_1: "gather_elements_1"(GatherElements), 256;
+        GATHER_ELEMENTS_2: "gather_elements_2"(GatherElements), 256;
+        GATHER_ELEMENTS_4: "gather_elements_4"(GatherElements), 256;
+        GATHER_ELEMENTS_8: "gather_elements_8"(GatherElements), 256;
+        GATHER_ND_1: "gather_nd_1"(GatherNd), 256;
+        GATHER_ND_2: "gather_nd_2"(GatherNd), 256;
+        GATHER_ND_4: "gather_nd_4"(GatherNd), 256;
+        GATHER_ND_8: "gather_nd_8"(GatherNd), 256;
+        SCATTER_ELEMENTS_1: "scatter_elements_1"(ScatterElements), 256;
+        SCATTER_ELEMENTS_2: "scatter_elements_2"(ScatterElements), 256;
+        SCATTER_ELEMENTS_4: "scatter_elements_4"(ScatterElements), 256;
+        SCATTER_ELEMENTS_8: "scatter_elements_8"(ScatterElements), 256;
+        SCATTER_ELEMENTS_F32: "scatter_elements_f32"(ScatterElements), 256;
+        SCATTER_ELEMENTS_I32: "scatter_elements_i32"(ScatterElements), 256;
+        SCATTER_ELEMENTS_I64: "scatter_elements_i64"(ScatterElements), 256;
+        SCATTER_ND_1: "scatter_nd_1"(ScatterNd), 256;
+        SCATTER_ND_2: "scatter_nd_2"(ScatterNd), 256;
+        SCATTER_ND_4: "scatter_nd_4"(ScatterNd), 256;
+        SCATTER_ND_8: "scatter_nd_8"(ScatterNd), 256;
+        SCATTER_ND_F32: "scatter_nd_f32"(ScatterNd), 256;
+        SCATTER_ND_I32: "scatter_nd_i32"(ScatterNd), 256;
+        SCATTER_ND_I64: "scatter_nd_i64"(ScatterNd), 256;
+        TOP_K_F32: "top_k_f32"(TopK), 256;
+        TOP_K_I8: "top_k_i8"(TopK), 256;
+        TOP_K_I32: "top_k_i32"(TopK), 256;
+        TOP_K_I64: "top_k_i64"(TopK), 256;
+        CUMULATIVE_F32: "cumulative_f32"(Cumulative), 128;
+        CUMULATIVE_I32: "cumulative_i32"(Cumulative), 128;
+        CUMULATIVE_I64: "cumulative_i64"(Cumulative), 128;
+        REVERSE_SEQUENCE_1: "reverse_sequence_1"(ReverseSequence), 256;
+        REVERSE_SEQUENCE_2: "reverse_sequence_2"(ReverseSequence), 256;
+        REVERSE_SEQUENCE_4: "reverse_sequence_4"(ReverseSequence), 256;
+        REVERSE_SEQUENCE_8: "reverse_sequence_8"(ReverseSequence), 256;
+    }
     CONV_I16_FILE = "conv_i16.cu" {
         CONV_I16: "conv_i16"(ConvI16), 128;
         DEPTHWISE_I16: "depthwise_i16"(ConvI16), 128;

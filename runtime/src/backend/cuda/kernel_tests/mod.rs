@@ -1,5 +1,6 @@
 //! Every kernel by name, beside the CPU's scalar one, at shapes that reach its edges.
 
+mod indexed;
 mod integers;
 mod layers;
 mod recurrent;
@@ -7,6 +8,7 @@ mod sampling;
 
 use std::collections::BTreeSet;
 
+use self::indexed::indexed;
 use self::integers::integers;
 use self::layers::{as_quantized, floats, grouped, half_floats, halves, layers, pairs};
 use self::recurrent::recurrent;
@@ -530,6 +532,7 @@ fn every_kernel_agrees_with_the_scalar_one() {
     whole_numbers(&mut cases);
     sampling(&mut cases);
     recurrent(&mut cases);
+    indexed(&mut cases);
     integers(&mut cases);
     let mut ran = BTreeSet::new();
     for (index, (name, case)) in cases.iter().enumerate() {

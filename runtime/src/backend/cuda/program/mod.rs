@@ -5,6 +5,7 @@
 
 mod attention;
 mod elementwise;
+mod indexed;
 mod integers;
 mod layers;
 mod layers_f32;
@@ -225,6 +226,24 @@ pub(crate) static LOWERINGS: &[Lowering] = &[
     row(Op::Concat, None, moves::concat),
     row(Op::Pad, None, moves::pad),
     row(Op::Gather, None, moves::gather),
+    row(Op::GatherElements, None, indexed::gather_elements),
+    row(Op::GatherNd, None, indexed::gather_nd),
+    row(Op::ScatterElements, None, indexed::scatter_elements),
+    row(Op::ScatterElements, Some(DType::F32), indexed::scatter_elements),
+    row(Op::ScatterElements, Some(DType::I32), indexed::scatter_elements),
+    row(Op::ScatterElements, Some(DType::I64), indexed::scatter_elements),
+    row(Op::ScatterNd, None, indexed::scatter_nd),
+    row(Op::ScatterNd, Some(DType::F32), indexed::scatter_nd),
+    row(Op::ScatterNd, Some(DType::I32), indexed::scatter_nd),
+    row(Op::ScatterNd, Some(DType::I64), indexed::scatter_nd),
+    row(Op::TopK, Some(DType::F32), indexed::top_k),
+    row(Op::TopK, Some(DType::I8), indexed::top_k),
+    row(Op::TopK, Some(DType::I32), indexed::top_k),
+    row(Op::TopK, Some(DType::I64), indexed::top_k),
+    row(Op::Cumulative, Some(DType::F32), indexed::cumulative),
+    row(Op::Cumulative, Some(DType::I32), indexed::cumulative),
+    row(Op::Cumulative, Some(DType::I64), indexed::cumulative),
+    row(Op::ReverseSequence, None, indexed::reverse_sequence),
 ];
 
 /// The calls of a step, and whether some kernel may find data out of range.
