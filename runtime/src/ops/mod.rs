@@ -12,7 +12,7 @@ mod compare;
 mod concat;
 pub(crate) mod conv;
 mod conv_i16;
-mod conv_nd;
+pub(crate) mod conv_nd;
 #[cfg(feature = "std")]
 mod conv_parts;
 mod cross_attention;

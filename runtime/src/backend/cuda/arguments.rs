@@ -704,4 +704,44 @@ arguments! {
         max: i32,
         in_panels: u32,
     }
+
+    struct Windows {
+        input: [u32; 3],
+        output: [u32; 3],
+        kernel: [u32; 3],
+        stride: [u32; 3],
+        dilation: [u32; 3],
+        pad: [u32; 3],
+    }
+
+    struct ConvNd {
+        input: u64,
+        weights: u64,
+        bias: u64,
+        output: u64,
+        windows: Windows,
+        in_c: u32,
+        out_c: u32,
+        group_in_c: u32,
+        group_out_c: u32,
+        elements: u32,
+        min: f32,
+        max: f32,
+        reserved: u32,
+    }
+
+    struct PoolNd {
+        input: u64,
+        output: u64,
+        positions: u64,
+        windows: Windows,
+        pad_after: [u32; 3],
+        channels: u32,
+        elements: u32,
+        kind: u32,
+        counts_padding: u32,
+        p: f32,
+        column_major: u32,
+        reserved: u32,
+    }
 }

@@ -241,6 +241,14 @@ kernels! {
         CONV_I16: "conv_i16"(ConvI16), 128;
         DEPTHWISE_I16: "depthwise_i16"(ConvI16), 128;
     }
+    WINDOWS_FILE = "windows.cu" {
+        CONV_ND_F32: "conv_nd_f32"(ConvNd), 128;
+        CONV_ND_I32: "conv_nd_i32"(ConvNd), 128;
+        POOL_ND_I8: "pool_nd_i8"(PoolNd), 128;
+        POOL_ND_U8: "pool_nd_u8"(PoolNd), 128;
+        MAX_POOL_ND_F32: "max_pool_nd_f32"(PoolNd), 128;
+        POOL_ND_F32: "pool_nd_f32"(PoolNd), 128;
+    }
     DECODER_FILE = "decoder.cu" {
         EMBEDDING: "embedding"(Embedding), 256;
         ROTARY: "rotary"(Rotary), 128, waits;

@@ -5,6 +5,7 @@ mod integers;
 mod layers;
 mod recurrent;
 mod sampling;
+mod windows;
 
 use std::collections::BTreeSet;
 
@@ -13,6 +14,7 @@ use self::integers::integers;
 use self::layers::{as_quantized, floats, grouped, half_floats, halves, layers, pairs};
 use self::recurrent::recurrent;
 use self::sampling::sampling;
+use self::windows::windows;
 use super::kernels::KERNELS;
 use super::tests::{compare, devices};
 use crate::dtype::DType::{self, BF16, Bool, F16, F32, I8, I32, I64, U8};
@@ -534,6 +536,7 @@ fn every_kernel_agrees_with_the_scalar_one() {
     recurrent(&mut cases);
     indexed(&mut cases);
     integers(&mut cases);
+    windows(&mut cases);
     let mut ran = BTreeSet::new();
     for (index, (name, case)) in cases.iter().enumerate() {
         let outputs = case.run_outputs(Some(Isa::Scalar));

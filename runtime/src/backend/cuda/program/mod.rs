@@ -13,6 +13,7 @@ mod moves;
 mod recurrent;
 mod reductions;
 mod resize;
+mod windows;
 
 use super::arguments::Arguments;
 use super::kernels::Kernel;
@@ -211,6 +212,11 @@ pub(crate) static LOWERINGS: &[Lowering] = &[
     row(Op::Dequantize, Some(DType::U8), elementwise::dequantize_u8),
     row(Op::Dequantize, Some(DType::I16), elementwise::dequantize_i16),
     row(Op::Dequantize, Some(DType::I32), elementwise::dequantize_i32),
+    row(Op::ConvNd, Some(DType::F32), windows::conv_nd),
+    row(Op::ConvNd, Some(DType::I32), windows::conv_nd),
+    row(Op::PoolNd, Some(DType::F32), windows::pool_nd),
+    row(Op::PoolNd, Some(DType::I8), windows::pool_nd),
+    row(Op::PoolNd, Some(DType::U8), windows::pool_nd),
     row(Op::Resize, Some(DType::F32), resize::resize),
     row(Op::Resize, Some(DType::I8), resize::resize),
     row(Op::Resize, Some(DType::I16), resize::resize),
