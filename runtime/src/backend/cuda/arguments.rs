@@ -744,4 +744,54 @@ arguments! {
         column_major: u32,
         reserved: u32,
     }
+
+    struct GridSample {
+        input: u64,
+        grid: u64,
+        output: u64,
+        extents: [u32; 3],
+        axes: u32,
+        channels: u32,
+        places: u32,
+        elements: u32,
+        mode: u32,
+        padding: u32,
+        align_corners: u32,
+    }
+
+    struct RoiAlign {
+        input: u64,
+        regions: u64,
+        images: u64,
+        output: u64,
+        status: u64,
+        count: u32,
+        channels: u32,
+        height: u32,
+        width: u32,
+        out_height: u32,
+        out_width: u32,
+        elements: u32,
+        mode: u32,
+        sampling_ratio: u32,
+        spatial_scale: f32,
+        half_pixel: u32,
+        step: u32,
+        wide: u32,
+        reserved: u32,
+    }
+
+    struct NonMaxSuppression {
+        boxes: u64,
+        scores: u64,
+        output: u64,
+        groups: u32,
+        classes: u32,
+        count: u32,
+        most: u32,
+        iou_threshold: f32,
+        score_threshold: f32,
+        has_score_threshold: u32,
+        center_point_box: u32,
+    }
 }

@@ -249,6 +249,12 @@ kernels! {
         MAX_POOL_ND_F32: "max_pool_nd_f32"(PoolNd), 128;
         POOL_ND_F32: "pool_nd_f32"(PoolNd), 128;
     }
+    SAMPLING_FILE = "sampling.cu" {
+        GRID_SAMPLE: "grid_sample"(GridSample), 128;
+        ROI_ALIGN: "roi_align"(RoiAlign), 128;
+        SUPPRESS_BOXES: "suppress_boxes"(NonMaxSuppression), 256, waits;
+        JOIN_BOXES: "join_boxes"(NonMaxSuppression), 256, waits;
+    }
     DECODER_FILE = "decoder.cu" {
         EMBEDDING: "embedding"(Embedding), 256;
         ROTARY: "rotary"(Rotary), 128, waits;

@@ -1,8 +1,11 @@
 //! Cases of resizes and of sampling.
 
 use super::{Named, random_f32, random_i8};
-use crate::dtype::DType::F32;
-use crate::format::{AxisAttributes, Op, ResizeAttributes};
+use crate::dtype::DType::{F32, I64};
+use crate::format::{
+    AxisAttributes, GridSampleAttributes, NonMaxSuppressionAttributes, Op, ResizeAttributes,
+    RoiAlignAttributes,
+};
 use crate::ops::testing::{Case, Random, Tensor, shape, tensor};
 
 pub(super) fn random_i16(seed: u32, dims: &[u32]) -> Tensor {
@@ -69,4 +72,79 @@ pub(super) fn sampling(cases: &mut Vec<Named>) {
     let attributes = AxisAttributes { axis: 1, reserved: 0 };
     let y = shape(F32, &[3, 4, 7]);
     cases.push(("interpolate", Case::new(Op::Interpolate, Some(F32), attributes, &inputs, y)));
+    grid_sample(cases);
+    boxes(cases);
+}
+
+fn grid_sample(cases: &mut Vec<Named>) {
+    for (x, places) in [
+        (vec![2, 3, 9], vec![5]),
+        (vec![2, 3, 5, 7], vec![4, 6]),
+        (vec![1, 2, 3, 4, 5], vec![3, 2, 4]),
+    ] {
+        let grid: Vec<u32> = [&x[..1], &places, &[places.len() as u32]].concat();
+        let y: Vec<u32> = [&x[..2], &places].concat();
+        for mode in 1..=3 {
+            for padding in 1..=3 {
+                for align_corners in [0, 1] {
+                    let attributes =
+                        GridSampleAttributes { mode, padding, align_corners, reserved: 0 };
+                    let inputs = [random_f32(1, &x), random_f32(2, &grid)];
+                    let y = shape(F32, &y);
+                    let case = Case::new(Op::GridSample, Some(F32), attributes, &inputs, y);
+                    cases.push(("grid_sample", case));
+                }
+            }
+        }
+    }
+}
+
+fn boxes(cases: &mut Vec<Named>) {
+    // Corners within and around an image of 9 × 11.
+    let mut random = Random(5);
+    let regions: Vec<f32> = (0..20).map(|at| at as f32 % 4.0 * 3.0 + random.f32() * 3.0).collect();
+    for (mode, sampling_ratio, half_pixel) in [(1, 0, 0), (1, 2, 1), (2, 0, 1), (2, 3, 0)] {
+        let attributes = RoiAlignAttributes {
+            mode,
+            sampling_ratio,
+            spatial_scale: 0.9,
+            half_pixel,
+            reserved: [0; 2],
+        };
+        let x = random_f32(6, &[2, 3, 9, 11]);
+        let images = tensor(&[5], &[0i64, 1, 1, 0, 1]);
+        let narrow = tensor(&[5], &[0i32, 1, 1, 0, 1]);
+        for images in [images, narrow] {
+            let inputs = [x.clone(), tensor(&[5, 4], &regions), images];
+            let y = shape(F32, &[5, 3, 2, 4]);
+            let case = Case::new(Op::RoiAlign, Some(F32), attributes, &inputs, y);
+            cases.push(("roi_align", case));
+        }
+    }
+    for (count, most) in [(7, 3), (400, 60), (400, 400)] {
+        for (center_point_box, has_score_threshold) in [(0, 1), (1, 0)] {
+            let attributes = NonMaxSuppressionAttributes {
+                most_per_class: most,
+                iou_threshold: 0.3,
+                score_threshold: -0.5,
+                has_score_threshold,
+                center_point_box,
+                reserved: 0,
+            };
+            let scores: Vec<f32> = Random(7)
+                .f32s(2 * 3 * count as usize)
+                .iter()
+                .enumerate()
+                // Equal ones, and some that are none.
+                .map(|(at, x)| if at % 41 == 5 { f32::NAN } else { (x * 8.0).round() / 8.0 })
+                .collect();
+            let inputs = [random_f32(8, &[2, count, 4]), tensor(&[2, 3, count], &scores)];
+            let y = shape(I64, &[2 * 3 * most.min(count), 3]);
+            let op = Op::NonMaxSuppression;
+            for name in ["suppress_boxes", "join_boxes"] {
+                let case = Case::new(op, Some(F32), attributes, &inputs, y.clone());
+                cases.push((name, case));
+            }
+        }
+    }
 }

@@ -13,6 +13,7 @@ mod moves;
 mod recurrent;
 mod reductions;
 mod resize;
+mod sampling;
 mod windows;
 
 use super::arguments::Arguments;
@@ -217,6 +218,9 @@ pub(crate) static LOWERINGS: &[Lowering] = &[
     row(Op::PoolNd, Some(DType::F32), windows::pool_nd),
     row(Op::PoolNd, Some(DType::I8), windows::pool_nd),
     row(Op::PoolNd, Some(DType::U8), windows::pool_nd),
+    row(Op::GridSample, Some(DType::F32), sampling::grid_sample),
+    row(Op::RoiAlign, Some(DType::F32), sampling::roi_align),
+    row(Op::NonMaxSuppression, Some(DType::F32), sampling::non_max_suppression),
     row(Op::Resize, Some(DType::F32), resize::resize),
     row(Op::Resize, Some(DType::I8), resize::resize),
     row(Op::Resize, Some(DType::I16), resize::resize),
@@ -269,4 +273,20 @@ pub(crate) fn lower(
     }
     let mut lower = Lower { step, bases, index, architecture, calls: Vec::new(), checks: false };
     Some((lowering.lower)(&mut lower).map(|()| (lower.calls, lower.checks)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops;
+
+    #[test]
+    fn every_operator_of_the_cpu_has_a_row() {
+        for operator in ops::ALL {
+            let own = LOWERINGS.iter().filter(|row| row.op == operator.op);
+            let count = own.filter(|row| row.dtype == operator.dtype).count();
+            assert_eq!(count, 1, "{:?} {:?}", operator.op, operator.dtype);
+        }
+        assert_eq!(LOWERINGS.len(), ops::ALL.len());
+    }
 }
