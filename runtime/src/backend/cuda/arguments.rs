@@ -741,8 +741,8 @@ arguments! {
         kind: u32,
         counts_padding: u32,
         p: f32,
+        inverse_p: f32,
         column_major: u32,
-        reserved: u32,
     }
 
     struct GridSample {

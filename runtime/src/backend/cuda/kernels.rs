@@ -247,7 +247,8 @@ kernels! {
         POOL_ND_I8: "pool_nd_i8"(PoolNd), 128;
         POOL_ND_U8: "pool_nd_u8"(PoolNd), 128;
         MAX_POOL_ND_F32: "max_pool_nd_f32"(PoolNd), 128;
-        POOL_ND_F32: "pool_nd_f32"(PoolNd), 128;
+        AVERAGE_POOL_ND_F32: "average_pool_nd_f32"(PoolNd), 128;
+        NORM_POOL_ND_F32: "norm_pool_nd_f32"(PoolNd), 128;
     }
     SAMPLING_FILE = "sampling.cu" {
         GRID_SAMPLE: "grid_sample"(GridSample), 128;

@@ -67,7 +67,8 @@ pub(super) fn windows(cases: &mut Vec<Named>) {
                     Case::new(Op::PoolNd, Some(input.dtype), attributes, &[input], y)
                 };
                 if kind > 1 {
-                    cases.push(("pool_nd_f32", own(random_f32(4, &x))));
+                    let name = if kind == 2 { "average_pool_nd_f32" } else { "norm_pool_nd_f32" };
+                    cases.push((name, own(random_f32(4, &x))));
                     continue;
                 }
                 let bytes = Tensor { dtype: U8, ..random_i8(6, &x) };

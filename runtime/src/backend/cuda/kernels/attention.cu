@@ -44,8 +44,8 @@ struct Q8 {
 // One query of a block's 4 warps: `y = softmax(q · kᵀ) · v` over keys first to end − 1. Warps take chunks of 32 keys in turn,
 // lanes a key each for its score, then channels for the sum. `mask` may be null.
 template <class Rows>
-__device__ inline void attend(const f32* q, const Rows& keys, const Rows& values, u32 first, u32 end, const f32* mask, i64 mask_stride,
-                              const Scores& to, f32* y) {
+__device__ inline void attend(const f32* q, const Rows& keys, const Rows& values, u32 first, u32 end, const f32* mask,
+                              i64 mask_stride, const Scores& to, f32* y) {
     const u32 size = keys.size, value_size = values.size;
     __shared__ f32 query[MOST_CHANNELS];
     __shared__ f32 weighted[WARPS][MOST_CHANNELS];

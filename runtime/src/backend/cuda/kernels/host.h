@@ -112,6 +112,9 @@ inline f32 __uint2float_rn(u32 a) { return (f32)a; }
 inline f32 __ll2float_rn(i64 a) { return (f32)a; }
 inline f32 __ull2float_rn(u64 a) { return (f32)a; }
 
+// The upper half of a product.
+inline u64 __umul64hi(u64 a, u64 b) { return (u64)((unsigned __int128)a * b >> 64); }
+
 template <class To, class From>
 inline To same_bits(From from) {
     static_assert(sizeof(To) == sizeof(From), "of one size");

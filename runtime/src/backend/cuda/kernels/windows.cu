@@ -61,7 +61,9 @@ struct ConvNd {
 
 __device__ inline f32 multiplied(f32 a, f32 b, f32 sum) { return __fmaf_rn(a, b, sum); }
 __device__ inline u32 multiplied(u32 a, u32 b, u32 sum) { return sum + a * b; }
-__device__ inline f32 finished(const ConvNd& a, f32 sum, f32 bias) { return clip(a.bias == 0 ? sum : __fadd_rn(sum, bias), a.min, a.max); }
+__device__ inline f32 finished(const ConvNd& a, f32 sum, f32 bias) {
+    return clip(a.bias == 0 ? sum : __fadd_rn(sum, bias), a.min, a.max);
+}
 __device__ inline u32 finished(const ConvNd&, u32 sum, u32 bias) { return sum + bias; }
 
 template <class T>
@@ -104,11 +106,11 @@ struct PoolNd {
     u32 kind;
     // 1: an average counts padding.
     u32 counts_padding;
-    // Of a norm.
+    // Of a norm, and one over it.
     f32 p;
+    f32 inverse_p;
     // 1: positions count with the first spatial axis fastest.
     u32 column_major;
-    u32 reserved;
 };
 
 __device__ inline bool wins(f32 a, f32 b) { return a > b || (a != a && b == b); }
@@ -160,16 +162,15 @@ __device__ inline u32 counted_along(const PoolNd& a, const Span& span) {
 
 // The product, or the largest number.
 __device__ inline u64 saturating_product(u64 a, u64 b) {
-    return b != 0 && a > ~0ull / b ? ~0ull : a * b;
+    return __umul64hi(a, b) != 0 ? ~0ull : a * b;
 }
 
-// Averages and norms.
-KERNEL(pool_nd_f32, 128, PoolNd) {
+// The sum over a window of what `term` makes of its elements, in row-major order.
+template <class Term>
+__device__ inline f32 sum_of_window(const PoolNd& a, u32 at, const Span& planes, const Span& rows, const Span& columns,
+                                    Term term) {
     const Windows& w = a.windows;
-    const u32 at = thread_index();
-    if (at >= a.elements) return;
-    const u32 channel = at % a.channels, pixel = at / a.channels, batch = pixel / w.output[2] / w.output[1] / w.output[0];
-    const Span planes = span_along<0>(w, pixel), rows = span_along<1>(w, pixel), columns = span_along<2>(w, pixel);
+    const u32 channel = at % a.channels, batch = at / a.channels / w.output[2] / w.output[1] / w.output[0];
     f32 sum = 0.0f;
     for (u32 i = planes.first; i < planes.end; i++) {
         const u64 plane = (u64)batch * w.input[0] + pixel_along(planes, i, w.dilation[0]);
@@ -177,20 +178,57 @@ KERNEL(pool_nd_f32, 128, PoolNd) {
             const u64 row = plane * w.input[1] + pixel_along(rows, j, w.dilation[1]);
             for (u32 k = columns.first; k < columns.end; k++) {
                 const u64 from = (row * w.input[2] + pixel_along(columns, k, w.dilation[2])) * a.channels + channel;
-                f32 x = ((const f32*)a.input)[from];
-                if (a.kind == 3) x = a.p == 1.0f ? fabsf(x) : (a.p == 2.0f ? __fmul_rn(x, x) : powf(fabsf(x), a.p));
-                sum = __fadd_rn(sum, x);
+                sum = __fadd_rn(sum, term(((const f32*)a.input)[from]));
             }
         }
     }
-    if (a.kind == 2) {
-        const u64 two = saturating_product(counted_along<0>(a, planes), counted_along<1>(a, rows));
-        const u64 count = saturating_product(two, counted_along<2>(a, columns));
-        sum = __fdiv_rn(sum, __ull2float_rn(count > 1 ? count : 1));
+    return sum;
+}
+
+struct Itself {
+    __device__ f32 operator()(f32 x) const { return x; }
+};
+
+struct Magnitude {
+    __device__ f32 operator()(f32 x) const { return fabsf(x); }
+};
+
+struct Square {
+    __device__ f32 operator()(f32 x) const { return __fmul_rn(x, x); }
+};
+
+struct Power {
+    f32 exponent;
+
+    __device__ f32 operator()(f32 x) const { return powf(fabsf(x), exponent); }
+};
+
+KERNEL(average_pool_nd_f32, 128, PoolNd) {
+    const u32 at = thread_index();
+    if (at >= a.elements) return;
+    const u32 pixel = at / a.channels;
+    const Span planes = span_along<0>(a.windows, pixel), rows = span_along<1>(a.windows, pixel);
+    const Span columns = span_along<2>(a.windows, pixel);
+    const u64 two = saturating_product(counted_along<0>(a, planes), counted_along<1>(a, rows));
+    const u64 count = saturating_product(two, counted_along<2>(a, columns));
+    const f32 sum = sum_of_window(a, at, planes, rows, columns, Itself());
+    ((f32*)a.output)[at] = __fdiv_rn(sum, __ull2float_rn(count > 1 ? count : 1));
+}
+
+KERNEL(norm_pool_nd_f32, 128, PoolNd) {
+    const u32 at = thread_index();
+    if (at >= a.elements) return;
+    const u32 pixel = at / a.channels;
+    const Span planes = span_along<0>(a.windows, pixel), rows = span_along<1>(a.windows, pixel);
+    const Span columns = span_along<2>(a.windows, pixel);
+    f32 norm;
+    if (a.p == 1.0f) {
+        norm = sum_of_window(a, at, planes, rows, columns, Magnitude());
     } else if (a.p == 2.0f) {
-        sum = __fsqrt_rn(sum);
-    } else if (a.p != 1.0f) {
-        sum = powf(sum, __fdiv_rn(1.0f, a.p));
+        norm = __fsqrt_rn(sum_of_window(a, at, planes, rows, columns, Square()));
+    } else {
+        const Power power = {a.p};
+        norm = powf(sum_of_window(a, at, planes, rows, columns, power), a.inverse_p);
     }
-    ((f32*)a.output)[at] = sum;
+    ((f32*)a.output)[at] = norm;
 }

@@ -3,15 +3,17 @@
 use super::{Lower, Refusal, elements, small};
 use crate::backend::cuda::arguments::{self, Windows};
 use crate::backend::cuda::kernels::{
-    CONV_ND_F32, CONV_ND_I32, Kernel, MAX_POOL_ND_F32, POOL_ND_F32, POOL_ND_I8, POOL_ND_U8,
+    AVERAGE_POOL_ND_F32, CONV_ND_F32, CONV_ND_I32, Kernel, MAX_POOL_ND_F32, NORM_POOL_ND_F32,
+    POOL_ND_I8, POOL_ND_U8,
 };
 use crate::dtype::DType;
 use crate::format::{ConvNdAttributes, PoolNdAttributes};
 use crate::memory::Slot;
 use crate::ops::conv_nd::{MAX_SPATIAL, at_end};
 
-/// Maxima of windows.
+/// Kinds of poolings, of which the third is a norm.
 const MAX: u32 = 1;
+const AVERAGE: u32 = 2;
 
 /// Windows over x that give y; `kernel`, `stride`, `dilation` and `pad` are those of the axes that there are, first ones first.
 fn windows(
@@ -84,14 +86,15 @@ pub(super) fn pool_nd(lower: &mut Lower<'_>) -> Result<(), Refusal> {
         kind: attributes.kind,
         counts_padding: u32::from(attributes.count_include_pad == 1),
         p: attributes.p,
+        inverse_p: 1.0 / attributes.p,
         column_major: u32::from(attributes.column_major == 1),
-        reserved: 0,
     };
     let kernel: &'static Kernel = match x.dtype() {
         DType::I8 => &POOL_ND_I8,
         DType::U8 => &POOL_ND_U8,
         _ if attributes.kind == MAX => &MAX_POOL_ND_F32,
-        _ => &POOL_ND_F32,
+        _ if attributes.kind == AVERAGE => &AVERAGE_POOL_ND_F32,
+        _ => &NORM_POOL_ND_F32,
     };
     lower.call_elements(kernel, arguments.elements, arguments)
 }
