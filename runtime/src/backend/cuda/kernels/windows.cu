@@ -19,12 +19,12 @@ struct Span {
     i64 start;
 };
 
+// Sizes, strides and paddings are at most 2³¹, 2³⁰ and 2³⁰, so that what is divided fits 32 bits.
 __device__ inline Span span_of(i64 size, u32 kernel, u32 dilation, i64 start) {
-    const i64 first = start < 0 ? (-start + dilation - 1) / dilation : 0;
-    i64 end = start >= size ? 0 : (size - 1 - start) / dilation + 1;
-    end = end < (i64)kernel ? end : (i64)kernel;
-    end = end > 0 ? end : 0;
-    Span span = {(u32)(first < end ? first : end), (u32)end, start};
+    const u32 first = start < 0 ? ((u32)-start + dilation - 1) / dilation : 0;
+    u32 end = start >= size ? 0 : (u32)(size - 1 - start) / dilation + 1;
+    end = end < kernel ? end : kernel;
+    const Span span = {first < end ? first : end, end, start};
     return span;
 }
 
