@@ -82,8 +82,9 @@ fn store<T: Element, W: Copy>(
 fn store_float(block: &[f64], y: &mut [u8], to: DType) -> Result<(), StepErrorKind> {
     match to {
         DType::F32 => store(block, y, |x| x as f32),
-        DType::F16 => store(block, y, f16::from_f64),
-        DType::BF16 => store(block, y, bf16::from_f64),
+        // Every float type lies within f32.
+        DType::F16 => store(block, y, |x| f16::from_f32(x as f32)),
+        DType::BF16 => store(block, y, |x| bf16::from_f32(x as f32)),
         DType::I8 => store(block, y, |x| x as i8),
         DType::U8 => store(block, y, |x| x as u8),
         DType::I16 => store(block, y, |x| x as i16),
@@ -93,11 +94,19 @@ fn store_float(block: &[f64], y: &mut [u8], to: DType) -> Result<(), StepErrorKi
     }
 }
 
+/// A whole number as f32, with the last bit set where it isn't exact, so that rounding it further rounds once.
+fn to_odd(x: f64) -> f32 {
+    let near = x as f32;
+    let is_beyond = libm::fabs(f64::from(near)) > libm::fabs(x);
+    let towards_zero = if is_beyond { near.to_bits() - 1 } else { near.to_bits() };
+    f32::from_bits(towards_zero | u32::from(f64::from(near) != x))
+}
+
 fn store_integer(block: &[i64], y: &mut [u8], to: DType) -> Result<(), StepErrorKind> {
     match to {
         DType::F32 => store(block, y, |x| x as f32),
         DType::F16 => store(block, y, |x| f16::from_f64(x as f64)),
-        DType::BF16 => store(block, y, |x| bf16::from_f64(x as f64)),
+        DType::BF16 => store(block, y, |x| bf16::from_f32(to_odd(x as f64))),
         DType::I8 => store(block, y, |x| x as i8),
         DType::U8 => store(block, y, |x| x as u8),
         DType::I16 => store(block, y, |x| x as i16),
@@ -132,6 +141,11 @@ mod tests {
         assert_eq!(halves.map_to_f32(), [2048.0, 2052.0, f32::INFINITY]);
         let brain = cast(tensor(&[2], &[257f32, 259.0]), DType::BF16).run::<bf16>();
         assert_eq!(brain.iter().map(|x| x.to_f32()).collect::<Vec<_>>(), [256.0, 260.0]);
+        // A little more than half way.
+        let more = [1.0 + 1.0 / 256.0 + f32::EPSILON, -1.0 - 1.0 / 256.0 - f32::EPSILON];
+        let brain = cast(tensor(&[2], &more), DType::BF16).run::<bf16>();
+        let brain: Vec<f32> = brain.iter().map(|x| x.to_f32()).collect();
+        assert_eq!(brain, [1.007_812_5, -1.007_812_5]);
         let back = cast(tensor(&[2], &[f16::from_f32(0.5), f16::from_f32(-7.75)]), DType::I32)
             .run::<i32>();
         assert_eq!(back, [0, -7]);
@@ -154,6 +168,11 @@ mod tests {
         assert_eq!(cast(x(), DType::U8).run::<u8>(), [44, 255, 255, 1]);
         assert_eq!(cast(x(), DType::I32).run::<i32>(), [300, -1, -1, 16_777_217]);
         assert_eq!(cast(x(), DType::F32).run::<f32>(), [300.0, -1.0, 9.223_372e18, 16_777_216.0]);
+        let half_way = (1i64 << 40) + (1 << 32);
+        let brain = cast(tensor(&[3], &[half_way, half_way + 1, -half_way - 1]), DType::BF16);
+        let brain: Vec<f32> = brain.run::<bf16>().iter().map(|x| x.to_f32()).collect();
+        let (below, above) = ((1i64 << 40) as f32, ((1i64 << 40) + (1 << 33)) as f32);
+        assert_eq!(brain, [below, above, -above]);
         assert_eq!(cast(tensor(&[2], &[200u8, 0]), DType::I16).run::<i16>(), [200, 0]);
         assert_eq!(cast(bools(&[3], &[0, 1, 9]), DType::F32).run::<f32>(), [0.0, 1.0, 1.0]);
         assert_eq!(cast(bools(&[3], &[0, 1, 9]), DType::Bool).run::<u8>(), [0, 1, 1]);

@@ -245,7 +245,7 @@ fn check_lut_i16(step: &Step<'_>) -> Result<(), StepErrorKind> {
 }
 
 /// Bits of the numbers within an interval of a table over i16, 16 − n for 2ⁿ + 1 entries; refuses other tables.
-pub(super) fn lut_i16_bits(table: &Slot, operand: u8) -> Result<u32, StepErrorKind> {
+pub(crate) fn lut_i16_bits(table: &Slot, operand: u8) -> Result<u32, StepErrorKind> {
     let intervals = table.elements().wrapping_sub(1);
     expect_vector(table, DType::I16, 0, operand)?;
     if !intervals.is_power_of_two() || !(2..=1 << 16).contains(&intervals) {

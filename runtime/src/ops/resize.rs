@@ -45,7 +45,7 @@ pub static RESIZE_I16: Operator = Operator {
     scratch_bytes,
 };
 
-const NEAREST: u32 = 1;
+pub(crate) const NEAREST: u32 = 1;
 const LINEAR: u32 = 2;
 const CUBIC: u32 = 3;
 
@@ -103,7 +103,7 @@ fn check(step: &Step<'_>, dtype: DType) -> Result<(), StepErrorKind> {
     Ok(())
 }
 
-fn is_resized(attributes: &ResizeAttributes, x: &Slot, y: &Slot, axis: usize) -> bool {
+pub(crate) fn is_resized(attributes: &ResizeAttributes, x: &Slot, y: &Slot, axis: usize) -> bool {
     x.dim(axis) != y.dim(axis) || attributes.scales[axis] != 1.0
 }
 

@@ -181,6 +181,8 @@ arguments! {
         sequences: u64,
         keys: u64,
         values: u64,
+        key_scales: u64,
+        value_scales: u64,
         output: u64,
         status: u64,
         tokens: u32,
@@ -201,12 +203,17 @@ arguments! {
         keys: u64,
         values: u64,
         output: u64,
+        chosen: u64,
+        weights: u64,
+        status: u64,
         tokens: u32,
         heads: u32,
         kv_heads: u32,
         size: u32,
         positions: u32,
         scale: f32,
+        chosen_count: u32,
+        step: u32,
     }
 
     struct Elements {
@@ -390,7 +397,7 @@ arguments! {
         reserved: u32,
     }
 
-    struct BinaryI8 {
+    struct BinaryQuantized {
         a: u64,
         b: u64,
         output: u64,
@@ -414,7 +421,7 @@ arguments! {
         output: u64,
         table: u64,
         elements: u32,
-        reserved: u32,
+        bits: u32,
     }
 
     struct Quantize {
@@ -472,5 +479,319 @@ arguments! {
         scale: f32,
         min: i32,
         max: i32,
+    }
+
+    struct Blended {
+        stride: u64,
+        extent: u32,
+        out_extent: u32,
+        out_inner: u32,
+        scale: f32,
+    }
+
+    struct Resize {
+        input: u64,
+        output: u64,
+        input_strides: [u64; 8],
+        out_inner: [u32; 8],
+        extents: [u32; 8],
+        first: Blended,
+        second: Blended,
+        third: Blended,
+        rank: u32,
+        blended: u32,
+        elements: u32,
+        mode: u32,
+        coordinates: u32,
+        cubic_coefficient: f32,
+        exclude_outside: u32,
+        zero_point: i32,
+    }
+
+    struct Nearest {
+        input: u64,
+        output: u64,
+        input_strides: [u64; 8],
+        input_extents: [u32; 8],
+        extents: [u32; 8],
+        scales: [f32; 8],
+        resized: u32,
+        rank: u32,
+        elements: u32,
+        coordinates: u32,
+        rounding: u32,
+        reserved: u32,
+    }
+
+    struct Interpolate {
+        input: u64,
+        indices: u64,
+        weights: u64,
+        output: u64,
+        status: u64,
+        extent: u32,
+        out_extent: u32,
+        inner: u32,
+        taps: u32,
+        elements: u32,
+        step: u32,
+    }
+
+    struct Recurrent {
+        gates: u64,
+        weights: u64,
+        lengths: u64,
+        initial: u64,
+        extra: u64,
+        more: u64,
+        every: u64,
+        last: u64,
+        last_cell: u64,
+        time: u32,
+        batch: u32,
+        directions: u32,
+        hidden: u32,
+        backwards: u32,
+        variant: u32,
+        clip: f32,
+        cell_clip: f32,
+        functions: [u32; 6],
+        alpha: [f32; 6],
+        beta: [f32; 6],
+    }
+
+    struct QuantizedLstm {
+        input: u64,
+        weights: u64,
+        state_weights: u64,
+        bias: u64,
+        initial: u64,
+        initial_cell: u64,
+        tables: [u64; 3],
+        every: u64,
+        last: u64,
+        last_cell: u64,
+        time: u32,
+        batch: u32,
+        inputs: u32,
+        hidden: u32,
+        batch_first: u32,
+        bits: [u32; 3],
+        input_scale: [f32; 4],
+        state_scale: [f32; 4],
+        output_scale: f32,
+        cell_shift: u32,
+        cell_bound: i32,
+        zero_point: i32,
+        panels: u32,
+        reserved: u32,
+    }
+
+    struct GatherElements {
+        data: u64,
+        indices: u64,
+        output: u64,
+        status: u64,
+        strides: [u64; 8],
+        along: u64,
+        extents: [u32; 8],
+        rank: u32,
+        extent: u32,
+        elements: u32,
+        step: u32,
+        wide: u32,
+        reserved: u32,
+    }
+
+    struct GatherNd {
+        data: u64,
+        indices: u64,
+        output: u64,
+        status: u64,
+        strides: [u64; 8],
+        batch_stride: u64,
+        extents: [u32; 8],
+        tuple: u32,
+        per_batch: u32,
+        block: u32,
+        elements: u32,
+        step: u32,
+        wide: u32,
+    }
+
+    struct ScatterElements {
+        indices: u64,
+        updates: u64,
+        output: u64,
+        status: u64,
+        strides: [u64; 8],
+        along: u64,
+        extents: [u32; 8],
+        rank: u32,
+        lines: u32,
+        count: u32,
+        inner: u32,
+        extent: u32,
+        reduction: u32,
+        step: u32,
+        wide: u32,
+    }
+
+    struct ScatterNd {
+        indices: u64,
+        updates: u64,
+        output: u64,
+        status: u64,
+        strides: [u64; 8],
+        extents: [u32; 8],
+        tuple: u32,
+        places: u32,
+        block: u32,
+        shares: u32,
+        reduction: u32,
+        step: u32,
+        wide: u32,
+        reserved: u32,
+    }
+
+    struct TopK {
+        input: u64,
+        values: u64,
+        indices: u64,
+        extent: u32,
+        inner: u32,
+        kept: u32,
+        elements: u32,
+        smallest: u32,
+        reserved: u32,
+    }
+
+    struct Cumulative {
+        input: u64,
+        output: u64,
+        extent: u32,
+        inner: u32,
+        columns: u32,
+        kind: u32,
+        exclusive: u32,
+        reverse: u32,
+    }
+
+    struct ReverseSequence {
+        input: u64,
+        lengths: u64,
+        output: u64,
+        status: u64,
+        rows: u32,
+        columns: u32,
+        block: u32,
+        time: u32,
+        elements: u32,
+        step: u32,
+        wide: u32,
+        reserved: u32,
+    }
+
+    struct ConvI16 {
+        input: u64,
+        weights: u64,
+        output: u64,
+        bias: u64,
+        scale: u64,
+        shape: ConvShape,
+        k: u32,
+        min: i32,
+        max: i32,
+        in_panels: u32,
+    }
+
+    struct Windows {
+        input: [u32; 3],
+        output: [u32; 3],
+        kernel: [u32; 3],
+        stride: [u32; 3],
+        dilation: [u32; 3],
+        pad: [u32; 3],
+    }
+
+    struct ConvNd {
+        input: u64,
+        weights: u64,
+        bias: u64,
+        output: u64,
+        windows: Windows,
+        in_c: u32,
+        out_c: u32,
+        group_in_c: u32,
+        group_out_c: u32,
+        elements: u32,
+        min: f32,
+        max: f32,
+        reserved: u32,
+    }
+
+    struct PoolNd {
+        input: u64,
+        output: u64,
+        positions: u64,
+        windows: Windows,
+        pad_after: [u32; 3],
+        channels: u32,
+        elements: u32,
+        kind: u32,
+        counts_padding: u32,
+        p: f32,
+        inverse_p: f32,
+        column_major: u32,
+    }
+
+    struct GridSample {
+        input: u64,
+        grid: u64,
+        output: u64,
+        extents: [u32; 3],
+        axes: u32,
+        channels: u32,
+        places: u32,
+        elements: u32,
+        mode: u32,
+        padding: u32,
+        align_corners: u32,
+    }
+
+    struct RoiAlign {
+        input: u64,
+        regions: u64,
+        images: u64,
+        output: u64,
+        status: u64,
+        count: u32,
+        channels: u32,
+        height: u32,
+        width: u32,
+        out_height: u32,
+        out_width: u32,
+        elements: u32,
+        mode: u32,
+        sampling_ratio: u32,
+        spatial_scale: f32,
+        half_pixel: u32,
+        step: u32,
+        wide: u32,
+        reserved: u32,
+    }
+
+    struct NonMaxSuppression {
+        boxes: u64,
+        scores: u64,
+        output: u64,
+        groups: u32,
+        classes: u32,
+        count: u32,
+        most: u32,
+        iou_threshold: f32,
+        score_threshold: f32,
+        has_score_threshold: u32,
+        center_point_box: u32,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::arguments::{BinaryI8, Lut};
+use super::arguments::{BinaryQuantized, Lut};
 use super::device::Device;
 use super::driver::Command;
 use super::error::{Error, MissingStep};
@@ -11,8 +11,9 @@ use super::session::{Options, Session};
 use crate::dtype::DType;
 use crate::error::{DeviceError, SessionError};
 use crate::format::{
-    ArgReduceAttributes, BinaryAttributes, BinaryOp, DimRecord, Field, FileBuilder, Header, Name,
-    Op, OpBits, Section, StateRecord, StepRecord, Storage, SymbolRecord, TensorRecord,
+    BinaryAttributes, BinaryOp, ConvAttributes, DimRecord, Field, FileBuilder, Header, Layout,
+    NO_OPERAND, Name, Op, OpBits, Section, StateRecord, StepRecord, Storage, SymbolRecord,
+    TensorRecord,
 };
 use crate::model::Model;
 
@@ -20,8 +21,8 @@ use crate::model::Model;
 const MOST: u32 = 16;
 const WIDTH: u32 = 8;
 
-/// A file: y = table[x] with x `[n, 8]`, and a state that grows by one in every run, also an output. With `extra`, two steps
-/// of an operator that the backend lacks.
+/// A file: y = table[x] with x `[n, 8]`, and a state that grows by one in every run, also an output. With `extra`, two layers
+/// whose weights are in an order that the backend lacks.
 fn file(extra: bool) -> Vec<u8> {
     let tensor = |storage: Storage, offset: u64, dims: [i32; 2], rank: u8, bytes: u32| {
         let mut all = [0; 8];
@@ -46,10 +47,21 @@ fn file(extra: bool) -> Vec<u8> {
         tensor(Storage::State, 0, [width, 0], 1, WIDTH),
         tensor(Storage::Constant, 256, [1, 0], 1, 1),
         tensor(Storage::Arena, 256, [width, 0], 1, WIDTH),
+        tensor(Storage::Arena, 320, symbolic, 2, rows),
+        // Of a layer: weights, biases, scales. Nobody looks at what they are.
         TensorRecord {
-            dtype: DType::I64 as u8,
+            layout: Layout::CortexM as u8,
+            ..tensor(Storage::Constant, 128, [128, 0], 1, 128)
+        },
+        TensorRecord {
+            dtype: DType::I32 as u8,
             scale: 0.0,
-            ..tensor(Storage::Arena, 320, [-1, 0], 1, MOST * 8)
+            ..tensor(Storage::Constant, 0, [16, 0], 1, 64)
+        },
+        TensorRecord {
+            dtype: DType::F32 as u8,
+            scale: 0.0,
+            ..tensor(Storage::Constant, 64, [16, 0], 1, 64)
         },
     ];
     let add = BinaryAttributes {
@@ -75,15 +87,15 @@ fn file(extra: bool) -> Vec<u8> {
     ];
     let mut operands = vec![0u32, 1, 2, 3, 4, 3, 3, 5];
     if extra {
-        for start in [8, 10] {
-            operands.extend([2, 6]);
-            let arg_reduce =
-                step(Op::ArgReduce, Some(DType::I8), start, 1, ArgReduceAttributes::SIZE as u32);
+        for start in [8, 14] {
+            operands.extend([2, 7, 8, 9, NO_OPERAND, 6]);
+            let layer =
+                step(Op::FullyConnected, Some(DType::I8), start, 5, ConvAttributes::SIZE as u32);
             let attributes_offset = BinaryAttributes::SIZE as u32;
             steps.push(StepRecord {
                 attributes_offset,
                 name: Name { offset: 0, bytes: 5 },
-                ..arg_reduce
+                ..layer
             });
         }
     }
@@ -91,10 +103,17 @@ fn file(extra: bool) -> Vec<u8> {
     constants.push(1);
     constants.resize(320, 0);
     constants[264..272].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
-    let mut attributes = vec![0; BinaryAttributes::SIZE + ArgReduceAttributes::SIZE];
+    let mut attributes = vec![0; BinaryAttributes::SIZE + ConvAttributes::SIZE];
     add.write(&mut attributes);
-    let last_axis = ArgReduceAttributes { axis: 1, ..ArgReduceAttributes::default() };
-    last_axis.write(&mut attributes[BinaryAttributes::SIZE..]);
+    let layer = ConvAttributes {
+        kernel: [1; 2],
+        stride: [1; 2],
+        dilation: [1; 2],
+        groups: 1,
+        clamp_q: [-128, 127],
+        ..ConvAttributes::default()
+    };
+    layer.write(&mut attributes[BinaryAttributes::SIZE..]);
     let mut op_set = OpBits::default();
     steps.iter().for_each(|step| op_set.insert(Op::from_number(step.op).unwrap()));
     let totals = Header {
@@ -211,7 +230,7 @@ fn addresses_are_those_of_the_plan() {
     );
     assert_eq!(arguments.table, base(320));
     let Command::Launch(add) = &graph[2] else { panic!("{graph:?}") };
-    assert_eq!(BinaryI8::read(&add.arguments).output, base(8), "the state");
+    assert_eq!(BinaryQuantized::read(&add.arguments).output, base(8), "the state");
     drop(record);
     assert_eq!(session.device_bytes(), 320 + 448 + 8 + 4);
     drop(session);
@@ -280,17 +299,19 @@ fn without_graphs_every_kernel_is_launched() {
 
 #[test]
 fn steps_that_are_missing_are_listed() {
+    const LACKS: &str = "weights for Cortex-M; convert with `--target any`";
     let (recorder, file) = (Recorder::new([9, 0]), Aligned::new(&file(true)));
     let error = prepare(&recorder, file.model(), Options::default()).unwrap_err();
     let missing = |step| MissingStep {
         step,
         name: "large".to_owned(),
-        operator: "arg_reduce",
+        operator: "fully_connected",
         dtype: Some(DType::I8),
-        what: None,
+        what: Some(LACKS),
     };
     assert_eq!(error, Error::Missing(vec![missing(3), missing(4)]));
-    let text = "the CUDA backend lacks\n  arg_reduce i8 of step 3 `large`,\n  arg_reduce i8 of step 4 `large`; run it on the CPU";
+    let lacks = |step| format!("  fully_connected i8 ({LACKS}) of step {step} `large`");
+    let text = format!("the CUDA backend lacks\n{},\n{}; run it on the CPU", lacks(3), lacks(4));
     assert_eq!(error.to_string(), text);
     assert!(recorder.record().memory.is_empty());
 }

@@ -154,6 +154,13 @@ pub(super) fn half_floats(layout: Layout) -> impl Fn(&mut Random, usize, usize) 
     }
 }
 
+/// In panels of pairs.
+pub(super) fn pairs(random: &mut Random, channels: usize, k: usize) -> Tensor {
+    let values = random.f32s(channels * k).into_iter().map(|w| half::bf16::from_f32(w * 0.1));
+    let values: Vec<half::bf16> = values.collect();
+    tensor(&[values.len() as u32], &values).packed(Layout::PanelFloat)
+}
+
 /// Weights in the smallest groups; any bytes are valid.
 pub(super) fn grouped(layout: Layout, channels: usize, k: usize, random: &mut Random) -> Tensor {
     let form = GroupedForm::of(layout).unwrap();
@@ -235,6 +242,9 @@ pub(super) fn layers(cases: &mut Vec<Named>) {
             let conv = Conv { residual, ..conv };
             cases.push(("conv_f32", conv.f32(5, floats(Layout::PanelFloat))));
             cases.push(("conv_f16", conv.f32(6, half_floats(Layout::PanelFloat))));
+            if (conv.x[3] / conv.groups).is_multiple_of(2) {
+                cases.push(("conv_bf16", conv.f32(8, pairs)));
+            }
             for (name, layout) in [
                 ("conv_w8", Layout::GroupedW8),
                 ("conv_w4", Layout::GroupedW4),
@@ -259,6 +269,9 @@ pub(super) fn layers(cases: &mut Vec<Named>) {
                 named("dense_f16_1", "dense_f16_4"),
                 conv.f32(6, half_floats(Layout::PanelFloat)),
             ));
+            if k % 2 == 0 {
+                cases.push((named("dense_bf16_1", "dense_bf16_4"), conv.f32(8, pairs)));
+            }
             for form in GroupedForm::all() {
                 let layout = form.layout().unwrap();
                 let (one_row, four) = match form.bits {

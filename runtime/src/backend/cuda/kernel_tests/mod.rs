@@ -1,13 +1,23 @@
 //! Every kernel by name, beside the CPU's scalar one, at shapes that reach its edges.
 
+mod indexed;
+mod integers;
 mod layers;
+mod recurrent;
+mod sampling;
+mod windows;
 
 use std::collections::BTreeSet;
 
-use self::layers::{as_quantized, floats, grouped, half_floats, halves, layers};
+use self::indexed::indexed;
+use self::integers::integers;
+use self::layers::{as_quantized, floats, grouped, half_floats, halves, layers, pairs};
+use self::recurrent::recurrent;
+use self::sampling::sampling;
+use self::windows::windows;
 use super::kernels::KERNELS;
 use super::tests::{compare, devices};
-use crate::dtype::DType::{self, Bool, F16, F32, I8, I32, I64, U8};
+use crate::dtype::DType::{self, BF16, Bool, F16, F32, I8, I32, I64, U8};
 use crate::format::{
     ArgReduceAttributes, AttentionAttributes, AxisAttributes, BinaryAttributes,
     CachedAttentionAttributes, CrossAttentionAttributes, EmbeddingAttributes, GatedAttributes,
@@ -60,6 +70,18 @@ fn elementwise(cases: &mut Vec<Named>) {
             "unary_f32",
             Case::new(Op::Unary, Some(F32), attributes, &[random_f32(3, &[301])], y),
         ));
+    }
+    for kind in (29..=39).chain([42]) {
+        for (alpha, scale) in [(1.0, 1.0), (2.0, 9.5), (3.0, 1e6), (4.0, 0.01), (5.0, 2.0)] {
+            let attributes = UnaryAttributes { kind, alpha, beta: alpha % 2.0, reserved: 0 };
+            // Tangents near their poles differ by as much as their arguments.
+            let largest = if kind == 31 { 0.7 } else { scale };
+            let x = random_f32(3, &[301]);
+            let x: Vec<f32> = super::tests::floats(&x.bytes).iter().map(|x| x * largest).collect();
+            let y = shape(F32, &[301]);
+            let case = Case::new(Op::Unary, Some(F32), attributes, &[tensor(&[301], &x)], y);
+            cases.push(("rare_unary_f32", case));
+        }
     }
     for kind in [1, 8, 11, 13, 14] {
         let attributes = GatedAttributes { kind, reserved: 0 };
@@ -299,6 +321,13 @@ fn attention(cases: &mut Vec<Named>) {
             for name in ["cache_check", "cache_write", "cached_attention"] {
                 cases.push((name, case_with(&case, &[cache(), cache()])));
             }
+            let narrow = || Some(shape(I8, &[2, 2, 100, 36]));
+            let scales = || Some(shape(F16, &[2, 2, 100, 2]));
+            let y = shape(F32, &[3, 144]);
+            let case = Case::new(Op::CachedAttention, Some(I8), attributes, &inputs[..count], y);
+            for name in ["cache_write_q8", "cached_attention_q8"] {
+                cases.push((name, case_with(&case, &[narrow(), narrow(), scales(), scales()])));
+            }
         }
     }
     for interleaved in [0, 1] {
@@ -321,14 +350,18 @@ fn attention(cases: &mut Vec<Named>) {
             ));
         }
     }
-    let (rows, size) = (37usize, 21usize);
+    let (rows, size) = (37usize, 22usize);
     let padded = rows.next_multiple_of(PANEL_N);
     let named = |tensor: Tensor| Tensor { dims: vec![rows as u32, size as u32], ..tensor };
+    let bf16s: Vec<half::bf16> =
+        Random(3).f32s(814).into_iter().map(half::bf16::from_f32).collect();
     let tables = [
         random_f32(1, &[rows as u32, size as u32]).constant(),
-        named(tensor(&[777], &halves(Random(3).f32s(777)))).constant(),
+        named(tensor(&[814], &halves(Random(3).f32s(814)))).constant(),
         named(floats(Layout::PanelFloat)(&mut Random(4), padded, size)),
         named(half_floats(Layout::PanelFloat)(&mut Random(5), padded, size)),
+        named(tensor(&[814], &bf16s)).constant(),
+        named(pairs(&mut Random(10), padded, size)),
         named(grouped(Layout::GroupedW8, padded, size, &mut Random(6))),
         named(grouped(Layout::GroupedW4Min, padded, size, &mut Random(7))),
         named(grouped(Layout::GroupedW5NarrowMin, padded, size, &mut Random(8))),
@@ -339,7 +372,7 @@ fn attention(cases: &mut Vec<Named>) {
             EmbeddingAttributes { scale: if at % 2 == 0 { 1.0 } else { 3.5 }, reserved: 0 };
         let narrow = tensor(&[3], &[0i32, 36, 17]);
         let wide = tensor(&[3, 1], &[0i64, 36, 17]);
-        let (ids, dims) = if at % 2 == 0 { (narrow, vec![3, 21]) } else { (wide, vec![3, 1, 21]) };
+        let (ids, dims) = if at % 2 == 0 { (narrow, vec![3, 22]) } else { (wide, vec![3, 1, 22]) };
         cases.push((
             "embedding",
             Case::new(Op::Embedding, Some(F32), attributes, &[table, ids], shape(F32, &dims)),
@@ -437,15 +470,14 @@ fn whole_numbers(cases: &mut Vec<Named>) {
     }
     let real =
         tensor(&[9], &[1.9f32, -1.9, 300.0, -300.0, f32::NAN, f32::INFINITY, -1e20, 0.0, 65_519.0]);
-    for x in [real, a.clone(), wide(&b), truth(&a), bytes(I8)[0].clone(), bytes(U8)[0].clone()] {
-        for to in [F32, F16, I8, U8, DType::I16, I32, I64, Bool] {
-            if to != F16 || x.dtype == F32 {
-                let y = shape(to, &x.dims.clone());
-                cases.push((
-                    "cast",
-                    Case::new(Op::Cast, None, [0u8; 0], std::slice::from_ref(&x), y),
-                ));
-            }
+    let bf16s = tensor(&[4], &[1.5f32, -3e38, f32::NAN, 77.0].map(half::bf16::from_f32));
+    for x in
+        [real, bf16s, a.clone(), wide(&b), truth(&a), bytes(I8)[0].clone(), bytes(U8)[0].clone()]
+    {
+        for to in [F32, F16, BF16, I8, U8, DType::I16, I32, I64, Bool] {
+            let y = shape(to, &x.dims.clone());
+            let inputs = std::slice::from_ref(&x);
+            cases.push(("cast", Case::new(Op::Cast, None, [0u8; 0], inputs, y)));
         }
     }
     for min in [0, 1] {
@@ -455,6 +487,7 @@ fn whole_numbers(cases: &mut Vec<Named>) {
             let long = wide(&x);
             for (name, x) in [
                 ("arg_reduce_f32", random_f32(3, &[3, 12, 5])),
+                ("arg_reduce_i8", random_i8(4, &[3, 12, 5])),
                 ("arg_reduce_i32", x),
                 ("arg_reduce_i64", long),
             ] {
@@ -479,6 +512,12 @@ fn whole_numbers(cases: &mut Vec<Named>) {
     for name in ["cross_write", "cross_attention"] {
         cases.push((name, case_with(&case, &[cache(), cache()])));
     }
+    let chosen = [&inputs[..], &[tensor(&[3], &[3i32, 0, 3])]].concat();
+    let case = Case::new(Op::CrossAttention, Some(F32), attributes, &chosen, shape(F32, &[3, 144]));
+    for name in ["cross_check", "cross_weights"] {
+        let weights = Some(shape(F32, &[3, 3, 70]));
+        cases.push((name, case_with(&case, &[cache(), cache(), weights])));
+    }
 }
 
 #[test]
@@ -493,6 +532,11 @@ fn every_kernel_agrees_with_the_scalar_one() {
     reductions(&mut cases);
     attention(&mut cases);
     whole_numbers(&mut cases);
+    sampling(&mut cases);
+    recurrent(&mut cases);
+    indexed(&mut cases);
+    integers(&mut cases);
+    windows(&mut cases);
     let mut ran = BTreeSet::new();
     for (index, (name, case)) in cases.iter().enumerate() {
         let outputs = case.run_outputs(Some(Isa::Scalar));

@@ -14,16 +14,39 @@ struct Scores {
     u32 zero_rows;
 };
 
+__device__ inline f32 widened(f32 x) { return x; }
+__device__ inline f32 widened(u16 x) { return half_to_float(x); }
+
+// Rows of f32 or f16.
 template <class T>
-__device__ inline f32 widened(T x) { return x; }
-template <>
-__device__ inline f32 widened<u16>(u16 x) { return half_to_float(x); }
+struct Floats {
+    const T* numbers;
+    u32 size;
+
+    __device__ f32 at(u32 row, u32 channel) const { return widened(numbers[(u64)row * size + channel]); }
+};
+
+// Channels with one scale.
+#define Q8_GROUP 32
+
+// Rows of i8, with scales in f16.
+struct Q8 {
+    const i8* numbers;
+    const u16* scales;
+    u32 size;
+
+    __device__ f32 at(u32 row, u32 channel) const {
+        const f32 scale = half_to_float(scales[(u64)row * ((size + Q8_GROUP - 1) / Q8_GROUP) + channel / Q8_GROUP]);
+        return __fmul_rn(__int2float_rn(numbers[(u64)row * size + channel]), scale);
+    }
+};
 
 // One query of a block's 4 warps: `y = softmax(q · kᵀ) · v` over keys first to end − 1. Warps take chunks of 32 keys in turn,
 // lanes a key each for its score, then channels for the sum. `mask` may be null.
-template <class T>
-__device__ inline void attend(const f32* q, const T* keys, const T* values, u32 first, u32 end, u32 size, u32 value_size,
-                              const f32* mask, i64 mask_stride, const Scores& to, f32* y) {
+template <class Rows>
+__device__ inline void attend(const f32* q, const Rows& keys, const Rows& values, u32 first, u32 end, const f32* mask,
+                              i64 mask_stride, const Scores& to, f32* y) {
+    const u32 size = keys.size, value_size = values.size;
     __shared__ f32 query[MOST_CHANNELS];
     __shared__ f32 weighted[WARPS][MOST_CHANNELS];
     __shared__ f32 largest_of[WARPS], sum_of[WARPS];
@@ -36,9 +59,8 @@ __device__ inline void attend(const f32* q, const T* keys, const T* values, u32 
         const u32 key = chunk + lane;
         f32 score = -infinity();
         if (key < end) {
-            const T* k = keys + (u64)key * size;
             f32 dot = 0.0f;
-            for (u32 i = 0; i < size; i++) dot = __fmaf_rn(query[i], widened(k[i]), dot);
+            for (u32 i = 0; i < size; i++) dot = __fmaf_rn(query[i], keys.at(key, i), dot);
             score = __fmul_rn(dot, to.scale);
             if (to.softcap > 0.0f) score = __fmul_rn(to.softcap, tanhf(__fdiv_rn(score, to.softcap)));
             if (mask != nullptr) score = __fadd_rn(score, mask[key * mask_stride]);
@@ -55,11 +77,10 @@ __device__ inline void attend(const f32* q, const T* keys, const T* values, u32 
         const u32 count = end - chunk < WARP ? end - chunk : WARP;
         for (u32 j = 0; j < count; j++) {
             const f32 w = __shfl_sync(ALL_LANES, weight, (i32)j);
-            const T* v = values + (u64)(chunk + j) * value_size;
 #pragma unroll
             for (u32 i = 0; i < MOST_CHANNELS / WARP; i++) {
                 const u32 channel = lane + i * WARP;
-                if (channel < value_size) acc[i] = __fmaf_rn(w, widened(v[channel]), acc[i]);
+                if (channel < value_size) acc[i] = __fmaf_rn(w, values.at(chunk + j, channel), acc[i]);
             }
         }
     }
@@ -120,9 +141,10 @@ KERNEL(attention_f32, 128, Attention) {
                                   : (const f32*)a.mask + sample * a.mask_strides[0] + head * a.mask_strides[1] +
                                         query * a.mask_strides[2];
     const Scores to = {a.scale, a.softcap, a.zero_rows};
-    attend<f32>((const f32*)a.q + row * a.size, (const f32*)a.k + kv * a.size, (const f32*)a.v + kv * a.value_size, 0,
-                (u32)(seen < a.keys ? seen : a.keys), a.size, a.value_size, mask, (i64)a.mask_strides[3], to,
-                (f32*)a.output + row * a.value_size);
+    const Floats<f32> keys = {(const f32*)a.k + kv * a.size, a.size};
+    const Floats<f32> values = {(const f32*)a.v + kv * a.value_size, a.value_size};
+    attend((const f32*)a.q + row * a.size, keys, values, 0, (u32)(seen < a.keys ? seen : a.keys), mask,
+           (i64)a.mask_strides[3], to, (f32*)a.output + row * a.value_size);
 }
 
 struct CachedAttention {
@@ -133,6 +155,9 @@ struct CachedAttention {
     u64 sequences;
     u64 keys;
     u64 values;
+    // Of keys and values in i8.
+    u64 key_scales;
+    u64 value_scales;
     u64 output;
     u64 status;
     u32 tokens;
@@ -159,11 +184,26 @@ KERNEL(cache_check, 256, CachedAttention) {
     }
 }
 
-// Where a token's row of a head of keys or values begins in the cache.
+// The number of a token's row of a head of keys or values in the cache.
 __device__ inline u64 cache_row(const CachedAttention& a, u32 token, u32 kv_head) {
     const i32 sequence = a.sequences == 0 ? 0 : ((const i32*)a.sequences)[token];
     const u64 head = (u64)sequence * a.kv_heads + kv_head;
-    return (head * a.context + ((const i32*)a.positions)[token]) * a.size;
+    return head * a.context + ((const i32*)a.positions)[token];
+}
+
+// Whether a later token has the place of this block's.
+__device__ inline bool is_replaced(const CachedAttention& a, u32 token, u32* room) {
+    const u64 place = cache_row(a, token, 0);
+    u32 later = 0;
+    for (u32 other = token + 1 + threadIdx.x; other < a.tokens; other += blockDim.x) {
+        later += cache_row(a, other, 0) == place;
+    }
+    return block_reduce<Sum>(later, room) > 0;
+}
+
+// The keys of a token, behind which lie its values.
+__device__ inline const f32* new_keys(const CachedAttention& a, u32 token) {
+    return (const f32*)a.x + ((u64)token * (a.heads + 2 * a.kv_heads) + a.heads) * a.size;
 }
 
 // Grid: tokens. Writes nothing after an error. Of tokens with one place the last one has it.
@@ -171,31 +211,78 @@ KERNEL(cache_write, 256, CachedAttention) {
     __shared__ u32 room[8];
     if (*(const u32*)a.status != 0) return;
     const u32 token = blockIdx.x, width = a.kv_heads * a.size;
-    const u64 place = cache_row(a, token, 0);
-    u32 later = 0;
-    for (u32 other = token + 1 + threadIdx.x; other < a.tokens; other += blockDim.x) {
-        later += cache_row(a, other, 0) == place;
-    }
-    if (block_reduce<Sum>(later, room) > 0) return;
-    const f32* x = (const f32*)a.x + ((u64)token * (a.heads + 2 * a.kv_heads) + a.heads) * a.size;
+    if (is_replaced(a, token, room)) return;
+    const f32* x = new_keys(a, token);
     for (u32 channel = threadIdx.x; channel < width; channel += blockDim.x) {
-        const u64 to = place + (u64)(channel / a.size) * a.context * a.size + channel % a.size;
+        const u64 to = cache_row(a, token, channel / a.size) * a.size + channel % a.size;
         ((u16*)a.keys)[to] = float_to_half(x[channel]);
         ((u16*)a.values)[to] = float_to_half(x[width + channel]);
     }
+}
+
+// Keeps a group of a row's numbers.
+__device__ inline void keep_group(const f32* x, u32 count, i8* numbers, u16* scale) {
+    // Magnitudes are in the order of their bits, and a NaN is above them all.
+    u32 largest = 0;
+    for (u32 i = 0; i < count; i++) largest = Largest::join(largest, __float_as_uint(x[i]) & 0x7fffffff);
+    *scale = float_to_half(__fdiv_rn(__uint_as_float(largest), 127.0f));
+    const f32 inverse = *scale == 0 ? 0.0f : __fdiv_rn(1.0f, half_to_float(*scale));
+    for (u32 i = 0; i < count; i++) numbers[i] = (i8)round_clamp(__fmul_rn(x[i], inverse), -127, 127);
+}
+
+// As `cache_write`; a thread has groups of keys or values.
+KERNEL(cache_write_q8, 256, CachedAttention) {
+    __shared__ u32 room[8];
+    if (*(const u32*)a.status != 0) return;
+    const u32 token = blockIdx.x, groups = (a.size + Q8_GROUP - 1) / Q8_GROUP, all = a.kv_heads * groups;
+    if (is_replaced(a, token, room)) return;
+    for (u32 number = threadIdx.x; number < 2 * all; number += blockDim.x) {
+        const u32 head = number % all / groups, group = number % groups, first = group * Q8_GROUP;
+        const u32 count = a.size - first < Q8_GROUP ? a.size - first : Q8_GROUP;
+        const bool is_value = number >= all;
+        const u64 row = cache_row(a, token, head);
+        const f32* x = new_keys(a, token) + (u64)(is_value ? a.kv_heads + head : head) * a.size + first;
+        keep_group(x, count, (i8*)(is_value ? a.values : a.keys) + row * a.size + first,
+                   (u16*)(is_value ? a.value_scales : a.key_scales) + row * groups + group);
+    }
+}
+
+// What a token attends to: rows from `first` to `end` of its sequence, counted from number `row` of the cache.
+struct Seen {
+    u64 row;
+    u32 first;
+    u32 end;
+};
+
+__device__ inline Seen seen_by(const CachedAttention& a, u32 token, u32 head) {
+    const u32 position = (u32)((const i32*)a.positions)[token], end = position + 1;
+    const u64 row = cache_row(a, token, head / (a.heads / a.kv_heads)) - position;
+    const Seen seen = {row, a.window != 0 && end > a.window ? end - a.window : 0, end};
+    return seen;
 }
 
 // Grid: tokens, heads.
 KERNEL(cached_attention, 128, CachedAttention) {
     if (*(const u32*)a.status != 0) return;
     const u32 token = blockIdx.x, head = blockIdx.y;
-    const u32 position = (u32)((const i32*)a.positions)[token];
-    const u64 row = cache_row(a, token, head / (a.heads / a.kv_heads)) - (u64)position * a.size;
-    const u32 end = position + 1, first = a.window != 0 && end > a.window ? end - a.window : 0;
+    const Seen seen = seen_by(a, token, head);
     const Scores to = {a.scale, a.softcap, 0};
     const f32* q = (const f32*)a.x + ((u64)token * (a.heads + 2 * a.kv_heads) + head) * a.size;
-    attend<u16>(q, (const u16*)a.keys + row, (const u16*)a.values + row, first, end, a.size, a.size, nullptr, 0, to,
-                (f32*)a.output + ((u64)token * a.heads + head) * a.size);
+    const Floats<u16> keys = {(const u16*)a.keys + seen.row * a.size, a.size};
+    const Floats<u16> values = {(const u16*)a.values + seen.row * a.size, a.size};
+    attend(q, keys, values, seen.first, seen.end, nullptr, 0, to, (f32*)a.output + ((u64)token * a.heads + head) * a.size);
+}
+
+// Grid: tokens, heads.
+KERNEL(cached_attention_q8, 128, CachedAttention) {
+    if (*(const u32*)a.status != 0) return;
+    const u32 token = blockIdx.x, head = blockIdx.y, groups = (a.size + Q8_GROUP - 1) / Q8_GROUP;
+    const Seen seen = seen_by(a, token, head);
+    const Scores to = {a.scale, a.softcap, 0};
+    const f32* q = (const f32*)a.x + ((u64)token * (a.heads + 2 * a.kv_heads) + head) * a.size;
+    const Q8 keys = {(const i8*)a.keys + seen.row * a.size, (const u16*)a.key_scales + seen.row * groups, a.size};
+    const Q8 values = {(const i8*)a.values + seen.row * a.size, (const u16*)a.value_scales + seen.row * groups, a.size};
+    attend(q, keys, values, seen.first, seen.end, nullptr, 0, to, (f32*)a.output + ((u64)token * a.heads + head) * a.size);
 }
 
 struct CrossAttention {
@@ -206,18 +293,32 @@ struct CrossAttention {
     u64 keys;
     u64 values;
     u64 output;
+    // 0, or heads whose weights are a result, too, and where these go.
+    u64 chosen;
+    u64 weights;
+    u64 status;
     u32 tokens;
     u32 heads;
     u32 kv_heads;
     u32 size;
     u32 positions;
     f32 scale;
+    u32 chosen_count;
+    u32 step;
 };
 
-// A thread has a channel of the keys and values of a position.
+// Whether all chosen heads are there.
+KERNEL(cross_check, 256, CrossAttention) {
+    const u32 at = thread_index();
+    if (at >= a.chosen_count) return;
+    const i32 head = ((const i32*)a.chosen)[at];
+    if (head < 0 || (u32)head >= a.heads) report(a.status, a.step);
+}
+
+// A thread has a channel of the keys and values of a position. Writes nothing after an error.
 KERNEL(cross_write, 256, CrossAttention) {
     const u32 width = a.kv_heads * a.size, at = thread_index();
-    if (at >= a.positions * width) return;
+    if (at >= a.positions * width || (a.chosen != 0 && *(const u32*)a.status != 0)) return;
     const u32 position = at / width, channel = at % width;
     const f32* x = (const f32*)a.fresh + (u64)position * 2 * width + channel;
     const u64 to = ((u64)(channel / a.size) * a.positions + position) * a.size + channel % a.size;
@@ -230,6 +331,31 @@ KERNEL(cross_attention, 128, CrossAttention) {
     const u64 row = ((u64)blockIdx.x * a.heads + blockIdx.y) * a.size;
     const u64 head = (u64)(blockIdx.y / (a.heads / a.kv_heads)) * a.positions * a.size;
     const Scores to = {a.scale, 0.0f, 0};
-    attend<u16>((const f32*)a.x + row, (const u16*)a.keys + head, (const u16*)a.values + head, 0, a.positions, a.size,
-                a.size, nullptr, 0, to, (f32*)a.output + row);
+    const Floats<u16> keys = {(const u16*)a.keys + head, a.size}, values = {(const u16*)a.values + head, a.size};
+    attend((const f32*)a.x + row, keys, values, 0, a.positions, nullptr, 0, to, (f32*)a.output + row);
+}
+
+// Grid: tokens, chosen heads. The softmax of a head's scores.
+KERNEL(cross_weights, 128, CrossAttention) {
+    __shared__ f32 room[WARPS];
+    if (*(const u32*)a.status != 0) return;
+    const u32 own = (u32)((const i32*)a.chosen)[blockIdx.y];
+    const f32* q = (const f32*)a.x + ((u64)blockIdx.x * a.heads + own) * a.size;
+    const Floats<u16> keys = {(const u16*)a.keys + (u64)(own / (a.heads / a.kv_heads)) * a.positions * a.size, a.size};
+    f32* y = (f32*)a.weights + ((u64)blockIdx.x * a.chosen_count + blockIdx.y) * a.positions;
+    f32 largest = -infinity();
+    for (u32 key = threadIdx.x; key < a.positions; key += blockDim.x) {
+        f32 dot = 0.0f;
+        for (u32 i = 0; i < a.size; i++) dot = __fmaf_rn(q[i], keys.at(key, i), dot);
+        y[key] = __fmul_rn(dot, a.scale);
+        largest = Largest::join(largest, y[key]);
+    }
+    largest = block_reduce<Largest>(largest, room);
+    f32 sum = 0.0f;
+    for (u32 key = threadIdx.x; key < a.positions; key += blockDim.x) {
+        y[key] = expf(__fsub_rn(y[key], largest));
+        sum = __fadd_rn(sum, y[key]);
+    }
+    sum = block_reduce<Sum>(sum, room);
+    for (u32 key = threadIdx.x; key < a.positions; key += blockDim.x) y[key] = __fdiv_rn(y[key], sum);
 }

@@ -42,6 +42,16 @@ __device__ inline void multiply_i8(i32 (&c)[4], const i32 (&a)[4], const i32 (&b
     extern "C" __global__ void __launch_bounds__(threads) name(const Arguments a)
 #endif
 
+// bf16 is the upper half of an f32.
+__device__ inline f32 bf16_to_float(u16 bits) { return __uint_as_float((u32)bits << 16); }
+
+// To the nearest, ties to even.
+__device__ inline u16 float_to_bf16(f32 x) {
+    const u32 bits = __float_as_uint(x);
+    if (x != x) return (u16)(bits >> 16 | 0x40);
+    return (u16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 // Axes of a tensor at most.
 #define MAX_RANK 8
 
@@ -55,6 +65,14 @@ __device__ inline u32 thread_index() { return blockIdx.x * blockDim.x + threadId
 __device__ inline i32 clamp(i32 x, i32 lo, i32 hi) {
     x = x > lo ? x : lo;
     return x < hi ? x : hi;
+}
+
+// Towards zero, within bounds that lie in the type; a NaN gives 0.
+__device__ inline i64 truncated(f32 x, i64 lo, i64 hi) {
+    if (x != x) return 0;
+    if (x <= (f32)lo) return lo;
+    if (x >= (f32)hi) return hi;
+    return (i64)x;
 }
 
 // clamp(round_ties_even(x), lo, hi) for bounds within ±2²²; a NaN gives lo. As the CPU's, operation by operation.
@@ -78,6 +96,13 @@ __device__ inline i32 fixed_point(i32 x, i32 multiplier, i32 shift) {
     const i32 mask = (i32)((1u << down) - 1);
     const i32 threshold = (mask >> 1) + (h < 0 ? 1 : 0);
     return (h >> down) + ((h & mask) > threshold ? 1 : 0);
+}
+
+// The line between two entries of a table over i16, 2^bits numbers apart.
+__device__ inline i16 lut_i16(i32 x, u32 bits, const i16* table) {
+    const u32 place = (u32)(x + 32768), at = place >> bits;
+    const i32 low = table[at], high = table[at + 1], fraction = (i32)(place & ((1u << bits) - 1));
+    return (i16)(low + (((high - low) * fraction + ((1 << bits) >> 1)) >> bits));
 }
 
 // Where an i32 accumulator of a layer goes: FORMAT.md, "Integer arithmetic".
@@ -169,6 +194,18 @@ __device__ inline i64 input_pixel(const ConvShape& s, const Window& window, u32 
 // What kernels leave in the word at `status` when data of a step are out of range: the first such step, plus 1.
 __device__ inline void report(u64 status, u32 step) { atomicCAS((u32*)status, 0u, step + 1); }
 
+// Element `number` of a tensor of indices: i64 if `wide`, else i32.
+__device__ inline i64 index_at(u64 indices, u32 wide, u64 number) {
+    return wide ? ((const i64*)indices)[number] : ((const i32*)indices)[number];
+}
+
+// The same as an index of an axis, from the end below 0; −1 when it is out of range.
+__device__ inline i64 axis_index(u64 indices, u32 wide, u64 number, u32 extent) {
+    i64 index = index_at(indices, wide, number);
+    if (index < 0) index += extent;
+    return index >= 0 && index < extent ? index : -1;
+}
+
 // Weights of float layers, in panels of 16 outputs; see FORMAT.md, "Weight layouts".
 struct Weights {
     u64 data;
@@ -190,10 +227,12 @@ struct Weights {
     u32 reserved;
 };
 
-enum Form { F32, F16, W8, W4, W5, W6 };
+enum Form { F32, F16, BF16, W8, W4, W5, W6 };
 
 // Inputs whose weights of an output are a word.
-__device__ constexpr u32 inputs_per_word(Form form) { return form < W8 ? 1 : (form == W8 ? 4 : 8); }
+__device__ constexpr u32 inputs_per_word(Form form) {
+    return form < BF16 ? 1 : (form == BF16 ? 2 : (form == W8 ? 4 : 8));
+}
 
 // Bits of a weight beside its nibble.
 __device__ constexpr u32 upper_bits(Form form) { return form == W5 ? 1 : (form == W6 ? 2 : 0); }
@@ -226,6 +265,11 @@ __device__ inline f32 weight_at(const Weights& w, u32 panel, u32 k, u32 column) 
     const u64 row = (u64)panel * w.k + k;
     if (form == F32) return ((const f32*)w.data)[row * 16 + column];
     if (form == F16) return half_to_float(((const u16*)w.data)[row * 16 + column]);
+    if (form == BF16) {
+        // Pairs of inputs.
+        const u64 pair = (u64)panel * (w.k / 2) + k / 2;
+        return bf16_to_float(((const u16*)w.data)[(pair * 16 + column) * 2 + k % 2]);
+    }
     constexpr u32 per_word = inputs_per_word(form), bits = upper_bits(form);
     const u64 word = (u64)panel * words_of(form, w.k) + k / per_word;
     const u8 byte = ((const u8*)w.data)[(word * 16 + column) * 4 + k % 4];
@@ -243,6 +287,14 @@ __device__ inline f32 weight_at(const Weights& w, u32 panel, u32 k, u32 column) 
 __device__ inline f32 clip(f32 x, f32 lo, f32 hi) {
     x = x < lo ? lo : x;
     return x > hi ? hi : x;
+}
+
+__device__ inline f32 sigmoid(f32 x) { return __fdiv_rn(1.0f, __fadd_rn(1.0f, expf(-x))); }
+
+// ln(1 + exp(x)), without overflow.
+__device__ inline f32 softplus(f32 x) {
+    const f32 tail = log1pf(expf(-fabsf(x)));
+    return x > 0.0f ? __fadd_rn(x, tail) : tail;
 }
 
 __device__ inline f32 infinity() { return __int_as_float(0x7f800000); }

@@ -10,7 +10,7 @@ struct Embedding {
     u32 rows;
     u32 elements;
     u32 step;
-    // 0 dense f32, 1 dense f16, 2 panels of f32, 3 of f16, 4 w8, 5 w4, 6 w5, 7 w6.
+    // Dense: 0 f32, 1 f16, 2 bf16; panels: 3 f32, 4 f16, 5 bf16, 6 w8, 7 w4, 8 w5, 9 w6.
     u32 form;
     // 1: ids are i64, else i32.
     u32 wide_ids;
@@ -32,11 +32,13 @@ KERNEL(embedding, 256, Embedding) {
     switch (a.form) {
     case 0: x = ((const f32*)a.table.data)[(u64)row * size + k]; break;
     case 1: x = half_to_float(((const u16*)a.table.data)[(u64)row * size + k]); break;
-    case 2: x = weight_at<F32>(a.table, panel, k, column); break;
-    case 3: x = weight_at<F16>(a.table, panel, k, column); break;
-    case 4: x = weight_at<W8>(a.table, panel, k, column); break;
-    case 5: x = weight_at<W4>(a.table, panel, k, column); break;
-    case 6: x = weight_at<W5>(a.table, panel, k, column); break;
+    case 2: x = bf16_to_float(((const u16*)a.table.data)[(u64)row * size + k]); break;
+    case 3: x = weight_at<F32>(a.table, panel, k, column); break;
+    case 4: x = weight_at<F16>(a.table, panel, k, column); break;
+    case 5: x = weight_at<BF16>(a.table, panel, k, column); break;
+    case 6: x = weight_at<W8>(a.table, panel, k, column); break;
+    case 7: x = weight_at<W4>(a.table, panel, k, column); break;
+    case 8: x = weight_at<W5>(a.table, panel, k, column); break;
     default: x = weight_at<W6>(a.table, panel, k, column); break;
     }
     ((f32*)a.output)[at] = a.scale == 1.0f ? x : __fmul_rn(x, a.scale);

@@ -1,7 +1,7 @@
-// Operators on elements, i8 and what lies between i8 and reals. A thread has one element.
+// Operators on elements, i8 and i16, and what lies between integers and reals. A thread has one element.
 #include "common.h"
 
-struct BinaryI8 {
+struct BinaryQuantized {
     u64 a;
     u64 b;
     u64 output;
@@ -21,11 +21,12 @@ struct BinaryI8 {
     i32 max;
 };
 
-KERNEL(binary_i8, 256, BinaryI8) {
+template <class T>
+__device__ inline void binary(const BinaryQuantized& a) {
     const u32 at = thread_index();
     if (at >= a.elements) return;
-    const i32 qa = (i32)((const i8*)a.a)[position(at, a.rank, a.extents, a.strides_a)] - a.zero_point_a;
-    const i32 qb = (i32)((const i8*)a.b)[position(at, a.rank, a.extents, a.strides_b)] - a.zero_point_b;
+    const i32 qa = (i32)((const T*)a.a)[position(at, a.rank, a.extents, a.strides_a)] - a.zero_point_a;
+    const i32 qb = (i32)((const T*)a.b)[position(at, a.rank, a.extents, a.strides_b)] - a.zero_point_b;
     const f32 ra = __fmul_rn(__int2float_rn(qa), a.scale_a), rb = __fmul_rn(__int2float_rn(qb), a.scale_b);
     f32 t;
     switch (a.kind) {
@@ -36,21 +37,31 @@ KERNEL(binary_i8, 256, BinaryI8) {
     default: t = rb > ra ? rb : ra; break;
     }
     const i32 y = round_clamp(t, a.min - a.zero_point, a.max - a.zero_point) + a.zero_point;
-    ((i8*)a.output)[at] = (i8)y;
+    ((T*)a.output)[at] = (T)y;
 }
+
+KERNEL(binary_i8, 256, BinaryQuantized) { binary<i8>(a); }
+KERNEL(binary_i16, 256, BinaryQuantized) { binary<i16>(a); }
 
 struct Lut {
     u64 input;
     u64 output;
     u64 table;
     u32 elements;
-    u32 reserved;
+    // i16: of the numbers between two entries.
+    u32 bits;
 };
 
 KERNEL(lut_i8, 256, Lut) {
     const u32 at = thread_index();
     if (at >= a.elements) return;
     ((i8*)a.output)[at] = ((const i8*)a.table)[(i32)((const i8*)a.input)[at] + 128];
+}
+
+KERNEL(lut_i16, 256, Lut) {
+    const u32 at = thread_index();
+    if (at >= a.elements) return;
+    ((i16*)a.output)[at] = lut_i16(((const i16*)a.input)[at], a.bits, (const i16*)a.table);
 }
 
 struct Quantize {
@@ -104,5 +115,16 @@ __device__ inline void dequantize(const Quantize& a) {
 
 KERNEL(quantize_i8, 256, Quantize) { quantize<i8>(a, -128, 127); }
 KERNEL(quantize_u8, 256, Quantize) { quantize<u8>(a, 0, 255); }
+KERNEL(quantize_i16, 256, Quantize) { quantize<i16>(a, -32768, 32767); }
 KERNEL(dequantize_i8, 256, Quantize) { dequantize<i8>(a); }
 KERNEL(dequantize_u8, 256, Quantize) { dequantize<u8>(a); }
+KERNEL(dequantize_i16, 256, Quantize) { dequantize<i16>(a); }
+
+// Differences don't fit i32.
+KERNEL(dequantize_i32, 256, Quantize) {
+    const u32 at = thread_index();
+    if (at >= a.elements) return;
+    const Affine by = affine_of(a, at);
+    const i64 q = (i64)((const i32*)a.input)[at] - by.zero_point;
+    ((f32*)a.output)[at] = __fmul_rn(__ll2float_rn(q), by.scale);
+}

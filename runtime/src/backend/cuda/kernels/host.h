@@ -110,6 +110,10 @@ inline f32 __fsqrt_rn(f32 a) { return std::sqrt(a); }
 inline f32 __int2float_rn(i32 a) { return (f32)a; }
 inline f32 __uint2float_rn(u32 a) { return (f32)a; }
 inline f32 __ll2float_rn(i64 a) { return (f32)a; }
+inline f32 __ull2float_rn(u64 a) { return (f32)a; }
+
+// The upper half of a product.
+inline u64 __umul64hi(u64 a, u64 b) { return (u64)((unsigned __int128)a * b >> 64); }
 
 template <class To, class From>
 inline To same_bits(From from) {
@@ -122,6 +126,8 @@ inline i32 __float_as_int(f32 a) { return same_bits<i32>(a); }
 inline u32 __float_as_uint(f32 a) { return same_bits<u32>(a); }
 inline f32 __int_as_float(i32 a) { return same_bits<f32>(a); }
 inline f32 __uint_as_float(u32 a) { return same_bits<f32>(a); }
+inline i64 __double_as_longlong(double a) { return same_bits<i64>(a); }
+inline double __longlong_as_double(i64 a) { return same_bits<double>(a); }
 
 inline f32 half_to_float(u16 bits) { return (f32)same_bits<_Float16>(bits); }
 inline u16 float_to_half(f32 x) { return same_bits<u16>((_Float16)x); }

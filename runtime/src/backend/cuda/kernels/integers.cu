@@ -146,18 +146,18 @@ struct Cast {
     u64 input;
     u64 output;
     u32 elements;
-    // Numbers of types: 1 f32, 2 f16, 4 i8, 5 u8, 6 i16, 7 i32, 8 i64, 9 bool.
+    // Numbers of types: 1 f32, 2 f16, 3 bf16, 4 i8, 5 u8, 6 i16, 7 i32, 8 i64, 9 bool.
     u32 from;
     u32 to;
     u32 reserved;
 };
 
-// Towards zero, within bounds that lie in the type; a NaN gives 0.
-__device__ inline i64 truncated(f32 x, i64 lo, i64 hi) {
-    if (x != x) return 0;
-    if (x <= (f32)lo) return lo;
-    if (x >= (f32)hi) return hi;
-    return (i64)x;
+// A whole number with so many binary digits, to the nearest, ties to even.
+__device__ inline f32 rounded_to(i64 whole, u32 digits) {
+    const u32 dropped = 53 - digits;
+    u64 bits = (u64)__double_as_longlong((double)whole);
+    bits += (1ull << (dropped - 1)) - 1 + (bits >> dropped & 1);
+    return (f32)__longlong_as_double((i64)(bits >> dropped << dropped));
 }
 
 KERNEL(cast, 256, Cast) {
@@ -168,6 +168,7 @@ KERNEL(cast, 256, Cast) {
     switch (a.from) {
     case 1: real = ((const f32*)a.input)[at]; break;
     case 2: real = half_to_float(((const u16*)a.input)[at]); break;
+    case 3: real = bf16_to_float(((const u16*)a.input)[at]); break;
     case 4: whole = ((const i8*)a.input)[at]; break;
     case 6: whole = ((const i16*)a.input)[at]; break;
     case 7: whole = ((const i32*)a.input)[at]; break;
@@ -175,11 +176,12 @@ KERNEL(cast, 256, Cast) {
     case 9: whole = ((const u8*)a.input)[at] != 0; break;
     default: whole = ((const u8*)a.input)[at]; break;
     }
-    const bool is_real = a.from <= 2;
+    const bool is_real = a.from <= 3;
     const i64 most = 0x7fffffffffffffffll;
     switch (a.to) {
     case 1: ((f32*)a.output)[at] = is_real ? real : __ll2float_rn(whole); break;
-    case 2: ((u16*)a.output)[at] = float_to_half(real); break;
+    case 2: ((u16*)a.output)[at] = float_to_half(is_real ? real : rounded_to(whole, 11)); break;
+    case 3: ((u16*)a.output)[at] = float_to_bf16(is_real ? real : rounded_to(whole, 8)); break;
     case 4: ((i8*)a.output)[at] = (i8)(is_real ? truncated(real, -128, 127) : whole); break;
     case 5: ((u8*)a.output)[at] = (u8)(is_real ? truncated(real, 0, 255) : whole); break;
     case 6: ((i16*)a.output)[at] = (i16)(is_real ? truncated(real, -32768, 32767) : whole); break;
@@ -222,5 +224,6 @@ __device__ inline void arg_reduce(const ArgReduce& a) {
 }
 
 KERNEL(arg_reduce_f32, 128, ArgReduce) { arg_reduce<f32>(a); }
+KERNEL(arg_reduce_i8, 128, ArgReduce) { arg_reduce<i8>(a); }
 KERNEL(arg_reduce_i32, 128, ArgReduce) { arg_reduce<i32>(a); }
 KERNEL(arg_reduce_i64, 128, ArgReduce) { arg_reduce<i64>(a); }

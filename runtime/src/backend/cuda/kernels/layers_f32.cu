@@ -1,4 +1,5 @@
-// Convolutions and layers on f32, with weights of floats or of groups of integers. Sums are fused multiply-adds.
+// Convolutions and layers on f32, with weights of floats or of groups of integers. Sums are fused multiply-adds. With weights in
+// bf16, inputs are rounded to bf16, too.
 #include "common.h"
 
 struct ConvF32 {
@@ -23,6 +24,12 @@ __device__ inline void store(const ConvF32& a, u32 pixel, u32 group, u32 channel
     sum = __fadd_rn(sum, ((const f32*)a.bias)[group * s.panels * 16 + channel]);
     if (a.residual != 0) sum = __fadd_rn(sum, ((const f32*)a.residual)[at]);
     ((f32*)a.output)[at] = clip(sum, a.min, a.max);
+}
+
+// An input as it is multiplied.
+template <Form form>
+__device__ inline f32 factor(f32 x) {
+    return form == BF16 ? bf16_to_float(float_to_bf16(x)) : x;
 }
 
 #define TILE 64
@@ -53,7 +60,7 @@ __device__ inline void conv_tile(const ConvF32& a) {
                     at = input_pixel(s, window_of(s, pixel), tap / s.kernel_w, tap % s.kernel_w);
                     if (at >= 0) at += group * s.group_in_c + k % s.group_in_c;
                 }
-                if (at >= 0) x = input[at];
+                if (at >= 0) x = factor<form>(input[at]);
             }
             ((f32*)x_tile[tx])[row] = x;
             const u32 panel = quad * 4 + i, weight_k = first + ty;
@@ -85,6 +92,7 @@ __device__ inline void conv_tile(const ConvF32& a) {
 
 KERNEL(conv_f32, 256, ConvF32) { conv_tile<F32>(a); }
 KERNEL(conv_f16, 256, ConvF32) { conv_tile<F16>(a); }
+KERNEL(conv_bf16, 256, ConvF32) { conv_tile<BF16>(a); }
 KERNEL(conv_w8, 256, ConvF32) { conv_tile<W8>(a); }
 KERNEL(conv_w4, 256, ConvF32) { conv_tile<W4>(a); }
 KERNEL(conv_w5, 256, ConvF32) { conv_tile<W5>(a); }
@@ -115,6 +123,10 @@ __device__ inline void widen(const Weights& w, const int4& four, const int4& upp
             if (form == F32 || form == F16) {
                 q[i][j] = form == F32 ? __uint_as_float(words[j])
                                       : half_to_float((u16)(words[j / 2] >> (16 * (j % 2))));
+                continue;
+            }
+            if (form == BF16) {
+                q[i][j] = bf16_to_float((u16)(words[j] >> (16 * i)));
                 continue;
             }
             const u32 shift = 8 * (i % 4) + (i < 4 ? 0 : 4);
@@ -181,6 +193,7 @@ __device__ inline void dense_rows(const ConvF32& a) {
             load_inputs<inputs>(x + (u64)row * w.k, first, w.k, a.aligned, values);
 #pragma unroll
             for (u32 i = 0; i < inputs; i++) {
+                values[i] = factor<form>(values[i]);
                 sum = __fadd_rn(sum, values[i]);
 #pragma unroll
                 for (u32 j = 0; j < 4; j++) products[j] = __fmaf_rn(values[i], q[i][j], products[j]);
@@ -214,6 +227,8 @@ KERNEL(dense_f32_1, 256, ConvF32) { dense_rows<F32, 1>(a); }
 KERNEL(dense_f32_4, 256, ConvF32) { dense_rows<F32, 4>(a); }
 KERNEL(dense_f16_1, 256, ConvF32) { dense_rows<F16, 1>(a); }
 KERNEL(dense_f16_4, 256, ConvF32) { dense_rows<F16, 4>(a); }
+KERNEL(dense_bf16_1, 256, ConvF32) { dense_rows<BF16, 1>(a); }
+KERNEL(dense_bf16_4, 256, ConvF32) { dense_rows<BF16, 4>(a); }
 KERNEL(dense_w8_1, 256, ConvF32) { dense_rows<W8, 1>(a); }
 KERNEL(dense_w8_4, 256, ConvF32) { dense_rows<W8, 4>(a); }
 KERNEL(dense_w4_1, 256, ConvF32) { dense_rows<W4, 1>(a); }

@@ -1,4 +1,4 @@
-// Products of two activations, f32, in tiles of 32 × 32.
+// Products of two activations in tiles of 32 × 32. Sums of integers wrap.
 #include "common.h"
 
 struct MatMul {
@@ -22,33 +22,42 @@ struct MatMul {
 
 #define TILE 32
 
+__device__ inline f32 multiplied(f32 a, f32 b, f32 sum) { return __fmaf_rn(a, b, sum); }
+__device__ inline u32 multiplied(u32 a, u32 b, u32 sum) { return sum + a * b; }
+__device__ inline u64 multiplied(u64 a, u64 b, u64 sum) { return sum + a * b; }
+
 // Grid: tiles of a product, products. A thread has four rows of a column.
-KERNEL(matmul_f32, 256, MatMul) {
-    __shared__ f32 a_tile[TILE][TILE + 1];
-    __shared__ f32 b_tile[TILE][TILE + 1];
+template <class T>
+__device__ inline void multiply(const MatMul& a) {
+    __shared__ T a_tile[TILE][TILE + 1];
+    __shared__ T b_tile[TILE][TILE + 1];
     const u32 tiles = (a.n + TILE - 1) / TILE, tx = threadIdx.x % TILE, ty = threadIdx.x / TILE;
     const u32 first_row = blockIdx.x / tiles * TILE, column = blockIdx.x % tiles * TILE + tx;
-    const f32* left = (const f32*)a.a + position(blockIdx.y, a.rank, a.extents, a.strides_a);
-    const f32* right = (const f32*)a.b + position(blockIdx.y, a.rank, a.extents, a.strides_b);
-    f32 acc[4] = {};
+    const T* left = (const T*)a.a + position(blockIdx.y, a.rank, a.extents, a.strides_a);
+    const T* right = (const T*)a.b + position(blockIdx.y, a.rank, a.extents, a.strides_b);
+    T acc[4] = {};
     for (u32 first = 0; first < a.k; first += TILE) {
         for (u32 i = 0; i < 4; i++) {
             const u32 y = ty + 8 * i, row = first_row + y, k = first + y;
-            a_tile[y][tx] = row < a.m && first + tx < a.k ? left[(u64)row * a.row_a + (u64)(first + tx) * a.column_a] : 0.0f;
-            b_tile[y][tx] = k < a.k && column < a.n ? right[(u64)k * a.row_b + (u64)column * a.column_b] : 0.0f;
+            a_tile[y][tx] = row < a.m && first + tx < a.k ? left[(u64)row * a.row_a + (u64)(first + tx) * a.column_a] : (T)0;
+            b_tile[y][tx] = k < a.k && column < a.n ? right[(u64)k * a.row_b + (u64)column * a.column_b] : (T)0;
         }
         __syncthreads();
         const u32 count = a.k - first < TILE ? a.k - first : TILE;
         for (u32 k = 0; k < count; k++) {
 #pragma unroll
-            for (u32 i = 0; i < 4; i++) acc[i] = __fmaf_rn(a_tile[ty + 8 * i][k], b_tile[k][tx], acc[i]);
+            for (u32 i = 0; i < 4; i++) acc[i] = multiplied(a_tile[ty + 8 * i][k], b_tile[k][tx], acc[i]);
         }
         __syncthreads();
     }
-    f32* y = (f32*)a.output + (u64)blockIdx.y * a.m * a.n;
+    T* y = (T*)a.output + (u64)blockIdx.y * a.m * a.n;
 #pragma unroll
     for (u32 i = 0; i < 4; i++) {
         const u32 row = first_row + ty + 8 * i;
         if (row < a.m && column < a.n) y[(u64)row * a.n + column] = acc[i];
     }
 }
+
+KERNEL(matmul_f32, 256, MatMul) { multiply<f32>(a); }
+KERNEL(matmul_i32, 256, MatMul) { multiply<u32>(a); }
+KERNEL(matmul_i64, 256, MatMul) { multiply<u64>(a); }

@@ -96,9 +96,8 @@ __device__ inline void gather(const Gather& a) {
     const u32 at = thread_index();
     if (at >= a.elements) return;
     const u32 row = at / a.inner, number = row % a.count;
-    i64 index = a.wide ? ((const i64*)a.indices)[number] : ((const i32*)a.indices)[number];
-    if (index < 0) index += a.extent;
-    if (index < 0 || index >= a.extent) {
+    const i64 index = axis_index(a.indices, a.wide, number, a.extent);
+    if (index < 0) {
         report(a.status, a.step);
         return;
     }

@@ -1,4 +1,4 @@
-// Pooling over NHWC, i8 and f32. A thread has one output.
+// Pooling over NHWC, i8, i16 and f32. A thread has one output.
 #include "common.h"
 
 struct Pool {
@@ -65,13 +65,14 @@ __device__ inline Windowed windowed(const Pool& a, u32 at) {
     return w;
 }
 
-KERNEL(pool_i8, 128, Pool) {
+template <class T>
+__device__ inline void pool_quantized(const Pool& a, i32 lowest) {
     const ConvShape& s = a.shape;
     const u32 at = thread_index();
     if (at >= s.pixels * s.out_c) return;
     const Windowed w = windowed(a, at);
-    const i8* input = (const i8*)a.input;
-    i32 acc = 0, largest = -128;
+    const T* input = (const T*)a.input;
+    i32 acc = 0, largest = lowest;
     for (u32 kh = w.rows.begin; kh < w.rows.end; kh++) {
         for (u32 kw = w.columns.begin; kw < w.columns.end; kw++) {
             const i32 x = input[input_pixel(s, w.window, kh, kw) + w.channel];
@@ -93,8 +94,11 @@ KERNEL(pool_i8, 128, Pool) {
         const f32 real = __fmul_rn(__int2float_rn(largest - a.input_zero_point), a.scale);
         y = round_clamp(real, lo, hi) + a.zero_point;
     }
-    ((i8*)a.output)[at] = (i8)y;
+    ((T*)a.output)[at] = (T)y;
 }
+
+KERNEL(pool_i8, 128, Pool) { pool_quantized<i8>(a, -128); }
+KERNEL(pool_i16, 128, Pool) { pool_quantized<i16>(a, -32768); }
 
 KERNEL(pool_f32, 128, Pool) {
     const ConvShape& s = a.shape;

@@ -24,11 +24,12 @@ struct Reduce {
     i32 max;
 };
 
-KERNEL(reduce_i8, 128, Reduce) {
+template <class T>
+__device__ inline void reduce_quantized(const Reduce& a, i32 lowest) {
     const u32 output = thread_index() / WARP, lane = threadIdx.x % WARP;
     if (output >= a.outputs) return;
-    const i8* x = (const i8*)a.input + position(output, a.kept_rank, a.kept_extents, a.kept_strides);
-    i32 acc = a.kind == 2 ? 0 : -128;
+    const T* x = (const T*)a.input + position(output, a.kept_rank, a.kept_extents, a.kept_strides);
+    i32 acc = a.kind == 2 ? 0 : lowest;
     for (u32 i = lane; i < a.count; i += WARP) {
         const i32 q = x[position(i, a.reduced_rank, a.reduced_extents, a.reduced_strides)];
         // The smallest is the largest of those with all bits inverted.
@@ -47,8 +48,49 @@ KERNEL(reduce_i8, 128, Reduce) {
         const i32 extreme = a.kind == 3 ? acc : ~acc;
         q = round_clamp(__fmul_rn(__int2float_rn(extreme - a.input_zero_point), a.scale), lo, hi);
     }
-    ((i8*)a.output)[output] = (i8)(q + a.zero_point);
+    ((T*)a.output)[output] = (T)(q + a.zero_point);
 }
+
+KERNEL(reduce_i8, 128, Reduce) { reduce_quantized<i8>(a, -128); }
+KERNEL(reduce_i16, 128, Reduce) { reduce_quantized<i16>(a, -32768); }
+
+struct Times {
+    template <class T>
+    __device__ static T join(T a, T b) { return a * b; }
+};
+
+// T is signed, U of its size without a sign: sums and products wrap.
+template <class T, class U>
+__device__ inline void reduce_integer(const Reduce& a, T lowest) {
+    const u32 output = thread_index() / WARP, lane = threadIdx.x % WARP;
+    if (output >= a.outputs) return;
+    const T* x = (const T*)a.input + position(output, a.kept_rank, a.kept_extents, a.kept_strides);
+    U acc = a.kind == 5 ? 1 : 0;
+    T largest = lowest;
+    for (u32 i = lane; i < a.count; i += WARP) {
+        const T value = x[position(i, a.reduced_rank, a.reduced_extents, a.reduced_strides)];
+        // The smallest is the largest of those with all bits inverted.
+        largest = Largest::join(largest, a.kind == 4 ? (T)~value : value);
+        U own = (U)value;
+        if (a.kind == 6 && value < 0) own = 0 - own;
+        if (a.kind == 7 || a.kind == 8) own *= own;
+        acc = a.kind == 5 ? acc * own : acc + own;
+    }
+    T y;
+    if (a.kind == 3 || a.kind == 4) {
+        largest = warp_reduce<Largest>(largest);
+        y = a.kind == 3 ? largest : (T)~largest;
+    } else {
+        y = (T)(a.kind == 5 ? warp_reduce<Times>(acc) : warp_reduce<Sum>(acc));
+        if (a.kind == 2) y = (T)((i64)y / (i64)a.count);
+        // What has wrapped to below 0 has no root.
+        if (a.kind == 7) y = y < 0 ? 0 : (T)sqrt((double)y);
+    }
+    if (lane == 0) ((T*)a.output)[output] = y;
+}
+
+KERNEL(reduce_i32, 128, Reduce) { reduce_integer<i32, u32>(a, -2147483647 - 1); }
+KERNEL(reduce_i64, 128, Reduce) { reduce_integer<i64, u64>(a, -0x7fffffffffffffffll - 1); }
 
 struct Product {
     __device__ static f32 join(f32 a, f32 b) { return __fmul_rn(a, b); }

@@ -4,7 +4,7 @@
 struct Softmax {
     u64 input;
     u64 output;
-    // i8: 256 exponentials.
+    // i8: 256 exponentials. i16: 256 of whole units of 256 steps, then 256 of single steps.
     u64 table;
     u32 extent;
     // Elements between one index of the axis and the next.
@@ -40,6 +40,35 @@ KERNEL(softmax_i8, 128, Softmax) {
         const u64 at = (u64)i * a.inner;
         const f32 exponential = __int2float_rn(table[largest - x[at]]);
         y[at] = (i8)(round_clamp(__fmul_rn(exponential, scale), lo, hi) + a.zero_point);
+    }
+}
+
+// The exponential of d steps below the largest: a product of two entries.
+__device__ inline i64 exponential_i16(const i32* table, u32 d) {
+    return ((i64)table[d >> 8] * table[256 + (d & 255)] + (1ll << 36)) >> 37;
+}
+
+KERNEL(softmax_i16, 128, Softmax) {
+    __shared__ i32 largest_of[4];
+    __shared__ u64 sums[4];
+    const i16* x = (const i16*)a.input + row_start(a);
+    i16* y = (i16*)a.output + row_start(a);
+    const i32* table = (const i32*)a.table;
+    i32 largest = -32768;
+    for (u32 i = threadIdx.x; i < a.extent; i += blockDim.x) {
+        largest = Largest::join(largest, (i32)x[(u64)i * a.inner]);
+    }
+    largest = block_reduce<Largest>(largest, largest_of);
+    u64 sum = 0;
+    for (u32 i = threadIdx.x; i < a.extent; i += blockDim.x) {
+        sum += (u64)exponential_i16(table, (u32)(largest - x[(u64)i * a.inner]));
+    }
+    const i64 all = (i64)block_reduce<Sum>(sum, sums);
+    const f32 scale = __fdiv_rn(a.inverse_scale, __ll2float_rn(all));
+    for (u32 i = threadIdx.x; i < a.extent; i += blockDim.x) {
+        const u64 at = (u64)i * a.inner;
+        const f32 exponential = __ll2float_rn(exponential_i16(table, (u32)(largest - x[at])));
+        y[at] = (i16)round_clamp(__fmul_rn(exponential, scale), -32768, 32767);
     }
 }
 

@@ -3,7 +3,8 @@
 use super::{Lower, Refusal, small};
 use crate::backend::cuda::arguments::{self, Attention, CachedAttention, CrossAttention};
 use crate::backend::cuda::kernels::{
-    ATTENTION_F32, CACHE_CHECK, CACHE_WRITE, CACHED_ATTENTION, CROSS_ATTENTION, CROSS_WRITE, ROTARY,
+    ATTENTION_F32, CACHE_CHECK, CACHE_WRITE, CACHE_WRITE_Q8, CACHED_ATTENTION, CACHED_ATTENTION_Q8,
+    CROSS_ATTENTION, CROSS_CHECK, CROSS_WEIGHTS, CROSS_WRITE, Kernel, ROTARY,
 };
 use crate::format::{
     AttentionAttributes, CachedAttentionAttributes, CrossAttentionAttributes, RotaryAttributes,
@@ -18,6 +19,8 @@ const MOST_HEAD: u32 = 1024;
 const MASK: usize = 3;
 /// The input of cross attention with the heads whose weights are wanted.
 const CHOSEN: usize = 2;
+/// The output with these weights.
+const WEIGHTS: usize = 3;
 
 pub(super) fn attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     let attributes: AttentionAttributes = lower.step.expect_attributes()?;
@@ -59,7 +62,22 @@ pub(super) fn attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     lower.call(&ATTENTION_F32, [q.dim(2), q.dim(0) * q.dim(1)], arguments)
 }
 
+/// Keys and values in f16.
 pub(super) fn cached_attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    cached(lower, [&CACHE_WRITE, &CACHED_ATTENTION], [0; 2])
+}
+
+/// Keys and values in i8, with scales.
+pub(super) fn cached_attention_q8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    let ((_, key_scales), (_, value_scales)) = (lower.output(3)?, lower.output(4)?);
+    cached(lower, [&CACHE_WRITE_Q8, &CACHED_ATTENTION_Q8], [key_scales, value_scales])
+}
+
+fn cached(
+    lower: &mut Lower<'_>,
+    [write, attend]: [&'static Kernel; 2],
+    [key_scales, value_scales]: [u64; 2],
+) -> Result<(), Refusal> {
     let attributes: CachedAttentionAttributes = lower.step.expect_attributes()?;
     let ((x, x_at), (_, positions)) = (lower.input(0)?, lower.input(1)?);
     let ((_, output), (keys, keys_at), (_, values_at)) =
@@ -78,6 +96,8 @@ pub(super) fn cached_attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
         sequences: lower.optional_address(2),
         keys: keys_at,
         values: values_at,
+        key_scales,
+        value_scales,
         output,
         status: lower.status(),
         tokens: small(tokens)?,
@@ -92,8 +112,8 @@ pub(super) fn cached_attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
         softcap: attributes.softcap,
     };
     lower.call(&CACHE_CHECK, [1, 1], arguments)?;
-    lower.call(&CACHE_WRITE, [tokens, 1], arguments)?;
-    lower.call(&CACHED_ATTENTION, [tokens, heads], arguments)
+    lower.call(write, [tokens, 1], arguments)?;
+    lower.call(attend, [tokens, heads], arguments)
 }
 
 pub(super) fn rotary(lower: &mut Lower<'_>) -> Result<(), Refusal> {
@@ -131,11 +151,13 @@ pub(super) fn cross_attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     let ((_, output), (keys, keys_at), (_, values_at)) =
         (lower.output(0)?, lower.output(1)?, lower.output(2)?);
     super::elements(&x)?;
-    if lower.step.has_input(CHOSEN) {
-        return Err(Refusal::Lacks("weights of chosen heads"));
-    }
     if attributes.size as usize > MOST_CHANNELS {
         return Err(Refusal::Lacks("heads of more than 512 channels"));
+    }
+    let (mut chosen, mut weights, mut chosen_count) = (0, 0, 0);
+    if lower.step.has_input(CHOSEN) {
+        let ((slot, chosen_at), (_, weights_at)) = (lower.input(CHOSEN)?, lower.output(WEIGHTS)?);
+        (chosen, weights, chosen_count) = (chosen_at, weights_at, slot.dim(0));
     }
     let arguments = CrossAttention {
         x: x_at,
@@ -143,15 +165,22 @@ pub(super) fn cross_attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
         keys: keys_at,
         values: values_at,
         output,
+        chosen,
+        weights,
+        status: if chosen == 0 { 0 } else { lower.status() },
         tokens: small(x.dim(0))?,
         heads: attributes.heads,
         kv_heads: attributes.kv_heads,
         size: attributes.size,
         positions: small(keys.dim(2))?,
         scale: attributes.scale,
+        chosen_count: small(chosen_count)?,
+        step: lower.index,
     };
+    lower.call_elements(&CROSS_CHECK, arguments.chosen_count, arguments)?;
     if new.elements() > 0 {
         lower.call_elements(&CROSS_WRITE, super::elements(&keys)?, arguments)?;
     }
+    lower.call(&CROSS_WEIGHTS, [x.dim(0), chosen_count], arguments)?;
     lower.call(&CROSS_ATTENTION, [x.dim(0), attributes.heads as usize], arguments)
 }

@@ -1,16 +1,19 @@
 //! Operators on elements.
 
 use super::{Lower, Refusal, elements, small};
-use crate::backend::cuda::arguments::{self, BinaryF32, BinaryI8, Lut, Quantize};
+use crate::backend::cuda::arguments::{self, BinaryF32, BinaryQuantized, Lut, Quantize};
 use crate::backend::cuda::kernels::{
-    BINARY_F32, BINARY_I8, DEQUANTIZE_I8, DEQUANTIZE_U8, GATED_F32, Kernel, LUT_I8, QUANTIZE_I8,
-    QUANTIZE_U8, UNARY_F32,
+    BINARY_F32, BINARY_I8, BINARY_I16, DEQUANTIZE_I8, DEQUANTIZE_I16, DEQUANTIZE_I32,
+    DEQUANTIZE_U8, GATED_F32, Kernel, LUT_I8, LUT_I16, QUANTIZE_I8, QUANTIZE_I16, QUANTIZE_U8,
+    RARE_UNARY_F32, UNARY_F32, UNARY_I16, UNARY_I32, UNARY_I64,
 };
+use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{
     BinaryAttributes, GatedAttributes, MAX_RANK, QuantizeAttributes, UnaryAttributes, UnaryOp,
 };
 use crate::memory::Slot;
+use crate::ops::quantize::lut_i16_bits;
 use crate::ops::shape::{Walk, broadcast_strides, split};
 
 /// Axes of a loop, merged, and the strides of `N` operands as kernels have them.
@@ -45,11 +48,11 @@ fn broadcast(a: &Slot, b: &Slot, y: &Slot) -> Result<Axes<2>, StepErrorKind> {
     Axes::new(y.dims(), &[broadcast_strides(a, y.rank()), broadcast_strides(b, y.rank())])
 }
 
-pub(super) fn binary_i8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+pub(super) fn binary_quantized(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     let attributes: BinaryAttributes = lower.step.expect_attributes()?;
     let ((a, a_at), (b, b_at), (y, output)) = (lower.input(0)?, lower.input(1)?, lower.output(0)?);
     let axes = broadcast(&a, &b, &y)?;
-    let arguments = BinaryI8 {
+    let arguments = BinaryQuantized {
         a: a_at,
         b: b_at,
         output,
@@ -67,14 +70,22 @@ pub(super) fn binary_i8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
         min: attributes.clamp_q[0],
         max: attributes.clamp_q[1],
     };
-    lower.call_elements(&BINARY_I8, arguments.elements, arguments)
+    let kernel = if y.dtype() == DType::I16 { &BINARY_I16 } else { &BINARY_I8 };
+    lower.call_elements(kernel, arguments.elements, arguments)
 }
 
 pub(super) fn lut_i8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     let ((_, input), (_, table), (y, output)) =
         (lower.input(0)?, lower.input(1)?, lower.output(0)?);
     let elements = elements(&y)?;
-    lower.call_elements(&LUT_I8, elements, Lut { input, output, table, elements, reserved: 0 })
+    lower.call_elements(&LUT_I8, elements, Lut { input, output, table, elements, bits: 0 })
+}
+
+pub(super) fn lut_i16(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    let ((_, input), (slot, table), (y, output)) =
+        (lower.input(0)?, lower.input(1)?, lower.output(0)?);
+    let (elements, bits) = (elements(&y)?, lut_i16_bits(&slot, 1)?);
+    lower.call_elements(&LUT_I16, elements, Lut { input, output, table, elements, bits })
 }
 
 fn affine(
@@ -112,12 +123,24 @@ pub(super) fn quantize_u8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     affine(lower, &QUANTIZE_U8, true)
 }
 
+pub(super) fn quantize_i16(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    affine(lower, &QUANTIZE_I16, true)
+}
+
 pub(super) fn dequantize_i8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     affine(lower, &DEQUANTIZE_I8, false)
 }
 
 pub(super) fn dequantize_u8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     affine(lower, &DEQUANTIZE_U8, false)
+}
+
+pub(super) fn dequantize_i16(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    affine(lower, &DEQUANTIZE_I16, false)
+}
+
+pub(super) fn dequantize_i32(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    affine(lower, &DEQUANTIZE_I32, false)
 }
 
 pub(super) fn binary_f32(lower: &mut Lower<'_>) -> Result<(), Refusal> {
@@ -141,17 +164,20 @@ pub(super) fn binary_f32(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     lower.call_elements(&BINARY_F32, arguments.elements, arguments)
 }
 
-pub(super) fn unary_f32(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+/// f32 and integers.
+pub(super) fn unary(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     let UnaryAttributes { kind, alpha, beta, .. } = lower.step.expect_attributes()?;
-    // The kernel's kinds are the first ones.
-    if kind > UnaryOp::Round as u32 {
-        let name = UnaryOp::from_number(kind).map_or("a function", |kind| kind.name());
-        return Err(Refusal::Lacks(name));
-    }
     let ((_, input), (y, output)) = (lower.input(0)?, lower.output(0)?);
+    let kernel: &'static Kernel = match y.dtype() {
+        DType::I16 => &UNARY_I16,
+        DType::I32 => &UNARY_I32,
+        DType::I64 => &UNARY_I64,
+        _ if kind > UnaryOp::Round as u32 => &RARE_UNARY_F32,
+        _ => &UNARY_F32,
+    };
     let elements = elements(&y)?;
     lower.call_elements(
-        &UNARY_F32,
+        kernel,
         elements,
         arguments::Unary { input, output, elements, kind, alpha, beta, scale: 1.0, shift: 0.0 },
     )

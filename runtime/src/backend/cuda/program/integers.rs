@@ -5,9 +5,9 @@ use super::moves::by_size;
 use super::{Lower, Refusal, elements, small};
 use crate::backend::cuda::arguments::{ArgReduce, Cast, Elements, Where};
 use crate::backend::cuda::kernels::{
-    ARG_REDUCE_F32, ARG_REDUCE_I32, ARG_REDUCE_I64, BINARY_BOOL, BINARY_I32, BINARY_I64, CAST,
-    COMPARE_F32, COMPARE_I8, COMPARE_I32, COMPARE_I64, COMPARE_U8, Kernel, NOT_BOOL, WHERE_1,
-    WHERE_2, WHERE_4, WHERE_8,
+    ARG_REDUCE_F32, ARG_REDUCE_I8, ARG_REDUCE_I32, ARG_REDUCE_I64, BINARY_BOOL, BINARY_I32,
+    BINARY_I64, CAST, COMPARE_F32, COMPARE_I8, COMPARE_I32, COMPARE_I64, COMPARE_U8, Kernel,
+    NOT_BOOL, WHERE_1, WHERE_2, WHERE_4, WHERE_8,
 };
 use crate::dtype::DType;
 use crate::format::{ArgReduceAttributes, BinaryAttributes, UnaryAttributes, UnaryOp};
@@ -92,12 +92,8 @@ pub(super) fn choose(lower: &mut Lower<'_>) -> Result<(), Refusal> {
 
 pub(super) fn cast(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     let ((x, input), (y, output)) = (lower.input(0)?, lower.output(0)?);
-    let (from, to) = (x.dtype(), y.dtype());
-    if from == DType::BF16 || to == DType::BF16 || (to == DType::F16 && !from.is_float()) {
-        return Err(Refusal::Lacks("to or from bf16, or from whole numbers to f16"));
-    }
     let elements = elements(&y)?;
-    let (from, to) = (from as u32, to as u32);
+    let (from, to) = (x.dtype() as u32, y.dtype() as u32);
     lower.call_elements(&CAST, elements, Cast { input, output, elements, from, to, reserved: 0 })
 }
 
@@ -117,6 +113,7 @@ pub(super) fn arg_reduce(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     };
     let kernel: &'static Kernel = match x.dtype() {
         DType::F32 => &ARG_REDUCE_F32,
+        DType::I8 => &ARG_REDUCE_I8,
         DType::I32 => &ARG_REDUCE_I32,
         _ => &ARG_REDUCE_I64,
     };

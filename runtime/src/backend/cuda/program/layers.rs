@@ -1,10 +1,10 @@
 //! Convolutions, layers and pooling.
 
 use super::{Lower, Refusal, small};
-use crate::backend::cuda::arguments::{self, ConvI8, ConvShape, DepthwiseI8, EpilogueI8};
+use crate::backend::cuda::arguments::{self, ConvI8, ConvI16, ConvShape, DepthwiseI8, EpilogueI8};
 use crate::backend::cuda::kernels::{
-    CONV_I8_DP4A, CONV_I8_MMA, DENSE_I8_DP4A, DEPTHWISE_I8, Kernel, MMA_I8_ARCHITECTURE, POOL_F32,
-    POOL_I8,
+    CONV_I8_DP4A, CONV_I8_MMA, CONV_I16, DENSE_I8_DP4A, DEPTHWISE_I8, DEPTHWISE_I16, Kernel,
+    MMA_I8_ARCHITECTURE, POOL_F32, POOL_I8, POOL_I16,
 };
 use crate::error::StepErrorKind;
 use crate::format::{Layout, PoolAttributes};
@@ -144,6 +144,42 @@ pub(super) fn depthwise_i8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     lower.call_elements(&DEPTHWISE_I8, small(g.out_pixels() * g.out_c)?, arguments)
 }
 
+fn layer_i16(
+    lower: &mut Lower<'_>,
+    kernel: &'static Kernel,
+    geometry: GeometryFn,
+) -> Result<(), Refusal> {
+    let layer = Layer::of(&lower.step)?;
+    let g = geometry(&layer)?;
+    let ((_, input), (_, weights), (_, output)) =
+        (lower.input(0)?, lower.input(WEIGHTS)?, lower.output(0)?);
+    let arguments = ConvI16 {
+        input,
+        weights,
+        output,
+        bias: lower.optional_address(2),
+        scale: lower.optional_address(3),
+        shape: shape_of(&g)?,
+        k: small(g.k())?,
+        min: layer.attributes.clamp_q[0],
+        max: layer.attributes.clamp_q[1],
+        in_panels: u32::from(lower.step.input_layout(WEIGHTS) == Layout::PanelI8),
+    };
+    lower.call_elements(kernel, small(g.out_pixels() * g.out_c)?, arguments)
+}
+
+pub(super) fn conv_i16(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    layer_i16(lower, &CONV_I16, conv_geometry)
+}
+
+pub(super) fn fully_connected_i16(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    layer_i16(lower, &CONV_I16, matrix_geometry)
+}
+
+pub(super) fn depthwise_i16(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    layer_i16(lower, &DEPTHWISE_I16, conv_geometry)
+}
+
 fn pool(lower: &mut Lower<'_>, kernel: &'static Kernel) -> Result<(), Refusal> {
     let attributes: PoolAttributes = lower.step.expect_attributes()?;
     let ((x, input), (y, output)) = (lower.input(0)?, lower.output(0)?);
@@ -169,6 +205,10 @@ fn pool(lower: &mut Lower<'_>, kernel: &'static Kernel) -> Result<(), Refusal> {
 
 pub(super) fn pool_i8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     pool(lower, &POOL_I8)
+}
+
+pub(super) fn pool_i16(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    pool(lower, &POOL_I16)
 }
 
 pub(super) fn pool_f32(lower: &mut Lower<'_>) -> Result<(), Refusal> {

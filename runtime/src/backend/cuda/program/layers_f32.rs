@@ -5,9 +5,10 @@ use super::layers::shape_of;
 use super::{Lower, Refusal, elements, small};
 use crate::backend::cuda::arguments::{self, ConvF32, DepthwiseF32, MatMul, Weights};
 use crate::backend::cuda::kernels::{
-    CONV_F16, CONV_F32, CONV_W4, CONV_W5, CONV_W6, CONV_W8, DENSE_F16_1, DENSE_F16_4, DENSE_F32_1,
-    DENSE_F32_4, DENSE_W4_1, DENSE_W4_4, DENSE_W5_1, DENSE_W5_4, DENSE_W6_1, DENSE_W6_4,
-    DENSE_W8_1, DENSE_W8_4, DEPTHWISE_F32, EMBEDDING, Kernel, MATMUL_F32, UNARY_F32,
+    CONV_BF16, CONV_F16, CONV_F32, CONV_W4, CONV_W5, CONV_W6, CONV_W8, DENSE_BF16_1, DENSE_BF16_4,
+    DENSE_F16_1, DENSE_F16_4, DENSE_F32_1, DENSE_F32_4, DENSE_W4_1, DENSE_W4_4, DENSE_W5_1,
+    DENSE_W5_4, DENSE_W6_1, DENSE_W6_4, DENSE_W8_1, DENSE_W8_4, DEPTHWISE_F32, EMBEDDING, Kernel,
+    MATMUL_F32, MATMUL_I32, MATMUL_I64, UNARY_F32,
 };
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
@@ -30,6 +31,8 @@ const TILE: usize = 64;
 enum Form {
     F32,
     F16,
+    /// In pairs of inputs, unless dense.
+    Bf16,
     W8,
     W4,
     W5,
@@ -44,11 +47,12 @@ fn weights(
 ) -> Result<(Weights, Form), Refusal> {
     let (slot, data) = lower.input(operand)?;
     let mut weights = Weights { data, k: small(geometry.k())?, ..Weights::default() };
-    if slot.dtype() == DType::BF16 {
-        return Err(Refusal::Lacks("weights in bf16"));
-    }
     let Some(form) = GroupedForm::of(slot.layout) else {
-        let form = if slot.dtype() == DType::F16 { Form::F16 } else { Form::F32 };
+        let form = match slot.dtype() {
+            DType::F16 => Form::F16,
+            DType::BF16 => Form::Bf16,
+            _ => Form::F32,
+        };
         return Ok((weights, form));
     };
     let group_size = lower.step.input_group_size(operand);
@@ -99,6 +103,7 @@ fn panels(lower: &mut Lower<'_>, geometry: GeometryFn, is_layer: bool) -> Result
         let [one, four]: [&'static Kernel; 2] = match form {
             Form::F32 => [&DENSE_F32_1, &DENSE_F32_4],
             Form::F16 => [&DENSE_F16_1, &DENSE_F16_4],
+            Form::Bf16 => [&DENSE_BF16_1, &DENSE_BF16_4],
             Form::W8 => [&DENSE_W8_1, &DENSE_W8_4],
             Form::W4 => [&DENSE_W4_1, &DENSE_W4_4],
             Form::W5 => [&DENSE_W5_1, &DENSE_W5_4],
@@ -112,6 +117,7 @@ fn panels(lower: &mut Lower<'_>, geometry: GeometryFn, is_layer: bool) -> Result
     let kernel: &'static Kernel = match form {
         Form::F32 => &CONV_F32,
         Form::F16 => &CONV_F16,
+        Form::Bf16 => &CONV_BF16,
         Form::W8 => &CONV_W8,
         Form::W4 => &CONV_W4,
         Form::W5 => &CONV_W5,
@@ -183,12 +189,14 @@ pub(super) fn embedding(lower: &mut Lower<'_>) -> Result<(), Refusal> {
         form: match form {
             Form::F32 if dense => 0,
             Form::F16 if dense => 1,
-            Form::F32 => 2,
-            Form::F16 => 3,
-            Form::W8 => 4,
-            Form::W4 => 5,
-            Form::W5 => 6,
-            Form::W6 => 7,
+            Form::Bf16 if dense => 2,
+            Form::F32 => 3,
+            Form::F16 => 4,
+            Form::Bf16 => 5,
+            Form::W8 => 6,
+            Form::W4 => 7,
+            Form::W5 => 8,
+            Form::W6 => 9,
         },
         wide_ids: u32::from(ids.dtype() == DType::I64),
         scale,
@@ -235,5 +243,10 @@ pub(super) fn matmul(lower: &mut Lower<'_>) -> Result<(), Refusal> {
         column_b,
     };
     let tiles = m.div_ceil(TILE / 2) * n.div_ceil(TILE / 2);
-    lower.call(&MATMUL_F32, [tiles, y.elements() / (m * n)], arguments)
+    let kernel: &'static Kernel = match y.dtype() {
+        DType::I32 => &MATMUL_I32,
+        DType::I64 => &MATMUL_I64,
+        _ => &MATMUL_F32,
+    };
+    lower.call(kernel, [tiles, y.elements() / (m * n)], arguments)
 }

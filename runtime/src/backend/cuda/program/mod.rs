@@ -5,11 +5,16 @@
 
 mod attention;
 mod elementwise;
+mod indexed;
 mod integers;
 mod layers;
 mod layers_f32;
 mod moves;
+mod recurrent;
 mod reductions;
+mod resize;
+mod sampling;
+mod windows;
 
 use super::arguments::Arguments;
 use super::kernels::Kernel;
@@ -148,26 +153,41 @@ pub(crate) static LOWERINGS: &[Lowering] = &[
     row(Op::Conv2d, Some(DType::I8), layers::conv_i8),
     row(Op::FullyConnected, Some(DType::I8), layers::fully_connected_i8),
     row(Op::DepthwiseConv2d, Some(DType::I8), layers::depthwise_i8),
+    row(Op::Conv2d, Some(DType::I16), layers::conv_i16),
+    row(Op::FullyConnected, Some(DType::I16), layers::fully_connected_i16),
+    row(Op::DepthwiseConv2d, Some(DType::I16), layers::depthwise_i16),
     row(Op::Pool2d, Some(DType::I8), layers::pool_i8),
+    row(Op::Pool2d, Some(DType::I16), layers::pool_i16),
     row(Op::Pool2d, Some(DType::F32), layers::pool_f32),
     row(Op::Conv2d, Some(DType::F32), layers_f32::conv),
     row(Op::FullyConnected, Some(DType::F32), layers_f32::fully_connected),
     row(Op::DepthwiseConv2d, Some(DType::F32), layers_f32::depthwise),
     row(Op::MatMul, Some(DType::F32), layers_f32::matmul),
+    row(Op::MatMul, Some(DType::I32), layers_f32::matmul),
+    row(Op::MatMul, Some(DType::I64), layers_f32::matmul),
     row(Op::Embedding, Some(DType::F32), layers_f32::embedding),
     row(Op::Attention, Some(DType::F32), attention::attention),
     row(Op::CachedAttention, Some(DType::F32), attention::cached_attention),
+    row(Op::CachedAttention, Some(DType::I8), attention::cached_attention_q8),
     row(Op::CrossAttention, Some(DType::F32), attention::cross_attention),
     row(Op::Rotary, Some(DType::F32), attention::rotary),
     row(Op::Softmax, Some(DType::I8), reductions::softmax_i8),
+    row(Op::Softmax, Some(DType::I16), reductions::softmax_i16),
     row(Op::Softmax, Some(DType::F32), reductions::softmax_f32),
-    row(Op::Reduce, Some(DType::I8), reductions::reduce_i8),
-    row(Op::Reduce, Some(DType::F32), reductions::reduce_f32),
+    row(Op::Reduce, Some(DType::I8), reductions::reduce),
+    row(Op::Reduce, Some(DType::I16), reductions::reduce),
+    row(Op::Reduce, Some(DType::I32), reductions::reduce),
+    row(Op::Reduce, Some(DType::I64), reductions::reduce),
+    row(Op::Reduce, Some(DType::F32), reductions::reduce),
     row(Op::Normalize, Some(DType::F32), reductions::normalize),
     row(Op::Binary, Some(DType::F32), elementwise::binary_f32),
-    row(Op::Unary, Some(DType::F32), elementwise::unary_f32),
+    row(Op::Unary, Some(DType::F32), elementwise::unary),
+    row(Op::Unary, Some(DType::I16), elementwise::unary),
+    row(Op::Unary, Some(DType::I32), elementwise::unary),
+    row(Op::Unary, Some(DType::I64), elementwise::unary),
     row(Op::Gated, Some(DType::F32), elementwise::gated),
-    row(Op::Binary, Some(DType::I8), elementwise::binary_i8),
+    row(Op::Binary, Some(DType::I8), elementwise::binary_quantized),
+    row(Op::Binary, Some(DType::I16), elementwise::binary_quantized),
     row(Op::Binary, Some(DType::I32), integers::binary),
     row(Op::Binary, Some(DType::I64), integers::binary),
     row(Op::Binary, Some(DType::Bool), integers::binary),
@@ -179,15 +199,36 @@ pub(crate) static LOWERINGS: &[Lowering] = &[
     row(Op::Compare, Some(DType::Bool), integers::compare),
     row(Op::Unary, Some(DType::Bool), integers::unary_bool),
     row(Op::ArgReduce, Some(DType::F32), integers::arg_reduce),
+    row(Op::ArgReduce, Some(DType::I8), integers::arg_reduce),
     row(Op::ArgReduce, Some(DType::I32), integers::arg_reduce),
     row(Op::ArgReduce, Some(DType::I64), integers::arg_reduce),
     row(Op::Where, None, integers::choose),
     row(Op::Cast, None, integers::cast),
     row(Op::Lut, Some(DType::I8), elementwise::lut_i8),
+    row(Op::Lut, Some(DType::I16), elementwise::lut_i16),
     row(Op::Quantize, Some(DType::I8), elementwise::quantize_i8),
     row(Op::Quantize, Some(DType::U8), elementwise::quantize_u8),
+    row(Op::Quantize, Some(DType::I16), elementwise::quantize_i16),
     row(Op::Dequantize, Some(DType::I8), elementwise::dequantize_i8),
     row(Op::Dequantize, Some(DType::U8), elementwise::dequantize_u8),
+    row(Op::Dequantize, Some(DType::I16), elementwise::dequantize_i16),
+    row(Op::Dequantize, Some(DType::I32), elementwise::dequantize_i32),
+    row(Op::ConvNd, Some(DType::F32), windows::conv_nd),
+    row(Op::ConvNd, Some(DType::I32), windows::conv_nd),
+    row(Op::PoolNd, Some(DType::F32), windows::pool_nd),
+    row(Op::PoolNd, Some(DType::I8), windows::pool_nd),
+    row(Op::PoolNd, Some(DType::U8), windows::pool_nd),
+    row(Op::GridSample, Some(DType::F32), sampling::grid_sample),
+    row(Op::RoiAlign, Some(DType::F32), sampling::roi_align),
+    row(Op::NonMaxSuppression, Some(DType::F32), sampling::non_max_suppression),
+    row(Op::Resize, Some(DType::F32), resize::resize),
+    row(Op::Resize, Some(DType::I8), resize::resize),
+    row(Op::Resize, Some(DType::I16), resize::resize),
+    row(Op::Interpolate, Some(DType::F32), resize::interpolate),
+    row(Op::Lstm, Some(DType::F32), recurrent::lstm),
+    row(Op::Gru, Some(DType::F32), recurrent::gru),
+    row(Op::Rnn, Some(DType::F32), recurrent::rnn),
+    row(Op::QuantizedLstm, Some(DType::I8), recurrent::quantized_lstm),
     row(Op::Copy, None, moves::copy),
     row(Op::Slice, None, moves::slice),
     row(Op::Transpose, None, moves::transpose),
@@ -195,6 +236,24 @@ pub(crate) static LOWERINGS: &[Lowering] = &[
     row(Op::Concat, None, moves::concat),
     row(Op::Pad, None, moves::pad),
     row(Op::Gather, None, moves::gather),
+    row(Op::GatherElements, None, indexed::gather_elements),
+    row(Op::GatherNd, None, indexed::gather_nd),
+    row(Op::ScatterElements, None, indexed::scatter_elements),
+    row(Op::ScatterElements, Some(DType::F32), indexed::scatter_elements),
+    row(Op::ScatterElements, Some(DType::I32), indexed::scatter_elements),
+    row(Op::ScatterElements, Some(DType::I64), indexed::scatter_elements),
+    row(Op::ScatterNd, None, indexed::scatter_nd),
+    row(Op::ScatterNd, Some(DType::F32), indexed::scatter_nd),
+    row(Op::ScatterNd, Some(DType::I32), indexed::scatter_nd),
+    row(Op::ScatterNd, Some(DType::I64), indexed::scatter_nd),
+    row(Op::TopK, Some(DType::F32), indexed::top_k),
+    row(Op::TopK, Some(DType::I8), indexed::top_k),
+    row(Op::TopK, Some(DType::I32), indexed::top_k),
+    row(Op::TopK, Some(DType::I64), indexed::top_k),
+    row(Op::Cumulative, Some(DType::F32), indexed::cumulative),
+    row(Op::Cumulative, Some(DType::I32), indexed::cumulative),
+    row(Op::Cumulative, Some(DType::I64), indexed::cumulative),
+    row(Op::ReverseSequence, None, indexed::reverse_sequence),
 ];
 
 /// The calls of a step, and whether some kernel may find data out of range.
@@ -214,4 +273,20 @@ pub(crate) fn lower(
     }
     let mut lower = Lower { step, bases, index, architecture, calls: Vec::new(), checks: false };
     Some((lowering.lower)(&mut lower).map(|()| (lower.calls, lower.checks)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops;
+
+    #[test]
+    fn every_operator_of_the_cpu_has_a_row() {
+        for operator in ops::ALL {
+            let own = LOWERINGS.iter().filter(|row| row.op == operator.op);
+            let count = own.filter(|row| row.dtype == operator.dtype).count();
+            assert_eq!(count, 1, "{:?} {:?}", operator.op, operator.dtype);
+        }
+        assert_eq!(LOWERINGS.len(), ops::ALL.len());
+    }
 }

@@ -4,8 +4,10 @@ use super::elementwise::Axes;
 use super::{Lower, Refusal, elements, small};
 use crate::backend::cuda::arguments::{self, Softmax};
 use crate::backend::cuda::kernels::{
-    Kernel, NORMALIZE_F32, REDUCE_F32, REDUCE_I8, SOFTMAX_F32, SOFTMAX_I8,
+    Kernel, NORMALIZE_F32, REDUCE_F32, REDUCE_I8, REDUCE_I16, REDUCE_I32, REDUCE_I64, SOFTMAX_F32,
+    SOFTMAX_I8, SOFTMAX_I16,
 };
+use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{MAX_RANK, NormalizeAttributes, ReduceAttributes, SoftmaxAttributes};
 use crate::memory::Slot;
@@ -13,6 +15,10 @@ use crate::ops::shape::{product, split, strides};
 
 pub(super) fn softmax_i8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     softmax(lower, &SOFTMAX_I8)
+}
+
+pub(super) fn softmax_i16(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    softmax(lower, &SOFTMAX_I16)
 }
 
 pub(super) fn softmax_f32(lower: &mut Lower<'_>) -> Result<(), Refusal> {
@@ -53,15 +59,7 @@ fn axes_of(x: &Slot, axes: u32, reduced: bool) -> Result<Axes<1>, StepErrorKind>
     Axes::new(&dims[..rank], &[of])
 }
 
-pub(super) fn reduce_i8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
-    reduce(lower, &REDUCE_I8)
-}
-
-pub(super) fn reduce_f32(lower: &mut Lower<'_>) -> Result<(), Refusal> {
-    reduce(lower, &REDUCE_F32)
-}
-
-fn reduce(lower: &mut Lower<'_>, kernel: &'static Kernel) -> Result<(), Refusal> {
+pub(super) fn reduce(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     let attributes: ReduceAttributes = lower.step.expect_attributes()?;
     let ((x, input), (y, output)) = (lower.input(0)?, lower.output(0)?);
     let outputs = elements(&y)?;
@@ -88,6 +86,13 @@ fn reduce(lower: &mut Lower<'_>, kernel: &'static Kernel) -> Result<(), Refusal>
         scale: attributes.scale,
         min: attributes.clamp_q[0],
         max: attributes.clamp_q[1],
+    };
+    let kernel: &'static Kernel = match x.dtype() {
+        DType::I8 => &REDUCE_I8,
+        DType::I16 => &REDUCE_I16,
+        DType::I32 => &REDUCE_I32,
+        DType::I64 => &REDUCE_I64,
+        _ => &REDUCE_F32,
     };
     // A warp has an output.
     let blocks = (outputs as usize).div_ceil(kernel.threads as usize / 32);
