@@ -2,12 +2,15 @@
 """Runs a GGUF model through Whit and through llama.cpp: greedy texts, rates in one run, in turns, and memory.
 
     pip install llama-cpp-python
-    benches/text/decoders.py MODEL.gguf [--whit target/release/whit] [--threads 1 2] [--rounds 3] [--only texts rates memory]
+    benches/text/decoders.py MODEL.gguf [--whit target/release/whit] [--threads 1 2] [--rounds 3] [--only texts logits rates memory]
 
 Texts: ten prompts, 64 tokens each, temperature 0, beside a reference: llama.cpp with the same weights written out as f32, so that it
 computes with f32 activations. From Q4 and Q8 weights it rounds activations to 8 bits, and Whit to 16. Where a
 text parts from the reference's: the logit of its token less that of the reference's, for each of the three, and the largest difference
 of any logit from the reference. WHIT_ISA=scalar makes Whit compute in f32 throughout.
+
+Logits: those behind every token of the prompts and of 40 more that the reference chooses, with its keys and values in f32, too: the largest
+difference of any, Whit's tokens one by one, and that of the same reference with keys and values in f16.
 
 Rates: a prompt of 512 tokens (pp512) and 128 tokens one by one (tg128), as llama-bench has them; medians. Memory: the peak of
 processes that only continue a prompt of 512 tokens by 64, less that of an empty program in the same language.
@@ -42,6 +45,8 @@ PROMPTS = [
     "Photosynthesis is the process by which",
 ]
 TOKENS = 64
+CHOSEN = 40  # of which all logits are compared
+KINDS = ["texts", "logits", "rates", "memory"]
 QUIET = llama_cpp.llama_log_callback(lambda level, text, data: None)
 CONTEXT = 2048
 
@@ -82,14 +87,14 @@ def reference(args, folder):
 
 
 def logits_of_whit(args, model, ids, folder):
-    """The logits behind the last of some tokens, computed one by one."""
+    """The logits behind each of some tokens, computed one by one."""
     count = len(ids)
     command = ["run", model, "--output", folder / "out"]
     for name, values in (("tokens", ids), ("positions", range(count)), ("rows", [0] * count)):
         numpy.save(folder / f"{name}.npy", numpy.array(values, numpy.int32).reshape(count, 1))
         command += ["--input", f"{name}={folder / name}.npy"]
     whit(args, *command)
-    return numpy.load(folder / "out" / "logits.npy")[-1].reshape(-1)
+    return numpy.load(folder / "out" / "logits.npy").reshape(count, -1)
 
 
 def texts(args, model, folder):
@@ -111,7 +116,7 @@ def texts(args, model, folder):
                 same[name] += 1
                 continue
             before = ids + right[:at]
-            ours = logits_of_whit(args, model, before, folder)
+            ours = logits_of_whit(args, model, before, folder)[-1]
             # Those that it chose by, where its text is the reference's so far: other batches have other logits.
             theirs = their_logits[at] if their_ids[:at] == right[:at] else greedy(llama, before, 1)[1][0]
             row = [json.dumps(prompt), name, at]
@@ -120,6 +125,35 @@ def texts(args, model, folder):
             print("|", " | ".join(map(str, row)), "|", flush=True)
     llama.close()
     print(f"of {len(PROMPTS)} texts are the reference's: Whit's {same['Whit']}, llama.cpp's {same['llama.cpp']}")
+
+
+def logits(args, model, folder):
+    file = str(reference(args, folder))
+    options = {"n_ctx": CONTEXT, "verbose": False, "logits_all": True, "n_threads": 1, "n_threads_batch": 1}
+    exact = Llama(file, type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32, **options)
+    halves = Llama(file, **options)
+    found = []
+    print("| prompt | Whit's largest | the reference's with f16 |")
+    print("|---|---:|---:|")
+    for prompt in PROMPTS:
+        ids = exact.tokenize(prompt.encode(), add_bos=False, special=True)
+        ids += greedy(exact, ids, CHOSEN)[0]
+        right = all_logits(exact, ids)
+        others = logits_of_whit(args, model, ids, folder), all_logits(halves, ids)
+        found.append([abs(of - right).max() for of in others])
+        print("|", json.dumps(prompt), "|", " | ".join(f"{of:.4f}" for of in found[-1]), "|", flush=True)
+    means = [f"{statistics.mean(column):.4f}" for column in zip(*found)]
+    print("| mean |", " | ".join(means), "|")
+    exact.close()
+    halves.close()
+
+
+def all_logits(llama, ids):
+    """The logits behind each of some tokens, computed one by one."""
+    llama.reset()
+    for token in ids:
+        llama.eval([token])
+    return llama.scores[: len(ids)].copy()
 
 
 def rates(args, model, threads):
@@ -184,7 +218,7 @@ def main():
     parser.add_argument("--whit", default="target/release/whit")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=["texts", "rates", "memory"], default=["texts", "rates", "memory"])
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
@@ -195,6 +229,8 @@ def main():
             memory(args, model, folder)
         if "texts" in args.only:
             texts(args, model, folder)
+        if "logits" in args.only:
+            logits(args, model, folder)
         if "rates" in args.only:
             for threads in args.threads:
                 rates(args, model, threads)

@@ -294,6 +294,8 @@ pub(crate) unsafe fn tile<
 ) {
     let rows = tile.rows.len();
     debug_assert!(rows >= 1 && rows <= MR && tile.cols >= 1 && tile.cols <= NV * L::LEN);
+    // No panel is read that isn't there.
+    debug_assert!(tile.cols.next_multiple_of(PANEL_N) >= NV * L::LEN);
     let per_panel = PANEL_N / L::LEN;
 
     // SAFETY: all reads are of elements that Tile promises. Rows past the last repeat it; their
