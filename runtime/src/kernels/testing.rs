@@ -109,10 +109,108 @@ impl Random {
     }
 }
 
-/// A copy that begins `offset` elements behind where its memory does, and ends where that ends.
-pub(super) fn placed<T: Copy + Default>(values: &[T], offset: usize) -> Vec<T> {
+/// A copy of what a kernel reads, at the end of readable memory if `offset` is 0: a kernel that reads on dies. Else it begins `offset`
+/// elements behind where its memory does.
+pub(super) fn placed<T: Copy + Default>(values: &[T], offset: usize) -> Placed<T> {
+    #[cfg(all(unix, feature = "std", not(miri)))]
+    if offset == 0 {
+        return Placed::AtEnd(guarded::AtEnd::new(values));
+    }
     let before = core::iter::repeat_n(T::default(), offset);
-    before.chain(values.iter().copied()).collect()
+    Placed::Somewhere(before.chain(values.iter().copied()).collect())
+}
+
+/// What [`placed`] makes.
+pub(super) enum Placed<T: Copy> {
+    Somewhere(Vec<T>),
+    #[cfg(all(unix, feature = "std", not(miri)))]
+    AtEnd(guarded::AtEnd<T>),
+}
+
+impl<T: Copy> core::ops::Deref for Placed<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match self {
+            Placed::Somewhere(values) => values,
+            #[cfg(all(unix, feature = "std", not(miri)))]
+            Placed::AtEnd(values) => values.get(),
+        }
+    }
+}
+
+/// Memory with an end.
+#[cfg(all(unix, feature = "std", not(miri)))]
+mod guarded {
+    use core::cell::RefCell;
+    use core::marker::PhantomData;
+    use core::sync::atomic::{AtomicUsize, Ordering};
+    use core::{ptr, slice};
+
+    use memmap2::{MmapMut, MmapOptions};
+
+    /// At least a page of any system.
+    const PAGE: usize = 1 << 16;
+
+    thread_local! {
+        /// Regions of 2ⁿ pages that nobody has at present: mapping takes longer than a kernel.
+        static FREE: RefCell<[Vec<MmapMut>; 16]> = RefCell::default();
+    }
+
+    /// A file mapped for one page more than it has: touching that one is a bus error.
+    fn region(log2_pages: usize) -> MmapMut {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        if let Some(free) = FREE.with_borrow_mut(|free| free[log2_pages].pop()) {
+            return free;
+        }
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("whit-guard-{}-{number}", std::process::id()));
+        let mut options = std::fs::File::options();
+        let file = options.read(true).write(true).create_new(true).open(&path);
+        let file = file.expect("a temporary file");
+        std::fs::remove_file(&path).expect("its removal");
+        let len = PAGE << log2_pages;
+        file.set_len(len as u64).expect("its length");
+        // SAFETY: nobody else has the file, which has no name.
+        unsafe { MmapOptions::new().len(len + PAGE).map_copy(&file) }.expect("a mapping")
+    }
+
+    /// A copy at the end of a region.
+    pub(in crate::kernels) struct AtEnd<T: Copy> {
+        /// There until it is dropped.
+        region: Option<MmapMut>,
+        log2_pages: usize,
+        len: usize,
+        of: PhantomData<T>,
+    }
+
+    impl<T: Copy> AtEnd<T> {
+        pub(super) fn new(values: &[T]) -> AtEnd<T> {
+            let bytes = size_of_val(values);
+            let log2_pages = bytes.div_ceil(PAGE).max(1).next_power_of_two().ilog2() as usize;
+            let mut region = region(log2_pages);
+            let start = (PAGE << log2_pages) - bytes;
+            // SAFETY: the region has so many bytes in front of its last page, and they are the region's alone.
+            unsafe {
+                let to = region.as_mut_ptr().add(start);
+                ptr::copy_nonoverlapping(values.as_ptr().cast::<u8>(), to, bytes);
+            }
+            AtEnd { region: Some(region), log2_pages, len: values.len(), of: PhantomData }
+        }
+
+        pub(super) fn get(&self) -> &[T] {
+            let region = self.region.as_ref().expect("a region until the drop");
+            let start = (PAGE << self.log2_pages) - self.len * size_of::<T>();
+            // SAFETY: `new` wrote them there; pages and sizes are multiples of any alignment of these types.
+            unsafe { slice::from_raw_parts(region.as_ptr().add(start).cast(), self.len) }
+        }
+    }
+
+    impl<T: Copy> Drop for AtEnd<T> {
+        fn drop(&mut self) {
+            FREE.with_borrow_mut(|free| free[self.log2_pages].extend(self.region.take()));
+        }
+    }
 }
 
 /// Memory for `len` outputs behind `offset` elements, with some behind them, all of one value; and a look that only
@@ -160,13 +258,13 @@ pub(super) const UNTOUCHED: i8 = 85;
 
 /// The owner of an [`EpilogueI8`].
 pub(super) struct Epilogue {
-    pub(super) scale: Vec<f32>,
+    pub(super) scale: Placed<f32>,
     /// Elements before the scales and the residual.
     offset: usize,
     zero_point: i32,
     min: i32,
     max: i32,
-    pub(super) residual: Option<(Vec<i8>, ResidualI8<'static>)>,
+    pub(super) residual: Option<(Placed<i8>, ResidualI8<'static>)>,
 }
 
 impl Epilogue {
@@ -195,10 +293,11 @@ impl Epilogue {
                 min: random.pick(&[-128, -20]),
                 max: random.pick(&[60, 127]),
             };
-            (random.i8s(outputs, Fill::Any), residual)
+            (placed(&random.i8s(outputs, Fill::Any), 0), residual)
         });
+        let scale: Vec<f32> = (0..channels).map(|_| 60.0 / spread * factor(random)).collect();
         Epilogue {
-            scale: (0..channels).map(|_| 60.0 / spread * factor(random)).collect(),
+            scale: placed(&scale, 0),
             zero_point: random.pick(&[-128, -7, 0, 127]),
             min: random.pick(&[-128, -30]),
             max: random.pick(&[50, 127]),

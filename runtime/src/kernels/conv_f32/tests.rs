@@ -16,7 +16,7 @@ use crate::DType;
 use crate::kernels::Activation;
 use crate::kernels::elementary::{self, Function};
 use crate::kernels::shapes::{F32_CONVOLUTION, Family, GROUPED_CONVOLUTION, Shape};
-use crate::kernels::testing::{EMULATED, Output, distinct, placed};
+use crate::kernels::testing::{EMULATED, Output, Placed, distinct, placed};
 use half::{bf16, f16};
 
 /// Rounding unit of f32.
@@ -200,19 +200,22 @@ pub(crate) fn check_activated(plain: &[f32], activated: &[f32], channels: usize,
 /// A value that no kernel computes from the tests' numbers, to see what it wrote.
 pub(crate) const UNTOUCHED: f32 = 12345.0;
 
-/// Bytes of grouped weights, as far from their memory's start as the other operands are, and where their scales can lie.
+/// Bytes of grouped weights, placed as the other operands are, where their scales can lie.
 struct Planes {
-    memory: Vec<u8>,
+    memory: Placed<u8>,
     start: usize,
 }
 
 impl Planes {
     fn new(bytes: &[u8], offset: usize) -> Planes {
+        if offset == 0 {
+            return Planes { memory: placed(bytes, 0), start: 0 };
+        }
         let mut memory = vec![0; bytes.len() + (offset + 1) * Self::LINE];
         let start = memory.as_ptr().align_offset(align_of::<f32>()) + offset * Self::LINE;
         memory.truncate(start + bytes.len());
         memory[start..].copy_from_slice(bytes);
-        Planes { memory, start }
+        Planes { memory: Placed::Somewhere(memory), start }
     }
 
     const LINE: usize = 64;

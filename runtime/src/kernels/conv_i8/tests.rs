@@ -336,9 +336,8 @@ fn strange_scales() {
         let mut data = Data::new(case, packing, Fill::Any, with_residual, &mut random);
         let scales =
             [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e30, -1e30];
-        for (scale, value) in data.epilogue.scale.iter_mut().zip(scales.into_iter().cycle()) {
-            *scale = value;
-        }
+        let scales: Vec<f32> = scales.into_iter().cycle().take(data.epilogue.scale.len()).collect();
+        data.epilogue.scale = placed(&scales, 0);
         data.bias[0] = i32::MIN;
         data.bias[1] = i32::MAX;
         for scale_conv in [1.0, f32::INFINITY, f32::NAN] {
