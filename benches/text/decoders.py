@@ -10,7 +10,7 @@ text parts from the reference's: the logit of its token less that of the referen
 of any logit from the reference. WHIT_ISA=scalar makes Whit compute in f32 throughout.
 
 Logits: those behind every token of the prompts and of 40 more that the reference chooses, with its keys and values in f32, too: the largest
-difference of any, Whit's tokens one by one, and that of the same reference with keys and values in f16.
+difference of any, Whit's tokens one by one with keys and values in f32 and in f16, and that of the same reference with f16.
 
 Rates: a prompt of 512 tokens (pp512) and 128 tokens one by one (tg128), as llama-bench has them; medians. Memory: the peak of
 processes that only continue a prompt of 512 tokens by 64, less that of an empty program in the same language.
@@ -132,14 +132,16 @@ def logits(args, model, folder):
     options = {"n_ctx": CONTEXT, "verbose": False, "logits_all": True, "n_threads": 1, "n_threads_batch": 1}
     exact = Llama(file, type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32, **options)
     halves = Llama(file, **options)
+    floats = folder / "floats.whit"
+    whit(args, "convert", args.gguf, "-o", floats, "--context", CONTEXT, "--kv-cache", "f32")
     found = []
-    print("| prompt | Whit's largest | the reference's with f16 |")
-    print("|---|---:|---:|")
+    print("| prompt | Whit's largest with f32 | with f16 | the reference's with f16 |")
+    print("|---|---:|---:|---:|")
     for prompt in PROMPTS:
         ids = exact.tokenize(prompt.encode(), add_bos=False, special=True)
         ids += greedy(exact, ids, CHOSEN)[0]
         right = all_logits(exact, ids)
-        others = logits_of_whit(args, model, ids, folder), all_logits(halves, ids)
+        others = [logits_of_whit(args, of, ids, folder) for of in (floats, model)] + [all_logits(halves, ids)]
         found.append([abs(of - right).max() for of in others])
         print("|", json.dumps(prompt), "|", " | ".join(f"{of:.4f}" for of in found[-1]), "|", flush=True)
     means = [f"{statistics.mean(column):.4f}" for column in zip(*found)]

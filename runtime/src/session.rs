@@ -8,7 +8,7 @@ use crate::kernels::quantize::{Affine, Affinely};
 use crate::memory::{Block, BlockSizes, Slot};
 use crate::model::{MAX_DIMS, Model};
 #[cfg(feature = "std")]
-use crate::ops::parallel;
+use crate::ops::parallel::{self, Sharing};
 use crate::ops::{self, Bound, Operator};
 use crate::tables::Tables;
 #[cfg(feature = "std")]
@@ -223,14 +223,15 @@ impl<'m> Session<'m> {
     /// A step whose parts would need more scratch than there is stays whole.
     #[cfg(feature = "std")]
     fn cut_steps(&mut self) {
-        let (threads, room) = (self.threads(), self.block.scratch_bytes());
+        let sharing = Sharing::of(&self.block.tables(), self.isa, self.threads());
+        let room = self.block.scratch_bytes();
         // Of the cut steps from here to the end.
         let mut ns = 0.0;
         for index in (0..self.block.bound().len()).rev() {
             let operator = self.block.bound()[index].operator;
             let step = self.block.tables().step(index, self.block.dims());
             let step = step.filter(|step| !step.is_idle());
-            let share = step.and_then(|step| parallel::share(operator, &step, self.isa, threads));
+            let share = step.and_then(|step| sharing.share(operator, &step));
             let share = share.filter(|share| share.scratch_bytes <= room);
             ns += share.as_ref().map_or(0.0, |share| share.ns);
             let bound = &mut self.block.bound_mut()[index];
@@ -627,6 +628,8 @@ fn check_steps(
 ) -> Result<Needs, SessionError> {
     let mut needs = Needs { scratch: 0, parts: 1 };
     #[cfg(feature = "std")]
+    let sharing = Sharing::of(tables, isa, threads);
+    #[cfg(feature = "std")]
     let (mut shared, mut shared_ns) = (Needs { scratch: 0, parts: 1 }, 0.0);
     for index in 0..tables.step_count() {
         let failed = |kind| SessionError::Step { step: index as u32, kind };
@@ -639,7 +642,7 @@ fn check_steps(
         (operator.check)(&step).map_err(failed)?;
         needs.scratch = needs.scratch.max((operator.scratch_bytes)(&step, isa));
         #[cfg(feature = "std")]
-        if let Some(share) = parallel::share(operator, &step, isa, threads) {
+        if let Some(share) = sharing.share(operator, &step) {
             shared.scratch = shared.scratch.max(share.scratch_bytes);
             shared.parts = shared.parts.max(share.parts);
             shared_ns += share.ns;

@@ -34,6 +34,9 @@ pub(crate) struct Tables<'a> {
     operands: &'a [u8],
     attributes: &'a [u8],
     dims: &'a [u8],
+    /// Bytes of all constants.
+    #[cfg(feature = "std")]
+    pub(crate) constant_bytes: usize,
 }
 
 impl<'a> Tables<'a> {
@@ -41,7 +44,15 @@ impl<'a> Tables<'a> {
     pub(crate) fn in_file(model: &Model<'a>) -> Tables<'a> {
         let [tensors, steps, operands, attributes, dims] =
             COPIED.map(|section| model.section(section));
-        Tables { tensors: Tensors::of(tensors), steps, operands, attributes, dims }
+        Tables {
+            tensors: Tensors::of(tensors),
+            steps,
+            operands,
+            attributes,
+            dims,
+            #[cfg(feature = "std")]
+            constant_bytes: model.section(Section::Constants).len(),
+        }
     }
 
     /// Bytes of a copy.
@@ -78,6 +89,7 @@ impl<'a> Tables<'a> {
             operands: take(self.operands),
             attributes: take(self.attributes),
             dims: take(self.dims),
+            constant_bytes: self.constant_bytes,
         }
     }
 

@@ -45,6 +45,8 @@ pub(super) struct ImportArgs {
 enum KvCacheArg {
     /// 16-bit floats
     F16,
+    /// 32-bit floats, for comparisons with a reference: twice the memory
+    F32,
     /// Integers of 8 bits, 32 of which share a scale
     Q8,
 }
@@ -94,6 +96,7 @@ impl ImportArgs {
             sequences: self.sequences.map(usize::from),
             kv_cache: match self.kv_cache {
                 KvCacheArg::F16 => KvCache::F16,
+                KvCacheArg::F32 => KvCache::F32,
                 KvCacheArg::Q8 => KvCache::Q8,
             },
             word_times: self.word_times,

@@ -54,6 +54,8 @@ pub enum KvCache {
     /// In f16.
     #[default]
     F16,
+    /// As they are, in f32.
+    F32,
     /// In i8, with a scale in f16 for every 32: 53 % of the bytes.
     Q8,
 }

@@ -1,4 +1,4 @@
-//! Attention of new tokens over all tokens of their sequence, whose keys and values are kept from run to run: in f16, or in q8,
+//! Attention of new tokens over all tokens of their sequence, whose keys and values are kept from run to run: in f32, in f16, or in q8,
 //! which is about half of that.
 //!
 //! First the new keys and values are written to the places that positions name, then every token attends to positions up to
@@ -8,13 +8,12 @@
 use core::ops::Range;
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{CachedAttentionAttributes, Op, Q8_GROUP, cast_mut};
 use crate::isa::Isa;
-use crate::kernels::attention_kept::{self, AttentionKept, Halves, Kept, Q8};
+use crate::kernels::attention_kept::{self, AttentionKept, Kept, Number, Plain, Q8};
 use crate::kernels::elementary::{self, ExponentialsFn};
 use crate::kernels::matmul_f32::{self, MatMulF32, MatMulF32Fn};
 use crate::memory::{Context, typed, typed_mut};
@@ -27,11 +26,14 @@ use crate::ops::{Operator, Step, expect_type, select_isa};
 #[cfg(feature = "std")]
 use crate::threads::{Columns, Crew, Shares};
 
-/// f32 queries and results, f16 keys and values.
+/// f32 queries and results, keys and values in f16 or f32.
 pub static CACHED_ATTENTION_F32: Operator = Operator {
     op: Op::CachedAttention,
     dtype: Some(DType::F32),
-    check: |step| check(step, DType::F16),
+    check: |step| match step.output(KEYS)?.dtype {
+        DType::F32 => check(step, DType::F32),
+        _ => check(step, DType::F16),
+    },
     select: select_isa!(run),
     scratch_bytes,
 };
@@ -126,9 +128,9 @@ fn scratch_bytes(step: &Step<'_>, _: Isa) -> usize {
     Sizes::of(step).map_or(0, |sizes| sizes.scratch_len() * size_of::<f32>())
 }
 
-/// Checks a step whose keys and values are f16, or i8 with scales.
+/// Checks a step whose keys and values are f16 or f32, or i8 with scales.
 fn check(step: &Step<'_>, kept: DType) -> Result<(), StepErrorKind> {
-    let outputs = if kept == DType::F16 { 3 } else { 5 };
+    let outputs = if kept == DType::I8 { 5 } else { 3 };
     if !matches!(step.input_count(), 2..=3) || step.output_count() != outputs {
         return Err(StepErrorKind::OperandCount);
     }
@@ -169,6 +171,14 @@ fn check(step: &Step<'_>, kept: DType) -> Result<(), StepErrorKind> {
 }
 
 fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    match context.step.output(KEYS)?.dtype {
+        DType::F32 => run_plain::<f32>(context, Isa::ALL[ISA]),
+        _ => run_plain::<f16>(context, Isa::ALL[ISA]),
+    }
+}
+
+/// With keys and values in `T`.
+fn run_plain<T: Number>(context: &mut Context<'_>, isa: Isa) -> Result<(), StepErrorKind> {
     let task = Task::of(context)?;
     let size = task.sizes.size;
     if task.sizes.tokens == 0 {
@@ -178,15 +188,14 @@ fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind>
     let crew = context.take_crew();
     let operands = context.operands_with_outputs::<3, 3>([0, POSITIONS, SEQUENCES])?;
     let [y, keys, values] = operands.outputs;
-    let keys: &mut [f16] = typed_mut(keys, task.output + KEYS as u8)?;
-    let values: &mut [f16] = typed_mut(values, task.output + VALUES as u8)?;
+    let keys: &mut [T] = typed_mut(keys, task.output + KEYS as u8)?;
+    let values: &mut [T] = typed_mut(values, task.output + VALUES as u8)?;
     let places = task.write(operands.inputs, |row, new_keys, new_values| {
-        keys[row * size..][..size].convert_from_f32_slice(new_keys);
-        values[row * size..][..size].convert_from_f32_slice(new_values);
+        T::narrow(new_keys, &mut keys[row * size..][..size]);
+        T::narrow(new_values, &mut values[row * size..][..size]);
     })?;
-    let kept = [&*keys, &*values].map(|rows| Halves::new(size, rows));
-    let attention =
-        task.attention(operands.inputs[0], places, kept, Kernels::f16(Isa::ALL[ISA]))?;
+    let kept = [&*keys, &*values].map(|rows| Plain::new(size, rows));
+    let attention = task.attention(operands.inputs[0], places, kept, Kernels::plain(isa))?;
     let y: &mut [f32] = typed_mut(y, task.output)?;
     #[cfg(feature = "std")]
     if let Some(crew) = crew {
@@ -334,9 +343,9 @@ impl<K> Kernels<K> {
     }
 }
 
-impl<'v> Kernels<Halves<'v>> {
-    pub(super) fn f16(isa: Isa) -> Self {
-        Kernels::new(attention_kept::select_f16(isa), isa)
+impl<'v, T: Number> Kernels<Plain<'v, T>> {
+    pub(super) fn plain(isa: Isa) -> Self {
+        Kernels::new(T::select(isa), isa)
     }
 }
 

@@ -17,7 +17,7 @@ const A: CachedAttentionAttributes = CachedAttentionAttributes {
 #[derive(Clone)]
 struct Form {
     a: CachedAttentionAttributes,
-    /// What keys and values are kept in: F16, or I8 for q8.
+    /// What keys and values are kept in: F16, F32, or I8 for q8.
     kept: DType,
     sequences: u32,
     context: u32,
@@ -44,7 +44,7 @@ fn case(form: &Form, x: &[f32], with_sequences: bool) -> Case {
     let cache = || of(form.kept, a.size);
     let scales = || of(DType::F16, a.size.div_ceil(Q8_GROUP as u32));
     match form.kept {
-        DType::F16 => Case::new(Op::CachedAttention, Some(DType::F32), a, &inputs, y)
+        DType::F16 | DType::F32 => Case::new(Op::CachedAttention, Some(DType::F32), a, &inputs, y)
             .with_outputs(&[cache(), cache()]),
         _ => Case::new(Op::CachedAttention, Some(DType::I8), a, &inputs, y).with_outputs(&[
             cache(),
@@ -55,10 +55,12 @@ fn case(form: &Form, x: &[f32], with_sequences: bool) -> Case {
     }
 }
 
-/// A row as it is kept: each number rounded to f16, or to steps of its group's largest / 127, which is an f16.
+/// A row as it is kept: as it is, each number rounded to f16, or to steps of its group's largest / 127, which is an f16.
 fn kept(row: &[f32], dtype: DType) -> Vec<f64> {
-    if dtype == DType::F16 {
-        return row.iter().map(|x| f16::from_f32(*x).to_f64()).collect();
+    match dtype {
+        DType::F32 => return row.iter().map(|x| f64::from(*x)).collect(),
+        DType::F16 => return row.iter().map(|x| f16::from_f32(*x).to_f64()).collect(),
+        _ => {}
     }
     let groups = row.chunks(Q8_GROUP).flat_map(|group| {
         let largest = group.iter().fold(0.0f32, |most, x| most.max(x.abs()));
@@ -152,8 +154,9 @@ fn tokens_attend_to_their_own_past() {
         },
     ];
     let mut random = Random(5);
-    let q8 = forms.clone().map(|form| Form { kept: DType::I8, ..form });
-    for (index, form) in forms.iter().chain(&q8).enumerate() {
+    let kept = |kept| forms.clone().map(|form| Form { kept, ..form });
+    let forms = [DType::F16, DType::F32, DType::I8].map(kept).concat();
+    for (index, form) in forms.iter().enumerate() {
         let x = random.f32s(form.places.len() * channels(&form.a));
         let want = expected(form, &x);
         for isa in Isa::available() {
@@ -167,7 +170,7 @@ fn tokens_attend_to_their_own_past() {
 #[test]
 fn places_beyond_the_cache_are_found_at_run() {
     let x = [0.5; 100];
-    for kept in [DType::F16, DType::I8] {
+    for kept in [DType::F16, DType::F32, DType::I8] {
         let form =
             |place| Form { a: A, kept, sequences: 2, context: 4, places: vec![(0, 0), place] };
         for place in [(0, 4), (0, -1), (2, 0), (-1, 0), (0, i32::MAX), (i32::MIN, i32::MIN)] {

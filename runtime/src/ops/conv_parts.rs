@@ -19,7 +19,7 @@ use crate::ops::Step;
 use crate::ops::conv::{
     DEPTHWISE_KERNELS_I8, GeometryFn, Layer, PANELS_I8, packing, scratch_bytes_f32, stored,
 };
-use crate::ops::parallel::{Rates, Work};
+use crate::ops::parallel::{Rates, Sharing, Work};
 use crate::threads::{Columns, Crew, Cut, Disjoint, SHARE_ALIGN, Shares};
 
 /// The input that is packed.
@@ -171,15 +171,14 @@ fn axis_of_i8(g: &ConvGeometry, is_depthwise: bool, packing: Packing) -> Option<
 /// What there is to share of a layer on i8.
 pub(super) fn work_i8(
     step: &Step<'_>,
-    isa: Isa,
+    sharing: Sharing,
     geometry: GeometryFn,
     is_depthwise: bool,
 ) -> Option<Work> {
     let g = geometry_of(step, geometry)?;
     let (_, units) = axis_of_i8(&g, is_depthwise, packing(step.input_layout(WEIGHTS)))?;
     let rates = if is_depthwise { Rates::DEPTHWISE_I8 } else { Rates::CONV_I8 };
-    let weight_bytes = step.input_place(WEIGHTS)?.bytes;
-    Some(Work { units, ns: work_ns(&g, rates.of(isa), weight_bytes) })
+    Some(Work { units, ns: layer_ns(&g, rates, step, sharing)? })
 }
 
 /// Bytes of scratch that a thread needs for a layer on i8 in so many parts.
@@ -200,12 +199,11 @@ pub(super) fn share_bytes_i8(
 }
 
 /// What there is to share of a dense float layer.
-pub(super) fn work_f32(step: &Step<'_>, isa: Isa, geometry: GeometryFn) -> Option<Work> {
+pub(super) fn work_f32(step: &Step<'_>, sharing: Sharing, geometry: GeometryFn) -> Option<Work> {
     let g = geometry_of(step, geometry)?;
     // With the smallest units.
-    let (_, units) = axis_f32(&g, isa, stored(step), usize::MAX)?;
-    let weight_bytes = step.input_place(WEIGHTS)?.bytes;
-    Some(Work { units, ns: work_ns(&g, Rates::CONV_F32.of(isa), weight_bytes) })
+    let (_, units) = axis_f32(&g, sharing.isa, stored(step), usize::MAX)?;
+    Some(Work { units, ns: layer_ns(&g, Rates::CONV_F32, step, sharing)? })
 }
 
 /// Bytes of scratch that a thread needs for a dense float layer in so many parts.
@@ -230,13 +228,17 @@ pub(super) fn share_bytes_f32(
 pub(super) fn work_depthwise_f32(step: &Step<'_>, isa: Isa, geometry: GeometryFn) -> Option<Work> {
     let g = geometry_of(step, geometry)?;
     let (_, units) = by_windows(&g)?;
-    Some(Work { units, ns: work_ns(&g, Rates::DEPTHWISE_F32.of(isa), 0) })
+    Some(Work { units, ns: products(&g) / Rates::DEPTHWISE_F32.of(isa) })
 }
 
 /// Nanoseconds on one thread: what the products take, or to read the weights.
-fn work_ns(g: &ConvGeometry, macs_per_ns: f32, weight_bytes: usize) -> f32 {
-    let macs = g.out_pixels() as f32 * g.out_c as f32 * g.k() as f32;
-    (macs / macs_per_ns).max(weight_bytes as f32 / Rates::BYTES_PER_NS)
+fn layer_ns(g: &ConvGeometry, rates: Rates, step: &Step<'_>, sharing: Sharing) -> Option<f32> {
+    let weight_bytes = step.input_place(WEIGHTS)?.bytes as f32;
+    Some((products(g) / rates.of(sharing.isa)).max(weight_bytes / sharing.weight_bytes_per_ns))
+}
+
+fn products(g: &ConvGeometry) -> f32 {
+    g.out_pixels() as f32 * g.out_c as f32 * g.k() as f32
 }
 
 fn residual_part<'v, T>(

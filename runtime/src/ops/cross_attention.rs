@@ -12,7 +12,7 @@ use crate::dtype::DType;
 use crate::error::StepErrorKind;
 use crate::format::{CrossAttentionAttributes, Op};
 use crate::isa::Isa;
-use crate::kernels::attention_kept::Halves;
+use crate::kernels::attention_kept::Plain;
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::attention::Scores;
 use crate::ops::cached_attention::{CachedAttention, Kernels, Sizes};
@@ -134,11 +134,11 @@ fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind>
         channels: sizes.heads * sizes.size,
         x: typed(x, 0)?,
         places: None,
-        keys: Halves::new(sizes.size, keys),
-        values: Halves::new(sizes.size, values),
+        keys: Plain::new(sizes.size, keys),
+        values: Plain::new(sizes.size, values),
         window: usize::MAX,
         to: Scores { scale: a.scale, softcap: 0.0, zero_rows: false },
-        kernels: Kernels::f16(Isa::ALL[ISA]),
+        kernels: Kernels::plain(Isa::ALL[ISA]),
     };
     if !chosen.is_empty() {
         attention.weights(chosen, typed_mut(weights, output + WEIGHTS as u8)?);

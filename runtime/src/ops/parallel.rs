@@ -11,6 +11,7 @@ use crate::ops::{
     Operator, Step, attention, cached_attention, conv, conv_parts, cross_attention, elementwise,
     gated, matmul, normalize, softmax,
 };
+use crate::tables::Tables;
 use crate::threads::{MAX_THREADS, SHARE_ALIGN};
 
 /// Steps of less time stay whole. A job for workers that are awake costs 0.2 to 1 µs
@@ -22,7 +23,7 @@ const PART_NS: f32 = 1_000.0;
 
 /// Workers that sleep are woken only when the cut steps from here to the end of the run take this long on one
 /// thread: it costs the caller up to 5 µs, and they come 10 µs later. So a run of less never has workers.
-const WAKE_NS: f32 = 20_000.0;
+const WAKE_NS: f32 = 16_000.0;
 
 /// Parts per thread at most: with more parts than threads, one that is interrupted or slow holds the others up less.
 const PARTS_PER_THREAD: usize = 2;
@@ -32,6 +33,15 @@ const UNITS_PER_PART: usize = 4;
 
 /// The least time of a part when there are more parts than threads.
 const ROUND_NS: f32 = 20_000.0;
+
+/// Weights of a program that a core keeps in its own cache, or nearly, from run to run.
+const CACHED_BYTES: usize = 2 << 20;
+
+/// Bytes that are read from that cache.
+const CACHE_BYTES_PER_NS: f32 = 40.0;
+
+/// Bytes that are read once from the last cache or memory.
+const MEMORY_BYTES_PER_NS: f32 = 12.0;
 
 /// Work per nanosecond of one thread, as scalar code, with AVX2 or NEON, with AVX-512: a little above what was measured, so that
 /// steps take at least the time that follows.
@@ -51,8 +61,6 @@ impl Rates {
     pub(super) const FUNCTION_F32: Rates = Rates([0.2, 1.5, 3.0]);
     /// Elements that are read, computed with simply, and written.
     pub(super) const ELEMENTS: Rates = Rates([1.0, 4.0, 4.0]);
-    /// Bytes that are read once from the last cache or memory.
-    pub(super) const BYTES_PER_NS: f32 = 12.0;
 
     pub(super) fn of(self, isa: Isa) -> f32 {
         let [scalar, avx2, avx512] = self.0;
@@ -83,25 +91,39 @@ pub(crate) struct Share {
     pub(crate) scratch_bytes: usize,
 }
 
-/// How a step that `check` accepted is cut for so many threads; `None` when it stays whole.
-pub(crate) fn share(
-    operator: &Operator,
-    step: &Step<'_>,
-    isa: Isa,
+/// Who shares the steps of a program.
+#[derive(Clone, Copy)]
+pub(crate) struct Sharing {
+    pub(super) isa: Isa,
     threads: usize,
-) -> Option<Share> {
-    let threads = threads.min(MAX_THREADS);
-    if threads < 2 {
-        return None;
+    /// How fast weights are read.
+    pub(super) weight_bytes_per_ns: f32,
+}
+
+impl Sharing {
+    pub(crate) fn of(tables: &Tables<'_>, isa: Isa, threads: usize) -> Sharing {
+        let stay_cached = tables.constant_bytes <= CACHED_BYTES;
+        Sharing {
+            isa,
+            threads: threads.min(MAX_THREADS),
+            weight_bytes_per_ns: if stay_cached { CACHE_BYTES_PER_NS } else { MEMORY_BYTES_PER_NS },
+        }
     }
-    let work = work(operator, step, isa)?;
-    let parts = parts(work, threads);
-    if parts < 2 {
-        return None;
+
+    /// How a step that `check` accepted is cut; `None` when it stays whole.
+    pub(crate) fn share(self, operator: &Operator, step: &Step<'_>) -> Option<Share> {
+        if self.threads < 2 {
+            return None;
+        }
+        let work = work(operator, step, self)?;
+        let parts = parts(work, self.threads);
+        if parts < 2 {
+            return None;
+        }
+        let share_bytes =
+            share_bytes(operator, step, self.isa, parts).checked_next_multiple_of(SHARE_ALIGN)?;
+        Some(Share { parts, ns: work.ns, scratch_bytes: share_bytes.checked_mul(self.threads)? })
     }
-    let share_bytes =
-        share_bytes(operator, step, isa, parts).checked_next_multiple_of(SHARE_ALIGN)?;
-    Some(Share { parts, ns: work.ns, scratch_bytes: share_bytes.checked_mul(threads)? })
 }
 
 /// Whether cut steps that take so long on one thread are reason to wake workers that sleep.
@@ -130,16 +152,17 @@ fn parts(work: Work, threads: usize) -> usize {
     (rounds * threads).min(longest).min(work.units).min(MAX_THREADS)
 }
 
-fn work(operator: &Operator, step: &Step<'_>, isa: Isa) -> Option<Work> {
+fn work(operator: &Operator, step: &Step<'_>, sharing: Sharing) -> Option<Work> {
     use conv::{conv_geometry, matrix_geometry};
     use conv_parts::{work_depthwise_f32, work_f32, work_i8};
+    let isa = sharing.isa;
     match (operator.op, operator.dtype?) {
-        (Op::Conv2d, DType::F32) => work_f32(step, isa, conv_geometry),
-        (Op::Conv2d, DType::I8) => work_i8(step, isa, conv_geometry, false),
+        (Op::Conv2d, DType::F32) => work_f32(step, sharing, conv_geometry),
+        (Op::Conv2d, DType::I8) => work_i8(step, sharing, conv_geometry, false),
         (Op::DepthwiseConv2d, DType::F32) => work_depthwise_f32(step, isa, conv_geometry),
-        (Op::DepthwiseConv2d, DType::I8) => work_i8(step, isa, conv_geometry, true),
-        (Op::FullyConnected, DType::F32) => work_f32(step, isa, matrix_geometry),
-        (Op::FullyConnected, DType::I8) => work_i8(step, isa, matrix_geometry, false),
+        (Op::DepthwiseConv2d, DType::I8) => work_i8(step, sharing, conv_geometry, true),
+        (Op::FullyConnected, DType::F32) => work_f32(step, sharing, matrix_geometry),
+        (Op::FullyConnected, DType::I8) => work_i8(step, sharing, matrix_geometry, false),
         (Op::MatMul, DType::F32) => matmul::work(step, isa),
         (Op::Attention, DType::F32) => attention::work(step, isa),
         (Op::CachedAttention, DType::F32 | DType::I8) => cached_attention::work(step, isa),

@@ -298,6 +298,7 @@ impl Decoder {
         });
         let states = match blocks.options.kv_cache {
             KvCache::F16 => [("keys", DType::F16, size), ("values", DType::F16, size)].to_vec(),
+            KvCache::F32 => [("keys", DType::F32, size), ("values", DType::F32, size)].to_vec(),
             KvCache::Q8 => {
                 let groups = size.div_ceil(Q8_GROUP);
                 let rows = [("keys", DType::I8, size), ("values", DType::I8, size)];

@@ -1,8 +1,8 @@
 //! The kernels over registers: a key or value is widened once for up to [`HEADS`] heads.
 
-use super::super::conv_f32::lanes::Lanes;
-use super::rows::{HalfRow, Q8Row, Row};
-use super::{Kept, Mix, Scores};
+use super::super::conv_f32::lanes::{Lanes, Weight};
+use super::rows::{PlainRow, Q8Row, Row};
+use super::{Kept, Mix, Number, Scores};
 use crate::format::Q8_GROUP;
 
 /// Heads at a time: four sums and a widened key in registers.
@@ -21,11 +21,11 @@ pub(super) trait Load: Row {
     unsafe fn load<L: Lanes>(self, i: usize) -> L;
 }
 
-impl Load for HalfRow<'_> {
+impl<T: Number + Weight> Load for PlainRow<'_, T> {
     #[inline(always)]
     unsafe fn load<L: Lanes>(self, i: usize) -> L {
         // SAFETY: the caller promises `L::LEN` numbers from `i` on.
-        unsafe { L::load_f16(self.0.as_ptr().add(i)) }
+        unsafe { T::load(self.0.as_ptr().add(i)) }
     }
 }
 

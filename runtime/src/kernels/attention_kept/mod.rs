@@ -6,8 +6,11 @@
 //! mix:     y[h][i] = sum over j of scores[h][j] · v[j][i]
 //! ```
 //!
-//! Keys and values are kept in f16, or in q8: i8 with a scale in f16 for every [`Q8_GROUP`](crate::format::Q8_GROUP) neighbours of a row. Both widen to f32
+//! Keys and values are kept in f16, in f32, or in q8: i8 with a scale in f16 for every [`Q8_GROUP`](crate::format::Q8_GROUP) neighbours of a row. All widen to f32
 //! exactly. Sums have the tolerance of [`matmul_f32`](super::matmul_f32#tolerance).
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use crate::Isa;
 
@@ -26,7 +29,7 @@ mod tests;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86_64;
 
-pub(crate) use rows::{Halves, Kept, Q8};
+pub(crate) use rows::{Kept, Number, Plain, Q8};
 
 /// The arguments of `scores`.
 pub(crate) struct Scores<'a, K> {
@@ -113,9 +116,34 @@ macro_rules! select {
     }};
 }
 
-/// The kernels over f16 for `isa`, or for the next lower instruction set that this CPU and build have.
-pub(crate) fn select_f16<'v>(isa: Isa) -> AttentionKept<Halves<'v>> {
-    select!(isa, scalar::widen_f16)
+impl Number for f16 {
+    #[inline(always)]
+    fn widened(self) -> f32 {
+        self.to_f32()
+    }
+
+    fn narrow(from: &[f32], to: &mut [f16]) {
+        to.convert_from_f32_slice(from);
+    }
+
+    fn select<'v>(isa: Isa) -> AttentionKept<Plain<'v, f16>> {
+        select!(isa, |rows, y| rows.numbers().convert_to_f32_slice(y))
+    }
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn widened(self) -> f32 {
+        self
+    }
+
+    fn narrow(from: &[f32], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+
+    fn select<'v>(isa: Isa) -> AttentionKept<Plain<'v, f32>> {
+        select!(isa, |rows, y| y.copy_from_slice(rows.numbers()))
+    }
 }
 
 /// The kernels over q8 for `isa`, or for the next lower instruction set that this CPU and build have.
@@ -125,9 +153,9 @@ pub(crate) fn select_q8<'v>(isa: Isa) -> AttentionKept<Q8<'v>> {
 
 /// Makes q8 of a row: `(x, numbers, scales)`. The scale of a group is its largest magnitude / 127, rounded to f16, and a number is
 /// `clamp(round_ties_even(x · (1 / scale)), −127, 127)`, 0 where the scale is 0. A NaN makes the scale of its group one.
-pub(crate) type NarrowQ8Fn = fn(&[f32], &mut [i8], &mut [half::f16]);
+pub(crate) type NarrowQ8Fn = fn(&[f32], &mut [i8], &mut [f16]);
 
 /// The entry for an instruction set. It panics when the slices don't belong together.
 pub(crate) fn select_narrow_q8(isa: Isa) -> NarrowQ8Fn {
-    select_compiled!(isa, scalar::narrow_q8: fn(x: &[f32], numbers: &mut [i8], scales: &mut [half::f16]))
+    select_compiled!(isa, scalar::narrow_q8: fn(x: &[f32], numbers: &mut [i8], scales: &mut [f16]))
 }

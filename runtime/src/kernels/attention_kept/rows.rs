@@ -1,10 +1,12 @@
-//! Keys and values as they are kept: rows of `size` numbers, in f16 or in q8.
+//! Keys and values as they are kept: rows of `size` numbers, in f16, f32 or q8.
 
 use core::ops::Range;
 
 use half::f16;
 
-use crate::format::Q8_GROUP;
+use super::AttentionKept;
+use crate::Isa;
+use crate::format::{Element, Q8_GROUP};
 
 /// Rows of numbers.
 pub(crate) trait Kept: Copy {
@@ -30,30 +32,41 @@ pub(crate) trait Row: Copy {
     fn number(self, i: usize) -> f32;
 }
 
-/// f16.
-#[derive(Clone, Copy)]
-pub(crate) struct Halves<'v> {
-    size: usize,
-    numbers: &'v [f16],
+/// A number that rows can be made of, which widens to f32 exactly.
+pub(crate) trait Number: Element + Sync {
+    fn widened(self) -> f32;
+
+    /// Rounds to nearest, ties to even. Panics unless there are as many of both.
+    fn narrow(from: &[f32], to: &mut [Self]);
+
+    /// The kernels for `isa`, or for the next lower instruction set that this CPU and build have.
+    fn select<'v>(isa: Isa) -> AttentionKept<Plain<'v, Self>>;
 }
 
-impl<'v> Halves<'v> {
+/// Numbers, and nothing else.
+#[derive(Clone, Copy)]
+pub(crate) struct Plain<'v, T> {
+    size: usize,
+    numbers: &'v [T],
+}
+
+impl<'v, T> Plain<'v, T> {
     /// # Panics
     ///
     /// Unless `numbers` are whole rows.
-    pub(crate) fn new(size: usize, numbers: &'v [f16]) -> Halves<'v> {
+    pub(crate) fn new(size: usize, numbers: &'v [T]) -> Plain<'v, T> {
         assert!(size > 0 && numbers.len().is_multiple_of(size), "rows");
-        Halves { size, numbers }
+        Plain { size, numbers }
     }
 
     /// All of them.
-    pub(super) fn numbers(self) -> &'v [f16] {
+    pub(super) fn numbers(self) -> &'v [T] {
         self.numbers
     }
 }
 
-impl<'v> Kept for Halves<'v> {
-    type Row = HalfRow<'v>;
+impl<'v, T: Number> Kept for Plain<'v, T> {
+    type Row = PlainRow<'v, T>;
 
     fn size(self) -> usize {
         self.size
@@ -64,23 +77,23 @@ impl<'v> Kept for Halves<'v> {
     }
 
     fn slice(self, rows: Range<usize>) -> Self {
-        Halves { numbers: &self.numbers[rows.start * self.size..rows.end * self.size], ..self }
+        Plain { numbers: &self.numbers[rows.start * self.size..rows.end * self.size], ..self }
     }
 
     #[inline(always)]
-    fn rows(self) -> impl Iterator<Item = HalfRow<'v>> {
-        self.numbers.chunks_exact(self.size).map(HalfRow)
+    fn rows(self) -> impl Iterator<Item = PlainRow<'v, T>> {
+        self.numbers.chunks_exact(self.size).map(PlainRow)
     }
 }
 
-/// A row of f16.
+/// A row of numbers.
 #[derive(Clone, Copy)]
-pub(crate) struct HalfRow<'v>(pub(super) &'v [f16]);
+pub(crate) struct PlainRow<'v, T>(pub(super) &'v [T]);
 
-impl Row for HalfRow<'_> {
+impl<T: Number> Row for PlainRow<'_, T> {
     #[inline(always)]
     fn number(self, i: usize) -> f32 {
-        self.0[i].to_f32()
+        self.0[i].widened()
     }
 }
 

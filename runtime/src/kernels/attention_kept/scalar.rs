@@ -1,10 +1,9 @@
 //! The definitions.
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 
 use super::rows::Row;
-use super::{Halves, Kept, Mix, Q8, Scores};
+use super::{Kept, Mix, Q8, Scores};
 use crate::format::Q8_GROUP;
 use crate::kernels::requantize::round_clamp;
 
@@ -29,10 +28,6 @@ pub(super) fn mix<K: Kept>(args: &mut Mix<'_, K>) {
             }
         }
     }
-}
-
-pub(super) fn widen_f16(rows: Halves<'_>, y: &mut [f32]) {
-    rows.numbers().convert_to_f32_slice(y);
 }
 
 #[inline(always)]

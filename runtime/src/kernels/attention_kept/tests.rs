@@ -1,4 +1,6 @@
-use super::{Halves, Kept, Mix, Q8, Scores, scalar, select_f16, select_narrow_q8, select_q8};
+use super::{
+    AttentionKept, Kept, Mix, Number, Plain, Q8, Scores, scalar, select_narrow_q8, select_q8,
+};
 use crate::Isa;
 use crate::format::Q8_GROUP;
 use half::f16;
@@ -15,6 +17,7 @@ fn numbers(len: usize, seed: usize) -> Vec<f32> {
 
 /// Keys or values with the same property.
 struct Rows {
+    floats: Vec<f32>,
     halves: Vec<f16>,
     integers: Vec<i8>,
     scales: Vec<f16>,
@@ -29,6 +32,7 @@ impl Rows {
             scales: (0..n * size.div_ceil(Q8_GROUP))
                 .map(|i| f16::from_f32([0.125, 2.0, 0.5][(i + seed) % 3]))
                 .collect(),
+            floats: numbers,
         }
     }
 }
@@ -45,6 +49,19 @@ fn mix<K: Kept>(kernel: fn(&mut Mix<'_, K>), heads: usize, weights: &[f32], valu
     output
 }
 
+fn same_as_scalar<K: Kept>(
+    kernels: AttentionKept<K>,
+    (queries, weights): (&[f32], &[f32]),
+    [keys, values]: [K; 2],
+    case: &str,
+) {
+    let heads = queries.len() / keys.size();
+    let want = scores(scalar::scores, queries, keys);
+    assert_eq!(scores(kernels.scores, queries, keys), want, "{case}");
+    let want = mix(scalar::mix, heads, weights, values);
+    assert_eq!(mix(kernels.mix, heads, weights, values), want, "{case}");
+}
+
 #[test]
 fn every_instruction_set_has_the_sums_of_scalar() {
     for size in SIZES {
@@ -52,20 +69,15 @@ fn every_instruction_set_has_the_sums_of_scalar() {
             for n in [0, 1, 2, 7] {
                 let (queries, weights) = (numbers(heads * size, 1), numbers(heads * n, 3));
                 let (keys, values) = (Rows::new(size, n, 2), Rows::new(size, n, 4));
-                let halves = [&keys, &values].map(|rows| Halves::new(size, &rows.halves));
+                let floats = [&keys, &values].map(|rows| Plain::new(size, &rows.floats));
+                let halves = [&keys, &values].map(|rows| Plain::new(size, &rows.halves));
                 let q8 = [&keys, &values].map(|rows| Q8::new(size, &rows.integers, &rows.scales));
                 for isa in Isa::available() {
                     let case = format!("{isa}: size {size}, {heads} heads, {n} keys");
-                    let kernels = select_f16(isa);
-                    let got = scores(kernels.scores, &queries, halves[0]);
-                    assert_eq!(got, scores(scalar::scores, &queries, halves[0]), "f16, {case}");
-                    let got = mix(kernels.mix, heads, &weights, halves[1]);
-                    assert_eq!(got, mix(scalar::mix, heads, &weights, halves[1]), "f16, {case}");
-                    let kernels = select_q8(isa);
-                    let got = scores(kernels.scores, &queries, q8[0]);
-                    assert_eq!(got, scores(scalar::scores, &queries, q8[0]), "q8, {case}");
-                    let got = mix(kernels.mix, heads, &weights, q8[1]);
-                    assert_eq!(got, mix(scalar::mix, heads, &weights, q8[1]), "q8, {case}");
+                    let operands = (&queries[..], &weights[..]);
+                    same_as_scalar(f32::select(isa), operands, floats, &format!("f32, {case}"));
+                    same_as_scalar(f16::select(isa), operands, halves, &format!("f16, {case}"));
+                    same_as_scalar(select_q8(isa), operands, q8, &format!("q8, {case}"));
                 }
             }
         }

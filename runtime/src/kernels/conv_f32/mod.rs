@@ -206,6 +206,9 @@ pub fn scratch_bytes(geometry: &ConvGeometry, stored: Stored, isa: Isa) -> usize
     scratch_len(geometry, stored, isa) * size_of::<f32>()
 }
 
+/// Pieces of so many units differ little in size, though one may have a unit more than another.
+const UNITS_PER_PIECE: usize = 8;
+
 /// Where the output pixels can be cut so that every tile of every kernel stays what it is: at multiples of
 /// the first number, as many times as the second says; whatever remains goes with the last piece. For about `pieces` pieces.
 ///
@@ -218,7 +221,9 @@ pub fn cut(geometry: &ConvGeometry, isa: Isa, stored: Stored, pieces: usize) -> 
     let pixels = geometry.out_pixels();
     let unit = match rows_of_tiles(geometry, isa) {
         Some(rows) if stored == Stored::Float => rows * geometry.out_w,
-        _ if pixels / blocking::TILED_ROWS >= pieces => blocking::TILED_ROWS,
+        _ if pixels / blocking::TILED_ROWS >= pieces.saturating_mul(UNITS_PER_PIECE) => {
+            blocking::TILED_ROWS
+        }
         // Without half panels, whose tiles may have eight rows, a quarter of 48 is whole tiles, too.
         _ if geometry.group_out_c().is_multiple_of(PANEL_N) && stored != Stored::Grouped => {
             let (unit, rest) = (blocking::TILED_ROWS / 4, pixels % blocking::TILED_ROWS);

@@ -6,6 +6,7 @@ use crate::backend::cuda::kernels::{
     ATTENTION_F32, CACHE_CHECK, CACHE_WRITE, CACHE_WRITE_Q8, CACHED_ATTENTION, CACHED_ATTENTION_Q8,
     CROSS_ATTENTION, CROSS_CHECK, CROSS_WEIGHTS, CROSS_WRITE, Kernel, ROTARY,
 };
+use crate::dtype::DType;
 use crate::format::{
     AttentionAttributes, CachedAttentionAttributes, CrossAttentionAttributes, RotaryAttributes,
 };
@@ -87,6 +88,9 @@ fn cached(
         return Ok(());
     }
     super::elements(&x)?;
+    if keys.dtype == DType::F32 {
+        return Err(Refusal::Lacks("keys and values in f32"));
+    }
     if attributes.size as usize > MOST_CHANNELS {
         return Err(Refusal::Lacks("heads of more than 512 channels"));
     }
