@@ -3,7 +3,7 @@
 use crate::error::StepErrorKind;
 use crate::format::{AxisAttributes, Op};
 use crate::memory::Context;
-use crate::ops::shape::{expect_apart, split};
+use crate::ops::shape::{Rows, expect_apart, split};
 use crate::ops::{Operator, Step, no_scratch};
 
 /// Join along an axis.
@@ -43,6 +43,7 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     }
     let whole = split(&y, axis)?;
     let row_bytes = whole.inner * y.dtype.size();
+    let whole_bytes = whole.extent * row_bytes;
     let mut at = 0;
     for index in 0..step.input_count() {
         let bytes = step.input(index)?.dim(axis as usize) * row_bytes;
@@ -50,10 +51,8 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
             continue;
         }
         let operands = context.operands([index])?;
-        let to = operands.output.chunks_exact_mut(whole.extent * row_bytes);
-        for (to, from) in to.zip(operands.inputs[0].chunks_exact(bytes)) {
-            to[at..at + bytes].copy_from_slice(from);
-        }
+        let rows = Rows { at: [0, at], count: whole.outer, strides: [bytes, whole_bytes] };
+        rows.copy(bytes, operands.inputs[0], operands.output);
         at += bytes;
     }
     Ok(())

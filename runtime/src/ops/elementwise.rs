@@ -45,15 +45,19 @@ fn in_parts<T: Element, U: Element, const N: usize>(
     Ok(())
 }
 
-/// What there is to share of an elementwise step that computes `rate` elements in a nanosecond.
+/// What there is to share of [`zip`] or [`zip_blocks`], of which `rate` elements are computed in a nanosecond.
 #[cfg(feature = "std")]
 pub(super) fn work(step: &Step<'_>, rate: f32) -> Option<Work> {
-    let y = step.output(0).ok()?;
-    let units = match step.input(1) {
-        Err(_) => y.elements() / LONG_BLOCK,
-        Ok(b) => units(&broadcast_walk(&step.input(0).ok()?, &b, &y), y.elements())[0],
-    };
+    let (a, b, y) = (step.input(0).ok()?, step.input(1).ok()?, step.output(0).ok()?);
+    let [units, _] = units(&broadcast_walk(&a, &b, &y), y.elements());
     Some(Work { units, ns: y.elements() as f32 / rate })
+}
+
+/// What there is to share of [`map`] or [`map_blocks`].
+#[cfg(feature = "std")]
+pub(super) fn work_of_one(step: &Step<'_>, rate: f32) -> Option<Work> {
+    let elements = step.output(0).ok()?.elements();
+    Some(Work { units: elements / LONG_BLOCK, ns: elements as f32 / rate })
 }
 
 /// `y = f(x)` in place, block by block.

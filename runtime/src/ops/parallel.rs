@@ -62,6 +62,11 @@ impl Rates {
     /// Elements that are read, computed with simply, and written.
     pub(super) const ELEMENTS: Rates = Rates([1.0, 4.0, 4.0]);
 
+    /// The same of i8.
+    pub(super) const ELEMENTS_I8: Rates = Rates([0.5, 8.0, 12.0]);
+    /// Elements that a table is looked up for.
+    pub(super) const LOOKED_UP: Rates = Rates([1.0, 8.0, 16.0]);
+
     pub(super) fn of(self, isa: Isa) -> f32 {
         let [scalar, avx2, avx512] = self.0;
         match isa {
@@ -168,10 +173,12 @@ fn work(operator: &Operator, step: &Step<'_>, sharing: Sharing) -> Option<Work> 
         (Op::CachedAttention, DType::F32 | DType::I8) => cached_attention::work(step, isa),
         (Op::CrossAttention, DType::F32) => cross_attention::work(step, isa),
         (Op::Gated, DType::F32) => gated::work(step, isa),
-        (Op::Softmax, DType::F32) => softmax::work(step, isa),
+        (Op::Softmax, DType::F32 | DType::I8) => softmax::work(step, isa),
         (Op::Normalize, DType::F32) => normalize::work(step, isa),
-        (Op::Unary, DType::F32) => elementwise::work(step, Rates::FUNCTION_F32.of(isa)),
+        (Op::Unary, DType::F32) => elementwise::work_of_one(step, Rates::FUNCTION_F32.of(isa)),
         (Op::Binary, DType::F32) => elementwise::work(step, Rates::ELEMENTS.of(isa)),
+        (Op::Binary, DType::I8) => elementwise::work(step, Rates::ELEMENTS_I8.of(isa)),
+        (Op::Lut, DType::I8) => elementwise::work_of_one(step, Rates::LOOKED_UP.of(isa)),
         _ => None,
     }
 }

@@ -426,6 +426,42 @@ fn rows_and_elements() {
     }
 }
 
+#[test]
+fn rows_and_elements_of_i8() {
+    let mut random = Random(76);
+    let x = [7, 5, 90];
+    let table: [i32; 256] = core::array::from_fn(|d| (1 << 22) >> (d / 8));
+    let lut: Vec<i8> = random.i8s(256);
+    let mut of = |op: Op, attributes: Vec<u8>, second: Tensor, over: Option<(usize, usize)>| {
+        let values = random.i8s(x.iter().product::<u32>() as usize);
+        let inputs = [tensor(&x, &values).quantized(0.1, 3), second];
+        let y = shape(DType::I8, &x).quantized(1.0 / 256.0, -128);
+        let case = Case::new(op, Some(DType::I8), SoftmaxAttributes::default(), &inputs, y);
+        let case = Case { attributes, shared: over, ..case };
+        assert!(assert_same(&std::format!("{op:?} {over:?}"), &case) > 0);
+    };
+    for axis in [1, 2] {
+        let attributes =
+            SoftmaxAttributes { axis, inverse_output_scale: 256.0, ..Default::default() };
+        of(Op::Softmax, bytes_of(attributes), tensor(&[256], &table).constant(), None);
+    }
+    for over in [None, Some((0, 0))] {
+        of(Op::Lut, Vec::new(), tensor(&[256], &lut).constant(), over);
+        for kind in [BinaryOp::Add, BinaryOp::Mul] {
+            let attributes = BinaryAttributes {
+                kind: kind as u32,
+                scale: [0.5, 0.25],
+                clamp_q: [-128, 127],
+                ..Default::default()
+            };
+            for b in [&x[..], &[90], &[5, 1]] {
+                let values = tensor(b, &lut.repeat(13)[..b.iter().product::<u32>() as usize]);
+                of(Op::Binary, bytes_of(attributes), values.quantized(0.2, -4), over);
+            }
+        }
+    }
+}
+
 /// The decision itself: short steps stay whole, long ones get whole rounds, and nothing shrinks when a step grows.
 #[test]
 fn parts_of_a_step() {

@@ -5,7 +5,7 @@
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
-use crate::format::{Layout, MAX_RANK};
+use crate::format::{Element, Layout, MAX_RANK};
 use crate::memory::{Place, Slot, overlap, same_bytes};
 use crate::ops::Step;
 
@@ -272,3 +272,40 @@ macro_rules! by_element_size {
     };
 }
 pub(crate) use by_element_size;
+
+/// Contiguous rows of an input and an output.
+pub(super) struct Rows {
+    /// Where the first row begins in each.
+    pub(super) at: [usize; 2],
+    pub(super) count: usize,
+    /// Elements from a row to the next; steps back are wrapped.
+    pub(super) strides: [usize; 2],
+}
+
+impl Rows {
+    /// Copies rows of so many elements.
+    pub(super) fn copy<T: Element>(&self, len: usize, x: &[T], y: &mut [T]) {
+        // Usual lengths, those of heads and of few channels, without a call for each row.
+        #[cfg(feature = "std")]
+        match len {
+            8 => return self.each(x, y, |x, y| y[..8].copy_from_slice(&x[..8])),
+            16 => return self.each(x, y, |x, y| y[..16].copy_from_slice(&x[..16])),
+            32 => return self.each(x, y, |x, y| y[..32].copy_from_slice(&x[..32])),
+            64 => return self.each(x, y, |x, y| y[..64].copy_from_slice(&x[..64])),
+            128 => return self.each(x, y, |x, y| y[..128].copy_from_slice(&x[..128])),
+            _ => {}
+        }
+        self.each(x, y, |x, y| y[..len].copy_from_slice(&x[..len]));
+    }
+
+    /// Calls `copy` with what follows from each row on.
+    #[inline(always)]
+    fn each<T: Element>(&self, x: &[T], y: &mut [T], copy: impl Fn(&[T], &mut [T])) {
+        let [mut from, mut to] = self.at;
+        for _ in 0..self.count {
+            copy(&x[from..], &mut y[to..]);
+            from = from.wrapping_add(self.strides[0]);
+            to = to.wrapping_add(self.strides[1]);
+        }
+    }
+}

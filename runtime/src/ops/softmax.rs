@@ -11,7 +11,7 @@ use crate::ops::parallel::{Rates, Work};
 use crate::ops::shape::{expect_apart, expect_types, split};
 use crate::ops::{Operator, Step, expect_same_shape, expect_vector_at, no_scratch, select_isa};
 #[cfg(feature = "std")]
-use crate::threads::Disjoint;
+use crate::threads::{Crew, Disjoint};
 
 /// f32 softmax.
 pub static SOFTMAX_F32: Operator = Operator {
@@ -27,7 +27,7 @@ pub static SOFTMAX_I8: Operator = Operator {
     op: Op::Softmax,
     dtype: Some(DType::I8),
     check: |step| check_quantized(step, DType::I8, TABLE_LEN),
-    select: |_| run_i8,
+    select: select_isa!(run_i8),
     scratch_bytes: no_scratch,
 };
 
@@ -77,12 +77,33 @@ fn shape(step: &Step<'_>) -> Result<Option<SoftmaxShape>, StepErrorKind> {
     Ok(Some(SoftmaxShape { outer: split.outer, extent: split.extent, inner: split.inner }))
 }
 
-/// What there is to share of an f32 softmax.
+/// What there is to share.
 #[cfg(feature = "std")]
 pub(super) fn work(step: &Step<'_>, isa: Isa) -> Option<Work> {
     let shape = shape(step).ok()??;
     let ns = (shape.outer * shape.extent * shape.inner) as f32 / Rates::FUNCTION_F32.of(isa);
     Some(Work { units: shape.outer, ns })
+}
+
+/// Gives a crew its parts of `y`.
+#[cfg(feature = "std")]
+fn in_parts<T: Sync + Send>(
+    mut crew: Crew<'_>,
+    shape: SoftmaxShape,
+    x: &[T],
+    y: &mut [T],
+    kernel: impl Fn(SoftmaxShape, &[T], &mut [T]) + Sync,
+) -> Result<(), StepErrorKind> {
+    let cut = crew.cut(shape.outer);
+    let unit = shape.extent * shape.inner;
+    let y = Disjoint::new(y, cut, unit);
+    crew.run(cut.parts, |part, _| {
+        let range = cut.range(part);
+        let y = y.take(part).ok_or(StepErrorKind::TooLarge)?;
+        let x = &x[range.start * unit..range.end * unit];
+        kernel(SoftmaxShape { outer: range.len(), ..shape }, x, y);
+        Ok(())
+    })
 }
 
 fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
@@ -92,30 +113,23 @@ fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorK
     let crew = context.take_crew();
     let operands = context.operands([0])?;
     let (x, y): (&[f32], _) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
-    let run = |shape, x: &[f32], y: &mut [f32]| match log {
+    let kernel = |shape, x: &[f32], y: &mut [f32]| match log {
         true => softmax::log_softmax_f32(shape, x, y),
         false => softmax::select_f32(Isa::ALL[ISA])(shape, x, y),
     };
     #[cfg(feature = "std")]
-    if let Some(mut crew) = crew {
-        let cut = crew.cut(shape.outer);
-        let unit = shape.extent * shape.inner;
-        let y = Disjoint::new(y, cut, unit);
-        return crew.run(cut.parts, |part, _| {
-            let range = cut.range(part);
-            let y = y.take(part).ok_or(StepErrorKind::TooLarge)?;
-            let x = &x[range.start * unit..range.end * unit];
-            run(SoftmaxShape { outer: range.len(), ..shape }, x, y);
-            Ok(())
-        });
+    if let Some(crew) = crew {
+        return in_parts(crew, shape, x, y, kernel);
     }
-    run(shape, x, y);
+    kernel(shape, x, y);
     Ok(())
 }
 
-fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+fn run_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let step = context.step;
     let Some(shape) = shape(&step)? else { return Ok(()) };
+    #[cfg(feature = "std")]
+    let crew = context.take_crew();
     let operands = context.operands([0, 1])?;
     let [x, table] = operands.inputs;
     let to = SoftmaxI8 {
@@ -123,7 +137,13 @@ fn run_i8(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
         inverse_scale: step.attributes::<SoftmaxAttributes>().inverse_output_scale,
         zero_point: step.output(0)?.zero_point,
     };
-    softmax::softmax_i8(shape, &to, typed(x, 0)?, typed_mut(operands.output, 2)?);
+    let (x, y): (&[i8], _) = (typed(x, 0)?, typed_mut(operands.output, 2)?);
+    let kernel = softmax::select_i8(Isa::ALL[ISA]);
+    #[cfg(feature = "std")]
+    if let Some(crew) = crew {
+        return in_parts(crew, shape, x, y, |shape, x, y| kernel(shape, &to, x, y));
+    }
+    kernel(shape, &to, x, y);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use crate::error::StepErrorKind;
 use crate::format::{Element, MAX_RANK, Op, SliceAttributes, TransposeAttributes};
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::shape::{
-    Walk, broadcast_strides, by_element_size, expect_apart, expect_broadcast, strides,
+    Rows, Walk, broadcast_strides, by_element_size, expect_apart, expect_broadcast, strides,
 };
 use crate::ops::{Operator, Step, no_scratch};
 
@@ -172,13 +172,7 @@ fn read_strided<T: Element>(
                 _ => walk.axis(rows_axis),
             };
             walk.for_each_without(&[rows_axis, last], [start, 0], |at| {
-                let rows = Rows { at, count: rows, strides: row_strides };
-                match extent {
-                    // Usual sizes of attention's heads, without a call for each.
-                    32 => rows.copy(x, y, |x, y| y[..32].copy_from_slice(&x[..32])),
-                    64 => rows.copy(x, y, |x, y| y[..64].copy_from_slice(&x[..64])),
-                    _ => rows.copy(x, y, |x, y| y[..extent].copy_from_slice(&x[..extent])),
-                }
+                Rows { at, count: rows, strides: row_strides }.copy(extent, x, y);
             });
         }
         0 => walk.for_each_row([start, 0], |[from, to]| y[to..to + extent].fill(x[from])),
@@ -221,28 +215,6 @@ fn read_strided<T: Element>(
         }
     }
     Ok(())
-}
-
-/// Contiguous rows of an input and an output.
-struct Rows {
-    /// Where the first row begins in each.
-    at: [usize; 2],
-    count: usize,
-    /// Elements from a row to the next; steps back are wrapped.
-    strides: [usize; 2],
-}
-
-impl Rows {
-    /// Copies every row with `copy`, which gets what follows from the row on.
-    #[inline(always)]
-    fn copy<T: Element>(&self, x: &[T], y: &mut [T], copy: impl Fn(&[T], &mut [T])) {
-        let [mut from, mut to] = self.at;
-        for _ in 0..self.count {
-            copy(&x[from..], &mut y[to..]);
-            from = from.wrapping_add(self.strides[0]);
-            to = to.wrapping_add(self.strides[1]);
-        }
-    }
 }
 
 /// Columns of a matrix, `stride` elements from one to the next, as rows: few planes of an image as pixels.

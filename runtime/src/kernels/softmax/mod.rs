@@ -34,6 +34,19 @@ pub fn select_f32(isa: Isa) -> SoftmaxF32Fn {
     select_compiled!(isa, scalar::softmax_f32: fn(shape: SoftmaxShape, x: &[f32], y: &mut [f32]))
 }
 
+/// `(shape, scaling, x, y)`.
+pub type SoftmaxI8Fn = fn(SoftmaxShape, &SoftmaxI8<'_>, &[i8], &mut [i8]);
+
+/// The i8 softmax's entry for an instruction set.
+pub fn select_i8(isa: Isa) -> SoftmaxI8Fn {
+    #[cfg(feature = "std")]
+    if !matches!(isa, Isa::Scalar | Isa::CortexM) {
+        return select_compiled!(isa, scalar::softmax_i8_wide: fn(shape: SoftmaxShape, to: &SoftmaxI8<'_>, x: &[i8], y: &mut [i8]));
+    }
+    let _ = isa;
+    softmax_i8
+}
+
 /// Entries of the table of exponentials: one per difference of two i8.
 pub const TABLE_LEN: usize = 256;
 

@@ -117,6 +117,49 @@ pub fn softmax_i8(shape: SoftmaxShape, to: &SoftmaxI8<'_>, x: &[i8], y: &mut [i8
     }
 }
 
+/// Numbers of a row that are done together.
+#[cfg(feature = "std")]
+const TOGETHER: usize = 16;
+
+/// [`softmax_i8`], for registers.
+#[cfg(feature = "std")]
+#[inline(always)]
+pub(super) fn softmax_i8_wide(shape: SoftmaxShape, to: &SoftmaxI8<'_>, x: &[i8], y: &mut [i8]) {
+    if shape.inner != 1 || !(TOGETHER..TABLED).contains(&shape.extent) {
+        return softmax_i8(shape, to, x, y);
+    }
+    let (low, high) = (-128 - to.zero_point, 127 - to.zero_point);
+    let mut exponentials = [[0i32; TOGETHER]; TABLED / TOGETHER];
+    for (x, y) in x.chunks_exact(shape.extent).zip(y.chunks_exact_mut(shape.extent)) {
+        let (blocks, rest) = x.as_chunks::<TOGETHER>();
+        let mut largest = [i8::MIN; TOGETHER];
+        for block in blocks {
+            for (largest, x) in largest.iter_mut().zip(block) {
+                *largest = (*largest).max(*x);
+            }
+        }
+        let max = largest.iter().chain(rest).fold(i8::MIN, |max, x| max.max(*x));
+        let exponential = |x: i8| to.table[usize::from(max.abs_diff(x))];
+        let mut sum = 0i64;
+        for (exponentials, block) in exponentials.iter_mut().zip(blocks) {
+            *exponentials = block.map(exponential);
+            sum = exponentials.iter().fold(sum, |sum, e| sum.wrapping_add(i64::from(*e)));
+        }
+        sum = rest.iter().fold(sum, |sum, x| sum.wrapping_add(i64::from(exponential(*x))));
+        let scale = to.inverse_scale / sum as f32;
+        let output = |exponential: i32| {
+            (round_clamp(exponential as f32 * scale, low, high) + to.zero_point) as i8
+        };
+        let (outputs, rest_of_y) = y.as_chunks_mut::<TOGETHER>();
+        for (y, exponentials) in outputs.iter_mut().zip(&exponentials) {
+            *y = exponentials.map(output);
+        }
+        for (y, x) in rest_of_y.iter_mut().zip(rest) {
+            *y = output(exponential(*x));
+        }
+    }
+}
+
 /// Quantized softmax of i16.
 pub fn softmax_i16(shape: SoftmaxShape, to: &SoftmaxI16<'_>, x: &[i16], y: &mut [i16]) {
     for row in shape.rows() {

@@ -1,4 +1,7 @@
-use super::{SoftmaxI8, SoftmaxShape, TABLE_LEN, log_softmax_f32, select_f32, softmax_i8};
+use super::{
+    SoftmaxI8, SoftmaxI8Fn, SoftmaxShape, TABLE_LEN, log_softmax_f32, select_f32, select_i8,
+    softmax_i8,
+};
 use crate::Isa;
 use crate::kernels::shapes::{Family, LENGTHS, OFFSETS, Shape};
 use crate::kernels::testing::{Output, placed};
@@ -100,10 +103,17 @@ fn check_i8(shape: SoftmaxShape, offset: usize, random: &mut Random) {
     });
     let to = SoftmaxI8 { table: &table, inverse_scale: 256.0, zero_point: -128 };
     let x = random.i8s(shape.outer * shape.extent * shape.inner);
-    let mut y = Output::new(x.len(), offset, 85);
-    softmax_i8(shape, &to, &placed(&x, offset)[offset..], y.get());
+    let run = |kernel: SoftmaxI8Fn| {
+        let mut y = Output::new(x.len(), offset, 85);
+        kernel(shape, &to, &placed(&x, offset)[offset..], y.get());
+        y.written()
+    };
+    let y = run(softmax_i8);
+    for isa in Isa::available() {
+        assert_eq!(y, run(select_i8(isa)), "{shape:?} on {isa}");
+    }
     let real: Vec<f32> = x.iter().map(|x| f32::from(*x) * scale).collect();
-    for (got, want) in y.written().iter().zip(exact(shape, &real)) {
+    for (got, want) in y.iter().zip(exact(shape, &real)) {
         let want = (want * 256.0 - 128.0).min(127.0);
         assert!((f64::from(*got) - want).abs() <= 0.5001, "{got} {want}");
     }
