@@ -173,8 +173,8 @@ fn a_decoder() {
         ("f32", Numbers::Float),
         ("f16", Numbers::F16),
         ("bf16", Numbers::Bf16),
-        ("w8", Numbers::W8 { group: 32 }),
-        ("w4", Numbers::W4 { group: 32 }),
+        ("w8", Numbers::Grouped { bits: 8, group: 32 }),
+        ("w4", Numbers::Grouped { bits: 4, group: 32 }),
     ];
     let models = numbers.map(|(name, numbers)| (name.to_owned(), convert_file(&folder, numbers)));
     compare_all(models.to_vec());

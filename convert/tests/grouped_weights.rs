@@ -164,6 +164,7 @@ fn files_are_as_small_as_their_weights() {
         (5, 16, 8192 + 1024, Layout::GroupedW8),
         // Nibbles, two bits each, scales, factors.
         (6, 16, 4096 + 2048 + 512 + 64, Layout::GroupedW6Narrow),
+        (6, 32, 4096 + 2048 + 512, Layout::GroupedW6),
     ] {
         let layer = GroupedLayer { bits, size, ..layer.clone() };
         let (graph, _) = layer.graph(&mut Random::new(1));

@@ -23,13 +23,10 @@ pub enum Numbers {
     F16,
     /// Weights stored as bf16, inputs of layers rounded to bf16, sums in f32.
     Bf16,
-    /// Weights stored as 8 bits in groups with f16 scales, computed on f32.
-    W8 {
-        /// Inputs per scale.
-        group: usize,
-    },
-    /// Weights stored as 4 bits in groups with f16 scales, computed on f32.
-    W4 {
+    /// Weights stored as integers in groups with f16 scales, computed on f32.
+    Grouped {
+        /// Of a weight: 8, 6, 5 or 4.
+        bits: u8,
         /// Inputs per scale.
         group: usize,
     },
@@ -55,8 +52,7 @@ impl Numbers {
         let each = match self {
             Numbers::Float => 4.0,
             Numbers::F16 | Numbers::Bf16 => 2.0,
-            Numbers::W8 { group } => 1.0 + scales(group),
-            Numbers::W4 { group } => 0.5 + scales(group),
+            Numbers::Grouped { bits, group } => f64::from(bits) / 8.0 + scales(group),
             Numbers::Int8 | Numbers::Int16 => 1.0,
         };
         weights as f64 * each
@@ -70,14 +66,14 @@ impl Numbers {
         match self {
             Numbers::Float => Numbers::Float,
             Numbers::Int8 | Numbers::Int16 if table_of(graph, node).is_some() => {
-                Numbers::W8 { group: DEFAULT_GROUP }
+                Numbers::Grouped { bits: 8, group: DEFAULT_GROUP }
             }
             Numbers::Int8 | Numbers::Int16 => match integer_form(graph, node) {
                 Some(_) => self,
                 None => Numbers::Float,
             },
             _ if stored(graph, node).is_none() => Numbers::Float,
-            Numbers::W8 { .. } | Numbers::W4 { .. } if is_grouped_convolution(node) => Numbers::F16,
+            Numbers::Grouped { .. } if is_grouped_convolution(node) => Numbers::F16,
             Numbers::Bf16 if !gains_by_bf16(graph, node) => Numbers::F16,
             _ => self,
         }
@@ -90,8 +86,7 @@ impl fmt::Display for Numbers {
             Numbers::Float => f.write_str("float"),
             Numbers::F16 => f.write_str("f16"),
             Numbers::Bf16 => f.write_str("bf16"),
-            Numbers::W8 { group } => write!(f, "w8:{group}"),
-            Numbers::W4 { group } => write!(f, "w4:{group}"),
+            Numbers::Grouped { bits, group } => write!(f, "w{bits}:{group}"),
             Numbers::Int16 => f.write_str("int16"),
             Numbers::Int8 => f.write_str("int8"),
         }
@@ -104,21 +99,23 @@ impl FromStr for Numbers {
     fn from_str(text: &str) -> Result<Numbers, String> {
         let (name, group) = match text.split_once(':') {
             None => (text, DEFAULT_GROUP),
-            Some((name @ ("w8" | "w4"), group)) => {
+            Some((name @ ("w8" | "w6" | "w5" | "w4"), group)) => {
                 let group = group.parse().ok().filter(|group| GROUP_SIZES.contains(group));
                 (name, group.ok_or("a group has 32, 64 or 128 inputs")?)
             }
-            Some(_) => return Err("only w8 and w4 have groups".to_owned()),
+            Some(_) => return Err("only w8, w6, w5 and w4 have groups".to_owned()),
         };
         match name {
             "float" => Ok(Numbers::Float),
             "f16" => Ok(Numbers::F16),
             "bf16" => Ok(Numbers::Bf16),
-            "w8" => Ok(Numbers::W8 { group }),
-            "w4" => Ok(Numbers::W4 { group }),
+            "w8" => Ok(Numbers::Grouped { bits: 8, group }),
+            "w6" => Ok(Numbers::Grouped { bits: 6, group }),
+            "w5" => Ok(Numbers::Grouped { bits: 5, group }),
+            "w4" => Ok(Numbers::Grouped { bits: 4, group }),
             "int16" => Ok(Numbers::Int16),
             "int8" => Ok(Numbers::Int8),
-            _ => Err(format!("`{name}` is none of float, f16, bf16, w8, w4, int16, int8")),
+            _ => Err(format!("`{name}` is none of float, f16, bf16, w8, w6, w5, w4, int16, int8")),
         }
     }
 }
@@ -205,15 +202,17 @@ mod tests {
             Numbers::Float,
             Numbers::F16,
             Numbers::Bf16,
-            Numbers::W8 { group: 64 },
-            Numbers::W4 { group: 128 },
+            Numbers::Grouped { bits: 8, group: 64 },
+            Numbers::Grouped { bits: 6, group: 32 },
+            Numbers::Grouped { bits: 5, group: 64 },
+            Numbers::Grouped { bits: 4, group: 128 },
             Numbers::Int16,
             Numbers::Int8,
         ];
         for numbers in all {
             assert_eq!(numbers.to_string().parse(), Ok(numbers));
         }
-        assert_eq!("w4".parse(), Ok(Numbers::W4 { group: DEFAULT_GROUP }));
+        assert_eq!("w4".parse(), Ok(Numbers::Grouped { bits: 4, group: DEFAULT_GROUP }));
         for wrong in ["w4:7", "int8:32", "int4", ""] {
             assert!(wrong.parse::<Numbers>().is_err(), "{wrong}");
         }

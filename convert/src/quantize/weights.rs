@@ -20,7 +20,7 @@ pub(super) const fn largest_bias(numbers: Numbers) -> f64 {
     }
 }
 
-/// Shares of the largest magnitude that a 4-bit group's scale is searched among: cutting a large weight
+/// Shares of the largest magnitude that the scale of a group of less than 8 bits is searched among: cutting a large weight
 /// may serve the many small ones.
 const SHARES: [f64; 9] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72, 0.68];
 
@@ -75,8 +75,7 @@ impl Weights {
                     scales: Scales::PerChannel(Quant::per_channel(scales, axis)),
                 })
             }
-            Numbers::W8 { group } => Some(in_groups(weights, axis, 8, group)),
-            Numbers::W4 { group } => Some(in_groups(weights, axis, 4, group)),
+            Numbers::Grouped { bits, group } => Some(in_groups(weights, axis, bits, group)),
             Numbers::Float | Numbers::F16 | Numbers::Bf16 => None,
         }
     }
@@ -206,9 +205,9 @@ fn per_channel(
     (values, scales)
 }
 
-/// Symmetric weights of 8 or 4 bits, an f16 scale for `size` consecutive inputs of each output: for 8 bits
-/// the largest magnitude over 127; for 4 bits the one of [`SHARES`] with the least squared error, the sign
-/// chosen so that the weight of the largest magnitude may use −8.
+/// Symmetric weights of 8, 6, 5 or 4 bits, an f16 scale for `size` consecutive inputs of each output: for 8 bits
+/// the largest magnitude over 127; for less the one of [`SHARES`] with the least squared error, the sign
+/// chosen so that the weight of the largest magnitude may use the lowest integer.
 fn in_groups(weights: &Tensor, axis: usize, bits: u8, size: usize) -> Weights {
     let reals = weights.to_f32();
     let rows = Rows::of(weights, axis);
@@ -233,8 +232,9 @@ fn in_groups(weights: &Tensor, axis: usize, bits: u8, size: usize) -> Weights {
 }
 
 /// The smallest and the largest integer of weights in groups without minima.
-fn limits_of(bits: u8) -> [f32; 2] {
-    if bits == 4 { [-8.0, 7.0] } else { [-127.0, 127.0] }
+pub(super) fn limits_of(bits: u8) -> [f32; 2] {
+    let low = -f32::from(1u16 << (bits - 1));
+    [if bits == 8 { -127.0 } else { low }, -low - 1.0]
 }
 
 /// The integer nearest to a weight of a group.
@@ -266,15 +266,14 @@ fn squared_error(group: &[f32], scale: f32, [low, high]: [f32; 2]) -> f32 {
 /// The scale of a group of weights; never 0, for a group of zeros has any.
 pub fn group_scale(group: &[f32], bits: u8) -> f16 {
     let largest = group.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(0.0);
+    let [low, high] = limits_of(bits).map(f64::from);
+    let of = |share: &f64| {
+        // The lowest integer is the largest magnitude: a negative scale where that weight is positive.
+        [f64::from(largest) / low * share, f64::from(largest.abs()) / high * share]
+    };
     let candidates: Vec<f64> = match bits {
-        // −8 · scale is the largest magnitude: a negative scale where that weight is positive.
-        4 => SHARES
-            .iter()
-            .flat_map(|share| {
-                [-f64::from(largest) / 8.0 * share, f64::from(largest.abs()) / 7.0 * share]
-            })
-            .collect(),
-        _ => vec![f64::from(largest.abs()) / 127.0],
+        8 => vec![f64::from(largest.abs()) / high],
+        _ => SHARES.iter().flat_map(of).collect(),
     };
     let error = |scale: f16| squared_error(group, scale.to_f32(), limits_of(bits));
     let usable = |scale: &f16| scale.is_finite() && scale.to_f32() != 0.0;
@@ -309,7 +308,7 @@ mod tests {
             let shape = if axis == 0 { [2, 40] } else { [40, 2] };
             let at = |i: usize| if axis == 0 { (i / 40, i % 40) } else { (i % 2, i / 2) };
             let reals: Vec<f32> = (0..80).map(|i| real(at(i).0, at(i).1)).collect();
-            for (bits, tolerance) in [(8, 0.005), (4, 0.09)] {
+            for (bits, tolerance) in [(8, 0.005), (6, 0.025), (5, 0.05), (4, 0.09)] {
                 let weights = in_groups(&Tensor::from_f32(shape, &reals), axis, bits, 32);
                 let Scales::Groups(groups) = &weights.scales else { panic!("no groups") };
                 assert_eq!(groups.scale.len(), 4, "two rows of 32 + 8");

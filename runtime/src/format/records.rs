@@ -143,6 +143,8 @@ pub enum Layout {
     GroupedW5NarrowMin = 17,
     /// As [`Layout::GroupedW4Narrow`], with a plane of two more bits behind the nibbles.
     GroupedW6Narrow = 18,
+    /// As [`Layout::GroupedW5`], with two more bits for a weight in the plane behind the nibbles.
+    GroupedW6 = 19,
 }
 
 impl Layout {
@@ -168,6 +170,7 @@ impl Layout {
             16 => Some(Layout::GroupedW5Min),
             17 => Some(Layout::GroupedW5NarrowMin),
             18 => Some(Layout::GroupedW6Narrow),
+            19 => Some(Layout::GroupedW6),
             _ => None,
         }
     }

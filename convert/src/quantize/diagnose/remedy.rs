@@ -280,8 +280,9 @@ fn numbers_of(comparison: &Comparison, graph: &Graph, asked: Numbers) -> Vec<Num
             Some(("i8", _)) => Numbers::Int8,
             Some(("i16", _)) => Numbers::Int16,
             Some(_) if asked.integer().is_none() => asked,
-            Some((_, Some(4))) => Numbers::W4 { group: DEFAULT_GROUP },
-            Some((_, Some(5..=8))) => Numbers::W8 { group: DEFAULT_GROUP },
+            Some((_, Some(bits @ 4..=8))) => {
+                Numbers::Grouped { bits: *bits as u8, group: DEFAULT_GROUP }
+            }
             Some((_, Some(16))) => Numbers::F16,
             Some(_) => Numbers::Float,
             None => asked,
@@ -333,7 +334,7 @@ fn candidates(
         let mut tries: Vec<(Vec<usize>, Numbers)> = Vec::new();
         if weights_only {
             let finer = match own.map(|own| base.numbers[own]) {
-                Some(Numbers::W4 { group }) => Numbers::W8 { group },
+                Some(Numbers::Grouped { bits: ..8, group }) => Numbers::Grouped { bits: 8, group },
                 _ => Numbers::Float,
             };
             tries.push((mine.clone(), finer));

@@ -12,7 +12,7 @@ use crate::evaluate::{EvaluateError, Samples, Subset};
 use crate::graph::ValueId;
 use crate::quantize::numbers::tables;
 use crate::quantize::quantization::Quantization;
-use crate::quantize::weights::{Rows, Scales, Weights, group_scale};
+use crate::quantize::weights::{Rows, Scales, Weights, group_scale, limits_of};
 use crate::tensor::Tensor;
 
 use super::Context;
@@ -510,7 +510,7 @@ impl Stretch {
                             f64::from(scale_of(rows.index(first + at, k)))
                         }
                     };
-                    let [low, high] = if bits == 4 { [-8.0, 7.0] } else { [-127.0, 127.0] };
+                    let [low, high] = limits_of(bits).map(f64::from);
                     let integer = (target / scale).round_ties_even().clamp(low, high);
                     let error = row.real[j] - integer * scale;
                     row.integers[j] = integer as i8;

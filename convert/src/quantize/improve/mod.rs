@@ -115,11 +115,11 @@ impl Steps {
     pub fn for_numbers(&self, numbers: &[Numbers]) -> Vec<Improvement> {
         let has = |of: &dyn Fn(&Numbers) -> bool| numbers.iter().any(of);
         let integers = has(&|numbers| numbers.integer().is_some());
-        let four_bits = has(&|numbers| matches!(numbers, Numbers::W4 { .. }));
-        let grouped = four_bits || has(&|numbers| matches!(numbers, Numbers::W8 { .. }));
+        let narrow = has(&|numbers| matches!(numbers, Numbers::Grouped { bits: ..8, .. }));
+        let grouped = narrow || has(&|numbers| matches!(numbers, Numbers::Grouped { .. }));
         let serves = |step: &Improvement| match step {
-            Improvement::Widen => four_bits,
-            Improvement::Equalize | Improvement::Bias => integers || four_bits,
+            Improvement::Widen => narrow,
+            Improvement::Equalize | Improvement::Bias => integers || narrow,
             Improvement::Gptq => grouped,
             Improvement::Rounding | Improvement::FineTune => false,
         };

@@ -23,19 +23,20 @@ const ENOUGH: f64 = 1e-4;
 /// Samples that the error of single layers is measured on: it is a mean over many elements each.
 const MOST_SAMPLES: usize = 32;
 
-/// A layer of 4 bits.
+/// A layer of less than 8 bits.
 struct Layer {
     node: usize,
+    numbers: Numbers,
     group: usize,
     /// Bytes that 8 bits would add.
     extra: f64,
-    /// What its 4 bits do to the outputs.
+    /// What its few bits do to the outputs.
     noise: f64,
 }
 
 /// Runs of the model that the step takes, about: of the float model and of one for each layer, on each sample.
 pub(super) fn runs(quantization: &Quantization, context: &Context<'_>) -> u64 {
-    let is_narrow = |numbers: &&Numbers| matches!(numbers, Numbers::W4 { .. });
+    let is_narrow = |numbers: &&Numbers| matches!(numbers, Numbers::Grouped { bits: ..8, .. });
     let layers = quantization.numbers.iter().filter(is_narrow).count();
     2 * layers as u64 * context.samples.len().min(MOST_SAMPLES) as u64
 }
@@ -51,10 +52,10 @@ pub(super) fn run(
     for (node, numbers) in quantization.numbers.iter().enumerate() {
         let Some(weights) = weights_of(graph, &graph.nodes[node]) else { continue };
         bytes += numbers.weight_bytes(weights.len());
-        if let Numbers::W4 { group } = *numbers {
-            let extra = Numbers::W8 { group }.weight_bytes(weights.len())
+        if let Numbers::Grouped { bits: ..8, group } = *numbers {
+            let extra = Numbers::Grouped { bits: 8, group }.weight_bytes(weights.len())
                 - numbers.weight_bytes(weights.len());
-            layers.push(Layer { node, group, extra, noise: 0.0 });
+            layers.push(Layer { node, numbers: *numbers, group, extra, noise: 0.0 });
         }
     }
     if layers.is_empty() {
@@ -66,7 +67,7 @@ pub(super) fn run(
     for (at, layer) in layers.iter_mut().enumerate() {
         context.watch.progress("measuring layers", at, total);
         let mut mix = vec![Numbers::Float; graph.nodes.len()];
-        mix[layer.node] = Numbers::W4 { group: layer.group };
+        mix[layer.node] = layer.numbers;
         layer.noise = noise_of_mix(graph, &mix, &Ranges::new(), &float, &samples)?;
     }
     let chosen = choose(layers, bytes * MOST_BYTES);
@@ -77,7 +78,7 @@ pub(super) fn run(
         context.notes.push(format!("{} of {total} layers of 4 bits got 8: {list}", names.len()));
     }
     for (node, group) in &chosen {
-        quantization.numbers[*node] = Numbers::W8 { group: *group };
+        quantization.numbers[*node] = Numbers::Grouped { bits: 8, group: *group };
         quantization.round_weights(*node);
     }
     Ok(!chosen.is_empty())
@@ -107,7 +108,8 @@ mod tests {
     use super::*;
 
     fn layer(node: usize, extra: f64, noise: f64) -> Layer {
-        Layer { node, group: 32, extra, noise }
+        let numbers = Numbers::Grouped { bits: 4, group: 32 };
+        Layer { node, numbers, group: 32, extra, noise }
     }
 
     #[test]

@@ -8,9 +8,9 @@ use crate::quantize::numbers::{DEFAULT_GROUP, Numbers, integer_form, weights_of}
 
 /// What a layer may be, from the cheapest in bytes.
 pub const CHOICES: [Numbers; 6] = [
-    Numbers::W4 { group: DEFAULT_GROUP },
+    Numbers::Grouped { bits: 4, group: DEFAULT_GROUP },
     Numbers::Int8,
-    Numbers::W8 { group: DEFAULT_GROUP },
+    Numbers::Grouped { bits: 8, group: DEFAULT_GROUP },
     Numbers::Int16,
     Numbers::F16,
     Numbers::Float,
@@ -109,7 +109,7 @@ fn first_layer(
 pub(super) fn relative_time(layer: &Layer, numbers: Numbers, target: Target) -> f64 {
     let each = match (target, numbers) {
         (_, Numbers::Float | Numbers::F16 | Numbers::Bf16) => 1.0,
-        (_, Numbers::W8 { .. } | Numbers::W4 { .. }) => 1.1,
+        (_, Numbers::Grouped { .. }) => 1.1,
         (Target::CortexM, Numbers::Int16) => 0.4,
         (Target::CortexM, Numbers::Int8) => 0.15,
         (_, Numbers::Int16) => 0.9,

@@ -127,6 +127,7 @@ impl GroupedForm {
             Layout::GroupedW5Min => (W5, true, F16),
             Layout::GroupedW5NarrowMin => (W5, true, I8),
             Layout::GroupedW6Narrow => (W6, false, I8),
+            Layout::GroupedW6 => (W6, false, F16),
             _ => return None,
         };
         Some(GroupedForm { bits, has_mins, scales })

@@ -97,11 +97,12 @@ fn weights_are_those_of_the_paper() {
     }
     let case = |inputs, outputs, numbers, axis| Case { inputs, outputs, numbers, axis };
     let cases = [
-        case(1, 3, Numbers::W4 { group: 32 }, 0),
+        case(1, 3, Numbers::Grouped { bits: 4, group: 32 }, 0),
         case(5, 2, Numbers::Int8, 1),
-        case(40, 3, Numbers::W4 { group: 32 }, 0),
-        case(40, 3, Numbers::W4 { group: 32 }, 1),
-        case(70, 2, Numbers::W8 { group: 32 }, 1),
+        case(40, 3, Numbers::Grouped { bits: 4, group: 32 }, 0),
+        case(40, 3, Numbers::Grouped { bits: 4, group: 32 }, 1),
+        case(70, 2, Numbers::Grouped { bits: 8, group: 32 }, 1),
+        case(70, 2, Numbers::Grouped { bits: 5, group: 32 }, 0),
         case(70, 35, Numbers::Int8, 0),
     ];
     for Case { inputs: n, outputs, numbers, axis } in cases {
@@ -123,8 +124,9 @@ fn weights_are_those_of_the_paper() {
             let at = |k: usize| if axis == 0 { output * n + k } else { k * outputs + output };
             let row: Vec<f64> = (0..n).map(|k| f64::from(reals[at(k)])).collect();
             let (group, bits, limits) = match numbers {
-                Numbers::W4 { group } => (group, 4, [-8.0, 7.0]),
-                Numbers::W8 { group } => (group, 8, [-127.0, 127.0]),
+                Numbers::Grouped { bits: 8, group } => (group, 8, [-127.0, 127.0]),
+                Numbers::Grouped { bits: 5, group } => (group, 5, [-16.0, 15.0]),
+                Numbers::Grouped { group, .. } => (group, 4, [-8.0, 7.0]),
                 _ => (n, 0, [-127.0, 127.0]),
             };
             let scale = |left: &[f64], _: usize| match &old.scales {
@@ -162,7 +164,8 @@ fn another_order_keeps_the_scales_and_lowers_the_error() {
     let mut rows = rows(n, 300);
     rows.iter_mut().flat_map(|row| row.iter_mut().skip(50)).for_each(|x| *x *= 6.0);
     let real = Tensor::from_f32([outputs, n], &Build::new(13).reals(n * outputs));
-    let old = Weights::of(&real, 0, Numbers::W4 { group: 32 }, 1.0, None).expect("integers");
+    let old = Weights::of(&real, 0, Numbers::Grouped { bits: 4, group: 32 }, 1.0, None)
+        .expect("integers");
     let mut sums = Moment::new(n);
     rows.iter().for_each(|row| sums.push(row));
     sums.flush();
@@ -183,7 +186,7 @@ fn another_order_keeps_the_scales_and_lowers_the_error() {
 #[test]
 fn moments_without_information_change_nothing() {
     let real = Tensor::from_f32([2, 4], &Build::new(14).reals(8));
-    for numbers in [Numbers::Int8, Numbers::W4 { group: 32 }] {
+    for numbers in [Numbers::Int8, Numbers::Grouped { bits: 4, group: 32 }] {
         let old = Weights::of(&real, 0, numbers, 1.0, None).expect("integers");
         for row in [[0.0; 4], [f32::INFINITY, 0.0, 0.0, 0.0], [f32::NAN; 4]] {
             let mut sums = Moment::new(4);
@@ -230,7 +233,11 @@ fn outputs_of_layers_get_closer() {
     for (name, graph) in [("dense", dense), ("convolution", convolution)] {
         let samples = inputs(&graph, 60);
         let expected = values(&graph, graph.outputs[0], &samples);
-        for numbers in [Numbers::W4 { group: 32 }, Numbers::W8 { group: 32 }, Numbers::Int8] {
+        for numbers in [
+            Numbers::Grouped { bits: 4, group: 32 },
+            Numbers::Grouped { bits: 8, group: 32 },
+            Numbers::Int8,
+        ] {
             let quantization = quantize(&graph, numbers, &samples);
             let (changed, better) = improved(&graph, &quantization, &samples, Improvement::Gptq);
             assert!(changed, "{name} {numbers}");
@@ -256,7 +263,7 @@ fn shared_weights_stay_the_same() {
     let y = b.node(matmul(Clamp::NONE), &[y, weights], &[1, 12]);
     let graph = b.output(y);
     let samples = inputs(&graph, 60);
-    let quantization = quantize(&graph, Numbers::W4 { group: 32 }, &samples);
+    let quantization = quantize(&graph, Numbers::Grouped { bits: 4, group: 32 }, &samples);
     let (changed, better) = improved(&graph, &quantization, &samples, Improvement::Gptq);
     assert!(changed);
     assert_eq!(better.weights[&0], better.weights[&1]);
