@@ -4,8 +4,7 @@ use core::arch::x86_64::*;
 
 use super::super::integer_rows::x86_64::{Pairs, quantize_avx2};
 use super::super::integers::{BLOCK, Inputs, Quads, each_quad, pairs, quantize};
-use super::super::lanes::Lanes;
-use super::super::lanes::{Avx2, Avx512};
+use super::super::lanes::{Avx2, Avx512, Lanes};
 use super::{Block, BlocksKernel, Products, Tile, TileInputs, Unpacked, panel_rows, unpack};
 use crate::kernels::PANEL_N;
 
