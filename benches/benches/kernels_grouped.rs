@@ -6,10 +6,9 @@ use half::f16;
 use std::hint::black_box;
 use std::time::Duration;
 use whit::Isa;
-use whit::format::Layout;
 use whit::kernels::conv_f32::Stored;
-use whit::kernels::conv_f32::grouped::{GroupedForm, ScaleKind};
 use whit::kernels::{ConvGeometry, EpilogueF32, FloatWeights, PanelWeights, conv_f32};
+use whit_benches::calls::grouped::{KINDS, Planes};
 
 /// Numbers without a pattern.
 fn noise(i: usize) -> u32 {
@@ -26,42 +25,14 @@ fn layers(c: &mut Criterion) {
         let floats: Vec<f32> =
             (0..g.packed_float_len()).map(|i| noise(i) as f32 / 1e6 - 0.5).collect();
         let halves: Vec<f16> = floats.iter().map(|w| f16::from_f32(*w)).collect();
-        let planes = |layout, group_size| {
-            let form = GroupedForm::of(layout).expect("a grouped layout");
-            let lens = form.lens(&g, group_size);
-            let random = |bytes: usize| (0..bytes).map(|i| noise(i) as u8);
-            let mut planes: Vec<u8> = random(lens.words + lens.upper).collect();
-            for _ in 0..if form.has_mins { 2 } else { 1 } {
-                let halves = match form.scales {
-                    ScaleKind::I8 => {
-                        planes.extend(random(lens.scales));
-                        lens.factors
-                    }
-                    _ => lens.scales,
-                };
-                let halves = vec![f16::from_f32(0.01); halves];
-                planes.extend(halves.iter().flat_map(|scale| scale.to_le_bytes()));
-            }
-            (form, group_size, planes)
-        };
-        let grouped = [
-            ("w8 g32", planes(Layout::GroupedW8, 32)),
-            ("w8 g128", planes(Layout::GroupedW8, 128)),
-            ("w4 g32", planes(Layout::GroupedW4, 32)),
-            ("w4 g32 min", planes(Layout::GroupedW4Min, 32)),
-            ("w4 g128", planes(Layout::GroupedW4, 128)),
-            ("w4 g32 i8 scales, min", planes(Layout::GroupedW4NarrowMin, 32)),
-            ("w5 g32", planes(Layout::GroupedW5, 32)),
-            ("w5 g32 i8 scales, min", planes(Layout::GroupedW5NarrowMin, 32)),
-            ("w6 g16 i8 scales", planes(Layout::GroupedW6Narrow, 16)),
-        ];
+        let grouped =
+            KINDS.map(|(name, layout, group_size)| (name, Planes::new(&g, layout, group_size)));
         let mut weights: Vec<(&str, usize, PanelWeights<'_>)> = vec![
             ("f32", floats.len() * 4, FloatWeights::F32(&floats).into()),
             ("f16", halves.len() * 2, FloatWeights::F16(&halves).into()),
         ];
-        for (name, (form, group_size, bytes)) in &grouped {
-            let planes = form.planes(&g, *group_size, bytes).expect("planes");
-            weights.push((name, bytes.len(), PanelWeights::Grouped(planes)));
+        for (name, planes) in &grouped {
+            weights.push((name, planes.bytes(), planes.get(&g)));
         }
         let input: Vec<f32> = (0..g.input_len()).map(|i| noise(i) as f32 / 1e6 - 0.5).collect();
         let (bias, mut output) = (vec![0.0; g.padded_out_c()], vec![0.0; m * n]);

@@ -7,6 +7,7 @@ use whit::kernels::ConvGeometry;
 
 mod elements;
 mod float;
+pub mod grouped;
 mod integer;
 
 /// A call of a kernel, without its data.
@@ -35,6 +36,7 @@ impl Call {
     pub fn all() -> Vec<Call> {
         let mut calls = integer::calls();
         calls.extend(float::calls());
+        calls.extend(grouped::calls());
         calls.extend(elements::calls());
         calls
     }

@@ -109,10 +109,10 @@ impl Random {
     }
 }
 
-/// A copy of what a kernel reads. If `offset` is 0, on x86-64 it lies at the end of readable memory, so that a kernel that reads on dies; else
+/// A copy of what a kernel reads. If `offset` is 0, on Unix it lies at the end of readable memory, so that a kernel that reads on dies; else
 /// it begins `offset` elements behind where its memory does, and ends where that ends.
 pub(super) fn placed<T: Copy + Default>(values: &[T], offset: usize) -> Placed<T> {
-    #[cfg(all(target_arch = "x86_64", unix, feature = "std", not(miri)))]
+    #[cfg(all(unix, feature = "std", not(miri)))]
     if offset == 0 {
         return Placed::AtEnd(guarded::AtEnd::new(values));
     }
@@ -123,7 +123,7 @@ pub(super) fn placed<T: Copy + Default>(values: &[T], offset: usize) -> Placed<T
 /// What [`placed`] makes.
 pub(super) enum Placed<T: Copy> {
     Somewhere(Vec<T>),
-    #[cfg(all(target_arch = "x86_64", unix, feature = "std", not(miri)))]
+    #[cfg(all(unix, feature = "std", not(miri)))]
     AtEnd(guarded::AtEnd<T>),
 }
 
@@ -133,14 +133,14 @@ impl<T: Copy> core::ops::Deref for Placed<T> {
     fn deref(&self) -> &[T] {
         match self {
             Placed::Somewhere(values) => values,
-            #[cfg(all(target_arch = "x86_64", unix, feature = "std", not(miri)))]
+            #[cfg(all(unix, feature = "std", not(miri)))]
             Placed::AtEnd(values) => values.get(),
         }
     }
 }
 
 /// Memory with an end.
-#[cfg(all(target_arch = "x86_64", unix, feature = "std", not(miri)))]
+#[cfg(all(unix, feature = "std", not(miri)))]
 mod guarded {
     use core::cell::RefCell;
     use core::marker::PhantomData;

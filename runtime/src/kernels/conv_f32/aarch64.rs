@@ -5,7 +5,11 @@ use super::ConvF32Fn;
 use super::blocked::conv_f32_blocked;
 use super::grouped::GroupedBits;
 #[cfg(feature = "std")]
-use super::integer_rows::{aarch64::ROWS_DOTPROD, conv_f32_integer_rows, suiting};
+use super::integer_blocks::aarch64::{BLOCKS_DOTPROD, BLOCKS_I8MM};
+#[cfg(feature = "std")]
+use super::integer_blocks::{self, BlocksKernel, conv_f32_integer_blocks};
+#[cfg(feature = "std")]
+use super::integer_rows::{self, aarch64::ROWS_DOTPROD, conv_f32_integer_rows};
 use super::lanes::{Bf16Pair, Grouped, Lanes, Neon, W4, W5, W6, W8, Weight};
 use super::rounding::{self, Bf16Tile};
 use super::tile::{
@@ -38,19 +42,41 @@ pub(super) fn conv_f32_neon(args: &mut ConvF32<'_>) {
     unsafe { conv_f32_blocked(args, TILE_NEON) }
 }
 
-/// The kernel for integer rows, if this CPU has the dot products of i8.
+/// Grouped weights in integers where they suit.
+///
+/// # Safety
+///
+/// The CPU has the dot products of i8, and the instruction set of `blocks`.
+#[cfg(feature = "std")]
+unsafe fn conv_f32_integers(args: &mut ConvF32<'_>, blocks: BlocksKernel) {
+    // SAFETY: the contract is the same.
+    unsafe {
+        match (integer_rows::suiting(args), integer_blocks::suiting(args)) {
+            (Some(weights), _) => conv_f32_integer_rows(args, weights, ROWS_DOTPROD),
+            (_, Some(weights)) => conv_f32_integer_blocks(args, weights, blocks),
+            _ => conv_f32_blocked(args, TILE_NEON),
+        }
+    }
+}
+
+/// The kernel with the dot products of i8, if this CPU has them.
 #[cfg(feature = "std")]
 pub(super) fn conv_f32_dotprod() -> Option<ConvF32Fn> {
     fn kernel(args: &mut ConvF32<'_>) {
         // SAFETY: this function leaves its parent only where the dot products are available.
-        unsafe {
-            match suiting(args) {
-                Some(weights) => conv_f32_integer_rows(args, weights, ROWS_DOTPROD),
-                None => conv_f32_blocked(args, TILE_NEON),
-            }
-        }
+        unsafe { conv_f32_integers(args, BLOCKS_DOTPROD) }
     }
     Isa::Dotprod.is_available().then_some(kernel as ConvF32Fn)
+}
+
+/// The kernel with the matrix products of i8, too, if this CPU has them.
+#[cfg(feature = "std")]
+pub(super) fn conv_f32_i8mm() -> Option<ConvF32Fn> {
+    fn kernel(args: &mut ConvF32<'_>) {
+        // SAFETY: this function leaves its parent only where matrix products, and with them dot products, are available.
+        unsafe { conv_f32_integers(args, BLOCKS_I8MM) }
+    }
+    Isa::I8mm.is_available().then_some(kernel as ConvF32Fn)
 }
 
 /// Columns of half a panel.

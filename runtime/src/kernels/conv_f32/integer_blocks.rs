@@ -1,7 +1,7 @@
 //! Many rows times grouped weights in integers: a prompt.
 //!
-//! The inputs are those of [`integers`](super::integers). Weights become integers of 16 bits, and their scales floats, a panel and a
-//! block of K at a time, which stay in the L1 cache while all tiles of a block of rows meet them.
+//! The inputs are those of [`integers`](super::integers). Weights become the integers that instructions multiply, of 16 bits or of 8, and
+//! their scales floats, a panel and a block of K at a time, which stay in the L1 cache while all tiles of a block of rows meet them.
 
 use super::grouped::{FACTOR_INPUTS, GROUP_SIZES, GroupedBits, GroupedWeights};
 use super::integer_rows::MOST_ROWS;
@@ -10,9 +10,17 @@ use super::lanes::{Grouped, Lanes, W4, W5, W6, W8};
 use super::tile::{Finish, GroupedPanel, Row, Tile, WeightPtr, write};
 use super::{ConvF32, ConvGeometry};
 use crate::kernels::{PANEL_N, PanelWeights};
-use core::ptr;
+use core::{array, ptr};
 
+#[cfg(target_arch = "aarch64")]
+pub(super) mod aarch64;
+#[cfg(target_arch = "x86_64")]
 pub(super) mod x86_64;
+
+#[cfg(target_arch = "aarch64")]
+use aarch64::QUAD_LEN;
+#[cfg(target_arch = "x86_64")]
+use x86_64::QUAD_LEN;
 
 /// Inputs in a block of K: whole units, groups and factors.
 const BLOCK_K: usize = 512;
@@ -22,9 +30,6 @@ const BLOCK_ROWS: usize = 96;
 
 /// Rows of the highest tile.
 const MAX_TILE_ROWS: usize = 12;
-
-/// Elements of a quad of a panel.
-const QUAD_LEN: usize = 2 * PANEL_N;
 
 const _: () = assert!(
     BLOCK_K.is_multiple_of(FACTOR_INPUTS)
@@ -38,8 +43,10 @@ const _: () = assert!(
 pub(super) struct BlocksKernel {
     /// Most rows of a tile, of which [`MAX_TILE_ROWS`] is a multiple.
     tile_rows: usize,
-    /// Into pairs as those of [`Paired::Quads`].
+    /// Into what [`Products::Quads`] says.
     quantize: Quantize,
+    /// [`TileInputs::set`], of [`Products::QUADS`].
+    set: fn(&mut TileInputs<'_>, usize, &Inputs<'_>),
     /// [`unpack`], for a CPU with the instruction set.
     unpack: unsafe fn(&Block, &mut Unpacked<'_>),
     /// [`panel_rows`], for a CPU with the instruction set.
@@ -81,7 +88,7 @@ impl Sizes {
 
 /// The weights of a block.
 struct Unpacked<'s> {
-    /// `[quads][2][16]`: inputs 0 and 2 of a quad, then 1 and 3, as pairs of i16.
+    /// Quads of [`QUAD_LEN`] elements, as [`Products::store`] writes them.
     integers: &'s mut [f32],
     /// `[groups][16]`.
     scales: &'s mut [f32],
@@ -102,7 +109,7 @@ impl<'s> Unpacked<'s> {
 /// The inputs of a tile of `rows` rows, the most that tiles of the kernel have.
 struct TileInputs<'s> {
     rows: usize,
-    /// `[quads][2][rows]`: pairs as [`Unpacked`] has them.
+    /// `[quads / QUADS][2][rows][QUADS]`, of [`Products::QUADS`]: the first elements of a row's quads, then the second.
     integers: &'s mut [f32],
     /// Steps, `[groups][rows]`.
     steps: &'s mut [f32],
@@ -120,12 +127,15 @@ impl<'s> TileInputs<'s> {
     }
 
     /// Puts a row where it belongs.
-    fn set(&mut self, row: usize, inputs: &Inputs<'_>) {
-        let lists = [
-            (&mut *self.integers, inputs.integers),
-            (&mut *self.steps, inputs.steps),
-            (&mut *self.reals, inputs.reals),
-        ];
+    fn set<const QUADS: usize>(&mut self, row: usize, inputs: &Inputs<'_>) {
+        let (places, _) = self.integers.as_chunks_mut::<QUADS>();
+        let quads = inputs.integers.chunks_exact(2 * QUADS);
+        for (to, from) in places.chunks_exact_mut(2 * self.rows).zip(quads) {
+            let (first, second) = to.split_at_mut(self.rows);
+            first[row] = array::from_fn(|quad| from[2 * quad]);
+            second[row] = array::from_fn(|quad| from[2 * quad + 1]);
+        }
+        let lists = [(&mut *self.steps, inputs.steps), (&mut *self.reals, inputs.reals)];
         for (to, from) in lists {
             for (to, from) in to.chunks_exact_mut(self.rows).zip(from) {
                 to[row] = *from;
@@ -186,7 +196,8 @@ pub(super) unsafe fn conv_f32_integer_blocks(
                 let row_inputs =
                     unsafe { (kernel.quantize)(input, weights.group_size, &mut panel[..row_len]) };
                 let tile = &mut rest[row / height * tile_len..][..tile_len];
-                TileInputs::new(sizes, kernel.tile_rows, tile).set(row % height, &row_inputs);
+                let mut tile = TileInputs::new(sizes, kernel.tile_rows, tile);
+                (kernel.set)(&mut tile, row % height, &row_inputs);
             }
             let mut unpacked = Unpacked::new(sizes, panel);
             for channel in (0..g.out_c).step_by(PANEL_N) {
@@ -234,45 +245,58 @@ pub(super) unsafe fn conv_f32_integer_blocks(
     args.scratch = scratch;
 }
 
-/// Registers of an instruction set with pairs of i16 in each lane.
+/// Products of a tile's inputs by a panel's weights, of an instruction set.
+///
+/// A group takes one or two passes: all of its weights times the first, or the only, elements of its inputs, then times the second.
+/// Sums and totals of a tile are `NV` registers for each of `MR` rows. Which row and outputs a register is of, [`Products::of_rows`] and
+/// [`Products::of_outputs`] know.
 ///
 /// # Safety
 ///
 /// Every function may be called only on a CPU with the implementation's instruction set.
-trait Paired {
-    /// Quads as two registers of pairs.
-    type Quads: Quads<Weights = [Self::Pairs; 2]>;
+trait Products {
+    /// How integers of inputs and of weights are read.
+    type Quads: Quads;
     /// A register of outputs.
     type Outputs: Lanes<Words = <Self::Quads as Quads>::Words>;
-    /// A register of pairs, or of sums.
-    type Pairs: Copy;
+    /// A register of sums.
+    type Sums: Copy;
+
+    /// Two where a quad of inputs is two elements that are multiplied by the same weights; one where each has weights of its own.
+    const PASSES: usize;
+    /// Quads of a row or output that lie side by side.
+    const QUADS: usize;
 
     /// Sums of nothing.
-    unsafe fn zero() -> Self::Pairs;
-    /// Reads a register.
-    unsafe fn load(from: *const f32) -> Self::Pairs;
-    /// Reads a pair into all lanes.
-    unsafe fn splat(from: *const f32) -> Self::Pairs;
-    /// Writes pairs, less `surplus` each.
-    unsafe fn store_less(pairs: Self::Pairs, surplus: i16, to: *mut f32);
-    /// Adds the products of pairs to sums.
-    unsafe fn add(sums: Self::Pairs, weights: Self::Pairs, inputs: Self::Pairs) -> Self::Pairs;
+    unsafe fn zero() -> Self::Sums;
+    /// What the first pass leaves for the second to add to.
+    unsafe fn next_pass(sums: Self::Sums) -> Self::Sums;
+    /// Adds the products of a step: of [`Self::QUADS`] elements for each of `ROWS` rows, and for each output of a panel.
+    unsafe fn add<const ROWS: usize, const MR: usize, const NV: usize>(
+        sums: &mut [[Self::Sums; NV]; MR],
+        weights: *const f32,
+        inputs: *const f32,
+    );
     /// Sums as floats.
-    unsafe fn floats(sums: Self::Pairs) -> Self::Outputs;
-}
-
-/// Writes a quad of weights, less `surplus`.
-///
-/// # Safety
-///
-/// As [`Paired`] says; there are two registers to write, [`PANEL_N`] elements apart.
-#[inline(always)]
-unsafe fn store_quad<I: Paired>(quad: [I::Pairs; 2], surplus: i16, to: *mut f32) {
-    // SAFETY: the contract is the same.
-    unsafe {
-        I::store_less(quad[0], surplus, to);
-        I::store_less(quad[1], surplus, to.add(PANEL_N));
+    unsafe fn floats(sums: Self::Sums) -> Self::Outputs;
+    /// A panel's numbers in the places of outputs of register `v` of row `row`.
+    unsafe fn of_outputs(from: *const f32, row: usize, v: usize) -> Self::Outputs;
+    /// The numbers of `ROWS` rows in the places of rows of the registers of row `row`.
+    unsafe fn of_rows<const ROWS: usize>(from: *const f32, row: usize) -> Self::Outputs;
+    /// Totals as registers of one row each, with its outputs in order.
+    #[inline(always)]
+    unsafe fn by_rows<const MR: usize, const NV: usize>(
+        total: [[Self::Outputs; NV]; MR],
+    ) -> [[Self::Outputs; NV]; MR] {
+        total
     }
+    /// Writes two quads of weights, less `surplus`, of the outputs from `lane` on into an octet, which has `2 * QUAD_LEN` elements for all outputs.
+    unsafe fn store(
+        quads: [<Self::Quads as Quads>::Weights; 2],
+        surplus: i16,
+        octet: *mut f32,
+        lane: usize,
+    );
 }
 
 /// Writes the integers and scales of a block.
@@ -281,7 +305,7 @@ unsafe fn store_quad<I: Paired>(quad: [I::Pairs; 2], surplus: i16, to: *mut f32)
 ///
 /// The CPU has the instruction set of `I`, and the panel the inputs of the block.
 #[inline(always)]
-unsafe fn unpack<I: Paired>(block: &Block, to: &mut Unpacked<'_>) {
+unsafe fn unpack<I: Products>(block: &Block, to: &mut Unpacked<'_>) {
     // SAFETY: the contract is the same.
     unsafe {
         match block.panel.bits {
@@ -297,7 +321,7 @@ unsafe fn unpack<I: Paired>(block: &Block, to: &mut Unpacked<'_>) {
 ///
 /// As [`unpack`] says; weights have the bits of `B`.
 #[inline(always)]
-unsafe fn unpack_of<I: Paired, B: Grouped>(block: &Block, to: &mut Unpacked<'_>) {
+unsafe fn unpack_of<I: Products, B: Grouped>(block: &Block, to: &mut Unpacked<'_>) {
     const ROW_BYTES: usize = PANEL_N * 4;
     let panel = &block.panel;
     let (per_word, unit_words) = (B::BITS.per_word(), B::BITS.unit_words());
@@ -310,21 +334,23 @@ unsafe fn unpack_of<I: Paired, B: Grouped>(block: &Block, to: &mut Unpacked<'_>)
     assert!(to.integers.len() >= sizes.quads * QUAD_LEN);
     assert!(to.scales.len().min(to.mins.len()) >= sizes.groups * PANEL_N);
     // SAFETY: the words are those of the block in whole units, which the caller promises, for all lanes of the panel; so are the
-    // scales. What they become was asserted to have room, for a word is one quad or two.
+    // scales. What they become was asserted to have room, for units are whole octets.
     unsafe {
         let integers = to.integers.as_mut_ptr();
-        for word in 0..B::BITS.words(block.inputs) {
-            let at = first_word + word;
+        let (words, octet_words) = (B::BITS.words(block.inputs), 8 / per_word);
+        for octet in 0..words.div_ceil(octet_words) {
             for v in (0..PANEL_N).step_by(I::Outputs::LEN) {
+                let at = first_word + octet * octet_words;
                 let from = panel.words.add(at * ROW_BYTES + v * 4);
-                let to = integers.add(word * per_word / 4 * QUAD_LEN + v);
-                if per_word == 4 {
-                    store_quad::<I>(I::Quads::w8(from), surplus, to);
-                    continue;
-                }
-                let [first, second] = match B::BITS.upper() {
-                    0 => I::Quads::w4(from),
-                    upper_bits => {
+                let quads = match (per_word, B::BITS.upper()) {
+                    (4, _) => {
+                        // Where there is no second word its inputs are zeros, so that weights don't matter.
+                        let has_second = octet * octet_words + 1 < words;
+                        let second = from.add(if has_second { ROW_BYTES } else { 0 });
+                        [I::Quads::w8(from), I::Quads::w8(second)]
+                    }
+                    (_, 0) => I::Quads::w4(from),
+                    (_, upper_bits) => {
                         let upper = panel.upper.add(at / unit_words * ROW_BYTES + v * 4);
                         let words = I::Outputs::load_words(from);
                         let upper = I::Outputs::load_words(upper);
@@ -332,8 +358,7 @@ unsafe fn unpack_of<I: Paired, B: Grouped>(block: &Block, to: &mut Unpacked<'_>)
                             .map(|quad| I::Quads::bytes(quad))
                     }
                 };
-                store_quad::<I>(first, surplus, to);
-                store_quad::<I>(second, surplus, to.add(QUAD_LEN));
+                I::store(quads, surplus, integers.add(octet * 2 * QUAD_LEN), v);
             }
         }
         for group in 0..sizes.groups {
@@ -357,7 +382,7 @@ unsafe fn unpack_of<I: Paired, B: Grouped>(block: &Block, to: &mut Unpacked<'_>)
 /// The CPU has the instruction set of `I`. Output and epilogue of the tile are as [`Tile`] says, for up to `MR` rows. The block was
 /// unpacked, and the inputs of the tile's rows were written, with as many inputs.
 #[inline(always)]
-unsafe fn panel_rows<I: Paired, const ROWS: usize, const MR: usize, const NV: usize>(
+unsafe fn panel_rows<I: Products, const ROWS: usize, const MR: usize, const NV: usize>(
     tile: &Tile<'_>,
     block: &Block,
     unpacked: &Unpacked<'_>,
@@ -371,53 +396,54 @@ unsafe fn panel_rows<I: Paired, const ROWS: usize, const MR: usize, const NV: us
     assert!(unpacked.integers.len() >= sizes.quads * QUAD_LEN);
     assert!(unpacked.scales.len().min(unpacked.mins.len()) >= sizes.groups * PANEL_N);
     // What is between the inputs and whole units are zeros.
-    let pairs = 2 * block.inputs.div_ceil(4);
-    let pairs_per_group = panel.group_size / 2;
-    // SAFETY: all lengths were asserted. Rows past the last hold what was there; their sums are dropped.
+    let steps = (block.inputs.div_ceil(4) * 2).div_ceil(I::PASSES * I::QUADS);
+    let steps_per_group = panel.group_size / (2 * I::PASSES * I::QUADS);
+    let (weight_step, input_step) = (I::QUADS * PANEL_N, I::PASSES * I::QUADS * ROWS);
+    // SAFETY: all lengths were asserted, and a step, of up to 8 inputs, is within the unit of its first. Rows past the last hold what was
+    // there; their sums are dropped.
     unsafe {
         let mut total = [[I::Outputs::zero(); NV]; MR];
         if panel.mins.is_some() {
             for group in 0..sizes.groups {
+                let mins = unpacked.mins.as_ptr().add(group * PANEL_N);
                 let reals = inputs.reals.as_ptr().add(group * ROWS);
                 for v in 0..NV {
-                    let at = group * PANEL_N + v * I::Outputs::LEN;
-                    let min = I::Outputs::load(unpacked.mins.as_ptr().add(at));
                     for row in 0..MR {
-                        let real = I::Outputs::splat(*reals.add(row));
+                        let min = I::of_outputs(mins, row, v);
+                        let real = I::of_rows::<ROWS>(reals, row);
                         total[row][v] = total[row][v].fma(min, real);
                     }
                 }
             }
         }
-        let mut weights = unpacked.integers.as_ptr();
-        let mut x = inputs.integers.as_ptr();
         for group in 0..sizes.groups {
+            let first = group * steps_per_group;
+            let steps = steps_per_group.min(steps - first);
             let mut sums = [[I::zero(); NV]; MR];
-            for _ in 0..pairs_per_group.min(pairs - group * pairs_per_group) {
-                let mut pairs = [I::load(weights); NV];
-                for v in 1..NV {
-                    pairs[v] = I::load(weights.add(v * I::Outputs::LEN));
+            for pass in 0..I::PASSES {
+                if pass > 0 {
+                    sums = sums.map(|row| row.map(|sums| I::next_pass(sums)));
                 }
-                for row in 0..MR {
-                    let x = I::splat(x.add(row));
-                    for v in 0..NV {
-                        sums[row][v] = I::add(sums[row][v], pairs[v], x);
-                    }
+                let mut weights = unpacked.integers.as_ptr().add(first * weight_step);
+                let mut x =
+                    inputs.integers.as_ptr().add(first * input_step + pass * I::QUADS * ROWS);
+                for _ in 0..steps {
+                    I::add::<ROWS, MR, NV>(&mut sums, weights, x);
+                    weights = weights.add(weight_step);
+                    x = x.wrapping_add(input_step);
                 }
-                weights = weights.add(PANEL_N);
-                x = x.add(ROWS);
             }
+            let scales = unpacked.scales.as_ptr().add(group * PANEL_N);
             let steps = inputs.steps.as_ptr().add(group * ROWS);
             for v in 0..NV {
-                let at = group * PANEL_N + v * I::Outputs::LEN;
-                let scale = I::Outputs::load(unpacked.scales.as_ptr().add(at));
                 for row in 0..MR {
-                    let step = I::Outputs::splat(*steps.add(row));
+                    let scale = I::of_outputs(scales, row, v);
+                    let step = I::of_rows::<ROWS>(steps, row);
                     let exact = I::floats(sums[row][v]);
                     total[row][v] = total[row][v].fma(exact, scale.mul(step));
                 }
             }
         }
-        write::<I::Outputs, MR, NV>(tile, total);
+        write::<I::Outputs, MR, NV>(tile, I::by_rows(total));
     }
 }

@@ -11,7 +11,7 @@ use super::lanes::Lanes;
 const LARGEST: f32 = 32512.0;
 
 /// Inputs that are made integers at once; groups are multiples of it.
-const BLOCK: usize = 16;
+pub(super) const BLOCK: usize = 16;
 
 /// A row has integers for whole units of any kind of weights.
 pub(super) const UNIT: usize = GroupedBits::W5.unit();
@@ -41,8 +41,8 @@ pub(super) trait Quads {
     /// How much more than they are weights of 8 bits are read as.
     const SURPLUS_W8: i32;
 
-    /// A quad of inputs as [`Quads::load`] reads it.
-    fn quad(inputs: [i16; 4]) -> [u32; 2];
+    /// Quads of inputs, one after the other, as [`Quads::load`] reads them.
+    fn quads(inputs: [i16; BLOCK]) -> [u32; BLOCK / 2];
     /// Reads two elements.
     unsafe fn load(from: *const f32) -> Self::Inputs;
     /// Reads words of 8 bits: a quad of weights.
@@ -143,10 +143,8 @@ pub(super) fn quantize<'s, Q: Quads>(
         for (block, integers) in inputs.chunks(BLOCK).zip(integers.chunks_exact_mut(BLOCK / 2)) {
             let q = padded(block).map(|x| (x * factor + ROUND).to_bits() as i16);
             sum = core::array::from_fn(|i| sum[i] + i32::from(q[i]));
-            let (quads, _) = q.as_chunks::<4>();
-            let (pairs, _) = integers.as_chunks_mut::<2>();
-            for (to, quad) in pairs.iter_mut().zip(quads) {
-                *to = Q::quad(*quad).map(f32::from_bits);
+            for (to, element) in integers.iter_mut().zip(Q::quads(q)) {
+                *to = f32::from_bits(element);
             }
         }
         steps[group] = step;
@@ -156,7 +154,23 @@ pub(super) fn quantize<'s, Q: Quads>(
     Inputs { integers, steps, sums, reals }
 }
 
+/// Quads of inputs, one after the other, as `quad` makes them.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn each_quad(
+    inputs: [i16; BLOCK],
+    quad: impl Fn([i16; 4]) -> [u32; 2],
+) -> [u32; BLOCK / 2] {
+    let mut elements = [0; BLOCK / 2];
+    let (pairs, _) = elements.as_chunks_mut::<2>();
+    for (to, inputs) in pairs.iter_mut().zip(inputs.as_chunks::<4>().0) {
+        *to = quad(*inputs);
+    }
+    elements
+}
+
 /// The high halves of a quad, and the low ones, in i8.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn halves(inputs: [i16; 4]) -> [u32; 2] {
     let high = inputs.map(|q| ((i32::from(q) + 128) >> 8) as u8);

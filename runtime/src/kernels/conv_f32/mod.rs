@@ -45,7 +45,10 @@ mod blocking;
 #[cfg(any(all(target_arch = "x86_64", feature = "std"), test))]
 mod direct;
 pub mod grouped;
-#[cfg(all(target_arch = "x86_64", feature = "std"))]
+#[cfg(all(
+    any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")),
+    feature = "std"
+))]
 mod integer_blocks;
 #[cfg(all(
     any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")),
@@ -137,10 +140,17 @@ pub fn select(isa: Isa) -> ConvF32Fn {
         }
     }
     #[cfg(all(target_arch = "aarch64", target_feature = "neon", feature = "std"))]
-    if isa >= Isa::Dotprod
-        && let Some(kernel) = aarch64::conv_f32_dotprod()
     {
-        return kernel;
+        if isa >= Isa::I8mm
+            && let Some(kernel) = aarch64::conv_f32_i8mm()
+        {
+            return kernel;
+        }
+        if isa >= Isa::Dotprod
+            && let Some(kernel) = aarch64::conv_f32_dotprod()
+        {
+            return kernel;
+        }
     }
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     if isa >= Isa::Neon {
@@ -192,10 +202,9 @@ pub fn scratch_len(geometry: &ConvGeometry, stored: Stored, isa: Isa) -> usize {
             feature = "std"
         ))]
         (_, Stored::Grouped) if isa != Isa::Neon => {
-            let rows = integer_rows::scratch_len(geometry);
-            #[cfg(target_arch = "x86_64")]
-            let rows = rows.max(integer_blocks::scratch_len(geometry));
-            rows.max(blocking::grouped_scratch_len(geometry))
+            let integers =
+                integer_rows::scratch_len(geometry).max(integer_blocks::scratch_len(geometry));
+            integers.max(blocking::grouped_scratch_len(geometry))
         }
         (_, Stored::Grouped) => blocking::grouped_scratch_len(geometry),
     }

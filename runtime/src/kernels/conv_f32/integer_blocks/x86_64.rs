@@ -3,13 +3,22 @@
 use core::arch::x86_64::*;
 
 use super::super::integer_rows::x86_64::{Pairs, quantize_avx2};
-use super::super::integers::{Inputs, Quads, pairs, quantize};
-use super::super::lanes::{Avx2, Avx512};
-use super::{Block, BlocksKernel, Paired, Tile, TileInputs, Unpacked, panel_rows, unpack};
+use super::super::integers::{BLOCK, Inputs, Quads, each_quad, pairs, quantize};
+use super::super::lanes::{Avx2, Avx512, Lanes};
+use super::{Block, BlocksKernel, Products, Tile, TileInputs, Unpacked, panel_rows, unpack};
+use crate::kernels::PANEL_N;
+
+/// Elements of a quad of a panel's weights: pairs of i16.
+pub(super) const QUAD_LEN: usize = 2 * PANEL_N;
 
 /// Of AVX2: 8 sums.
-pub(in super::super) const BLOCKS_AVX2: BlocksKernel =
-    BlocksKernel { tile_rows: 4, quantize: quantize_avx2, unpack: unpack_avx2, run: panel_avx2 };
+pub(in super::super) const BLOCKS_AVX2: BlocksKernel = BlocksKernel {
+    tile_rows: 4,
+    quantize: quantize_avx2,
+    set: |tile, row, inputs| tile.set::<1>(row, inputs),
+    unpack: unpack_avx2,
+    run: panel_avx2,
+};
 
 /// Of AVX2 with AVX-VNNI: 8 sums.
 pub(in super::super) const BLOCKS_AVXVNNI: BlocksKernel =
@@ -19,9 +28,107 @@ pub(in super::super) const BLOCKS_AVXVNNI: BlocksKernel =
 pub(in super::super) const BLOCKS_AVX512: BlocksKernel = BlocksKernel {
     tile_rows: 12,
     quantize: quantize_avx512,
+    set: |tile, row, inputs| tile.set::<1>(row, inputs),
     unpack: unpack_avx512,
     run: panel_avx512,
 };
+
+/// Registers of an instruction set with pairs of i16 in each lane: inputs 0 and 2 of a quad, or 1 and 3.
+///
+/// # Safety
+///
+/// Every function may be called only on a CPU with the implementation's instruction set.
+pub(super) trait Paired {
+    /// Quads as two registers of pairs.
+    type Quads: Quads<Weights = [Self::Pairs; 2]>;
+    /// A register of outputs.
+    type Outputs: Lanes<Words = <Self::Quads as Quads>::Words>;
+    /// A register of pairs, or of sums.
+    type Pairs: Copy;
+
+    /// Sums of nothing.
+    unsafe fn zero() -> Self::Pairs;
+    /// Reads a register.
+    unsafe fn load(from: *const f32) -> Self::Pairs;
+    /// Reads a pair into all lanes.
+    unsafe fn splat(from: *const f32) -> Self::Pairs;
+    /// Writes pairs, less `surplus` each.
+    unsafe fn store_less(pairs: Self::Pairs, surplus: i16, to: *mut f32);
+    /// Adds the products of pairs to sums.
+    unsafe fn add(sums: Self::Pairs, weights: Self::Pairs, inputs: Self::Pairs) -> Self::Pairs;
+    /// Sums as floats.
+    unsafe fn floats(sums: Self::Pairs) -> Self::Outputs;
+}
+
+/// A step is a pair.
+impl<P: Paired> Products for P {
+    type Quads = P::Quads;
+    type Outputs = P::Outputs;
+    type Sums = P::Pairs;
+
+    const PASSES: usize = 1;
+    const QUADS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn zero() -> P::Pairs {
+        // SAFETY: the contract is the same.
+        unsafe { <P as Paired>::zero() }
+    }
+
+    #[inline(always)]
+    unsafe fn next_pass(sums: P::Pairs) -> P::Pairs {
+        sums
+    }
+
+    #[inline(always)]
+    unsafe fn add<const ROWS: usize, const MR: usize, const NV: usize>(
+        sums: &mut [[P::Pairs; NV]; MR],
+        weights: *const f32,
+        inputs: *const f32,
+    ) {
+        // SAFETY: the contract is the same; the caller promises a pair of weights for all outputs, and one of inputs for all rows.
+        unsafe {
+            let mut pairs = [P::load(weights); NV];
+            for v in 1..NV {
+                pairs[v] = P::load(weights.add(v * P::Outputs::LEN));
+            }
+            for row in 0..MR {
+                let x = P::splat(inputs.add(row));
+                for v in 0..NV {
+                    sums[row][v] = <P as Paired>::add(sums[row][v], pairs[v], x);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn floats(sums: P::Pairs) -> P::Outputs {
+        // SAFETY: the contract is the same.
+        unsafe { <P as Paired>::floats(sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn of_outputs(from: *const f32, _: usize, v: usize) -> P::Outputs {
+        // SAFETY: the contract is the same.
+        unsafe { P::Outputs::load(from.add(v * P::Outputs::LEN)) }
+    }
+
+    #[inline(always)]
+    unsafe fn of_rows<const ROWS: usize>(from: *const f32, row: usize) -> P::Outputs {
+        // SAFETY: the contract is the same.
+        unsafe { P::Outputs::splat(*from.add(row)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(quads: [[P::Pairs; 2]; 2], surplus: i16, octet: *mut f32, lane: usize) {
+        // SAFETY: the contract is the same.
+        unsafe {
+            for (pair, pairs) in quads.into_iter().flatten().enumerate() {
+                P::store_less(pairs, surplus, octet.add(pair * PANEL_N + lane));
+            }
+        }
+    }
+}
 
 /// AVX2, with AVX-VNNI if `VNNI`.
 struct Paired256<const VNNI: bool>;
@@ -87,8 +194,8 @@ impl Quads for Pairs512 {
     const SURPLUS_W8: i32 = 0;
 
     #[inline(always)]
-    fn quad(inputs: [i16; 4]) -> [u32; 2] {
-        pairs(inputs)
+    fn quads(inputs: [i16; BLOCK]) -> [u32; BLOCK / 2] {
+        each_quad(inputs, pairs)
     }
 
     #[inline(always)]

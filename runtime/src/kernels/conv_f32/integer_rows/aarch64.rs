@@ -2,7 +2,7 @@
 
 use core::arch::aarch64::*;
 
-use super::super::integers::{Inputs, Integers, Quads, halves, quantize};
+use super::super::integers::{BLOCK, Inputs, Integers, Quads, quantize};
 use super::super::lanes::Neon;
 use super::{GroupedPanel, RowsKernel, Tile, panel_rows};
 use crate::kernels::aarch64::sdot;
@@ -12,7 +12,7 @@ pub(in super::super) const ROWS_DOTPROD: RowsKernel =
     RowsKernel { tile_rows: 2, quantize: quantize_neon, panel: panel_dotprod };
 
 /// High and low halves of inputs.
-struct Halves;
+pub(in super::super) struct Halves;
 
 impl Quads for Halves {
     type Inputs = [int8x16_t; 2];
@@ -21,9 +21,20 @@ impl Quads for Halves {
 
     const SURPLUS_W8: i32 = 0;
 
+    // The high halves of a quad, and the low ones, in i8.
     #[inline(always)]
-    fn quad(inputs: [i16; 4]) -> [u32; 2] {
-        halves(inputs)
+    fn quads(inputs: [i16; BLOCK]) -> [u32; BLOCK / 2] {
+        let mut elements = [0; BLOCK / 2];
+        // SAFETY: the target has Advanced SIMD; 16 integers are read, and 8 elements written.
+        unsafe {
+            let (first, second) = (vld1q_s16(inputs.as_ptr()), vld1q_s16(inputs.as_ptr().add(8)));
+            let high = vcombine_s8(vrshrn_n_s16::<8>(first), vrshrn_n_s16::<8>(second));
+            let low = vcombine_s8(vmovn_s16(first), vmovn_s16(second));
+            let (high, low) = (vreinterpretq_u32_s8(high), vreinterpretq_u32_s8(low));
+            vst1q_u32(elements.as_mut_ptr(), vzip1q_u32(high, low));
+            vst1q_u32(elements.as_mut_ptr().add(4), vzip2q_u32(high, low));
+        }
+        elements
     }
 
     #[inline(always)]
@@ -95,7 +106,11 @@ impl Integers for Sdot {
     }
 }
 
-fn quantize_neon<'s>(row: &[f32], group_size: usize, scratch: &'s mut [f32]) -> Inputs<'s> {
+pub(in super::super) fn quantize_neon<'s>(
+    row: &[f32],
+    group_size: usize,
+    scratch: &'s mut [f32],
+) -> Inputs<'s> {
     quantize::<Halves>(row, group_size, scratch)
 }
 

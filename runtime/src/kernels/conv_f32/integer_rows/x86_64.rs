@@ -3,7 +3,7 @@
 
 use core::arch::x86_64::*;
 
-use super::super::integers::{Inputs, Integers, Quads, halves, pairs, quantize};
+use super::super::integers::{BLOCK, Inputs, Integers, Quads, each_quad, halves, pairs, quantize};
 use super::super::lanes::{Avx2, Avx512};
 use super::{GroupedPanel, RowsKernel, Tile, panel_rows};
 
@@ -30,8 +30,8 @@ impl Quads for Pairs {
     const SURPLUS_W8: i32 = 0;
 
     #[inline(always)]
-    fn quad(inputs: [i16; 4]) -> [u32; 2] {
-        pairs(inputs)
+    fn quads(inputs: [i16; BLOCK]) -> [u32; BLOCK / 2] {
+        each_quad(inputs, pairs)
     }
 
     #[inline(always)]
@@ -155,8 +155,8 @@ impl Quads for Halves {
     const SURPLUS_W8: i32 = 128;
 
     #[inline(always)]
-    fn quad(inputs: [i16; 4]) -> [u32; 2] {
-        halves(inputs)
+    fn quads(inputs: [i16; BLOCK]) -> [u32; BLOCK / 2] {
+        each_quad(inputs, halves)
     }
 
     #[inline(always)]

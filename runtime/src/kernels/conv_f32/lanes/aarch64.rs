@@ -5,7 +5,7 @@ use core::arch::aarch64::*;
 
 /// Four lanes. Every AArch64 target that this module is built for has Advanced SIMD.
 #[derive(Clone, Copy)]
-pub(crate) struct Neon(float32x4_t);
+pub(crate) struct Neon(pub(crate) float32x4_t);
 
 #[cfg(feature = "std")]
 impl Neon {
