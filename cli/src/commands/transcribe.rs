@@ -12,7 +12,7 @@ use whit_speech::{Audio, Request, Segment, SpeechError, Transcriber, Transcript,
 use whit_text::TextError;
 
 use super::{ModelPath, Target, print_json, print_text};
-use crate::program::{self, RanOn};
+use crate::program;
 use crate::whit_file;
 
 #[derive(Args)]

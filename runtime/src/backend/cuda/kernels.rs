@@ -162,6 +162,11 @@ kernels! {
         CACHE_WRITE_Q8: "cache_write_q8"(CachedAttention), 256, waits;
         CACHED_ATTENTION: "cached_attention"(CachedAttention), 128, waits;
         CACHED_ATTENTION_Q8: "cached_attention_q8"(CachedAttention), 128, waits;
+        CACHED_ATTENTION_PART_1: "cached_attention_part_1"(CachedAttention), 128, waits;
+        CACHED_ATTENTION_PART_4: "cached_attention_part_4"(CachedAttention), 128, waits;
+        CACHED_ATTENTION_Q8_PART_1: "cached_attention_q8_part_1"(CachedAttention), 128, waits;
+        CACHED_ATTENTION_Q8_PART_4: "cached_attention_q8_part_4"(CachedAttention), 128, waits;
+        CACHED_ATTENTION_JOIN: "cached_attention_join"(CachedAttention), 128;
         CROSS_CHECK: "cross_check"(CrossAttention), 256;
         CROSS_WRITE: "cross_write"(CrossAttention), 256;
         CROSS_ATTENTION: "cross_attention"(CrossAttention), 128, waits;

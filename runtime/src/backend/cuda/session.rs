@@ -8,7 +8,7 @@ use super::device::Device;
 use super::driver::{Command, Driver, Launch};
 use super::error::Error;
 use super::memory::{Graph, Memory, STATUS_BYTES, Stream};
-use super::program::{Call, Refusal};
+use super::program::{Call, Lowered, Refusal};
 use super::steps::{
     check_operators, check_steps, evaluate, expect_all_lowered, lower_step, missing_step,
 };
@@ -150,7 +150,7 @@ impl<'m> Session<'m> {
         evaluate(&tables, symbols, &mut dims)?;
         check_operators(&model)?;
         check_steps(&tables, &dims)?;
-        expect_all_lowered(&model, &tables, &dims, driver.properties().architecture)?;
+        let scratch_bytes = expect_all_lowered(&model, &tables, &dims, driver.properties())?;
 
         let mut staging = STATUS_BYTES.next_multiple_of(STAGING_ALIGN);
         let mut port = |tensor: usize| -> Result<Port, SessionError> {
@@ -172,6 +172,7 @@ impl<'m> Session<'m> {
             model.section(Section::Constants),
             size(header.arena_bytes)?,
             size(header.state_bytes)?,
+            scratch_bytes,
             staging,
         )?;
         let mut session = Session {
@@ -680,20 +681,21 @@ impl<'m> Session<'m> {
     /// The launches of all steps, and whether kernels may report data out of range.
     fn commands(&self) -> Result<(Vec<Command>, bool), Error> {
         let (tables, bases) = (self.tables(), self.memory.bases());
-        let architecture = self.driver.properties().architecture;
         let (mut commands, mut checks) = (Vec::new(), false);
         for index in 0..tables.step_count() {
             let missing =
                 |what| Error::Missing(vec![missing_step(&self.model, &tables, index, what)]);
-            let (calls, checked) =
-                match lower_step(&tables, &self.dims, index, bases, architecture)? {
+            let invalid = |kind| SessionError::Step { step: index as u32, kind };
+            let Lowered { calls, checks: checked, scratch_bytes } =
+                match lower_step(&tables, &self.dims, index, bases, self.driver.properties())? {
                     None => return Err(missing(None)),
                     Some(Ok(lowered)) => lowered,
                     Some(Err(Refusal::Lacks(what))) => return Err(missing(Some(what))),
-                    Some(Err(Refusal::Invalid(kind))) => {
-                        return Err(SessionError::Step { step: index as u32, kind }.into());
-                    }
+                    Some(Err(Refusal::Invalid(kind))) => return Err(invalid(kind).into()),
                 };
+            if scratch_bytes > self.memory.scratch_bytes() {
+                return Err(invalid(StepErrorKind::TooLarge).into());
+            }
             checks |= checked;
             for Call { kernel, grid, arguments } in calls {
                 let function = self.driver.function(kernel)?;

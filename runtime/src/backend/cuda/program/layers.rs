@@ -108,7 +108,7 @@ fn panels_i8(lower: &mut Lower<'_>, geometry: GeometryFn) -> Result<(), Refusal>
     }
     let fills_tiles =
         g.out_pixels() >= MMA_TILE && g.group_out_c() > PANEL_N && g.k() >= LEAST_MMA_K;
-    if lower.architecture >= MMA_I8_ARCHITECTURE && fills_tiles {
+    if lower.device.architecture >= MMA_I8_ARCHITECTURE && fills_tiles {
         let columns = g.groups * g.padded_group_out_c().div_ceil(MMA_TILE);
         lower.call(&CONV_I8_MMA, [g.out_pixels().div_ceil(MMA_TILE), columns], arguments)
     } else if g.out_pixels() <= FEW_PIXELS {
