@@ -11,6 +11,9 @@ use serde_json::Value;
 
 const ON_CUDA: [&str; 2] = ["--backend", "cuda"];
 
+/// Of perplexities and divergences, relative: the CPU rounds inputs of layers whose weights are in groups to 16 bits.
+const MAX_DIFFERENCE: f64 = 5e-3;
+
 /// What the CPU and the GPU say.
 fn both(arguments: &[&str]) -> [Value; 2] {
     let found = [json(arguments), json(&[arguments, &ON_CUDA].concat())];
@@ -77,6 +80,7 @@ fn sessions_go_from_backend_to_backend() {
         }
         // A session of a model that is another one.
         let file = folder.path("kept.session");
+        let _ = std::fs::remove_file(&file);
         json(&greedy(&model, "abc", &["--session", &file, "--backend", "cuda"]));
         let other = llama(&folder, "other.whit", 1, options);
         let arguments = greedy(&other, "abc", &["--session", &file, "--backend", "cuda"]);
@@ -115,7 +119,7 @@ fn perplexities_are_the_same() {
         let [cpu, cuda] = [&cpu, &cuda].map(|found| {
             place.iter().fold(found, |found, key| &found[key]).as_f64().expect("a number")
         });
-        assert!((cpu - cuda).abs() < 1e-3 * cpu, "{place:?}: {cuda} instead of {cpu}");
+        assert!((cpu - cuda).abs() < MAX_DIFFERENCE * cpu, "{place:?}: {cuda} instead of {cpu}");
     }
     assert_eq!(cpu["scored_tokens"], cuda["scored_tokens"]);
 }

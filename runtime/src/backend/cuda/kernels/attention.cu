@@ -136,6 +136,7 @@ __device__ inline void attend(const f32* q, u32 count, const Rows& keys, const R
     __shared__ f32 weighted[WARPS][CHANNELS];
     __shared__ f32 largest_of[WARPS], sum_of[WARPS];
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    // Behind the last query lies anything; nobody reads what becomes of it.
     for (u32 i = threadIdx.x; i < count * size; i += blockDim.x) query[i / size][i % size] = q[i];
     __syncthreads();
     f32 acc[QUERIES][CHANNELS / WARP] = {};
