@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use whit::Model;
 use whit_text::{Decoder, SessionDecoder};
 
-use crate::whit_file::{self, Settings};
+use crate::program;
+use crate::whit_file::Settings;
 
 /// Tokens of the prompt; as many as fit in a smaller context.
 const PROMPT: usize = 512;
@@ -39,9 +40,8 @@ impl Rates {
         if model.metadata_value("model.context").is_none() {
             return Ok(None);
         }
-        let Ok(mut decoder) = SessionDecoder::new(whit_file::session(model, settings)?) else {
-            return Ok(None);
-        };
+        let session = program::prepare(model, settings)?.into_prepared();
+        let Ok(mut decoder) = SessionDecoder::new(session) else { return Ok(None) };
         let prompt = PROMPT.min(decoder.context());
         let generated = GENERATED.min(decoder.context());
         // Low ids are in every vocabulary; what they are doesn't matter for the time.

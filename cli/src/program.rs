@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use serde_json::{Value, json};
 use whit::{Isa, Model, Prepared, Session};
 
 use crate::commands::Profile;
@@ -27,10 +28,28 @@ impl Backend {
     }
 }
 
+/// What a model ran on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RanOn {
+    backend: Backend,
+    /// Of the CPU.
+    isa: Option<Isa>,
+    threads: usize,
+}
+
+impl RanOn {
+    /// The keys `backend`, `isa` and `threads`.
+    pub(crate) fn add_to(self, object: &mut Value) {
+        object["backend"] = json!(self.backend.name());
+        object["isa"] = json!(self.isa.map(Isa::name));
+        object["threads"] = json!(self.threads);
+    }
+}
+
 /// A model ready to run somewhere.
 pub(crate) enum Program<'m> {
     Cpu(Box<Session<'m>>),
-    #[cfg(feature = "cuda")]
+    #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
     Cuda(Box<whit::cuda::Session<'m>>),
 }
 
@@ -43,11 +62,23 @@ pub(crate) fn prepare<'m>(model: Model<'m>, settings: impl Into<Settings>) -> Re
     }
 }
 
-#[cfg(feature = "cuda")]
+/// The device that is asked for.
+#[cfg(all(feature = "cuda", not(feature = "cuda-emulation")))]
+fn device(settings: Settings) -> Result<whit::cuda::Device, whit::cuda::Error> {
+    whit::cuda::Device::open(settings.device)
+}
+
+/// What stands for it in tests.
+#[cfg(feature = "cuda-emulation")]
+fn device(_: Settings) -> Result<whit::cuda::Device, whit::cuda::Error> {
+    whit::cuda::Device::for_tests()
+}
+
+#[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
 fn on_cuda<'m>(model: Model<'m>, settings: Settings) -> Result<Program<'m>> {
     use anyhow::Context;
-    use whit::cuda::{Device, Error, Session};
-    let device = Device::open(settings.device).context("--backend cuda")?;
+    use whit::cuda::{Error, Session};
+    let device = device(settings).context("--backend cuda")?;
     match Session::new(model, &device, whit::cuda::Options::default()) {
         Ok(session) => Ok(Program::Cuda(Box::new(session))),
         Err(Error::Session(error)) => Err(whit_file::named(&model, error)),
@@ -55,7 +86,7 @@ fn on_cuda<'m>(model: Model<'m>, settings: Settings) -> Result<Program<'m>> {
     }
 }
 
-#[cfg(not(feature = "cuda"))]
+#[cfg(not(any(feature = "cuda", feature = "cuda-emulation")))]
 fn on_cuda<'m>(_: Model<'m>, _: Settings) -> Result<Program<'m>> {
     bail!("--backend cuda: this build has no CUDA backend; build with `--features cuda`")
 }
@@ -65,9 +96,28 @@ impl<'m> Program<'m> {
     pub(crate) fn prepared(&mut self) -> &mut (dyn Prepared<'m> + 'm) {
         match self {
             Program::Cpu(session) => &mut **session,
-            #[cfg(feature = "cuda")]
+            #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
             Program::Cuda(session) => &mut **session,
         }
+    }
+
+    /// The same, of a program that is needed for nothing else.
+    pub(crate) fn into_prepared(self) -> Box<dyn Prepared<'m> + 'm> {
+        match self {
+            Program::Cpu(session) => session,
+            #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
+            Program::Cuda(session) => session,
+        }
+    }
+
+    /// What it runs on.
+    pub(crate) fn ran_on(&self) -> RanOn {
+        let backend = match self {
+            Program::Cpu(_) => Backend::Cpu,
+            #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
+            Program::Cuda(_) => Backend::Cuda,
+        };
+        RanOn { backend, isa: self.isa(), threads: self.threads() }
     }
 
     /// Refuses an option that only the CPU has.
@@ -92,7 +142,7 @@ impl<'m> Program<'m> {
     pub(crate) fn isa(&self) -> Option<Isa> {
         match self {
             Program::Cpu(session) => Some(session.isa()),
-            #[cfg(feature = "cuda")]
+            #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
             Program::Cuda(_) => None,
         }
     }
@@ -101,7 +151,7 @@ impl<'m> Program<'m> {
     pub(crate) fn threads(&self) -> usize {
         match self {
             Program::Cpu(session) => session.threads(),
-            #[cfg(feature = "cuda")]
+            #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
             Program::Cuda(_) => 1,
         }
     }
@@ -110,7 +160,7 @@ impl<'m> Program<'m> {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Program::Cpu(session) => session.needed_bytes(),
-            #[cfg(feature = "cuda")]
+            #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
             Program::Cuda(session) => session.device_bytes(),
         }
     }

@@ -28,7 +28,10 @@ pub(crate) struct Settings {
     /// What runs it.
     pub(crate) backend: Backend,
     /// Number of the device, of backends that have some.
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "no such backend in this build"))]
+    #[cfg_attr(
+        any(not(feature = "cuda"), feature = "cuda-emulation"),
+        expect(dead_code, reason = "no such devices in this build")
+    )]
     pub(crate) device: usize,
 }
 

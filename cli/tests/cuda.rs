@@ -2,6 +2,9 @@
 
 mod common;
 
+use common::alphabet::encoder;
+use common::llama::llama;
+use common::parrot::{model as parrot, wav};
 use common::{Folder, example, whit};
 
 /// What stands in the way here; `None` where a GPU is at hand.
@@ -20,10 +23,20 @@ fn what_is_missing_is_said() {
     let converted = whit(&["convert", &example("digits.onnx"), "-o", model]);
     assert!(converted.status.success(), "{converted:?}");
     let data = example("digits-test.npz");
+    let llama = llama(&folder, "llama.whit", 1, &[]);
+    let (encoder, parrot) =
+        (folder.write("encoder.whit", &encoder()), folder.write("parrot.whit", &parrot(&[])));
+    let (words, sound) =
+        (folder.write("words.txt", b"some words"), folder.write("sound.wav", &wav(0.2)));
     for command in [
         vec!["bench", model, "--seconds", "0.01"],
         vec!["verify", model],
         vec!["eval", model, "--data", &data],
+        vec!["eval", &llama, "--perplexity", &words],
+        vec!["generate", &llama, "--prompt", "a", "--max-tokens", "2"],
+        vec!["generate", &llama, "--prompts", &words, "--max-tokens", "2"],
+        vec!["embed", &encoder, "some words"],
+        vec!["transcribe", &parrot, &sound],
     ] {
         let output = whit(&[&command[..], &["--backend", "cuda"]].concat());
         let error = String::from_utf8_lossy(&output.stderr).into_owned();

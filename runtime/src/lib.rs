@@ -42,5 +42,5 @@ pub use memory::{Context, Operands, Sink, Slot, Source};
 #[cfg(feature = "std")]
 pub use mmap::ModelFile;
 pub use model::{MAX_DIMS, Model};
-pub use saved::RestoreError;
+pub use saved::{RestoreError, SaveError};
 pub use session::{Observed, Options, Probe, Session};

@@ -4,8 +4,9 @@
 //! buffer can be behind them, and nothing is allocated.
 
 use core::fmt;
-use core::ops::Range;
+use core::ops::{ControlFlow, Range};
 
+use crate::backend::Prepared;
 use crate::error::SessionError;
 use crate::format::{Crc32, Field, Op, SavedStateHeader, Storage};
 use crate::session::Session;
@@ -17,6 +18,27 @@ const VERSION: u16 = 1;
 const BYTE_ORDER: u16 = if cfg!(target_endian = "big") { 2 } else { 1 };
 /// Results of cached attention from which on they are caches.
 const CACHES_FROM: usize = 1;
+
+/// Why state wasn't saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SaveError<E> {
+    /// The bytes couldn't be written.
+    Write(E),
+    /// The device that holds them failed.
+    Session(SessionError),
+}
+
+impl<E: fmt::Display> fmt::Display for SaveError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SaveError::Write(error) => write!(f, "the state can't be written: {error}"),
+            SaveError::Session(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: core::error::Error> core::error::Error for SaveError<E> {}
 
 /// Why saved state wasn't restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +66,8 @@ pub enum RestoreError<E> {
     },
     /// The checksum is wrong: they were damaged.
     Checksum,
+    /// The device that holds the states failed.
+    Session(SessionError),
 }
 
 impl<E: fmt::Display> fmt::Display for RestoreError<E> {
@@ -64,6 +88,7 @@ impl<E: fmt::Display> fmt::Display for RestoreError<E> {
             RestoreError::Checksum => {
                 f.write_str("the checksum of the saved state is wrong: it is damaged")
             }
+            RestoreError::Session(error) => error.fmt(f),
         }
     }
 }
@@ -96,7 +121,7 @@ impl Walk {
     }
 
     /// The next bytes.
-    fn next(&mut self, session: &Session<'_>) -> Option<Range<usize>> {
+    fn next(&mut self, session: &dyn Prepared<'_>) -> Option<Range<usize>> {
         loop {
             if let Some(cache) = &mut self.cache {
                 if cache.start < cache.end {
@@ -107,7 +132,7 @@ impl Walk {
                 self.at = cache.end;
                 self.cache = None;
             }
-            let end = session.state().len();
+            let end = state_bytes(session);
             match session.cache_from(self.at, self.positions) {
                 Some(cache) if cache.start == self.at => self.cache = Some(cache),
                 next => {
@@ -120,8 +145,23 @@ impl Walk {
     }
 }
 
-impl Session<'_> {
-    /// Bytes that [`Session::save_state`] writes for so many positions.
+fn state_bytes(session: &dyn Prepared<'_>) -> usize {
+    session.model().header().state_bytes as usize
+}
+
+/// Turns a result into what breaks a walk over pieces, and keeps its error.
+fn unless_failed<E>(result: Result<(), E>, failed: &mut Option<E>) -> ControlFlow<()> {
+    match result {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            *failed = Some(error);
+            ControlFlow::Break(())
+        }
+    }
+}
+
+impl<'m> dyn Prepared<'m> + '_ {
+    /// As [`Session::saved_state_bytes`].
     pub fn saved_state_bytes(&self, positions: u32) -> u64 {
         SavedStateHeader::SIZE as u64 + self.payload_bytes(positions) + u32::SIZE as u64
     }
@@ -132,16 +172,15 @@ impl Session<'_> {
         lengths.sum()
     }
 
-    /// Writes all states through `write`, piece by piece. Of KV caches those at the first `positions` are written, all
-    /// with `u32::MAX`; other states are always whole. Neither inputs and outputs nor dimensions are part of it.
+    /// As [`Session::save_state`].
     ///
     /// # Errors
-    /// What `write` returns.
+    /// What `write` returns, and when a device fails.
     pub fn save_state<E>(
         &self,
         positions: u32,
         mut write: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<(), SaveError<E>> {
         let mut crc = Crc32::new();
         let mut put = |bytes: &[u8]| {
             crc.update(bytes);
@@ -149,21 +188,23 @@ impl Session<'_> {
         };
         let mut header = [0; SavedStateHeader::SIZE];
         self.saved_header(positions).write(&mut header);
-        put(&header)?;
+        put(&header).map_err(SaveError::Write)?;
         let mut walk = Walk::new(positions);
+        let mut failed = None;
         while let Some(range) = walk.next(self) {
-            put(&self.state()[range])?;
+            let read = self.read_state(range, &mut |piece| unless_failed(put(piece), &mut failed));
+            read.map_err(SaveError::Session)?;
+            if let Some(error) = failed {
+                return Err(SaveError::Write(error));
+            }
         }
-        write(&crc.finish().to_le_bytes())
+        write(&crc.finish().to_le_bytes()).map_err(SaveError::Write)
     }
 
-    /// Reads what [`Session::save_state`] wrote, through `read`, which fills the slice it is given. Returns the number of
-    /// positions of KV caches that were restored; those behind them stay as they are.
+    /// As [`Session::restore_state`].
     ///
     /// # Errors
-    /// [`RestoreError`]: what `read` returns, bytes that are no saved state of this model and this version, and damaged ones.
-    /// The header is checked before anything is touched; where an error comes later, all states have their
-    /// initial values.
+    /// Those of [`Session::restore_state`].
     pub fn restore_state<E>(
         &mut self,
         mut read: impl FnMut(&mut [u8]) -> Result<(), E>,
@@ -196,11 +237,10 @@ impl Session<'_> {
         restored.map(|()| stated.positions)
     }
 
-    /// Copies the keys and values of a sequence's first `positions` to another sequence, which so goes on as the first one: in a search
-    /// that follows several texts. Those of all positions with `u32::MAX`. Other states stay as they are.
+    /// As [`Session::copy_sequence`].
     ///
     /// # Errors
-    /// [`SessionError::Unknown`] for a sequence that a KV cache doesn't have; some may have been copied then.
+    /// Those of [`Session::copy_sequence`].
     pub fn copy_sequence(
         &mut self,
         from: usize,
@@ -215,7 +255,7 @@ impl Session<'_> {
             let sequence_bytes = (cache.end - cache.start) / cache.sequences;
             for head in (0..sequence_bytes).step_by(cache.stride) {
                 let place = |sequence| cache.start + sequence * sequence_bytes + head;
-                self.state_mut().copy_within(place(from)..place(from) + cache.kept, place(to));
+                self.copy_state(place(from)..place(from) + cache.kept, place(to))?;
             }
             at = cache.end;
         }
@@ -231,10 +271,17 @@ impl Session<'_> {
         let mut crc = Crc32::new();
         crc.update(header);
         let mut walk = Walk::new(positions);
+        let mut failed = None;
         while let Some(range) = walk.next(self) {
-            let piece = &mut self.state_mut()[range];
-            read(piece).map_err(RestoreError::Read)?;
-            crc.update(piece);
+            let written = self.write_state(range, &mut |piece| {
+                let filled = unless_failed(read(piece), &mut failed);
+                crc.update(piece);
+                filled
+            });
+            written.map_err(RestoreError::Session)?;
+            if let Some(error) = failed {
+                return Err(RestoreError::Read(error));
+            }
         }
         let mut stated = [0; u32::SIZE];
         read(&mut stated).map_err(RestoreError::Read)?;
@@ -273,7 +320,7 @@ impl Session<'_> {
             let row = slot.dim(3).checked_mul(slot.dtype().size())?;
             let stride = slot.dim(2).checked_mul(row)?;
             let rows = usize::try_from(positions).unwrap_or(usize::MAX).min(slot.dim(2));
-            let is_whole = stride > 0 && bytes.is_multiple_of(stride) && end <= self.state().len();
+            let is_whole = stride > 0 && bytes.is_multiple_of(stride) && end <= state_bytes(self);
             let is_there = slot.place.storage == Storage::State && slot.rank() == 4 && start >= at;
             (is_whole && is_there && bytes > 0).then_some(Cache {
                 start,
@@ -286,3 +333,63 @@ impl Session<'_> {
         caches.min_by_key(|cache| cache.start)
     }
 }
+
+/// Gives the `Session` in scope the methods of [`Prepared`] that save, restore and copy states.
+macro_rules! forward_states {
+    () => {
+        impl Session<'_> {
+            /// Bytes that [`Session::save_state`] writes for so many positions.
+            pub fn saved_state_bytes(&self, positions: u32) -> u64 {
+                (self as &dyn Prepared<'_>).saved_state_bytes(positions)
+            }
+
+            /// Writes all states through `write`, piece by piece. Of KV caches those at the first `positions` are written,
+            /// all with `u32::MAX`; other states are always whole. Neither inputs and outputs nor dimensions are part of
+            /// it.
+            ///
+            /// # Errors
+            /// What `write` returns, and when a device fails.
+            pub fn save_state<E>(
+                &self,
+                positions: u32,
+                write: impl FnMut(&[u8]) -> Result<(), E>,
+            ) -> Result<(), $crate::SaveError<E>> {
+                (self as &dyn Prepared<'_>).save_state(positions, write)
+            }
+
+            /// Reads what [`Session::save_state`] wrote, through `read`, which fills the slice it is given. Returns the
+            /// number of positions of KV caches that were restored; those behind them stay as they are.
+            ///
+            /// # Errors
+            /// [`RestoreError`](crate::RestoreError): what `read` returns, bytes that are no saved state of this model and
+            /// this version, damaged ones, and when a device fails. The header is checked before anything is touched;
+            /// where an error comes later, all states have their initial values.
+            pub fn restore_state<E>(
+                &mut self,
+                read: impl FnMut(&mut [u8]) -> Result<(), E>,
+            ) -> Result<u32, $crate::RestoreError<E>> {
+                (self as &mut dyn Prepared<'_>).restore_state(read)
+            }
+
+            /// Copies the keys and values of a sequence's first `positions` to another sequence, which so goes on as the
+            /// first one: in a search that follows several texts. Those of all positions with `u32::MAX`. Other states
+            /// stay as they are.
+            ///
+            /// # Errors
+            /// [`SessionError::Unknown`] for a sequence that a KV cache doesn't have, and when a device fails; some may
+            /// have been copied then.
+            pub fn copy_sequence(
+                &mut self,
+                from: usize,
+                to: usize,
+                positions: u32,
+            ) -> Result<(), SessionError> {
+                (self as &mut dyn Prepared<'_>).copy_sequence(from, to, positions)
+            }
+        }
+    };
+}
+#[cfg(any(feature = "cuda", feature = "cuda-emulation", all(test, feature = "std")))]
+pub(crate) use forward_states;
+
+forward_states!();

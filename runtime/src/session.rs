@@ -1,5 +1,7 @@
 //! A session: a model bound to kernels and memory. Prepared once, then `run` is a loop.
 
+use core::ops::{ControlFlow, Range};
+
 use crate::dtype::DType;
 use crate::error::{SessionError, StepErrorKind};
 use crate::format::{Element, Op, OpBits, StepRecord, cast, cast_mut};
@@ -334,14 +336,33 @@ impl<'m> Session<'m> {
         self.block.slot(tensor)
     }
 
-    /// The bytes of all states.
-    pub(crate) fn state(&self) -> &[u8] {
-        self.block.state()
+    pub(crate) fn read_state(
+        &self,
+        range: Range<usize>,
+        take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), SessionError> {
+        // One piece, so that nothing comes behind a break.
+        let _ = take(self.block.state().get(range).ok_or(SessionError::Unknown)?);
+        Ok(())
     }
 
-    /// The same, writable.
-    pub(crate) fn state_mut(&mut self) -> &mut [u8] {
-        self.block.state_mut()
+    pub(crate) fn write_state(
+        &mut self,
+        range: Range<usize>,
+        fill: &mut dyn FnMut(&mut [u8]) -> ControlFlow<()>,
+    ) -> Result<(), SessionError> {
+        let _ = fill(self.block.state_mut().get_mut(range).ok_or(SessionError::Unknown)?);
+        Ok(())
+    }
+
+    pub(crate) fn copy_state(&mut self, from: Range<usize>, to: usize) -> Result<(), SessionError> {
+        let state = self.block.state_mut();
+        let end = to.checked_add(from.len()).ok_or(SessionError::Unknown)?;
+        if state.get(from.clone()).is_none() || end > state.len() {
+            return Err(SessionError::Unknown);
+        }
+        state.copy_within(from, to);
+        Ok(())
     }
 
     /// Runs every step once. Allocates nothing.
@@ -419,6 +440,12 @@ impl<'m> Session<'m> {
             return Err(wrong);
         }
         cast_mut(self.block.tensor_mut(&slot)).ok_or(wrong)
+    }
+
+    /// An input's bytes, to fill in place as [`Session::input_mut`].
+    pub fn input_bytes_mut(&mut self, index: usize) -> Result<&mut [u8], SessionError> {
+        let slot = self.input_slot(index)?;
+        Ok(self.block.tensor_mut(&slot))
     }
 
     /// An input's bytes: what the caller wrote, until a run reuses their memory.

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use whit::{DType, Session};
+use whit::{DType, Prepared};
 use whit_text::{Decoder, Sampling, SessionDecoder, TextError, Tokenizer};
 
 use crate::error::SpeechError;
@@ -56,7 +56,7 @@ impl<'m> Transcriber<'m> {
     ///
     /// # Errors
     /// [`SpeechError::NotSpeech`] with what is missing.
-    pub fn new(session: Session<'m>) -> Result<Transcriber<'m>, SpeechError> {
+    pub fn new(session: Box<dyn Prepared<'m> + 'm>) -> Result<Transcriber<'m>, SpeechError> {
         let model = *session.model();
         let missing = |what: &str| SpeechError::NotSpeech(format!("it has no {what}"));
         let named =
@@ -98,7 +98,7 @@ impl<'m> Transcriber<'m> {
     }
 
     /// The session.
-    pub fn session(&self) -> &Session<'m> {
+    pub fn session(&self) -> &(dyn Prepared<'m> + 'm) {
         self.decoder.session()
     }
 

@@ -17,7 +17,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let ids = ids.iter().map(|id| id.parse()).collect::<Result<Vec<i32>, _>>()?;
 
     let file = ModelFile::open(path)?;
-    let mut decoder = SessionDecoder::new(Session::new(file.model()?, Options::default())?)?;
+    let session = Session::new(file.model()?, Options::default())?;
+    let mut decoder = SessionDecoder::new(Box::new(session))?;
     let mut out = std::io::stdout().lock();
     let mut position = 0;
     for tokens in ids.chunks(piece.max(1)) {

@@ -1,6 +1,6 @@
 //! What generates logits: a language model with a KV cache.
 
-use whit::{DType, Session};
+use whit::{DType, Prepared};
 
 use crate::error::TextError;
 
@@ -64,10 +64,10 @@ pub(crate) fn compute<'d, D: Decoder + ?Sized>(
     Ok(logits)
 }
 
-/// A session of a `.whit` decoder: inputs `tokens`, `positions`, `rows` and, of several sequences, `sequences`, output
+/// A session of a `.whit` decoder, on any backend: inputs `tokens`, `positions`, `rows` and, of several sequences, `sequences`, output
 /// `logits`, and the state that is its KV cache.
 pub struct SessionDecoder<'m> {
-    session: Session<'m>,
+    session: Box<dyn Prepared<'m> + 'm>,
     inputs: [usize; 3],
     /// The input `sequences` of a model that has several.
     sequences_input: Option<usize>,
@@ -91,7 +91,7 @@ impl<'m> SessionDecoder<'m> {
     ///
     /// # Errors
     /// [`TextError::NotDecoder`] with what is missing.
-    pub fn new(mut session: Session<'m>) -> Result<SessionDecoder<'m>, TextError> {
+    pub fn new(mut session: Box<dyn Prepared<'m> + 'm>) -> Result<SessionDecoder<'m>, TextError> {
         let model = *session.model();
         let missing = |what: String| TextError::NotDecoder(format!("it has no {what}"));
         let find = |mut tensors: Vec<usize>, name: &str| {
@@ -158,13 +158,13 @@ impl<'m> SessionDecoder<'m> {
     }
 
     /// The session.
-    pub fn session(&self) -> &Session<'m> {
-        &self.session
+    pub fn session(&self) -> &(dyn Prepared<'m> + 'm) {
+        &*self.session
     }
 
     /// The session, to fill inputs that a model has besides those of a decoder.
-    pub fn session_mut(&mut self) -> &mut Session<'m> {
-        &mut self.session
+    pub fn session_mut(&mut self) -> &mut (dyn Prepared<'m> + 'm) {
+        &mut *self.session
     }
 }
 

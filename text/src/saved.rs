@@ -13,8 +13,8 @@
 
 use std::io::{self, Read, Write};
 
-use whit::RestoreError;
 use whit::format::Crc32;
+use whit::{RestoreError, SaveError};
 
 use crate::decoder::{Decoder, SessionDecoder};
 use crate::error::TextError;
@@ -27,7 +27,7 @@ impl Generator<'_, SessionDecoder<'_>> {
     /// Writes what the cache holds, so that [`Generator::restore`] can go on from it.
     ///
     /// # Errors
-    /// Those of `out`.
+    /// Those of `out`, and of the device that holds the cache.
     pub fn save(&self, out: &mut dyn Write) -> io::Result<()> {
         let count = u32::try_from(self.cached().len()).map_err(io::Error::other)?;
         let mut head = MAGIC.to_vec();
@@ -36,7 +36,11 @@ impl Generator<'_, SessionDecoder<'_>> {
         head.extend(self.cached().iter().flat_map(|token| token.to_le_bytes()));
         head.extend(whit::format::crc32(&[&head]).to_le_bytes());
         out.write_all(&head)?;
-        self.decoder().session().save_state(count, |bytes| out.write_all(bytes))
+        let saved = self.decoder().session().save_state(count, |bytes| out.write_all(bytes));
+        saved.map_err(|error| match error {
+            SaveError::Write(error) => error,
+            error => io::Error::other(error.to_string()),
+        })
     }
 
     /// Reads what [`Generator::save`] wrote with the same model. A prompt that begins with the same tokens is then

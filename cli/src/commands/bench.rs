@@ -338,10 +338,7 @@ impl Bench {
                 profile.run(&mut session)?;
             }
         }
-        let rates = match settings.backend {
-            Backend::Cpu => Rates::measure(model, settings)?,
-            Backend::Cuda => None,
-        };
+        let rates = Rates::measure(model, settings)?;
         let header = model.header();
         let p50 = measured.percentile(0.5);
         // The file says how much work there is at the largest dimensions.

@@ -8,11 +8,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
-use whit::{DType, Model, Session};
+use whit::{DType, Model, Prepared};
 use whit_text::Tokenizer;
 
 use super::{ModelPath, Target, print_json, print_text};
 use crate::data::{Array, ArrayData, write_npy_file};
+use crate::program;
 use crate::report::{self, Align};
 use crate::samples::output_f32;
 use crate::whit_file::{self, TensorInfo, tensor_info};
@@ -74,7 +75,7 @@ impl Axis {
     }
 
     /// Sets the size for so many elements, which is the smallest that holds them; returns it.
-    fn set(&self, session: &mut Session<'_>, count: usize) -> Result<usize> {
+    fn set(&self, session: &mut dyn Prepared<'_>, count: usize) -> Result<usize> {
         let size = count.max(self.min);
         if self.min != self.max {
             session.set_dimension(&self.symbol, u32::try_from(size)?)?;
@@ -116,7 +117,7 @@ impl<'m> Interface<'m> {
     }
 
     /// The vectors of a few texts, one after the other.
-    fn run(&self, session: &mut Session<'_>, texts: &[Tokens]) -> Result<Vec<Vec<f32>>> {
+    fn run(&self, session: &mut dyn Prepared<'_>, texts: &[Tokens]) -> Result<Vec<Vec<f32>>> {
         let longest = texts.iter().map(|tokens| tokens.ids.len()).max().unwrap_or(0);
         let rows = self.batch.set(session, texts.len())?;
         let seq = self.seq.set(session, longest)?;
@@ -168,10 +169,11 @@ impl Embed {
         let count: usize = tokens.iter().map(|tokens| tokens.ids.len()).sum();
         // Texts of like lengths are padded least.
         tokens.sort_by_key(|tokens| tokens.ids.len());
-        let mut session = whit_file::session(model, self.target.settings()?)?;
+        let mut program = program::prepare(model, self.target.settings()?)?;
+        let session = program.prepared();
         let mut vectors = vec![Vec::new(); texts.len()];
         for texts in tokens.chunks(batch) {
-            for (tokens, vector) in texts.iter().zip(interface.run(&mut session, texts)?) {
+            for (tokens, vector) in texts.iter().zip(interface.run(session, texts)?) {
                 vectors[tokens.text] = vector;
             }
         }

@@ -16,6 +16,7 @@ use whit_text::{
 };
 
 use super::{ModelPath, Target, print_json, print_text};
+use crate::program::{self, RanOn};
 use crate::{new_file, report, whit_file};
 
 #[derive(Args)]
@@ -160,6 +161,7 @@ struct Machine<'m> {
     model: whit::Model<'m>,
     tokenizer: &'m Tokenizer,
     generator: Generator<'m, SessionDecoder<'m>>,
+    ran_on: RanOn,
 }
 
 impl Generate {
@@ -178,8 +180,10 @@ impl Generate {
                 format!("{}: the model has no chat template: leave --chat out", place())
             })?),
         };
-        let session = whit_file::session(model, self.target.settings()?)?;
-        let decoder = SessionDecoder::new(session).with_context(place)?;
+        let settings = self.target.settings()?;
+        let program = program::prepare(model, settings)?;
+        let ran_on = program.ran_on();
+        let decoder = SessionDecoder::new(program.into_prepared()).with_context(place)?;
         if let Some(path) = &self.prompts {
             return self.many(path, &model, &tokenizer, template.as_ref(), decoder);
         }
@@ -191,11 +195,11 @@ impl Generate {
             let model = whit_file::model(&draft_file, path)?;
             draft_tokenizer = Tokenizer::of(&model).with_context(place)?;
             tokenizer.check_same(&draft_tokenizer).with_context(place)?;
-            let session = whit_file::session(model, self.target.settings()?)?;
+            let session = program::prepare(model, settings)?.into_prepared();
             generator = generator.with_draft(SessionDecoder::new(session).with_context(place)?);
         }
         self.restore(&mut generator)?;
-        let mut machine = Machine { model, tokenizer: &tokenizer, generator };
+        let mut machine = Machine { model, tokenizer: &tokenizer, generator, ran_on };
         let load_seconds = start.elapsed().as_secs_f64();
 
         let prompt = self.prompt()?;
@@ -322,14 +326,12 @@ impl Generate {
             eprintln!("{}", summary(generation));
             return Ok(());
         }
-        let session = machine.generator.decoder().session();
         let mut object = to_json(generation);
         object["reused_tokens"] = json!(generation.reused_tokens);
         object["guessed_tokens"] = json!(generation.guessed.0);
         object["guessed_right"] = json!(generation.guessed.1);
         object["load_seconds"] = json!(load);
-        object["isa"] = json!(session.isa().name());
-        object["threads"] = json!(session.threads());
+        machine.ran_on.add_to(&mut object);
         print_json(&object)
     }
 }

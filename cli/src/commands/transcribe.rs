@@ -12,6 +12,7 @@ use whit_speech::{Audio, Request, Segment, SpeechError, Transcriber, Transcript,
 use whit_text::TextError;
 
 use super::{ModelPath, Target, print_json, print_text};
+use crate::program;
 use crate::whit_file;
 
 #[derive(Args)]
@@ -89,12 +90,14 @@ impl Transcribe {
         if self.word_times && !self.form.json {
             bail!("--word-times goes with --json");
         }
-        let session = whit_file::session(model, self.target.settings()?)?;
+        let program = program::prepare(model, self.target.settings()?)?;
+        let ran_on = program.ran_on();
         let named = |error| match error {
             SpeechError::Text(TextError::Session(error)) => whit_file::named(&model, error),
             error => error.into(),
         };
-        let mut transcriber = Transcriber::new(session).map_err(named).with_context(place)?;
+        let mut transcriber =
+            Transcriber::new(program.into_prepared()).map_err(named).with_context(place)?;
         let request = Request {
             language: self.language.clone(),
             translate: self.translate,
@@ -140,14 +143,9 @@ impl Transcribe {
             let seconds = begin.elapsed().as_secs_f64();
             if self.form.json {
                 let with_words = self.word_times;
-                objects.push(object(
-                    path,
-                    &transcript,
-                    duration,
-                    seconds,
-                    &transcriber,
-                    with_words,
-                ));
+                let mut object = object(path, &transcript, duration, seconds, with_words);
+                ran_on.add_to(&mut object);
+                objects.push(object);
             } else {
                 eprintln!("{}", summary(path, &transcript, duration, seconds));
             }
@@ -190,7 +188,6 @@ fn object(
     transcript: &Transcript,
     duration: f64,
     seconds: f64,
-    transcriber: &Transcriber<'_>,
     with_words: bool,
 ) -> Value {
     let segments = transcript.segments.iter().map(|segment| {
@@ -229,8 +226,6 @@ fn object(
         "word_seconds": transcript.times.words.as_secs_f64(),
         "windows": transcript.windows,
         "decoder_tokens": transcript.written,
-        "isa": transcriber.session().isa().name(),
-        "threads": transcriber.session().threads(),
     })
 }
 

@@ -3,6 +3,10 @@
 
 use super::{Folder, table};
 use serde_json::{Map, Value, json};
+use whit::DType;
+use whit_convert::dim::{Dim, Symbol};
+use whit_convert::graph::{Graph, Node, Op, ReduceKind};
+use whit_convert::tensor::Tensor;
 
 pub(crate) const EOS: usize = 256;
 pub(crate) const VOCABULARY: usize = 257;
@@ -76,4 +80,31 @@ pub(crate) fn certain(folder: &Folder, name: &str, best: f32) -> String {
         ("model.context", "60"),
     ];
     folder.write(name, &model(best, &metadata))
+}
+
+/// An encoder whose embedding is the mean of its tokens' rows of a table.
+pub(crate) fn encoder() -> Vec<u8> {
+    let width = 5;
+    let mut graph = Graph { name: "means".to_owned(), ..Graph::default() };
+    for (name, max) in [("batch", 3), ("seq", 16)] {
+        graph.symbols.push(Symbol { name: name.to_owned(), min: 1, max });
+    }
+    let shape = vec![Dim::symbol(0), Dim::symbol(1)];
+    let ids = graph.add_value("input_ids", DType::I32, shape.clone());
+    graph.inputs.push(ids);
+    let numbers: Vec<f32> =
+        (0..VOCABULARY * width).map(|at| (at * 37 % 101) as f32 / 50.0 - 1.0).collect();
+    let rows = graph.add_constant("table", Tensor::from_f32([VOCABULARY, width], &numbers));
+    let wide = [shape, vec![Dim::from(width)]].concat();
+    let looked_up = table::looked_up(&mut graph, "rows", [rows, ids], wide);
+    let embedding =
+        graph.add_value("embedding", DType::F32, vec![Dim::symbol(0), Dim::from(width)]);
+    graph.nodes.push(Node {
+        name: "mean".to_owned(),
+        op: Op::Reduce { kind: ReduceKind::Mean, axes: vec![1], keep_dims: false },
+        inputs: vec![Some(looked_up)],
+        outputs: vec![embedding],
+    });
+    graph.outputs.push(embedding);
+    table::file(graph, &[("tokenizer", &tokenizer())])
 }

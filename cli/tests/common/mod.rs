@@ -3,6 +3,7 @@
 
 pub(crate) mod alphabet;
 pub(crate) mod llama;
+pub(crate) mod parrot;
 pub(crate) mod table;
 
 use std::path::{Path, PathBuf};

@@ -14,6 +14,7 @@ use whit_text::{
 
 use super::{file_name, is_whit, model_bytes};
 use crate::commands::{print_json, print_text};
+use crate::program::{self, RanOn};
 use crate::report::{self, Align};
 use crate::samples::progress_bar;
 use crate::whit_file::{self, Settings};
@@ -46,15 +47,17 @@ struct Scorer<'m> {
     name: String,
     tokenizer: Tokenizer,
     decoder: SessionDecoder<'m>,
+    ran_on: RanOn,
 }
 
 impl<'m> Scorer<'m> {
     fn new(model: Model<'m>, path: &Path, settings: Settings) -> Result<Scorer<'m>> {
         let place = || path.display().to_string();
         let tokenizer = Tokenizer::of(&model).with_context(place)?;
-        let session = whit_file::session(model, settings)?;
-        let decoder = SessionDecoder::new(session).with_context(place)?;
-        Ok(Scorer { name: file_name(path), tokenizer, decoder })
+        let program = program::prepare(model, settings)?;
+        let ran_on = program.ran_on();
+        let decoder = SessionDecoder::new(program.into_prepared()).with_context(place)?;
+        Ok(Scorer { name: file_name(path), tokenizer, decoder, ran_on })
     }
 
     /// The text's tokens, and the one that texts begin with.
@@ -117,8 +120,7 @@ impl PerplexityArgs {
         if let Some(path) = paths.get(1) {
             object["against"]["model"] = json!(path.display().to_string());
         }
-        object["isa"] = json!(scorer.decoder.session().isa().name());
-        object["threads"] = json!(scorer.decoder.session().threads());
+        scorer.ran_on.add_to(&mut object);
         print_json(&object)
     }
 

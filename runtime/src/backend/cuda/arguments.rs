@@ -185,6 +185,7 @@ arguments! {
         value_scales: u64,
         output: u64,
         status: u64,
+        scratch: u64,
         tokens: u32,
         heads: u32,
         kv_heads: u32,
@@ -195,6 +196,8 @@ arguments! {
         step: u32,
         scale: f32,
         softcap: f32,
+        parts: u32,
+        reserved: u32,
     }
 
     struct CrossAttention {

@@ -42,7 +42,7 @@ def main():
         raise SystemExit(__doc__)
     nvrtc = ctypes.CDLL(str(pathlib.Path(sys.argv[1]) / "libnvrtc.so.13"))
     kernels = pathlib.Path(__file__).parent / "kernels"
-    headers = [kernels / name for name in ["common.h", "patch_i8.h"]]
+    headers = [kernels / name for name in ["common.h", "conv_f32.h", "patch_i8.h"]]
     complaints, compiled, registers = [], 0, {}
     for path in sorted(kernels.glob("*.cu")):
         text = path.read_text()

@@ -80,6 +80,8 @@ pub(crate) trait Driver: Send + Sync {
     fn pinned(&self, bytes: usize) -> Result<Box<dyn Pinned>, DeviceError>;
     /// Copies to the device, and waits until it is done.
     fn write(&self, to: u64, bytes: &[u8]) -> Result<(), DeviceError>;
+    /// Copies from the device, and waits until it is done.
+    fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), DeviceError>;
     /// The function of a kernel; compiles its file at first use.
     fn function(&self, kernel: &'static Kernel) -> Result<Handle, Error>;
     fn stream(&self) -> Result<Handle, DeviceError>;

@@ -264,6 +264,15 @@ impl Driver for Emulation {
         Ok(())
     }
 
+    fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.expect_inside(from, bytes.len())?;
+        // SAFETY: as in `write`; `allocate` initialised it.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len())
+        };
+        Ok(())
+    }
+
     fn function(&self, kernel: &'static Kernel) -> Result<Handle, Error> {
         // SAFETY: every kernel of the table has this signature; see KERNEL in `host.h`.
         let entry =

@@ -8,13 +8,14 @@ pub(crate) struct File {
 }
 
 /// What files include.
-pub(crate) static HEADERS: [File; 2] = [
+pub(crate) static HEADERS: [File; 3] = [
     File { name: "common.h", source: include_str!("kernels/common.h") },
+    File { name: "conv_f32.h", source: include_str!("kernels/conv_f32.h") },
     File { name: "patch_i8.h", source: include_str!("kernels/patch_i8.h") },
 ];
 
-/// Oldest architecture with the products of `conv_i8_mma.cu`.
-pub(crate) const MMA_I8_ARCHITECTURE: [u32; 2] = [8, 0];
+/// Oldest architecture with the products of `conv_i8_mma.cu` and `conv_bf16_mma.cu`.
+pub(crate) const MMA_ARCHITECTURE: [u32; 2] = [8, 0];
 
 /// A kernel.
 #[derive(Debug)]
@@ -96,6 +97,9 @@ kernels! {
     CONV_I8_MMA_FILE = "conv_i8_mma.cu" {
         CONV_I8_MMA: "conv_i8_mma"(ConvI8), 128, waits;
     }
+    CONV_BF16_MMA_FILE = "conv_bf16_mma.cu" {
+        CONV_BF16_MMA: "conv_bf16_mma"(ConvF32), 128, waits;
+    }
     POOL_FILE = "pool.cu" {
         POOL_I8: "pool_i8"(Pool), 128;
         POOL_I16: "pool_i16"(Pool), 128;
@@ -162,6 +166,11 @@ kernels! {
         CACHE_WRITE_Q8: "cache_write_q8"(CachedAttention), 256, waits;
         CACHED_ATTENTION: "cached_attention"(CachedAttention), 128, waits;
         CACHED_ATTENTION_Q8: "cached_attention_q8"(CachedAttention), 128, waits;
+        CACHED_ATTENTION_PART_1: "cached_attention_part_1"(CachedAttention), 128, waits;
+        CACHED_ATTENTION_PART_4: "cached_attention_part_4"(CachedAttention), 128, waits;
+        CACHED_ATTENTION_Q8_PART_1: "cached_attention_q8_part_1"(CachedAttention), 128, waits;
+        CACHED_ATTENTION_Q8_PART_4: "cached_attention_q8_part_4"(CachedAttention), 128, waits;
+        CACHED_ATTENTION_JOIN: "cached_attention_join"(CachedAttention), 128;
         CROSS_CHECK: "cross_check"(CrossAttention), 256;
         CROSS_WRITE: "cross_write"(CrossAttention), 256;
         CROSS_ATTENTION: "cross_attention"(CrossAttention), 128, waits;

@@ -79,6 +79,8 @@ pub(crate) struct Bases {
     pub(crate) constants: u64,
     pub(crate) arena: u64,
     pub(crate) state: u64,
+    /// What the kernels of a step leave for each other.
+    pub(crate) scratch: u64,
     /// A word: 0, or 1 plus the index of a step whose data were out of range.
     pub(crate) status: u64,
 }
@@ -100,6 +102,7 @@ pub(crate) struct Memory {
     constants: Buffer,
     arena: Buffer,
     state: Buffer,
+    scratch: Buffer,
     status: Buffer,
     /// Inputs, outputs, and the status, on the host.
     pub(crate) staging: Box<dyn Pinned>,
@@ -114,12 +117,14 @@ impl Memory {
         constants: &[u8],
         arena_bytes: usize,
         state_bytes: usize,
+        scratch_bytes: usize,
         staging_bytes: usize,
     ) -> Result<Memory, DeviceError> {
         let memory = Memory {
             constants: Buffer::new(driver, constants.len())?,
             arena: Buffer::new(driver, arena_bytes)?,
             state: Buffer::new(driver, state_bytes)?,
+            scratch: Buffer::new(driver, scratch_bytes)?,
             status: Buffer::new(driver, STATUS_BYTES)?,
             staging: driver.pinned(staging_bytes)?,
         };
@@ -132,12 +137,19 @@ impl Memory {
             constants: self.constants.address(),
             arena: self.arena.address(),
             state: self.state.address(),
+            scratch: self.scratch.address(),
             status: self.status.address(),
         }
     }
 
     /// Bytes on the device.
     pub(crate) fn device_bytes(&self) -> usize {
-        [&self.constants, &self.arena, &self.state, &self.status].map(Buffer::bytes).iter().sum()
+        let buffers = [&self.constants, &self.arena, &self.state, &self.scratch, &self.status];
+        buffers.map(Buffer::bytes).iter().sum()
+    }
+
+    /// Bytes of scratch.
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        self.scratch.bytes()
     }
 }

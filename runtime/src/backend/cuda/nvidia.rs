@@ -445,6 +445,17 @@ impl Driver for Nvidia {
         done("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(std::ptr::null_mut()) })
     }
 
+    fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.enter()?;
+        // SAFETY: writes a slice, before it returns; the address is the device's.
+        done("cuMemcpyDtoH", unsafe {
+            sys::cuMemcpyDtoH_v2(bytes.as_mut_ptr().cast(), from, bytes.len())
+        })
+    }
+
     fn function(&self, kernel: &'static Kernel) -> Result<Handle, Error> {
         self.enter()?;
         let module = self.module(kernel.file)?;

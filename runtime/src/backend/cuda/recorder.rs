@@ -14,6 +14,7 @@ pub(crate) enum Call {
     Allocate,
     Pinned,
     Write,
+    Read,
     Function,
     Stream,
     Enqueue,
@@ -121,6 +122,11 @@ impl Driver for Recorder {
 
     fn write(&self, _: u64, _: &[u8]) -> Result<(), DeviceError> {
         self.may_fail(Call::Write)
+    }
+
+    fn read(&self, _: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        bytes.fill(0);
+        self.may_fail(Call::Read)
     }
 
     fn function(&self, kernel: &'static Kernel) -> Result<Handle, Error> {

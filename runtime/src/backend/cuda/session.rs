@@ -1,13 +1,14 @@
 //! A model prepared for a device: weights uploaded once, every shape's program captured as a graph.
 
 use std::fmt;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use super::device::Device;
 use super::driver::{Command, Driver, Launch};
 use super::error::Error;
 use super::memory::{Graph, Memory, STATUS_BYTES, Stream};
-use super::program::{Call, Refusal};
+use super::program::{Call, Lowered, Refusal};
 use super::steps::{
     check_operators, check_steps, evaluate, expect_all_lowered, lower_step, missing_step,
 };
@@ -149,7 +150,7 @@ impl<'m> Session<'m> {
         evaluate(&tables, symbols, &mut dims)?;
         check_operators(&model)?;
         check_steps(&tables, &dims)?;
-        expect_all_lowered(&model, &tables, &dims, driver.properties().architecture)?;
+        let scratch_bytes = expect_all_lowered(&model, &tables, &dims, driver.properties())?;
 
         let mut staging = STATUS_BYTES.next_multiple_of(STAGING_ALIGN);
         let mut port = |tensor: usize| -> Result<Port, SessionError> {
@@ -171,6 +172,7 @@ impl<'m> Session<'m> {
             model.section(Section::Constants),
             size(header.arena_bytes)?,
             size(header.state_bytes)?,
+            scratch_bytes,
             staging,
         )?;
         let mut session = Session {
@@ -239,6 +241,9 @@ impl<'m> Session<'m> {
     /// As [`crate::Session::set_dimension`].
     pub fn set_dimension(&mut self, name: &str, value: u32) -> Result<(), SessionError> {
         let index = self.model.symbol_for(name, value)?;
+        if self.dims[index] == value {
+            return Ok(());
+        }
         let mut dims = self.dims.clone();
         dims[index] = value;
         let tables = self.tables();
@@ -260,25 +265,40 @@ impl<'m> Session<'m> {
 
     /// Type, shape and quantization of an input.
     pub fn input_slot(&self, index: usize) -> Result<Slot, SessionError> {
-        self.slot(&self.inputs, index)
+        self.port_slot(&self.inputs, index)
     }
 
     /// Type, shape and quantization of an output.
     pub fn output_slot(&self, index: usize) -> Result<Slot, SessionError> {
-        self.slot(&self.outputs, index)
+        self.port_slot(&self.outputs, index)
     }
 
-    fn slot(&self, ports: &[Port], index: usize) -> Result<Slot, SessionError> {
+    fn port_slot(&self, ports: &[Port], index: usize) -> Result<Slot, SessionError> {
         let port = ports.get(index).ok_or(SessionError::Unknown)?;
-        self.tables().tensors.slot(port.tensor, &self.dims).ok_or(SessionError::Unknown)
+        self.slot(port.tensor as usize).ok_or(SessionError::Unknown)
     }
 
     /// Where a port's present bytes are in the staging memory.
-    fn staged(&self, ports: &[Port], index: usize) -> Result<std::ops::Range<usize>, SessionError> {
-        let bytes = self.slot(ports, index)?.bytes();
+    fn staged(&self, ports: &[Port], index: usize) -> Result<Range<usize>, SessionError> {
+        let bytes = self.port_slot(ports, index)?.bytes();
         let port = ports.get(index).filter(|port| bytes <= port.bytes);
         let port = port.ok_or(SessionError::Unknown)?;
         Ok(port.offset..port.offset + bytes)
+    }
+
+    /// Type, shape and quantization of a tensor of the model.
+    pub(crate) fn slot(&self, tensor: usize) -> Option<Slot> {
+        self.tables().tensors.slot(u32::try_from(tensor).ok()?, &self.dims)
+    }
+
+    /// An input's bytes on the host, to fill in place before each run.
+    ///
+    /// # Errors
+    /// When there is no such input, or an earlier run failed on the device.
+    pub fn input_bytes_mut(&mut self, index: usize) -> Result<&mut [u8], SessionError> {
+        let range = self.staged(&self.inputs, index)?;
+        self.settle()?;
+        Ok(&mut self.memory.staging.bytes_mut()[range])
     }
 
     /// Copies bytes in, which must be the input's elements in its own type.
@@ -286,17 +306,16 @@ impl<'m> Session<'m> {
     /// # Errors
     /// When there is no such input, or its length is another.
     pub fn set_input_bytes(&mut self, index: usize, bytes: &[u8]) -> Result<(), SessionError> {
-        let (slot, range) = (self.input_slot(index)?, self.staged(&self.inputs, index)?);
-        if range.len() != bytes.len() {
-            let size = slot.dtype.size();
+        let size = self.input_slot(index)?.dtype.size();
+        let staged = self.input_bytes_mut(index)?;
+        if staged.len() != bytes.len() {
             return Err(SessionError::InputLength {
                 input: index as u32,
-                expected: range.len() / size,
+                expected: staged.len() / size,
                 given: bytes.len() / size,
             });
         }
-        self.settle()?;
-        self.memory.staging.bytes_mut()[range].copy_from_slice(bytes);
+        staged.copy_from_slice(bytes);
         Ok(())
     }
 
@@ -336,7 +355,7 @@ impl<'m> Session<'m> {
     }
 
     /// Bytes of the staging memory, unless the device may be at work on them.
-    fn settled(&self, range: std::ops::Range<usize>) -> Result<&[u8], SessionError> {
+    fn settled(&self, range: Range<usize>) -> Result<&[u8], SessionError> {
         if self.in_flight {
             let call = "a run that was not waited for";
             return Err(SessionError::Device(DeviceError::Failed { call, code: 0 }));
@@ -362,9 +381,7 @@ impl<'m> Session<'m> {
         self.settle()?;
         let shape = self.shape()?;
         self.in_flight = true;
-        if self.resets {
-            self.enqueue_resets()?;
-        }
+        self.reset_if_asked()?;
         let (driver, stream) = (&self.driver, self.stream.handle);
         match &self.shapes[shape].graph {
             Some(graph) => {
@@ -402,7 +419,19 @@ impl<'m> Session<'m> {
         }
     }
 
-    fn enqueue_resets(&mut self) -> Result<(), SessionError> {
+    /// Sets the states to their initial values if they are to be before the next run.
+    fn reset_if_asked(&mut self) -> Result<(), SessionError> {
+        self.in_flight |= self.resets;
+        self.enqueue_resets()?;
+        self.resets = false;
+        Ok(())
+    }
+
+    /// The same, of a session that will do it again.
+    fn enqueue_resets(&self) -> Result<(), SessionError> {
+        if !self.resets {
+            return Ok(());
+        }
         let (bases, tables) = (self.memory.bases(), self.tables());
         let state_bytes = self.model.header().state_bytes as usize;
         let mut commands = vec![Command::Clear { address: bases.state, bytes: state_bytes }];
@@ -419,8 +448,71 @@ impl<'m> Session<'m> {
             let enqueued = self.driver.enqueue(self.stream.handle, command);
             enqueued.map_err(SessionError::Device)?;
         }
-        self.resets = false;
         Ok(())
+    }
+
+    /// Address of a range of the states.
+    fn state_address(&self, range: &Range<usize>) -> Result<u64, SessionError> {
+        let is_inside =
+            range.start <= range.end && range.end as u64 <= self.model.header().state_bytes;
+        match is_inside {
+            true => Ok(self.memory.bases().state + range.start as u64),
+            false => Err(SessionError::Unknown),
+        }
+    }
+
+    pub(crate) fn read_state(
+        &self,
+        range: Range<usize>,
+        take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), SessionError> {
+        let address = self.state_address(&range)?;
+        self.enqueue_resets()?;
+        self.driver.synchronize(self.stream.handle).map_err(SessionError::Device)?;
+        let mut memory = vec![0; range.len().min(STATE_PIECE_BYTES)];
+        for start in (0..range.len()).step_by(STATE_PIECE_BYTES) {
+            let piece = &mut memory[..STATE_PIECE_BYTES.min(range.len() - start)];
+            self.driver.read(address + start as u64, piece).map_err(SessionError::Device)?;
+            if take(piece).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn write_state(
+        &mut self,
+        range: Range<usize>,
+        fill: &mut dyn FnMut(&mut [u8]) -> ControlFlow<()>,
+    ) -> Result<(), SessionError> {
+        let address = self.state_address(&range)?;
+        self.reset_if_asked()?;
+        self.settle()?;
+        let mut memory = vec![0; range.len().min(STATE_PIECE_BYTES)];
+        for start in (0..range.len()).step_by(STATE_PIECE_BYTES) {
+            let piece = &mut memory[..STATE_PIECE_BYTES.min(range.len() - start)];
+            if fill(piece).is_break() {
+                break;
+            }
+            self.driver.write(address + start as u64, piece).map_err(SessionError::Device)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn copy_state(&mut self, from: Range<usize>, to: usize) -> Result<(), SessionError> {
+        let bytes = from.len();
+        let end = to.checked_add(bytes).ok_or(SessionError::Unknown)?;
+        let command = Command::Copy {
+            from: self.state_address(&from)?,
+            to: self.state_address(&(to..end))?,
+            bytes,
+        };
+        if bytes == 0 || from.start == to {
+            return Ok(());
+        }
+        self.reset_if_asked()?;
+        self.in_flight = true;
+        self.driver.enqueue(self.stream.handle, &command).map_err(SessionError::Device)
     }
 
     /// An output's bytes after a run.
@@ -537,7 +629,7 @@ impl<'m> Session<'m> {
     fn build(&mut self) -> Result<usize, Error> {
         let (mut commands, checks) = self.commands()?;
         let upload = |session: &Session<'m>, ports: &[Port], index: usize| {
-            let slot = session.slot(ports, index)?;
+            let slot = session.port_slot(ports, index)?;
             let address = session.memory.bases().address(&slot.place);
             let staged = session.memory.staging.address() + ports[index].offset as u64;
             Ok::<_, SessionError>((address, staged, slot.bytes()))
@@ -589,20 +681,21 @@ impl<'m> Session<'m> {
     /// The launches of all steps, and whether kernels may report data out of range.
     fn commands(&self) -> Result<(Vec<Command>, bool), Error> {
         let (tables, bases) = (self.tables(), self.memory.bases());
-        let architecture = self.driver.properties().architecture;
         let (mut commands, mut checks) = (Vec::new(), false);
         for index in 0..tables.step_count() {
             let missing =
                 |what| Error::Missing(vec![missing_step(&self.model, &tables, index, what)]);
-            let (calls, checked) =
-                match lower_step(&tables, &self.dims, index, bases, architecture)? {
+            let invalid = |kind| SessionError::Step { step: index as u32, kind };
+            let Lowered { calls, checks: checked, scratch_bytes } =
+                match lower_step(&tables, &self.dims, index, bases, self.driver.properties())? {
                     None => return Err(missing(None)),
                     Some(Ok(lowered)) => lowered,
                     Some(Err(Refusal::Lacks(what))) => return Err(missing(Some(what))),
-                    Some(Err(Refusal::Invalid(kind))) => {
-                        return Err(SessionError::Step { step: index as u32, kind }.into());
-                    }
+                    Some(Err(Refusal::Invalid(kind))) => return Err(invalid(kind).into()),
                 };
+            if scratch_bytes > self.memory.scratch_bytes() {
+                return Err(invalid(StepErrorKind::TooLarge).into());
+            }
             checks |= checked;
             for Call { kernel, grid, arguments } in calls {
                 let function = self.driver.function(kernel)?;
@@ -620,6 +713,9 @@ impl Drop for Session<'_> {
     }
 }
 
+/// States go to the host and back in pieces of so many bytes at most.
+const STATE_PIECE_BYTES: usize = 1 << 20;
+
 /// Parts of the staging memory begin at multiples of it: what the widest copies want.
 const STAGING_ALIGN: usize = 64;
 
@@ -629,3 +725,4 @@ fn quantized<T: Affinely + Default>(slot: &Slot, values: &[f32]) -> Vec<T> {
 }
 
 crate::backend::forward_prepared!();
+crate::saved::forward_states!();

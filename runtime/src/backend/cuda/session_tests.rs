@@ -16,6 +16,7 @@ use crate::format::{
     TensorRecord,
 };
 use crate::model::Model;
+use crate::saved::{RestoreError, SaveError};
 
 /// Largest value of the symbol.
 const MOST: u32 = 16;
@@ -382,6 +383,58 @@ fn every_call_may_fail() {
     assert_eq!(session.run(), Err(SessionError::Device(DeviceError::Kernels("elementwise.cu"))));
     recorder.record().fails = None;
     session.run().unwrap();
+}
+
+#[test]
+fn states_that_a_device_loses_are_told() {
+    let (recorder, file) = (Recorder::new([9, 0]), Aligned::new(&file(false)));
+    let mut session = prepare(&recorder, file.model(), Options::default()).unwrap();
+    let save = |session: &Session<'_>| {
+        let mut bytes = Vec::new();
+        let saved = session.save_state(u32::MAX, |piece| {
+            bytes.extend_from_slice(piece);
+            Ok::<(), ()>(())
+        });
+        saved.map(|()| bytes)
+    };
+    let restore = |session: &mut Session<'_>, mut bytes: &[u8]| {
+        session.restore_state(|piece| {
+            let (given, rest) = bytes.split_at_checked(piece.len()).ok_or(())?;
+            piece.copy_from_slice(given);
+            bytes = rest;
+            Ok(())
+        })
+    };
+    let bytes = save(&session).unwrap();
+    // The initial values that were asked for are there first.
+    assert!(matches!(
+        recorder.record().direct[..],
+        [
+            Command::Clear { bytes: 448, .. },
+            Command::Clear { bytes: 8, .. },
+            Command::Copy { bytes: 8, .. }
+        ]
+    ));
+    let lost = DeviceError::Lost;
+    let failed = SessionError::Device(lost);
+    for call in [Call::Read, Call::Synchronize, Call::Enqueue] {
+        recorder.record().fails = Some((call, 0, lost));
+        assert_eq!(save(&session), Err(SaveError::Session(failed)), "{call:?}");
+    }
+    for call in [Call::Write, Call::Synchronize, Call::Enqueue] {
+        recorder.record().fails = Some((call, 0, lost));
+        let restored = restore(&mut session, &bytes);
+        assert_eq!(restored, Err(RestoreError::Session(failed)), "{call:?}");
+    }
+    recorder.record().fails = None;
+    assert_eq!(restore(&mut session, &bytes[..50]), Err(RestoreError::Read(())));
+    assert_eq!(restore(&mut session, &bytes), Ok(u32::MAX));
+    for (from, to) in [(0..9, 0), (0..4, 5), (0..1, usize::MAX)] {
+        assert_eq!(session.copy_state(from, to), Err(SessionError::Unknown));
+    }
+    session.copy_state(0..4, 4).unwrap();
+    let last = recorder.record().direct.last().cloned();
+    assert!(matches!(last, Some(Command::Copy { bytes: 4, to, from }) if to == from + 4));
 }
 
 #[test]

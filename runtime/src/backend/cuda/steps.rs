@@ -1,8 +1,9 @@
 //! Steps of a program: checked as the CPU's, lowered, and named where they are missing.
 
+use super::driver::Properties;
 use super::error::{Error, MissingStep};
 use super::memory::Bases;
-use super::program::{self, Call, Refusal};
+use super::program::{self, Lowered, Refusal};
 use crate::dtype::DType;
 use crate::error::{SessionError, StepErrorKind};
 use crate::format::{Op, OpBits, StepRecord};
@@ -55,18 +56,17 @@ pub(super) fn check_steps(tables: &Tables<'_>, dims: &[u32]) -> Result<(), Sessi
 }
 
 /// The calls of a step; none for one with nothing to compute. `None`: the operator is missing.
-#[allow(clippy::type_complexity, reason = "used twice, right here")]
 pub(super) fn lower_step(
     tables: &Tables<'_>,
     dims: &[u32],
     index: usize,
     bases: Bases,
-    architecture: [u32; 2],
-) -> Result<Option<Result<(Vec<Call>, bool), Refusal>>, SessionError> {
+    device: &Properties,
+) -> Result<Option<Result<Lowered, Refusal>>, SessionError> {
     let failed = SessionError::Step { step: index as u32, kind: StepErrorKind::TooLarge };
     let (record, step) = tables.step_record(index).zip(tables.step(index, dims)).ok_or(failed)?;
     if step.is_idle() {
-        return Ok(Some(Ok((Vec::new(), false))));
+        return Ok(Some(Ok(Lowered::default())));
     }
     Ok(program::lower(
         record.op,
@@ -74,7 +74,7 @@ pub(super) fn lower_step(
         index as u32,
         step,
         bases,
-        architecture,
+        device,
     ))
 }
 
@@ -94,19 +94,19 @@ pub(super) fn missing_step(
     }
 }
 
-/// Refuses a program with steps that this backend lacks, all of them at once.
+/// Refuses a program with steps that this backend lacks, all of them at once. Returns the bytes of scratch that its steps need.
 pub(super) fn expect_all_lowered(
     model: &Model<'_>,
     tables: &Tables<'_>,
     dims: &[u32],
-    architecture: [u32; 2],
-) -> Result<(), Error> {
-    let mut missing = Vec::new();
+    device: &Properties,
+) -> Result<usize, Error> {
+    let (mut missing, mut scratch_bytes) = (Vec::new(), 0);
     // Where memory would lie doesn't matter yet, but for its alignment.
-    let bases = Bases { constants: 256, arena: 256, state: 256, status: 256 };
+    let bases = Bases { constants: 256, arena: 256, state: 256, scratch: 256, status: 256 };
     for index in 0..tables.step_count() {
-        match lower_step(tables, dims, index, bases, architecture)? {
-            Some(Ok(_)) => {}
+        match lower_step(tables, dims, index, bases, device)? {
+            Some(Ok(lowered)) => scratch_bytes = scratch_bytes.max(lowered.scratch_bytes),
             None => missing.push(missing_step(model, tables, index, None)),
             Some(Err(Refusal::Lacks(what))) => {
                 missing.push(missing_step(model, tables, index, Some(what)));
@@ -116,5 +116,5 @@ pub(super) fn expect_all_lowered(
             }
         }
     }
-    if missing.is_empty() { Ok(()) } else { Err(Error::Missing(missing)) }
+    if missing.is_empty() { Ok(scratch_bytes) } else { Err(Error::Missing(missing)) }
 }

@@ -4,7 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::device::Device;
-use super::driver::Command;
+use super::driver::{Command, Launch};
 use super::emulation::Emulation;
 use super::error::Error;
 use super::session::{Options, Session};
@@ -57,11 +57,29 @@ fn run(
     let count = 1 + case.more_outputs.iter().flatten().count();
     let outputs = (0..count).map(|at| session.output_bytes(at).expect("output").to_vec());
     let outputs = outputs.collect();
-    let names = session.commands_for_test().iter().filter_map(|command| match command {
-        Command::Launch(launch) => Some(launch.kernel.name),
+    let names = launches(&mut session).map(|launch| launch.kernel.name).collect();
+    Ok((outputs, names))
+}
+
+/// What a run launches.
+pub(super) fn launches<'s>(session: &'s mut Session<'_>) -> impl Iterator<Item = &'s Launch> {
+    session.commands_for_test().iter().filter_map(|command| match command {
+        Command::Launch(launch) => Some(launch),
         _ => None,
-    });
-    Ok((outputs, names.collect()))
+    })
+}
+
+/// Compares floats with the CPU's.
+pub(super) fn assert_close(got: &[u8], want: &[u8], place: &str) {
+    assert_eq!(got.len(), want.len());
+    let (got, want) = (floats(got), floats(want));
+    let largest =
+        want.iter().filter(|x| x.is_finite()).fold(f32::MIN_POSITIVE, |m, x| m.max(x.abs()));
+    for (index, (g, w)) in got.iter().zip(&want).enumerate() {
+        let same = g == w || (g.is_nan() && w.is_nan());
+        let close = (g - w).abs() <= TOLERANCE * largest;
+        assert!(same || close, "{place}, element {index}: {g} instead of {w}");
+    }
 }
 
 pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
@@ -104,18 +122,8 @@ pub(crate) fn compare(
                 continue;
             }
             assert_eq!(got.len(), want.len());
-            if is_wild(case) {
-                continue;
-            }
-            let (got, want) = (floats(got), floats(want));
-            let largest = want
-                .iter()
-                .filter(|x| x.is_finite())
-                .fold(f32::MIN_POSITIVE, |m, x| m.max(x.abs()));
-            for (index, (g, w)) in got.iter().zip(&want).enumerate() {
-                let same = g == w || (g.is_nan() && w.is_nan());
-                let close = (g - w).abs() <= TOLERANCE * largest;
-                assert!(same || close, "{launched:?}, element {index}: {g} instead of {w}");
+            if !is_wild(case) {
+                assert_close(got, want, &format!("{launched:?}"));
             }
         }
     }

@@ -243,7 +243,9 @@ pub(super) fn layers(cases: &mut Vec<Named>) {
             cases.push(("conv_f32", conv.f32(5, floats(Layout::PanelFloat))));
             cases.push(("conv_f16", conv.f32(6, half_floats(Layout::PanelFloat))));
             if (conv.x[3] / conv.groups).is_multiple_of(2) {
-                cases.push(("conv_bf16", conv.f32(8, pairs)));
+                let fills_tiles = conv.out_c > POINTWISE.out_c;
+                let name = if fills_tiles { "conv_bf16_mma" } else { "conv_bf16" };
+                cases.push((name, conv.f32(8, pairs)));
             }
             for (name, layout) in [
                 ("conv_w8", Layout::GroupedW8),
@@ -256,6 +258,10 @@ pub(super) fn layers(cases: &mut Vec<Named>) {
             ] {
                 cases.push((name, conv.f32(7, |r, channels, k| grouped(layout, channels, k, r))));
             }
+        }
+        for (rows, k, n) in [(64, 32, 17), (65, 70, 64), (131, 130, 100)] {
+            let conv = Conv { residual, ..row(rows, k, n) };
+            cases.push(("conv_bf16_mma", conv.f32(8, pairs)));
         }
         for (rows, k, n) in [(1, 640, 33), (1, 3, 1), (4, 129, 16), (7, 70, 40)] {
             let conv = Conv { residual, ..row(rows, k, n) };

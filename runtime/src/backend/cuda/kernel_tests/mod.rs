@@ -1,5 +1,6 @@
 //! Every kernel by name, beside the CPU's scalar one, at shapes that reach its edges.
 
+mod caches;
 mod indexed;
 mod integers;
 mod layers;
@@ -531,6 +532,7 @@ fn every_kernel_agrees_with_the_scalar_one() {
     moves(&mut cases);
     reductions(&mut cases);
     attention(&mut cases);
+    caches::parts(&mut cases);
     whole_numbers(&mut cases);
     sampling(&mut cases);
     recurrent(&mut cases);

@@ -3,6 +3,8 @@
 
 // Channels of a head at most.
 #define MOST_CHANNELS 512
+// The same where several queries share the keys.
+#define MOST_SHARED_CHANNELS 256
 #define WARPS 4
 
 // What a query attends to.
@@ -14,8 +16,24 @@ struct Scores {
     u32 zero_rows;
 };
 
+// Channels that a lane reads at a time where it can.
+#define EIGHT 8
+
 __device__ inline f32 widened(f32 x) { return x; }
 __device__ inline f32 widened(u16 x) { return half_to_float(x); }
+
+__device__ inline void widen_eight(const f32* from, f32 (&to)[EIGHT]) {
+    const float4 a = ((const float4*)from)[0], b = ((const float4*)from)[1];
+    to[0] = a.x, to[1] = a.y, to[2] = a.z, to[3] = a.w;
+    to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
+}
+
+__device__ inline void widen_eight(const u16* from, f32 (&to)[EIGHT]) {
+    const int4 words = *(const int4*)from;
+    const i32 pairs[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (u32 i = 0; i < EIGHT; i++) to[i] = half_to_float((u16)((u32)pairs[i / 2] >> (16 * (i % 2))));
+}
 
 // Rows of f32 or f16.
 template <class T>
@@ -24,6 +42,13 @@ struct Floats {
     u32 size;
 
     __device__ f32 at(u32 row, u32 channel) const { return widened(numbers[(u64)row * size + channel]); }
+
+    // Whether rows can be read with `eight`.
+    __device__ bool has_eights() const { return size % EIGHT == 0 && (u64)numbers % 16 == 0; }
+
+    __device__ void eight(u32 row, u32 channel, f32 (&to)[EIGHT]) const {
+        widen_eight(numbers + (u64)row * size + channel, to);
+    }
 };
 
 // Channels with one scale.
@@ -35,77 +60,188 @@ struct Q8 {
     const u16* scales;
     u32 size;
 
+    __device__ f32 scale(u32 row, u32 channel) const {
+        return half_to_float(scales[(u64)row * ((size + Q8_GROUP - 1) / Q8_GROUP) + channel / Q8_GROUP]);
+    }
+
     __device__ f32 at(u32 row, u32 channel) const {
-        const f32 scale = half_to_float(scales[(u64)row * ((size + Q8_GROUP - 1) / Q8_GROUP) + channel / Q8_GROUP]);
-        return __fmul_rn(__int2float_rn(numbers[(u64)row * size + channel]), scale);
+        return __fmul_rn(__int2float_rn(numbers[(u64)row * size + channel]), scale(row, channel));
+    }
+
+    __device__ bool has_eights() const { return size % EIGHT == 0 && (u64)numbers % 8 == 0; }
+
+    // They lie in one group.
+    __device__ void eight(u32 row, u32 channel, f32 (&to)[EIGHT]) const {
+        const int2 words = *(const int2*)(numbers + (u64)row * size + channel);
+        const f32 by = scale(row, channel);
+#pragma unroll
+        for (u32 i = 0; i < EIGHT; i++) {
+            const u32 word = (u32)(i < 4 ? words.x : words.y);
+            to[i] = __fmul_rn(__int2float_rn((i8)(word >> (8 * (i % 4)))), by);
+        }
     }
 };
 
-// One query of a block's 4 warps: `y = softmax(q · kᵀ) · v` over keys first to end − 1. Warps take chunks of 32 keys in turn,
-// lanes a key each for its score, then channels for the sum. `mask` may be null.
-template <class Rows>
-__device__ inline void attend(const f32* q, const Rows& keys, const Rows& values, u32 first, u32 end, const f32* mask,
-                              i64 mask_stride, const Scores& to, f32* y) {
+// Exponentials' sums over parts of the keys, each relative to the part's largest score.
+struct Parts {
+    const f32* largest;
+    const f32* sum;
+    // A row of weighted values for each part.
+    const f32* weighted;
+    // From row to row.
+    u32 stride;
+    u32 count;
+};
+
+// What a part's sums count when they are relative to a larger score.
+__device__ inline f32 shrunk(f32 largest, f32 to) {
+    // Where all are −∞, nothing has a weight.
+    return largest == -infinity() ? 0.0f : expf(__fsub_rn(largest, to));
+}
+
+// The sums of all parts as one, in their order.
+struct Joined {
+    f32 largest;
+    f32 sum;
+
+    __device__ explicit Joined(const Parts& parts) {
+        largest = -infinity();
+        sum = 0.0f;
+        for (u32 i = 0; i < parts.count; i++) largest = Largest::join(largest, parts.largest[i]);
+        for (u32 i = 0; i < parts.count; i++) {
+            // A sum that is NaN stays so, whatever it is relative to.
+            const f32 by = parts.sum[i] != parts.sum[i] ? 1.0f : shrunk(parts.largest[i], largest);
+            sum = __fmaf_rn(parts.sum[i], by, sum);
+        }
+    }
+
+    // A channel of the weighted values.
+    __device__ f32 weighted(const Parts& parts, u32 channel) const {
+        f32 value = 0.0f;
+        for (u32 i = 0; i < parts.count; i++) {
+            value = __fmaf_rn(parts.weighted[(u64)i * parts.stride + channel], shrunk(parts.largest[i], largest), value);
+        }
+        return value;
+    }
+};
+
+// Goes over keys first to end − 1 for `count` queries of a block's 4 warps, at most QUERIES of at most CHANNELS: of each the exponentials' sum, and the values
+// weighted with them. Warps take chunks of 32 keys in turn, lanes a key each for its score, then channels for the sum. `mask` may be null.
+// `finish(query, parts)` is called by all threads and gets the warps' parts.
+template <u32 QUERIES, u32 CHANNELS, class Rows, class Finish>
+__device__ inline void attend(const f32* q, u32 count, const Rows& keys, const Rows& values, u32 first, u32 end,
+                              const f32* mask, i64 mask_stride, const Scores& to, const Finish& finish) {
     const u32 size = keys.size, value_size = values.size;
-    __shared__ f32 query[MOST_CHANNELS];
-    __shared__ f32 weighted[WARPS][MOST_CHANNELS];
+    __shared__ f32 query[QUERIES][CHANNELS];
+    __shared__ f32 weighted[WARPS][CHANNELS];
     __shared__ f32 largest_of[WARPS], sum_of[WARPS];
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    for (u32 i = threadIdx.x; i < size; i += blockDim.x) query[i] = q[i];
+    // Behind the last query lies anything; nobody reads what becomes of it.
+    for (u32 i = threadIdx.x; i < count * size; i += blockDim.x) query[i / size][i % size] = q[i];
     __syncthreads();
-    f32 acc[MOST_CHANNELS / WARP] = {};
-    f32 largest = -infinity(), sum = 0.0f;
+    f32 acc[QUERIES][CHANNELS / WARP] = {};
+    f32 largest[QUERIES], sum[QUERIES];
+#pragma unroll
+    for (u32 n = 0; n < QUERIES; n++) {
+        largest[n] = -infinity();
+        sum[n] = 0.0f;
+    }
+    const bool has_eights = keys.has_eights();
     for (u32 chunk = first + warp * WARP; chunk < end; chunk += WARPS * WARP) {
         const u32 key = chunk + lane;
-        f32 score = -infinity();
+        f32 weight[QUERIES] = {};
         if (key < end) {
-            f32 dot = 0.0f;
-            for (u32 i = 0; i < size; i++) dot = __fmaf_rn(query[i], keys.at(key, i), dot);
-            score = __fmul_rn(dot, to.scale);
-            if (to.softcap > 0.0f) score = __fmul_rn(to.softcap, tanhf(__fdiv_rn(score, to.softcap)));
-            if (mask != nullptr) score = __fadd_rn(score, mask[key * mask_stride]);
+            if (has_eights) {
+#pragma unroll 1
+                for (u32 i = 0; i < size; i += EIGHT) {
+                    f32 row[EIGHT];
+                    keys.eight(key, i, row);
+#pragma unroll
+                    for (u32 n = 0; n < QUERIES; n++) {
+#pragma unroll
+                        for (u32 j = 0; j < EIGHT; j++) weight[n] = __fmaf_rn(query[n][i + j], row[j], weight[n]);
+                    }
+                }
+            } else {
+                for (u32 i = 0; i < size; i++) {
+                    const f32 x = keys.at(key, i);
+#pragma unroll
+                    for (u32 n = 0; n < QUERIES; n++) weight[n] = __fmaf_rn(query[n][i], x, weight[n]);
+                }
+            }
         }
-        const f32 before = largest;
-        largest = Largest::join(largest, warp_reduce<Largest>(score));
-        // Where all are −∞ so far, nothing has a weight.
-        const f32 shrink = largest == -infinity() ? 0.0f : expf(__fsub_rn(before, largest));
-        f32 weight = largest == -infinity() && score == -infinity() ? 0.0f : expf(__fsub_rn(score, largest));
-        if (key >= end) weight = 0.0f;
-        sum = __fmaf_rn(sum, shrink, warp_reduce<Sum>(weight));
 #pragma unroll
-        for (u32 i = 0; i < MOST_CHANNELS / WARP; i++) acc[i] = __fmul_rn(acc[i], shrink);
-        const u32 count = end - chunk < WARP ? end - chunk : WARP;
-        for (u32 j = 0; j < count; j++) {
-            const f32 w = __shfl_sync(ALL_LANES, weight, (i32)j);
+        for (u32 n = 0; n < QUERIES; n++) {
+            f32 score = -infinity();
+            if (key < end) {
+                score = __fmul_rn(weight[n], to.scale);
+                if (to.softcap > 0.0f) score = __fmul_rn(to.softcap, tanhf(__fdiv_rn(score, to.softcap)));
+                if (mask != nullptr) score = __fadd_rn(score, mask[key * mask_stride]);
+            }
+            const f32 before = largest[n];
+            largest[n] = Largest::join(before, warp_reduce<Largest>(score));
+            // Where all are −∞ so far, nothing has a weight.
+            const f32 shrink = largest[n] == -infinity() ? 0.0f : expf(__fsub_rn(before, largest[n]));
+            weight[n] = largest[n] == -infinity() && score == -infinity() ? 0.0f : expf(__fsub_rn(score, largest[n]));
+            if (key >= end) weight[n] = 0.0f;
+            sum[n] = __fmaf_rn(sum[n], shrink, warp_reduce<Sum>(weight[n]));
 #pragma unroll
-            for (u32 i = 0; i < MOST_CHANNELS / WARP; i++) {
-                const u32 channel = lane + i * WARP;
-                if (channel < value_size) acc[i] = __fmaf_rn(w, values.at(chunk + j, channel), acc[i]);
+            for (u32 i = 0; i < CHANNELS / WARP; i++) acc[n][i] = __fmul_rn(acc[n][i], shrink);
+        }
+        const u32 rows = end - chunk < WARP ? end - chunk : WARP;
+#pragma unroll 4
+        for (u32 j = 0; j < rows; j++) {
+            f32 w[QUERIES];
+#pragma unroll
+            for (u32 n = 0; n < QUERIES; n++) w[n] = __shfl_sync(ALL_LANES, weight[n], (i32)j);
+#pragma unroll
+            for (u32 start = 0; start < CHANNELS; start += CHANNELS / 2) {
+                // Most heads have less than half.
+                if (start >= value_size) continue;
+#pragma unroll
+                for (u32 i = start / WARP; i < (start + CHANNELS / 2) / WARP; i++) {
+                    // Behind the last channel nobody looks, so lanes go the same way.
+                    const u32 channel = lane + i * WARP, last = value_size - 1;
+                    const f32 value = values.at(chunk + j, channel < last ? channel : last);
+#pragma unroll
+                    for (u32 n = 0; n < QUERIES; n++) acc[n][i] = __fmaf_rn(w[n], value, acc[n][i]);
+                }
             }
         }
     }
-    if (lane == 0) {
-        largest_of[warp] = largest;
-        sum_of[warp] = sum;
-    }
 #pragma unroll
-    for (u32 i = 0; i < MOST_CHANNELS / WARP; i++) {
-        if (lane + i * WARP < value_size) weighted[warp][lane + i * WARP] = acc[i];
+    for (u32 n = 0; n < QUERIES; n++) {
+        // The query before has been finished.
+        __syncthreads();
+        if (lane == 0) {
+            largest_of[warp] = largest[n];
+            sum_of[warp] = sum[n];
+        }
+#pragma unroll
+        for (u32 i = 0; i < CHANNELS / WARP; i++) {
+            if (lane + i * WARP < value_size) weighted[warp][lane + i * WARP] = acc[n][i];
+        }
+        __syncthreads();
+        const Parts parts = {largest_of, sum_of, weighted[0], CHANNELS, WARPS};
+        if (n < count) finish(n, parts);
     }
-    __syncthreads();
-    f32 all = -infinity(), total = 0.0f, shrink[WARPS];
-    for (u32 i = 0; i < WARPS; i++) all = Largest::join(all, largest_of[i]);
-    for (u32 i = 0; i < WARPS; i++) {
-        shrink[i] = largest_of[i] == -infinity() ? 0.0f : expf(__fsub_rn(largest_of[i], all));
-        // A sum that is NaN stays so, whatever it is relative to.
-        total = __fmaf_rn(sum_of[i], sum_of[i] != sum_of[i] ? 1.0f : shrink[i], total);
+}
+
+// Divides weighted values by the exponentials' sum; `none`: there are no keys.
+__device__ inline void divide(const Parts& parts, bool none, const Scores& to, u32 size, f32* y) {
+    const Joined all(parts);
+    none = none || (all.sum == 0.0f && to.zero_rows);
+    for (u32 channel = threadIdx.x; channel < size; channel += blockDim.x) {
+        y[channel] = none ? 0.0f : __fdiv_rn(all.weighted(parts, channel), all.sum);
     }
-    const bool none = total == 0.0f;
-    for (u32 channel = threadIdx.x; channel < value_size; channel += blockDim.x) {
-        f32 value = 0.0f;
-        for (u32 i = 0; i < WARPS; i++) value = __fmaf_rn(weighted[i][channel], shrink[i], value);
-        y[channel] = first >= end || (none && to.zero_rows) ? 0.0f : __fdiv_rn(value, total);
-    }
+}
+
+// One query: `y = softmax(q · kᵀ) · v`.
+template <class Rows>
+__device__ inline void attend(const f32* q, const Rows& keys, const Rows& values, u32 first, u32 end, const f32* mask,
+                              i64 mask_stride, const Scores& to, f32* y) {
+    attend<1, MOST_CHANNELS>(q, 1, keys, values, first, end, mask, mask_stride, to,
+              [&](u32, const Parts& parts) { divide(parts, first >= end, to, values.size, y); });
 }
 
 struct Attention {
@@ -160,6 +296,8 @@ struct CachedAttention {
     u64 value_scales;
     u64 output;
     u64 status;
+    // Where parts of the keys leave their sums.
+    u64 scratch;
     u32 tokens;
     u32 heads;
     u32 kv_heads;
@@ -172,6 +310,9 @@ struct CachedAttention {
     u32 step;
     f32 scale;
     f32 softcap;
+    // That the keys of each token and head are cut into.
+    u32 parts;
+    u32 reserved;
 };
 
 // One block: whether all tokens have places in the cache.
@@ -261,28 +402,103 @@ __device__ inline Seen seen_by(const CachedAttention& a, u32 token, u32 head) {
     return seen;
 }
 
+__device__ inline const f32* queries_of(const CachedAttention& a, u32 token, u32 head) {
+    return (const f32*)a.x + ((u64)token * (a.heads + 2 * a.kv_heads) + head) * a.size;
+}
+
+// Keys and values in f16.
+struct InHalves {
+    Floats<u16> keys;
+    Floats<u16> values;
+
+    __device__ InHalves(const CachedAttention& a, u64 row)
+        : keys{(const u16*)a.keys + row * a.size, a.size}, values{(const u16*)a.values + row * a.size, a.size} {}
+};
+
+// In i8, with scales.
+struct InBytes {
+    Q8 keys;
+    Q8 values;
+
+    __device__ static u64 groups(const CachedAttention& a) { return (a.size + Q8_GROUP - 1) / Q8_GROUP; }
+
+    __device__ InBytes(const CachedAttention& a, u64 row)
+        : keys{(const i8*)a.keys + row * a.size, (const u16*)a.key_scales + row * groups(a), a.size},
+          values{(const i8*)a.values + row * a.size, (const u16*)a.value_scales + row * groups(a), a.size} {}
+};
+
 // Grid: tokens, heads.
-KERNEL(cached_attention, 128, CachedAttention) {
+template <class Cache>
+__device__ inline void cached(const CachedAttention& a) {
     if (*(const u32*)a.status != 0) return;
     const u32 token = blockIdx.x, head = blockIdx.y;
     const Seen seen = seen_by(a, token, head);
     const Scores to = {a.scale, a.softcap, 0};
-    const f32* q = (const f32*)a.x + ((u64)token * (a.heads + 2 * a.kv_heads) + head) * a.size;
-    const Floats<u16> keys = {(const u16*)a.keys + seen.row * a.size, a.size};
-    const Floats<u16> values = {(const u16*)a.values + seen.row * a.size, a.size};
-    attend(q, keys, values, seen.first, seen.end, nullptr, 0, to, (f32*)a.output + ((u64)token * a.heads + head) * a.size);
+    const Cache cache(a, seen.row);
+    attend(queries_of(a, token, head), cache.keys, cache.values, seen.first, seen.end, nullptr, 0, to,
+           (f32*)a.output + ((u64)token * a.heads + head) * a.size);
 }
 
-// Grid: tokens, heads.
-KERNEL(cached_attention_q8, 128, CachedAttention) {
+KERNEL(cached_attention, 128, CachedAttention) { cached<InHalves>(a); }
+KERNEL(cached_attention_q8, 128, CachedAttention) { cached<InBytes>(a); }
+
+// Keys of a part that has any: `a.parts` of equal size, but for the last one, as many of them as it takes.
+__device__ inline u32 keys_of_part(const CachedAttention& a, const Seen& seen) {
+    const u32 keys = seen.end - seen.first, share = (keys + a.parts - 1) / a.parts;
+    return (share + WARPS * WARP - 1) / (WARPS * WARP) * (WARPS * WARP);
+}
+
+// The parts of a token's head in scratch: all largest scores, all sums, all weighted values.
+__device__ inline Parts parts_of(const CachedAttention& a, u32 token, u32 head, u32 count) {
+    const u64 all = (u64)a.tokens * a.heads * a.parts, first = ((u64)token * a.heads + head) * a.parts;
+    const f32* scratch = (const f32*)a.scratch;
+    const Parts parts = {scratch + first, scratch + all + first, scratch + 2 * all + first * a.size, a.size, count};
+    return parts;
+}
+
+// Grid: parts; tokens, heads of keys and QUERIES of the heads of queries that share them. A part of the keys is read once for these queries.
+template <u32 QUERIES, class Cache>
+__device__ inline void attend_to_part(const CachedAttention& a) {
     if (*(const u32*)a.status != 0) return;
-    const u32 token = blockIdx.x, head = blockIdx.y, groups = (a.size + Q8_GROUP - 1) / Q8_GROUP;
+    const u32 shared = a.heads / a.kv_heads, groups = (shared + QUERIES - 1) / QUERIES;
+    const u32 part = blockIdx.x, group = blockIdx.y % groups, kv_head = blockIdx.y / groups % a.kv_heads;
+    const u32 token = blockIdx.y / groups / a.kv_heads, head = kv_head * shared + group * QUERIES;
+    const u32 left = shared - group * QUERIES, count = left < QUERIES ? left : QUERIES;
     const Seen seen = seen_by(a, token, head);
+    const u32 keys = keys_of_part(a, seen), first = seen.first + part * keys;
+    if (first >= seen.end) return;
+    const u32 end = seen.end - first < keys ? seen.end : first + keys;
     const Scores to = {a.scale, a.softcap, 0};
-    const f32* q = (const f32*)a.x + ((u64)token * (a.heads + 2 * a.kv_heads) + head) * a.size;
-    const Q8 keys = {(const i8*)a.keys + seen.row * a.size, (const u16*)a.key_scales + seen.row * groups, a.size};
-    const Q8 values = {(const i8*)a.values + seen.row * a.size, (const u16*)a.value_scales + seen.row * groups, a.size};
-    attend(q, keys, values, seen.first, seen.end, nullptr, 0, to, (f32*)a.output + ((u64)token * a.heads + head) * a.size);
+    const Cache cache(a, seen.row);
+    const auto keep = [&](u32 query, const Parts& warps) {
+        const Joined all(warps);
+        const Parts own = parts_of(a, token, head + query, a.parts);
+        f32* weighted = (f32*)own.weighted + (u64)part * a.size;
+        for (u32 channel = threadIdx.x; channel < a.size; channel += blockDim.x) {
+            weighted[channel] = all.weighted(warps, channel);
+        }
+        if (threadIdx.x == 0) {
+            ((f32*)own.largest)[part] = all.largest;
+            ((f32*)own.sum)[part] = all.sum;
+        }
+    };
+    attend<QUERIES, MOST_SHARED_CHANNELS>(queries_of(a, token, head), count, cache.keys, cache.values, first, end,
+                                          nullptr, 0, to, keep);
+}
+
+KERNEL(cached_attention_part_1, 128, CachedAttention) { attend_to_part<1, InHalves>(a); }
+KERNEL(cached_attention_part_4, 128, CachedAttention) { attend_to_part<4, InHalves>(a); }
+KERNEL(cached_attention_q8_part_1, 128, CachedAttention) { attend_to_part<1, InBytes>(a); }
+KERNEL(cached_attention_q8_part_4, 128, CachedAttention) { attend_to_part<4, InBytes>(a); }
+
+// Grid: tokens, heads. Joins the parts.
+KERNEL(cached_attention_join, 128, CachedAttention) {
+    if (*(const u32*)a.status != 0) return;
+    const u32 token = blockIdx.x, head = blockIdx.y;
+    const Seen seen = seen_by(a, token, head);
+    const u32 keys = keys_of_part(a, seen), count = (seen.end - seen.first + keys - 1) / keys;
+    const Scores to = {a.scale, a.softcap, 0};
+    divide(parts_of(a, token, head, count), false, to, a.size, (f32*)a.output + ((u64)token * a.heads + head) * a.size);
 }
 
 struct CrossAttention {

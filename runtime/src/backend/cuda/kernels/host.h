@@ -75,9 +75,10 @@ inline i32 __dp4a(i32 a, i32 b, i32 c) {
 // Words of all lanes of this warp, 8 for each.
 u32* fragment_room();
 
-// c += a · b in a warp, 16 × 32 by 32 × 8: lane l has rows l / 4 and l / 4 + 8 of a and c, column l / 4 of b, and of these words
-// l % 4 and l % 4 + 4, columns 2 · (l % 4) and the next of c.
-inline void multiply_i8(i32 (&c)[4], const i32 (&a)[4], const i32 (&b)[2]) {
+// c += a · b in a warp, 16 rows by 8 columns, 8 words deep: lane l has rows l / 4 and l / 4 + 8 of a and c, column l / 4 of b, and of these
+// words l % 4 and l % 4 + 4, columns 2 · (l % 4) and the next of c. `add(c, x, y)` adds the products of two words.
+template <class C, class Word, class Add>
+inline void multiply_words(C (&c)[4], const Word (&a)[4], const Word (&b)[2], const Add& add) {
     u32* room = fragment_room();
     const u32 lane = threadIdx.x % 32;
     for (int i = 0; i < 4; i++) room[lane * 8 + i] = (u32)a[i];
@@ -88,10 +89,28 @@ inline void multiply_i8(i32 (&c)[4], const i32 (&a)[4], const i32 (&b)[2]) {
         for (u32 word = 0; word < 8; word++) {
             const u32 x = room[(row * 4 + word % 4) * 8 + upper + 2 * (word / 4)];
             const u32 y = room[(column * 4 + word % 4) * 8 + 4 + word / 4];
-            c[i] = __dp4a((i32)x, (i32)y, c[i]);
+            c[i] = add(c[i], x, y);
         }
     }
     __syncwarp();
+}
+
+// Words of four i8.
+inline void multiply_i8(i32 (&c)[4], const i32 (&a)[4], const i32 (&b)[2]) {
+    multiply_words(c, a, b, [](i32 c, u32 x, u32 y) { return __dp4a((i32)x, (i32)y, c); });
+}
+
+// Words of two bf16, the lower input first.
+inline void multiply_bf16(f32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    const auto upper = [](u32 word) {
+        f32 x;
+        memcpy(&x, &word, sizeof(x));
+        return x;
+    };
+    multiply_words(c, a, b, [&](f32 c, u32 x, u32 y) {
+        const f32 lower = std::fma(upper(x << 16), upper(y << 16), c);
+        return std::fma(upper(x & 0xffff0000u), upper(y & 0xffff0000u), lower);
+    });
 }
 
 inline u32 atomicCAS(u32* at, u32 compare, u32 value) {

@@ -3,8 +3,10 @@
 use super::{Lower, Refusal, small};
 use crate::backend::cuda::arguments::{self, Attention, CachedAttention, CrossAttention};
 use crate::backend::cuda::kernels::{
-    ATTENTION_F32, CACHE_CHECK, CACHE_WRITE, CACHE_WRITE_Q8, CACHED_ATTENTION, CACHED_ATTENTION_Q8,
-    CROSS_ATTENTION, CROSS_CHECK, CROSS_WEIGHTS, CROSS_WRITE, Kernel, ROTARY,
+    ATTENTION_F32, CACHE_CHECK, CACHE_WRITE, CACHE_WRITE_Q8, CACHED_ATTENTION,
+    CACHED_ATTENTION_JOIN, CACHED_ATTENTION_PART_1, CACHED_ATTENTION_PART_4, CACHED_ATTENTION_Q8,
+    CACHED_ATTENTION_Q8_PART_1, CACHED_ATTENTION_Q8_PART_4, CROSS_ATTENTION, CROSS_CHECK,
+    CROSS_WEIGHTS, CROSS_WRITE, Kernel, ROTARY,
 };
 use crate::dtype::DType;
 use crate::format::{
@@ -14,6 +16,12 @@ use crate::ops::shape::broadcast_strides;
 
 /// Channels of a head that attention has room for.
 const MOST_CHANNELS: usize = 512;
+/// The same where the keys are cut into parts.
+const MOST_SHARED_CHANNELS: usize = 256;
+/// Keys of a part at least: a chunk for each warp of a block.
+const PART_KEYS: usize = 128;
+/// Blocks for each multiprocessor that the keys of a few tokens are cut into: enough to hide how long reads take.
+const BLOCKS: usize = 4;
 /// Channels of a head that rotary positions have room for.
 const MOST_HEAD: u32 = 1024;
 /// The input with the mask.
@@ -63,20 +71,76 @@ pub(super) fn attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     lower.call(&ATTENTION_F32, [q.dim(2), q.dim(0) * q.dim(1)], arguments)
 }
 
+/// Kernels of attention over keys and values that are kept.
+struct Cached {
+    write: &'static Kernel,
+    /// A block for each token and head.
+    whole: &'static Kernel,
+    /// A block for each part of the keys, and so many queries that share them.
+    parts: [(u32, &'static Kernel); 2],
+}
+
 /// Keys and values in f16.
 pub(super) fn cached_attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
-    cached(lower, [&CACHE_WRITE, &CACHED_ATTENTION], [0; 2])
+    let kernels = Cached {
+        write: &CACHE_WRITE,
+        whole: &CACHED_ATTENTION,
+        parts: [(1, &CACHED_ATTENTION_PART_1), (4, &CACHED_ATTENTION_PART_4)],
+    };
+    cached(lower, &kernels, [0; 2])
 }
 
 /// Keys and values in i8, with scales.
 pub(super) fn cached_attention_q8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     let ((_, key_scales), (_, value_scales)) = (lower.output(3)?, lower.output(4)?);
-    cached(lower, [&CACHE_WRITE_Q8, &CACHED_ATTENTION_Q8], [key_scales, value_scales])
+    let kernels = Cached {
+        write: &CACHE_WRITE_Q8,
+        whole: &CACHED_ATTENTION_Q8,
+        parts: [(1, &CACHED_ATTENTION_Q8_PART_1), (4, &CACHED_ATTENTION_Q8_PART_4)],
+    };
+    cached(lower, &kernels, [key_scales, value_scales])
+}
+
+/// How the keys of a few tokens are cut into parts, so that a device has enough blocks.
+struct Cut {
+    /// Of each token and head.
+    parts: u32,
+    /// Groups of heads that share a part of the keys.
+    groups: usize,
+    kernel: &'static Kernel,
+    /// At most, for any number of tokens.
+    scratch_bytes: usize,
+}
+
+impl Cut {
+    fn new(
+        attributes: &CachedAttentionAttributes,
+        context: usize,
+        tokens: usize,
+        kernels: &Cached,
+        multiprocessors: u32,
+    ) -> Cut {
+        let shared = attributes.heads / attributes.kv_heads;
+        let (queries, kernel) = kernels.parts[usize::from(shared > 1)];
+        let groups = attributes.kv_heads as usize * shared.div_ceil(queries) as usize;
+        let seen = match attributes.window {
+            0 => context,
+            window => context.min(window as usize),
+        };
+        let size = attributes.size as usize;
+        // Keys that fill a block once are one part.
+        let most = if size > MOST_SHARED_CHANNELS { 1 } else { seen.div_ceil(PART_KEYS) };
+        let blocks = BLOCKS * multiprocessors as usize;
+        let parts = (blocks / (tokens * groups)).clamp(1, most.max(1)) as u32;
+        // Each block leaves for each of its queries a largest score, a sum and a row of weighted values.
+        let floats = if most > 1 { blocks * queries as usize * (size + 2) } else { 0 };
+        Cut { parts, groups, kernel, scratch_bytes: floats * size_of::<f32>() }
+    }
 }
 
 fn cached(
     lower: &mut Lower<'_>,
-    [write, attend]: [&'static Kernel; 2],
+    kernels: &Cached,
     [key_scales, value_scales]: [u64; 2],
 ) -> Result<(), Refusal> {
     let attributes: CachedAttentionAttributes = lower.step.expect_attributes()?;
@@ -94,6 +158,8 @@ fn cached(
     if attributes.size as usize > MOST_CHANNELS {
         return Err(Refusal::Lacks("heads of more than 512 channels"));
     }
+    let multiprocessors = lower.device.multiprocessors;
+    let cut = Cut::new(&attributes, keys.dim(2), tokens, kernels, multiprocessors);
     let arguments = CachedAttention {
         x: x_at,
         positions,
@@ -104,6 +170,7 @@ fn cached(
         value_scales,
         output,
         status: lower.status(),
+        scratch: lower.scratch(cut.scratch_bytes),
         tokens: small(tokens)?,
         heads: attributes.heads,
         kv_heads: attributes.kv_heads,
@@ -114,10 +181,16 @@ fn cached(
         step: lower.index,
         scale: attributes.scale,
         softcap: attributes.softcap,
+        parts: cut.parts,
+        reserved: 0,
     };
     lower.call(&CACHE_CHECK, [1, 1], arguments)?;
-    lower.call(write, [tokens, 1], arguments)?;
-    lower.call(attend, [tokens, heads], arguments)
+    lower.call(kernels.write, [tokens, 1], arguments)?;
+    if cut.parts == 1 {
+        return lower.call(kernels.whole, [tokens, heads], arguments);
+    }
+    lower.call(cut.kernel, [cut.parts as usize, tokens * cut.groups], arguments)?;
+    lower.call(&CACHED_ATTENTION_JOIN, [tokens, heads], arguments)
 }
 
 pub(super) fn rotary(lower: &mut Lower<'_>) -> Result<(), Refusal> {

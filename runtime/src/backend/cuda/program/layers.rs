@@ -4,7 +4,7 @@ use super::{Lower, Refusal, small};
 use crate::backend::cuda::arguments::{self, ConvI8, ConvI16, ConvShape, DepthwiseI8, EpilogueI8};
 use crate::backend::cuda::kernels::{
     CONV_I8_DP4A, CONV_I8_MMA, CONV_I16, DENSE_I8_DP4A, DEPTHWISE_I8, DEPTHWISE_I16, Kernel,
-    MMA_I8_ARCHITECTURE, POOL_F32, POOL_I8, POOL_I16,
+    MMA_ARCHITECTURE, POOL_F32, POOL_I8, POOL_I16,
 };
 use crate::error::StepErrorKind;
 use crate::format::{Layout, PoolAttributes};
@@ -20,7 +20,7 @@ const FEW_PIXELS: usize = 8;
 /// Pixels of a block else.
 const TILE_PIXELS: usize = 32;
 /// Pixels of a block on tensor cores, and its outputs.
-const MMA_TILE: usize = 64;
+pub(super) const MMA_TILE: usize = 64;
 /// Inputs of an output from which on tensor cores have something to do: one product.
 const LEAST_MMA_K: usize = 32;
 
@@ -106,9 +106,7 @@ fn panels_i8(lower: &mut Lower<'_>, geometry: GeometryFn) -> Result<(), Refusal>
     if !weights.is_multiple_of(16) {
         return Err(Refusal::Lacks("weights that aren't at a multiple of 16"));
     }
-    let fills_tiles =
-        g.out_pixels() >= MMA_TILE && g.group_out_c() > PANEL_N && g.k() >= LEAST_MMA_K;
-    if lower.architecture >= MMA_I8_ARCHITECTURE && fills_tiles {
+    if pays_mma(lower, &g) {
         let columns = g.groups * g.padded_group_out_c().div_ceil(MMA_TILE);
         lower.call(&CONV_I8_MMA, [g.out_pixels().div_ceil(MMA_TILE), columns], arguments)
     } else if g.out_pixels() <= FEW_PIXELS {
@@ -213,4 +211,11 @@ pub(super) fn pool_i16(lower: &mut Lower<'_>) -> Result<(), Refusal> {
 
 pub(super) fn pool_f32(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     pool(lower, &POOL_F32)
+}
+
+/// Whether the device has tensor cores, and the work fills their tiles.
+pub(super) fn pays_mma(lower: &Lower<'_>, g: &ConvGeometry) -> bool {
+    let fills_tiles =
+        g.out_pixels() >= MMA_TILE && g.group_out_c() > PANEL_N && g.k() >= LEAST_MMA_K;
+    lower.device.architecture >= MMA_ARCHITECTURE && fills_tiles
 }

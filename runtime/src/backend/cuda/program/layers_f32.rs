@@ -1,14 +1,14 @@
 //! Convolutions, layers and products on f32, and rows of tables, whose weights may be those of a layer.
 
 use super::elementwise::Axes;
-use super::layers::shape_of;
+use super::layers::{MMA_TILE, pays_mma, shape_of};
 use super::{Lower, Refusal, elements, small};
 use crate::backend::cuda::arguments::{self, ConvF32, DepthwiseF32, MatMul, Weights};
 use crate::backend::cuda::kernels::{
-    CONV_BF16, CONV_F16, CONV_F32, CONV_W4, CONV_W5, CONV_W6, CONV_W8, DENSE_BF16_1, DENSE_BF16_4,
-    DENSE_F16_1, DENSE_F16_4, DENSE_F32_1, DENSE_F32_4, DENSE_W4_1, DENSE_W4_4, DENSE_W5_1,
-    DENSE_W5_4, DENSE_W6_1, DENSE_W6_4, DENSE_W8_1, DENSE_W8_4, DEPTHWISE_F32, EMBEDDING, Kernel,
-    MATMUL_F32, MATMUL_I32, MATMUL_I64, UNARY_F32,
+    CONV_BF16, CONV_BF16_MMA, CONV_F16, CONV_F32, CONV_W4, CONV_W5, CONV_W6, CONV_W8, DENSE_BF16_1,
+    DENSE_BF16_4, DENSE_F16_1, DENSE_F16_4, DENSE_F32_1, DENSE_F32_4, DENSE_W4_1, DENSE_W4_4,
+    DENSE_W5_1, DENSE_W5_4, DENSE_W6_1, DENSE_W6_4, DENSE_W8_1, DENSE_W8_4, DEPTHWISE_F32,
+    EMBEDDING, Kernel, MATMUL_F32, MATMUL_I32, MATMUL_I64, UNARY_F32,
 };
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
@@ -112,6 +112,12 @@ fn panels(lower: &mut Lower<'_>, geometry: GeometryFn, is_layer: bool) -> Result
         let kernel = if rows == 1 { one } else { four };
         let grid = [g.out_pixels().div_ceil(rows), g.padded_out_c() / PANEL_N];
         lower.call(kernel, grid, arguments)?;
+        return activate(lower, &layer);
+    }
+    // Weights of four columns are one load.
+    if form == Form::Bf16 && is_aligned && pays_mma(lower, &g) {
+        let columns = g.groups * g.padded_group_out_c().div_ceil(MMA_TILE);
+        lower.call(&CONV_BF16_MMA, [g.out_pixels().div_ceil(MMA_TILE), columns], arguments)?;
         return activate(lower, &layer);
     }
     let kernel: &'static Kernel = match form {

@@ -17,6 +17,7 @@ mod sampling;
 mod windows;
 
 use super::arguments::Arguments;
+use super::driver::Properties;
 use super::kernels::Kernel;
 use super::memory::Bases;
 use crate::dtype::DType;
@@ -34,6 +35,16 @@ pub(crate) struct Call {
     pub(crate) kernel: &'static Kernel,
     pub(crate) grid: [u32; 3],
     pub(crate) arguments: Vec<u8>,
+}
+
+/// What a step becomes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lowered {
+    pub(crate) calls: Vec<Call>,
+    /// Whether some kernel may find data out of range.
+    pub(crate) checks: bool,
+    /// What the kernels leave for each other: no more at other dimensions than at the largest.
+    pub(crate) scratch_bytes: usize,
 }
 
 /// Why a step has no calls.
@@ -57,11 +68,8 @@ pub(crate) struct Lower<'a> {
     bases: Bases,
     /// Its index.
     index: u32,
-    /// Of the device.
-    architecture: [u32; 2],
-    calls: Vec<Call>,
-    /// Whether some kernel may find data out of range.
-    checks: bool,
+    device: &'a Properties,
+    lowered: Lowered,
 }
 
 impl<'a> Lower<'a> {
@@ -84,8 +92,14 @@ impl<'a> Lower<'a> {
 
     /// Where kernels report data out of range.
     fn status(&mut self) -> u64 {
-        self.checks = true;
+        self.lowered.checks = true;
         self.bases.status
+    }
+
+    /// Memory for so many bytes that the step's kernels leave for each other.
+    fn scratch(&mut self, bytes: usize) -> u64 {
+        self.lowered.scratch_bytes = self.lowered.scratch_bytes.max(bytes);
+        self.bases.scratch
     }
 
     /// Calls a kernel.
@@ -107,7 +121,7 @@ impl<'a> Lower<'a> {
         }
         let mut bytes = vec![0; <A as Field>::SIZE];
         arguments.write(&mut bytes);
-        self.calls.push(Call { kernel, grid: [x, y as u32, 1], arguments: bytes });
+        self.lowered.calls.push(Call { kernel, grid: [x, y as u32, 1], arguments: bytes });
         Ok(())
     }
 
@@ -256,23 +270,23 @@ pub(crate) static LOWERINGS: &[Lowering] = &[
     row(Op::ReverseSequence, None, indexed::reverse_sequence),
 ];
 
-/// The calls of a step, and whether some kernel may find data out of range.
+/// What a step becomes on a device; `None`: the operator is missing.
 pub(crate) fn lower(
     op: u16,
     dtype: Option<DType>,
     index: u32,
     step: Step<'_>,
     bases: Bases,
-    architecture: [u32; 2],
-) -> Option<Result<(Vec<Call>, bool), Refusal>> {
+    device: &Properties,
+) -> Option<Result<Lowered, Refusal>> {
     let mut outputs = (0..step.output_count()).filter_map(|index| step.optional_output(index));
     let nothing = outputs.all(|y| y.elements() == 0);
     let lowering = LOWERINGS.iter().find(|row| row.op as u16 == op && row.dtype == dtype)?;
     if nothing {
-        return Some(Ok((Vec::new(), false)));
+        return Some(Ok(Lowered::default()));
     }
-    let mut lower = Lower { step, bases, index, architecture, calls: Vec::new(), checks: false };
-    Some((lowering.lower)(&mut lower).map(|()| (lower.calls, lower.checks)))
+    let mut lower = Lower { step, bases, index, device, lowered: Lowered::default() };
+    Some((lowering.lower)(&mut lower).map(|()| lower.lowered))
 }
 
 #[cfg(test)]
