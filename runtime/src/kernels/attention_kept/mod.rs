@@ -91,6 +91,13 @@ pub(crate) struct AttentionKept<K> {
     pub(crate) widen: fn(K, &mut [f32]),
 }
 
+/// `scores` and `mix` of an instruction set.
+#[cfg(any(
+    all(target_arch = "x86_64", feature = "std"),
+    all(target_arch = "aarch64", target_feature = "neon")
+))]
+type Pair<K> = (fn(&mut Scores<'_, K>), fn(&mut Mix<'_, K>));
+
 macro_rules! select {
     ($isa:ident, $widen:expr) => {{
         #[cfg(all(target_arch = "x86_64", feature = "std"))]

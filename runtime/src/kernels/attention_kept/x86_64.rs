@@ -2,11 +2,8 @@
 
 use super::super::conv_f32::lanes::{Avx2, Avx512};
 use super::lanes::{self, Load};
-use super::{Kept, Mix, Scores};
+use super::{Kept, Mix, Pair, Scores};
 use crate::Isa;
-
-/// `scores` and `mix`.
-type Pair<K> = (fn(&mut Scores<'_, K>), fn(&mut Mix<'_, K>));
 
 macro_rules! kernels {
     ($features:literal, $Lanes:ty, $isa:expr) => {{

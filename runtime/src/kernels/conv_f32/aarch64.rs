@@ -168,8 +168,8 @@ fn from_lane(panel: &GroupedPanel, first: usize) -> GroupedPanel {
     GroupedPanel {
         words: panel.words.wrapping_add(first * 4),
         upper: panel.upper.wrapping_add(first * 4),
-        scales: panel.scales.from_lane(first),
-        mins: panel.mins.map(|mins| mins.from_lane(first)),
+        scales: panel.scales.starting_at(first),
+        mins: panel.mins.map(|mins| mins.starting_at(first)),
         ..*panel
     }
 }

@@ -125,7 +125,7 @@ impl ScalePtr {
 
     /// Those of the outputs from `lane` on.
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
-    pub(super) fn from_lane(self, lane: usize) -> ScalePtr {
+    pub(super) fn starting_at(self, lane: usize) -> ScalePtr {
         match self {
             ScalePtr::F16(start) => ScalePtr::F16(start.wrapping_add(lane)),
             ScalePtr::F32(start) => ScalePtr::F32(start.wrapping_add(lane)),
