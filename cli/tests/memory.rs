@@ -30,6 +30,10 @@ fn memory_is_known_before_the_first_token() {
     let of_q8 = json(&["inspect", &q8, "--context", "20"]);
     assert_eq!(of_q8["kv_cache_bytes_per_token"], 3 * 2 * (8 + 2));
     assert_eq!(of_q8["kv_cache_bytes"], 80 * 3 * 2 * (8 + 2));
+    // In f32 twice the bytes of f16.
+    let floats = llama(&folder, "f32.whit", 3, &["--context", "80", "--kv-cache", "f32"]);
+    let of_f32 = json(&["inspect", &floats, "--context", "20"]);
+    assert_eq!(of_f32["kv_cache_bytes_per_token"], 2 * 3 * TOKEN_BYTES);
 
     // As much as a session says that it holds.
     let opened = whit::ModelFile::open(&path).expect("a file");

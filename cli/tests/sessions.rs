@@ -20,6 +20,7 @@ fn sessions_go_on_from_a_file() {
     // In q8 a head's 8 channels have a byte each, and a scale of two bytes.
     goes_on(&folder, &llama(&folder, "three.whit", 3, &[]), TOKEN_BYTES);
     goes_on(&folder, &llama(&folder, "q8.whit", 3, &["--kv-cache", "q8"]), 2 * (8 + 2));
+    goes_on(&folder, &llama(&folder, "f32.whit", 3, &["--kv-cache", "f32"]), 2 * TOKEN_BYTES);
 }
 
 fn goes_on(folder: &Folder, path: &str, token_bytes: usize) {

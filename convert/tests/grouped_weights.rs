@@ -160,8 +160,8 @@ fn files_are_as_small_as_their_weights() {
         (8, 64, 8448, Layout::GroupedW8),
         // Nibbles, fifth bits, scales.
         (5, 32, 4096 + 1024 + 512, Layout::GroupedW5),
-        // No layout has 5 bits in groups of 16.
-        (5, 16, 8192 + 1024, Layout::GroupedW8),
+        // No layout has 5 bits in groups of 16, but one has 6.
+        (5, 16, 4096 + 2048 + 1024, Layout::GroupedW6),
         // Nibbles, two bits each, scales, factors.
         (6, 16, 4096 + 2048 + 512 + 64, Layout::GroupedW6Narrow),
         (6, 32, 4096 + 2048 + 512, Layout::GroupedW6),
