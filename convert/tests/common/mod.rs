@@ -760,9 +760,9 @@ impl GroupedLayer {
         let mut halves = |count: usize, most: f32| -> Vec<f32> {
             (0..count).map(|_| half(random.real() * most)).collect()
         };
-        // Those of 6 bits are integers times factors.
-        let (scale, factors) = match self.bits {
-            6 => {
+        // Those of 6 bits in groups of 16 are integers times factors.
+        let (scale, factors) = match (self.bits, self.size) {
+            (6, 16) => {
                 let per_factors = k.div_ceil(256);
                 let factors = halves(out_c * per_factors, 1.0 / 5000.0);
                 let scale = |i: usize| {
