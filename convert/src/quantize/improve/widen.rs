@@ -26,7 +26,7 @@ const MOST_SAMPLES: usize = 32;
 /// A layer of less than 8 bits.
 struct Layer {
     node: usize,
-    numbers: Numbers,
+    bits: u8,
     group: usize,
     /// Bytes that 8 bits would add.
     extra: f64,
@@ -52,10 +52,10 @@ pub(super) fn run(
     for (node, numbers) in quantization.numbers.iter().enumerate() {
         let Some(weights) = weights_of(graph, &graph.nodes[node]) else { continue };
         bytes += numbers.weight_bytes(weights.len());
-        if let Numbers::Grouped { bits: ..8, group } = *numbers {
+        if let Numbers::Grouped { bits: bits @ ..8, group } = *numbers {
             let extra = Numbers::Grouped { bits: 8, group }.weight_bytes(weights.len())
                 - numbers.weight_bytes(weights.len());
-            layers.push(Layer { node, numbers: *numbers, group, extra, noise: 0.0 });
+            layers.push(Layer { node, bits, group, extra, noise: 0.0 });
         }
     }
     if layers.is_empty() {
@@ -67,7 +67,7 @@ pub(super) fn run(
     for (at, layer) in layers.iter_mut().enumerate() {
         context.watch.progress("measuring layers", at, total);
         let mut mix = vec![Numbers::Float; graph.nodes.len()];
-        mix[layer.node] = layer.numbers;
+        mix[layer.node] = Numbers::Grouped { bits: layer.bits, group: layer.group };
         layer.noise = noise_of_mix(graph, &mix, &Ranges::new(), &float, &samples)?;
     }
     let chosen = choose(layers, bytes * MOST_BYTES);
@@ -108,8 +108,7 @@ mod tests {
     use super::*;
 
     fn layer(node: usize, extra: f64, noise: f64) -> Layer {
-        let numbers = Numbers::Grouped { bits: 4, group: 32 };
-        Layer { node, numbers, group: 32, extra, noise }
+        Layer { node, bits: 4, group: 32, extra, noise }
     }
 
     #[test]
