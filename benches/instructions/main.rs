@@ -17,13 +17,15 @@ mod record;
 use record::{Count, Record};
 
 /// Calls that are counted: a few per family, fast enough for an emulator.
-const CASES: [&str; 29] = [
+const CASES: [&str; 31] = [
     "conv_i8/kws/pointwise 64-64",
     "conv_i8/ic/3x3 64-64",
     "conv_i8/vww/first 3x3 s2 3-8",
     "conv_i8/ad/640-128",
     "depthwise_i8/kws/3x3 64",
     "depthwise_i8/vww/3x3 s2 16",
+    "attention_i8 products/minilm keys 128x32x128",
+    "attention_i8 weights/minilm 128x128",
     "conv_i16/ad/640-128",
     "depthwise_i16/kws/3x3 64",
     "conv_f32/kws/pointwise 64-64",

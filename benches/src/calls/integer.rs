@@ -4,6 +4,7 @@
 use std::hint::black_box;
 
 use whit::Isa;
+use whit::kernels::attention_i8::{self, Mask, Products, panels_len};
 use whit::kernels::conv_i8::{self, ConvI8};
 use whit::kernels::conv_i16::{self, ConvI16};
 use whit::kernels::depthwise_i8::{self, DepthwiseI8};
@@ -65,6 +66,14 @@ pub(super) fn calls() -> Vec<Call> {
     calls.extend(wide.map(call("conv_i16", conv_i16)));
     calls.extend(wide_filters.map(call("depthwise_i16", depthwise_i16)));
     calls.extend(gates.map(call("lstm_i8 sums", gate_sums)));
+    let products =
+        [("minilm keys 128x32x128", [128, 32, 128]), ("minilm values 128x128x32", [128, 128, 32])];
+    for (shape, [m, k, n]) in products {
+        let prepare = move |isa| attention_products([m, k, n], isa);
+        calls.push(Call::new("attention_i8 products", shape, m * k * n, prepare));
+    }
+    let weights = move |isa| attention_weights(128, 128, isa);
+    calls.push(Call::new("attention_i8 weights", "minilm 128x128", 128 * 128, weights));
     calls
 }
 
@@ -137,6 +146,29 @@ fn gate_sums(g: ConvGeometry, isa: Isa) -> Box<dyn FnMut()> {
     Box::new(move || {
         let (x, weights, bias) = (&x, &weights, &bias);
         kernel(black_box(&mut GateSums { x, weights, bias, sums: &mut sums }));
+    })
+}
+
+fn attention_products([m, k, n]: [usize; 3], isa: Isa) -> Box<dyn FnMut()> {
+    let a = Aligned::new(m * k, |i| (hash(i) >> 24) as i16);
+    let b = Aligned::new(panels_len(k, n), |i| (hash(i) >> 24) as i16);
+    let mut output = Aligned::zeros(m * n);
+    let kernels = attention_i8::select(isa);
+    Box::new(move || {
+        let (a, b, output) = (&a, &b, &mut output);
+        (kernels.products)(black_box(&mut Products { a, pairs: k / 2, b, output, columns: n }));
+    })
+}
+
+fn attention_weights(rows: usize, keys: usize, isa: Isa) -> Box<dyn FnMut()> {
+    let products = Aligned::new(rows * keys, |i| (hash(i) >> 14) as i32);
+    let (mut scratch, mut weights) = (Aligned::zeros(keys), Aligned::zeros(keys));
+    let kernels = attention_i8::select(isa);
+    Box::new(move || {
+        for row in products.chunks_exact(keys) {
+            scratch.copy_from_slice(row);
+            black_box((kernels.weigh)(&mut scratch, 1e-5, Mask::All(0.0), &mut weights));
+        }
     })
 }
 

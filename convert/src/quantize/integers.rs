@@ -392,6 +392,9 @@ fn integer_form(
         }
         result.inputs[*operand] = Some(integer);
     }
+    if let (Op::Attention(_), DType::I16) = (&node.op, dtype) {
+        return None;
+    }
     if let (Op::Unary(kind), DType::I16) = (&node.op, dtype) {
         // Where a table isn't exact enough, the function stays float.
         let x_quant = graph.value(result.inputs[0]?).quant.as_ref()?;

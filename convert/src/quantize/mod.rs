@@ -21,6 +21,7 @@ pub(crate) mod spread;
 pub mod weights;
 
 use whit::DType;
+use whit::kernels::attention_i8::{MOST_CHANNELS, MOST_KEYS};
 
 use crate::graph::{Graph, Op, Quant, UnaryKind, ValueId};
 
@@ -132,6 +133,16 @@ pub fn integer_inputs(graph: &Graph, node: &crate::graph::Node) -> Option<Vec<us
         Op::Reduce { kind: ReduceKind::Mean, .. } => Some(vec![0]),
         Op::Resize { mode: ResizeMode::Linear, .. } => Some(vec![0]),
         Op::Concat { .. } => Some((0..node.inputs.len()).collect()),
+        Op::Attention(attention) if attention.softcap == 0.0 => {
+            let largest: Vec<i64> = graph.symbols.iter().map(|symbol| symbol.max).collect();
+            let key = &graph.value((*node.inputs.get(1)?)?).shape;
+            let at_most = |axis: usize, most: usize| {
+                let size = key.get(axis).and_then(|dim| dim.eval(&largest));
+                size.and_then(|size| usize::try_from(size).ok()).is_some_and(|size| size <= most)
+            };
+            let fits = at_most(2, MOST_KEYS) && at_most(3, MOST_CHANNELS);
+            fits.then(|| vec![0, 1, 2])
+        }
         op if moves_elements(op) => Some(vec![0]),
         _ => None,
     }

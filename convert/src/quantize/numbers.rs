@@ -68,6 +68,7 @@ impl Numbers {
             Numbers::Int8 | Numbers::Int16 if table_of(graph, node).is_some() => {
                 Numbers::Grouped { bits: 8, group: DEFAULT_GROUP }
             }
+            Numbers::Int16 if matches!(node.op, Op::Attention(_)) => Numbers::Float,
             Numbers::Int8 | Numbers::Int16 => match integer_form(graph, node) {
                 Some(_) => self,
                 None => Numbers::Float,

@@ -153,8 +153,11 @@ fn without_idle_integers(graph: &Graph, mut numbers: Vec<Numbers>) -> Vec<Number
     let mut group: Vec<u32> = (0..graph.nodes.len() as u32).collect();
     let producers = graph.producers();
     for (at, node) in graph.nodes.iter().enumerate() {
-        for id in node.inputs.iter().flatten() {
-            let Some(maker) = producers[id.0 as usize] else { continue };
+        // What a node reads as it is, such as a mask, stays apart.
+        for operand in integer_form(graph, node).unwrap_or_default() {
+            let Some(maker) = node.inputs[operand].and_then(|id| producers[id.0 as usize]) else {
+                continue;
+            };
             if integer(&numbers, at).is_some() && integer(&numbers, at) == integer(&numbers, maker)
             {
                 let (a, b) = (find(&mut group, at as u32), find(&mut group, maker as u32));

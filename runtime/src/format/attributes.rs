@@ -539,7 +539,7 @@ record! {
     /// size]`, v `[batch, kv heads, keys, value size]`; mask (optional), added to the scores `[batch,
     /// heads, queries, keys]`, which it broadcasts to.
     pub struct AttentionAttributes: 24 {
-        /// Factor of the products.
+        /// Factor of the products; in i8 of products of integers.
         pub scale: f32,
         /// Scores are bent to `softcap * tanh(score / softcap)`; 0 for none.
         pub softcap: f32,
@@ -549,8 +549,8 @@ record! {
         pub offset: i32,
         /// 1: a query whose mask is −∞ for all keys gives zeros, not NaN.
         pub zero_rows: u32,
-        /// Zero.
-        pub reserved: u32,
+        /// In i8: the scale of values over that of the output. Else zero.
+        pub output_scale: f32,
     }
 }
 

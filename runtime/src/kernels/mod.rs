@@ -42,6 +42,7 @@ macro_rules! compiled {
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 pub mod add_i8;
+pub mod attention_i8;
 pub(crate) mod attention_kept;
 pub mod binary_f32;
 pub mod binary_i8;

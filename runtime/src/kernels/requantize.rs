@@ -10,7 +10,7 @@ pub(crate) mod x86_64;
 
 /// Added and subtracted, it rounds an f32 of magnitude below 2²² to the nearest integer, ties to
 /// even: 1.5 × 2²³ has a unit in the last place of 1.
-const ROUND_MAGIC: f32 = 12_582_912.0;
+pub(crate) const ROUND_MAGIC: f32 = 12_582_912.0;
 
 /// `round_ties_even(x)` for |x| ≤ 2²², by IEEE addition alone, so that it is the same everywhere.
 #[inline(always)]

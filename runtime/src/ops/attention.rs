@@ -24,7 +24,7 @@ use crate::threads::{Disjoint, Shares};
 pub static ATTENTION_F32: Operator = Operator {
     op: Op::Attention,
     dtype: Some(DType::F32),
-    check,
+    check: |step| check(step, DType::F32),
     select: select_isa!(run),
     scratch_bytes: |step, _| Sizes::of(step).map_or(0, |sizes| sizes.scratch_bytes()),
 };
@@ -36,31 +36,34 @@ const BLOCK_SCORES: usize = 1 << 16;
 const BLOCK_ROWS: usize = 16;
 
 /// Most rows of a block, whose sums lie on the stack. Blocks are what threads share.
-const MAX_ROWS: usize = 128;
+pub(super) const MAX_ROWS: usize = 128;
 
 /// Rows of a block are a multiple of this: whole tiles.
 const UNIT_ROWS: usize = 12;
 
+/// Scores of a register.
+const REGISTER: usize = 16;
+
 /// The input with the mask.
-const MASK: usize = 3;
+pub(super) const MASK: usize = 3;
 
 /// What the shapes come to.
 #[derive(Clone, Copy)]
-struct Sizes {
-    batch: usize,
-    heads: usize,
+pub(super) struct Sizes {
+    pub(super) batch: usize,
+    pub(super) heads: usize,
     /// Heads of keys and values; a divisor of `heads`.
-    kv_heads: usize,
-    queries: usize,
-    keys: usize,
+    pub(super) kv_heads: usize,
+    pub(super) queries: usize,
+    pub(super) keys: usize,
     /// Channels of a query and a key.
-    size: usize,
+    pub(super) size: usize,
     /// Channels of a value.
-    value_size: usize,
+    pub(super) value_size: usize,
 }
 
 impl Sizes {
-    fn of(step: &Step<'_>) -> Result<Sizes, StepErrorKind> {
+    pub(super) fn of(step: &Step<'_>) -> Result<Sizes, StepErrorKind> {
         let (q, k, v) = (step.input(0)?, step.input(1)?, step.input(2)?);
         for (operand, slot) in [(0, &q), (1, &k), (2, &v)] {
             if slot.rank() != 4 {
@@ -78,45 +81,54 @@ impl Sizes {
         })
     }
 
+    /// Keys, rounded up to registers of them.
+    pub(super) fn padded_keys(&self) -> usize {
+        self.keys.next_multiple_of(REGISTER)
+    }
+
     /// Query rows of a block: all blocks but the last have as many, and that one not many less.
-    fn rows(&self) -> usize {
-        let fitting = (BLOCK_SCORES / self.keys.max(1)).clamp(BLOCK_ROWS, MAX_ROWS);
+    pub(super) fn rows(&self) -> usize {
+        let fitting = (BLOCK_SCORES / self.padded_keys().max(1)).clamp(BLOCK_ROWS, MAX_ROWS);
         let even = self.queries.div_ceil(self.queries.div_ceil(fitting).max(1));
         even.next_multiple_of(UNIT_ROWS).min(fitting).min(self.queries)
     }
 
     /// Blocks of query rows of a head.
-    fn blocks(&self) -> usize {
+    pub(super) fn blocks(&self) -> usize {
         self.queries.div_ceil(self.rows().max(1))
     }
 
     /// Blocks of all heads of all samples.
-    fn all_blocks(&self) -> usize {
+    pub(super) fn all_blocks(&self) -> usize {
         self.batch * self.heads * self.blocks()
     }
 
     /// Where the output of a block begins.
     #[cfg(feature = "std")]
-    fn output_start(&self, block: usize) -> usize {
+    pub(super) fn output_start(&self, block: usize) -> usize {
         let (head, block) = (block / self.blocks(), block % self.blocks());
         (head * self.queries + block * self.rows()) * self.value_size
     }
 
-    /// At least `rows() * keys` scores; grows with every size.
-    fn scratch_bytes(&self) -> usize {
+    /// At least `rows() * padded_keys()`; grows with every size.
+    pub(super) fn scores(&self) -> usize {
         if [self.batch, self.heads, self.value_size].contains(&0) {
             // No result.
             return 0;
         }
-        let all = self.queries.saturating_mul(self.keys);
-        let block = BLOCK_SCORES.max(BLOCK_ROWS.saturating_mul(self.keys));
-        all.min(block).saturating_mul(size_of::<f32>())
+        let all = self.queries.saturating_mul(self.padded_keys());
+        all.min(BLOCK_SCORES.max(BLOCK_ROWS.saturating_mul(self.padded_keys())))
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        self.scores().saturating_mul(size_of::<f32>())
     }
 }
 
-fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
+/// Of queries, keys, values and results in a type.
+pub(super) fn check(step: &Step<'_>, dtype: DType) -> Result<(), StepErrorKind> {
     step.expect_counts(3, 4)?;
-    expect_types(step, &[DType::F32; 3], DType::F32)?;
+    expect_types(step, &[dtype; 3], dtype)?;
     expect_apart(step)?;
     let attributes: AttentionAttributes = step.expect_attributes()?;
     if attributes.causal > 1 {
@@ -308,14 +320,14 @@ impl Attention<'_> {
 
 /// What there is to share.
 #[cfg(feature = "std")]
-pub(super) fn work(step: &Step<'_>, isa: Isa) -> Option<Work> {
+pub(super) fn work(step: &Step<'_>, isa: Isa, products: Rates) -> Option<Work> {
     let sizes = Sizes::of(step).ok()?;
     let Sizes { batch, heads, queries, keys, size, value_size, .. } = sizes;
     if [batch, heads, queries, keys, value_size].contains(&0) {
         return None;
     }
     let scores = batch as f32 * heads as f32 * queries as f32 * keys as f32;
-    let products = scores * (size as f32 + value_size as f32) / Rates::CONV_F32.of(isa);
+    let products = scores * (size as f32 + value_size as f32) / products.of(isa);
     Some(Work { units: sizes.all_blocks(), ns: products + scores / Rates::FUNCTION_F32.of(isa) })
 }
 
@@ -388,7 +400,7 @@ mod tests {
         causal: 0,
         offset: 0,
         zero_rows: 0,
-        reserved: 0,
+        output_scale: 0.0,
     };
 
     fn case(form: Form, random: &mut Random) -> (Case, Vec<f32>) {

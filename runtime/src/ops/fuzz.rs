@@ -508,14 +508,19 @@ fn case(operator: &Operator, random: &mut Random) -> Case {
         of_a_decoder(&mut case, random);
     }
     if operator.op == Op::Attention && random.below(2) == 0 {
+        let dtype = operator.dtype.unwrap_or(DType::F32);
         // Shapes that fit, and switches that are switches.
         let [b, heads, m, n, d] = [0; 5].map(|_| 1 + random.below(3));
         for (input, dims) in [[b, heads, m, d], [b, 1, n, d], [b, 1, n, 2]].into_iter().enumerate()
         {
-            case.inputs[input] = Some(random_tensor(random, DType::F32, dims.to_vec()));
+            case.inputs[input] = Some(random_tensor(random, dtype, dims.to_vec()));
         }
-        case.output = random_tensor(random, DType::F32, vec![b, heads, m, 2]);
-        case.attributes[8..].fill(0);
+        case.output = random_tensor(random, dtype, vec![b, heads, m, 2]);
+        case.attributes[8..20].fill(0);
+        if dtype == DType::I8 {
+            // No softcap.
+            case.attributes[4..8].fill(0);
+        }
         case.attributes[8] = random.below(2) as u8;
         case.attributes[12] = random.below(4) as u8;
         case.attributes[16] = random.below(2) as u8;

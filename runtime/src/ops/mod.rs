@@ -5,6 +5,7 @@
 //! rest. See CONTRIBUTING.md for how to add one.
 
 mod attention;
+mod attention_i8;
 mod binary;
 mod cached_attention;
 mod cast;
@@ -64,6 +65,7 @@ use crate::memory::{Context, Slot};
 
 pub use crate::tables::Step;
 pub use attention::ATTENTION_F32;
+pub use attention_i8::ATTENTION_I8;
 pub use binary::{BINARY_BOOL, BINARY_F32, BINARY_I8, BINARY_I16, BINARY_I32, BINARY_I64};
 pub use cached_attention::{CACHED_ATTENTION_F32, CACHED_ATTENTION_Q8};
 pub use cast::CAST;
@@ -235,6 +237,7 @@ table! {
     &MATMUL_I32,
     &MATMUL_I64,
     &ATTENTION_F32,
+    &ATTENTION_I8,
     &WHERE,
     &GATHER,
     &CAST,

@@ -55,6 +55,8 @@ impl Rates {
     pub(super) const DEPTHWISE_F32: Rates = Rates([1.0, 16.0, 32.0]);
     /// Products.
     pub(super) const CONV_I8: Rates = Rates([2.0, 64.0, 200.0]);
+    /// Products of pairs of i16.
+    pub(super) const PAIRS: Rates = Rates([1.0, 32.0, 100.0]);
     /// Products.
     pub(super) const DEPTHWISE_I8: Rates = Rates([1.0, 24.0, 48.0]);
     /// Elements of a function such as exp.
@@ -169,7 +171,8 @@ fn work(operator: &Operator, step: &Step<'_>, sharing: Sharing) -> Option<Work> 
         (Op::FullyConnected, DType::F32) => work_f32(step, sharing, matrix_geometry),
         (Op::FullyConnected, DType::I8) => work_i8(step, sharing, matrix_geometry, false),
         (Op::MatMul, DType::F32) => matmul::work(step, isa),
-        (Op::Attention, DType::F32) => attention::work(step, isa),
+        (Op::Attention, DType::F32) => attention::work(step, isa, Rates::CONV_F32),
+        (Op::Attention, DType::I8) => attention::work(step, isa, Rates::PAIRS),
         (Op::CachedAttention, DType::F32 | DType::I8) => cached_attention::work(step, isa),
         (Op::CrossAttention, DType::F32) => cross_attention::work(step, isa),
         (Op::Gated, DType::F32) => gated::work(step, isa),

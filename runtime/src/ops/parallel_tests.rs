@@ -148,7 +148,6 @@ fn layer(op: Op, w: &Windows, weights: Weights, residual: Residual, random: &mut
         (_, Weights::Grouped(layout)) => layout,
         _ => Layout::PanelFloat,
     });
-    let count = |dims: &[u32]| dims.iter().product::<u32>() as usize;
     let activation = |dims: &[u32], random: &mut Random| match integer {
         true => tensor(dims, &random.i8s(count(dims))).quantized(0.5, 3),
         false => tensor(dims, &random.f32s(count(dims))),
@@ -315,8 +314,16 @@ fn depthwise() {
     }
 }
 
+fn count(dims: &[u32]) -> usize {
+    dims.iter().product::<u32>() as usize
+}
+
+fn bytes(dims: &[u32], random: &mut Random) -> Tensor {
+    tensor(dims, &random.i8s(count(dims))).quantized(0.5, 3)
+}
+
 fn floats(dims: &[u32], random: &mut Random) -> Tensor {
-    tensor(dims, &random.f32s(dims.iter().product::<u32>() as usize))
+    tensor(dims, &random.f32s(count(dims)))
 }
 
 #[test]
@@ -355,6 +362,20 @@ fn products_and_attention() {
             let cut = assert_same(&std::format!("attention {index} {causal} {masked}"), &case);
             assert!(cut > 0, "attention {index}");
         }
+    }
+    for (index, [b, hq, hk, m, n, d, dv]) in sizes.into_iter().enumerate() {
+        let attributes =
+            AttentionAttributes { scale: 1e-4, output_scale: 0.7, ..Default::default() };
+        let inputs = [
+            bytes(&[b, hq, m, d], &mut random),
+            bytes(&[b, hk, n, d], &mut random),
+            bytes(&[b, hk, n, dv], &mut random),
+            floats(&[b, 1, m, n], &mut random),
+        ];
+        let y = shape(DType::I8, &[b, hq, m, dv]);
+        let case = Case::new(Op::Attention, Some(DType::I8), attributes, &inputs, y);
+        let cut = assert_same(&std::format!("attention of i8 {index}"), &case);
+        assert!(cut > 0, "attention of i8 {index}");
     }
 }
 

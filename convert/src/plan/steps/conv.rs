@@ -308,8 +308,20 @@ pub(super) fn attention(
     let sizes = [builder.value(q).shape[3].clone(), builder.value(v).shape[3].clone()];
     let per_score = builder.largest(&sizes[0])?.saturating_add(builder.largest(&sizes[1])?);
     let macs = builder.largest_elements(&scores)?.saturating_mul(per_score);
+    // In i8: what a product of integers is in reals, and a value in steps of the output.
+    let dtype = builder.value(q).dtype;
+    let (scale, output_scale) = match dtype {
+        DType::I8 => {
+            let scale = |id: ValueId| -> Result<f64, PlanError> {
+                Ok(f64::from(quant_of(node, builder.value(id))?.scale[0]))
+            };
+            let product = f64::from(attention.scale) * scale(q)? * scale(k)?;
+            (product as f32, (scale(v)? / scale(node.outputs[0])?) as f32)
+        }
+        _ => (attention.scale, 0.0),
+    };
     let attributes = AttentionAttributes {
-        scale: attention.scale,
+        scale,
         softcap: attention.softcap,
         causal: u32::from(attention.causal.is_some()),
         offset: match &attention.causal {
@@ -317,10 +329,10 @@ pub(super) fn attention(
             None => 0,
         },
         zero_rows: u32::from(attention.zero_rows),
-        reserved: 0,
+        output_scale,
     };
     let inputs = builder.inputs(node)?;
-    builder.step(node, StepOp::Attention, Some(DType::F32), attributes, inputs, macs)
+    builder.step(node, StepOp::Attention, Some(dtype), attributes, inputs, macs)
 }
 
 /// Spreads one number per output channel over the padded positions of the panels.

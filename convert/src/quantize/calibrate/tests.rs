@@ -1,7 +1,7 @@
 use super::*;
 use crate::dim::Dim;
 use crate::evaluate::Reals;
-use crate::graph::{BinaryKind, Clamp, MatMul, Op, UnaryKind};
+use crate::graph::{Attention, BinaryKind, Clamp, MatMul, Op, UnaryKind};
 use crate::quantize::quantization::Quantization;
 use crate::tensor::Tensor;
 
@@ -255,6 +255,66 @@ fn infinities_stay_float() {
         };
         assert!(noise[0].snr_db() > 30.0, "{}", noise[0].snr_db());
     }
+}
+
+/// Attention between integer layers is on integers, but for what it adds to the scores.
+#[test]
+fn attention_on_integers_reads_a_float_mask() {
+    let mut build = Build::default();
+    let x = build.input(5);
+    let mut next = noise(11);
+    let mut heads = |build: &mut Build, name: &str| {
+        let rows = build.layer(name, x, [5, 40], |_| next());
+        let heads = build.node(&format!("{name}/heads"), Op::Reshape, &[rows], 40);
+        build.0.value_mut(heads).shape = [1i64, 2, 5, 4].map(Dim::from).to_vec();
+        heads
+    };
+    let [q, k, v] = ["q", "k", "v"].map(|name| heads(&mut build, name));
+    // Has no integer form.
+    let logs = build.node("logs", Op::Softmax { axis: 1, log: true }, &[x], 5);
+    let twice = build.0.add_constant("twice", Tensor::from_f32([1], &[2.0]));
+    let mask = build.node("mask", Op::Binary(BinaryKind::Mul), &[logs, twice], 5);
+    let op = Attention { scale: 0.5, softcap: 0.0, causal: None, zero_rows: false };
+    let mixed = build.node("attention", Op::Attention(op), &[q, k, v, mask], 40);
+    build.0.value_mut(mixed).shape = [1i64, 2, 5, 4].map(Dim::from).to_vec();
+    let flat = build.node("flat", Op::Reshape, &[mixed], 40);
+    let y = build.layer("last", flat, [40, 3], |(row, column)| (row * column) as f32 / 40.0 - 0.5);
+    let graph = build.ends(&[y]);
+    let attention = graph.nodes.iter().position(|node| node.name == "attention").unwrap();
+
+    let ranges = found(&graph, rows(40, 5), Method::MinMax).unwrap().ranges;
+    let all = |numbers: Numbers| {
+        Quantization::new(graph.clone(), &vec![numbers; graph.nodes.len()], &ranges)
+    };
+    let quantization = all(Numbers::Int8);
+    for (node, numbers) in graph.nodes.iter().zip(&quantization.numbers) {
+        let is_float = ["logs", "mask"].contains(&node.name.as_str());
+        assert_eq!(
+            *numbers,
+            if is_float { Numbers::Float } else { Numbers::Int8 },
+            "{}",
+            node.name
+        );
+    }
+    let lowered = quantization.lowered();
+    let node = lowered.nodes.iter().find(|node| matches!(node.op, Op::Attention(_))).unwrap();
+    let types = node.inputs.iter().flatten().map(|id| lowered.value(*id).dtype);
+    assert_eq!(types.collect::<Vec<_>>(), [DType::I8, DType::I8, DType::I8, DType::F32]);
+    let program =
+        |graph: &Graph| crate::evaluate::Program::new(graph, &Default::default()).unwrap();
+    let (float, integer) = (program(&graph), program(&lowered));
+    let data = samples(rows(9, 5));
+    let noise = crate::quantize::measure::output_noise(&float, &integer, &data, &mut |_, _| ());
+    let snr = noise.unwrap()[0].snr_db();
+    assert!(snr > 25.0, "{snr}");
+
+    // i16 has no such kernel, nor has softcap.
+    assert_eq!(all(Numbers::Int16).numbers[attention], Numbers::Float);
+    let mut bent = graph.clone();
+    if let Op::Attention(attention) = &mut bent.nodes[attention].op {
+        attention.softcap = 3.0;
+    }
+    assert_eq!(Numbers::Int8.fitted(&bent, &bent.nodes[attention]), Numbers::Float);
 }
 
 #[test]

@@ -77,7 +77,7 @@ pub(super) fn spread(graph: &Graph, chosen: &BTreeMap<usize, Numbers>) -> Vec<Nu
         let all_integer = read.iter().all(|numbers| numbers.integer().is_some());
         // From the widest to the narrowest; int8 is the last of all.
         if all_integer && let Some(widest) = read.into_iter().min() {
-            numbers[at] = widest;
+            numbers[at] = widest.fitted(graph, node);
         }
     }
     numbers

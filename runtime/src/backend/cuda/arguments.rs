@@ -175,6 +175,29 @@ arguments! {
         reserved: u32,
     }
 
+    struct AttentionI8 {
+        q: u64,
+        k: u64,
+        v: u64,
+        mask: u64,
+        output: u64,
+        mask_strides: [u64; 4],
+        heads: u32,
+        kv_heads: u32,
+        queries: u32,
+        keys: u32,
+        size: u32,
+        value_size: u32,
+        scale: f32,
+        output_scale: f32,
+        q_zero_point: i32,
+        k_zero_point: i32,
+        v_zero_point: i32,
+        zero_point: i32,
+        causal: u32,
+        offset: u32,
+    }
+
     struct CachedAttention {
         x: u64,
         positions: u64,

@@ -176,6 +176,9 @@ kernels! {
         CROSS_ATTENTION: "cross_attention"(CrossAttention), 128, waits;
         CROSS_WEIGHTS: "cross_weights"(CrossAttention), 128, waits;
     }
+    ATTENTION_I8_FILE = "attention_i8.cu" {
+        ATTENTION_I8: "attention_i8"(AttentionI8), 128, waits;
+    }
     INTEGERS_FILE = "integers.cu" {
         COMPARE_F32: "compare_f32"(Elements), 256;
         COMPARE_I8: "compare_i8"(Elements), 256;

@@ -274,7 +274,7 @@ fn attention(cases: &mut Vec<Named>) {
                 causal,
                 offset: (keys - queries) as i32,
                 zero_rows: 0,
-                reserved: 0,
+                output_scale: 0.0,
             };
             let mut inputs = vec![
                 random_f32(1, &[2, 6, queries, 20]),
@@ -288,6 +288,30 @@ fn attention(cases: &mut Vec<Named>) {
                 Case::new(Op::Attention, Some(F32), attributes, &inputs, y),
             ));
         }
+    }
+    for ([queries, keys, values], causal, mask) in [
+        ([3u32, 3u32, 9u32], 1, None),
+        ([5, 150, 200], 0, Some([2, 1, 1, 150])),
+        ([33, 40, 32], 1, Some([1, 6, 33, 1])),
+        // More keys than a block keeps.
+        ([2, 2100, 200], 0, None),
+    ] {
+        let attributes = AttentionAttributes {
+            scale: 2e-5,
+            causal,
+            offset: (keys - queries) as i32,
+            output_scale: 0.8,
+            ..AttentionAttributes::default()
+        };
+        let mut inputs = vec![
+            random_i8(1, &[2, 6, queries, 20]),
+            random_i8(2, &[2, 3, keys, 20]),
+            random_i8(3, &[2, 3, keys, values]),
+        ];
+        inputs.extend(mask.map(|dims| random_f32(4, &dims)));
+        let y = as_quantized(shape(I8, &[2, 6, queries, values]));
+        let case = Case::new(Op::Attention, Some(I8), attributes, &inputs, y);
+        cases.push(("attention_i8", case));
     }
     for transpose_a in [0, 1] {
         for transpose_b in [0, 1] {

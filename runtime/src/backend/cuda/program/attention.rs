@@ -1,9 +1,11 @@
 //! Attention, with and without keys and values kept in the session, and rotary positions.
 
 use super::{Lower, Refusal, small};
-use crate::backend::cuda::arguments::{self, Attention, CachedAttention, CrossAttention};
+use crate::backend::cuda::arguments::{
+    self, Attention, AttentionI8, CachedAttention, CrossAttention,
+};
 use crate::backend::cuda::kernels::{
-    ATTENTION_F32, CACHE_CHECK, CACHE_WRITE, CACHE_WRITE_Q8, CACHED_ATTENTION,
+    ATTENTION_F32, ATTENTION_I8, CACHE_CHECK, CACHE_WRITE, CACHE_WRITE_Q8, CACHED_ATTENTION,
     CACHED_ATTENTION_JOIN, CACHED_ATTENTION_PART_1, CACHED_ATTENTION_PART_4, CACHED_ATTENTION_Q8,
     CACHED_ATTENTION_Q8_PART_1, CACHED_ATTENTION_Q8_PART_4, CROSS_ATTENTION, CROSS_CHECK,
     CROSS_WEIGHTS, CROSS_WRITE, Kernel, ROTARY,
@@ -45,16 +47,13 @@ pub(super) fn attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
     if size.max(value_size) > MOST_CHANNELS {
         return Err(Refusal::Lacks("heads of more than 512 channels"));
     }
-    let mask_strides = lower.step.optional_input(MASK).map(|mask| broadcast_strides(&mask, 4));
     let arguments = Attention {
         q: q_at,
         k: k_at,
         v: v_at,
         mask: lower.optional_address(MASK),
         output,
-        mask_strides: std::array::from_fn(|axis| {
-            mask_strides.map_or(0, |strides| strides[axis] as u64)
-        }),
+        mask_strides: mask_strides(lower),
         heads: small(q.dim(1))?,
         kv_heads: small(k.dim(1))?,
         queries: small(q.dim(2))?,
@@ -69,6 +68,51 @@ pub(super) fn attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
         reserved: 0,
     };
     lower.call(&ATTENTION_F32, [q.dim(2), q.dim(0) * q.dim(1)], arguments)
+}
+
+/// Elements from one element of the mask to the next, by axis of the scores.
+fn mask_strides(lower: &Lower<'_>) -> [u64; 4] {
+    let strides = lower.step.optional_input(MASK).map(|mask| broadcast_strides(&mask, 4));
+    std::array::from_fn(|axis| strides.map_or(0, |strides| strides[axis] as u64))
+}
+
+pub(super) fn attention_i8(lower: &mut Lower<'_>) -> Result<(), Refusal> {
+    let attributes: AttentionAttributes = lower.step.expect_attributes()?;
+    let ((q, q_at), (k, k_at), (v, v_at), (y, output)) =
+        (lower.input(0)?, lower.input(1)?, lower.input(2)?, lower.output(0)?);
+    if y.elements() == 0 {
+        return Ok(());
+    }
+    for slot in [&q, &k, &v, &y] {
+        super::elements(slot)?;
+    }
+    let (size, value_size) = (q.dim(3), v.dim(3));
+    if size.max(value_size) > MOST_CHANNELS {
+        return Err(Refusal::Lacks("heads of more than 512 channels"));
+    }
+    let arguments = AttentionI8 {
+        q: q_at,
+        k: k_at,
+        v: v_at,
+        mask: lower.optional_address(MASK),
+        output,
+        mask_strides: mask_strides(lower),
+        heads: small(q.dim(1))?,
+        kv_heads: small(k.dim(1))?,
+        queries: small(q.dim(2))?,
+        keys: small(k.dim(2))?,
+        size: small(size)?,
+        value_size: small(value_size)?,
+        scale: attributes.scale,
+        output_scale: attributes.output_scale,
+        q_zero_point: q.zero_point,
+        k_zero_point: k.zero_point,
+        v_zero_point: v.zero_point,
+        zero_point: y.zero_point,
+        causal: attributes.causal,
+        offset: small(lower.step.dim(attributes.offset)?)?,
+    };
+    lower.call(&ATTENTION_I8, [q.dim(2), q.dim(0) * q.dim(1)], arguments)
 }
 
 /// Kernels of attention over keys and values that are kept.

@@ -181,6 +181,7 @@ pub(crate) static LOWERINGS: &[Lowering] = &[
     row(Op::MatMul, Some(DType::I64), layers_f32::matmul),
     row(Op::Embedding, Some(DType::F32), layers_f32::embedding),
     row(Op::Attention, Some(DType::F32), attention::attention),
+    row(Op::Attention, Some(DType::I8), attention::attention_i8),
     row(Op::CachedAttention, Some(DType::F32), attention::cached_attention),
     row(Op::CachedAttention, Some(DType::I8), attention::cached_attention_q8),
     row(Op::CrossAttention, Some(DType::F32), attention::cross_attention),
