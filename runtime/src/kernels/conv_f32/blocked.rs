@@ -27,6 +27,14 @@ const STREAMED_BYTES: usize = if cfg!(test) { 1 << 10 } else { 1 << 20 };
 pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel) {
     args.check();
     let g = &args.geometry;
+    if let PanelWeights::Float(weights) = args.weights
+        && g.is_pointwise()
+        && args.pixels == (0..1)
+        && g.out_pixels() == 1
+    {
+        // SAFETY: the contract is the same, and `args` were checked.
+        return unsafe { one_row(args, weights, kernel) };
+    }
     let scratch_len = match args.weights {
         PanelWeights::Float(_) => super::blocking::scratch_len(g),
         PanelWeights::Bf16(_) => super::blocking::bf16_scratch_len(g),
@@ -57,6 +65,44 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
             _ => run_blocks(args, kernel, &mut [NONE; MAX_BLOCK_ROWS]),
         }
     }
+}
+
+/// One row of a pointwise convolution, which needs no blocks: the loop that small layers spend their time around.
+///
+/// # Safety
+///
+/// The CPU has the instruction set of `kernel`; `args` were checked.
+unsafe fn one_row(args: &mut ConvF32<'_>, weights: FloatWeights<'_>, kernel: TileKernel) {
+    let (k, out_c) = (args.geometry.k(), args.geometry.out_c);
+    let streams = match weights {
+        FloatWeights::F32(w) => size_of_val(w) >= STREAMED_BYTES,
+        FloatWeights::F16(w) => size_of_val(w) >= STREAMED_BYTES,
+    };
+    let columns = if streams { PANEL_N } else { kernel.row_panels * PANEL_N };
+    let rows = [Row { start: args.input.as_ptr(), step: 0, line_step: 0 }];
+    for channel in (0..out_c).step_by(columns) {
+        let (finish, in_place) = Finish::new(&args.epilogue, out_c, 0, channel, channel);
+        let tile = Tile {
+            rows: &rows,
+            lines: 1,
+            runs: 1,
+            run_len: k,
+            a_step: 1,
+            weights: WeightPtr::new(weights, channel * k),
+            streams,
+            weight_step: PANEL_N,
+            panel_stride: PANEL_N * k,
+            cols: columns.min(out_c - channel),
+            output: args.output[channel..].as_mut_ptr(),
+            output_stride: args.output_stride,
+            accumulate: in_place,
+            finish: Some(finish),
+        };
+        // SAFETY: the caller vouches for the instruction set. `check` proved the lengths: k inputs, whole panels of k weights and of
+        // the bias up to the padded channels, out_c elements of output and residual.
+        unsafe { (kernel.run)(&tile) };
+    }
+    args.epilogue.activate(args.output, 0..1, 0..out_c, args.output_stride);
 }
 
 /// The same block by block, whose rows are pointed at in `rows`.
