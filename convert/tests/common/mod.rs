@@ -755,7 +755,7 @@ impl GroupedLayer {
         let per_row = k.div_ceil(self.size);
         let integers: Vec<i8> = (0..out_c * k)
             .map(|_| match self.bits {
-                _ if self.nonlinear => NONLINEAR[random.below(16) as usize],
+                _ if self.nonlinear => NONLINEAR[random.below(16)],
                 bits @ 4..8 => random.below(1 << bits) as i8 - (1 << (bits - 1)),
                 _ => (random.below(255) as i32 - 127) as i8,
             })
