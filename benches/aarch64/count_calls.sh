@@ -24,7 +24,7 @@ executed() {
 
 names=("$@")
 if (( ${#names[@]} == 0 )); then
-    for kind in 'w8 g32' 'w8 g128' 'w4 g32' 'w4 g32 min' 'w4 g128' 'w4 g32 i8 scales, min' 'w5 g32' 'w5 g32 i8 scales, min' 'w6 g16 i8 scales'; do
+    for kind in 'w8 g32' 'w8 g128' 'w4 g32' 'w4 g32 min' 'w4 g128' 'w4 g32 i8 scales, min' 'w5 g32' 'w5 g32 i8 scales, min' 'w6 g16 i8 scales' 'w4nl g32' 'w4nl g32 i8 scales'; do
         names+=("$kind/decoder/64x512-512")
     done
 fi

@@ -41,7 +41,8 @@ pub struct Value {
 /// channel; the constant (i8) keeps the shape that the operator wants. The layer computes on floats.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Groups {
-    /// 8: integers in −128..=127; b of 4, 5, 6: in −2ᵇ⁻¹..2ᵇ⁻¹, with minima in 0..2ᵇ.
+    /// 8: integers in −128..=127; b of 4, 5, 6: in −2ᵇ⁻¹..2ᵇ⁻¹, with minima in 0..2ᵇ. A file may have less, in a layout that holds all of them:
+    /// 8 bits whose values are those of w4nl.
     pub bits: u8,
     /// Inputs per group: 16, 32, 64 or 128; the last group of a row may be shorter.
     pub size: usize,

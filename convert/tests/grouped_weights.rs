@@ -29,6 +29,7 @@ fn layers() -> Vec<GroupedLayer> {
         in_c,
         out_c,
         bits,
+        nonlinear: false,
         size,
         bias: true,
         residual: false,
@@ -61,6 +62,12 @@ fn layers() -> Vec<GroupedLayer> {
             for transpose_b in [false, true] {
                 layers.push(layer(LayerKind::MatMul { transpose_b }, rows, k, n, bits, size));
             }
+        }
+    }
+    // Of values of a table.
+    for index in 0..layers.len() {
+        if layers[index].bits == 8 {
+            layers.push(GroupedLayer { nonlinear: true, ..layers[index].clone() });
         }
     }
     for (index, layer) in layers.iter_mut().enumerate() {
@@ -148,25 +155,28 @@ fn files_are_as_small_as_their_weights() {
         in_c: 256,
         out_c: 32,
         bits: 4,
+        nonlinear: false,
         size: 32,
         bias: false,
         residual: false,
         relu: false,
     };
-    for (bits, size, bytes, layout) in [
-        (4, 32, 4608, Layout::GroupedW4),
-        (4, 128, 4224, Layout::GroupedW4),
-        (8, 32, 8704, Layout::GroupedW8),
-        (8, 64, 8448, Layout::GroupedW8),
+    for (bits, nonlinear, size, bytes, layout) in [
+        (4, false, 32, 4608, Layout::GroupedW4),
+        (4, false, 128, 4224, Layout::GroupedW4),
+        (8, false, 32, 8704, Layout::GroupedW8),
+        (8, false, 64, 8448, Layout::GroupedW8),
         // Nibbles, fifth bits, scales.
-        (5, 32, 4096 + 1024 + 512, Layout::GroupedW5),
+        (5, false, 32, 4096 + 1024 + 512, Layout::GroupedW5),
         // No layout has 5 bits in groups of 16, but one has 6.
-        (5, 16, 4096 + 2048 + 1024, Layout::GroupedW6),
+        (5, false, 16, 4096 + 2048 + 1024, Layout::GroupedW6),
         // Nibbles, two bits each, scales, factors.
-        (6, 16, 4096 + 2048 + 512 + 64, Layout::GroupedW6Narrow),
-        (6, 32, 4096 + 2048 + 512, Layout::GroupedW6),
+        (6, false, 16, 4096 + 2048 + 512 + 64, Layout::GroupedW6Narrow),
+        (6, false, 32, 4096 + 2048 + 512, Layout::GroupedW6),
+        (8, true, 32, 4608, Layout::GroupedW4Nl),
+        (8, true, 128, 4224, Layout::GroupedW4Nl),
     ] {
-        let layer = GroupedLayer { bits, size, ..layer.clone() };
+        let layer = GroupedLayer { bits, nonlinear, size, ..layer.clone() };
         let (graph, _) = layer.graph(&mut Random::new(1));
         let file = file(&graph);
         let aligned = AlignedBytes::new(&file);
@@ -292,6 +302,7 @@ fn what_no_kernel_reads_is_refused_by_name() {
         in_c: 5,
         out_c: 18,
         bits: 8,
+        nonlinear: false,
         size: 32,
         bias: true,
         residual: false,

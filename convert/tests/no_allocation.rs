@@ -38,7 +38,7 @@ fn runs_allocate_nothing() {
             }
         }
     }
-    assert_eq!(files.len(), 21);
+    assert_eq!(files.len(), 22);
     for (name, file) in &files {
         let bytes = AlignedBytes::new(file);
         let mut opened = None;

@@ -12,7 +12,7 @@ use whit::kernels::{ConvGeometry, EpilogueF32, PanelWeights};
 use super::{Aligned, Call, floats, hash, macs};
 
 /// Kinds of weights, and the inputs of their groups.
-pub const KINDS: [(&str, Layout, usize); 9] = [
+pub const KINDS: [(&str, Layout, usize); 11] = [
     ("w8 g32", Layout::GroupedW8, 32),
     ("w8 g128", Layout::GroupedW8, 128),
     ("w4 g32", Layout::GroupedW4, 32),
@@ -22,6 +22,8 @@ pub const KINDS: [(&str, Layout, usize); 9] = [
     ("w5 g32", Layout::GroupedW5, 32),
     ("w5 g32 i8 scales, min", Layout::GroupedW5NarrowMin, 32),
     ("w6 g16 i8 scales", Layout::GroupedW6Narrow, 16),
+    ("w4nl g32", Layout::GroupedW4Nl, 32),
+    ("w4nl g32 i8 scales", Layout::GroupedW4NlNarrow, 32),
 ];
 
 /// Rows, inputs, outputs.

@@ -66,6 +66,7 @@ fn weights_of<'a>(model: &Model<'a>, step: &StepRecord) -> Option<Weights<'a>> {
             Some(GroupedBits::W4) => ("w4", Some(record.group_size)),
             Some(GroupedBits::W5) => ("w5", Some(record.group_size)),
             Some(GroupedBits::W6) => ("w6", Some(record.group_size)),
+            Some(GroupedBits::W4Nl) => ("w4nl", Some(record.group_size)),
             None => (info.dtype.name(), None),
         };
         Some(Weights { kind, group_size, info })
@@ -74,7 +75,7 @@ fn weights_of<'a>(model: &Model<'a>, step: &StepRecord) -> Option<Weights<'a>> {
 
 /// Weights as people call them.
 struct Weights<'a> {
-    /// Element type, or `w8`, `w6`, `w5`, `w4`.
+    /// Element type, or `w8`, `w6`, `w5`, `w4`, or `w4nl` for the values of a table at 4 bits.
     kind: &'static str,
     /// Inputs per scale.
     group_size: Option<u32>,

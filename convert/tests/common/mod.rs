@@ -5,6 +5,7 @@ use whit::format::{
     BinaryAttributes, BinaryOp, Field, FileBuilder, Header, Op, OpBits, Section, StateRecord,
     StepRecord, Storage, TensorRecord,
 };
+use whit::kernels::conv_f32::grouped::NONLINEAR;
 use whit::{DType, Session};
 use whit_convert::dim::Dim;
 use whit_convert::emit::emit;
@@ -708,6 +709,8 @@ pub(crate) struct GroupedLayer {
     pub(crate) in_c: usize,
     pub(crate) out_c: usize,
     pub(crate) bits: u8,
+    /// Whether integers, of 8 bits, are values of the table of w4nl.
+    pub(crate) nonlinear: bool,
     /// Inputs per scale.
     pub(crate) size: usize,
     pub(crate) bias: bool,
@@ -752,6 +755,7 @@ impl GroupedLayer {
         let per_row = k.div_ceil(self.size);
         let integers: Vec<i8> = (0..out_c * k)
             .map(|_| match self.bits {
+                _ if self.nonlinear => NONLINEAR[random.below(16)],
                 bits @ 4..8 => random.below(1 << bits) as i8 - (1 << (bits - 1)),
                 _ => (random.below(255) as i32 - 127) as i8,
             })
@@ -907,6 +911,7 @@ pub(crate) fn with_groups() -> Vec<(String, Vec<u8>)> {
         in_c: 5,
         out_c: 18,
         bits: 8,
+        nonlinear: false,
         size: 32,
         bias: true,
         residual: true,
@@ -920,12 +925,18 @@ pub(crate) fn with_groups() -> Vec<(String, Vec<u8>)> {
         ..layer.clone()
     };
     let many = GroupedLayer { rows: 9, bits: 8, ..product.clone() };
-    [("grouped w8 conv", layer), ("grouped w4 vector", product), ("grouped w8 matrix", many)]
-        .into_iter()
-        .map(|(name, layer)| {
-            let (graph, _) = layer.graph(&mut Random::new(4));
-            let plan = plan(&graph, &PlanOptions::default());
-            (name.to_owned(), emit(&plan.unwrap_or_else(|e| panic!("{name}: {e}")), &[]))
-        })
-        .collect()
+    let table = GroupedLayer { nonlinear: true, ..many.clone() };
+    [
+        ("grouped w8 conv", layer),
+        ("grouped w4 vector", product),
+        ("grouped w8 matrix", many),
+        ("grouped w4nl matrix", table),
+    ]
+    .into_iter()
+    .map(|(name, layer)| {
+        let (graph, _) = layer.graph(&mut Random::new(4));
+        let plan = plan(&graph, &PlanOptions::default());
+        (name.to_owned(), emit(&plan.unwrap_or_else(|e| panic!("{name}: {e}")), &[]))
+    })
+    .collect()
 }

@@ -145,6 +145,12 @@ pub enum Layout {
     GroupedW6Narrow = 18,
     /// As [`Layout::GroupedW5`], with two more bits for a weight in the plane behind the nibbles.
     GroupedW6 = 19,
+    /// As [`Layout::GroupedW4`], with nibbles that stand for values of a table.
+    GroupedW4Nl = 20,
+    /// As [`Layout::GroupedW4Nl`], with f32 scales.
+    GroupedW4NlWide = 21,
+    /// As [`Layout::GroupedW4Nl`], with scales of i8 times f16.
+    GroupedW4NlNarrow = 22,
 }
 
 impl Layout {
@@ -171,6 +177,9 @@ impl Layout {
             17 => Some(Layout::GroupedW5NarrowMin),
             18 => Some(Layout::GroupedW6Narrow),
             19 => Some(Layout::GroupedW6),
+            20 => Some(Layout::GroupedW4Nl),
+            21 => Some(Layout::GroupedW4NlWide),
+            22 => Some(Layout::GroupedW4NlNarrow),
             _ => None,
         }
     }

@@ -805,6 +805,7 @@ mod tests {
             (Layout::GroupedW4, DType::U8, 5),
             (Layout::GroupedW5, DType::U8, 8 + 2),
             (Layout::GroupedW6Narrow, DType::U8, 6 + 3),
+            (Layout::GroupedW4Nl, DType::U8, 5),
         ] {
             let needed = 3 * (words * 64 + 2 * 32);
             let mut with = |op: Op, bytes: usize, dtype: DType, layout: Layout, group_size: u32| {

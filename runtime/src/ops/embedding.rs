@@ -166,8 +166,8 @@ mod tests {
         Case::new(Op::Embedding, Some(DType::F32), attributes, &[table, ids], y)
     }
 
-    /// A table of small integers and the same in every layout.
-    fn tables() -> (Vec<f32>, Vec<Tensor>) {
+    /// A table in every layout, behind its numbers: of small integers, in groups of all integers that weights can be.
+    fn tables() -> Vec<(Vec<f32>, Tensor)> {
         let q: Vec<i8> = (0..ROWS * SIZE).map(|i| ((i * 29) % 15) as i8 - 7).collect();
         let values: Vec<f32> = q.iter().map(|q| f32::from(*q) * 0.5).collect();
         let halves: Vec<f16> = values.iter().map(|v| f16::from_f32(*v)).collect();
@@ -183,35 +183,35 @@ mod tests {
         let pairs = tensor(&[pairs.len() as u32], &pairs);
         let pairs = Tensor { dims: dims.to_vec(), ..pairs.packed(Layout::PanelFloat) };
         let grouped = |form: GroupedForm| {
-            let q = q.iter().map(|q| if form.has_mins { q + 7 } else { *q }).collect::<Vec<i8>>();
+            let integers: Vec<i8> = form.integers().collect();
+            let q: Vec<i8> = (0..ROWS * SIZE).map(|i| integers[i * 29 % integers.len()]).collect();
             let factors = vec![0.5; ROWS * SIZE.div_ceil(FACTOR_INPUTS)];
             let (scale, min) = (vec![0.5; ROWS * SIZE.div_ceil(32)], vec![-3.5; q.len()]);
             let scale = Scales { values: &scale, factors: &factors };
-            // 0.5 · (q + 7) − 3.5
-            let min = match form.has_mins {
-                true => Scales { values: &min[..scale.values.len()], ..scale },
-                false => Scales::default(),
+            let (min, least) = match form.has_mins {
+                true => (Scales { values: &min[..scale.values.len()], ..scale }, -3.5),
+                false => (Scales::default(), 0.0),
             };
+            let values = q.iter().map(|q| f32::from(*q) * 0.5 + least).collect();
             let bytes = pack_weights(&geometry, form, 32, &q, scale, min);
             let of = shape(form.dtype(), &dims);
             let layout = form.layout().expect("a layout");
-            Tensor { bytes, group_size: 32, ..of.packed(layout) }
+            (values, Tensor { bytes, group_size: 32, ..of.packed(layout) })
         };
-        let mut all = vec![
+        let floats = [
             tensor(&dims, &values).constant(),
             tensor(&dims, &halves).constant(),
             tensor(&dims, &bf16s).constant(),
             panels,
             pairs,
         ];
-        all.extend(GroupedForm::all().map(grouped));
-        (values, all)
+        let floats = floats.into_iter().map(|table| (values.clone(), table));
+        floats.chain(GroupedForm::all().map(grouped)).collect()
     }
 
     #[test]
     fn rows_of_every_layout() {
-        let (values, tables) = tables();
-        for table in tables {
+        for (values, table) in tables() {
             let ids = [0i64, 20, 15, 16, 0, 7];
             let got = case(2.0, table.clone(), tensor(&[2, 3], &ids)).run::<f32>();
             let row = |id: &i64| values[*id as usize * SIZE..][..SIZE].iter().map(|v| v * 2.0);
@@ -231,8 +231,7 @@ mod tests {
             assert!(case(1.0, table(), tensor(&[1], &[id])).run_bytes().is_err(), "{id}");
         }
         let short = |tensor: Tensor| Tensor { bytes: tensor.bytes[..64].to_vec(), ..tensor };
-        let (_, tables) = tables();
-        for table in tables.into_iter().filter(|table| table.layout != Layout::Dense) {
+        for (_, table) in tables().into_iter().filter(|(_, table)| table.layout != Layout::Dense) {
             assert!(case(1.0, short(table.clone()), tensor(&[1], &[0i32])).run_bytes().is_err());
             let grouped = Tensor { group_size: 3, ..table.clone() };
             let result = case(1.0, grouped, tensor(&[1], &[0i32])).run_bytes();

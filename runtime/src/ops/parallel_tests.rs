@@ -50,12 +50,13 @@ enum Weights {
 }
 
 /// Every kind of bits and of scales, with minima where there are such.
-const GROUPED: [Weights; 5] = [
+const GROUPED: [Weights; 6] = [
     Weights::Grouped(Layout::GroupedW8Min),
     Weights::Grouped(Layout::GroupedW4Min),
     Weights::Grouped(Layout::GroupedW5NarrowMin),
     Weights::Grouped(Layout::GroupedW6Narrow),
     Weights::Grouped(Layout::GroupedW6),
+    Weights::Grouped(Layout::GroupedW4NlNarrow),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq)]

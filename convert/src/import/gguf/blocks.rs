@@ -5,6 +5,7 @@
 
 use half::f16;
 use whit::DType;
+use whit::kernels::conv_f32::grouped::NONLINEAR;
 
 use crate::graph::{Factors, Groups};
 use crate::import::transformers::weights::Weight;
@@ -15,9 +16,6 @@ use super::GgmlType;
 /// Names of the types that become a [`Weight`].
 pub(super) const SUPPORTED: &str =
     "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS";
-
-/// The values of IQ4's sixteen codes.
-const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Integers and scales of a tensor under construction.
 struct Decoded {
@@ -238,7 +236,7 @@ fn q6_k(block: &[u8], to: &mut Decoded) {
 
 fn iq4_nl(block: &[u8], to: &mut Decoded) {
     to.scale.push(half(block, 0));
-    to.integers.extend(nibbles(&block[2..]).map(|code| IQ4[usize::from(code)]));
+    to.integers.extend(nibbles(&block[2..]).map(|code| NONLINEAR[usize::from(code)]));
 }
 
 /// An f16, two bytes of high bits of scales, four bytes of low ones, 128 bytes of codes.
@@ -250,7 +248,7 @@ fn iq4_xs(block: &[u8], to: &mut Decoded) {
         let two = (high >> (2 * group) & 3) as u8;
         to.push_scale(d, (low | two << 4) as i8 - 32);
         let codes = nibbles(&block[8 + group * 16..][..16]);
-        to.integers.extend(codes.map(|code| IQ4[usize::from(code)]));
+        to.integers.extend(codes.map(|code| NONLINEAR[usize::from(code)]));
     }
 }
 

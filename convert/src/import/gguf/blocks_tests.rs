@@ -94,28 +94,61 @@ fn files_have_the_numbers_of_blocks() {
         let tensor = tensor.reshape((ROWS, COLUMNS)).unwrap();
         let blocks = QTensor::quantize(&tensor, theirs).unwrap();
         let weight = weight(named(name), vec![ROWS, COLUMNS], &blocks.data().unwrap());
-        let weight = weight.expect("supported");
-        let mut graph = Graph::default();
-        let dims = |sizes: &[usize]| sizes.iter().map(|size| Dim::from(*size)).collect();
-        let table = graph.add_constant("table", weight.tensor.clone());
-        graph.value_mut(table).groups = weight.groups.clone();
-        let ids: Vec<i64> = (0..ROWS as i64).collect();
-        let ids = graph.add_constant("ids", Tensor::from_i64([ROWS], &ids));
-        let y = graph.add_value("y", DType::F32, dims(&[ROWS, COLUMNS]));
-        graph.outputs.push(y);
-        graph.nodes.push(Node {
-            name: "rows".to_owned(),
-            op: Op::Embedding { scale: 1.0 },
-            inputs: vec![Some(table), Some(ids)],
-            outputs: vec![y],
-        });
-        let rows = evaluate::constants(&graph).expect("rows");
-        assert_eq!(rows[0].to_f32(), weight.real().to_f32(), "{name}");
-        let program = Program::new(&graph, &PlanOptions::default()).expect("a program");
-        let model = program.model().expect("a model");
-        let packed = model.tensors().find(|tensor| tensor.layout != 0).expect("packed");
-        assert_eq!(packed.layout, layout as u8, "{name}");
-        assert_eq!(8.0 * packed.bytes as f64 / (ROWS * COLUMNS) as f64, bits, "{name}");
+        check_file(name, &weight.expect("supported"), layout, bits);
+    }
+}
+
+/// Holds a file with this weight in groups against the weight's numbers.
+fn check_file(name: &str, weight: &Weight, layout: Layout, bits: f64) {
+    let [rows, columns] = weight.tensor.shape[..] else { panic!("a matrix") };
+    let mut graph = Graph::default();
+    let dims = |sizes: &[usize]| sizes.iter().map(|size| Dim::from(*size)).collect();
+    let table = graph.add_constant("table", weight.tensor.clone());
+    graph.value_mut(table).groups = weight.groups.clone();
+    let ids: Vec<i64> = (0..rows as i64).collect();
+    let ids = graph.add_constant("ids", Tensor::from_i64([rows], &ids));
+    let y = graph.add_value("y", DType::F32, dims(&[rows, columns]));
+    graph.outputs.push(y);
+    graph.nodes.push(Node {
+        name: "rows".to_owned(),
+        op: Op::Embedding { scale: 1.0 },
+        inputs: vec![Some(table), Some(ids)],
+        outputs: vec![y],
+    });
+    let read = evaluate::constants(&graph).expect("rows");
+    assert_eq!(read[0].to_f32(), weight.real().to_f32(), "{name}");
+    let program = Program::new(&graph, &PlanOptions::default()).expect("a program");
+    let model = program.model().expect("a model");
+    let packed = model.tensors().find(|tensor| tensor.layout != 0).expect("packed");
+    assert_eq!(packed.layout, layout as u8, "{name}");
+    assert_eq!(8.0 * packed.bytes as f64 / (rows * columns) as f64, bits, "{name}");
+}
+
+/// The values of IQ4's sixteen codes.
+const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// The same of types that candle doesn't have: blocks of any codes and scales, and of one factor for all that f16 doesn't hold.
+#[test]
+fn files_have_the_numbers_of_codes() {
+    const ROWS: usize = 32;
+    const COLUMNS: usize = 512;
+    let types = [
+        ("IQ4_NL", Layout::GroupedW4Nl, 4.5, Layout::GroupedW4NlWide, 5.0),
+        ("IQ4_XS", Layout::GroupedW4NlNarrow, 4.3125, Layout::GroupedW4NlWide, 5.0),
+    ];
+    for (name, layout, bits, wide, wide_bits) in types {
+        let dtype = named(name);
+        let mut bytes = bytes(ROWS * COLUMNS / dtype.block_elems * dtype.block_bytes);
+        for (at, block) in bytes.chunks_exact_mut(dtype.block_bytes).enumerate() {
+            let scale = f16::from_f32(0.01 + at as f32 / 9000.0);
+            block[..2].copy_from_slice(&scale.to_le_bytes());
+        }
+        let mut weight = weight(dtype, vec![ROWS, COLUMNS], &bytes).expect("supported");
+        check_file(name, &weight, layout, bits);
+        let groups = weight.groups.as_mut().expect("groups");
+        groups.scale.iter_mut().for_each(|scale| *scale *= 1.1);
+        groups.factors = None;
+        check_file(name, &weight, wide, wide_bits);
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use whit::DType;
+use whit::kernels::conv_f32::grouped::NONLINEAR;
 
 use super::config::Config;
 use super::pooling::SentenceTransformer;
@@ -416,6 +417,11 @@ const ACTIVATIONS: &[(&str, UnaryKind)] = &[
     ("mish", UnaryKind::Mish),
 ];
 
+/// Whether all integers are values of the table that w4nl has.
+fn are_nonlinear(integers: &Tensor) -> bool {
+    integers.data.iter().all(|byte| NONLINEAR.binary_search(&(*byte as i8)).is_ok())
+}
+
 /// Weights of layers with the same inputs as those of one layer, when they are stored alike.
 fn stack(weights: &[Weight]) -> Option<Stacked> {
     let first = weights.first()?;
@@ -424,7 +430,10 @@ fn stack(weights: &[Weight]) -> Option<Stacked> {
             (None, None) => true,
             (Some(a), Some(b)) => {
                 let kind = |of: &Groups| (of.bits, of.size, of.min.is_some(), of.factors.is_some());
-                kind(a) == kind(b) && (a.axis, b.axis) == (0, 0)
+                // Other integers would take more bits for those of the table, too.
+                kind(a) == kind(b)
+                    && (a.axis, b.axis) == (0, 0)
+                    && are_nonlinear(&weight.tensor) == are_nonlinear(&first.tensor)
             }
             _ => false,
         };
@@ -450,4 +459,27 @@ fn stack(weights: &[Weight]) -> Option<Stacked> {
         Groups { scale, min, factors, ..like.clone() }
     });
     Some(Stacked { tensor, groups })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_of_a_table_are_stacked_with_their_like() {
+        let weight = |integers: [i8; 32]| {
+            let groups =
+                Groups { bits: 8, size: 32, axis: 0, scale: vec![0.5], min: None, factors: None };
+            Weight { tensor: Tensor::from_i8([1, 32], &integers), groups: Some(groups) }
+        };
+        let (table, other) = (weight([-127; 32]), weight([-126; 32]));
+        let both = stack(&[table.clone(), table.clone()]).expect("alike");
+        assert_eq!(
+            (both.tensor.shape, both.groups.map(|g| g.scale)),
+            (vec![2, 32], Some(vec![0.5; 2]))
+        );
+        assert!(stack(&[other.clone(), other.clone()]).is_some());
+        assert!(stack(&[table.clone(), other.clone()]).is_none());
+        assert!(stack(&[other, table]).is_none());
+    }
 }

@@ -4,9 +4,7 @@ use half::{bf16, f16};
 use whit::DType;
 use whit::format::{Layout, Op as StepOp};
 use whit::kernels::conv_f32::bf16::{self as pairs, PAIR};
-use whit::kernels::conv_f32::grouped::{
-    self, GROUP_SIZES, GroupedBits, GroupedForm, ScaleKind, Scales,
-};
+use whit::kernels::conv_f32::grouped::{self, GROUP_SIZES, GroupedForm, Scales};
 use whit::kernels::{ConvGeometry, conv_f32, depthwise_f32};
 
 use crate::graph::{Graph, Groups, MatMul, Node, Op};
@@ -108,10 +106,11 @@ pub(super) fn pack_groups(
     axis: usize,
 ) -> Result<(Layout, DType, Vec<u8>), PlanError> {
     let refuse = |why: String| Err(unsupported(node, why));
-    let Some(bits) =
-        GroupedBits::ALL.into_iter().find(|bits| bits.count() == usize::from(groups.bits))
-    else {
-        return refuse(format!("weights of {} bits; 4, 5, 6 and 8 are supported", groups.bits));
+    let limits = match (groups.bits, &groups.min) {
+        (8, _) => -128..=127,
+        (bits @ 4..=6, None) => -(1 << (bits - 1))..=(1 << (bits - 1)) - 1,
+        (bits @ 4..=6, Some(_)) => 0..=(1 << bits) - 1,
+        (bits, _) => return refuse(format!("weights of {bits} bits; 4, 5, 6 and 8 are supported")),
     };
     let min = groups.min.as_deref().unwrap_or_default();
     let has_mins = groups.min.is_some();
@@ -132,10 +131,12 @@ pub(super) fn pack_groups(
         return refuse(format!("weights in groups are i8, not {}", weights.dtype));
     }
     let integers = weights.to_i8();
-    let limits = GroupedForm { bits, has_mins, scales: ScaleKind::F16 }.limits();
     if let Some(q) = integers.iter().find(|q| !limits.contains(*q)) {
         return refuse(format!("the weight {q} doesn't fit {} bits", groups.bits));
     }
+    let mut is_there = [false; 256];
+    integers.iter().for_each(|q| is_there[usize::from(*q as u8)] = true);
+    let present = || (i8::MIN..=i8::MAX).filter(|q| is_there[usize::from(*q as u8)]);
     let known = groups.factors.as_ref();
     let scale = Scales { values: &groups.scale, factors: known.map_or(&[], |f| &f.scale) };
     let min = Scales { values: min, factors: known.map_or(&[], |f| &f.min) };
@@ -143,7 +144,7 @@ pub(super) fn pack_groups(
     let (k, size) = (geometry.k(), groups.size);
     let holds = |form: &GroupedForm| {
         form.has_mins == has_mins
-            && form.bits.count() >= bits.count()
+            && present().all(|q| form.holds(q))
             && form.bits.has_groups_of(size)
             && [scale, min].iter().all(|scales| scales.fit(form.scales, k, size))
     };

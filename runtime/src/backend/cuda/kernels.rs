@@ -78,6 +78,7 @@ kernels! {
         CONV_W4: "conv_w4"(ConvF32), 256, waits;
         CONV_W5: "conv_w5"(ConvF32), 256, waits;
         CONV_W6: "conv_w6"(ConvF32), 256, waits;
+        CONV_W4NL: "conv_w4nl"(ConvF32), 256, waits;
         DENSE_F32_1: "dense_f32_1"(ConvF32), 256, waits;
         DENSE_F32_4: "dense_f32_4"(ConvF32), 256, waits;
         DENSE_F16_1: "dense_f16_1"(ConvF32), 256, waits;
@@ -92,6 +93,8 @@ kernels! {
         DENSE_W5_4: "dense_w5_4"(ConvF32), 256, waits;
         DENSE_W6_1: "dense_w6_1"(ConvF32), 256, waits;
         DENSE_W6_4: "dense_w6_4"(ConvF32), 256, waits;
+        DENSE_W4NL_1: "dense_w4nl_1"(ConvF32), 256, waits;
+        DENSE_W4NL_4: "dense_w4nl_4"(ConvF32), 256, waits;
         DEPTHWISE_F32: "depthwise_f32"(DepthwiseF32), 128;
     }
     CONV_I8_MMA_FILE = "conv_i8_mma.cu" {

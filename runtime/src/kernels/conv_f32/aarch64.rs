@@ -10,7 +10,7 @@ use super::integer_blocks::aarch64::{BLOCKS_DOTPROD, BLOCKS_I8MM};
 use super::integer_blocks::{self, BlocksKernel, conv_f32_integer_blocks};
 #[cfg(feature = "std")]
 use super::integer_rows::{self, aarch64::ROWS_DOTPROD, conv_f32_integer_rows};
-use super::lanes::{Bf16Pair, Grouped, Lanes, Neon, W4, W5, W6, W8, Weight};
+use super::lanes::{Bf16Pair, Grouped, Lanes, Neon, W4, W4Nl, W5, W6, W8, Weight};
 use super::rounding::{self, Bf16Tile};
 use super::tile::{
     Dequantize, Finish, GroupedPanel, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile,
@@ -144,6 +144,7 @@ unsafe fn tile_f32_neon(t: &Tile<'_>) {
                 GroupedBits::W4 => grouped::<W4>(t, &panel),
                 GroupedBits::W5 => grouped::<W5>(t, &panel),
                 GroupedBits::W6 => grouped::<W6>(t, &panel),
+                GroupedBits::W4Nl => grouped::<W4Nl>(t, &panel),
             },
         }
     }
@@ -185,6 +186,7 @@ unsafe fn dequantize_neon(args: &Dequantize) {
             GroupedBits::W4 => dequantize::<Neon, W4>(args),
             GroupedBits::W5 => dequantize::<Neon, W5>(args),
             GroupedBits::W6 => dequantize::<Neon, W6>(args),
+            GroupedBits::W4Nl => dequantize::<Neon, W4Nl>(args),
         }
     }
 }

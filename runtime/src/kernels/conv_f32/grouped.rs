@@ -2,9 +2,7 @@
 //! 5 and from 7 on of FORMAT.md.
 //!
 //! A weight is `scale * q` or `scale * q + min`. The product of the 11 bits of an f16 and the 7 of an integer in −128..=127
-//! is exact in f32, as is that of an f16, an i8 and an integer of up to 6 bits.
-
-use core::ops::RangeInclusive;
+//! is exact in f32, as is that of an f16, an i8 and an integer of up to 6 bits, or of an f16, 6 bits and 7.
 
 use super::super::PANEL_N;
 use super::{ConvGeometry, product};
@@ -23,18 +21,25 @@ pub enum GroupedBits {
     W5,
     /// Nibbles and two more bits in another plane: −32..=31, stored plus 32, or 0..=63.
     W6,
+    /// Nibbles that stand for values of [`NONLINEAR`]; there are no minima.
+    W4Nl,
 }
+
+/// What the nibbles of [`GroupedBits::W4Nl`] stand for, ascending: nearer to each other where weights are many. Those of GGUF's IQ4_NL and
+/// IQ4_XS.
+pub const NONLINEAR: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 impl GroupedBits {
     /// All of them.
-    pub const ALL: [GroupedBits; 4] =
-        [GroupedBits::W8, GroupedBits::W4, GroupedBits::W5, GroupedBits::W6];
+    pub const ALL: [GroupedBits; 5] =
+        [GroupedBits::W8, GroupedBits::W4, GroupedBits::W5, GroupedBits::W6, GroupedBits::W4Nl];
 
     /// Bits of a weight.
     pub const fn count(self) -> usize {
         match self {
             GroupedBits::W8 => 8,
-            GroupedBits::W4 => 4,
+            GroupedBits::W4 | GroupedBits::W4Nl => 4,
             GroupedBits::W5 => 5,
             GroupedBits::W6 => 6,
         }
@@ -128,6 +133,9 @@ impl GroupedForm {
             Layout::GroupedW5NarrowMin => (W5, true, I8),
             Layout::GroupedW6Narrow => (W6, false, I8),
             Layout::GroupedW6 => (W6, false, F16),
+            Layout::GroupedW4Nl => (W4Nl, false, F16),
+            Layout::GroupedW4NlWide => (W4Nl, false, F32),
+            Layout::GroupedW4NlNarrow => (W4Nl, false, I8),
             _ => return None,
         };
         Some(GroupedForm { bits, has_mins, scales })
@@ -152,21 +160,26 @@ impl GroupedForm {
         }
     }
 
-    /// How much more than a weight its stored bits are.
-    const fn surplus(self) -> i8 {
+    /// The bits that stand for a weight's integer, if there are such.
+    fn code(self, q: i8) -> Option<u8> {
         match self.bits {
-            GroupedBits::W8 => 0,
-            _ if self.has_mins => 0,
-            bits => 8 << bits.upper(),
+            GroupedBits::W8 => Some(q as u8),
+            GroupedBits::W4Nl => NONLINEAR.binary_search(&q).ok().map(|code| code as u8),
+            bits => {
+                let code = i16::from(q) + if self.has_mins { 0 } else { 8 << bits.upper() };
+                (0..16 << bits.upper()).contains(&code).then_some(code as u8)
+            }
         }
     }
 
-    /// The integers that weights can be.
-    pub const fn limits(self) -> RangeInclusive<i8> {
-        match self.bits {
-            GroupedBits::W8 => -128..=127,
-            bits => -self.surplus()..=((16 << bits.upper()) - 1) as i8 - self.surplus(),
-        }
+    /// Whether a weight can be this integer.
+    pub fn holds(self, q: i8) -> bool {
+        self.code(q).is_some()
+    }
+
+    /// The integers that weights can be, ascending.
+    pub fn integers(self) -> impl Iterator<Item = i8> {
+        (i8::MIN..=i8::MAX).filter(move |q| self.holds(*q))
     }
 
     /// What a tensor of this form begins at a multiple of, in bytes.
@@ -364,6 +377,9 @@ impl<'a> GroupedWeights<'a> {
             let place = upper_bits * (2 * (word % unit_words) + i / 4);
             stored |= (byte >> place & ((1 << upper_bits) - 1)) << 4;
         }
+        if self.bits == GroupedBits::W4Nl {
+            return NONLINEAR[usize::from(stored)];
+        }
         stored as i8 - if self.mins.is_some() { 0 } else { 8 << upper_bits }
     }
 
@@ -479,7 +495,7 @@ impl Scales<'_> {
 }
 
 /// The planes of weights `[out_c][kernel_h][kernel_w][in_c / groups]`, with their scales, and minima if the form has them, which its
-/// kind must hold. Padding is the weight 0 with the scale 0.
+/// kind must hold. Padding is the weight 0 with the scale 0, or behind the last inputs of an output any weight.
 ///
 /// # Panics
 ///
@@ -506,7 +522,8 @@ pub fn pack_weights(
     let mut bytes = std::vec![0; form.bytes(geometry, group_size)];
     let (weights, rest) = bytes.split_at_mut(lens.words);
     let (upper, planes) = rest.split_at_mut(lens.upper);
-    let zero = form.surplus() as u8;
+    // Where no code stands for 0 the scale makes it 0.
+    let zero = form.code(0).unwrap_or(8);
     weights.fill(zero & 15 | (zero & 15) << 4);
     upper.fill(match (bits.upper(), zero >> 4) {
         (1, one) => one * 0xFF,
@@ -517,22 +534,21 @@ pub fn pack_weights(
         let (index, lane) = (padded / PANEL_N, padded % PANEL_N);
         for row in 0..k {
             let q = ohwi[channel * k + row];
-            assert!(form.limits().contains(&q), "{q} in {bits:?}");
+            let Some(code) = form.code(q) else { panic!("{q} in {bits:?}") };
             let word = index * bits.words(k) + row / bits.per_word();
             let byte = &mut weights[(word * PANEL_N + lane) * 4 + row % 4];
             if bits == GroupedBits::W8 {
-                *byte = q as u8;
+                *byte = code;
                 continue;
             }
-            let stored = (q + form.surplus()) as u8;
             let shift = row % 8 / 4 * 4;
-            *byte = *byte & !(15 << shift) | (stored & 15) << shift;
+            *byte = *byte & !(15 << shift) | (code & 15) << shift;
             if bits.upper() > 0 {
                 let unit = word / bits.unit_words();
                 let byte = &mut upper[(unit * PANEL_N + lane) * 4 + row % 4];
                 let shift = row % bits.unit() / 4 * bits.upper();
                 let mask = (1 << bits.upper()) - 1;
-                *byte = *byte & !(mask << shift) | (stored >> 4) << shift;
+                *byte = *byte & !(mask << shift) | (code >> 4) << shift;
             }
         }
         let panel = Panel { index, k, group_size };

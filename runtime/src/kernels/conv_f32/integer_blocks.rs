@@ -5,8 +5,8 @@
 
 use super::grouped::{FACTOR_INPUTS, GROUP_SIZES, GroupedBits, GroupedWeights};
 use super::integer_rows::MOST_ROWS;
-use super::integers::{Inputs, MAX_GROUP, Quads, Quantize, UNIT, row_len};
-use super::lanes::{Grouped, Lanes, W4, W5, W6, W8};
+use super::integers::{Inputs, MAX_GROUP, Quads, Quantize, UNIT, nibbles, row_len, surplus};
+use super::lanes::{Grouped, Lanes, W4, W4Nl, W5, W6, W8};
 use super::tile::{Finish, GroupedPanel, Row, Tile, WeightPtr, write};
 use super::{ConvF32, ConvGeometry};
 use crate::kernels::{PANEL_N, PanelWeights};
@@ -313,6 +313,7 @@ unsafe fn unpack<I: Products>(block: &Block, to: &mut Unpacked<'_>) {
             GroupedBits::W4 => unpack_of::<I, W4>(block, to),
             GroupedBits::W5 => unpack_of::<I, W5>(block, to),
             GroupedBits::W6 => unpack_of::<I, W6>(block, to),
+            GroupedBits::W4Nl => unpack_of::<I, W4Nl>(block, to),
         }
     }
 }
@@ -326,10 +327,7 @@ unsafe fn unpack_of<I: Products, B: Grouped>(block: &Block, to: &mut Unpacked<'_
     let panel = &block.panel;
     let (per_word, unit_words) = (B::BITS.per_word(), B::BITS.unit_words());
     let sizes = Sizes::new(block.inputs, panel.group_size);
-    let surplus = match B::BITS {
-        GroupedBits::W8 => I::Quads::SURPLUS_W8 as i16,
-        _ => panel.surplus().into(),
-    };
+    let surplus = surplus::<I::Quads, B>(panel) as i16;
     let (first_word, first_group) = (block.first / per_word, block.first / panel.group_size);
     assert!(to.integers.len() >= sizes.quads * QUAD_LEN);
     assert!(to.scales.len().min(to.mins.len()) >= sizes.groups * PANEL_N);
@@ -349,13 +347,14 @@ unsafe fn unpack_of<I: Products, B: Grouped>(block: &Block, to: &mut Unpacked<'_
                         let second = from.add(if has_second { ROW_BYTES } else { 0 });
                         [I::Quads::w8(from), I::Quads::w8(second)]
                     }
-                    (_, 0) => I::Quads::w4(from),
                     (_, upper_bits) => {
-                        let upper = panel.upper.add(at / unit_words * ROW_BYTES + v * 4);
-                        let words = I::Outputs::load_words(from);
+                        // Without upper bits any words, which nobody reads.
+                        let upper = match upper_bits {
+                            0 => from,
+                            _ => panel.upper.add(at / unit_words * ROW_BYTES + v * 4),
+                        };
                         let upper = I::Outputs::load_words(upper);
-                        I::Outputs::join(words, upper, upper_bits, at % unit_words, 0)
-                            .map(|quad| I::Quads::bytes(quad))
+                        nibbles::<I::Quads, I::Outputs, B>(from, upper, at % unit_words)
                     }
                 };
                 I::store(quads, surplus, integers.add(octet * 2 * QUAD_LEN), v);

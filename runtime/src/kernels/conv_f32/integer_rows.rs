@@ -5,8 +5,8 @@
 
 use super::blocked::grouped_tiles;
 use super::grouped::{GROUP_SIZES, GroupedBits, GroupedWeights};
-use super::integers::{Inputs, Integers, Quads, Quantize, row_len};
-use super::lanes::{Grouped, Lanes, W4, W5, W6, W8, fetch_ahead};
+use super::integers::{Inputs, Integers, Quads, Quantize, nibbles, row_len, surplus};
+use super::lanes::{Grouped, Lanes, W4, W4Nl, W5, W6, W8, fetch_ahead};
 use super::tile::{GroupedPanel, Tile, write};
 use super::{ConvF32, ConvGeometry};
 use crate::kernels::{PANEL_N, PanelWeights};
@@ -97,6 +97,7 @@ unsafe fn panel_rows<I: Integers, const MR: usize, const NV: usize, const CHAINS
             GroupedBits::W4 => panel_rows_of::<I, W4, MR, NV, CHAINS>(tile, panel, inputs),
             GroupedBits::W5 => panel_rows_of::<I, W5, MR, NV, CHAINS>(tile, panel, inputs),
             GroupedBits::W6 => panel_rows_of::<I, W6, MR, NV, CHAINS>(tile, panel, inputs),
+            GroupedBits::W4Nl => panel_rows_of::<I, W4Nl, MR, NV, CHAINS>(tile, panel, inputs),
         }
     }
 }
@@ -121,11 +122,7 @@ unsafe fn panel_rows_of<
     let (upper_bits, unit_words) = (B::BITS.upper(), B::BITS.unit_words());
     let words = B::BITS.words(tile.run_len);
     let words_per_group = panel.group_size / B::BITS.per_word();
-    let surplus = match (B::BITS, panel.mins.is_some()) {
-        (GroupedBits::W8, _) => I::Quads::SURPLUS_W8,
-        (_, true) => 0,
-        (_, false) => 8 << upper_bits,
-    };
+    let surplus = surplus::<I::Quads, B>(panel);
     // SAFETY: words and scales are those that Tile promises, for all lanes of the panel; every row has the quads of all words, two
     // elements each, and an entry per group in the other lists.
     unsafe {
@@ -153,13 +150,8 @@ unsafe fn panel_rows_of<
                         fetch_ahead(from);
                         for v in 0..NV {
                             let from = from.add(v * I::Outputs::LEN * 4);
-                            let [first, second] = if upper_bits == 0 {
-                                I::Quads::w4(from)
-                            } else {
-                                let words = I::Outputs::load_words(from);
-                                I::Outputs::join(words, upper[v], upper_bits, part, 0)
-                                    .map(|quad| I::Quads::bytes(quad))
-                            };
+                            let [first, second] =
+                                nibbles::<I::Quads, I::Outputs, B>(from, upper[v], part);
                             for row in 0..MR {
                                 let sums = &mut sums[row][v];
                                 let x = integers[row].add(4 * word);

@@ -5,7 +5,8 @@
 //! group over 32,512. Where instructions multiply bytes, `q = 256 · high + low`, both in i8.
 
 use super::grouped::{GROUP_SIZES, GroupedBits};
-use super::lanes::Lanes;
+use super::lanes::{Grouped, Lanes, nonlinear};
+use super::tile::GroupedPanel;
 
 /// `127 · 256`: what the largest input of a group becomes.
 const LARGEST: f32 = 32512.0;
@@ -40,6 +41,8 @@ pub(super) trait Quads {
 
     /// How much more than they are weights of 8 bits are read as.
     const SURPLUS_W8: i32;
+    /// How much more than they are values of a table are looked up as: 127 where [`Quads::bytes`] takes unsigned bytes, 0 where signed ones.
+    const SURPLUS_NONLINEAR: i32;
 
     /// Quads of inputs, one after the other, as [`Quads::load`] reads them.
     fn quads(inputs: [i16; BLOCK]) -> [u32; BLOCK / 2];
@@ -49,8 +52,43 @@ pub(super) trait Quads {
     unsafe fn w8(from: *const u8) -> Self::Weights;
     /// Reads words of 4 bits: two quads of weights, from 0 to 15.
     unsafe fn w4(from: *const u8) -> [Self::Weights; 2];
-    /// Words of bytes below 128: a quad of weights.
+    /// Words of bytes, unsigned or signed as [`Quads::SURPLUS_NONLINEAR`] says: a quad of weights.
     unsafe fn bytes(words: Self::Words) -> Self::Weights;
+}
+
+/// How much more than they are the weights of a panel, of the bits of `B`, are read as.
+#[inline(always)]
+pub(super) fn surplus<Q: Quads, B: Grouped>(panel: &GroupedPanel) -> i32 {
+    match B::BITS {
+        GroupedBits::W8 => Q::SURPLUS_W8,
+        GroupedBits::W4Nl => Q::SURPLUS_NONLINEAR,
+        _ => panel.surplus().into(),
+    }
+}
+
+/// Reads words of nibbles, number `part` of a unit whose upper bits are in `upper` if there are such: two quads of weights.
+///
+/// # Safety
+///
+/// The CPU has the instruction set of `Q` and `L`; the words of a register are readable, and have the bits of `B`.
+#[inline(always)]
+pub(super) unsafe fn nibbles<Q: Quads, L: Lanes<Words = Q::Words>, B: Grouped>(
+    from: *const u8,
+    upper: L::Words,
+    part: usize,
+) -> [Q::Weights; 2] {
+    // SAFETY: the contract is the same. Bytes are below 64, or those of a table with the surplus that `bytes` wants.
+    unsafe {
+        match B::BITS {
+            GroupedBits::W4Nl => {
+                let table = const { &nonlinear(Q::SURPLUS_NONLINEAR) };
+                L::look_up(L::load_words(from), table).map(|quad| Q::bytes(quad))
+            }
+            bits if bits.upper() == 0 => Q::w4(from),
+            bits => L::join(L::load_words(from), upper, bits.upper(), part, 0)
+                .map(|quad| Q::bytes(quad)),
+        }
+    }
 }
 
 /// Sums of products of quads.

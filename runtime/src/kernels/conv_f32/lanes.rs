@@ -3,7 +3,7 @@
 //! A kernel generic over [`Lanes`] is compiled once per instruction set, by inlining it into a
 //! function that enables the set's features.
 
-use super::grouped::GroupedBits;
+use super::grouped::{GroupedBits, NONLINEAR};
 use half::{bf16, f16};
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
@@ -106,6 +106,8 @@ pub(crate) trait Lanes: Copy {
         part: usize,
         surplus: u8,
     ) -> [Self::Words; 2];
+    /// The table's bytes that the low nibbles of bytes are indices of, then those of the high ones.
+    unsafe fn look_up(words: Self::Words, table: &[u8; 16]) -> [Self::Words; 2];
 }
 
 /// Integers in words: how one output's weights for several inputs lie in 32 bits.
@@ -152,6 +154,23 @@ pub(crate) type W5 = Split<1>;
 
 /// Weights of 6 bits.
 pub(crate) type W6 = Split<2>;
+
+/// Weights of 4 bits that stand for values of a table.
+#[derive(Clone, Copy)]
+pub(crate) struct W4Nl;
+
+/// [`NONLINEAR`] in bytes, each so much more. It has to be enough to be unsigned, or 0.
+pub(crate) const fn nonlinear(surplus: i32) -> [u8; 16] {
+    let mut table = [0; 16];
+    let mut code = 0;
+    while code < table.len() {
+        let value = NONLINEAR[code] as i32 + surplus;
+        assert!(surplus == 0 || value >= 0 && value <= u8::MAX as i32);
+        table[code] = value as u8;
+        code += 1;
+    }
+    table
+}
 
 impl Grouped for W8 {
     const BITS: GroupedBits = GroupedBits::W8;
@@ -211,6 +230,27 @@ impl<const UPPER: usize> Grouped for Split<UPPER> {
     ) -> [L::Words; 2] {
         // SAFETY: the contract is the same.
         unsafe { L::join(L::load_words(words), L::load_words(upper), UPPER, part, surplus) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights<L: Lanes>(quads: [L::Words; 2], i: usize) -> L {
+        // SAFETY: the contract is the same.
+        unsafe { L::bytes(quads[i / 4], i % 4) }
+    }
+}
+
+impl Grouped for W4Nl {
+    const BITS: GroupedBits = GroupedBits::W4Nl;
+
+    const OFFSET: f32 = 0.0;
+
+    /// Bytes of inputs 0 to 3, and of 4 to 7.
+    type Loaded<L: Lanes> = [L::Words; 2];
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(words: *const u8, _: *const u8, _: usize, _: u8) -> [L::Words; 2] {
+        // SAFETY: the contract is the same.
+        unsafe { L::look_up(L::load_words(words), const { &nonlinear(0) }) }
     }
 
     #[inline(always)]

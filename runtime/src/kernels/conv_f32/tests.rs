@@ -5,7 +5,7 @@ use super::direct::{DirectKernel, DirectTiles, conv_f32_direct, direct_tiles, ev
 use super::grouped::{
     FACTOR_INPUTS, GROUP_SIZES, GroupedBits, GroupedForm, ScaleKind, ScalePlane, Scales,
 };
-use super::lanes::{Array, Bf16Pair, Lanes, W4, W5, W6, W8, Weight};
+use super::lanes::{Array, Bf16Pair, Lanes, W4, W4Nl, W5, W6, W8, Weight};
 use super::rounding::{self, Bf16Tile};
 use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile};
 use super::winograd::{
@@ -257,7 +257,7 @@ impl Problem {
         let (mut sizes, mut products) = (vec![], vec![]);
         let ohwi = if let Some((form, group_size)) = variant.grouped {
             let groups = g.k().div_ceil(group_size);
-            let integers: Vec<i8> = form.limits().collect();
+            let integers: Vec<i8> = form.integers().collect();
             let q: Vec<i8> = (0..g.out_c * g.k()).map(|_| random.pick(&integers)).collect();
             let (scales, factors) = scales(&mut random, form, g.out_c, g.k(), group_size);
             let (mins, min_factors) = match form.has_mins {
@@ -585,10 +585,12 @@ unsafe fn array_tile<L: Lanes, const MR: usize, const NV: usize, const KU: usize
                 (GroupedBits::W4, true) => grouped_tile::<L, W4, ROWS, 1>(t, &panel),
                 (GroupedBits::W5, true) => grouped_tile::<L, W5, ROWS, 1>(t, &panel),
                 (GroupedBits::W6, true) => grouped_tile::<L, W6, ROWS, 1>(t, &panel),
+                (GroupedBits::W4Nl, true) => grouped_tile::<L, W4Nl, ROWS, 1>(t, &panel),
                 (GroupedBits::W8, false) => grouped_tile::<L, W8, ROWS, NV>(t, &panel),
                 (GroupedBits::W4, false) => grouped_tile::<L, W4, ROWS, NV>(t, &panel),
                 (GroupedBits::W5, false) => grouped_tile::<L, W5, ROWS, NV>(t, &panel),
                 (GroupedBits::W6, false) => grouped_tile::<L, W6, ROWS, NV>(t, &panel),
+                (GroupedBits::W4Nl, false) => grouped_tile::<L, W4Nl, ROWS, NV>(t, &panel),
             },
         }
     }
@@ -605,6 +607,7 @@ unsafe fn array_dequantize<L: Lanes>(args: &Dequantize) {
             GroupedBits::W4 => dequantize::<L, W4>(args),
             GroupedBits::W5 => dequantize::<L, W5>(args),
             GroupedBits::W6 => dequantize::<L, W6>(args),
+            GroupedBits::W4Nl => dequantize::<L, W4Nl>(args),
         }
     }
 }
@@ -1190,7 +1193,7 @@ fn grouped_weights_of_every_length() {
 }
 
 /// What kernels of integers give, of every case one after the other: FNV-1a of the bits.
-const INTEGER_RESULTS: u64 = 0x240776b71b678765;
+const INTEGER_RESULTS: u64 = 0x06024683e34e15b8;
 
 /// Sums of integers, and all that is done with them, are the same everywhere.
 #[test]
@@ -1229,13 +1232,15 @@ fn integers_are_equal_bits_on_every_instruction_set() {
 #[test]
 fn grouped_weights_lie_where_the_format_says() {
     const N: usize = 18;
+    const TABLE: [i32; 16] =
+        [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
     for (form, group_size, k) in
         forms().into_iter().flat_map(|form| [(form, 32, 70), (form, 64, 70), (form, 128, 300)])
     {
         let geometry = ConvGeometry { groups: 2, ..ConvGeometry::matmul(1, 2 * k, 2 * N) };
         let mut random = Random::new(9);
-        let limits: Vec<i8> = form.limits().collect();
-        let q: Vec<i8> = (0..2 * N * k).map(|_| random.pick(&limits)).collect();
+        let integers: Vec<i8> = form.integers().collect();
+        let q: Vec<i8> = (0..2 * N * k).map(|_| random.pick(&integers)).collect();
         let (scale, factors) = scales(&mut random, form, 2 * N, k, group_size);
         let (min, min_factors) = match form.has_mins {
             true => scales(&mut random, form, 2 * N, k, group_size),
@@ -1253,7 +1258,7 @@ fn grouped_weights_lie_where_the_format_says() {
         // Bytes of words and of upper bits, and what integers are stored as more than they are.
         let (words, upper_bytes, less) = match form.bits {
             GroupedBits::W8 => (4 * 64 * ceil(4), 0, 0),
-            GroupedBits::W4 => (4 * 64 * ceil(8), 0, 8),
+            GroupedBits::W4 | GroupedBits::W4Nl => (4 * 64 * ceil(8), 0, 8),
             GroupedBits::W5 => (4 * 64 * 4 * ceil(32), 4 * 64 * ceil(32), 16),
             GroupedBits::W6 => (4 * 64 * 2 * ceil(16), 4 * 64 * ceil(16), 32),
         };
@@ -1287,9 +1292,11 @@ fn grouped_weights_lie_where_the_format_says() {
                 GroupedBits::W4 => nibble(ceil(8)) - less,
                 GroupedBits::W5 => nibble(4 * ceil(32)) + 16 * upper(32, 1) - less,
                 GroupedBits::W6 => nibble(2 * ceil(16)) + 16 * upper(16, 2) - less,
+                GroupedBits::W4Nl => TABLE[nibble(ceil(8)) as usize],
             };
             let channel = conv_group * N + n;
-            let want = if n < N { i32::from(q[channel * k + input]) } else { 0 };
+            let padding = if form.bits == GroupedBits::W4Nl { 1 } else { 0 };
+            let want = if n < N { i32::from(q[channel * k + input]) } else { padding };
             assert_eq!(got, want, "{form:?} {conv_group} {n} {input}");
             let real = |plane: usize| {
                 let start = words + upper_bytes + plane * (scale_bytes + factor_bytes);

@@ -7,7 +7,7 @@ use super::integer_blocks::x86_64::{BLOCKS_AVX2, BLOCKS_AVX512, BLOCKS_AVXVNNI};
 use super::integer_blocks::{self, BlocksKernel, conv_f32_integer_blocks};
 use super::integer_rows::x86_64::{ROWS_AVX2, ROWS_AVX512, ROWS_AVXVNNI};
 use super::integer_rows::{self, RowsKernel, conv_f32_integer_rows};
-use super::lanes::{Avx2, Avx512, Bf16Pair, Lanes, Streamed, W4, W5, W6, W8, Weight};
+use super::lanes::{Avx2, Avx512, Bf16Pair, Lanes, Streamed, W4, W4Nl, W5, W6, W8, Weight};
 use super::rounding::{self, Bf16Tile};
 use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, tile};
 use super::winograd::{
@@ -519,6 +519,7 @@ unsafe fn dequantize_avx2(args: &Dequantize) {
             GroupedBits::W4 => dequantize::<Avx2, W4>(args),
             GroupedBits::W5 => dequantize::<Avx2, W5>(args),
             GroupedBits::W6 => dequantize::<Avx2, W6>(args),
+            GroupedBits::W4Nl => dequantize::<Avx2, W4Nl>(args),
         }
     }
 }
@@ -535,6 +536,7 @@ unsafe fn dequantize_avx512(args: &Dequantize) {
             GroupedBits::W4 => dequantize::<Avx512, W4>(args),
             GroupedBits::W5 => dequantize::<Avx512, W5>(args),
             GroupedBits::W6 => dequantize::<Avx512, W6>(args),
+            GroupedBits::W4Nl => dequantize::<Avx512, W4Nl>(args),
         }
     }
 }

@@ -255,6 +255,8 @@ pub(super) fn layers(cases: &mut Vec<Named>) {
                 ("conv_w4", Layout::GroupedW4NarrowMin),
                 ("conv_w5", Layout::GroupedW5),
                 ("conv_w6", Layout::GroupedW6Narrow),
+                ("conv_w4nl", Layout::GroupedW4Nl),
+                ("conv_w4nl", Layout::GroupedW4NlNarrow),
             ] {
                 cases.push((name, conv.f32(7, |r, channels, k| grouped(layout, channels, k, r))));
             }
@@ -285,6 +287,7 @@ pub(super) fn layers(cases: &mut Vec<Named>) {
                     GroupedBits::W4 => ("dense_w4_1", "dense_w4_4"),
                     GroupedBits::W5 => ("dense_w5_1", "dense_w5_4"),
                     GroupedBits::W6 => ("dense_w6_1", "dense_w6_4"),
+                    GroupedBits::W4Nl => ("dense_w4nl_1", "dense_w4nl_4"),
                 };
                 let weights = |r: &mut Random, channels, k| grouped(layout, channels, k, r);
                 cases.push((named(one_row, four), conv.f32(7, weights)));

@@ -391,6 +391,7 @@ fn attention(cases: &mut Vec<Named>) {
         named(grouped(Layout::GroupedW4Min, padded, size, &mut Random(7))),
         named(grouped(Layout::GroupedW5NarrowMin, padded, size, &mut Random(8))),
         named(grouped(Layout::GroupedW6Narrow, padded, size, &mut Random(9))),
+        named(grouped(Layout::GroupedW4NlWide, padded, size, &mut Random(11))),
     ];
     for (at, table) in tables.into_iter().enumerate() {
         let attributes =

@@ -234,7 +234,7 @@ struct Weights {
     u32 reserved;
 };
 
-enum Form { F32, F16, BF16, W8, W4, W5, W6 };
+enum Form { F32, F16, BF16, W8, W4, W5, W6, W4NL };
 
 // Inputs whose weights of an output are a word.
 __device__ constexpr u32 inputs_per_word(Form form) {
@@ -255,7 +255,15 @@ __device__ inline u32 words_of(Form form, u32 k) {
 }
 
 // How much more integers without minima are stored as.
-__device__ inline i32 surplus_of(Form form) { return form == W8 ? 0 : 8 << upper_bits(form); }
+__device__ inline i32 surplus_of(Form form) { return form == W8 || form == W4NL ? 0 : 8 << upper_bits(form); }
+
+// The i8 that four nibbles of w4nl stand for, from the lowest on.
+__device__ inline u32 nonlinear(u32 nibbles) {
+    // By three bits of each nibble among the lower half of all values, and among the upper half; then by the fourth.
+    const u32 lower = __byte_perm(0xbfad9881u, 0xf6eaddcfu, nibbles);
+    const u32 upper = __byte_perm(0x26190d01u, 0x71594535u, nibbles);
+    return __byte_perm(lower, upper, 0x3210u | (nibbles & 0x8888u) >> 1);
+}
 
 // A scale or minimum of the group of input `k`, for output `column` of a panel.
 __device__ inline f32 scale_at(const Weights& w, u64 plane, u64 factors, u32 panel, u32 k, u32 column) {
@@ -285,6 +293,7 @@ __device__ inline f32 weight_at(const Weights& w, u32 panel, u32 k, u32 column) 
         const u8 upper = ((const u8*)w.upper)[(word / words_per_unit(form) * 16 + column) * 4 + k % 4];
         q |= (upper >> (bits * (k % (8 * words_per_unit(form)) / 4)) & ((1 << bits) - 1)) << 4;
     }
+    if (form == W4NL) q = (i8)nonlinear((u32)q);
     if (w.minima == 0) q -= surplus_of(form);
     const f32 scaled = __fmul_rn(scale_at(w, w.scales, w.scale_factors, panel, k, column), __int2float_rn(q));
     return w.minima ? __fadd_rn(scaled, scale_at(w, w.minima, w.minimum_factors, panel, k, column)) : scaled;

@@ -10,7 +10,7 @@ struct Embedding {
     u32 rows;
     u32 elements;
     u32 step;
-    // Dense: 0 f32, 1 f16, 2 bf16; panels: 3 f32, 4 f16, 5 bf16, 6 w8, 7 w4, 8 w5, 9 w6.
+    // Dense: 0 f32, 1 f16, 2 bf16; panels: 3 f32, 4 f16, 5 bf16, 6 w8, 7 w4, 8 w5, 9 w6, 10 w4nl.
     u32 form;
     // 1: ids are i64, else i32.
     u32 wide_ids;
@@ -39,7 +39,8 @@ KERNEL(embedding, 256, Embedding) {
     case 6: x = weight_at<W8>(a.table, panel, k, column); break;
     case 7: x = weight_at<W4>(a.table, panel, k, column); break;
     case 8: x = weight_at<W5>(a.table, panel, k, column); break;
-    default: x = weight_at<W6>(a.table, panel, k, column); break;
+    case 9: x = weight_at<W6>(a.table, panel, k, column); break;
+    default: x = weight_at<W4NL>(a.table, panel, k, column); break;
     }
     ((f32*)a.output)[at] = a.scale == 1.0f ? x : __fmul_rn(x, a.scale);
 }

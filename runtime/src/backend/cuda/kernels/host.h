@@ -72,6 +72,14 @@ inline i32 __dp4a(i32 a, i32 b, i32 c) {
     return (i32)sum;
 }
 
+// Bytes of a and b, of which each nibble of `selector` names one by its lower three bits.
+inline u32 __byte_perm(u32 a, u32 b, u32 selector) {
+    const u64 bytes = (u64)b << 32 | a;
+    u32 chosen = 0;
+    for (u32 i = 0; i < 4; i++) chosen |= (u32)(u8)(bytes >> (8 * (selector >> (4 * i) & 7))) << (8 * i);
+    return chosen;
+}
+
 // Words of all lanes of this warp, 8 for each.
 u32* fragment_room();
 

@@ -74,6 +74,7 @@ KERNEL(conv_w8, 256, ConvF32) { conv_tile<W8>(a); }
 KERNEL(conv_w4, 256, ConvF32) { conv_tile<W4>(a); }
 KERNEL(conv_w5, 256, ConvF32) { conv_tile<W5>(a); }
 KERNEL(conv_w6, 256, ConvF32) { conv_tile<W6>(a); }
+KERNEL(conv_w4nl, 256, ConvF32) { conv_tile<W4NL>(a); }
 
 // Four columns from `column` on of the weights of an input, or of a word of inputs: four words, of f16 two.
 template <Form form>
@@ -106,6 +107,11 @@ __device__ inline void widen(const Weights& w, const int4& four, const int4& upp
                 q[i][j] = bf16_to_float((u16)(words[j] >> (16 * i)));
                 continue;
             }
+            if (form == W4NL) {
+                const u32 nibble = 2 * (i % 4) + i / 4;
+                q[i][j] = __int2float_rn((i8)(nonlinear(words[j] >> (16 * (nibble / 4))) >> (8 * (nibble % 4))));
+                continue;
+            }
             const u32 shift = 8 * (i % 4) + (i < 4 ? 0 : 4);
             i32 value = form == W8 ? (i8)(words[j] >> shift) : (i32)(words[j] >> shift & 15);
             if (bits > 0) {
@@ -116,7 +122,7 @@ __device__ inline void widen(const Weights& w, const int4& four, const int4& upp
     }
 }
 
-// Inputs from `first` on of a row; zeros behind the last, where the weights are 0, too.
+// Inputs from `first` on of a row; zeros behind the last.
 template <u32 inputs>
 __device__ inline void load_inputs(const f32* x, u32 first, u32 k, u32 aligned, f32 (&values)[inputs]) {
     if (inputs % 4 == 0 && aligned) {
@@ -214,6 +220,8 @@ KERNEL(dense_w5_1, 256, ConvF32) { dense_rows<W5, 1>(a); }
 KERNEL(dense_w5_4, 256, ConvF32) { dense_rows<W5, 4>(a); }
 KERNEL(dense_w6_1, 256, ConvF32) { dense_rows<W6, 1>(a); }
 KERNEL(dense_w6_4, 256, ConvF32) { dense_rows<W6, 4>(a); }
+KERNEL(dense_w4nl_1, 256, ConvF32) { dense_rows<W4NL, 1>(a); }
+KERNEL(dense_w4nl_4, 256, ConvF32) { dense_rows<W4NL, 4>(a); }
 
 struct DepthwiseF32 {
     u64 input;

@@ -5,10 +5,11 @@ use super::layers::{MMA_TILE, pays_mma, shape_of};
 use super::{Lower, Refusal, elements, small};
 use crate::backend::cuda::arguments::{self, ConvF32, DepthwiseF32, MatMul, Weights};
 use crate::backend::cuda::kernels::{
-    CONV_BF16, CONV_BF16_MMA, CONV_F16, CONV_F32, CONV_W4, CONV_W5, CONV_W6, CONV_W8, DENSE_BF16_1,
-    DENSE_BF16_4, DENSE_F16_1, DENSE_F16_4, DENSE_F32_1, DENSE_F32_4, DENSE_W4_1, DENSE_W4_4,
-    DENSE_W5_1, DENSE_W5_4, DENSE_W6_1, DENSE_W6_4, DENSE_W8_1, DENSE_W8_4, DEPTHWISE_F32,
-    EMBEDDING, Kernel, MATMUL_F32, MATMUL_I32, MATMUL_I64, UNARY_F32,
+    CONV_BF16, CONV_BF16_MMA, CONV_F16, CONV_F32, CONV_W4, CONV_W4NL, CONV_W5, CONV_W6, CONV_W8,
+    DENSE_BF16_1, DENSE_BF16_4, DENSE_F16_1, DENSE_F16_4, DENSE_F32_1, DENSE_F32_4, DENSE_W4_1,
+    DENSE_W4_4, DENSE_W4NL_1, DENSE_W4NL_4, DENSE_W5_1, DENSE_W5_4, DENSE_W6_1, DENSE_W6_4,
+    DENSE_W8_1, DENSE_W8_4, DEPTHWISE_F32, EMBEDDING, Kernel, MATMUL_F32, MATMUL_I32, MATMUL_I64,
+    UNARY_F32,
 };
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
@@ -37,6 +38,7 @@ enum Form {
     W4,
     W5,
     W6,
+    W4Nl,
 }
 
 /// Weights of a layer with this geometry, at `operand`.
@@ -75,6 +77,7 @@ fn weights(
         GroupedBits::W4 => Form::W4,
         GroupedBits::W5 => Form::W5,
         GroupedBits::W6 => Form::W6,
+        GroupedBits::W4Nl => Form::W4Nl,
     };
     Ok((weights, form))
 }
@@ -108,6 +111,7 @@ fn panels(lower: &mut Lower<'_>, geometry: GeometryFn, is_layer: bool) -> Result
             Form::W4 => [&DENSE_W4_1, &DENSE_W4_4],
             Form::W5 => [&DENSE_W5_1, &DENSE_W5_4],
             Form::W6 => [&DENSE_W6_1, &DENSE_W6_4],
+            Form::W4Nl => [&DENSE_W4NL_1, &DENSE_W4NL_4],
         };
         let kernel = if rows == 1 { one } else { four };
         let grid = [g.out_pixels().div_ceil(rows), g.padded_out_c() / PANEL_N];
@@ -128,6 +132,7 @@ fn panels(lower: &mut Lower<'_>, geometry: GeometryFn, is_layer: bool) -> Result
         Form::W4 => &CONV_W4,
         Form::W5 => &CONV_W5,
         Form::W6 => &CONV_W6,
+        Form::W4Nl => &CONV_W4NL,
     };
     let columns = g.groups * g.padded_group_out_c().div_ceil(TILE);
     lower.call(kernel, [g.out_pixels().div_ceil(TILE), columns], arguments)?;
@@ -203,6 +208,7 @@ pub(super) fn embedding(lower: &mut Lower<'_>) -> Result<(), Refusal> {
             Form::W4 => 7,
             Form::W5 => 8,
             Form::W6 => 9,
+            Form::W4Nl => 10,
         },
         wide_ids: u32::from(ids.dtype() == DType::I64),
         scale,

@@ -192,6 +192,7 @@ impl Quads for Pairs512 {
     type Words = __m512i;
 
     const SURPLUS_W8: i32 = 0;
+    const SURPLUS_NONLINEAR: i32 = 127;
 
     #[inline(always)]
     fn quads(inputs: [i16; BLOCK]) -> [u32; BLOCK / 2] {

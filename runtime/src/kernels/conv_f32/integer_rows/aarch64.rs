@@ -20,6 +20,7 @@ impl Quads for Halves {
     type Words = uint32x4_t;
 
     const SURPLUS_W8: i32 = 0;
+    const SURPLUS_NONLINEAR: i32 = 0;
 
     // The high halves of a quad, and the low ones, in i8.
     #[inline(always)]

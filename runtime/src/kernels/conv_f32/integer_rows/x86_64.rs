@@ -28,6 +28,7 @@ impl Quads for Pairs {
     type Words = __m256i;
 
     const SURPLUS_W8: i32 = 0;
+    const SURPLUS_NONLINEAR: i32 = 127;
 
     #[inline(always)]
     fn quads(inputs: [i16; BLOCK]) -> [u32; BLOCK / 2] {
@@ -153,6 +154,7 @@ impl Quads for Halves {
 
     // The sign bit is turned.
     const SURPLUS_W8: i32 = 128;
+    const SURPLUS_NONLINEAR: i32 = 127;
 
     #[inline(always)]
     fn quads(inputs: [i16; BLOCK]) -> [u32; BLOCK / 2] {

@@ -245,6 +245,16 @@ impl Lanes for Neon {
             [quad(low, first), quad(vshrq_n_u8::<4>(words), second)]
         }
     }
+
+    #[inline(always)]
+    unsafe fn look_up(words: uint32x4_t, table: &[u8; 16]) -> [uint32x4_t; 2] {
+        // SAFETY: the target has Advanced SIMD, and the table has 16 bytes.
+        unsafe {
+            let (table, words) = (vld1q_u8(table.as_ptr()), vreinterpretq_u8_u32(words));
+            let entries = |index| vreinterpretq_u32_u8(vqtbl1q_u8(table, index));
+            [entries(vandq_u8(words, vdupq_n_u8(15))), entries(vshrq_n_u8::<4>(words))]
+        }
+    }
 }
 
 /// Byte `j`, below 4, of each word, above three bytes of zeros.

@@ -143,4 +143,14 @@ impl<const N: usize> Lanes for Array<N> {
             })
         })
     }
+
+    unsafe fn look_up(words: [u32; N], table: &[u8; 16]) -> [[u32; N]; 2] {
+        [0, 1].map(|quad| {
+            words.map(|word| {
+                let bytes =
+                    word.to_le_bytes().map(|byte| table[usize::from(byte >> (4 * quad) & 15)]);
+                u32::from_le_bytes(bytes)
+            })
+        })
+    }
 }

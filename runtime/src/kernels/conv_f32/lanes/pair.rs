@@ -180,4 +180,14 @@ impl<L: Lanes> Lanes for Pair<L> {
             [(a, c), (b, d)]
         }
     }
+
+    #[inline(always)]
+    unsafe fn look_up(words: Self::Words, table: &[u8; 16]) -> [Self::Words; 2] {
+        // SAFETY: the contract is the same.
+        unsafe {
+            let [a, b] = L::look_up(words.0, table);
+            let [c, d] = L::look_up(words.1, table);
+            [(a, c), (b, d)]
+        }
+    }
 }

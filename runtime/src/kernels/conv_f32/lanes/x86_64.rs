@@ -259,9 +259,20 @@ impl Lanes for Avx2 {
             [quad(words, first), quad(_mm256_srli_epi16::<4>(words), second)]
         }
     }
+
+    #[inline(always)]
+    unsafe fn look_up(words: __m256i, table: &[u8; 16]) -> [__m256i; 2] {
+        // SAFETY: the caller has AVX2, and the table has 16 bytes.
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            let low = _mm256_set1_epi8(15);
+            let entries = |index| _mm256_shuffle_epi8(table, _mm256_and_si256(index, low));
+            [entries(words), entries(_mm256_srli_epi16::<4>(words))]
+        }
+    }
 }
 
-/// Sixteen lanes; needs AVX-512 F, and BW for words with upper bits.
+/// Sixteen lanes; needs AVX-512 F, and BW for words with upper bits or of indices.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(__m512);
 
@@ -499,6 +510,17 @@ impl Lanes for Avx512 {
             };
             let [first, second] = upper_shifts(bits, part);
             [quad(words, first), quad(_mm512_srli_epi16::<4>(words), second)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(words: __m512i, table: &[u8; 16]) -> [__m512i; 2] {
+        // SAFETY: the caller has AVX-512 BW, and the table has 16 bytes.
+        unsafe {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            let low = _mm512_set1_epi8(15);
+            let entries = |index| _mm512_shuffle_epi8(table, _mm512_and_si512(index, low));
+            [entries(words), entries(_mm512_srli_epi16::<4>(words))]
         }
     }
 }
