@@ -13,7 +13,7 @@
 //! Floats take part in single IEEE operations only, so that every kernel gives the same bits. A weight is one of 32,767 parts of the whole:
 //! i8 softmax would round it to one of 256.
 //!
-//! Operands of products are pairs of i16, [`Panels`]: what one instruction multiplies and adds.
+//! Operands of products are pairs of i16 ([`panels_len`]): what one instruction multiplies and adds.
 
 use crate::Isa;
 use crate::kernels::requantize::ROUND_MAGIC;
