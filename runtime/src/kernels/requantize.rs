@@ -10,7 +10,7 @@ pub(crate) mod x86_64;
 
 /// Added and subtracted, it rounds an f32 of magnitude below 2²² to the nearest integer, ties to
 /// even: 1.5 × 2²³ has a unit in the last place of 1.
-pub(crate) const ROUND_MAGIC: f32 = 12_582_912.0;
+const ROUND_MAGIC: f32 = 12_582_912.0;
 
 /// `round_ties_even(x)` for |x| ≤ 2²², by IEEE addition alone, so that it is the same everywhere.
 #[inline(always)]
@@ -25,6 +25,12 @@ pub fn round_clamp(x: f32, lo: i32, hi: i32) -> i32 {
     let (lo_f, hi_f) = (lo as f32, hi as f32);
     let x = if x > lo_f { x } else { lo_f };
     let x = if x < hi_f { x } else { hi_f };
+    round_to_integer(x)
+}
+
+/// `round_ties_even(x)` as an integer, for |x| ≤ 2²².
+#[inline(always)]
+pub(crate) fn round_to_integer(x: f32) -> i32 {
     // Floats from 2²³ to 2²⁴ lie one apart, and so do their bits: cheaper than a conversion that saturates.
     ((x + ROUND_MAGIC).to_bits() as i32).wrapping_sub(ROUND_MAGIC.to_bits() as i32)
 }

@@ -16,7 +16,7 @@
 //! Operands of products are pairs of i16 ([`panels_len`]): what one instruction multiplies and adds.
 
 use crate::Isa;
-use crate::kernels::requantize::ROUND_MAGIC;
+use crate::kernels::requantize::{round_ties_even, round_to_integer};
 
 mod scalar;
 
@@ -156,13 +156,10 @@ const WHOLE: f32 = 32767.0;
 #[inline(always)]
 fn power(t: f32) -> i32 {
     const C: [f32; 4] = [0.693_124, 0.240_240_56, 0.055_907_37, 0.009_584_819];
-    let magic = t + ROUND_MAGIC;
-    let f = t - (magic - ROUND_MAGIC);
-    let n = (magic.to_bits() as i32).wrapping_sub(ROUND_MAGIC.to_bits() as i32);
-    let two_to_n = f32::from_bits(((n + ONE + 127) << 23) as u32);
+    let f = t - round_ties_even(t);
+    let two_to_n = f32::from_bits(((round_to_integer(t) + ONE + 127) << 23) as u32);
     let p = (((C[3] * f + C[2]) * f + C[1]) * f + C[0]) * f + 1.0;
-    let whole = p * two_to_n + ROUND_MAGIC;
-    (whole.to_bits() as i32).wrapping_sub(ROUND_MAGIC.to_bits() as i32)
+    round_to_integer(p * two_to_n)
 }
 
 /// What all sums are multiplied by that weights with this sum made.

@@ -1,7 +1,8 @@
 //! The kernels in plain Rust; all but the products are also compiled for other instruction sets.
 
 use super::{COLUMNS, Mask, Products, WHOLE, bounds, power};
-use crate::kernels::requantize::{ROUND_MAGIC, round_clamp};
+use crate::kernels::elementary::{fold, larger};
+use crate::kernels::requantize::{round_clamp, round_to_integer};
 
 /// Products, a row of a panel at a time.
 pub(super) fn products(args: &mut Products<'_>) {
@@ -24,12 +25,6 @@ pub(super) fn products(args: &mut Products<'_>) {
 
 /// Numbers that are done together.
 const LANES: usize = 16;
-
-/// The larger one, the first for a NaN.
-#[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
-    if b > a { b } else { a }
-}
 
 /// A chunk of the mask's numbers.
 type Numbers = [f32; LANES];
@@ -82,14 +77,7 @@ fn weigh_masked<'m>(
     if !rest.is_empty() {
         look(&last, &last_mask, scale, &mut lanes);
     }
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] = larger(lanes[i], lanes[i + half]);
-        }
-        half /= 2;
-    }
-    let largest = lanes[0];
+    let largest = fold(lanes, larger);
 
     let mut sums = [0i32; LANES];
     for (chunk, mask) in chunks.iter_mut().zip(mask) {
@@ -118,8 +106,7 @@ fn weigh_masked<'m>(
 /// The weight of an exponential.
 #[inline(always)]
 fn share(exponential: i32, factor: f32) -> i32 {
-    let whole = exponential as f32 * factor + ROUND_MAGIC;
-    (whole.to_bits() as i32).wrapping_sub(ROUND_MAGIC.to_bits() as i32)
+    round_to_integer(exponential as f32 * factor)
 }
 
 // Indexed lanes, and functions in place of closures: what is vectorised for the instruction set whatever is inlined.

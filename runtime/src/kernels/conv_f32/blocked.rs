@@ -19,6 +19,17 @@ const DIRECT_TILES: usize = 2;
 /// Tests have no such shapes.
 const STREAMED_BYTES: usize = if cfg!(test) { 1 << 10 } else { 1 << 20 };
 
+/// Whether one row's weights come from memory.
+fn are_streamed(weights: PanelWeights<'_>) -> bool {
+    let bytes = match weights {
+        PanelWeights::Float(FloatWeights::F32(w)) => size_of_val(w),
+        PanelWeights::Float(FloatWeights::F16(w)) => size_of_val(w),
+        PanelWeights::Bf16(w) => size_of_val(w),
+        PanelWeights::Grouped(_) => return false,
+    };
+    bytes >= STREAMED_BYTES
+}
+
 /// Convolution by tiles of `kernel`.
 ///
 /// # Safety
@@ -74,10 +85,7 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
 /// The CPU has the instruction set of `kernel`; `args` were checked.
 unsafe fn one_row(args: &mut ConvF32<'_>, weights: FloatWeights<'_>, kernel: TileKernel) {
     let (k, out_c) = (args.geometry.k(), args.geometry.out_c);
-    let streams = match weights {
-        FloatWeights::F32(w) => size_of_val(w) >= STREAMED_BYTES,
-        FloatWeights::F16(w) => size_of_val(w) >= STREAMED_BYTES,
-    };
+    let streams = are_streamed(weights.into());
     let columns = if streams { PANEL_N } else { kernel.row_panels * PANEL_N };
     let rows = [Row { start: args.input.as_ptr(), step: 0, line_step: 0 }];
     for channel in (0..out_c).step_by(columns) {
@@ -130,13 +138,7 @@ unsafe fn run_blocks(args: &mut ConvF32<'_>, kernel: TileKernel, rows: &mut [Row
     let (dequantized, gathered) = args.scratch.split_at_mut(dequantized_len);
     let block_rows = block_rows(g);
 
-    let streams = g.out_pixels() == 1
-        && match args.weights {
-            PanelWeights::Float(FloatWeights::F32(w)) => size_of_val(w) >= STREAMED_BYTES,
-            PanelWeights::Float(FloatWeights::F16(w)) => size_of_val(w) >= STREAMED_BYTES,
-            PanelWeights::Bf16(w) => size_of_val(w) >= STREAMED_BYTES,
-            PanelWeights::Grouped(_) => false,
-        };
+    let streams = g.out_pixels() == 1 && are_streamed(args.weights);
     let panels = match args.weights {
         // One stream of memory is read faster than several, several of a cache faster than one.
         _ if streams => 1,

@@ -12,8 +12,8 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use scalar::exponentials;
 pub use scalar::{clip, erf, exp, exp_below, gelu, gelu_tanh, hard_swish, sigmoid, silu, tanh};
+pub(crate) use scalar::{exponentials, fold, larger};
 
 /// A function of one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -185,7 +185,7 @@ const LANES: usize = 16;
 
 /// The larger of two numbers; the first where either is NaN.
 #[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
+pub(crate) fn larger(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
 }
 
@@ -229,7 +229,7 @@ fn masked(values: &mut [f32], scale: f32, mask: &[f32]) -> f32 {
 
 /// Folds lanes in halves.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
