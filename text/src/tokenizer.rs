@@ -17,6 +17,8 @@ use whit::Model;
 use crate::error::TextError;
 use crate::stream::TextStream;
 
+mod charsmap;
+
 /// A tokenizer, with what a model's metadata says about its special tokens.
 ///
 /// Text may name special tokens (`<|im_end|>`), which then become one token each; chat templates rely on that.
@@ -260,13 +262,17 @@ fn read(json: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
     struct Kinds<'j> {
         #[serde(borrow)]
         model: Kind<'j>,
+        #[serde(default)]
+        normalizer: Value,
     }
     #[derive(Deserialize)]
     struct Kind<'j> {
         #[serde(borrow, rename = "type")]
         name: Option<&'j str>,
     }
-    Ok(match serde_json::from_str::<Kinds<'_>>(json)?.model.name {
+    let kinds: Kinds<'_> = serde_json::from_str(json)?;
+    charsmap::check_all(&kinds.normalizer)?;
+    Ok(match kinds.model.name {
         Some("BPE") => Of::<BPE>::from_str(json)?.into(),
         Some("WordPiece") => Of::<WordPiece>::from_str(json)?.into(),
         Some("WordLevel") => Of::<WordLevel>::from_str(json)?.into(),

@@ -16,7 +16,7 @@ use super::types::GgmlType;
 
 mod metadata;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 /// Where data begins when metadata doesn't say.
 const DEFAULT_ALIGNMENT: usize = 32;

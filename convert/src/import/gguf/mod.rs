@@ -7,6 +7,9 @@ mod model;
 mod tokenizer;
 mod types;
 
+#[cfg(test)]
+pub(crate) use file::tests::Writer;
+
 pub use error::GgufError;
 pub use file::{Array, File, Metadata, Numbers, TensorInfo, Value};
 pub use model::import_gguf;

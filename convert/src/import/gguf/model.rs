@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{File, blocks, tokenizer_metadata};
+use super::{File, GgufError, Metadata, blocks, tokenizer_metadata};
 use crate::error::ImportError;
 use crate::graph::Graph;
-use crate::import::ImportOptions;
-use crate::import::transformers;
 use crate::import::transformers::config::Config;
 use crate::import::transformers::weights::{Weight, Weights};
+use crate::import::transformers::{self, SentenceTransformer};
+use crate::import::{ImportOptions, Pooling};
 
 /// What error messages call the metadata.
 const SOURCE: &str = "the GGUF file's metadata";
@@ -80,6 +80,27 @@ const GPT2: Names = &[
     ("ffn_down", "mlp.c_proj"),
 ];
 
+const BERT: Names = &[
+    ("token_embd", "embeddings.word_embeddings"),
+    ("position_embd", "embeddings.position_embeddings"),
+    ("token_types", "embeddings.token_type_embeddings"),
+    ("token_embd_norm", "embeddings.LayerNorm"),
+    ("attn_q", "attention.self.query"),
+    ("attn_k", "attention.self.key"),
+    ("attn_v", "attention.self.value"),
+    ("attn_output", "attention.output.dense"),
+    ("attn_output_norm", "attention.output.LayerNorm"),
+    ("ffn_up", "intermediate.dense"),
+    ("ffn_down", "output.dense"),
+    ("layer_output_norm", "output.LayerNorm"),
+    // Heads of models that rank or classify.
+    ("cls", "classifier.dense"),
+    ("cls.output", HEAD),
+];
+
+/// The last layer of a head.
+const HEAD: &str = "classifier.out_proj";
+
 const fn like_llama(
     name: &'static str,
     model_type: &'static str,
@@ -102,6 +123,13 @@ const ARCHITECTURES: &[Architecture] = &[
         model_type: "gpt2",
         layer: "h",
         names: &[GPT2],
+        interleaved: false,
+    },
+    Architecture {
+        name: "bert",
+        model_type: "bert",
+        layer: "encoder.layer",
+        names: &[BERT],
         interleaved: false,
     },
 ];
@@ -135,7 +163,27 @@ pub fn import_gguf(bytes: &[u8], options: &ImportOptions) -> Result<Graph, Impor
     if metadata.get("tokenizer.ggml.model").is_some() {
         facts.extend(tokenizer_metadata(metadata)?);
     }
-    transformers::build(&config, &weights, None, facts, options)
+    let sentences = pooling(metadata, architecture)?.map(SentenceTransformer::normalized);
+    transformers::build(&config, &weights, sentences.as_ref(), facts, options)
+}
+
+/// How an encoder's vectors of tokens become one.
+fn pooling(
+    metadata: &Metadata<'_>,
+    architecture: &Architecture,
+) -> Result<Option<Pooling>, GgufError> {
+    let key = format!("{}.pooling_type", architecture.name);
+    Ok(match metadata.unsigned(&key)? {
+        // 4 is the vector that a ranking head reads, which is not converted.
+        None | Some(0 | 4) => None,
+        Some(1) => Some(Pooling::Mean),
+        Some(2) => Some(Pooling::Cls),
+        Some(3) => Some(Pooling::Last),
+        Some(other) => {
+            let problem = format!("{other} is no way of pooling that is known");
+            return Err(GgufError::Key { key, problem });
+        }
+    })
 }
 
 /// The tensors of a file by the names that the architecture's implementation gives them.
@@ -257,6 +305,16 @@ fn config(
     put("attn_logit_softcapping", number("attn_logit_softcapping")?.map(Json::from));
     put("final_logit_softcapping", number("final_logit_softcapping")?.map(Json::from));
     put("is_transposed", Some(false.into()));
+    if architecture.model_type == "bert" {
+        let rows = |name: &str| weights.shape(name).map(|shape| Json::from(shape[0]));
+        put("max_position_embeddings", rows("embeddings.position_embeddings.weight"));
+        put("type_vocab_size", rows("embeddings.token_type_embeddings.weight"));
+        put("layer_norm_eps", number("attention.layer_norm_epsilon")?.map(Json::from));
+        put("hidden_act", Some("gelu".into()));
+        put("is_decoder", metadata.truth(&at("attention.causal"))?.map(Json::from));
+        let head = weights.shape(&format!("{HEAD}.weight"));
+        put("architectures", head.map(|_| json!(["BertForSequenceClassification"])));
+    }
     // Gemma's scales have their 1 in them.
     put("norm_offset", Some(0.into()));
 

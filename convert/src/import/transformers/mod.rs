@@ -36,7 +36,7 @@ mod whisper;
 
 use blocks::Blocks;
 use config::Config;
-use pooling::SentenceTransformer;
+pub(crate) use pooling::SentenceTransformer;
 use weights::Weights;
 
 /// Adds a model's blocks, inputs and outputs.

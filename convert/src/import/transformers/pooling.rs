@@ -120,6 +120,15 @@ struct Module {
 }
 
 impl SentenceTransformer {
+    /// Vectors of length 1.
+    pub(crate) fn normalized(pooling: Pooling) -> SentenceTransformer {
+        SentenceTransformer {
+            pooling: Some(pooling),
+            layers: vec![Layer::Normalize],
+            max_tokens: None,
+        }
+    }
+
     /// Reads `modules.json` and the files that it names; `None` without it.
     pub(super) fn open(folder: &Path) -> Result<Option<SentenceTransformer>, ImportError> {
         let path = folder.join("modules.json");

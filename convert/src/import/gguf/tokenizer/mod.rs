@@ -12,6 +12,7 @@ mod pre_tokenizers;
 pub(crate) mod sentence_piece;
 #[cfg(test)]
 mod tests;
+mod unigram;
 mod word_piece;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
@@ -24,6 +25,7 @@ const MODELS: &[(&str, Family)] = &[
     ("gpt2", Family { make: byte_level::make, defaults: Defaults::NONE }),
     ("llama", Family { make: sentence_piece::make, defaults: Defaults::LLAMA }),
     ("bert", Family { make: word_piece::make, defaults: Defaults::BERT }),
+    ("t5", Family { make: unigram::make, defaults: Defaults::T5 }),
 ];
 
 /// A kind of tokenizer.
@@ -48,6 +50,8 @@ impl Defaults {
         Defaults { bos: Some(1), eos: Some(2), unknown: Some(0), ends: (true, false) };
     const BERT: Defaults =
         Defaults { bos: Some(101), eos: Some(102), unknown: Some(100), ends: (true, true) };
+    const T5: Defaults =
+        Defaults { bos: None, eos: Some(1), unknown: Some(2), ends: (false, true) };
 }
 
 /// Tokens after which nothing is generated, whatever the metadata names: those that end a turn or a document.
@@ -150,8 +154,9 @@ impl<'a> Source<'a> {
             }
         };
         let Defaults { bos, eos, unknown, ends } = family.defaults;
-        let bos = id("bos", bos)?;
-        let eos = id("eos", eos)?;
+        // Encoders' texts begin and end with tokens that some files have under these names alone.
+        let bos = id("bos", id("cls", bos)?)?;
+        let eos = id("eos", id("seperator", eos)?)?;
         let unknown = id("unknown", unknown)?;
         let source = Source { metadata, tokens, kinds, ids, bos, eos, unknown, ends };
         let pre = byte_level::pre_tokenizer(metadata)?;
@@ -268,6 +273,18 @@ fn kinds(metadata: &Metadata<'_>, tokens: usize) -> Result<Vec<Kind>, GgufError>
         })
     };
     numbers.iter().map(kind).collect()
+}
+
+/// The score of each token.
+fn scores(source: &Source<'_>) -> Result<Vec<f64>, GgufError> {
+    let metadata = source.metadata;
+    let numbers = metadata.required(SCORES, metadata.numbers(SCORES)?)?;
+    expect_length(SCORES, numbers.len(), source.tokens.len())?;
+    let score = |value| match value {
+        Stored::Float(score) if score.is_finite() => Ok(score),
+        other => Err(key(SCORES, format!("{other:?} is no score"))),
+    };
+    numbers.iter().map(score).collect()
 }
 
 fn expect_length(name: &str, length: usize, tokens: usize) -> Result<(), GgufError> {

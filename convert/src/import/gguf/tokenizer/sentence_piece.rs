@@ -4,24 +4,16 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Kind, SCORES, Source, TOKENS, expect_length, key};
+use super::{Kind, Source, TOKENS, key, scores};
 use crate::import::gguf::GgufError;
-use crate::import::gguf::file::Value as Stored;
 
 /// The time to find merges grows with the squares of the tokens' lengths in bytes; real vocabularies stay
 /// a hundred times below.
 const MAX_SQUARES: usize = 1 << 31;
 
 pub(super) fn make(source: &Source<'_>) -> Result<Map<String, Value>, GgufError> {
-    let metadata = source.metadata;
-    let numbers = metadata.required(SCORES, metadata.numbers(SCORES)?)?;
-    expect_length(SCORES, numbers.len(), source.tokens.len())?;
-    let score = |value| match value {
-        Stored::Float(score) if !score.is_nan() => Ok(score),
-        other => Err(key(SCORES, format!("{other:?} is no score"))),
-    };
-    let scores = numbers.iter().map(score).collect::<Result<Vec<_>, _>>()?;
-    let prefix = metadata.truth("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+    let scores = scores(source)?;
+    let prefix = source.metadata.truth("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let mut pieces = Vec::new();
     for (id, token) in source.of_kinds(&[Kind::Normal, Kind::UserDefined]) {
         pieces.push((token, scores[id as usize]));

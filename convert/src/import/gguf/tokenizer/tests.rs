@@ -153,12 +153,66 @@ fn word_pieces_get_their_marks_back() {
     assert_eq!(json["model"]["unk_token"], "[UNK]");
 }
 
+/// A table of normal forms that makes `a` of `b`: a double array of a block, in which the root's children are at their bytes,
+/// then the texts.
+fn normal_forms() -> Vec<i32> {
+    const FIRST: usize = 0x100;
+    let mut units = vec![0u32; 2 * 256];
+    // Children of the root are at 0x100 and their byte; those of `b` at 0x80 and theirs, the first of them its value.
+    units[0] = (FIRST as u32) << 10;
+    units[FIRST ^ usize::from(b'b')] =
+        ((0x180 ^ FIRST as u32 ^ u32::from(b'b')) << 10) | 0x100 | u32::from(b'b');
+    units[0x180] = 1 << 31 | 2;
+    let size = (units.len() as u32 * 4).to_le_bytes();
+    let bytes = size.into_iter().chain(units.into_iter().flat_map(u32::to_le_bytes));
+    bytes.chain(*b"x\0a\0").map(i32::from).collect()
+}
+
+fn unigram(prefix: bool, table: &[i32]) -> Entries {
+    let tokens = ["<s>", "<pad>", "</s>", "<unk>", "▁", "a", "▁a", "aa", "c"];
+    let mut entries = Entries::new("t5", &tokens, &[3, 3, 3, 2, 1, 1, 1, 1, 1]);
+    entries.numbers(SCORES, 6, &[0, 0, 0, 0, -4, -3, -2, -4, -5]);
+    entries.id("cls", 0).id("seperator", 2).id("unknown", 3);
+    entries.flag("add_space_prefix", prefix).flag("remove_extra_whitespaces", true);
+    entries.flag("add_bos_token", true);
+    entries.numbers("tokenizer.ggml.precompiled_charsmap", 5, table);
+    entries
+}
+
+#[test]
+fn unigrams_keep_scores_and_normal_forms() {
+    let all = unigram(true, &normal_forms()).convert().expect("a tokenizer");
+    assert_eq!((&*all["tokenizer.bos"], &*all["tokenizer.eos"]), ("<s>", "</s>"));
+    let tokenizer = whit_text::Tokenizer::from_json(&all["tokenizer"]).expect("a tokenizer");
+    // Each text as the pieces whose scores add up to most. `b` is another way to write `a`; `d` is unknown.
+    let cases: [(&str, &[i32]); 6] = [
+        ("", &[]),
+        ("a", &[6]),
+        ("b", &[6]),
+        ("  aaa   c ", &[6, 7, 4, 8]),
+        ("ad", &[6, 3]),
+        ("</s>b", &[2, 6]),
+    ];
+    for (text, pieces) in cases {
+        let expected: Vec<i32> = [0].iter().chain(pieces).chain(&[2]).copied().collect();
+        assert_eq!(tokenizer.encode(text, true).expect(text), expected, "{text}");
+    }
+    let bare = unigram(false, &[]).json();
+    assert_eq!(bare["pre_tokenizer"]["prepend_scheme"], "never");
+    // Without metadata, as T5: no token before a text, the second behind it.
+    let json = Entries::new("t5", &["<pad>", "</s>", "<unk>"], &[3, 3, 2])
+        .numbers(SCORES, 6, &[0, 0, 0])
+        .json();
+    assert_eq!(json["normalizer"]["normalizers"], json!([]));
+    assert_eq!(json["post_processor"]["single"][1]["SpecialToken"]["id"], "</s>");
+}
+
 #[test]
 fn what_doesnt_fit_is_refused() {
     let tokens = &["a", "b"][..];
     let with = |model, tokens: &[&str], kinds: &[i32]| Entries::new(model, tokens, kinds);
     Entries(Vec::new()).fails("`tokenizer.ggml.model` is missing");
-    with("rwkv", tokens, &[1, 1]).fails("`rwkv` can't be imported; gpt2, llama, bert can");
+    with("rwkv", tokens, &[1, 1]).fails("`rwkv` can't be imported; gpt2, llama, bert, t5 can");
     with("gpt2", &["a", "a"], &[1, 1]).fails("tokens 0 and 1 are both `a`");
     with("gpt2", &[], &[]).fails("there are 0 tokens");
     with("gpt2", tokens, &[1]).fails("there are 1 for 2 tokens");
@@ -179,5 +233,8 @@ fn what_doesnt_fit_is_refused() {
     with("llama", tokens, &[1, 1]).numbers(SCORES, 5, &[0, 0]).fails("is no score");
     let long = "x".repeat(1 << 16);
     with("llama", &[&long, "x"], &[1, 1]).numbers(SCORES, 6, &[0, 0]).fails("too long");
+    with("t5", tokens, &[1, 1]).numbers(SCORES, 6, &[0, 0]).fails("unknown_token_id` is missing");
+    unigram(true, &[]).flag("treat_whitespace_as_suffix", true).fails("isn't supported");
+    unigram(true, &[256]).fails("is no byte");
     with("bert", &["▁##a", "a", "[UNK]"], &[1, 1, 1]).id("unknown", 2).fails("there twice");
 }

@@ -7,6 +7,8 @@ use super::oracle::{Encoder, gelu, gelu_tanh};
 use super::{Folder, Parameters, Random, safetensors, small_bert};
 use crate::evaluate::AlignedBytes;
 use crate::graph::Graph;
+use crate::import::gguf::Writer;
+use crate::import::gguf::import_gguf;
 use crate::import::{ImportOptions, Pooling, import_file};
 use crate::pipeline::{ConvertOptions, convert};
 
@@ -338,6 +340,104 @@ fn sentences_are_pooled_as_their_files_or_the_caller_say() {
         assert_eq!(shape, [2, 8]);
         assert_close(mode.unwrap_or("option"), &found, &expected);
     }
+}
+
+/// The small BERT as llama.cpp's converter writes it, with more metadata and tensors.
+fn gguf(parameters: &Parameters, entries: &[Writer], more: &[&str]) -> Vec<u8> {
+    const NAMES: [(&str, &str); 12] = [
+        ("embeddings.word_embeddings.", "token_embd."),
+        ("embeddings.position_embeddings.", "position_embd."),
+        ("embeddings.token_type_embeddings.", "token_types."),
+        ("embeddings.LayerNorm.", "token_embd_norm."),
+        ("attention.self.query.", "attn_q."),
+        ("attention.self.key.", "attn_k."),
+        ("attention.self.value.", "attn_v."),
+        ("attention.output.dense.", "attn_output."),
+        ("attention.output.LayerNorm.", "attn_output_norm."),
+        ("intermediate.dense.", "ffn_up."),
+        ("output.dense.", "ffn_down."),
+        ("output.LayerNorm.", "layer_output_norm."),
+    ];
+    let named = |name: &str| {
+        let (from, to) = NAMES.iter().find(|(from, _)| name.contains(from)).expect("a name");
+        name.replace("encoder.layer", "blk").replace(from, to)
+    };
+    let head = (vec![8], vec![0.0; 8]);
+    let tensors: Vec<_> = parameters
+        .iter()
+        .map(|(name, tensor)| (named(name), tensor))
+        .chain(more.iter().map(|name| ((*name).to_owned(), &head)))
+        .collect();
+    let counts = [
+        ("context_length", 16u32),
+        ("embedding_length", 8),
+        ("feed_forward_length", 12),
+        ("block_count", 2),
+        ("attention.head_count", 2),
+    ];
+    let keys = 2 + counts.len() + entries.len();
+    let mut writer = Writer::new(3, tensors.len() as u64, keys as u64)
+        .text_entry("general.architecture", "bert")
+        .entry("bert.attention.layer_norm_epsilon", 6, &1e-12f32.to_le_bytes());
+    for (key, count) in counts {
+        writer = writer.entry(&format!("bert.{key}"), 4, &count.to_le_bytes());
+    }
+    writer = entries.iter().fold(writer, |writer, entry| writer.raw(&entry.bytes));
+    let mut data = Vec::new();
+    for (name, (shape, values)) in &tensors {
+        let dims: Vec<u64> = shape.iter().rev().map(|size| *size as u64).collect();
+        writer = writer.tensor(name, &dims, 0, data.len() as u64);
+        data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        data.resize(data.len().next_multiple_of(32), 0);
+    }
+    writer.data(32, &data).bytes
+}
+
+#[test]
+fn gguf_files_are_the_same_encoders() {
+    let case = &cases()[0];
+    let parameters = case.parameters();
+    let folder = Folder::new("gguf");
+    let path = folder.write_model(&case.config(), &parameters);
+    let pooling =
+        |number: u32| Writer::default().entry("bert.pooling_type", 4, &number.to_le_bytes());
+    let import = |bytes: &[u8], pooling| {
+        import_gguf(bytes, &ImportOptions { pooling, ..ImportOptions::default() })
+    };
+    let unit = |vectors: Vec<f32>| -> Vec<f64> {
+        let vectors: Vec<f64> = vectors.into_iter().map(f64::from).collect();
+        let length = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+        vectors.chunks(8).flat_map(|v| v.iter().map(move |x| x / length(v))).collect()
+    };
+    for (number, mode) in [(1, Pooling::Mean), (2, Pooling::Cls), (3, Pooling::Last)] {
+        let options = ImportOptions { pooling: Some(mode), ..ImportOptions::default() };
+        let (_, expected) = run(import_file(path, &options).unwrap());
+        let (shape, found) =
+            run(import(&gguf(&parameters, &[pooling(number)], &[]), None).unwrap());
+        assert_eq!(shape, [2, 8]);
+        assert_close(mode.name(), &found, &unit(expected));
+    }
+
+    // Without a way of pooling, and beside a head that ranks, the vectors of all tokens, unless the caller chooses.
+    let (_, hidden) = run(import_file(path, &ImportOptions::default()).unwrap());
+    for (entries, head) in
+        [(&[][..], &[][..]), (&[pooling(4)], &["cls.output.weight", "cls.weight"])]
+    {
+        let bytes = gguf(&parameters, entries, head);
+        let graph = import(&bytes, None).unwrap();
+        let notes = format!("{:?}", graph.metadata);
+        assert_eq!(notes.contains("without its head"), !head.is_empty(), "{notes}");
+        assert_eq!(run(graph).1, hidden);
+        assert_eq!(run(import(&bytes, Some(Pooling::Cls)).unwrap()).0, [2, 8]);
+    }
+
+    let fails = |entry: Writer, more: &[&str], expected: &str| {
+        let error = import(&gguf(&parameters, &[entry], more), None).unwrap_err().to_string();
+        assert!(error.contains(expected), "`{error}` should contain `{expected}`");
+    };
+    fails(pooling(5), &[], "5 is no way of pooling");
+    fails(Writer::default().entry("bert.attention.causal", 7, &[1]), &[], "only encoders");
+    fails(pooling(1), &["blk.0.attn_q_norm.weight"], "has no such tensor");
 }
 
 #[test]
