@@ -3,11 +3,12 @@
 
     pip install llama-cpp-python
     benches/text/decoders.py MODEL.gguf [--whit target/release/whit] [--threads 1 2] [--rounds 3] [--only texts logits rates memory]
+        [--precision highest]
 
 Texts: ten prompts, 64 tokens each, temperature 0, beside a reference: llama.cpp with the same weights written out as f32, so that it
 computes with f32 activations. From Q4 and Q8 weights it rounds activations to 8 bits, and Whit to 16. Where a
 text parts from the reference's: the logit of its token less that of the reference's, for each of the three, and the largest difference
-of any logit from the reference. WHIT_ISA=scalar makes Whit compute in f32 throughout.
+of any logit from the reference. `--precision highest` makes Whit compute in f32 throughout.
 
 Logits: those behind every token of the prompts and of 40 more that the reference chooses, with its keys and values in f32, too: the largest
 difference of any, Whit's tokens one by one with keys and values in f32 and in f16, and that of the same reference with f16.
@@ -56,6 +57,7 @@ def generate(args, model, prompt, tokens, threads):
         file.write(prompt)
         file.flush()
         options = ["--prompt-file", file.name, "--max-tokens", tokens, "--temperature", 0, "--threads", threads]
+        options += ["--precision", args.precision]
         return json.loads(whit(args, "generate", model, *options, "--json"))
 
 
@@ -89,7 +91,7 @@ def reference(args, folder):
 def logits_of_whit(args, model, ids, folder):
     """The logits behind each of some tokens, computed one by one."""
     count = len(ids)
-    command = ["run", model, "--output", folder / "out"]
+    command = ["run", model, "--output", folder / "out", "--precision", args.precision]
     for name, values in (("tokens", ids), ("positions", range(count)), ("rows", [0] * count)):
         numpy.save(folder / f"{name}.npy", numpy.array(values, numpy.int32).reshape(count, 1))
         command += ["--input", f"{name}={folder / name}.npy"]
@@ -163,7 +165,8 @@ def rates(args, model, threads):
     ids = [id * 37 % 4000 + 100 for id in range(512)]
     found = {"pp512": ([], []), "tg128": ([], [])}
     for _ in range(args.rounds):
-        bench = json.loads(whit(args, "bench", model, "--seconds", 0.1, "--threads", threads, "--json"))
+        bench = json.loads(whit(args, "bench", model, "--seconds", 0.1, "--threads", threads,
+                                "--precision", args.precision, "--json"))
         for name in found:
             found[name][0].append(bench[name])
         llama.reset()
@@ -220,6 +223,7 @@ def main():
     parser.add_argument("--whit", default="target/release/whit")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", choices=["high", "highest"], default="high")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use whit::{DType, Isa, Model, ModelFile, Options, Prepared, Session, SessionError};
+use whit::{DType, Isa, Model, ModelFile, Options, Precision, Prepared, Session, SessionError};
 
 use crate::data::{Extent, ImageSpec, InputSpec, Preprocess};
 use crate::program::Backend;
@@ -25,6 +25,7 @@ pub(crate) struct Settings {
     pub(crate) isa: Option<Isa>,
     /// At most.
     pub(crate) threads: usize,
+    pub(crate) precision: Precision,
     /// What runs it.
     pub(crate) backend: Backend,
     /// Number of the device, of backends that have some.
@@ -38,7 +39,7 @@ pub(crate) struct Settings {
 impl From<Option<Isa>> for Settings {
     /// The CPU, one thread.
     fn from(isa: Option<Isa>) -> Settings {
-        Settings { isa, threads: 1, backend: Backend::Cpu, device: 0 }
+        Settings { isa, threads: 1, precision: Precision::High, backend: Backend::Cpu, device: 0 }
     }
 }
 
@@ -47,11 +48,11 @@ impl From<Option<Isa>> for Settings {
 /// # Errors
 /// When another backend is asked for, too.
 pub(crate) fn session<'m>(model: Model<'m>, settings: impl Into<Settings>) -> Result<Session<'m>> {
-    let Settings { isa, threads, backend, .. } = settings.into();
+    let Settings { isa, threads, precision, backend, .. } = settings.into();
     if backend != Backend::Cpu {
         bail!("--backend {}: this works on the CPU only; leave the option out", backend.name());
     }
-    let options = Options { isa, threads, ..Options::default() };
+    let options = Options { isa, threads, precision, ..Options::default() };
     Session::new(model, options).map_err(|error| named(&model, error))
 }
 

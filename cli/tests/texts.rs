@@ -65,6 +65,27 @@ fn a_text_improves_weights() {
 }
 
 #[test]
+fn the_highest_precision_is_that_of_scalar_kernels() {
+    let folder = Folder::new("precision");
+    let text = "the quick brown fox jumps over the lazy dog, and then does it again. ".repeat(40);
+    let file = folder.write("text.txt", text.as_bytes());
+    let path = llama(&folder, "w4.whit", 2, &["--quantize", "w4", "--kv-cache", "f32"]);
+    let loss = |options: &[&str]| {
+        let found = json(&[&["eval", &path, "--perplexity", &file], options].concat());
+        found["negative_log_likelihood"]["mean"].as_f64().expect("a mean")
+    };
+    let scalar = loss(&["--isa", "scalar"]);
+    for options in [&["--precision", "highest"][..], &["--precision", "highest", "--threads", "2"]]
+    {
+        let found = loss(options);
+        assert!((found - scalar).abs() < 2e-7 * scalar, "{options:?}: {found} {scalar}");
+    }
+    // So is what 16 bits give, less so.
+    let high = loss(&[]);
+    assert!((high - scalar).abs() < 1e-4 * scalar, "{high} {scalar}");
+}
+
+#[test]
 fn texts_are_for_language_models() {
     let folder = Folder::new("texts-wrong");
     let file = folder.write("text.txt", b"some text");

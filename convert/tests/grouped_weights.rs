@@ -6,7 +6,7 @@ mod common;
 use common::{GroupedLayer, LayerKind, Random};
 use half::{bf16, f16};
 use whit::format::Layout;
-use whit::{DType, Isa, Model, Options, Session};
+use whit::{DType, Isa, Model, Options, Precision, Session};
 use whit_convert::emit::emit;
 use whit_convert::evaluate::AlignedBytes;
 use whit_convert::graph::{Graph, Groups};
@@ -83,10 +83,9 @@ fn file(graph: &Graph) -> Vec<u8> {
 }
 
 /// The output on an instruction set.
-fn run(file: &[u8], inputs: &[Vec<f32>], isa: Isa) -> Vec<f32> {
+fn run(file: &[u8], inputs: &[Vec<f32>], options: Options) -> Vec<f32> {
     let bytes = AlignedBytes::new(file);
     let model = Model::open(bytes.as_slice()).unwrap();
-    let options = Options { isa: Some(isa), ..Options::default() };
     let mut session = Session::new(model, options).unwrap();
     for (index, input) in inputs.iter().enumerate() {
         session.set_input_f32(index, input).unwrap();
@@ -119,20 +118,26 @@ fn check(
     let expected = layer.expected(graph, weights, &rounded);
     let largest = f64::from(inputs[0].iter().fold(0.0f32, |most, x| most.max(x.abs())));
     let file = file(graph);
-    for isa in Isa::available() {
-        let output = run(&file, &inputs, isa);
+    let precisions = [(Precision::High, 1), (Precision::Highest, 1), (Precision::Highest, 3)];
+    let ways = Isa::available().flat_map(|isa| precisions.map(|way| (isa, way)));
+    for (isa, (precision, threads)) in ways {
+        let options = Options { isa: Some(isa), threads, precision, ..Options::default() };
+        let output = run(&file, &inputs, options);
         assert_eq!(output.len(), expected.len(), "{name}");
         for (index, (got, (want, size))) in output.iter().zip(&expected).enumerate() {
             // γ(K + 3) of the kernels' documentation: at most K + 3 roundings touch a term.
             let unit = (layer.k() + 3) as f64 * f64::from(f32::EPSILON) / 2.0;
-            // A few rows may be rounded to 16 bits, by the largest input of a group.
+            // Rows may be rounded to 16 bits, by the largest input of a group.
             let row = &weights[index % layer.out_c * layer.k()..][..layer.k()];
-            let rounded = largest / 65_000.0 * row.iter().map(|w| w.abs()).sum::<f64>();
+            let rounded = match precision {
+                Precision::High => largest / 65_000.0 * row.iter().map(|w| w.abs()).sum::<f64>(),
+                _ => 0.0,
+            };
             let tolerance = unit / (1.0 - unit) * size + rounded;
             let error = (f64::from(*got) - want).abs();
             assert!(
                 error <= tolerance,
-                "{name} on {isa}, {index}: {got}, not {want} ± {tolerance}"
+                "{name} on {isa}, {precision:?}, {index}: {got}, not {want} ± {tolerance}"
             );
         }
     }

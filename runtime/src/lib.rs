@@ -43,4 +43,6 @@ pub use memory::{Context, Operands, Sink, Slot, Source};
 pub use mmap::ModelFile;
 pub use model::{MAX_DIMS, Model};
 pub use saved::{RestoreError, SaveError};
+#[cfg(feature = "std")]
+pub use session::Precision;
 pub use session::{Observed, Options, Probe, Session};

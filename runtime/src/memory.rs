@@ -14,6 +14,8 @@ use crate::error::StepErrorKind;
 use crate::format::{Element, Layout, MAX_RANK, Storage, cast, cast_mut};
 use crate::kernels::ConvGeometry;
 use crate::ops::{Bound, GeometryFn, Layer, RunFn, Shaped};
+#[cfg(feature = "std")]
+use crate::session::Precision;
 use crate::tables::{Step, Tables};
 #[cfg(feature = "std")]
 use crate::threads::{Crew, Cut, Pool};
@@ -419,6 +421,8 @@ impl<'m> Block<'m> {
                 #[cfg(feature = "std")]
                 shaped: Some(&mut bound.shaped),
                 #[cfg(feature = "std")]
+                precision: bound.precision,
+                #[cfg(feature = "std")]
                 crew,
             },
         ))
@@ -523,6 +527,9 @@ pub struct Context<'c> {
     /// What an earlier run at the present dimensions found out about the step's layer.
     #[cfg(feature = "std")]
     shaped: Option<&'c mut Shaped>,
+    /// Of the session.
+    #[cfg(feature = "std")]
+    pub(crate) precision: Precision,
     /// Threads to share the work with, if it was decided to share it.
     #[cfg(feature = "std")]
     crew: Option<Crew<'c>>,

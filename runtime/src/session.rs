@@ -28,6 +28,21 @@ pub struct Options {
     /// gets no threads: [`Session::threads`]. Results are the same to the bit, whatever the number.
     #[cfg(feature = "std")]
     pub threads: usize,
+    /// What layers with weights in groups do with their inputs.
+    #[cfg(feature = "std")]
+    pub precision: Precision,
+}
+
+/// The precision of the inputs of fully connected layers whose weights are in groups (`w8`, `w6`, `w5`, `w4`, `w4nl`).
+#[cfg(feature = "std")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Integers of 16 bits, with a scale for each group, on instruction sets that multiply those fastest: AVX2 and above, `dotprod` and
+    /// above. f32 on the others.
+    #[default]
+    High,
+    /// f32 on all of them, as the reference has it.
+    Highest,
 }
 
 impl Options {
@@ -38,6 +53,8 @@ impl Options {
             operators,
             #[cfg(feature = "std")]
             threads: 1,
+            #[cfg(feature = "std")]
+            precision: Precision::High,
         }
     }
 }
@@ -50,6 +67,8 @@ impl Default for Options {
             operators: ops::ALL,
             #[cfg(feature = "std")]
             threads: 1,
+            #[cfg(feature = "std")]
+            precision: Precision::High,
         }
     }
 }
@@ -140,7 +159,11 @@ impl<'m> Session<'m> {
     ) -> Result<Session<'m>, SessionError> {
         for index in 0..block.bound().len() {
             let operator = find_operator(options, block.tables().step_record(index), index)?;
-            block.bound_mut()[index] = Bound::new(operator, prepared.isa);
+            block.bound_mut()[index] = Bound {
+                #[cfg(feature = "std")]
+                precision: options.precision,
+                ..Bound::new(operator, prepared.isa)
+            };
         }
         #[cfg(feature = "std")]
         let pool = match prepared.threads {

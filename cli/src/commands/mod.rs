@@ -127,6 +127,19 @@ pub(crate) struct Target {
     /// results are the same to the bit
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) threads: u32,
+    /// Inputs of layers with weights in groups (w8 to w4, GGUF): 16 bits, or f32, which takes longer
+    #[arg(long, value_enum, default_value_t = Precision::High)]
+    pub(crate) precision: Precision,
+}
+
+/// [`whit::Precision`] as an option.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Precision {
+    /// 16 bits with a scale for each group, where that is faster
+    #[default]
+    High,
+    /// f32
+    Highest,
 }
 
 impl Target {
@@ -140,7 +153,11 @@ impl Target {
             );
         }
         let On { backend, cuda_device: device } = self.on;
-        Ok(whit_file::Settings { isa: self.isa()?, threads, backend, device })
+        let precision = match self.precision {
+            Precision::High => whit::Precision::High,
+            Precision::Highest => whit::Precision::Highest,
+        };
+        Ok(whit_file::Settings { isa: self.isa()?, threads, precision, backend, device })
     }
 
     /// The instruction set asked for by option or environment.

@@ -48,7 +48,7 @@ impl Verify {
         let mut replays = Vec::new();
         if checksums.is_ok() {
             let On { backend, cuda_device: device } = self.on;
-            let settings = |isa| Settings { isa, threads: 1, backend, device };
+            let settings = |isa| Settings { backend, device, ..Settings::from(isa) };
             match backend {
                 Backend::Cpu => {
                     for isa in Isa::available() {

@@ -24,6 +24,8 @@ use crate::ops::{
     Operator, Step, by_ref, expect_same_shape, expect_type, expect_vector_at, no_scratch,
     select_isa,
 };
+#[cfg(feature = "std")]
+use crate::session::Precision;
 
 /// Products per output at most, so that `K × 2¹⁴` plus a bias of 30 bits stays within an i32.
 pub(super) const MAX_K_I8: usize = 1 << 16;
@@ -595,7 +597,7 @@ fn run_panels_f32<const ISA: usize>(
     let weights = context.step.input(WEIGHTS)?;
     let group_size = context.step.input_group_size(WEIGHTS);
     #[cfg(feature = "std")]
-    let crew = context.take_crew();
+    let (precision, crew) = (context.precision, context.take_crew());
     let parts = parts_f32(context, layer, isa)?;
     let mut conv = ConvF32 {
         geometry: *geometry,
@@ -614,7 +616,11 @@ fn run_panels_f32<const ISA: usize>(
         output_stride: geometry.out_c,
         scratch: parts.scratch,
     };
-    let kernel = conv_f32::select(isa);
+    let kernel = match conv.weights {
+        #[cfg(feature = "std")]
+        PanelWeights::Grouped(_) if precision == Precision::Highest => conv_f32::select_floats(isa),
+        _ => conv_f32::select(isa),
+    };
     #[cfg(feature = "std")]
     if let Some(crew) = crew {
         return conv_parts::run_f32(crew, conv, isa, kernel);

@@ -62,6 +62,8 @@ use crate::format::{Layout, Op};
 use crate::isa::Isa;
 use crate::kernels::requantize::Quantized;
 use crate::memory::{Context, Slot};
+#[cfg(feature = "std")]
+use crate::session::Precision;
 
 pub use crate::tables::Step;
 pub use attention::ATTENTION_F32;
@@ -307,6 +309,9 @@ pub(crate) struct Bound {
     /// Parts that its work is cut into; 1 when one thread runs it.
     #[cfg(feature = "std")]
     pub(crate) parts: u8,
+    /// Of the session.
+    #[cfg(feature = "std")]
+    pub(crate) precision: Precision,
     /// Whether threads that sleep are woken to take some of them.
     #[cfg(feature = "std")]
     pub(crate) wakes: bool,
@@ -321,6 +326,8 @@ impl Bound {
             shaped: Shaped::default(),
             #[cfg(feature = "std")]
             parts: 1,
+            #[cfg(feature = "std")]
+            precision: Precision::High,
             #[cfg(feature = "std")]
             wakes: false,
         }

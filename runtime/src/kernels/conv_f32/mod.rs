@@ -160,6 +160,30 @@ pub fn select(isa: Isa) -> ConvF32Fn {
     scalar::conv_f32_scalar
 }
 
+/// As [`select`], for weights in groups whose inputs stay f32.
+#[cfg(feature = "std")]
+pub fn select_floats(isa: Isa) -> ConvF32Fn {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if isa >= Isa::Avx512
+            && let Some(kernel) = x86_64::blocked_avx512()
+        {
+            return kernel;
+        }
+        if isa >= Isa::Avx2
+            && let Some(kernel) = x86_64::blocked_avx2()
+        {
+            return kernel;
+        }
+    }
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    if isa >= Isa::Neon {
+        return aarch64::conv_f32_neon;
+    }
+    let _ = isa;
+    scalar::conv_f32_scalar
+}
+
 /// What weights are, as far as sizes depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {

@@ -744,6 +744,12 @@ fn check_all(geometry: ConvGeometry, variant: Variant, seed: u64) {
             let output = problem.run(scratch_len(&geometry, stored, isa), in_place, kernel);
             problem.check(isa.name(), &output);
         }
+        for (isa, kernel) in distinct(select_floats) {
+            if stored == Stored::Grouped {
+                let output = problem.run(scratch_len(&geometry, stored, isa), in_place, kernel);
+                problem.check(&format!("{isa} without integers"), &output);
+            }
+        }
         // What CPUs take that have AVX-512 without products of bf16.
         #[cfg(target_arch = "x86_64")]
         if stored == Stored::Bf16 && Isa::Avx512.is_available() {

@@ -291,6 +291,24 @@ unsafe fn winograd_output_avx512(args: &OutputTile) {
     unsafe { output_tile_of::<Avx512>(args) }
 }
 
+/// The tiles of AVX2 for every shape, if this CPU runs them.
+pub(super) fn blocked_avx2() -> Option<ConvF32Fn> {
+    fn kernel(args: &mut ConvF32<'_>) {
+        // SAFETY: this function leaves its parent only where AVX2, FMA and F16C are available.
+        unsafe { conv_f32_blocked(args, TILE_AVX2) }
+    }
+    Isa::Avx2.is_available().then_some(kernel as ConvF32Fn)
+}
+
+/// The tiles of AVX-512 for every shape, if this CPU runs them.
+pub(super) fn blocked_avx512() -> Option<ConvF32Fn> {
+    fn kernel(args: &mut ConvF32<'_>) {
+        // SAFETY: this function leaves its parent only where AVX-512 F, BW and VL are available.
+        unsafe { conv_f32_blocked(args, TILE_AVX512) }
+    }
+    Isa::Avx512.is_available().then_some(kernel as ConvF32Fn)
+}
+
 /// The AVX2 kernel, if this CPU runs it.
 pub(super) fn conv_f32_avx2() -> Option<ConvF32Fn> {
     fn kernel(args: &mut ConvF32<'_>) {
