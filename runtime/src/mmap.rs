@@ -14,6 +14,10 @@ pub struct ModelFile {
     map: Mmap,
 }
 
+/// Bytes of a huge page on most systems; smaller files can't have one.
+#[cfg(target_os = "linux")]
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 impl ModelFile {
     /// Maps a file. Nothing is read or checked yet.
     ///
@@ -30,6 +34,12 @@ impl ModelFile {
         // the session's memory, checked against its regions at each use. Weights are plain numbers.
         // Truncation raises SIGBUS, as for every mapped file.
         let map = unsafe { Mmap::map(&file)? };
+        // What isn't in the page cache yet is read there in pages of 2 MiB, of which a large model needs few. Refused by
+        // systems without them, where small ones do.
+        #[cfg(target_os = "linux")]
+        if map.len() >= HUGE_PAGE_BYTES {
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
         Ok(ModelFile { map })
     }
 
