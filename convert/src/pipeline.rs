@@ -14,7 +14,7 @@ use crate::plan::{ArenaGoal, PlanOptions, Target, plan};
 use crate::quantize::calibrate::{Calibration, Method, Ranges, calibrate};
 use crate::quantize::improve::{Context, Effect, Steps, improve};
 use crate::quantize::integers;
-use crate::quantize::numbers::{DEFAULT_GROUP, Numbers, stored, tables, weights_of};
+use crate::quantize::numbers::{DEFAULT_GROUP, GroupedBits, Numbers, stored, tables, weights_of};
 use crate::quantize::quantization::Quantization;
 use crate::quantize::search::{self, Front, Search, SearchError};
 use crate::quantize::{smooth, split, spread};
@@ -474,7 +474,9 @@ fn numbers_of_nodes(
     let mut numbers = vec![all; graph.nodes.len()];
     let tables = tables(graph);
     let of_tables = options.embeddings.unwrap_or(match all {
-        Numbers::Grouped { bits: ..8, .. } => Numbers::Grouped { bits: 8, group: DEFAULT_GROUP },
+        narrow if narrow.widened().is_some() => {
+            Numbers::Grouped { bits: GroupedBits::W8, group: DEFAULT_GROUP }
+        }
         numbers => numbers,
     });
     for (node, numbers) in graph.nodes.iter().zip(&mut numbers) {

@@ -16,7 +16,7 @@ use whit_convert::learn::{LearnError, finetune, rounding};
 use whit_convert::pipeline::{ConvertOptions, Watch, convert};
 use whit_convert::plan::PlanOptions;
 use whit_convert::quantize::calibrate::{Method, calibrate};
-use whit_convert::quantize::numbers::Numbers;
+use whit_convert::quantize::numbers::{GroupedBits, Numbers};
 use whit_convert::quantize::quantization::Quantization;
 use whit_convert::quantize::weights::Rows;
 use whit_convert::tensor;
@@ -572,7 +572,7 @@ fn least_error(
 fn learned_rounding_is_near_the_best_of_all() {
     let graph = two_layers();
     let samples = correlated(60);
-    let numbers = vec![Numbers::Grouped { bits: 4, group: 32 }; 2];
+    let numbers = vec![Numbers::Grouped { bits: GroupedBits::W4, group: 32 }; 2];
     let mut quantization = Quantization::new(graph.clone(), &numbers, &Default::default());
     let nearest = quantization.clone();
     let learned =
@@ -621,7 +621,9 @@ fn fine_tuning_brings_outputs_closer() {
     let samples = correlated(400);
     let unseen = correlated(200);
     // In 8 bits most of the error is that of the activations' grids, which training can't change.
-    for (numbers, most) in [(Numbers::Grouped { bits: 4, group: 32 }, 0.7), (Numbers::Int8, 0.97)] {
+    for (numbers, most) in
+        [(Numbers::Grouped { bits: GroupedBits::W4, group: 32 }, 0.7), (Numbers::Int8, 0.97)]
+    {
         let each = [numbers; 2];
         let found = calibrate(&graph, &each, &samples, Method::MinMax, &mut |_, _, _| {});
         let ranges = found.expect("runs").ranges;
