@@ -80,7 +80,7 @@ pub enum ConvertError {
     /// Integers need ranges, and ranges need data.
     #[error(
         "{0} needs calibration data, a hundred or so typical inputs: --calibrate DATA.npz. \
-             Without data there are w8, w6, w5, w4, f16 and bf16, which quantize weights only"
+             Without data there are w8, w6, w5, w4nl, w4, f16 and bf16, which quantize weights only"
     )]
     NoCalibration(Numbers),
     /// The calibration data has no samples.

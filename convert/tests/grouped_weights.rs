@@ -12,6 +12,9 @@ use whit_convert::emit::emit;
 use whit_convert::evaluate::AlignedBytes;
 use whit_convert::graph::{Graph, Groups};
 use whit_convert::plan::{PlanOptions, plan};
+use whit_convert::quantize::calibrate::Ranges;
+use whit_convert::quantize::numbers::Numbers;
+use whit_convert::quantize::quantization::Quantization;
 use whit_convert::tensor::Tensor;
 
 const CONV: LayerKind = LayerKind::Conv {
@@ -150,6 +153,58 @@ fn layers_compute_what_their_weights_say() {
         let seed = index as u64;
         let (graph, weights) = layer.graph(&mut Random::new(1000 + seed));
         check(&format!("{layer:?}"), &layer, &graph, &weights, |x| x, seed);
+    }
+}
+
+#[test]
+fn rounded_layers_compute_what_their_weights_say() {
+    // Of a step, the widest there is: half of it is the largest error within the limits.
+    for (bits, layout, widest) in [
+        (W8, Layout::GroupedW8, 1.0),
+        (W6, Layout::GroupedW6, 1.0),
+        (W5, Layout::GroupedW5, 1.0),
+        (W4Nl, Layout::GroupedW4Nl, 24.0),
+        (W4, Layout::GroupedW4, 1.0),
+    ] {
+        for size in [32, 64, 128] {
+            let layer = GroupedLayer {
+                kind: LayerKind::MatMul { transpose_b: true },
+                rows: 3,
+                in_c: 200,
+                out_c: 20,
+                bits,
+                size,
+                bias: true,
+                residual: false,
+                relu: false,
+            };
+            let name = format!("{layer:?}");
+            let (mut graph, _) = layer.graph(&mut Random::new(5));
+            let reals = Random::new(6).reals(20 * 200);
+            let constant = graph.add_constant("reals", Tensor::from_f32([20, 200], &reals));
+            graph.nodes[0].inputs[1] = Some(constant);
+            let numbers = Numbers::Grouped { bits, group: size };
+            let quantization = Quantization::new(graph, &[numbers], &Ranges::new());
+            let rounded = &quantization.weights[&0];
+            let weights = rounded.to_f32();
+            let within = (0..reals.len())
+                .filter(|at| {
+                    let away = (reals[*at] - weights[*at]).abs();
+                    away <= rounded.scale_of()(*at).abs() * widest * 0.5 * 1.0001
+                })
+                .count();
+            assert!(within > reals.len() * 8 / 10, "{name}: {within} of {}", reals.len());
+            let graph = quantization.lowered();
+            let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
+            check(&name, &layer, &graph, &weights, |x| x, 7);
+            let file = file(&graph);
+            let aligned = AlignedBytes::new(&file);
+            let model = Model::open(aligned.as_slice()).unwrap();
+            let packed: Vec<_> = model.tensors().filter(|tensor| tensor.layout != 0).collect();
+            assert_eq!(packed.len(), 1, "{name}");
+            assert_eq!(packed[0].layout, layout as u8, "{name}");
+            assert_eq!(packed[0].group_size as usize, size, "{name}");
+        }
     }
 }
 

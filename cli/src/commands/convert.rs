@@ -46,7 +46,7 @@ pub(crate) struct Convert {
     /// Numbers to convert to. A model that is quantized already keeps its own scales with `none`
     #[arg(long, value_enum, default_value_t = SchemeArg::None)]
     quantize: SchemeArg,
-    /// Typical inputs, for int8, int16, w6, w5 and w4: .npz, folder of .npy, folder of images by class, or, for a language
+    /// Typical inputs, for int8, int16, w6, w5, w4nl and w4: .npz, folder of .npy, folder of images by class, or, for a language
     /// model, a text: .txt, of which an encoder takes the lines and a decoder 16 pieces
     #[arg(long, value_name = "DATA")]
     calibrate: Option<PathBuf>,

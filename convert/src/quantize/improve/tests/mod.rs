@@ -247,9 +247,12 @@ fn equalization_keeps_the_function() {
     for (name, graph) in cases {
         let samples = inputs(&graph, 20);
         let expected = values(&graph, graph.outputs[0], &samples);
-        for numbers in
-            [Numbers::Int8, Numbers::Int16, Numbers::Grouped { bits: GroupedBits::W4, group: 32 }]
-        {
+        for numbers in [
+            Numbers::Int8,
+            Numbers::Int16,
+            Numbers::Grouped { bits: GroupedBits::W4, group: 32 },
+            Numbers::Grouped { bits: GroupedBits::W4Nl, group: 32 },
+        ] {
             let quantization = quantize(&graph, numbers, &samples);
             let (changed, better) =
                 improved(&graph, &quantization, &samples, Improvement::Equalize);
