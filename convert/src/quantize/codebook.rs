@@ -22,13 +22,15 @@ pub enum Codebook {
 }
 
 impl Codebook {
+    /// Of weights of 8 bits: symmetric.
+    pub const I8: Codebook = Codebook::Range { low: -127, high: 127 };
+
     /// Of weights in groups with or without minima.
     pub const fn of(bits: GroupedBits, has_mins: bool) -> Codebook {
         let half = 1 << (bits.count() - 1);
         match bits {
             GroupedBits::W4Nl => Codebook::Table,
-            // Symmetric.
-            GroupedBits::W8 => Codebook::Range { low: -127, high: 127 },
+            GroupedBits::W8 => Codebook::I8,
             _ if has_mins => Codebook::Range { low: 0, high: 2 * half - 1 },
             _ => Codebook::Range { low: -half, high: half - 1 },
         }
@@ -107,7 +109,7 @@ impl Codebook {
     fn candidates(self, largest: f64) -> Vec<f64> {
         let [low, high] = self.limits().map(f64::from);
         let ends = match self {
-            Codebook::Range { .. } if low == -high => return vec![largest.abs() / high],
+            Codebook::I8 => return vec![largest.abs() / high],
             // The lowest integer is the largest magnitude: a negative scale where that weight is positive.
             Codebook::Range { .. } => [largest / low, largest.abs() / high],
             Codebook::Table => [largest / low, largest / high],

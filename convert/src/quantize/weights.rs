@@ -13,9 +13,6 @@ pub(crate) const MAX_BIAS_I8: f64 = (1u32 << 29) as f64;
 /// The same for i16 activations.
 pub(crate) const MAX_BIAS_I16: f64 = (1u64 << 49) as f64;
 
-/// What weights with a scale per channel are rounded to.
-const CHANNELS: Codebook = Codebook::Range { low: -127, high: 127 };
-
 /// The largest bias of an integer layer, per unit of its input's scale times its weights' scale.
 pub(super) const fn largest_bias(numbers: Numbers) -> f64 {
     match numbers {
@@ -119,7 +116,7 @@ impl Weights {
     pub fn codebook(&self) -> Codebook {
         match &self.scales {
             Scales::Groups(groups) => Codebook::of(groups.bits, groups.min.is_some()),
-            Scales::PerChannel(_) => CHANNELS,
+            Scales::PerChannel(_) => Codebook::I8,
         }
     }
 }
