@@ -180,7 +180,8 @@ fn rounded_layers_compute_what_their_weights_say() {
             };
             let name = format!("{layer:?}");
             let (mut graph, _) = layer.graph(&mut Random::new(5));
-            let reals = Random::new(6).reals(20 * 200);
+            let mut random = Random::new(6);
+            let reals: Vec<f32> = (0..20 * 200).map(|_| random.real()).collect();
             let constant = graph.add_constant("reals", Tensor::from_f32([20, 200], &reals));
             graph.nodes[0].inputs[1] = Some(constant);
             let numbers = Numbers::Grouped { bits, group: size };
