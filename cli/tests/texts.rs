@@ -27,7 +27,7 @@ fn bytes(path: &str) -> u64 {
 fn tables_have_numbers_of_their_own() {
     let folder = Folder::new("tables");
     let (table, head, layer) = ("model.embed_tokens", "lm_head", "model.layers.0.qkv");
-    let cases: [(&[&str], [&str; 3]); 6] = [
+    let cases: [(&[&str], [&str; 3]); 8] = [
         (&["--quantize", "w8"], ["w8", "w8", "w8"]),
         (&["--quantize", "f16"], ["f16", "f16", "f16"]),
         // The table's weights are the output's, and 8 bits unless somebody says otherwise.
@@ -35,6 +35,8 @@ fn tables_have_numbers_of_their_own() {
         (&["--quantize", "w4", "--embeddings", "w4"], ["w4", "w4", "w4"]),
         (&["--quantize", "w4", "--embeddings", "f16"], ["f16", "f16", "w4"]),
         (&["--quantize", "w8", "--output-layer", "w4"], ["w8", "w4", "w8"]),
+        (&["--quantize", "w4nl"], ["w8", "w8", "w4nl"]),
+        (&["--quantize", "w4nl", "--embeddings", "w4nl:64"], ["w4nl", "w4nl", "w4nl"]),
     ];
     for (at, (options, expected)) in cases.into_iter().enumerate() {
         let path = llama(&folder, &format!("{at}.whit"), 1, options);

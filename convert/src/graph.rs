@@ -9,6 +9,7 @@ use std::sync::Arc;
 use whit::DType;
 use whit::format::NarrowFloat;
 use whit::format::RecurrentFunction;
+use whit::kernels::conv_f32::grouped::GroupedBits;
 
 use crate::dim::{Dim, Symbol};
 use crate::tensor::Tensor;
@@ -41,9 +42,9 @@ pub struct Value {
 /// channel; the constant (i8) keeps the shape that the operator wants. The layer computes on floats.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Groups {
-    /// 8: integers in −128..=127; b of 4, 5, 6: in −2ᵇ⁻¹..2ᵇ⁻¹, with minima in 0..2ᵇ. A file may have less, in a layout that holds all of them:
-    /// 8 bits whose values are those of w4nl.
-    pub bits: u8,
+    /// What integers are there: of 8 bits −128..=127, of b of 4, 5, 6 those in −2ᵇ⁻¹..2ᵇ⁻¹, with minima in 0..2ᵇ; or those of a table. A file
+    /// may have less, in a layout that holds all of them.
+    pub bits: GroupedBits,
     /// Inputs per group: 16, 32, 64 or 128; the last group of a row may be shorter.
     pub size: usize,
     /// The axis of the constant that the outputs run along.

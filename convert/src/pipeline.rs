@@ -14,7 +14,7 @@ use crate::plan::{ArenaGoal, PlanOptions, Target, plan};
 use crate::quantize::calibrate::{Calibration, Method, Ranges, calibrate};
 use crate::quantize::improve::{Context, Effect, Steps, improve};
 use crate::quantize::integers;
-use crate::quantize::numbers::{DEFAULT_GROUP, Numbers, stored, tables, weights_of};
+use crate::quantize::numbers::{DEFAULT_GROUP, GroupedBits, Numbers, stored, tables, weights_of};
 use crate::quantize::quantization::Quantization;
 use crate::quantize::search::{self, Front, Search, SearchError};
 use crate::quantize::{smooth, split, spread};
@@ -80,7 +80,7 @@ pub enum ConvertError {
     /// Integers need ranges, and ranges need data.
     #[error(
         "{0} needs calibration data, a hundred or so typical inputs: --calibrate DATA.npz. \
-             Without data there are w8, w6, w5, w4, f16 and bf16, which quantize weights only"
+             Without data there are w8, w6, w5, w4nl, w4, f16 and bf16, which quantize weights only"
     )]
     NoCalibration(Numbers),
     /// The calibration data has no samples.
@@ -474,7 +474,9 @@ fn numbers_of_nodes(
     let mut numbers = vec![all; graph.nodes.len()];
     let tables = tables(graph);
     let of_tables = options.embeddings.unwrap_or(match all {
-        Numbers::Grouped { bits: ..8, .. } => Numbers::Grouped { bits: 8, group: DEFAULT_GROUP },
+        narrow if narrow.widened().is_some() => {
+            Numbers::Grouped { bits: GroupedBits::W8, group: DEFAULT_GROUP }
+        }
         numbers => numbers,
     });
     for (node, numbers) in graph.nodes.iter().zip(&mut numbers) {

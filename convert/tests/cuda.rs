@@ -14,7 +14,7 @@ use whit_convert::error::ImportError;
 use whit_convert::evaluate::{AlignedBytes, fill_pseudo_random};
 use whit_convert::import::{DimChoice, ImportOptions, import_file};
 use whit_convert::pipeline::{ConvertOptions, convert};
-use whit_convert::quantize::numbers::Numbers;
+use whit_convert::quantize::numbers::{GroupedBits, Numbers};
 
 /// Largest difference of float outputs over their largest magnitude: other orders of summation, through whole
 /// models.
@@ -173,8 +173,8 @@ fn a_decoder() {
         ("f32", Numbers::Float),
         ("f16", Numbers::F16),
         ("bf16", Numbers::Bf16),
-        ("w8", Numbers::Grouped { bits: 8, group: 32 }),
-        ("w4", Numbers::Grouped { bits: 4, group: 32 }),
+        ("w8", Numbers::Grouped { bits: GroupedBits::W8, group: 32 }),
+        ("w4", Numbers::Grouped { bits: GroupedBits::W4, group: 32 }),
     ];
     let models = numbers.map(|(name, numbers)| (name.to_owned(), convert_file(&folder, numbers)));
     compare_all(models.to_vec());

@@ -6,11 +6,15 @@ mod common;
 use common::{GroupedLayer, LayerKind, Random};
 use half::{bf16, f16};
 use whit::format::Layout;
+use whit::kernels::conv_f32::grouped::GroupedBits::{W4, W4Nl, W5, W6, W8};
 use whit::{DType, Isa, Model, Options, Precision, Session};
 use whit_convert::emit::emit;
 use whit_convert::evaluate::AlignedBytes;
 use whit_convert::graph::{Graph, Groups};
 use whit_convert::plan::{PlanOptions, plan};
+use whit_convert::quantize::calibrate::Ranges;
+use whit_convert::quantize::numbers::Numbers;
+use whit_convert::quantize::quantization::Quantization;
 use whit_convert::tensor::Tensor;
 
 const CONV: LayerKind = LayerKind::Conv {
@@ -29,7 +33,6 @@ fn layers() -> Vec<GroupedLayer> {
         in_c,
         out_c,
         bits,
-        nonlinear: false,
         size,
         bias: true,
         residual: false,
@@ -45,29 +48,35 @@ fn layers() -> Vec<GroupedLayer> {
     };
     let mut layers = vec![
         // K of 45: a short last group, and a part of a word.
-        layer(CONV, 1, 5, 18, 8, 32),
-        layer(CONV, 2, 5, 18, 4, 32),
-        layer(CONV, 1, 3, 7, 4, 128),
-        layer(conv([8, 9], [3, 2], [2, 3], [2, 1], [0, 1], 1), 1, 20, 33, 4, 64),
-        layer(conv([6, 6], [3, 3], [1, 1], [1, 1], [1, 1], 2), 1, 12, 10, 4, 32),
-        layer(conv([4, 4], [1, 1], [1, 1], [1, 1], [0, 0], 1), 1, 70, 40, 8, 64),
-        layer(conv([1, 2], [1, 1], [1, 1], [1, 1], [0, 0], 1), 1, 130, 40, 4, 64),
-        layer(conv([6, 6], [3, 3], [1, 1], [1, 1], [1, 1], 2), 1, 12, 10, 5, 32),
-        layer(CONV, 2, 5, 18, 6, 16),
+        layer(CONV, 1, 5, 18, W8, 32),
+        layer(CONV, 2, 5, 18, W4, 32),
+        layer(CONV, 1, 3, 7, W4, 128),
+        layer(conv([8, 9], [3, 2], [2, 3], [2, 1], [0, 1], 1), 1, 20, 33, W4, 64),
+        layer(conv([6, 6], [3, 3], [1, 1], [1, 1], [1, 1], 2), 1, 12, 10, W4, 32),
+        layer(conv([4, 4], [1, 1], [1, 1], [1, 1], [0, 0], 1), 1, 70, 40, W8, 64),
+        layer(conv([1, 2], [1, 1], [1, 1], [1, 1], [0, 0], 1), 1, 130, 40, W4, 64),
+        layer(conv([6, 6], [3, 3], [1, 1], [1, 1], [1, 1], 2), 1, 12, 10, W5, 32),
+        layer(CONV, 2, 5, 18, W6, 16),
+        layer(CONV, 1, 5, 18, W4Nl, 32),
+        layer(conv([4, 4], [1, 1], [1, 1], [1, 1], [0, 0], 1), 1, 70, 40, W4Nl, 64),
     ];
     for (rows, k, n) in
         [(1, 1, 1), (1, 31, 16), (1, 200, 50), (2, 129, 17), (5, 64, 32), (60, 390, 20)]
     {
-        for (bits, size) in [(8, 32), (8, 128), (4, 32), (4, 64), (5, 32), (6, 16), (6, 64)] {
+        for (bits, size) in [
+            (W8, 32),
+            (W8, 128),
+            (W4, 32),
+            (W4, 64),
+            (W5, 32),
+            (W6, 16),
+            (W6, 64),
+            (W4Nl, 32),
+            (W4Nl, 128),
+        ] {
             for transpose_b in [false, true] {
                 layers.push(layer(LayerKind::MatMul { transpose_b }, rows, k, n, bits, size));
             }
-        }
-    }
-    // Of values of a table.
-    for index in 0..layers.len() {
-        if layers[index].bits == 8 {
-            layers.push(GroupedLayer { nonlinear: true, ..layers[index].clone() });
         }
     }
     for (index, layer) in layers.iter_mut().enumerate() {
@@ -153,35 +162,87 @@ fn layers_compute_what_their_weights_say() {
 }
 
 #[test]
+fn rounded_layers_compute_what_their_weights_say() {
+    // Of a step, the widest there is: half of it is the largest error within the limits.
+    for (bits, layout, widest) in [
+        (W8, Layout::GroupedW8, 1.0),
+        (W6, Layout::GroupedW6, 1.0),
+        (W5, Layout::GroupedW5, 1.0),
+        (W4Nl, Layout::GroupedW4Nl, 24.0),
+        (W4, Layout::GroupedW4, 1.0),
+    ] {
+        for size in [32, 64, 128] {
+            let layer = GroupedLayer {
+                kind: LayerKind::MatMul { transpose_b: true },
+                rows: 3,
+                in_c: 200,
+                out_c: 20,
+                bits,
+                size,
+                bias: true,
+                residual: false,
+                relu: false,
+            };
+            let name = format!("{layer:?}");
+            let (mut graph, _) = layer.graph(&mut Random::new(5));
+            let mut random = Random::new(6);
+            let reals: Vec<f32> = (0..20 * 200).map(|_| random.real()).collect();
+            let constant = graph.add_constant("reals", Tensor::from_f32([20, 200], &reals));
+            graph.nodes[0].inputs[1] = Some(constant);
+            let numbers = Numbers::Grouped { bits, group: size };
+            let quantization = Quantization::new(graph, &[numbers], &Ranges::new());
+            let rounded = &quantization.weights[&0];
+            let weights = rounded.to_f32();
+            let within = (0..reals.len())
+                .filter(|at| {
+                    let away = (reals[*at] - weights[*at]).abs();
+                    away <= rounded.scale_of()(*at).abs() * widest * 0.5 * 1.0001
+                })
+                .count();
+            assert!(within > reals.len() * 8 / 10, "{name}: {within} of {}", reals.len());
+            let graph = quantization.lowered();
+            let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
+            check(&name, &layer, &graph, &weights, |x| x, 7);
+            let file = file(&graph);
+            let aligned = AlignedBytes::new(&file);
+            let model = Model::open(aligned.as_slice()).unwrap();
+            let packed: Vec<_> = model.tensors().filter(|tensor| tensor.layout != 0).collect();
+            assert_eq!(packed.len(), 1, "{name}");
+            assert_eq!(packed[0].layout, layout as u8, "{name}");
+            assert_eq!(packed[0].group_size as usize, size, "{name}");
+        }
+    }
+}
+
+#[test]
 fn files_are_as_small_as_their_weights() {
     let layer = GroupedLayer {
         kind: LayerKind::MatMul { transpose_b: true },
         rows: 1,
         in_c: 256,
         out_c: 32,
-        bits: 4,
-        nonlinear: false,
+        bits: W4,
         size: 32,
         bias: false,
         residual: false,
         relu: false,
     };
-    for (bits, nonlinear, size, bytes, layout) in [
-        (4, false, 32, 4608, Layout::GroupedW4),
-        (4, false, 128, 4224, Layout::GroupedW4),
-        (8, false, 32, 8704, Layout::GroupedW8),
-        (8, false, 64, 8448, Layout::GroupedW8),
+    for (bits, size, bytes, layout) in [
+        (W4, 32, 4608, Layout::GroupedW4),
+        (W4, 128, 4224, Layout::GroupedW4),
+        (W8, 32, 8704, Layout::GroupedW8),
+        (W8, 64, 8448, Layout::GroupedW8),
         // Nibbles, fifth bits, scales.
-        (5, false, 32, 4096 + 1024 + 512, Layout::GroupedW5),
+        (W5, 32, 4096 + 1024 + 512, Layout::GroupedW5),
         // No layout has 5 bits in groups of 16, but one has 6.
-        (5, false, 16, 4096 + 2048 + 1024, Layout::GroupedW6),
+        (W5, 16, 4096 + 2048 + 1024, Layout::GroupedW6),
         // Nibbles, two bits each, scales, factors.
-        (6, false, 16, 4096 + 2048 + 512 + 64, Layout::GroupedW6Narrow),
-        (6, false, 32, 4096 + 2048 + 512, Layout::GroupedW6),
-        (8, true, 32, 4608, Layout::GroupedW4Nl),
-        (8, true, 128, 4224, Layout::GroupedW4Nl),
+        (W6, 16, 4096 + 2048 + 512 + 64, Layout::GroupedW6Narrow),
+        (W6, 32, 4096 + 2048 + 512, Layout::GroupedW6),
+        (W4Nl, 32, 4608, Layout::GroupedW4Nl),
+        (W4Nl, 128, 4224, Layout::GroupedW4Nl),
     ] {
-        let layer = GroupedLayer { bits, nonlinear, size, ..layer.clone() };
+        let layer = GroupedLayer { bits, size, ..layer.clone() };
         let (graph, _) = layer.graph(&mut Random::new(1));
         let file = file(&graph);
         let aligned = AlignedBytes::new(&file);
@@ -266,7 +327,6 @@ fn what_no_kernel_reads_is_refused_by_name() {
         graph.value_mut(id).groups.as_mut().unwrap()
     }
     let cases = [
-        Case { what: "bits", says: "3 bits", change: |graph| groups(graph).bits = 3 },
         Case { what: "size", says: "groups of 48", change: |graph| groups(graph).size = 48 },
         Case {
             what: "scales",
@@ -281,7 +341,8 @@ fn what_no_kernel_reads_is_refused_by_name() {
             says: "infinite",
             change: |graph| groups(graph).scale[0] = f32::INFINITY,
         },
-        Case { what: "range", says: "4 bits", change: |graph| groups(graph).bits = 4 },
+        Case { what: "range", says: "none of w4", change: |graph| groups(graph).bits = W4 },
+        Case { what: "table", says: "none of w4nl", change: |graph| groups(graph).bits = W4Nl },
         Case {
             what: "activations",
             says: "f32 activations",
@@ -306,8 +367,7 @@ fn what_no_kernel_reads_is_refused_by_name() {
         rows: 1,
         in_c: 5,
         out_c: 18,
-        bits: 8,
-        nonlinear: false,
+        bits: W8,
         size: 32,
         bias: true,
         residual: false,

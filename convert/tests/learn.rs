@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use candle_core::{Device, Tensor, Var};
 use whit::DType;
+use whit::kernels::conv_f32::grouped::NONLINEAR;
 use whit_convert::dim::Dim;
 use whit_convert::evaluate::{Program, Reals, Samples, feed, output_reals};
 use whit_convert::graph::*;
@@ -16,7 +17,7 @@ use whit_convert::learn::{LearnError, finetune, rounding};
 use whit_convert::pipeline::{ConvertOptions, Watch, convert};
 use whit_convert::plan::PlanOptions;
 use whit_convert::quantize::calibrate::{Method, calibrate};
-use whit_convert::quantize::numbers::Numbers;
+use whit_convert::quantize::numbers::{GroupedBits, Numbers};
 use whit_convert::quantize::quantization::Quantization;
 use whit_convert::quantize::weights::Rows;
 use whit_convert::tensor;
@@ -540,8 +541,9 @@ fn squared_error(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
     a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }
 
-/// The least error of a layer over every choice of rounding down or up, output by output.
+/// The least error of a layer over every choice of rounding down or up to one of these integers, output by output.
 fn least_error(
+    integers: &[f32],
     x: &[Vec<f32>],
     wanted: &[Vec<f32>],
     w: &[f32],
@@ -555,8 +557,16 @@ fn least_error(
             let column: Vec<f32> = (0..inputs)
                 .map(|k| {
                     let at = k * outputs + n;
-                    let up = (choice >> k & 1) as f32;
-                    ((w[at] / scale[at]).floor() + up).clamp(-8.0, 7.0) * scale[at]
+                    let step = w[at] / scale[at];
+                    let q = match choice >> k & 1 {
+                        0 => integers
+                            .iter()
+                            .copied()
+                            .filter(|q| *q <= step)
+                            .fold(integers[0], f32::max),
+                        _ => integers.iter().copied().find(|q| *q > step).unwrap_or(integers[15]),
+                    };
+                    q * scale[at]
                 })
                 .collect();
             let found = dense(x, &column, &b[n..=n], relu);
@@ -570,9 +580,16 @@ fn least_error(
 
 #[test]
 fn learned_rounding_is_near_the_best_of_all() {
+    near_the_best(GroupedBits::W4, &std::array::from_fn(|at| at as f32 - 8.0), 1.25);
+    // Measured: 1.47 with this seed, of nearest rounding's 3.5.
+    near_the_best(GroupedBits::W4Nl, &NONLINEAR.map(f32::from), 1.5);
+}
+
+/// Learns with weights of 4 bits that can be these; the error may be so many times the least.
+fn near_the_best(bits: GroupedBits, integers: &[f32; 16], most: f64) {
     let graph = two_layers();
     let samples = correlated(60);
-    let numbers = vec![Numbers::Grouped { bits: 4, group: 32 }; 2];
+    let numbers = vec![Numbers::Grouped { bits, group: 32 }; 2];
     let mut quantization = Quantization::new(graph.clone(), &numbers, &Default::default());
     let nearest = quantization.clone();
     let learned =
@@ -594,22 +611,23 @@ fn learned_rounding_is_near_the_best_of_all() {
         let weights = &quantization.weights[&at];
         let scale_of = weights.scale_of();
         let scale: Vec<f32> = (0..w.len()).map(&scale_of).collect();
-        let best = least_error(&found, &float, &w, &scale, &b, relu);
+        let best = least_error(integers, &found, &float, &w, &scale, &b, relu);
         let of_nearest =
             squared_error(&dense(&found, &nearest.weights[&at].to_f32(), &b, relu), &float);
         // Each integer is one of the two beside the weight.
         let rows = Rows::of(&weights.values, 1);
         for (at, q) in weights.values.to_i8().iter().enumerate() {
             let (row, k) = rows.place(at);
-            let way = f32::from(*q) - w[at] / scale[at];
-            let cut = w[at] / scale[at] > 7.0 || w[at] / scale[at] < -8.0;
-            assert!(way.abs() < 1.0 || cut, "output {row}, input {k}: {way}");
+            let (q, real) = (f32::from(*q), w[at] / scale[at]);
+            let between =
+                integers.iter().any(|other| (q.min(real) < *other) && *other < q.max(real));
+            assert!(integers.contains(&q) && !between, "output {row}, input {k}: {real} as {q}");
         }
         found = dense(&found, &weights.to_f32(), &b, relu);
         errors.push((best, squared_error(&found, &float), of_nearest));
     }
     for (best, learned, nearest) in &errors {
-        assert!(*learned <= best * 1.25 + 1e-9, "best, learned, nearest: {errors:?}");
+        assert!(*learned <= best * most + 1e-9, "best, learned, nearest: {errors:?}");
         assert!(learned <= nearest, "best, learned, nearest: {errors:?}");
     }
     assert!(errors[0].1 < 0.7 * errors[0].2, "best, learned, nearest: {errors:?}");
@@ -621,7 +639,11 @@ fn fine_tuning_brings_outputs_closer() {
     let samples = correlated(400);
     let unseen = correlated(200);
     // In 8 bits most of the error is that of the activations' grids, which training can't change.
-    for (numbers, most) in [(Numbers::Grouped { bits: 4, group: 32 }, 0.7), (Numbers::Int8, 0.97)] {
+    for (numbers, most) in [
+        (Numbers::Grouped { bits: GroupedBits::W4, group: 32 }, 0.7),
+        (Numbers::Grouped { bits: GroupedBits::W4Nl, group: 32 }, 0.7),
+        (Numbers::Int8, 0.97),
+    ] {
         let each = [numbers; 2];
         let found = calibrate(&graph, &each, &samples, Method::MinMax, &mut |_, _, _| {});
         let ranges = found.expect("runs").ranges;

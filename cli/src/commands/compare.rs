@@ -106,7 +106,7 @@ impl Compare {
         if !is_quantized(&file) {
             bail!(
                 "{}: the file is float, there is nothing to compare; convert the model with --quantize int8, int16, \
-                 w8, w6, w5, w4 or f16 first",
+                 w8, w6, w5, w4nl, w4 or f16 first",
                 self.file.display()
             );
         }

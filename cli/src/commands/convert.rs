@@ -19,7 +19,7 @@ use whit_convert::pipeline::{ConvertOptions, Converted, Watch, convert, convert_
 use whit_convert::plan::Target;
 use whit_convert::quantize::calibrate::{Calibration, Method};
 use whit_convert::quantize::improve::{Effect, Steps};
-use whit_convert::quantize::numbers::{DEFAULT_GROUP, GROUP_SIZES, Numbers};
+use whit_convert::quantize::numbers::{DEFAULT_GROUP, GroupedBits, Numbers, parse_group};
 
 use super::import_args::ImportArgs;
 use super::search::{self, SearchArgs, Wanted};
@@ -46,7 +46,7 @@ pub(crate) struct Convert {
     /// Numbers to convert to. A model that is quantized already keeps its own scales with `none`
     #[arg(long, value_enum, default_value_t = SchemeArg::None)]
     quantize: SchemeArg,
-    /// Typical inputs, for int8, int16, w6, w5 and w4: .npz, folder of .npy, folder of images by class, or, for a language
+    /// Typical inputs, for int8, int16, w6, w5, w4nl and w4: .npz, folder of .npy, folder of images by class, or, for a language
     /// model, a text: .txt, of which an encoder takes the lines and a decoder 16 pieces
     #[arg(long, value_name = "DATA")]
     calibrate: Option<PathBuf>,
@@ -67,17 +67,17 @@ pub(crate) struct Convert {
     exact_tflite: bool,
     #[command(flatten)]
     import: ImportArgs,
-    /// Inputs per scale of w8, w6, w5 and w4 weights: 32, 64 or 128
+    /// Inputs per scale of w8, w6, w5, w4nl and w4 weights: 32, 64 or 128
     #[arg(long, value_name = "N", default_value_t = DEFAULT_GROUP, value_parser = parse_group)]
     group: usize,
-    /// Numbers of tables of embeddings, and of an output layer that shares a table's weights: float, f16, bf16, w8, w6, w5 or w4:64
-    /// (default: those of --quantize, but w8 where that is w6, w5 or w4)
+    /// Numbers of tables of embeddings, and of an output layer that shares a table's weights: float, f16, bf16, w8, w6, w5, w4nl or w4:64
+    /// (default: those of --quantize, but w8 where that is w6, w5, w4nl or w4)
     #[arg(long, value_name = "NUMBERS")]
     embeddings: Option<Numbers>,
     /// Numbers of the layer that makes the output
     #[arg(long, value_name = "NUMBERS")]
     output_layer: Option<Numbers>,
-    /// Numbers of one node, in place of those of --quantize: NODE=float, f16, bf16, w8, w6, w5, w4:64, int16 or int8
+    /// Numbers of one node, in place of those of --quantize: NODE=float, f16, bf16, w8, w6, w5, w4nl, w4:64, int16 or int8
     #[arg(long, value_name = "NODE=NUMBERS", value_parser = parse_layer)]
     layer: Vec<(String, Numbers)>,
     /// A node that stays float: short for --layer NODE=float
@@ -134,6 +134,8 @@ pub(crate) enum SchemeArg {
     W6,
     /// Weights of 5 bits in groups, float arithmetic
     W5,
+    /// Weights of 4 bits in groups, which stand for sixteen values that are closer to each other near 0; float arithmetic
+    W4nl,
     /// Weights of 4 bits in groups, float arithmetic
     W4,
     /// The numbers of each layer chosen by what they cost and lose on the data; needs --calibrate
@@ -148,17 +150,13 @@ impl SchemeArg {
             SchemeArg::Bf16 => Numbers::Bf16,
             SchemeArg::Int8 => Numbers::Int8,
             SchemeArg::Int16 => Numbers::Int16,
-            SchemeArg::W8 => Numbers::Grouped { bits: 8, group },
-            SchemeArg::W6 => Numbers::Grouped { bits: 6, group },
-            SchemeArg::W5 => Numbers::Grouped { bits: 5, group },
-            SchemeArg::W4 => Numbers::Grouped { bits: 4, group },
+            SchemeArg::W8 => Numbers::Grouped { bits: GroupedBits::W8, group },
+            SchemeArg::W6 => Numbers::Grouped { bits: GroupedBits::W6, group },
+            SchemeArg::W5 => Numbers::Grouped { bits: GroupedBits::W5, group },
+            SchemeArg::W4nl => Numbers::Grouped { bits: GroupedBits::W4Nl, group },
+            SchemeArg::W4 => Numbers::Grouped { bits: GroupedBits::W4, group },
         }
     }
-}
-
-fn parse_group(text: &str) -> Result<usize, String> {
-    let group = text.parse().ok().filter(|group| GROUP_SIZES.contains(group));
-    group.ok_or_else(|| "32, 64 or 128".to_owned())
 }
 
 fn parse_layer(text: &str) -> Result<(String, Numbers), String> {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use whit::format::{Layout, Op, StepRecord};
-use whit::kernels::conv_f32::grouped::{GroupedBits, GroupedForm};
+use whit::kernels::conv_f32::grouped::GroupedForm;
 use whit::ops::{self, Operator};
 use whit::{DType, Model};
 
@@ -61,12 +61,8 @@ fn weights_of<'a>(model: &Model<'a>, step: &StepRecord) -> Option<Weights<'a>> {
         let layout = Layout::from_number(record.layout)?;
         (layout != Layout::Dense).then_some(())?;
         let info = tensor_info(model, tensor as usize)?;
-        let (kind, group_size) = match GroupedForm::of(layout).map(|form| form.bits) {
-            Some(GroupedBits::W8) => ("w8", Some(record.group_size)),
-            Some(GroupedBits::W4) => ("w4", Some(record.group_size)),
-            Some(GroupedBits::W5) => ("w5", Some(record.group_size)),
-            Some(GroupedBits::W6) => ("w6", Some(record.group_size)),
-            Some(GroupedBits::W4Nl) => ("w4nl", Some(record.group_size)),
+        let (kind, group_size) = match GroupedForm::of(layout) {
+            Some(form) => (form.bits.name(), Some(record.group_size)),
             None => (info.dtype.name(), None),
         };
         Some(Weights { kind, group_size, info })

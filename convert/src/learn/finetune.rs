@@ -18,6 +18,7 @@ use super::ops::softmax;
 use super::{LearnError, Learned, Random};
 use crate::evaluate::Samples;
 use crate::graph::{Graph, Op, ValueId};
+use crate::quantize::codebook::Codebook;
 use crate::quantize::numbers::output_axis;
 use crate::quantize::numbers::weights_of;
 use crate::quantize::quantization::Quantization;
@@ -45,10 +46,10 @@ struct Layer {
     /// What stands for its weights and its bias in the graph with quantize nodes.
     weights_value: ValueId,
     bias_value: ValueId,
-    /// Weights over scales, and the scales.
+    /// Weights in mean steps of their integers, and how large those are.
     steps: Var,
     scales: Tensor,
-    limits: [i32; 2],
+    codebook: Codebook,
     /// The bias is `bias + shift * unit`.
     bias: Tensor,
     shift: Var,
@@ -217,16 +218,19 @@ fn find_layers(quantization: &Quantization, graph: &Graph) -> Result<Vec<Layer>,
         let (Some(weights_value), Some(bias_value)) = (operand(1), operand(2)) else { continue };
         let Some(bias) = graph.constant(bias_value) else { continue };
         let shape = weights.values.shape.as_slice();
-        let scale_of = weights.scale_of();
+        let (scale_of, codebook) = (weights.scale_of(), weights.codebook());
         let scales: Vec<f32> = (0..weights.values.len()).map(&scale_of).collect();
         let reals = weights_of(&quantization.graph, float).map(|reals| reals.to_f32());
         // Integers that aren't the nearest ones were chosen so; training sets out from them.
         let steps =
             weights.values.to_i8().into_iter().zip(&scales).enumerate().map(|(at, (q, scale))| {
                 let own = reals.as_ref().map(|reals| reals[at] / scale);
-                own.filter(|own| own.round_ties_even() == f32::from(q)).unwrap_or(f32::from(q))
+                let is_nearest =
+                    |own: &f32| codebook.reaches(*own) && codebook.nearest(f64::from(*own)) == q;
+                own.filter(is_nearest).unwrap_or(f32::from(q)) / codebook.step()
             });
         let steps = Tensor::from_vec(steps.collect::<Vec<f32>>(), shape, &Device::Cpu)?;
+        let scales: Vec<f32> = scales.iter().map(|scale| scale * codebook.step()).collect();
         let bias = Tensor::from_vec(bias.to_f32(), bias.shape.as_slice(), &Device::Cpu)?;
         layers.push(Layer {
             node: *node,
@@ -234,7 +238,7 @@ fn find_layers(quantization: &Quantization, graph: &Graph) -> Result<Vec<Layer>,
             bias_value,
             steps: Var::from_tensor(&steps)?,
             scales: Tensor::from_vec(scales, shape, &Device::Cpu)?,
-            limits: weights.limits(),
+            codebook,
             shift: Var::from_tensor(&bias.zeros_like()?)?,
             bias,
             unit: 1.0,
@@ -293,10 +297,10 @@ type Snapshot = (Vec<i8>, Vec<f32>);
 
 fn snapshot(layers: &[Layer]) -> Result<Vec<Snapshot>, LearnError> {
     let state = |layer: &Layer| {
-        let [low, high] = layer.limits.map(|limit| limit as f32);
+        let codebook = layer.codebook;
         let steps: Vec<f32> = layer.steps.flatten_all()?.to_vec1()?;
-        let integers =
-            steps.into_iter().map(|w| w.round_ties_even().clamp(low, high) as i8).collect();
+        let nearest = |w: f32| codebook.nearest(f64::from(w * codebook.step()));
+        let integers = steps.into_iter().map(nearest).collect();
         Ok((integers, layer.bias()?.flatten_all()?.to_vec1()?))
     };
     layers.iter().map(state).collect()
@@ -308,7 +312,7 @@ impl Layer {
     }
 
     fn weights(&self) -> candle_core::Result<Tensor> {
-        round(&self.steps, self.limits)? * &self.scales
+        round(&self.steps, self.codebook)? * &self.scales
     }
 }
 

@@ -4,6 +4,8 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
+use crate::quantize::codebook::Codebook;
+
 /// The elements of a contiguous f32 tensor.
 pub(super) fn f32s<'s>(storage: &'s CpuStorage, layout: &Layout) -> Result<&'s [f32]> {
     let (start, end) = layout
@@ -87,9 +89,14 @@ pub(super) fn fake_quantize(
     )
 }
 
-/// The nearest integers within limits; the gradient passes inside of them.
-pub(super) fn round(x: &Tensor, [low, high]: [i32; 2]) -> Result<Tensor> {
-    fake_quantize(x, 1.0, 0, [low, high])
+/// The nearest integers, both they and `x` in mean steps; the gradient passes where they aren't cut.
+pub(super) fn round(x: &Tensor, codebook: Codebook) -> Result<Tensor> {
+    let step = codebook.step();
+    pointwise(
+        x,
+        move |x| f32::from(codebook.nearest(f64::from(x * step))) / step,
+        move |x| f32::from(codebook.reaches(x * step)),
+    )
 }
 
 /// Cut to a range; the gradient passes inside of it.

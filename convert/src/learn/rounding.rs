@@ -2,7 +2,8 @@
 //! close as it can to the float model's.
 //!
 //! AdaRound (Nagel et al. 2020, arXiv:2004.10568): a weight is `scale * (floor(w / scale) + h(v))`, where h is a
-//! sigmoid stretched beyond 0 and 1 and cut to 0..1; a regulariser that gets steeper pushes every h to 0 or 1.
+//! sigmoid stretched beyond 0 and 1 and cut to 0..1; a regulariser that gets steeper pushes every h to 0 or 1. Where the integers
+//! aren't all there, h is the share of the way from the one below to the one above.
 //! As in its section 3.3, a layer reads what the quantized layers before it make, and its clamp is part of what is compared.
 
 use candle_core::{Device, Tensor, Var};
@@ -264,17 +265,20 @@ impl Layer<'_> {
         let scale_of = self.current.scale_of();
         let scales: Vec<f32> = (0..self.reals.len()).map(&scale_of).collect();
         let steps: Vec<f32> = self.reals.iter().zip(&scales).map(|(w, s)| w / s).collect();
-        let [low, high] = self.current.limits().map(|limit| limit as f32);
-        // The integer below, and the share of the way to the next one. What lies beyond the limits stays at them.
-        let floors: Vec<f32> = steps.iter().map(|w| w.floor().clamp(low, high - 1.0)).collect();
-        let start = steps.iter().zip(&floors).map(|(w, floor)| {
-            let share = ((w - floor).clamp(0.0, 1.0) - GAMMA) / (ZETA - GAMMA);
+        let codebook = self.current.codebook();
+        // The integer below, how far it is to the next one, and the share of that way. What lies beyond the limits stays at them.
+        let around = steps.iter().map(|w| codebook.around(*w));
+        let (floors, ways): (Vec<f32>, Vec<f32>) =
+            around.map(|[below, above]| (below, above - below)).unzip();
+        let start = steps.iter().zip(floors.iter().zip(&ways)).map(|(w, (floor, way))| {
+            let share = (((w - floor) / way).clamp(0.0, 1.0) - GAMMA) / (ZETA - GAMMA);
             (share / (1.0 - share)).ln()
         });
         let v = Tensor::from_vec(start.collect::<Vec<f32>>(), shape.as_slice(), &Device::Cpu)?;
         let v = Var::from_tensor(&v)?;
         let scales = Tensor::from_vec(scales, shape.as_slice(), &Device::Cpu)?;
         let floor = Tensor::from_vec(floors.clone(), shape.as_slice(), &Device::Cpu)?;
+        let way = Tensor::from_vec(ways.clone(), shape.as_slice(), &Device::Cpu)?;
 
         let options = ParamsAdamW { lr: RATE, weight_decay: 0.0, ..ParamsAdamW::default() };
         let mut adam = AdamW::new(vec![v.clone()], options)?;
@@ -289,7 +293,7 @@ impl Layer<'_> {
                 order = again.into_iter().map(|at| self.train[at]).collect();
             }
             let chosen = order.split_off(order.len() - batch);
-            let weights = ((&floor + rectified(&v)?)? * &scales)?;
+            let weights = ((&floor + (rectified(&v)? * &way)?)? * &scales)?;
             let mut loss = (self.loss(&chosen, &weights)? / (unit * batch as f64))?;
             let share = done as f64 / iterations as f64;
             if share >= WARM_UP {
@@ -309,8 +313,9 @@ impl Layer<'_> {
         let ups: Vec<f32> = rectified(&v.as_detached_tensor())?.flatten_all()?.to_vec1()?;
         let integers: Vec<i8> = floors
             .iter()
+            .zip(ways)
             .zip(ups)
-            .map(|(floor, up)| (floor + f32::from(up >= 0.5)).clamp(low, high) as i8)
+            .map(|((floor, way), up)| (floor + way * f32::from(up >= 0.5)) as i8)
             .collect();
         let values = crate::tensor::Tensor::from_i8(shape, &integers);
         let new = Weights { values, scales: self.current.scales.clone() }.to_f32();

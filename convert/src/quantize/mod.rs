@@ -6,6 +6,7 @@
 //! decided, [`improve`] makes it better, and [`insert`] puts the nodes in.
 
 pub mod calibrate;
+pub mod codebook;
 pub mod diagnose;
 pub mod improve;
 mod insert;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use whit::DType;
-pub use whit::kernels::conv_f32::grouped::GROUP_SIZES;
+pub use whit::kernels::conv_f32::grouped::{GROUP_SIZES, GroupedBits};
 
 use crate::graph::{Graph, Node, Op, ValueId};
 use crate::quantize::integer_inputs;
@@ -25,8 +25,8 @@ pub enum Numbers {
     Bf16,
     /// Weights stored as integers in groups with f16 scales, computed on f32.
     Grouped {
-        /// Of a weight: 8, 6, 5 or 4.
-        bits: u8,
+        /// Of a weight, and what they stand for.
+        bits: GroupedBits,
         /// Inputs per scale.
         group: usize,
     },
@@ -46,13 +46,23 @@ impl Numbers {
         }
     }
 
+    /// The same with 8 bits in the same groups, for weights in groups that have fewer.
+    pub fn widened(self) -> Option<Numbers> {
+        match self {
+            Numbers::Grouped { bits, group } if bits != GroupedBits::W8 => {
+                Some(Numbers::Grouped { bits: GroupedBits::W8, group })
+            }
+            _ => None,
+        }
+    }
+
     /// Bytes that so many weights take, with the scales of their groups.
     pub fn weight_bytes(self, weights: usize) -> f64 {
         let scales = |group: usize| 2.0 / group as f64;
         let each = match self {
             Numbers::Float => 4.0,
             Numbers::F16 | Numbers::Bf16 => 2.0,
-            Numbers::Grouped { bits, group } => f64::from(bits) / 8.0 + scales(group),
+            Numbers::Grouped { bits, group } => bits.count() as f64 / 8.0 + scales(group),
             Numbers::Int8 | Numbers::Int16 => 1.0,
         };
         weights as f64 * each
@@ -66,7 +76,7 @@ impl Numbers {
         match self {
             Numbers::Float => Numbers::Float,
             Numbers::Int8 | Numbers::Int16 if table_of(graph, node).is_some() => {
-                Numbers::Grouped { bits: 8, group: DEFAULT_GROUP }
+                Numbers::Grouped { bits: GroupedBits::W8, group: DEFAULT_GROUP }
             }
             Numbers::Int16 if matches!(node.op, Op::Attention(_)) => Numbers::Float,
             Numbers::Int8 | Numbers::Int16 => match integer_form(graph, node) {
@@ -87,7 +97,7 @@ impl fmt::Display for Numbers {
             Numbers::Float => f.write_str("float"),
             Numbers::F16 => f.write_str("f16"),
             Numbers::Bf16 => f.write_str("bf16"),
-            Numbers::Grouped { bits, group } => write!(f, "w{bits}:{group}"),
+            Numbers::Grouped { bits, group } => write!(f, "{}:{group}", bits.name()),
             Numbers::Int16 => f.write_str("int16"),
             Numbers::Int8 => f.write_str("int8"),
         }
@@ -99,26 +109,39 @@ impl FromStr for Numbers {
 
     fn from_str(text: &str) -> Result<Numbers, String> {
         let (name, group) = match text.split_once(':') {
-            None => (text, DEFAULT_GROUP),
-            Some((name @ ("w8" | "w6" | "w5" | "w4"), group)) => {
-                let group = group.parse().ok().filter(|group| GROUP_SIZES.contains(group));
-                (name, group.ok_or("a group has 32, 64 or 128 inputs")?)
-            }
-            Some(_) => return Err("only w8, w6, w5 and w4 have groups".to_owned()),
+            Some((name, group)) => (name, Some(group)),
+            None => (text, None),
         };
+        if let Some(bits) = GroupedBits::ALL.into_iter().find(|bits| bits.name() == name) {
+            let group = match group {
+                Some(group) => parse_group(group)?,
+                None => DEFAULT_GROUP,
+            };
+            return Ok(Numbers::Grouped { bits, group });
+        }
+        if group.is_some() {
+            return Err("only w8, w6, w5, w4nl and w4 have groups".to_owned());
+        }
         match name {
             "float" => Ok(Numbers::Float),
             "f16" => Ok(Numbers::F16),
             "bf16" => Ok(Numbers::Bf16),
-            "w8" => Ok(Numbers::Grouped { bits: 8, group }),
-            "w6" => Ok(Numbers::Grouped { bits: 6, group }),
-            "w5" => Ok(Numbers::Grouped { bits: 5, group }),
-            "w4" => Ok(Numbers::Grouped { bits: 4, group }),
             "int16" => Ok(Numbers::Int16),
             "int8" => Ok(Numbers::Int8),
-            _ => Err(format!("`{name}` is none of float, f16, bf16, w8, w6, w5, w4, int16, int8")),
+            _ => Err(format!(
+                "`{name}` is none of float, f16, bf16, w8, w6, w5, w4nl, w4, int16, int8"
+            )),
         }
     }
+}
+
+/// Inputs per scale, in words.
+///
+/// # Errors
+/// When no layout has groups of that size.
+pub fn parse_group(text: &str) -> Result<usize, String> {
+    let group = text.parse().ok().filter(|group| GROUP_SIZES.contains(group));
+    group.ok_or_else(|| "a group has 32, 64 or 128 inputs".to_owned())
 }
 
 /// The activation operands of a float node that can be integer: all of them f32, not all constant.
@@ -203,18 +226,24 @@ mod tests {
             Numbers::Float,
             Numbers::F16,
             Numbers::Bf16,
-            Numbers::Grouped { bits: 8, group: 64 },
-            Numbers::Grouped { bits: 6, group: 32 },
-            Numbers::Grouped { bits: 5, group: 64 },
-            Numbers::Grouped { bits: 4, group: 128 },
+            Numbers::Grouped { bits: GroupedBits::W8, group: 64 },
+            Numbers::Grouped { bits: GroupedBits::W6, group: 32 },
+            Numbers::Grouped { bits: GroupedBits::W5, group: 64 },
+            Numbers::Grouped { bits: GroupedBits::W4, group: 128 },
+            Numbers::Grouped { bits: GroupedBits::W4Nl, group: 32 },
+            Numbers::Grouped { bits: GroupedBits::W4Nl, group: 128 },
             Numbers::Int16,
             Numbers::Int8,
         ];
         for numbers in all {
             assert_eq!(numbers.to_string().parse(), Ok(numbers));
         }
-        assert_eq!("w4".parse(), Ok(Numbers::Grouped { bits: 4, group: DEFAULT_GROUP }));
-        for wrong in ["w4:7", "int8:32", "int4", ""] {
+        assert_eq!(
+            "w4".parse(),
+            Ok(Numbers::Grouped { bits: GroupedBits::W4, group: DEFAULT_GROUP })
+        );
+        assert_eq!("w4nl:64".parse(), Ok(Numbers::Grouped { bits: GroupedBits::W4Nl, group: 64 }));
+        for wrong in ["w4:7", "w4nl:7", "w4nl:", "w4n", "int8:32", "int4", ""] {
             assert!(wrong.parse::<Numbers>().is_err(), "{wrong}");
         }
     }

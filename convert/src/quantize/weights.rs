@@ -1,8 +1,9 @@
 //! Weights as integers: the nearest ones, per channel or in groups.
 
-use half::f16;
+use whit::kernels::conv_f32::grouped::GroupedBits;
 
 use crate::graph::{Graph, Groups, Quant};
+use crate::quantize::codebook::Codebook;
 use crate::quantize::numbers::{Numbers, output_axis, stored};
 use crate::tensor::Tensor;
 
@@ -19,10 +20,6 @@ pub(super) const fn largest_bias(numbers: Numbers) -> f64 {
         _ => MAX_BIAS_I8,
     }
 }
-
-/// Shares of the largest magnitude that the scale of a group of less than 8 bits is searched among: cutting a large weight
-/// may serve the many small ones.
-const SHARES: [f64; 9] = [1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72, 0.68];
 
 /// The integers of a layer's weights, in the shape that the operator wants, and what they stand for.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,14 +112,11 @@ impl Weights {
         }
     }
 
-    /// The smallest and the largest integer that a weight may be.
-    pub fn limits(&self) -> [i32; 2] {
+    /// What a weight may be.
+    pub fn codebook(&self) -> Codebook {
         match &self.scales {
-            Scales::Groups(Groups { bits: bits @ ..8, min, .. }) => {
-                let first = if min.is_some() { 0 } else { -1 << (bits - 1) };
-                [first, first + (1 << bits) - 1]
-            }
-            _ => [-127, 127],
+            Scales::Groups(groups) => Codebook::of(groups.bits, groups.min.is_some()),
+            Scales::PerChannel(_) => Codebook::I8,
         }
     }
 }
@@ -205,10 +199,9 @@ fn per_channel(
     (values, scales)
 }
 
-/// Symmetric weights of 8, 6, 5 or 4 bits, an f16 scale for `size` consecutive inputs of each output: for 8 bits
-/// the largest magnitude over 127; for less the one of [`SHARES`] with the least squared error, the sign
-/// chosen so that the weight of the largest magnitude may use the lowest integer.
-fn in_groups(weights: &Tensor, axis: usize, bits: u8, size: usize) -> Weights {
+/// The nearest weights in groups without minima, with an f16 scale for `size` consecutive inputs of each output.
+fn in_groups(weights: &Tensor, axis: usize, bits: GroupedBits, size: usize) -> Weights {
+    let codebook = Codebook::of(bits, false);
     let reals = weights.to_f32();
     let rows = Rows::of(weights, axis);
     let mut values = vec![0i8; reals.len()];
@@ -218,9 +211,9 @@ fn in_groups(weights: &Tensor, axis: usize, bits: u8, size: usize) -> Weights {
             let places: Vec<usize> =
                 (start..rows.len.min(start + size)).map(|k| rows.index(row, k)).collect();
             let group: Vec<f32> = places.iter().map(|at| reals[*at]).collect();
-            let chosen = group_scale(&group, bits);
+            let chosen = codebook.group_scale(&group);
             for (at, real) in places.into_iter().zip(group) {
-                values[at] = nearest_in_group(real, chosen, bits);
+                values[at] = codebook.nearest(f64::from(real) / f64::from(chosen.to_f32()));
             }
             scale.push(chosen.to_f32());
         }
@@ -229,61 +222,6 @@ fn in_groups(weights: &Tensor, axis: usize, bits: u8, size: usize) -> Weights {
         values: Tensor::from_i8(weights.shape.clone(), &values),
         scales: Scales::Groups(Groups { bits, size, axis, scale, min: None, factors: None }),
     }
-}
-
-/// The smallest and the largest integer of weights in groups without minima.
-pub(super) fn limits_of(bits: u8) -> [f32; 2] {
-    let low = -f32::from(1u16 << (bits - 1));
-    [if bits == 8 { -127.0 } else { low }, -low - 1.0]
-}
-
-/// The integer nearest to a weight of a group.
-pub fn nearest_in_group(real: f32, scale: f16, bits: u8) -> i8 {
-    let q = (f64::from(real) / f64::from(scale.to_f32())).round_ties_even();
-    let [low, high] = limits_of(bits).map(f64::from);
-    q.clamp(low, high) as i8
-}
-
-/// Σ (real − q · scale)² over a group, q the nearest integers; in an order that vectorises.
-fn squared_error(group: &[f32], scale: f32, [low, high]: [f32; 2]) -> f32 {
-    // Adding it leaves no bits for fractions: 1.5 · 2²³.
-    const ROUND: f32 = 12_582_912.0;
-    let inverse = 1.0 / scale;
-    let error = |real: f32| {
-        let q = ((real * inverse).max(low).min(high) + ROUND) - ROUND;
-        let error = real - q * scale;
-        error * error
-    };
-    let mut sums = [0f32; 8];
-    let chunks = group.chunks_exact(8);
-    let rest: f32 = chunks.remainder().iter().map(|real| error(*real)).sum();
-    for chunk in chunks {
-        sums.iter_mut().zip(chunk).for_each(|(sum, real)| *sum += error(*real));
-    }
-    sums.iter().sum::<f32>() + rest
-}
-
-/// The scale of a group of weights; never 0, for a group of zeros has any.
-pub fn group_scale(group: &[f32], bits: u8) -> f16 {
-    let largest = group.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(0.0);
-    let [low, high] = limits_of(bits).map(f64::from);
-    let of = |share: &f64| {
-        // The lowest integer is the largest magnitude: a negative scale where that weight is positive.
-        [f64::from(largest) / low * share, f64::from(largest.abs()) / high * share]
-    };
-    let candidates: Vec<f64> = match bits {
-        8 => vec![f64::from(largest.abs()) / high],
-        _ => SHARES.iter().flat_map(of).collect(),
-    };
-    let error = |scale: f16| squared_error(group, scale.to_f32(), limits_of(bits));
-    let usable = |scale: &f16| scale.is_finite() && scale.to_f32() != 0.0;
-    candidates
-        .into_iter()
-        .map(f16::from_f64)
-        .filter(usable)
-        .min_by(|a, b| error(*a).total_cmp(&error(*b)))
-        // Weights below what f16 holds, or beyond it.
-        .unwrap_or(if largest.abs() < 1.0 { f16::MIN_POSITIVE_SUBNORMAL } else { f16::MAX })
 }
 
 #[cfg(test)]
@@ -308,7 +246,15 @@ mod tests {
             let shape = if axis == 0 { [2, 40] } else { [40, 2] };
             let at = |i: usize| if axis == 0 { (i / 40, i % 40) } else { (i % 2, i / 2) };
             let reals: Vec<f32> = (0..80).map(|i| real(at(i).0, at(i).1)).collect();
-            for (bits, tolerance) in [(8, 0.005), (6, 0.025), (5, 0.05), (4, 0.09)] {
+            let all = [
+                (GroupedBits::W8, 0.005),
+                (GroupedBits::W6, 0.025),
+                (GroupedBits::W5, 0.05),
+                (GroupedBits::W4, 0.09),
+                // Half of the widest step, 24 of 240.
+                (GroupedBits::W4Nl, 0.11),
+            ];
+            for (bits, tolerance) in all {
                 let weights = in_groups(&Tensor::from_f32(shape, &reals), axis, bits, 32);
                 let Scales::Groups(groups) = &weights.scales else { panic!("no groups") };
                 assert_eq!(groups.scale.len(), 4, "two rows of 32 + 8");
@@ -317,19 +263,9 @@ mod tests {
                     let largest = if at(i).0 == 0 { 0.2 } else { 20.0 };
                     assert!(
                         (real - back).abs() <= tolerance * largest,
-                        "{bits} {i}: {real} {back}"
+                        "{bits:?} {i}: {real} {back}"
                     );
                 }
-            }
-        }
-    }
-
-    #[test]
-    fn extreme_groups_have_a_scale() {
-        for group in [[0.0f32; 4], [1e-12, 0.0, 0.0, 0.0], [1e9, -1e9, 0.0, 1.0]] {
-            for bits in [8, 4] {
-                let scale = group_scale(&group, bits);
-                assert!(scale.is_finite() && scale.to_f32() != 0.0, "{group:?}");
             }
         }
     }

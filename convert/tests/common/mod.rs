@@ -5,7 +5,7 @@ use whit::format::{
     BinaryAttributes, BinaryOp, Field, FileBuilder, Header, Op, OpBits, Section, StateRecord,
     StepRecord, Storage, TensorRecord,
 };
-use whit::kernels::conv_f32::grouped::NONLINEAR;
+use whit::kernels::conv_f32::grouped::{GroupedBits, NONLINEAR};
 use whit::{DType, Session};
 use whit_convert::dim::Dim;
 use whit_convert::emit::emit;
@@ -708,9 +708,7 @@ pub(crate) struct GroupedLayer {
     pub(crate) rows: usize,
     pub(crate) in_c: usize,
     pub(crate) out_c: usize,
-    pub(crate) bits: u8,
-    /// Whether integers, of 8 bits, are values of the table of w4nl.
-    pub(crate) nonlinear: bool,
+    pub(crate) bits: GroupedBits,
     /// Inputs per scale.
     pub(crate) size: usize,
     pub(crate) bias: bool,
@@ -755,9 +753,9 @@ impl GroupedLayer {
         let per_row = k.div_ceil(self.size);
         let integers: Vec<i8> = (0..out_c * k)
             .map(|_| match self.bits {
-                _ if self.nonlinear => NONLINEAR[random.below(16)],
-                bits @ 4..8 => random.below(1 << bits) as i8 - (1 << (bits - 1)),
-                _ => (random.below(255) as i32 - 127) as i8,
+                GroupedBits::W4Nl => NONLINEAR[random.below(16)],
+                GroupedBits::W8 => (random.below(255) as i32 - 127) as i8,
+                bits => random.below(1 << bits.count()) as i8 - (1 << (bits.count() - 1)),
             })
             .collect();
         let half = |x: f32| half::f16::from_f32(x).to_f32();
@@ -766,7 +764,7 @@ impl GroupedLayer {
         };
         // Those of 6 bits in groups of 16 are integers times factors.
         let (scale, factors) = match (self.bits, self.size) {
-            (6, 16) => {
+            (GroupedBits::W6, 16) => {
                 let per_factors = k.div_ceil(256);
                 let factors = halves(out_c * per_factors, 1.0 / 5000.0);
                 let scale = |i: usize| {
@@ -910,8 +908,7 @@ pub(crate) fn with_groups() -> Vec<(String, Vec<u8>)> {
         rows: 1,
         in_c: 5,
         out_c: 18,
-        bits: 8,
-        nonlinear: false,
+        bits: GroupedBits::W8,
         size: 32,
         bias: true,
         residual: true,
@@ -920,12 +917,12 @@ pub(crate) fn with_groups() -> Vec<(String, Vec<u8>)> {
     let product = GroupedLayer {
         kind: LayerKind::MatMul { transpose_b: false },
         in_c: 133,
-        bits: 4,
+        bits: GroupedBits::W4,
         size: 64,
         ..layer.clone()
     };
-    let many = GroupedLayer { rows: 9, bits: 8, ..product.clone() };
-    let table = GroupedLayer { nonlinear: true, ..many.clone() };
+    let many = GroupedLayer { rows: 9, bits: GroupedBits::W8, ..product.clone() };
+    let table = GroupedLayer { bits: GroupedBits::W4Nl, ..many.clone() };
     [
         ("grouped w8 conv", layer),
         ("grouped w4 vector", product),

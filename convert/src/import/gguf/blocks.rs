@@ -5,7 +5,7 @@
 
 use half::f16;
 use whit::DType;
-use whit::kernels::conv_f32::grouped::NONLINEAR;
+use whit::kernels::conv_f32::grouped::{GroupedBits, NONLINEAR};
 
 use crate::graph::{Factors, Groups};
 use crate::import::transformers::weights::Weight;
@@ -19,7 +19,7 @@ pub(super) const SUPPORTED: &str =
 
 /// Integers and scales of a tensor under construction.
 struct Decoded {
-    bits: u8,
+    bits: GroupedBits,
     size: usize,
     integers: Vec<i8>,
     scale: Vec<f32>,
@@ -69,14 +69,15 @@ pub(super) fn weight(dtype: GgmlType, shape: Vec<usize>, bytes: &[u8]) -> Option
         _ => return None,
     };
     let (bits, size, has_min) = match dtype.name {
-        "Q4_0" => (4, 32, false),
-        "Q4_1" | "Q4_K" => (4, 32, true),
-        "Q5_0" => (5, 32, false),
-        "Q5_1" | "Q5_K" => (5, 32, true),
-        "Q2_K" => (4, 16, true),
-        "Q3_K" => (4, 16, false),
-        "Q6_K" => (6, 16, false),
-        _ => (8, 32, false),
+        "Q4_0" => (GroupedBits::W4, 32, false),
+        "Q4_1" | "Q4_K" => (GroupedBits::W4, 32, true),
+        "Q5_0" => (GroupedBits::W5, 32, false),
+        "Q5_1" | "Q5_K" => (GroupedBits::W5, 32, true),
+        "Q2_K" => (GroupedBits::W4, 16, true),
+        "Q3_K" => (GroupedBits::W4, 16, false),
+        "Q6_K" => (GroupedBits::W6, 16, false),
+        "IQ4_NL" | "IQ4_XS" => (GroupedBits::W4Nl, 32, false),
+        _ => (GroupedBits::W8, 32, false),
     };
     let mut decoded = Decoded {
         bits,

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 
 use whit::DType;
-use whit::kernels::conv_f32::grouped::NONLINEAR;
 
 use super::config::Config;
 use super::pooling::SentenceTransformer;
@@ -417,11 +416,6 @@ const ACTIVATIONS: &[(&str, UnaryKind)] = &[
     ("mish", UnaryKind::Mish),
 ];
 
-/// Whether all integers are values of the table that w4nl has.
-fn are_nonlinear(integers: &Tensor) -> bool {
-    integers.data.iter().all(|byte| NONLINEAR.binary_search(&(*byte as i8)).is_ok())
-}
-
 /// Weights of layers with the same inputs as those of one layer, when they are stored alike.
 fn stack(weights: &[Weight]) -> Option<Stacked> {
     let first = weights.first()?;
@@ -430,10 +424,7 @@ fn stack(weights: &[Weight]) -> Option<Stacked> {
             (None, None) => true,
             (Some(a), Some(b)) => {
                 let kind = |of: &Groups| (of.bits, of.size, of.min.is_some(), of.factors.is_some());
-                // Other integers would take more bits for those of the table, too.
-                kind(a) == kind(b)
-                    && (a.axis, b.axis) == (0, 0)
-                    && are_nonlinear(&weight.tensor) == are_nonlinear(&first.tensor)
+                kind(a) == kind(b) && (a.axis, b.axis) == (0, 0)
             }
             _ => false,
         };
@@ -464,15 +455,16 @@ fn stack(weights: &[Weight]) -> Option<Stacked> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use whit::kernels::conv_f32::grouped::GroupedBits;
 
     #[test]
     fn weights_of_a_table_are_stacked_with_their_like() {
-        let weight = |integers: [i8; 32]| {
+        let weight = |bits: GroupedBits| {
             let groups =
-                Groups { bits: 8, size: 32, axis: 0, scale: vec![0.5], min: None, factors: None };
-            Weight { tensor: Tensor::from_i8([1, 32], &integers), groups: Some(groups) }
+                Groups { bits, size: 32, axis: 0, scale: vec![0.5], min: None, factors: None };
+            Weight { tensor: Tensor::from_i8([1, 32], &[-127; 32]), groups: Some(groups) }
         };
-        let (table, other) = (weight([-127; 32]), weight([-126; 32]));
+        let (table, other) = (weight(GroupedBits::W4Nl), weight(GroupedBits::W8));
         let both = stack(&[table.clone(), table.clone()]).expect("alike");
         assert_eq!(
             (both.tensor.shape, both.groups.map(|g| g.scale)),

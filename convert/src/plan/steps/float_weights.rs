@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use whit::DType;
 use whit::format::{Layout, Op as StepOp};
 use whit::kernels::conv_f32::bf16::{self as pairs, PAIR};
-use whit::kernels::conv_f32::grouped::{self, GROUP_SIZES, GroupedForm, Scales};
+use whit::kernels::conv_f32::grouped::{self, GROUP_SIZES, GroupedForm, ScaleKind, Scales};
 use whit::kernels::{ConvGeometry, conv_f32, depthwise_f32};
 
 use crate::graph::{Graph, Groups, MatMul, Node, Op};
@@ -106,12 +106,6 @@ pub(super) fn pack_groups(
     axis: usize,
 ) -> Result<(Layout, DType, Vec<u8>), PlanError> {
     let refuse = |why: String| Err(unsupported(node, why));
-    let limits = match (groups.bits, &groups.min) {
-        (8, _) => -128..=127,
-        (bits @ 4..=6, None) => -(1 << (bits - 1))..=(1 << (bits - 1)) - 1,
-        (bits @ 4..=6, Some(_)) => 0..=(1 << bits) - 1,
-        (bits, _) => return refuse(format!("weights of {bits} bits; 4, 5, 6 and 8 are supported")),
-    };
     let min = groups.min.as_deref().unwrap_or_default();
     let has_mins = groups.min.is_some();
     if !GROUP_SIZES.contains(&groups.size) {
@@ -131,8 +125,9 @@ pub(super) fn pack_groups(
         return refuse(format!("weights in groups are i8, not {}", weights.dtype));
     }
     let integers = weights.to_i8();
-    if let Some(q) = integers.iter().find(|q| !limits.contains(*q)) {
-        return refuse(format!("the weight {q} doesn't fit {} bits", groups.bits));
+    let asked = GroupedForm { bits: groups.bits, has_mins, scales: ScaleKind::F32 };
+    if let Some(q) = integers.iter().find(|q| !asked.holds(**q)) {
+        return refuse(format!("the weight {q} is none of {}", groups.bits.name()));
     }
     let mut is_there = [false; 256];
     integers.iter().for_each(|q| is_there[usize::from(*q as u8)] = true);

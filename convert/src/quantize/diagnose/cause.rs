@@ -4,7 +4,7 @@
 use serde::Serialize;
 use whit::DType;
 use whit::format::{Layout, TensorRecord};
-use whit::kernels::conv_f32::grouped::GroupedForm;
+use whit::kernels::conv_f32::grouped::{GroupedBits, GroupedForm};
 
 use super::layers::Layer;
 use crate::graph::{Graph, Op};
@@ -137,6 +137,9 @@ pub struct WeightFacts {
     pub depthwise: bool,
     /// Bits that the file stores a weight in.
     pub bits: u32,
+    /// What they stand for, where it stores them in groups.
+    #[serde(skip)]
+    pub(super) grouped: Option<GroupedBits>,
     /// Channels whose weights are all 0.
     pub dead: Vec<usize>,
     /// Largest channel maximum over the median one.
@@ -187,6 +190,7 @@ impl WeightFacts {
             taps: rows.len,
             depthwise: matches!(&node.op, Op::Conv(conv) if conv.groups > 1 && weights.shape.last() == Some(&1)),
             bits: 32,
+            grouped: None,
             dead: (0..rows.count).filter(|row| largest[*row] == 0.0).collect(),
             spread: alive.last().copied().unwrap_or(1.0) / median(&alive),
             crest: median(&crests),
@@ -201,7 +205,8 @@ impl WeightFacts {
     pub(super) fn stored_as(&mut self, record: &TensorRecord, output: DType, input_scale: f32) {
         let dtype = DType::from_number(record.dtype).unwrap_or(DType::F32);
         let form = Layout::from_number(record.layout).and_then(GroupedForm::of);
-        self.bits = form.map_or(8 * dtype.size(), |form| form.bits.count()) as u32;
+        self.grouped = form.map(|form| form.bits);
+        self.bits = self.grouped.map_or(8 * dtype.size(), GroupedBits::count) as u32;
         let most = match output {
             DType::I8 => MAX_BIAS_I8,
             DType::I16 => MAX_BIAS_I16,

@@ -265,27 +265,23 @@ fn options_of(graph: &Graph, nodes: &BTreeMap<usize, Numbers>) -> String {
 
 /// The numbers of each node as the file has them; where the file has no such layer, those that were asked for.
 fn numbers_of(comparison: &Comparison, graph: &Graph, asked: Numbers) -> Vec<Numbers> {
-    let known: BTreeMap<&str, (&str, Option<u32>)> = comparison
+    let known: BTreeMap<&str, &Layer> = comparison
         .layers
         .iter()
         .filter(|layer| layer.op != "quantize" && layer.op != "input")
-        .map(|layer| {
-            let bits = layer.weights.as_ref().map(|weights| weights.bits);
-            (layer.name.as_str(), (layer.dtype.as_str(), bits))
-        })
+        .map(|layer| (layer.name.as_str(), layer))
         .collect();
     let of = |node: &crate::graph::Node| {
         let name = graph.value(node.outputs[0]).name.as_str();
-        match known.get(name) {
-            Some(("i8", _)) => Numbers::Int8,
-            Some(("i16", _)) => Numbers::Int16,
-            Some(_) if asked.integer().is_none() => asked,
-            Some((_, Some(bits @ 4..=8))) => {
-                Numbers::Grouped { bits: *bits as u8, group: DEFAULT_GROUP }
-            }
-            Some((_, Some(16))) => Numbers::F16,
-            Some(_) => Numbers::Float,
-            None => asked,
+        let Some(layer) = known.get(name) else { return asked };
+        let weights = layer.weights.as_ref();
+        match (layer.dtype.as_str(), weights.and_then(|weights| weights.grouped)) {
+            ("i8", _) => Numbers::Int8,
+            ("i16", _) => Numbers::Int16,
+            _ if asked.integer().is_none() => asked,
+            (_, Some(bits)) => Numbers::Grouped { bits, group: DEFAULT_GROUP },
+            _ if weights.is_some_and(|weights| weights.bits == 16) => Numbers::F16,
+            _ => Numbers::Float,
         }
     };
     graph.nodes.iter().map(of).collect()
@@ -333,10 +329,7 @@ fn candidates(
         });
         let mut tries: Vec<(Vec<usize>, Numbers)> = Vec::new();
         if weights_only {
-            let finer = match own.map(|own| base.numbers[own]) {
-                Some(Numbers::Grouped { bits: ..8, group }) => Numbers::Grouped { bits: 8, group },
-                _ => Numbers::Float,
-            };
+            let finer = own.and_then(|own| base.numbers[own].widened()).unwrap_or(Numbers::Float);
             tries.push((mine.clone(), finer));
         } else {
             if of_grid || layer.op == "input" {

@@ -9,7 +9,7 @@ use crate::evaluate::{Program, Reals};
 use crate::graph::{BinaryKind, Clamp, Conv, Graph, MatMul, Node, Op, ValueId};
 use crate::plan::PlanOptions;
 use crate::quantize::calibrate::{Method, calibrate};
-use crate::quantize::numbers::Numbers;
+use crate::quantize::numbers::{GroupedBits, Numbers};
 use crate::quantize::quantization::Quantization;
 use crate::tensor::Tensor;
 
@@ -258,7 +258,7 @@ fn cases() -> Vec<Case> {
     let y = net.plain("y", x, [128, 32]);
     let four =
         plain("4 bits", net.done(&[y]), normal(&[1, 128], 16), "y", CauseKind::FewWeightBits);
-    cases.push(Case { numbers: Numbers::Grouped { bits: 4, group: 32 }, ..four });
+    cases.push(Case { numbers: Numbers::Grouped { bits: GroupedBits::W4, group: 32 }, ..four });
 
     // Depthwise, on i16 so that its weights are all that is rough; only its small difference from itself in
     // float is an output.

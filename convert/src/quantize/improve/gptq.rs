@@ -12,7 +12,7 @@ use crate::evaluate::{EvaluateError, Samples, Subset};
 use crate::graph::ValueId;
 use crate::quantize::numbers::tables;
 use crate::quantize::quantization::Quantization;
-use crate::quantize::weights::{Rows, Scales, Weights, group_scale, limits_of};
+use crate::quantize::weights::{Rows, Scales, Weights};
 use crate::tensor::Tensor;
 
 use super::Context;
@@ -474,15 +474,12 @@ impl Stretch {
     fn round(&self, factors: &Factors, first: usize, work: &mut [Row], old: &Weights, rows: &Rows) {
         let len = factors.len;
         let group = match &old.scales {
-            Scales::Groups(groups) if !self.by_activation => Some((groups.bits, groups.size)),
+            Scales::Groups(groups) if !self.by_activation => Some(groups.size),
             _ => None,
         };
-        let bits = match &old.scales {
-            Scales::Groups(groups) => groups.bits,
-            Scales::PerChannel(_) => 8,
-        };
+        let codebook = old.codebook();
         let scale_of = old.scale_of();
-        let size = group.map_or(BLOCK, |(_, size)| size);
+        let size = group.unwrap_or(BLOCK);
         for from in (0..len).step_by(size) {
             let to = len.min(from + size);
             for row in work.iter_mut() {
@@ -497,9 +494,9 @@ impl Stretch {
                 }
             }
             for (at, row) in work.iter_mut().enumerate() {
-                if let Some((bits, _)) = group {
+                if group.is_some() {
                     let reals = Stretch::unrounded(factors, row, from);
-                    row.scales.push(group_scale(&reals, bits));
+                    row.scales.push(codebook.group_scale(&reals));
                 }
                 for j in from..to {
                     let target = row.real[j] + row.carried[j - from];
@@ -510,10 +507,9 @@ impl Stretch {
                             f64::from(scale_of(rows.index(first + at, k)))
                         }
                     };
-                    let [low, high] = limits_of(bits).map(f64::from);
-                    let integer = (target / scale).round_ties_even().clamp(low, high);
-                    let error = row.real[j] - integer * scale;
-                    row.integers[j] = integer as i8;
+                    let integer = codebook.nearest(target / scale);
+                    let error = row.real[j] - f64::from(integer) * scale;
+                    row.integers[j] = integer;
                     row.errors[j] = error;
                     let upper = &factors.row(j)[j + 1..to];
                     let behind = row.carried[j + 1 - from..].iter_mut();

@@ -115,7 +115,7 @@ impl Steps {
     pub fn for_numbers(&self, numbers: &[Numbers]) -> Vec<Improvement> {
         let has = |of: &dyn Fn(&Numbers) -> bool| numbers.iter().any(of);
         let integers = has(&|numbers| numbers.integer().is_some());
-        let narrow = has(&|numbers| matches!(numbers, Numbers::Grouped { bits: ..8, .. }));
+        let narrow = has(&|numbers| numbers.widened().is_some());
         let grouped = narrow || has(&|numbers| matches!(numbers, Numbers::Grouped { .. }));
         let serves = |step: &Improvement| match step {
             Improvement::Widen => narrow,

@@ -26,8 +26,9 @@ const MOST_SAMPLES: usize = 32;
 /// A layer of less than 8 bits.
 struct Layer {
     node: usize,
-    bits: u8,
-    group: usize,
+    /// What it has, and what it may get.
+    narrow: Numbers,
+    wide: Numbers,
     /// Bytes that 8 bits would add.
     extra: f64,
     /// What its few bits do to the outputs.
@@ -36,8 +37,7 @@ struct Layer {
 
 /// Runs of the model that the step takes, about: of the float model and of one for each layer, on each sample.
 pub(super) fn runs(quantization: &Quantization, context: &Context<'_>) -> u64 {
-    let is_narrow = |numbers: &&Numbers| matches!(numbers, Numbers::Grouped { bits: ..8, .. });
-    let layers = quantization.numbers.iter().filter(is_narrow).count();
+    let layers = quantization.numbers.iter().filter_map(|numbers| numbers.widened()).count();
     2 * layers as u64 * context.samples.len().min(MOST_SAMPLES) as u64
 }
 
@@ -52,10 +52,9 @@ pub(super) fn run(
     for (node, numbers) in quantization.numbers.iter().enumerate() {
         let Some(weights) = weights_of(graph, &graph.nodes[node]) else { continue };
         bytes += numbers.weight_bytes(weights.len());
-        if let Numbers::Grouped { bits: bits @ ..8, group } = *numbers {
-            let extra = Numbers::Grouped { bits: 8, group }.weight_bytes(weights.len())
-                - numbers.weight_bytes(weights.len());
-            layers.push(Layer { node, bits, group, extra, noise: 0.0 });
+        if let Some(wide) = numbers.widened() {
+            let extra = wide.weight_bytes(weights.len()) - numbers.weight_bytes(weights.len());
+            layers.push(Layer { node, narrow: *numbers, wide, extra, noise: 0.0 });
         }
     }
     if layers.is_empty() {
@@ -67,7 +66,7 @@ pub(super) fn run(
     for (at, layer) in layers.iter_mut().enumerate() {
         context.watch.progress("measuring layers", at, total);
         let mut mix = vec![Numbers::Float; graph.nodes.len()];
-        mix[layer.node] = Numbers::Grouped { bits: layer.bits, group: layer.group };
+        mix[layer.node] = layer.narrow;
         layer.noise = noise_of_mix(graph, &mix, &Ranges::new(), &float, &samples)?;
     }
     let chosen = choose(layers, bytes * MOST_BYTES);
@@ -77,15 +76,15 @@ pub(super) fn run(
         let list = names.join(", ");
         context.notes.push(format!("{} of {total} layers of 4 bits got 8: {list}", names.len()));
     }
-    for (node, group) in &chosen {
-        quantization.numbers[*node] = Numbers::Grouped { bits: 8, group: *group };
+    for (node, wide) in &chosen {
+        quantization.numbers[*node] = *wide;
         quantization.round_weights(*node);
     }
     Ok(!chosen.is_empty())
 }
 
-/// The layers that bytes are spent on, with their groups.
-fn choose(mut layers: Vec<Layer>, mut bytes: f64) -> BTreeMap<usize, usize> {
+/// The layers that bytes are spent on, with what they get.
+fn choose(mut layers: Vec<Layer>, mut bytes: f64) -> BTreeMap<usize, Numbers> {
     let worth = |layer: &Layer| layer.noise / layer.extra.max(1.0);
     layers.sort_by(|a, b| worth(b).total_cmp(&worth(a)));
     let mut left: f64 = layers.iter().map(|layer| layer.noise).sum();
@@ -97,7 +96,7 @@ fn choose(mut layers: Vec<Layer>, mut bytes: f64) -> BTreeMap<usize, usize> {
         if layer.extra <= bytes {
             bytes -= layer.extra;
             left -= layer.noise;
-            chosen.insert(layer.node, layer.group);
+            chosen.insert(layer.node, layer.wide);
         }
     }
     chosen
@@ -106,9 +105,12 @@ fn choose(mut layers: Vec<Layer>, mut bytes: f64) -> BTreeMap<usize, usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantize::numbers::GroupedBits;
 
     fn layer(node: usize, extra: f64, noise: f64) -> Layer {
-        Layer { node, bits: 4, group: 32, extra, noise }
+        let numbers = |bits| Numbers::Grouped { bits, group: 32 };
+        let (narrow, wide) = (numbers(GroupedBits::W4), numbers(GroupedBits::W8));
+        Layer { node, narrow, wide, extra, noise }
     }
 
     #[test]

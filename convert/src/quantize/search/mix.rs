@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use crate::graph::{Graph, Op};
 use crate::plan::{Plan, Target};
-use crate::quantize::numbers::{DEFAULT_GROUP, Numbers, integer_form, weights_of};
+use crate::quantize::numbers::{DEFAULT_GROUP, GroupedBits, Numbers, integer_form, weights_of};
 
 /// What a layer may be, from the cheapest in bytes.
 pub const CHOICES: [Numbers; 6] = [
-    Numbers::Grouped { bits: 4, group: DEFAULT_GROUP },
+    Numbers::Grouped { bits: GroupedBits::W4, group: DEFAULT_GROUP },
     Numbers::Int8,
-    Numbers::Grouped { bits: 8, group: DEFAULT_GROUP },
+    Numbers::Grouped { bits: GroupedBits::W8, group: DEFAULT_GROUP },
     Numbers::Int16,
     Numbers::F16,
     Numbers::Float,

@@ -10,8 +10,8 @@ use crate::DType;
 use crate::format::{Layout, cast};
 use half::f16;
 
-/// How many bits a weight has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How many bits a weight has, and what they stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum GroupedBits {
     /// i8.
     W8,
@@ -34,6 +34,17 @@ impl GroupedBits {
     /// All of them.
     pub const ALL: [GroupedBits; 5] =
         [GroupedBits::W8, GroupedBits::W4, GroupedBits::W5, GroupedBits::W6, GroupedBits::W4Nl];
+
+    /// What people call weights of this kind.
+    pub const fn name(self) -> &'static str {
+        match self {
+            GroupedBits::W8 => "w8",
+            GroupedBits::W4 => "w4",
+            GroupedBits::W5 => "w5",
+            GroupedBits::W6 => "w6",
+            GroupedBits::W4Nl => "w4nl",
+        }
+    }
 
     /// Bits of a weight.
     pub const fn count(self) -> usize {

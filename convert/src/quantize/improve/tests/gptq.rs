@@ -1,12 +1,14 @@
 //! GPTQ beside the paper's own formulation, with explicit inverses.
 
 use whit::DType;
+use whit::kernels::conv_f32::grouped::NONLINEAR;
 
 use crate::graph::Clamp;
+use crate::quantize::codebook::Codebook;
 use crate::quantize::improve::Improvement;
 use crate::quantize::improve::gptq::{DAMPING, Moment, prepare, rounded};
-use crate::quantize::numbers::Numbers;
-use crate::quantize::weights::{Scales, Weights, group_scale};
+use crate::quantize::numbers::{GroupedBits, Numbers};
+use crate::quantize::weights::{Scales, Weights};
 use crate::tensor::Tensor;
 
 use super::{Build, conv, improved, inputs, matmul, quantize, values};
@@ -54,7 +56,7 @@ fn one_by_one(
     mut h: Vec<Vec<f64>>,
     group: usize,
     scale: impl Fn(&[f64], usize) -> f64,
-    limits: [f64; 2],
+    integers: &[i8],
 ) -> Vec<f64> {
     let mut result = Vec::new();
     let mut current = 0.0;
@@ -63,7 +65,9 @@ fn one_by_one(
         if k % group == 0 {
             current = scale(&left[..group.min(left.len())], k);
         }
-        let q = (left[0] / current).round_ties_even().clamp(limits[0], limits[1]) * current;
+        let away = |q: &f64| (left[0] - q * current).abs();
+        let products = integers.iter().map(|q| f64::from(*q));
+        let q = products.min_by(|a, b| away(a).total_cmp(&away(b))).expect("integers") * current;
         let inverted = inverse(h.clone());
         let error = (left[0] - q) / inverted[0][0];
         for (w, column) in weights[k..].iter_mut().zip(&inverted[0]) {
@@ -97,12 +101,14 @@ fn weights_are_those_of_the_paper() {
     }
     let case = |inputs, outputs, numbers, axis| Case { inputs, outputs, numbers, axis };
     let cases = [
-        case(1, 3, Numbers::Grouped { bits: 4, group: 32 }, 0),
+        case(1, 3, Numbers::Grouped { bits: GroupedBits::W4, group: 32 }, 0),
         case(5, 2, Numbers::Int8, 1),
-        case(40, 3, Numbers::Grouped { bits: 4, group: 32 }, 0),
-        case(40, 3, Numbers::Grouped { bits: 4, group: 32 }, 1),
-        case(70, 2, Numbers::Grouped { bits: 8, group: 32 }, 1),
-        case(70, 2, Numbers::Grouped { bits: 5, group: 32 }, 0),
+        case(40, 3, Numbers::Grouped { bits: GroupedBits::W4, group: 32 }, 0),
+        case(40, 3, Numbers::Grouped { bits: GroupedBits::W4, group: 32 }, 1),
+        case(70, 2, Numbers::Grouped { bits: GroupedBits::W8, group: 32 }, 1),
+        case(70, 2, Numbers::Grouped { bits: GroupedBits::W5, group: 32 }, 0),
+        case(40, 3, Numbers::Grouped { bits: GroupedBits::W4Nl, group: 32 }, 0),
+        case(70, 3, Numbers::Grouped { bits: GroupedBits::W4Nl, group: 64 }, 1),
         case(70, 35, Numbers::Int8, 0),
     ];
     for Case { inputs: n, outputs, numbers, axis } in cases {
@@ -123,20 +129,28 @@ fn weights_are_those_of_the_paper() {
         for output in 0..outputs {
             let at = |k: usize| if axis == 0 { output * n + k } else { k * outputs + output };
             let row: Vec<f64> = (0..n).map(|k| f64::from(reals[at(k)])).collect();
-            let (group, bits, limits) = match numbers {
-                Numbers::Grouped { bits: 8, group } => (group, 8, [-127.0, 127.0]),
-                Numbers::Grouped { bits: 5, group } => (group, 5, [-16.0, 15.0]),
-                Numbers::Grouped { group, .. } => (group, 4, [-8.0, 7.0]),
-                _ => (n, 0, [-127.0, 127.0]),
+            let channels: Vec<i8> = (-127..=127).collect();
+            let (group, bits, integers) = match numbers {
+                Numbers::Grouped { bits, group } => {
+                    let integers = match bits {
+                        GroupedBits::W8 => channels,
+                        GroupedBits::W6 => (-32..=31).collect(),
+                        GroupedBits::W5 => (-16..=15).collect(),
+                        GroupedBits::W4 => (-8..=7).collect(),
+                        GroupedBits::W4Nl => NONLINEAR.to_vec(),
+                    };
+                    (group, bits, integers)
+                }
+                _ => (n, GroupedBits::W8, channels),
             };
             let scale = |left: &[f64], _: usize| match &old.scales {
                 Scales::PerChannel(quant) => f64::from(quant.scale[output]),
                 Scales::Groups(_) => {
                     let left: Vec<f32> = left.iter().map(|x| *x as f32).collect();
-                    f64::from(group_scale(&left, bits).to_f32())
+                    f64::from(Codebook::of(bits, false).group_scale(&left).to_f32())
                 }
             };
-            let expected = one_by_one(row.clone(), h.clone(), group, scale, limits);
+            let expected = one_by_one(row.clone(), h.clone(), group, scale, &integers);
             let error = |rounded: &dyn Fn(usize) -> f64| -> f64 {
                 let e: Vec<f64> = (0..n).map(|k| row[k] - rounded(k)).collect();
                 let of = |i: usize| (0..n).map(|j| e[i] * h[i][j] * e[j]).sum::<f64>();
@@ -164,8 +178,9 @@ fn another_order_keeps_the_scales_and_lowers_the_error() {
     let mut rows = rows(n, 300);
     rows.iter_mut().flat_map(|row| row.iter_mut().skip(50)).for_each(|x| *x *= 6.0);
     let real = Tensor::from_f32([outputs, n], &Build::new(13).reals(n * outputs));
-    let old = Weights::of(&real, 0, Numbers::Grouped { bits: 4, group: 32 }, 1.0, None)
-        .expect("integers");
+    let old =
+        Weights::of(&real, 0, Numbers::Grouped { bits: GroupedBits::W4, group: 32 }, 1.0, None)
+            .expect("integers");
     let mut sums = Moment::new(n);
     rows.iter().for_each(|row| sums.push(row));
     sums.flush();
@@ -186,7 +201,7 @@ fn another_order_keeps_the_scales_and_lowers_the_error() {
 #[test]
 fn moments_without_information_change_nothing() {
     let real = Tensor::from_f32([2, 4], &Build::new(14).reals(8));
-    for numbers in [Numbers::Int8, Numbers::Grouped { bits: 4, group: 32 }] {
+    for numbers in [Numbers::Int8, Numbers::Grouped { bits: GroupedBits::W4, group: 32 }] {
         let old = Weights::of(&real, 0, numbers, 1.0, None).expect("integers");
         for row in [[0.0; 4], [f32::INFINITY, 0.0, 0.0, 0.0], [f32::NAN; 4]] {
             let mut sums = Moment::new(4);
@@ -234,8 +249,9 @@ fn outputs_of_layers_get_closer() {
         let samples = inputs(&graph, 60);
         let expected = values(&graph, graph.outputs[0], &samples);
         for numbers in [
-            Numbers::Grouped { bits: 4, group: 32 },
-            Numbers::Grouped { bits: 8, group: 32 },
+            Numbers::Grouped { bits: GroupedBits::W4, group: 32 },
+            Numbers::Grouped { bits: GroupedBits::W4Nl, group: 32 },
+            Numbers::Grouped { bits: GroupedBits::W8, group: 32 },
             Numbers::Int8,
         ] {
             let quantization = quantize(&graph, numbers, &samples);
@@ -263,7 +279,8 @@ fn shared_weights_stay_the_same() {
     let y = b.node(matmul(Clamp::NONE), &[y, weights], &[1, 12]);
     let graph = b.output(y);
     let samples = inputs(&graph, 60);
-    let quantization = quantize(&graph, Numbers::Grouped { bits: 4, group: 32 }, &samples);
+    let quantization =
+        quantize(&graph, Numbers::Grouped { bits: GroupedBits::W4, group: 32 }, &samples);
     let (changed, better) = improved(&graph, &quantization, &samples, Improvement::Gptq);
     assert!(changed);
     assert_eq!(better.weights[&0], better.weights[&1]);

@@ -15,7 +15,7 @@ use crate::graph::{
 };
 use crate::plan::PlanOptions;
 use crate::quantize::calibrate::{Method, calibrate};
-use crate::quantize::numbers::Numbers;
+use crate::quantize::numbers::{GroupedBits, Numbers};
 use crate::quantize::quantization::Quantization;
 use crate::tensor::Tensor;
 
@@ -247,7 +247,12 @@ fn equalization_keeps_the_function() {
     for (name, graph) in cases {
         let samples = inputs(&graph, 20);
         let expected = values(&graph, graph.outputs[0], &samples);
-        for numbers in [Numbers::Int8, Numbers::Int16, Numbers::Grouped { bits: 4, group: 32 }] {
+        for numbers in [
+            Numbers::Int8,
+            Numbers::Int16,
+            Numbers::Grouped { bits: GroupedBits::W4, group: 32 },
+            Numbers::Grouped { bits: GroupedBits::W4Nl, group: 32 },
+        ] {
             let quantization = quantize(&graph, numbers, &samples);
             let (changed, better) =
                 improved(&graph, &quantization, &samples, Improvement::Equalize);
@@ -373,7 +378,7 @@ fn corrected_means_are_those_of_the_float_model() {
         [("linear", clamped(NONE)), ("relu", clamped(Clamp::RELU)), ("relu6", clamped(RELU6))];
     for (name, graph) in cases {
         let samples = inputs(&graph, 200);
-        for numbers in [Numbers::Int8, Numbers::Grouped { bits: 4, group: 32 }] {
+        for numbers in [Numbers::Int8, Numbers::Grouped { bits: GroupedBits::W4, group: 32 }] {
             let quantization = quantize(&graph, numbers, &samples);
             let (changed, better) = improved(&graph, &quantization, &samples, Improvement::Bias);
             assert!(changed, "{name} {numbers}");
