@@ -61,7 +61,7 @@ fn texts_are_the_same() {
 #[test]
 fn sessions_go_from_backend_to_backend() {
     let folder = Folder::new("cuda-sessions");
-    for options in [&[][..], &["--kv-cache", "q8"]] {
+    for options in [&[][..], &["--kv-cache", "f32"], &["--kv-cache", "q8"]] {
         let model = llama(&folder, "model.whit", 2, options);
         let prompts = ["Once upon a time", "Once upon a time, x", "Once upon"];
         let alone = prompts.map(|prompt| json(&greedy(&model, prompt, &[]))["ids"].clone());

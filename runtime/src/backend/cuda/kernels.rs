@@ -166,11 +166,15 @@ kernels! {
         ATTENTION_F32: "attention_f32"(Attention), 128, waits;
         CACHE_CHECK: "cache_check"(CachedAttention), 256;
         CACHE_WRITE: "cache_write"(CachedAttention), 256, waits;
+        CACHE_WRITE_F32: "cache_write_f32"(CachedAttention), 256, waits;
         CACHE_WRITE_Q8: "cache_write_q8"(CachedAttention), 256, waits;
         CACHED_ATTENTION: "cached_attention"(CachedAttention), 128, waits;
+        CACHED_ATTENTION_F32: "cached_attention_f32"(CachedAttention), 128, waits;
         CACHED_ATTENTION_Q8: "cached_attention_q8"(CachedAttention), 128, waits;
         CACHED_ATTENTION_PART_1: "cached_attention_part_1"(CachedAttention), 128, waits;
         CACHED_ATTENTION_PART_4: "cached_attention_part_4"(CachedAttention), 128, waits;
+        CACHED_ATTENTION_F32_PART_1: "cached_attention_f32_part_1"(CachedAttention), 128, waits;
+        CACHED_ATTENTION_F32_PART_4: "cached_attention_f32_part_4"(CachedAttention), 128, waits;
         CACHED_ATTENTION_Q8_PART_1: "cached_attention_q8_part_1"(CachedAttention), 128, waits;
         CACHED_ATTENTION_Q8_PART_4: "cached_attention_q8_part_4"(CachedAttention), 128, waits;
         CACHED_ATTENTION_JOIN: "cached_attention_join"(CachedAttention), 128;

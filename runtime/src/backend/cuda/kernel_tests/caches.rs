@@ -4,7 +4,7 @@ use super::Named;
 use super::case_with;
 use crate::backend::cuda::tests::{assert_close, devices, launches};
 use crate::backend::cuda::{self, Device};
-use crate::dtype::DType::{F16, F32, I8};
+use crate::dtype::DType::{self, F16, F32, I8};
 use crate::format::{CachedAttentionAttributes, Op};
 use crate::isa::Isa;
 use crate::model::Model;
@@ -27,6 +27,9 @@ struct Config {
 }
 
 const SEQUENCES: u32 = 2;
+
+/// What keys and values are kept in.
+const KEPT: [DType; 3] = [F16, F32, I8];
 
 const CONFIGS: &[Config] = &[
     // One head of keys for each head, and contexts around a part.
@@ -70,7 +73,8 @@ impl Config {
         }
     }
 
-    fn case(&self, is_q8: bool) -> Case {
+    /// With keys and values in this type.
+    fn case(&self, kept: DType) -> Case {
         let Config { heads, kv_heads, size, context, window, softcap, .. } = *self;
         let attributes = CachedAttentionAttributes {
             heads,
@@ -91,26 +95,33 @@ impl Config {
         let y = shape(F32, &[tokens, heads * size]);
         let cache = |dtype, width| Some(shape(dtype, &[SEQUENCES, kv_heads, context, width]));
         let groups = size.div_ceil(32);
-        let (dtype, caches) = match is_q8 {
-            false => (F32, vec![cache(F16, size), cache(F16, size)]),
-            true => {
-                (I8, vec![cache(I8, size), cache(I8, size), cache(F16, groups), cache(F16, groups)])
-            }
-        };
-        let case = Case::new(Op::CachedAttention, Some(dtype), attributes, &inputs, y);
+        let mut caches = vec![cache(kept, size); 2];
+        let is_q8 = kept == I8;
+        if is_q8 {
+            caches.extend([cache(F16, groups), cache(F16, groups)]);
+        }
+        let variant = if is_q8 { I8 } else { F32 };
+        let case = Case::new(Op::CachedAttention, Some(variant), attributes, &inputs, y);
         case_with(&case, &caches)
     }
 
     /// The kernel that goes over the keys.
-    fn kernel(&self, is_q8: bool) -> &'static str {
-        let is_shared = self.heads > self.kv_heads;
-        match (self.parts > 1, is_q8, is_shared) {
-            (false, false, _) => "cached_attention",
-            (false, true, _) => "cached_attention_q8",
-            (true, false, false) => "cached_attention_part_1",
-            (true, false, true) => "cached_attention_part_4",
-            (true, true, false) => "cached_attention_q8_part_1",
-            (true, true, true) => "cached_attention_q8_part_4",
+    fn kernel(&self, kept: DType) -> &'static str {
+        let [whole, part_1, part_4] = match kept {
+            F32 => [
+                "cached_attention_f32",
+                "cached_attention_f32_part_1",
+                "cached_attention_f32_part_4",
+            ],
+            I8 => {
+                ["cached_attention_q8", "cached_attention_q8_part_1", "cached_attention_q8_part_4"]
+            }
+            _ => ["cached_attention", "cached_attention_part_1", "cached_attention_part_4"],
+        };
+        match (self.parts > 1, self.heads > self.kv_heads) {
+            (false, _) => whole,
+            (true, false) => part_1,
+            (true, true) => part_4,
         }
     }
 }
@@ -121,6 +132,7 @@ fn left(seed: u32, cache: &Tensor) -> Vec<u8> {
     let mut random = Random(seed);
     match cache.dtype {
         I8 => random.i8s(count).into_iter().map(|x| x.max(-127) as u8).collect(),
+        F32 => random.f32s(count).into_iter().flat_map(f32::to_le_bytes).collect(),
         _ => {
             let by = if seed > 2 { 0.01 } else { 1.0 };
             let reals = random.f32s(count).into_iter();
@@ -188,8 +200,8 @@ fn on_device(
 fn parts_of_a_cache_are_joined() {
     let Some(devices) = devices() else { return };
     for (number, config) in CONFIGS.iter().enumerate() {
-        for is_q8 in [false, true] {
-            let case = config.case(is_q8);
+        for kept in KEPT {
+            let case = config.case(kept);
             let file = case.file();
             let mut memory = vec![0u8; file.len() + 8];
             let start = memory.as_ptr().align_offset(8);
@@ -204,7 +216,7 @@ fn parts_of_a_cache_are_joined() {
                         1 => config.positions.len() as u32,
                         parts => parts,
                     };
-                    let kernel = (config.kernel(is_q8), blocks);
+                    let kernel = (config.kernel(kept), blocks);
                     assert!(launched.contains(&kernel), "{number}: {launched:?}");
                 }
                 assert_close(&found, &expected, &format!("configuration {number}, {launched:?}"));
@@ -215,11 +227,11 @@ fn parts_of_a_cache_are_joined() {
 
 /// A case for each kernel of parts.
 pub(super) fn parts(cases: &mut Vec<Named>) {
-    for is_q8 in [false, true] {
+    for kept in KEPT {
         for heads in [1, 4] {
             let config = Config::single(heads, 1, 40, &[300]);
-            for name in [config.kernel(is_q8), "cached_attention_join"] {
-                cases.push((name, config.case(is_q8)));
+            for name in [config.kernel(kept), "cached_attention_join"] {
+                cases.push((name, config.case(kept)));
             }
         }
     }

@@ -346,6 +346,10 @@ fn attention(cases: &mut Vec<Named>) {
             for name in ["cache_check", "cache_write", "cached_attention"] {
                 cases.push((name, case_with(&case, &[cache(), cache()])));
             }
+            let wide = || Some(shape(F32, &[2, 2, 100, 36]));
+            for name in ["cache_write_f32", "cached_attention_f32"] {
+                cases.push((name, case_with(&case, &[wide(), wide()])));
+            }
             let narrow = || Some(shape(I8, &[2, 2, 100, 36]));
             let scales = || Some(shape(F16, &[2, 2, 100, 2]));
             let y = shape(F32, &[3, 144]);

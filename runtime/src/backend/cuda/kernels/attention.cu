@@ -347,8 +347,12 @@ __device__ inline const f32* new_keys(const CachedAttention& a, u32 token) {
     return (const f32*)a.x + ((u64)token * (a.heads + 2 * a.kv_heads) + a.heads) * a.size;
 }
 
+__device__ inline void store(f32 x, f32* at) { *at = x; }
+__device__ inline void store(f32 x, u16* at) { *at = float_to_half(x); }
+
 // Grid: tokens. Writes nothing after an error. Of tokens with one place the last one has it.
-KERNEL(cache_write, 256, CachedAttention) {
+template <class T>
+__device__ inline void write_cache(const CachedAttention& a) {
     __shared__ u32 room[8];
     if (*(const u32*)a.status != 0) return;
     const u32 token = blockIdx.x, width = a.kv_heads * a.size;
@@ -356,10 +360,13 @@ KERNEL(cache_write, 256, CachedAttention) {
     const f32* x = new_keys(a, token);
     for (u32 channel = threadIdx.x; channel < width; channel += blockDim.x) {
         const u64 to = cache_row(a, token, channel / a.size) * a.size + channel % a.size;
-        ((u16*)a.keys)[to] = float_to_half(x[channel]);
-        ((u16*)a.values)[to] = float_to_half(x[width + channel]);
+        store(x[channel], (T*)a.keys + to);
+        store(x[width + channel], (T*)a.values + to);
     }
 }
+
+KERNEL(cache_write, 256, CachedAttention) { write_cache<u16>(a); }
+KERNEL(cache_write_f32, 256, CachedAttention) { write_cache<f32>(a); }
 
 // Keeps a group of a row's numbers.
 __device__ inline void keep_group(const f32* x, u32 count, i8* numbers, u16* scale) {
@@ -406,13 +413,14 @@ __device__ inline const f32* queries_of(const CachedAttention& a, u32 token, u32
     return (const f32*)a.x + ((u64)token * (a.heads + 2 * a.kv_heads) + head) * a.size;
 }
 
-// Keys and values in f16.
-struct InHalves {
-    Floats<u16> keys;
-    Floats<u16> values;
+// Keys and values in f16 or f32.
+template <class T>
+struct InFloats {
+    Floats<T> keys;
+    Floats<T> values;
 
-    __device__ InHalves(const CachedAttention& a, u64 row)
-        : keys{(const u16*)a.keys + row * a.size, a.size}, values{(const u16*)a.values + row * a.size, a.size} {}
+    __device__ InFloats(const CachedAttention& a, u64 row)
+        : keys{(const T*)a.keys + row * a.size, a.size}, values{(const T*)a.values + row * a.size, a.size} {}
 };
 
 // In i8, with scales.
@@ -439,7 +447,8 @@ __device__ inline void cached(const CachedAttention& a) {
            (f32*)a.output + ((u64)token * a.heads + head) * a.size);
 }
 
-KERNEL(cached_attention, 128, CachedAttention) { cached<InHalves>(a); }
+KERNEL(cached_attention, 128, CachedAttention) { cached<InFloats<u16>>(a); }
+KERNEL(cached_attention_f32, 128, CachedAttention) { cached<InFloats<f32>>(a); }
 KERNEL(cached_attention_q8, 128, CachedAttention) { cached<InBytes>(a); }
 
 // Keys of a part that has any: `a.parts` of equal size, but for the last one, as many of them as it takes.
@@ -486,8 +495,10 @@ __device__ inline void attend_to_part(const CachedAttention& a) {
                                           nullptr, 0, to, keep);
 }
 
-KERNEL(cached_attention_part_1, 128, CachedAttention) { attend_to_part<1, InHalves>(a); }
-KERNEL(cached_attention_part_4, 128, CachedAttention) { attend_to_part<4, InHalves>(a); }
+KERNEL(cached_attention_part_1, 128, CachedAttention) { attend_to_part<1, InFloats<u16>>(a); }
+KERNEL(cached_attention_part_4, 128, CachedAttention) { attend_to_part<4, InFloats<u16>>(a); }
+KERNEL(cached_attention_f32_part_1, 128, CachedAttention) { attend_to_part<1, InFloats<f32>>(a); }
+KERNEL(cached_attention_f32_part_4, 128, CachedAttention) { attend_to_part<4, InFloats<f32>>(a); }
 KERNEL(cached_attention_q8_part_1, 128, CachedAttention) { attend_to_part<1, InBytes>(a); }
 KERNEL(cached_attention_q8_part_4, 128, CachedAttention) { attend_to_part<4, InBytes>(a); }
 

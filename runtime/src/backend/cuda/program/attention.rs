@@ -5,10 +5,12 @@ use crate::backend::cuda::arguments::{
     self, Attention, AttentionI8, CachedAttention, CrossAttention,
 };
 use crate::backend::cuda::kernels::{
-    ATTENTION_F32, ATTENTION_I8, CACHE_CHECK, CACHE_WRITE, CACHE_WRITE_Q8, CACHED_ATTENTION,
-    CACHED_ATTENTION_JOIN, CACHED_ATTENTION_PART_1, CACHED_ATTENTION_PART_4, CACHED_ATTENTION_Q8,
-    CACHED_ATTENTION_Q8_PART_1, CACHED_ATTENTION_Q8_PART_4, CROSS_ATTENTION, CROSS_CHECK,
-    CROSS_WEIGHTS, CROSS_WRITE, Kernel, ROTARY,
+    ATTENTION_F32, ATTENTION_I8, CACHE_CHECK, CACHE_WRITE, CACHE_WRITE_F32, CACHE_WRITE_Q8,
+    CACHED_ATTENTION, CACHED_ATTENTION_F32, CACHED_ATTENTION_F32_PART_1,
+    CACHED_ATTENTION_F32_PART_4, CACHED_ATTENTION_JOIN, CACHED_ATTENTION_PART_1,
+    CACHED_ATTENTION_PART_4, CACHED_ATTENTION_Q8, CACHED_ATTENTION_Q8_PART_1,
+    CACHED_ATTENTION_Q8_PART_4, CROSS_ATTENTION, CROSS_CHECK, CROSS_WEIGHTS, CROSS_WRITE, Kernel,
+    ROTARY,
 };
 use crate::dtype::DType;
 use crate::format::{
@@ -124,12 +126,20 @@ struct Cached {
     parts: [(u32, &'static Kernel); 2],
 }
 
-/// Keys and values in f16.
+/// Keys and values in f16 or f32.
 pub(super) fn cached_attention(lower: &mut Lower<'_>) -> Result<(), Refusal> {
-    let kernels = Cached {
-        write: &CACHE_WRITE,
-        whole: &CACHED_ATTENTION,
-        parts: [(1, &CACHED_ATTENTION_PART_1), (4, &CACHED_ATTENTION_PART_4)],
+    let (keys, _) = lower.output(1)?;
+    let kernels = match keys.dtype {
+        DType::F32 => Cached {
+            write: &CACHE_WRITE_F32,
+            whole: &CACHED_ATTENTION_F32,
+            parts: [(1, &CACHED_ATTENTION_F32_PART_1), (4, &CACHED_ATTENTION_F32_PART_4)],
+        },
+        _ => Cached {
+            write: &CACHE_WRITE,
+            whole: &CACHED_ATTENTION,
+            parts: [(1, &CACHED_ATTENTION_PART_1), (4, &CACHED_ATTENTION_PART_4)],
+        },
     };
     cached(lower, &kernels, [0; 2])
 }
@@ -196,9 +206,6 @@ fn cached(
         return Ok(());
     }
     super::elements(&x)?;
-    if keys.dtype == DType::F32 {
-        return Err(Refusal::Lacks("keys and values in f32"));
-    }
     if attributes.size as usize > MOST_CHANNELS {
         return Err(Refusal::Lacks("heads of more than 512 channels"));
     }
