@@ -164,24 +164,18 @@ pub fn select(isa: Isa) -> ConvF32Fn {
 #[cfg(feature = "std")]
 pub fn select_floats(isa: Isa) -> ConvF32Fn {
     #[cfg(target_arch = "x86_64")]
-    {
-        if isa >= Isa::Avx512
-            && let Some(kernel) = x86_64::blocked_avx512()
-        {
-            return kernel;
-        }
-        if isa >= Isa::Avx2
-            && let Some(kernel) = x86_64::blocked_avx2()
+    for (least, kernel) in [
+        (Isa::Avx512, x86_64::blocked_avx512 as fn() -> Option<ConvF32Fn>),
+        (Isa::Avx2, x86_64::blocked_avx2),
+    ] {
+        if isa >= least
+            && let Some(kernel) = kernel()
         {
             return kernel;
         }
     }
-    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
-    if isa >= Isa::Neon {
-        return aarch64::conv_f32_neon;
-    }
-    let _ = isa;
-    scalar::conv_f32_scalar
+    // Kernels without these instruction sets, and those of NEON, have no integers.
+    select(isa.min(Isa::Neon))
 }
 
 /// What weights are, as far as sizes depend on it.
