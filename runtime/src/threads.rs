@@ -324,18 +324,38 @@ impl Drop for Pool {
 /// `units` of work cut into `parts` stretches of even length.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cut {
-    pub(crate) units: usize,
+    units: usize,
+    /// At least one, and no more than units if there are any.
     pub(crate) parts: usize,
+    /// What is cut, of which a unit has `unit` elements, and the last one what is left.
+    len: usize,
+    unit: usize,
 }
 
 impl Cut {
-    /// The units of a part; parts follow one another, the last ends with the last unit.
+    /// Of units that are all alike, in `parts` at most.
+    pub(crate) fn new(units: usize, parts: usize) -> Cut {
+        Cut::of_len(units, parts, 1, units)
+    }
+
+    /// Of `len` elements, of which a unit has `unit`, and the last one what is left, more or less.
+    pub(crate) fn of_len(units: usize, parts: usize, unit: usize, len: usize) -> Cut {
+        Cut { units, parts: parts.min(units).max(1), len, unit: unit.max(1) }
+    }
+
+    /// The units of a part, at least one if there are any; parts follow one another, the last ends with the last unit.
     pub(crate) fn range(&self, part: usize) -> Range<usize> {
-        let parts = self.parts.max(1);
         let at = |part: usize| {
-            (self.units / parts * part).saturating_add(self.units % parts * part / parts)
+            if part >= self.parts {
+                return self.units;
+            }
+            // Whole units that come nearest to the part's share, in 64 bits, as products with 64 parts may be large.
+            let share = (part as u64).saturating_mul(self.len as u64);
+            let part_of_unit = (self.parts as u64).saturating_mul(self.unit as u64);
+            let nearest = share.saturating_add((part_of_unit - 1) / 2) / part_of_unit;
+            (nearest as usize).clamp(part, self.units.saturating_sub(self.parts - part))
         };
-        at(part.min(parts))..at((part + 1).min(parts))
+        at(part)..at(part.saturating_add(1))
     }
 
     /// As [`Cut::range`], of `len` elements of which a unit has `unit`; the last part has what is left.
@@ -368,7 +388,7 @@ impl<'c> Crew<'c> {
 
     /// The parts of `units`, at most as many as there are units.
     pub(crate) fn cut(&self, units: usize) -> Cut {
-        Cut { units, parts: self.parts.min(units).max(1) }
+        Cut::new(units, self.parts)
     }
 
     /// [`Pool::run`] of work that can fail.
@@ -674,7 +694,8 @@ mod tests {
         for units in [0, 1, 2, 5, 63, 64, 65, 1000].into_iter().take(rounds(8, 5)) {
             for parts in [1, 2, 3, 5, 16, 64] {
                 for (unit, beyond) in [(1, 0), (24, 0), (24, 23)] {
-                    let cut = Cut { units, parts };
+                    let cut = Cut::new(units, parts);
+                    let parts = cut.parts;
                     let mut elements: Vec<u32> = std::vec![0; units * unit + beyond];
                     let len = elements.len();
                     let disjoint = Disjoint::new(&mut elements, cut, unit);
@@ -692,6 +713,19 @@ mod tests {
                 }
             }
         }
+        // Units of 12 and a last one of what is left, which no part has alone if that is less than its share.
+        for (units, len, lens) in [
+            (9, 125, &[60, 65][..]),
+            (9, 125, &[36, 24, 36, 29]),
+            (5, 64, &[36, 28]),
+            (2, 60, &[12, 48]),
+            (3, 25, &[12, 13]),
+            (1, 40, &[40]),
+        ] {
+            let cut = Cut::of_len(units, lens.len(), 12, len);
+            let own = (0..cut.parts).map(|part| cut.elements(part, 12, len).len());
+            assert!(own.eq(lens.iter().copied()), "{units} of {len}");
+        }
         // Whatever the bounds say, nothing is lent twice.
         let mut elements = [0u8; 10];
         let disjoint = Disjoint::at(&mut elements, 4, |part| [5, 9, 2, 100][part]);
@@ -702,7 +736,7 @@ mod tests {
     #[test]
     fn columns_and_shares() {
         let mut matrix = [0u8; 3 * 70];
-        let cut = Cut { units: 3, parts: 2 };
+        let cut = Cut::of_len(3, 2, 32, 70);
         let columns = Columns::new(&mut matrix, 70, cut, 32);
         for part in [1, 0] {
             let rows = columns.take(part).unwrap();

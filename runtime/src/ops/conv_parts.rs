@@ -149,6 +149,15 @@ fn piece(g: &ConvGeometry, axis: Axis, cut: Cut, part: usize) -> Piece {
     }
 }
 
+/// The parts of so many units along an axis.
+fn cut(g: &ConvGeometry, axis: Axis, units: usize, parts: usize) -> Cut {
+    match axis {
+        Axis::Pixels(unit) => Cut::of_len(units, parts, unit, g.out_pixels()),
+        Axis::Channels => Cut::of_len(units, parts, UNIT_CHANNELS, g.out_c),
+        Axis::Images | Axis::Rows | Axis::Columns => Cut::new(units, parts),
+    }
+}
+
 /// Elements of the output that a unit has.
 fn unit_elements(g: &ConvGeometry, axis: Axis) -> usize {
     match axis {
@@ -193,7 +202,7 @@ pub(super) fn share_bytes_i8(
     let packing = packing(step.input_layout(WEIGHTS));
     let Some((axis, units)) = axis_of_i8(&g, is_depthwise, packing) else { return 0 };
     let kernels = if is_depthwise { &DEPTHWISE_KERNELS_I8 } else { &PANELS_I8 };
-    let cut = Cut { units, parts: parts.min(units) };
+    let cut = cut(&g, axis, units, parts);
     let of = |part| (kernels.scratch_bytes)(&piece(&g, axis, cut, part).geometry, isa);
     (0..cut.parts).map(of).max().unwrap_or(0)
 }
@@ -216,8 +225,8 @@ pub(super) fn share_bytes_f32(
     let bytes = scratch_bytes_f32(step, isa, geometry).next_multiple_of(SHARE_ALIGN);
     let Some(g) = geometry_of(step, geometry) else { return bytes };
     match axis_f32(&g, isa, stored(step), parts) {
-        Some((Axis::Channels, units)) => {
-            let cut = Cut { units, parts: parts.min(units) };
+        Some((axis @ Axis::Channels, units)) => {
+            let cut = cut(&g, axis, units, parts);
             bytes.saturating_add(staged_len(&g, cut) * size_of::<f32>())
         }
         _ => bytes,
@@ -266,7 +275,7 @@ pub(super) fn run_i8(
     // Steps that were cut have an axis.
     let axis = axis_of_i8(&g, is_depthwise, conv.packing);
     let (axis, units) = axis.ok_or(StepErrorKind::TooLarge)?;
-    let cut = crew.cut(units);
+    let cut = cut(&g, axis, units, crew.parts);
     let shares = Shares::new(conv.scratch, crew.threads());
     let output = Disjoint::new(conv.output, cut, unit_elements(&g, axis));
     let whole = ConvI8 { output: &mut [], scratch: &mut [], ..conv };
@@ -317,7 +326,7 @@ pub(super) fn run_depthwise_f32(
 ) -> Result<(), StepErrorKind> {
     let g = depthwise.geometry;
     let (axis, units) = by_windows(&g).ok_or(StepErrorKind::TooLarge)?;
-    let cut = crew.cut(units);
+    let cut = cut(&g, axis, units, crew.parts);
     let output = Disjoint::new(depthwise.output, cut, unit_elements(&g, axis));
     let (x, weights, to) = (depthwise.input, depthwise.weights, depthwise.epilogue);
     crew.run(cut.parts, |part, _| {
@@ -348,7 +357,7 @@ pub(super) fn run_f32(
     let g = conv.geometry;
     let stored = Stored::of(&conv.weights);
     let (axis, units) = axis_f32(&g, isa, stored, crew.parts).ok_or(StepErrorKind::TooLarge)?;
-    let cut = crew.cut(units);
+    let cut = cut(&g, axis, units, crew.parts);
     let shares = Shares::new(conv.scratch, crew.threads());
     let (input, weights, epilogue) = (conv.input, conv.weights, conv.epilogue);
     let Axis::Pixels(unit) = axis else {

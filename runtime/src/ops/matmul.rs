@@ -13,7 +13,7 @@ use crate::ops::shape::product;
 use crate::ops::shape::{Walk, broadcast_strides, expect_apart, expect_types};
 use crate::ops::{Operator, RunFn, Step, no_scratch, select_isa};
 #[cfg(feature = "std")]
-use crate::threads::Disjoint;
+use crate::threads::{Cut, Disjoint};
 
 /// f32. Either factor may be stored transposed.
 pub static MATMUL_F32: Operator = Operator {
@@ -145,7 +145,10 @@ fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind>
     #[cfg(feature = "std")]
     if let Some(mut crew) = crew {
         let (axis, units) = axis(products, m, trans_a);
-        let cut = crew.cut(units);
+        let cut = match axis {
+            Axis::Rows => Cut::of_len(units, crew.parts, UNIT_ROWS, m),
+            Axis::Products => crew.cut(units),
+        };
         let outputs = Disjoint::new(y, cut, if axis == Axis::Rows { UNIT_ROWS * n } else { m * n });
         return crew.run(cut.parts, |part, _| {
             let output = outputs.take(part).ok_or(StepErrorKind::TooLarge)?;
