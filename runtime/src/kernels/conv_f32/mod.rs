@@ -236,6 +236,9 @@ pub fn scratch_bytes(geometry: &ConvGeometry, stored: Stored, isa: Isa) -> usize
 /// Pieces of so many units differ little in size, though one may have a unit more than another.
 const UNITS_PER_PIECE: usize = 8;
 
+/// So many pixels of one panel are enough sums for two multipliers of four cycles, nearly: 6 of 8.
+const BUSY_PIXELS: usize = 6;
+
 /// Where the output pixels can be cut so that every tile of every kernel stays what it is: at multiples of
 /// the first number, as many times as the second says; whatever remains goes with the last piece. For about `pieces` pieces.
 ///
@@ -243,11 +246,13 @@ const UNITS_PER_PIECE: usize = 8;
 /// the order of sums, depends on how many there are. Half of 48 are whole tiles, too, and a
 /// quarter where no tile has half a panel of columns.
 ///
-/// Winograd's tiles are rows of the image, computed again by every piece that has a part of them.
+/// Winograd's tiles are rows of the image, computed again by every piece that has a part of them. Kernels whose sums are in one
+/// order whatever the tile ([`is_cut_anywhere`]) only want tiles that keep the multipliers busy.
 pub fn cut(geometry: &ConvGeometry, isa: Isa, stored: Stored, pieces: usize) -> (usize, usize) {
     let pixels = geometry.out_pixels();
     let unit = match rows_of_tiles(geometry, isa) {
         Some(rows) if stored == Stored::Float => rows * geometry.out_w,
+        _ if is_cut_anywhere(geometry, isa, stored) => BUSY_PIXELS,
         _ if pixels / blocking::TILED_ROWS >= pieces.saturating_mul(UNITS_PER_PIECE) => {
             blocking::TILED_ROWS
         }
@@ -260,6 +265,16 @@ pub fn cut(geometry: &ConvGeometry, isa: Isa, stored: Stored, pieces: usize) -> 
         _ => blocking::TILED_ROWS / 2,
     };
     (unit, pixels / unit)
+}
+
+/// Whether the kernel for `isa` computes the same bits wherever the output pixels are cut.
+pub fn is_cut_anywhere(geometry: &ConvGeometry, isa: Isa, stored: Stored) -> bool {
+    #[cfg(all(target_arch = "x86_64", feature = "std"))]
+    if isa.has_avx2() && stored == Stored::Float {
+        return rows_of_tiles(geometry, isa).is_none() && direct::suits(geometry);
+    }
+    let _ = (geometry, isa, stored);
+    false
 }
 
 /// Rows of the output that kernels which transform weights compute together; none if `isa` has no such kernel for the shape.
