@@ -328,7 +328,8 @@ pub(super) fn work(step: &Step<'_>, isa: Isa, products: Rates) -> Option<Work> {
     }
     let scores = batch as f32 * heads as f32 * queries as f32 * keys as f32;
     let products = scores * (size as f32 + value_size as f32) / products.of(isa);
-    Some(Work { units: sizes.all_blocks(), ns: products + scores / Rates::FUNCTION_F32.of(isa) })
+    let ns = products + scores / Rates::FUNCTION_F32.of(isa);
+    Some(Work { units: sizes.all_blocks(), ns, is_by_rows: false })
 }
 
 /// The mask of one query: one number per key, or one for all (stride 0).

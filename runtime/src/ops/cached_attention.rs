@@ -111,7 +111,8 @@ impl Sizes {
     pub(super) fn work(&self, seen: f32, isa: Isa) -> Work {
         let scores = self.tokens as f32 * self.heads as f32 * seen;
         let products = scores * 2.0 * self.size as f32 / Rates::CONV_F32.of(isa);
-        Work { units: self.heads, ns: products + scores / Rates::FUNCTION_F32.of(isa) }
+        let ns = products + scores / Rates::FUNCTION_F32.of(isa);
+        Work { units: self.heads, ns, is_by_rows: false }
     }
 
     /// f32 of a thread: scores, and where there can be a stretch, keys and values of one head.

@@ -199,7 +199,7 @@ pub(super) fn work_i8(
     let g = geometry_of(step, geometry)?;
     let (_, units) = axis_of_i8(&g, is_depthwise, packing(step.input_layout(WEIGHTS)))?;
     let rates = if is_depthwise { Rates::DEPTHWISE_I8 } else { Rates::CONV_I8 };
-    Some(Work { units, ns: layer_ns(&g, rates, step, sharing)? })
+    Some(Work { units, ns: layer_ns(&g, rates, step, sharing)?, is_by_rows: false })
 }
 
 /// Bytes of scratch that a thread needs for a layer on i8 in so many parts.
@@ -223,8 +223,9 @@ pub(super) fn share_bytes_i8(
 pub(super) fn work_f32(step: &Step<'_>, sharing: Sharing, geometry: GeometryFn) -> Option<Work> {
     let g = geometry_of(step, geometry)?;
     // With the smallest units.
-    let (_, units) = axis_f32(&g, sharing.isa, stored(step), usize::MAX)?;
-    Some(Work { units, ns: layer_ns(&g, Rates::CONV_F32, step, sharing)? })
+    let (axis, units) = axis_f32(&g, sharing.isa, stored(step), usize::MAX)?;
+    let ns = layer_ns(&g, Rates::CONV_F32, step, sharing)?;
+    Some(Work { units, ns, is_by_rows: axis != Axis::Channels })
 }
 
 /// Bytes of scratch that a thread needs for a dense float layer in so many parts.
@@ -249,7 +250,7 @@ pub(super) fn share_bytes_f32(
 pub(super) fn work_depthwise_f32(step: &Step<'_>, isa: Isa, geometry: GeometryFn) -> Option<Work> {
     let g = geometry_of(step, geometry)?;
     let (_, units) = by_windows(&g)?;
-    Some(Work { units, ns: products(&g) / Rates::DEPTHWISE_F32.of(isa) })
+    Some(Work { units, ns: products(&g) / Rates::DEPTHWISE_F32.of(isa), is_by_rows: true })
 }
 
 /// Nanoseconds on one thread: what the products take, or to read the weights.

@@ -50,14 +50,14 @@ fn in_parts<T: Element, U: Element, const N: usize>(
 pub(super) fn work(step: &Step<'_>, rate: f32) -> Option<Work> {
     let (a, b, y) = (step.input(0).ok()?, step.input(1).ok()?, step.output(0).ok()?);
     let [units, _] = units(&broadcast_walk(&a, &b, &y), y.elements());
-    Some(Work { units, ns: y.elements() as f32 / rate })
+    Some(Work { units, ns: y.elements() as f32 / rate, is_by_rows: false })
 }
 
 /// What there is to share of [`map`] or [`map_blocks`].
 #[cfg(feature = "std")]
 pub(super) fn work_of_one(step: &Step<'_>, rate: f32) -> Option<Work> {
     let elements = step.output(0).ok()?.elements();
-    Some(Work { units: elements / LONG_BLOCK, ns: elements as f32 / rate })
+    Some(Work { units: elements / LONG_BLOCK, ns: elements as f32 / rate, is_by_rows: false })
 }
 
 /// `y = f(x)` in place, block by block.

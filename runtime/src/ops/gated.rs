@@ -93,7 +93,7 @@ pub(super) fn work(step: &Step<'_>, isa: Isa) -> Option<Work> {
     let y = step.output(0).ok()?;
     let n = *y.dims().last()? as usize;
     let ns = y.elements() as f32 / Rates::FUNCTION_F32.of(isa);
-    Some(Work { units: y.elements().checked_div(n)?, ns })
+    Some(Work { units: y.elements().checked_div(n)?, ns, is_by_rows: false })
 }
 
 #[cfg(test)]

@@ -112,7 +112,8 @@ pub(super) fn work(step: &Step<'_>, isa: Isa) -> Option<Work> {
     let trans_a = attributes.transpose_a == 1;
     let [m, k] = matrix(&a, trans_a);
     let (_, units) = axis(product(&y.dims()[..y.rank() - 2]), m, trans_a);
-    Some(Work { units, ns: y.elements() as f32 * k as f32 / Rates::CONV_F32.of(isa) })
+    let ns = y.elements() as f32 * k as f32 / Rates::CONV_F32.of(isa);
+    Some(Work { units, ns, is_by_rows: false })
 }
 
 fn run<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {

@@ -100,7 +100,7 @@ pub(super) fn work(step: &Step<'_>, isa: Isa) -> Option<Work> {
     let n = row_elements(&x, step.attributes::<NormalizeAttributes>().axis);
     // Three passes.
     let ns = 3.0 * x.elements() as f32 / Rates::ELEMENTS.of(isa);
-    Some(Work { units: x.elements().checked_div(n)?, ns })
+    Some(Work { units: x.elements().checked_div(n)?, ns, is_by_rows: false })
 }
 
 #[cfg(test)]

@@ -488,7 +488,12 @@ fn rows_and_elements_of_i8() {
 /// The decision itself: short steps stay whole, long ones get whole rounds, and nothing shrinks when a step grows.
 #[test]
 fn parts_of_a_step() {
-    let of = |units: usize, ns: f32, threads: usize| parts(Work { units, ns }, threads);
+    let of = |units: usize, ns: f32, threads: usize| {
+        let rows = parts(Work { units, ns, is_by_rows: true }, threads);
+        let parts = parts(Work { units, ns, is_by_rows: false }, threads);
+        assert!(rows >= parts);
+        parts
+    };
     assert_eq!(of(1000, STEP_NS - 1.0, 16), 1);
     assert_eq!(of(1000, STEP_NS, 2), 2);
     assert_eq!(of(1000, STEP_NS, 16), 2);

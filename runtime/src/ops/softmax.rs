@@ -82,7 +82,7 @@ fn shape(step: &Step<'_>) -> Result<Option<SoftmaxShape>, StepErrorKind> {
 pub(super) fn work(step: &Step<'_>, isa: Isa) -> Option<Work> {
     let shape = shape(step).ok()??;
     let ns = (shape.outer * shape.extent * shape.inner) as f32 / Rates::FUNCTION_F32.of(isa);
-    Some(Work { units: shape.outer, ns })
+    Some(Work { units: shape.outer, ns, is_by_rows: false })
 }
 
 /// Gives a crew its parts of `y`.
