@@ -10,7 +10,7 @@ mod sealed {
 }
 
 /// A number type whose every bit pattern is a value and that has no padding.
-pub trait Element: sealed::Sealed + Copy + Default + 'static {}
+pub trait Element: sealed::Sealed + Copy + Default + Send + Sync + 'static {}
 
 macro_rules! element {
     ($($ty:ty),*) => {$(

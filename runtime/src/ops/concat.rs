@@ -3,8 +3,12 @@
 use crate::error::StepErrorKind;
 use crate::format::{AxisAttributes, Op};
 use crate::memory::Context;
+#[cfg(feature = "std")]
+use crate::ops::parallel::{Work, moved_ns};
 use crate::ops::shape::{Rows, expect_apart, split};
 use crate::ops::{Operator, Step, no_scratch};
+#[cfg(feature = "std")]
+use crate::threads::Disjoint;
 
 /// Join along an axis.
 pub static CONCAT: Operator =
@@ -35,6 +39,12 @@ fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
     }
 }
 
+/// Inputs that are copied together, so that what is written is written once.
+const TOGETHER: usize = 4;
+
+/// Bytes of the output that all of them are copied to before the next.
+const BLOCK_BYTES: usize = 16 << 10;
+
 fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let step = context.step;
     let (axis, y) = (step.attributes::<AxisAttributes>().axis, step.output(0)?);
@@ -44,18 +54,62 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let whole = split(&y, axis)?;
     let row_bytes = whole.inner * y.dtype.size();
     let whole_bytes = whole.extent * row_bytes;
-    let mut at = 0;
-    for index in 0..step.input_count() {
-        let bytes = step.input(index)?.dim(axis as usize) * row_bytes;
-        if bytes == 0 {
+    #[cfg(feature = "std")]
+    let mut crew = context.take_crew();
+    let (mut next, mut at) = (0, 0);
+    while next < step.input_count() {
+        // Numbers of inputs that have elements, and bytes of a row of each.
+        let (mut numbers, mut rows) = ([next; TOGETHER], [0; TOGETHER]);
+        let mut count = 0;
+        while count < TOGETHER && next < step.input_count() {
+            let bytes = step.input(next)?.dim(axis as usize) * row_bytes;
+            if bytes > 0 {
+                numbers[count..].fill(next);
+                rows[count] = bytes;
+                count += 1;
+            }
+            next += 1;
+        }
+        if count == 0 {
+            break;
+        }
+        let operands = context.operands(numbers)?;
+        let inputs = &operands.inputs[..count];
+        let join = |first: usize, y: &mut [u8]| {
+            let block = (BLOCK_BYTES / whole_bytes).max(1);
+            for (index, y) in y.chunks_mut(block * whole_bytes).enumerate() {
+                let (first, count) = (first + index * block, y.len() / whole_bytes);
+                let mut at = at;
+                for (x, bytes) in inputs.iter().zip(rows) {
+                    let strides = [bytes, whole_bytes];
+                    Rows { at: [first * bytes, at], count, strides }.copy(bytes, x, y);
+                    at += bytes;
+                }
+            }
+        };
+        #[cfg(feature = "std")]
+        if let Some(crew) = &mut crew {
+            let cut = crew.cut(whole.outer);
+            let y = Disjoint::new(operands.output, cut, whole_bytes);
+            crew.run(cut.parts, |part, _| {
+                join(cut.range(part).start, y.take(part).ok_or(StepErrorKind::TooLarge)?);
+                Ok(())
+            })?;
+            at += rows.iter().sum::<usize>();
             continue;
         }
-        let operands = context.operands([index])?;
-        let rows = Rows { at: [0, at], count: whole.outer, strides: [bytes, whole_bytes] };
-        rows.copy(bytes, operands.inputs[0], operands.output);
-        at += bytes;
+        join(0, operands.output);
+        at += rows.iter().sum::<usize>();
     }
     Ok(())
+}
+
+/// What there is to share.
+#[cfg(feature = "std")]
+pub(super) fn work(step: &Step<'_>) -> Option<Work> {
+    let y = step.output(0).ok()?;
+    let whole = split(&y, step.attributes::<AxisAttributes>().axis).ok()?;
+    Some(Work { units: whole.outer, ns: moved_ns(&y), is_by_rows: false })
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@
 use crate::dtype::DType;
 use crate::format::Op;
 use crate::isa::Isa;
+use crate::memory::Slot;
 use crate::ops::{
-    Operator, Step, attention, cached_attention, conv, conv_parts, cross_attention, elementwise,
-    gated, matmul, normalize, softmax,
+    Operator, Step, attention, cached_attention, concat, conv, conv_parts, cross_attention,
+    elementwise, gated, matmul, normalize, resize, softmax, strided,
 };
 use crate::tables::Tables;
 use crate::threads::{MAX_THREADS, SHARE_ALIGN};
@@ -49,6 +50,9 @@ const CACHE_BYTES_PER_NS: f32 = 40.0;
 
 /// Bytes that are read once from the last cache or memory.
 const MEMORY_BYTES_PER_NS: f32 = 12.0;
+
+/// Bytes that are written somewhere else, at least.
+const MOVED_BYTES_PER_NS: f32 = 16.0;
 
 /// Work per nanosecond of one thread, as scalar code, with AVX2 or NEON, with AVX-512: a little above what was measured, so that
 /// steps take at least the time that follows.
@@ -172,11 +176,24 @@ fn parts(work: Work, threads: usize) -> usize {
     (rounds * threads).min(longest).min(work.units).min(MAX_THREADS)
 }
 
+/// Nanoseconds that one thread takes at least to write a tensor without computing.
+pub(super) fn moved_ns(y: &Slot) -> f32 {
+    y.bytes() as f32 / MOVED_BYTES_PER_NS
+}
+
 fn work(operator: &Operator, step: &Step<'_>, sharing: Sharing) -> Option<Work> {
     use conv::{conv_geometry, matrix_geometry};
     use conv_parts::{work_depthwise_f32, work_f32, work_i8};
     let isa = sharing.isa;
-    match (operator.op, operator.dtype?) {
+    let dtype = match operator.op {
+        Op::Concat => return concat::work(step),
+        Op::Expand => return strided::work(step, strided::expanded),
+        Op::Slice => return strided::work(step, strided::sliced),
+        Op::Transpose => return strided::work(step, strided::transposed),
+        Op::Resize => return resize::work(step, isa),
+        _ => operator.dtype?,
+    };
+    match (operator.op, dtype) {
         (Op::Conv2d, DType::F32) => work_f32(step, sharing, conv_geometry),
         (Op::Conv2d, DType::I8) => work_i8(step, sharing, conv_geometry, false),
         (Op::DepthwiseConv2d, DType::F32) => work_depthwise_f32(step, isa, conv_geometry),

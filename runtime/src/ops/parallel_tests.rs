@@ -6,8 +6,9 @@ use std::vec::Vec;
 
 use super::*;
 use crate::format::{
-    AttentionAttributes, BinaryAttributes, BinaryOp, ConvAttributes, Layout, MatMulAttributes,
-    NormalizeAttributes, SoftmaxAttributes, UnaryAttributes, UnaryOp,
+    AttentionAttributes, AxisAttributes, BinaryAttributes, BinaryOp, ConvAttributes, Layout,
+    MAX_RANK, MatMulAttributes, NormalizeAttributes, ResizeAttributes, SliceAttributes,
+    SoftmaxAttributes, TransposeAttributes, UnaryAttributes, UnaryOp,
 };
 use crate::kernels::conv_f32::grouped::{GroupedForm, ScaleKind};
 use crate::kernels::{ConvGeometry, PANEL_N, Packing};
@@ -486,6 +487,82 @@ fn rows_and_elements_of_i8() {
 }
 
 /// The decision itself: short steps stay whole, long ones get whole rounds, and nothing shrinks when a step grows.
+#[test]
+fn moves() {
+    let mut random = Random(77);
+    // Rows of 1 to 9 inputs, some without elements, of blocks and less.
+    for sizes in [&[3][..], &[5, 0, 1], &[1, 2, 3, 4, 0, 6, 7, 8, 1]] {
+        for (axis, before, behind) in [(2, [7, 5], 2), (1, [13, 1], 900), (1, [1, 1], 4)] {
+            let dims = |size: u32| match axis {
+                1 => vec![before[0], size, behind],
+                _ => vec![before[0], before[1], size * behind],
+            };
+            let inputs: Vec<Tensor> =
+                sizes.iter().map(|size| floats(&dims(*size), &mut random)).collect();
+            let y = shape(DType::F32, &dims(sizes.iter().sum()));
+            let attributes = AxisAttributes { axis, reserved: 0 };
+            let cut = assert_same("concat", &Case::new(Op::Concat, None, attributes, &inputs, y));
+            assert_eq!(cut > 0, before[0] > 1);
+        }
+    }
+    let x = floats(&[6, 5, 20, 3], &mut random);
+    for (perm, y) in [
+        ([0, 2, 3, 1], [6, 20, 3, 5]),
+        ([0, 3, 1, 2], [6, 3, 5, 20]),
+        ([3, 0, 1, 2], [3, 6, 5, 20]),
+        ([1, 0, 2, 3], [5, 6, 20, 3]),
+        ([3, 2, 1, 0], [3, 20, 5, 6]),
+        ([0, 1, 2, 3], [6, 5, 20, 3]),
+    ] {
+        let mut attributes = TransposeAttributes::default();
+        attributes.perm[..4].copy_from_slice(&perm);
+        let inputs = core::slice::from_ref(&x);
+        let case = Case::new(Op::Transpose, None, attributes, inputs, shape(DType::F32, &y));
+        assert!(assert_same("transpose", &case) > 0);
+    }
+    for (starts, steps, y) in [
+        ([1, 2, 3, 0], [2, 1, 3, 1], [3, 2, 5, 3]),
+        ([5, 4, 19, 2], [-2, -1, -4, -1], [3, 5, 5, 3]),
+        ([0, 0, 0, 1], [1, 1, 1, 1], [6, 5, 20, 1]),
+        ([0, 1, 0, 0], [1, 1, 1, 1], [6, 3, 20, 3]),
+    ] {
+        let mut attributes = SliceAttributes { starts: [0; 8], steps: [1; 8] };
+        attributes.starts[..4].copy_from_slice(&starts);
+        attributes.steps[..4].copy_from_slice(&steps);
+        let inputs = core::slice::from_ref(&x);
+        let case = Case::new(Op::Slice, None, attributes, inputs, shape(DType::F32, &y));
+        assert!(assert_same("slice", &case) > 0);
+    }
+    let row = [floats(&[5, 1, 3], &mut random)];
+    let expand = Case::new(Op::Expand, None, [0u8; 0], &row, shape(DType::F32, &[4, 5, 7, 3]));
+    assert!(assert_same("expand", &expand) > 0);
+    for (mode, scales, y) in [
+        (1, [1.0, 2.0, 2.0, 1.0], [2, 10, 14, 9]),
+        (2, [1.0, 2.0, 1.5, 1.0], [2, 10, 11, 9]),
+        (3, [1.0, 0.5, 1.0, 1.0], [2, 3, 7, 9]),
+        (2, [1.0, 1.0, 1.0, 2.0], [2, 5, 7, 18]),
+    ] {
+        let mut attributes = ResizeAttributes {
+            mode,
+            coordinates: 1,
+            rounding: 1,
+            cubic_coefficient: -0.75,
+            scales: [1.0; MAX_RANK],
+            ..Default::default()
+        };
+        attributes.scales[..4].copy_from_slice(&scales);
+        let x = [2, 5, 7, 9];
+        let input = [floats(&x, &mut random)];
+        let floats =
+            Case::new(Op::Resize, Some(DType::F32), attributes, &input, shape(DType::F32, &y));
+        assert!(assert_same("resize", &floats) > 0);
+        let input = [tensor(&x, &random.i8s(count(&x))).quantized(0.5, -20)];
+        let y = shape(DType::I8, &y).quantized(0.5, -20);
+        let integers = Case::new(Op::Resize, Some(DType::I8), attributes, &input, y);
+        assert!(assert_same("resize i8", &integers) > 0);
+    }
+}
+
 #[test]
 fn parts_of_a_step() {
     let of = |units: usize, ns: f32, threads: usize| {

@@ -11,12 +11,16 @@
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
-use crate::format::{MAX_RANK, Op, ResizeAttributes};
+use crate::format::{Element, MAX_RANK, Op, ResizeAttributes};
 use crate::isa::Isa;
 use crate::kernels::requantize::{Quantized, round_clamp};
 use crate::memory::{Context, Slot, typed, typed_mut};
+#[cfg(feature = "std")]
+use crate::ops::parallel::{Rates, Work};
 use crate::ops::shape::{expect_apart, expect_types, product, strides};
 use crate::ops::{Operator, Step};
+#[cfg(feature = "std")]
+use crate::threads::Disjoint;
 
 /// f32.
 pub static RESIZE_F32: Operator = Operator {
@@ -192,85 +196,143 @@ fn cubic_weights(s: f32, a: f32) -> [f32; CUBIC_TAPS] {
     [far(s + 1.0), near(s), near(1.0 - s), far(2.0 - s)]
 }
 
-/// Calls `blend(output position, block length, taps)` for every block of the output: taps are
-/// positions in the input and weights; blocks are the axes behind the last resized one.
-fn for_each_block(
-    step: &Step<'_>,
-    scratch: &mut [u8],
-    mut blend: impl FnMut(usize, usize, &[(usize, f32)]),
+/// The blocks of the output, the axes behind the last resized one, and what each is made of.
+struct Blocks<'t> {
+    y: Slot,
+    /// Axes up to the last resized one, and where each resized one's taps start.
+    axes: usize,
+    starts: [Option<usize>; MAX_RANK],
+    per_axis: usize,
+    table: &'t [u32],
+    x_strides: [usize; MAX_RANK],
+    /// Elements of a block.
+    len: usize,
+}
+
+impl<'t> Blocks<'t> {
+    /// Of an output that has elements.
+    fn new(step: &Step<'_>, scratch: &'t mut [u8]) -> Result<Blocks<'t>, StepErrorKind> {
+        let attributes: ResizeAttributes = step.attributes();
+        let (x, y) = (step.input(0)?, step.output(0)?);
+        let per_axis = taps_per_axis(attributes.mode);
+        let words = per_axis * TAP_WORDS;
+        let used =
+            scratch.get_mut(..scratch_bytes(step, Isa::Scalar)).ok_or(StepErrorKind::TooLarge)?;
+        let table: &mut [u32] = typed_mut(used, 2)?;
+        let axes = resized_axes(&attributes, &x, &y);
+        let mut starts = [None; MAX_RANK];
+        let mut next = 0;
+        for axis in 0..axes {
+            if !is_resized(&attributes, &x, &y, axis) {
+                continue;
+            }
+            starts[axis] = Some(next);
+            for index in 0..y.dim(axis) {
+                let at = coordinate(&attributes, axis, index, x.dim(axis), y.dim(axis));
+                fill_taps(&attributes, at, x.dim(axis), &mut table[next..next + words]);
+                next += words;
+            }
+        }
+        let len = product(&y.dims()[axes..]);
+        Ok(Blocks { y, axes, starts, per_axis, table, x_strides: strides(&x), len })
+    }
+
+    /// Calls `blend(block, taps)` for blocks of the output from number `first` on, as many as `y` has; taps are positions in the input and
+    /// weights.
+    fn for_each<T>(
+        &self,
+        first: usize,
+        y: &mut [T],
+        mut blend: impl FnMut(&mut [T], &[(usize, f32)]),
+    ) {
+        let words = self.per_axis * TAP_WORDS;
+        let mut index = [0; MAX_RANK];
+        let mut rest = first;
+        for axis in (0..self.axes).rev() {
+            (index[axis], rest) = (rest % self.y.dim(axis), rest / self.y.dim(axis));
+        }
+        let mut taps = [(0usize, 1.0f32); MAX_TAPS];
+        for y in y.chunks_exact_mut(self.len) {
+            taps[0] = (0, 1.0);
+            let mut count = 1;
+            for axis in 0..self.axes {
+                let Some(start) = self.starts[axis] else {
+                    for tap in &mut taps[..count] {
+                        tap.0 += index[axis] * self.x_strides[axis];
+                    }
+                    continue;
+                };
+                let own = &self.table[start + index[axis] * words..][..words];
+                // Each tap becomes several, the last ones first: none is overwritten before it was read.
+                for at in (0..count).rev() {
+                    let (from, weight) = taps[at];
+                    for (tap, own) in own.chunks_exact(TAP_WORDS).enumerate().rev() {
+                        taps[at * self.per_axis + tap] = (
+                            from + own[0] as usize * self.x_strides[axis],
+                            weight * f32::from_bits(own[1]),
+                        );
+                    }
+                }
+                count *= self.per_axis;
+            }
+            blend(y, &taps[..count]);
+            for axis in (0..self.axes).rev() {
+                index[axis] += 1;
+                if index[axis] < self.y.dim(axis) {
+                    break;
+                }
+                index[axis] = 0;
+            }
+        }
+    }
+}
+
+/// Axes up to the last resized one.
+fn resized_axes(attributes: &ResizeAttributes, x: &Slot, y: &Slot) -> usize {
+    (0..x.rank()).rev().find(|axis| is_resized(attributes, x, y, *axis)).map_or(0, |axis| axis + 1)
+}
+
+/// What there is to share.
+#[cfg(feature = "std")]
+pub(super) fn work(step: &Step<'_>, isa: Isa) -> Option<Work> {
+    let (x, y) = (step.input(0).ok()?, step.output(0).ok()?);
+    let axes = resized_axes(&step.attributes(), &x, &y);
+    let ns = y.elements() as f32 / Rates::ELEMENTS.of(isa);
+    Some(Work { units: product(&y.dims()[..axes]), ns, is_by_rows: false })
+}
+
+/// Calls `blend(x, block of y, taps)` for every block of the output.
+fn run_blocks<T: Element>(
+    context: &mut Context<'_>,
+    blend: impl Fn(&[T], &mut [T], &[(usize, f32)]) + Sync,
 ) -> Result<(), StepErrorKind> {
-    let attributes: ResizeAttributes = step.attributes();
-    let (x, y) = (step.input(0)?, step.output(0)?);
-    if y.elements() == 0 {
+    let step = context.step;
+    if step.output(0)?.elements() == 0 {
         return Ok(());
     }
-    let per_axis = taps_per_axis(attributes.mode);
-    let words = per_axis * TAP_WORDS;
-    let used =
-        scratch.get_mut(..scratch_bytes(step, Isa::Scalar)).ok_or(StepErrorKind::TooLarge)?;
-    let table: &mut [u32] = typed_mut(used, 2)?;
-    // Axes up to the last resized one, and where each one's taps start.
-    let axes = (0..x.rank())
-        .rev()
-        .find(|axis| is_resized(&attributes, &x, &y, *axis))
-        .map_or(0, |axis| axis + 1);
-    let mut starts = [None; MAX_RANK];
-    let mut next = 0;
-    for axis in 0..axes {
-        if !is_resized(&attributes, &x, &y, axis) {
-            continue;
-        }
-        starts[axis] = Some(next);
-        for index in 0..y.dim(axis) {
-            let at = coordinate(&attributes, axis, index, x.dim(axis), y.dim(axis));
-            fill_taps(&attributes, at, x.dim(axis), &mut table[next..next + words]);
-            next += words;
-        }
+    #[cfg(feature = "std")]
+    let crew = context.take_crew();
+    let operands = context.operands([0])?;
+    let x: &[T] = typed(operands.inputs[0], 0)?;
+    let y: &mut [T] = typed_mut(operands.output, 1)?;
+    let blocks = Blocks::new(&step, operands.scratch)?;
+    #[cfg(feature = "std")]
+    if let Some(mut crew) = crew {
+        let cut = crew.cut(y.len() / blocks.len);
+        let y = Disjoint::new(y, cut, blocks.len);
+        return crew.run(cut.parts, |part, _| {
+            let y = y.take(part).ok_or(StepErrorKind::TooLarge)?;
+            blocks.for_each(cut.range(part).start, y, |y, taps| blend(x, y, taps));
+            Ok(())
+        });
     }
-    let block = product(&y.dims()[axes..]);
-    let x_strides = strides(&x);
-    let mut index = [0; MAX_RANK];
-    let mut taps = [(0usize, 1.0f32); MAX_TAPS];
-    for position in (0..y.elements()).step_by(block) {
-        taps[0] = (0, 1.0);
-        let mut count = 1;
-        for axis in 0..axes {
-            let Some(start) = starts[axis] else {
-                for tap in &mut taps[..count] {
-                    tap.0 += index[axis] * x_strides[axis];
-                }
-                continue;
-            };
-            let own = &table[start + index[axis] * words..][..words];
-            // Each tap becomes several, the last ones first: none is overwritten before it was read.
-            for at in (0..count).rev() {
-                let (from, weight) = taps[at];
-                for (tap, own) in own.chunks_exact(TAP_WORDS).enumerate().rev() {
-                    taps[at * per_axis + tap] =
-                        (from + own[0] as usize * x_strides[axis], weight * f32::from_bits(own[1]));
-                }
-            }
-            count *= per_axis;
-        }
-        blend(position, block, &taps[..count]);
-        for axis in (0..axes).rev() {
-            index[axis] += 1;
-            if index[axis] < y.dim(axis) {
-                break;
-            }
-            index[axis] = 0;
-        }
-    }
+    blocks.for_each(0, y, |y, taps| blend(x, y, taps));
     Ok(())
 }
 
 fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let step = context.step;
-    let operands = context.operands([0])?;
-    let x: &[f32] = typed(operands.inputs[0], 0)?;
-    let y: &mut [f32] = typed_mut(operands.output, 1)?;
-    for_each_block(&step, operands.scratch, |to, len, taps| {
-        let y = &mut y[to..to + len];
+    run_blocks(context, |x: &[f32], y, taps| {
+        let len = y.len();
         if let [(from, _)] = *taps {
             y.copy_from_slice(&x[from..from + len]);
             return;
@@ -296,27 +358,23 @@ fn run_f32(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
 }
 
 fn run_quantized<T: Quantized>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let step = context.step;
-    let zero_point = step.input(0)?.zero_point;
-    let operands = context.operands([0])?;
-    let x: &[T] = typed(operands.inputs[0], 0)?;
-    let y: &mut [T] = typed_mut(operands.output, 1)?;
+    let zero_point = context.step.input(0)?.zero_point;
     let (low, high) = (T::LOWEST - zero_point, T::HIGHEST - zero_point);
-    for_each_block(&step, operands.scratch, |to, len, taps| {
+    run_blocks(context, |x: &[T], y, taps| {
         if let [(from, _)] = *taps {
-            y[to..to + len].copy_from_slice(&x[from..from + len]);
+            let len = y.len();
+            y.copy_from_slice(&x[from..from + len]);
             return;
         }
-        for start in (0..len).step_by(BLOCK) {
-            let count = BLOCK.min(len - start);
+        for (number, y) in y.chunks_mut(BLOCK).enumerate() {
             let mut sums = [0f32; BLOCK];
             for (from, weight) in taps {
-                let x = &x[from + start..from + start + count];
+                let x = &x[from + number * BLOCK..][..y.len()];
                 for (sum, x) in sums.iter_mut().zip(x) {
                     *sum += weight * (x.widen() - zero_point) as f32;
                 }
             }
-            for (y, sum) in y[to + start..to + start + count].iter_mut().zip(sums) {
+            for (y, sum) in y.iter_mut().zip(sums) {
                 *y = T::narrow(round_clamp(sum, low, high) + zero_point);
             }
         }

@@ -4,10 +4,14 @@
 use crate::error::StepErrorKind;
 use crate::format::{Element, MAX_RANK, Op, SliceAttributes, TransposeAttributes};
 use crate::memory::{Context, typed, typed_mut};
+#[cfg(feature = "std")]
+use crate::ops::parallel::{Work, moved_ns};
 use crate::ops::shape::{
     Rows, Walk, broadcast_strides, by_element_size, expect_apart, expect_broadcast, strides,
 };
 use crate::ops::{Operator, Step, no_scratch};
+#[cfg(feature = "std")]
+use crate::threads::Disjoint;
 
 /// A strided part; steps may be negative.
 pub static SLICE: Operator = Operator {
@@ -71,9 +75,16 @@ fn check_expand(step: &Step<'_>) -> Result<(), StepErrorKind> {
     expect_broadcast(&step.input(0)?, &step.output(0)?, 0)
 }
 
+/// Where the input of a step is read first, and elements from there to the next, per axis of the output.
+type Reads = (usize, [usize; MAX_RANK]);
+
+pub(super) fn expanded(step: &Step<'_>) -> Result<Reads, StepErrorKind> {
+    Ok((0, broadcast_strides(&step.input(0)?, step.output(0)?.rank())))
+}
+
 fn run_expand(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let (x, y) = (context.step.input(0)?, context.step.output(0)?);
-    by_element_size!(x.dtype, read_strided(context, 0, broadcast_strides(&x, y.rank())))
+    let reads = expanded(&context.step)?;
+    by_element_size!(context.step.input(0)?.dtype, read_strided(context, reads))
 }
 
 fn check_transpose(step: &Step<'_>) -> Result<(), StepErrorKind> {
@@ -97,12 +108,15 @@ fn check_transpose(step: &Step<'_>) -> Result<(), StepErrorKind> {
     Ok(())
 }
 
+pub(super) fn transposed(step: &Step<'_>) -> Result<Reads, StepErrorKind> {
+    let perm = step.attributes::<TransposeAttributes>().perm;
+    let own = strides(&step.input(0)?);
+    Ok((0, perm.map(|axis| own.get(usize::from(axis)).copied().unwrap_or(0))))
+}
+
 fn run_transpose(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let x = context.step.input(0)?;
-    let perm = context.step.attributes::<TransposeAttributes>().perm;
-    let own = strides(&x);
-    let permuted = perm.map(|axis| own.get(usize::from(axis)).copied().unwrap_or(0));
-    by_element_size!(x.dtype, read_strided(context, 0, permuted))
+    let reads = transposed(&context.step)?;
+    by_element_size!(context.step.input(0)?.dtype, read_strided(context, reads))
 }
 
 /// First index and step along an axis.
@@ -135,32 +149,69 @@ fn check_slice(step: &Step<'_>) -> Result<(), StepErrorKind> {
     Ok(())
 }
 
-fn run_slice(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
-    let x = context.step.input(0)?;
+pub(super) fn sliced(step: &Step<'_>) -> Result<Reads, StepErrorKind> {
+    let x = step.input(0)?;
     let mut steps = strides(&x);
     let mut at = 0usize;
     for (axis, stride) in steps.iter_mut().enumerate().take(x.rank()) {
-        let (start, step_size) = slice_axis(&context.step, axis)?;
+        let (start, step_size) = slice_axis(step, axis)?;
         at = at.wrapping_add((start as usize).wrapping_mul(*stride));
         *stride = stride.wrapping_mul(step_size as isize as usize);
     }
-    by_element_size!(x.dtype, read_strided(context, at, steps))
+    Ok((at, steps))
+}
+
+fn run_slice(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
+    let reads = sliced(&context.step)?;
+    by_element_size!(context.step.input(0)?.dtype, read_strided(context, reads))
+}
+
+/// What there is to share: stretches along the outermost axis of the output.
+#[cfg(feature = "std")]
+pub(super) fn work(
+    step: &Step<'_>,
+    reads: fn(&Step<'_>) -> Result<Reads, StepErrorKind>,
+) -> Option<Work> {
+    let y = step.output(0).ok()?;
+    let (_, steps) = reads(step).ok()?;
+    let (outer, _) = Walk::new(y.dims(), &[steps, strides(&y)]).axis(0);
+    Some(Work { units: outer, ns: moved_ns(&y), is_by_rows: false })
 }
 
 /// Rows and columns of a tile: what a transposition reads stays in the first cache until it is used up.
 const TILE: usize = 16;
 
-/// Writes the output in order, reading the input from `start` with these strides.
+/// Writes the output in order.
 fn read_strided<T: Element>(
     context: &mut Context<'_>,
-    start: usize,
-    steps: [usize; MAX_RANK],
+    (start, steps): Reads,
 ) -> Result<(), StepErrorKind> {
     let y = context.step.output(0)?;
     let walk = Walk::new(y.dims(), &[steps, strides(&y)]);
+    #[cfg(feature = "std")]
+    let crew = context.take_crew();
     let operands = context.operands([0])?;
     let x: &[T] = typed(operands.inputs[0], 0)?;
     let y: &mut [T] = typed_mut(operands.output, 1)?;
+    #[cfg(feature = "std")]
+    if let Some(mut crew) = crew {
+        let (outer, [step, row]) = walk.axis(0);
+        let cut = crew.cut(outer);
+        let y = Disjoint::new(y, cut, row);
+        return crew.run(cut.parts, |part, _| {
+            let y = y.take(part).ok_or(StepErrorKind::TooLarge)?;
+            let own = cut.range(part);
+            let start = start.wrapping_add(own.start.wrapping_mul(step));
+            move_elements(&walk.with_outer(own.len()), start, x, y);
+            Ok(())
+        });
+    }
+    move_elements(&walk, start, x, y);
+    Ok(())
+}
+
+/// Reads from `start` on with the first strides of `walk`, whose others are those of all of `y`.
+fn move_elements<T: Element>(walk: &Walk<2>, start: usize, x: &[T], y: &mut [T]) {
     let last = walk.rank() - 1;
     let (extent, [stride, _]) = walk.inner();
     match stride {
@@ -186,7 +237,7 @@ fn read_strided<T: Element>(
                         from = from.wrapping_add(stride);
                     }
                 });
-                return Ok(());
+                return;
             };
             let (rows, [_, row_stride]) = walk.axis(across);
             walk.for_each_without(&[across, last], [start, 0], |[from, to]| {
@@ -214,7 +265,6 @@ fn read_strided<T: Element>(
             });
         }
     }
-    Ok(())
 }
 
 /// Columns of a matrix, `stride` elements from one to the next, as rows: few planes of an image as pixels.
