@@ -7,6 +7,7 @@
 use core::ops::Range;
 
 use crate::error::StepErrorKind;
+use crate::format::Element;
 use crate::isa::Isa;
 use crate::kernels::conv_f32::{self, ConvF32, Stored};
 use crate::kernels::conv_i8::ConvI8;
@@ -356,6 +357,30 @@ pub(super) fn run_depthwise_f32(
             output: output.take(part).ok_or(StepErrorKind::TooLarge)?,
             output_stride: geometry.out_c,
         });
+        Ok(())
+    })
+}
+
+/// Parts that windows can be shared in.
+pub(super) fn window_units(g: &ConvGeometry) -> Option<usize> {
+    by_windows(g).map(|(_, units)| units)
+}
+
+/// Calls `kernel` with the windows of some images or rows, in parts of which there are [`window_units`]: their geometry, their input and
+/// more, and their output.
+pub(super) fn run_windows<T: Element>(
+    mut crew: Crew<'_>,
+    g: &ConvGeometry,
+    x: &[T],
+    y: &mut [T],
+    kernel: impl Fn(ConvGeometry, &[T], &mut [T]) + Sync,
+) -> Result<(), StepErrorKind> {
+    let (axis, units) = by_windows(g).ok_or(StepErrorKind::TooLarge)?;
+    let cut = cut(g, axis, units, crew.parts);
+    let y = Disjoint::new(y, cut, unit_elements(g, axis));
+    crew.run(cut.parts, |part, _| {
+        let Piece { geometry, input, .. } = piece(g, axis, cut, part);
+        kernel(geometry, from(x, input)?, y.take(part).ok_or(StepErrorKind::TooLarge)?);
         Ok(())
     })
 }

@@ -10,7 +10,7 @@ use crate::isa::Isa;
 use crate::memory::Slot;
 use crate::ops::{
     Operator, Step, attention, cached_attention, concat, conv, conv_parts, cross_attention,
-    elementwise, gated, matmul, normalize, resize, softmax, strided,
+    elementwise, gated, matmul, normalize, pool, resize, softmax, strided,
 };
 use crate::tables::Tables;
 use crate::threads::{MAX_THREADS, SHARE_ALIGN};
@@ -70,6 +70,10 @@ impl Rates {
     pub(super) const PAIRS: Rates = Rates([1.0, 32.0, 100.0]);
     /// Products.
     pub(super) const DEPTHWISE_I8: Rates = Rates([1.0, 24.0, 48.0]);
+    /// Elements of windows in a pooling.
+    pub(super) const POOL: Rates = Rates([1.0, 8.0, 16.0]);
+    /// The same of i8.
+    pub(super) const POOL_I8: Rates = Rates([1.0, 24.0, 48.0]);
     /// Elements of a function such as exp.
     pub(super) const FUNCTION_F32: Rates = Rates([0.2, 1.5, 3.0]);
     /// Elements that are read, computed with simply, and written.
@@ -208,6 +212,8 @@ fn work(operator: &Operator, step: &Step<'_>, sharing: Sharing) -> Option<Work> 
         (Op::Gated, DType::F32) => gated::work(step, isa),
         (Op::Softmax, DType::F32 | DType::I8) => softmax::work(step, isa),
         (Op::Normalize, DType::F32) => normalize::work(step, isa),
+        (Op::Pool2d, DType::I8) => pool::work(step, Rates::POOL_I8, isa),
+        (Op::Pool2d, _) => pool::work(step, Rates::POOL, isa),
         (Op::Unary, DType::F32) => elementwise::work_of_one(step, Rates::FUNCTION_F32.of(isa)),
         (Op::Binary, DType::F32) => elementwise::work(step, Rates::ELEMENTS.of(isa)),
         (Op::Binary, DType::I8) => elementwise::work(step, Rates::ELEMENTS_I8.of(isa)),

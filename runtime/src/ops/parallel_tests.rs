@@ -7,8 +7,8 @@ use std::vec::Vec;
 use super::*;
 use crate::format::{
     AttentionAttributes, AxisAttributes, BinaryAttributes, BinaryOp, ConvAttributes, Layout,
-    MAX_RANK, MatMulAttributes, NormalizeAttributes, ResizeAttributes, SliceAttributes,
-    SoftmaxAttributes, TransposeAttributes, UnaryAttributes, UnaryOp,
+    MAX_RANK, MatMulAttributes, NormalizeAttributes, PoolAttributes, ResizeAttributes,
+    SliceAttributes, SoftmaxAttributes, TransposeAttributes, UnaryAttributes, UnaryOp,
 };
 use crate::kernels::conv_f32::grouped::{GroupedForm, ScaleKind};
 use crate::kernels::{ConvGeometry, PANEL_N, Packing};
@@ -560,6 +560,40 @@ fn moves() {
         let y = shape(DType::I8, &y).quantized(0.5, -20);
         let integers = Case::new(Op::Resize, Some(DType::I8), attributes, &input, y);
         assert!(assert_same("resize i8", &integers) > 0);
+    }
+}
+
+#[test]
+fn pooling() {
+    let mut random = Random(78);
+    for (x, kernel, stride, pad, y) in [
+        ([1, 10, 9, 21], [5, 5], [1, 1], [2, 2], [1, 10, 9, 21]),
+        ([1, 13, 8, 70], [3, 2], [2, 2], [1, 0], [1, 7, 4, 70]),
+        ([5, 4, 4, 3], [4, 4], [1, 1], [0, 0], [5, 1, 1, 3]),
+    ] {
+        for (kind, count_include_pad) in [(1, 0), (2, 0), (2, 1)] {
+            let attributes = PoolAttributes {
+                kind,
+                kernel,
+                stride,
+                dilation: [1, 1],
+                pad,
+                pad_after: pad,
+                count_include_pad,
+                scale: 0.7,
+                clamp_q: [-128, 127],
+            };
+            let values = random.f32s(count(&x));
+            let f32s = [tensor(&x, &values)];
+            let i8s = [tensor(&x, &random.i8s(count(&x))).quantized(0.5, 3)];
+            let i16s: Vec<i16> = values.iter().map(|x| (x * 1e4) as i16).collect();
+            let i16s = [tensor(&x, &i16s).quantized(0.5, 0)];
+            for (dtype, inputs) in [(DType::F32, &f32s), (DType::I8, &i8s), (DType::I16, &i16s)] {
+                let y = shape(dtype, &y).quantized(0.5, inputs[0].zero_point);
+                let case = Case::new(Op::Pool2d, Some(dtype), attributes, inputs, y);
+                assert!(assert_same(&std::format!("{dtype:?} {attributes:?}"), &case) > 0);
+            }
+        }
     }
 }
 

@@ -2,13 +2,17 @@
 
 use crate::dtype::DType;
 use crate::error::StepErrorKind;
-use crate::format::{Op, PoolAttributes};
+use crate::format::{Element, Op, PoolAttributes};
 use crate::isa::Isa;
 use crate::kernels::ConvGeometry;
 use crate::kernels::pool::{self, PoolGeometry, PoolI8};
 use crate::kernels::requantize::Quantized;
 use crate::memory::{Context, typed, typed_mut};
 use crate::ops::conv::window_geometry;
+#[cfg(feature = "std")]
+use crate::ops::conv_parts;
+#[cfg(feature = "std")]
+use crate::ops::parallel::{Rates, Work};
 use crate::ops::shape::{expect_apart, expect_types};
 use crate::ops::{Operator, Step, by_ref, expect_clamp_of, no_scratch, select_isa};
 
@@ -110,43 +114,66 @@ fn check_quantized<T: Quantized>(step: &Step<'_>, dtype: DType) -> Result<(), St
     Ok(())
 }
 
+/// Calls `kernel` with the input and the output, or on several threads with parts of them.
+#[inline(always)]
+fn in_parts<T: Element>(
+    context: &mut Context<'_>,
+    geometry: &PoolGeometry,
+    kernel: impl Fn(&PoolGeometry, &[T], &mut [T]) + Sync,
+) -> Result<(), StepErrorKind> {
+    #[cfg(feature = "std")]
+    let crew = context.take_crew();
+    let operands = context.operands([0])?;
+    let (x, y): (&[T], &mut [T]) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
+    #[cfg(feature = "std")]
+    if let Some(crew) = crew {
+        return conv_parts::run_windows(crew, &geometry.windows, x, y, |windows, x, y| {
+            kernel(&PoolGeometry { windows, ..*geometry }, x, y);
+        });
+    }
+    kernel(geometry, x, y);
+    Ok(())
+}
+
+/// What there is to share.
+#[cfg(feature = "std")]
+pub(super) fn work(step: &Step<'_>, rates: Rates, isa: Isa) -> Option<Work> {
+    let g = Layer::of(step).ok()?.geometry.windows;
+    let taps = g.out_pixels() as f32 * g.out_c as f32 * (g.kernel_h * g.kernel_w) as f32;
+    let units = conv_parts::window_units(&g)?;
+    Some(Work { units, ns: taps / rates.of(isa), is_by_rows: false })
+}
+
 fn run_f32<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let layer = Layer::of(&context.step);
     let Layer { kind, geometry, .. } = by_ref(&layer)?;
-    let operands = context.operands([0])?;
-    let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
-    match *kind {
-        MAX => pool::select_max_f32(Isa::ALL[ISA])(geometry, x, y),
-        _ => pool::select_average_f32(Isa::ALL[ISA])(geometry, x, y),
-    }
-    Ok(())
+    let kernel = match *kind {
+        MAX => pool::select_max_f32(Isa::ALL[ISA]),
+        _ => pool::select_average_f32(Isa::ALL[ISA]),
+    };
+    in_parts(context, geometry, kernel)
 }
 
 fn run_i16(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let layer = Layer::of(&context.step);
     let Layer { kind, geometry, to } = by_ref(&layer)?;
-    let operands = context.operands([0])?;
-    let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
-    match *kind {
-        MAX => pool::max_quantized::<i16>(geometry, to, x, y),
-        _ => pool::average_i16(geometry, to, x, y),
-    }
-    Ok(())
+    let kernel = match *kind {
+        MAX => pool::max_quantized::<i16>,
+        _ => pool::average_i16,
+    };
+    in_parts(context, geometry, |geometry, x, y| kernel(geometry, to, x, y))
 }
 
 fn run_i8<const ISA: usize>(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let layer = Layer::of(&context.step);
     let Layer { kind, geometry, to } = by_ref(&layer)?;
-    let operands = context.operands([0])?;
-    let (x, y) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     let isa = Isa::ALL[ISA];
     let kernel = match *kind {
         MAX => pool::select_max_i8(isa),
         AVERAGE_STORED => pool::select_average_stored_i8(isa),
         _ => pool::select_average_i8(isa),
     };
-    kernel(geometry, to, x, y);
-    Ok(())
+    in_parts(context, geometry, |geometry, x, y| kernel(geometry, to, x, y))
 }
 
 #[cfg(test)]
