@@ -39,12 +39,6 @@ fn check(step: &Step<'_>) -> Result<(), StepErrorKind> {
     }
 }
 
-/// Inputs that are copied together, so that what is written is written once.
-const TOGETHER: usize = 4;
-
-/// Bytes of the output that all of them are copied to before the next.
-const BLOCK_BYTES: usize = 16 << 10;
-
 fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let step = context.step;
     let (axis, y) = (step.attributes::<AxisAttributes>().axis, step.output(0)?);
@@ -56,50 +50,31 @@ fn run(context: &mut Context<'_>) -> Result<(), StepErrorKind> {
     let whole_bytes = whole.extent * row_bytes;
     #[cfg(feature = "std")]
     let mut crew = context.take_crew();
-    let (mut next, mut at) = (0, 0);
-    while next < step.input_count() {
-        // Numbers of inputs that have elements, and bytes of a row of each.
-        let (mut numbers, mut rows) = ([next; TOGETHER], [0; TOGETHER]);
-        let mut count = 0;
-        while count < TOGETHER && next < step.input_count() {
-            let bytes = step.input(next)?.dim(axis as usize) * row_bytes;
-            if bytes > 0 {
-                numbers[count..].fill(next);
-                rows[count] = bytes;
-                count += 1;
-            }
-            next += 1;
+    let mut at = 0;
+    for index in 0..step.input_count() {
+        let bytes = step.input(index)?.dim(axis as usize) * row_bytes;
+        if bytes == 0 {
+            continue;
         }
-        if count == 0 {
-            break;
-        }
-        let operands = context.operands(numbers)?;
-        let inputs = &operands.inputs[..count];
-        let join = |first: usize, y: &mut [u8]| {
-            let block = (BLOCK_BYTES / whole_bytes).max(1);
-            for (index, y) in y.chunks_mut(block * whole_bytes).enumerate() {
-                let (first, count) = (first + index * block, y.len() / whole_bytes);
-                let mut at = at;
-                for (x, bytes) in inputs.iter().zip(rows) {
-                    let strides = [bytes, whole_bytes];
-                    Rows { at: [first * bytes, at], count, strides }.copy(bytes, x, y);
-                    at += bytes;
-                }
-            }
+        let operands = context.operands([index])?;
+        let x = operands.inputs[0];
+        let rows = |first: usize, count: usize, y: &mut [u8]| {
+            Rows { at: [first * bytes, at], count, strides: [bytes, whole_bytes] }.copy(bytes, x, y)
         };
         #[cfg(feature = "std")]
         if let Some(crew) = &mut crew {
             let cut = crew.cut(whole.outer);
             let y = Disjoint::new(operands.output, cut, whole_bytes);
             crew.run(cut.parts, |part, _| {
-                join(cut.range(part).start, y.take(part).ok_or(StepErrorKind::TooLarge)?);
+                let own = cut.range(part);
+                rows(own.start, own.len(), y.take(part).ok_or(StepErrorKind::TooLarge)?);
                 Ok(())
             })?;
-            at += rows.iter().sum::<usize>();
+            at += bytes;
             continue;
         }
-        join(0, operands.output);
-        at += rows.iter().sum::<usize>();
+        rows(0, whole.outer, operands.output);
+        at += bytes;
     }
     Ok(())
 }
