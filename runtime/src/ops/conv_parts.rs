@@ -102,8 +102,8 @@ fn windows_begin_inside(g: &ConvGeometry) -> bool {
 }
 
 /// A part of a layer, as a layer of its own.
-struct Piece {
-    geometry: ConvGeometry,
+pub(super) struct Piece {
+    pub(super) geometry: ConvGeometry,
     /// Where its input begins, in elements.
     input: usize,
     /// Elements of the output, and of a residual.
@@ -334,28 +334,23 @@ pub(super) fn run_i8(
 
 /// A float depthwise convolution, in parts.
 pub(super) fn run_depthwise_f32(
-    mut crew: Crew<'_>,
+    crew: Crew<'_>,
     depthwise: DepthwiseF32<'_>,
     kernel: fn(&mut DepthwiseF32<'_>),
 ) -> Result<(), StepErrorKind> {
-    let g = depthwise.geometry;
-    let (axis, units) = by_windows(&g).ok_or(StepErrorKind::TooLarge)?;
-    let cut = cut(&g, axis, units, crew.parts);
-    let output = Disjoint::new(depthwise.output, cut, unit_elements(&g, axis));
-    let (x, weights, to) = (depthwise.input, depthwise.weights, depthwise.epilogue);
-    crew.run(cut.parts, |part, _| {
-        let Piece { geometry, input, output: range, .. } = piece(&g, axis, cut, part);
-        let residual = match to.residual {
+    let DepthwiseF32 { geometry, input, weights, epilogue, output, .. } = depthwise;
+    run_windows(crew, &geometry, input, output, |piece, input, output| {
+        let residual = match epilogue.residual {
             None => None,
-            Some(residual) => Some(residual_part(residual, range)?),
+            Some(residual) => Some(residual_part(residual, piece.output.clone())?),
         };
         kernel(&mut DepthwiseF32 {
-            geometry,
-            input: from(x, input)?,
+            geometry: piece.geometry,
+            input,
             weights,
-            epilogue: EpilogueF32 { residual, ..to },
-            output: output.take(part).ok_or(StepErrorKind::TooLarge)?,
-            output_stride: geometry.out_c,
+            epilogue: EpilogueF32 { residual, ..epilogue },
+            output,
+            output_stride: piece.geometry.out_c,
         });
         Ok(())
     })
@@ -366,22 +361,22 @@ pub(super) fn window_units(g: &ConvGeometry) -> Option<usize> {
     by_windows(g).map(|(_, units)| units)
 }
 
-/// Calls `kernel` with the windows of some images or rows, in parts of which there are [`window_units`]: their geometry, their input and
-/// more, and their output.
+/// Calls `kernel` with the windows of some images or rows, in parts of which there are at most [`window_units`]: the input from theirs on,
+/// and their output.
 pub(super) fn run_windows<T: Element>(
     mut crew: Crew<'_>,
     g: &ConvGeometry,
     x: &[T],
     y: &mut [T],
-    kernel: impl Fn(ConvGeometry, &[T], &mut [T]) + Sync,
+    kernel: impl Fn(&Piece, &[T], &mut [T]) -> Result<(), StepErrorKind> + Sync,
 ) -> Result<(), StepErrorKind> {
     let (axis, units) = by_windows(g).ok_or(StepErrorKind::TooLarge)?;
     let cut = cut(g, axis, units, crew.parts);
     let y = Disjoint::new(y, cut, unit_elements(g, axis));
     crew.run(cut.parts, |part, _| {
-        let Piece { geometry, input, .. } = piece(g, axis, cut, part);
-        kernel(geometry, from(x, input)?, y.take(part).ok_or(StepErrorKind::TooLarge)?);
-        Ok(())
+        let piece = piece(g, axis, cut, part);
+        let y = y.take(part).ok_or(StepErrorKind::TooLarge)?;
+        kernel(&piece, from(x, piece.input)?, y)
     })
 }
 

@@ -22,11 +22,11 @@ const STEP_NS: f32 = 2_000.0;
 /// The least time of a part.
 const PART_NS: f32 = 1_000.0;
 
-/// The same of float convolutions along rows or pixels: whole, one between two others that are cut would fetch half of its input from another core,
+/// [`STEP_NS`] of float convolutions along rows or pixels: whole, one between two others that are cut would fetch half of its input from another core,
 /// and the one behind it again (64 bytes in 7 ns on a Zen 4). With these, VWW in f32 takes 103 µs on two threads, else 107.
 const ROWS_STEP_NS: f32 = 1_000.0;
 
-/// The least time of a part of such a step.
+/// [`PART_NS`] of such a step.
 const ROWS_PART_NS: f32 = 500.0;
 
 /// Workers that sleep are woken only when the cut steps from here to the end of the run take this long on one
@@ -51,7 +51,7 @@ const CACHE_BYTES_PER_NS: f32 = 40.0;
 /// Bytes that are read once from the last cache or memory.
 const MEMORY_BYTES_PER_NS: f32 = 12.0;
 
-/// Bytes that are written somewhere else, at least.
+/// Bytes of an output that are only moved, not computed: no step is faster.
 const MOVED_BYTES_PER_NS: f32 = 16.0;
 
 /// Work per nanosecond of one thread, as scalar code, with AVX2 or NEON, with AVX-512: a little above what was measured, so that

@@ -127,8 +127,9 @@ fn in_parts<T: Element>(
     let (x, y): (&[T], &mut [T]) = (typed(operands.inputs[0], 0)?, typed_mut(operands.output, 1)?);
     #[cfg(feature = "std")]
     if let Some(crew) = crew {
-        return conv_parts::run_windows(crew, &geometry.windows, x, y, |windows, x, y| {
-            kernel(&PoolGeometry { windows, ..*geometry }, x, y);
+        return conv_parts::run_windows(crew, &geometry.windows, x, y, |piece, x, y| {
+            kernel(&PoolGeometry { windows: piece.geometry, ..*geometry }, x, y);
+            Ok(())
         });
     }
     kernel(geometry, x, y);
