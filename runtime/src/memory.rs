@@ -625,18 +625,20 @@ impl Context<'_> {
         }
         let start = self.regions.start(&output)?;
         for (view, index) in views.iter_mut().zip(inputs.iter().copied()) {
-            let Some(slot) = self.step.input_place(index) else { continue };
-            if overlap(&slot, &output) {
-                if index == over && same_bytes(&slot, &output) {
+            let Some(place) = self.step.known_input_place(index) else { continue };
+            #[cfg(not(feature = "std"))]
+            let place = &place;
+            if overlap(place, &output) {
+                if index == over && same_bytes(place, &output) {
                     continue;
                 }
                 return Err(StepErrorKind::Overlap);
             }
-            let start = self.regions.start(&slot)?;
+            let start = self.regions.start(place)?;
             // SAFETY: `start` checked that offset + bytes lies inside the region; the region is
             // borrowed as long as `self`; the only exclusive view made here is the output, and
             // `overlap` showed that it shares no byte with this one.
-            *view = unsafe { core::slice::from_raw_parts(start.as_ptr(), slot.bytes) };
+            *view = unsafe { core::slice::from_raw_parts(start.as_ptr(), place.bytes) };
         }
         // SAFETY: inside its region as above, not in constants, disjoint from every input view and
         // from the scratch (another part of the block); `&mut self` keeps others away meanwhile.

@@ -439,6 +439,20 @@ impl Step<'_> {
         self.tensors.place(self.output_tensor(index), self.dims)
     }
 
+    /// [`Step::input_place`] in a session that runs, for which all tensors have been worked out.
+    #[cfg(feature = "std")]
+    #[inline]
+    pub(crate) fn known_input_place(&self, index: usize) -> Option<&Place> {
+        self.tensors.slots.get(self.input_tensor(index) as usize).map(|slot| &slot.place)
+    }
+
+    /// [`Step::input_place`]: without std, tensors are read anew each time.
+    #[cfg(not(feature = "std"))]
+    #[inline(always)]
+    pub(crate) fn known_input_place(&self, index: usize) -> Option<Place> {
+        self.input_place(index)
+    }
+
     /// The present value of a dimension reference in an attribute.
     pub fn dim(&self, reference: i32) -> Result<usize, StepErrorKind> {
         resolve_dim(self.dims, reference)

@@ -331,8 +331,10 @@ fn random_shapes() {
 #[test]
 fn strange_scales() {
     let mut random = Random(0xfeed_beef_0bad_cafe);
-    let case = Case { input: (3, 3, 8), out_c: 24, ..UNIT };
-    for (with_residual, packing) in VARIANTS {
+    let pixels = Case { input: (3, 3, 8), out_c: 24, ..UNIT };
+    let row = Case { input: (1, 1, 8), out_c: 90, ..UNIT };
+    let cases = [pixels, row].into_iter().flat_map(|case| VARIANTS.map(|variant| (case, variant)));
+    for (case, (with_residual, packing)) in cases {
         let mut data = Data::new(case, packing, Fill::Any, with_residual, &mut random);
         let scales =
             [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e30, -1e30];

@@ -65,9 +65,11 @@ pub(super) fn conv_i8_avx512vnni(conv: &mut ConvI8<'_>) {
         // SAFETY: this function has the features.
         unsafe { implicit_gemm::run::<Avx512>(conv) }
     }
-    // SAFETY: `select` gives this function out only if `Isa::Avx512.is_available()`.
-    let below_one = unsafe { scales_are_below_one(&conv.epilogue) };
-    if conv.weight_sums.is_empty() || conv.packing != Packing::Panels || !below_one {
+    // A pixel alone is bounded before it is rounded, which takes less than asking first.
+    let fits = conv.geometry.out_pixels() == 1
+        // SAFETY: `select` gives this function out only if `Isa::Avx512.is_available()`.
+        || unsafe { scales_are_below_one(&conv.epilogue) };
+    if conv.weight_sums.is_empty() || conv.packing != Packing::Panels || !fits {
         // `Isa::Avx512` includes `Isa::Avx2`.
         return conv_i8_avx2(conv);
     }

@@ -116,12 +116,14 @@ pub(crate) fn scales_are_below_one(epilogue: &EpilogueI8<'_>) -> bool {
     below == 0xffff && rest.iter().all(|scale| scale.abs() < 1.0)
 }
 
-/// Constants of an [`EpilogueI8`] whose [scales are below one](scales_are_below_one), widened for
-/// AVX-512: sixteen accumulators at a time, narrowed in fours.
+/// Constants of an [`EpilogueI8`], widened for AVX-512: sixteen accumulators at a time, narrowed in fours.
 ///
-/// Scaled accumulators fit an i32, and the narrowings saturate: bounds are for the bytes.
+/// Where [scales are below one](scales_are_below_one), scaled accumulators fit an i32, and the narrowings saturate:
+/// bounds are for the bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct RequantizeAvx512 {
+    /// The upper bound, less the zero point.
+    high: __m512,
     zero_point: __m512i,
     min: __m512i,
     max: __m512i,
@@ -132,7 +134,6 @@ pub(crate) struct RequantizeAvx512 {
 struct ResidualAvx512 {
     conv_low: __m512,
     conv_high: __m512,
-    high: __m512,
     scale_conv: __m512,
     scale_data: __m512,
     zero_point: __m512i,
@@ -147,26 +148,26 @@ impl RequantizeAvx512 {
         let conv_high = _mm512_set1_ps((max - zero_point) as f32);
         match residual {
             None => RequantizeAvx512 {
+                high: conv_high,
                 zero_point: _mm512_set1_epi16(zero_point as i16),
                 min: _mm512_set1_epi8(min as i8),
                 max: _mm512_set1_epi8(max as i8),
                 residual: ResidualAvx512 {
                     conv_low,
                     conv_high,
-                    high: conv_high,
                     scale_conv: _mm512_setzero_ps(),
                     scale_data: _mm512_setzero_ps(),
                     zero_point: _mm512_setzero_si512(),
                 },
             },
             Some(r) => RequantizeAvx512 {
+                high: _mm512_set1_ps((r.max - r.out_zero_point) as f32),
                 zero_point: _mm512_set1_epi16(r.out_zero_point as i16),
                 min: _mm512_set1_epi8(r.min as i8),
                 max: _mm512_set1_epi8(r.max as i8),
                 residual: ResidualAvx512 {
                     conv_low,
                     conv_high,
-                    high: _mm512_set1_ps((r.max - r.out_zero_point) as f32),
                     scale_conv: _mm512_set1_ps(r.scale_conv),
                     scale_data: _mm512_set1_ps(r.scale_data),
                     zero_point: _mm512_set1_epi32(r.zero_point),
@@ -175,11 +176,19 @@ impl RequantizeAvx512 {
         }
     }
 
-    /// Without residual: `round(acc · scale)`.
+    /// Without residual: `round(acc · scale)` for scales below one.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
     pub(crate) fn round(&self, acc: __m512i, scale: __m512) -> __m512i {
         _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(acc), scale))
+    }
+
+    /// Without residual, for any scales: `min(round(acc · scale), max − zero_point)`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    pub(crate) fn round_bounded(&self, acc: __m512i, scale: __m512) -> __m512i {
+        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), scale);
+        _mm512_cvtps_epi32(_mm512_min_ps(self.high, scaled))
     }
 
     /// With residual: the sum with sixteen elements of it (widened to i32), bounded from above: its
@@ -194,7 +203,7 @@ impl RequantizeAvx512 {
         let data = _mm512_cvtepi32_ps(_mm512_sub_epi32(data, r.zero_point));
         let conv = _mm512_mul_ps(conv, r.scale_conv);
         let data = _mm512_mul_ps(data, r.scale_data);
-        _mm512_cvtps_epi32(_mm512_min_ps(r.high, _mm512_add_ps(conv, data)))
+        _mm512_cvtps_epi32(_mm512_min_ps(self.high, _mm512_add_ps(conv, data)))
     }
 
     /// Adds the zero point to four results, narrows them to i8 and clamps them: each 128-bit lane has four of the

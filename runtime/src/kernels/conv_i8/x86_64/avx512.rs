@@ -351,7 +351,7 @@ unsafe fn finish_avx512<const PIXELS: usize, const PANELS: usize>(
     }
 }
 
-/// Scales the sums of a tile and rounds them.
+/// Scales the sums of a tile and rounds them. Only a pixel alone may have scales of one or more.
 ///
 /// # Safety
 ///
@@ -367,7 +367,11 @@ unsafe fn round_avx512<const PIXELS: usize, const PANELS: usize>(
         // SAFETY: the scales are padded to whole panels.
         let scale = unsafe { _mm512_loadu_ps(tile.scale.add(panel * PANEL_N)) };
         for pixel in 0..PIXELS {
-            sums[pixel][panel] = requantize.round(sums[pixel][panel], scale);
+            let sum = sums[pixel][panel];
+            sums[pixel][panel] = match PIXELS {
+                1 => requantize.round_bounded(sum, scale),
+                _ => requantize.round(sum, scale),
+            };
         }
     }
 }
