@@ -1,6 +1,8 @@
 //! Instruction sets: which ones this build has kernels for, and which of them this CPU can run.
 
 use core::fmt;
+#[cfg(feature = "std")]
+use core::sync::atomic::{AtomicU8, Ordering};
 
 /// An instruction set that kernels are written for. Later values are preferred by [`Isa::detect`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,7 +61,16 @@ impl Isa {
     /// Whether this CPU runs it. Without the `std` feature the CPU can't be asked: only
     /// [`Isa::Scalar`] is available then, on AArch64 [`Isa::Neon`], and on bare Arm targets with hardware floats (`eabihf`, but
     /// for the feature `no-dsp`) [`Isa::CortexM`].
+    #[inline]
     pub fn is_available(self) -> bool {
+        #[cfg(feature = "std")]
+        return 1 << self as u8 & found() != 0;
+        #[cfg(not(feature = "std"))]
+        self.find()
+    }
+
+    /// The same, asked of the CPU.
+    fn find(self) -> bool {
         match self {
             Isa::Scalar => true,
             #[cfg(all(target_arch = "x86_64", feature = "std"))]
@@ -69,12 +80,10 @@ impl Isa {
                     && std::arch::is_x86_feature_detected!("f16c")
             }
             #[cfg(all(target_arch = "x86_64", feature = "std"))]
-            Isa::AvxVnni => {
-                Isa::Avx2.is_available() && std::arch::is_x86_feature_detected!("avxvnni")
-            }
+            Isa::AvxVnni => Isa::Avx2.find() && std::arch::is_x86_feature_detected!("avxvnni"),
             #[cfg(all(target_arch = "x86_64", feature = "std"))]
             Isa::Avx512 => {
-                Isa::Avx2.is_available()
+                Isa::Avx2.find()
                     && std::arch::is_x86_feature_detected!("avx512f")
                     && std::arch::is_x86_feature_detected!("avx512bw")
                     && std::arch::is_x86_feature_detected!("avx512dq")
@@ -86,9 +95,7 @@ impl Isa {
             #[cfg(all(target_arch = "aarch64", feature = "std"))]
             Isa::Dotprod => std::arch::is_aarch64_feature_detected!("dotprod"),
             #[cfg(all(target_arch = "aarch64", feature = "std"))]
-            Isa::I8mm => {
-                Isa::Dotprod.is_available() && std::arch::is_aarch64_feature_detected!("i8mm")
-            }
+            Isa::I8mm => Isa::Dotprod.find() && std::arch::is_aarch64_feature_detected!("i8mm"),
             #[cfg(all(target_os = "none", target_abi = "eabihf", not(feature = "no-dsp")))]
             Isa::CortexM => true,
             _ => false,
@@ -109,6 +116,28 @@ impl Isa {
     pub fn available() -> impl Iterator<Item = Isa> {
         Isa::ALL.into_iter().filter(|isa| isa.is_available())
     }
+}
+
+/// A bit for each instruction set that this CPU runs. Every step asks, and a small one takes little longer than asking for all
+/// features of one.
+#[cfg(feature = "std")]
+#[inline]
+fn found() -> u8 {
+    /// None until the first time: [`Isa::Scalar`] is always among them.
+    static FOUND: AtomicU8 = AtomicU8::new(0);
+    match FOUND.load(Ordering::Relaxed) {
+        0 => find_all(&FOUND),
+        found => found,
+    }
+}
+
+#[cfg(feature = "std")]
+#[cold]
+fn find_all(found: &AtomicU8) -> u8 {
+    let bits = Isa::ALL.into_iter().filter(|isa| isa.find()).map(|isa| 1 << isa as u8);
+    let bits = bits.fold(0, |all, bit| all | bit);
+    found.store(bits, Ordering::Relaxed);
+    bits
 }
 
 impl fmt::Display for Isa {
