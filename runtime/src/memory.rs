@@ -124,6 +124,8 @@ impl BlockSizes {
             (self.bound, size_of::<Bound>(), align_of::<Bound>()),
             (self.dims, size_of::<u32>(), align_of::<u32>()),
             (self.slots, size_of::<Slot>(), align_of::<Slot>()),
+            #[cfg(feature = "std")]
+            (self.bound, size_of::<Apart>(), align_of::<Apart>()),
             (self.copy, 1, 1),
         ];
         let mut total = 0usize;
@@ -260,6 +262,9 @@ pub(crate) struct Block<'m> {
     tables: Tables<'m>,
     #[cfg(feature = "std")]
     slots: Carved<Slot>,
+    /// Of each step, at the present dimensions.
+    #[cfg(feature = "std")]
+    apart: Carved<Apart>,
     #[cfg(feature = "std")]
     copy: Option<Carved<u8>>,
     #[cfg(feature = "std")]
@@ -314,6 +319,8 @@ impl<'m> Block<'m> {
             #[cfg(feature = "std")]
             slots: carver.take(sizes.slots, Slot::EMPTY)?,
             #[cfg(feature = "std")]
+            apart: carver.take(sizes.bound, Apart::default())?,
+            #[cfg(feature = "std")]
             copy: None,
             #[cfg(feature = "std")]
             owned: None,
@@ -356,13 +363,34 @@ impl<'m> Block<'m> {
     /// Fills in the expressions of the dimension table behind the symbols' values, and works out what follows for
     /// the tensors.
     pub(crate) fn resolve(&mut self, symbols: usize) -> Option<()> {
+        #[cfg(feature = "std")]
+        self.apart.get_mut().fill(Apart::default());
         let Block { tables, dims, .. } = self;
         #[cfg(feature = "std")]
         let tables = copied(*tables, &self.copy);
         tables.evaluate_dims(symbols, dims.get_mut())?;
         #[cfg(feature = "std")]
-        tables.tensors.read_slots(dims.get(), self.slots.get_mut())?;
+        {
+            tables.tensors.read_slots(dims.get(), self.slots.get_mut())?;
+            self.find_apart();
+        }
         Some(())
+    }
+
+    /// Finds the operands that need no more checks at the present dimensions.
+    #[cfg(feature = "std")]
+    fn find_apart(&mut self) {
+        let tables = copied(self.tables, &self.copy).with_slots(self.slots.get());
+        let (arena, state) = (self.arena.len, self.state.len);
+        let bytes = |storage: Storage| match storage {
+            Storage::Arena => arena,
+            Storage::State => state,
+            Storage::Constant => tables.constant_bytes,
+        };
+        for (index, apart) in self.apart.get_mut().iter_mut().enumerate() {
+            let step = tables.step(index, self.dims.get());
+            *apart = step.map_or(Apart::default(), |step| Apart::of(&step, bytes));
+        }
     }
 
     /// Whether arena and state are zeros that nothing has touched: large ones take no memory yet.
@@ -404,6 +432,11 @@ impl<'m> Block<'m> {
         #[cfg(feature = "std")]
         let tables = copied(tables, &self.copy).with_slots(self.slots.get());
         let step = tables.step(index, self.dims.get())?;
+        #[cfg(feature = "std")]
+        let apart = match constants.len() == tables.constant_bytes {
+            true => *self.apart.get().get(index)?,
+            false => Apart::default(),
+        };
         let memory = Regions {
             arena: Region::new(self.arena.get_mut()),
             state: Region::new(self.state.get_mut()),
@@ -418,6 +451,8 @@ impl<'m> Block<'m> {
                 step,
                 regions: memory,
                 scratch,
+                #[cfg(feature = "std")]
+                apart,
                 #[cfg(feature = "std")]
                 shaped: Some(&mut bound.shaped),
                 #[cfg(feature = "std")]
@@ -482,15 +517,20 @@ impl<'c> Region<'c> {
     }
 }
 
-impl Regions<'_> {
-    /// Start of a tensor's bytes, after checking that they lie inside their region.
-    #[inline]
-    fn start(&self, place: &Place) -> Result<NonNull<u8>, StepErrorKind> {
-        let region = match place.storage {
+impl<'c> Regions<'c> {
+    #[inline(always)]
+    fn of(&self, storage: Storage) -> &Region<'c> {
+        match storage {
             Storage::Arena => &self.arena,
             Storage::State => &self.state,
             Storage::Constant => &self.constants,
-        };
+        }
+    }
+
+    /// Start of a tensor's bytes, after checking that they lie inside their region.
+    #[inline]
+    fn start(&self, place: &Place) -> Result<NonNull<u8>, StepErrorKind> {
+        let region = self.of(place.storage);
         if place.offset > region.len || place.bytes > region.len - place.offset {
             return Err(StepErrorKind::TooLarge);
         }
@@ -502,6 +542,44 @@ impl Regions<'_> {
 impl Place {
     fn range(&self) -> Option<Range<usize>> {
         Some(self.offset..self.offset.checked_add(self.bytes)?)
+    }
+}
+
+/// Operands of a step that lie inside their regions: inputs, by bit, that share no byte with the first output, and that
+/// output, which is no constant. They are asked for in every run, but found once, when the dimensions are set.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy, Default)]
+struct Apart(u32);
+
+#[cfg(feature = "std")]
+impl Apart {
+    /// Bits of inputs; the one behind them is the output's.
+    const INPUTS: usize = 31;
+
+    /// Those of a step whose tensors have been worked out, in regions of so many bytes.
+    fn of(step: &Step<'_>, region_bytes: impl Fn(Storage) -> usize) -> Apart {
+        let is_inside = |place: &Place| {
+            let bytes = region_bytes(place.storage);
+            place.offset <= bytes && place.bytes <= bytes - place.offset
+        };
+        let output = step.known_output_place(0);
+        let output = output.filter(|y| y.storage != Storage::Constant && is_inside(y));
+        let Some(output) = output else { return Apart::default() };
+        let inputs = (0..step.input_count().min(Apart::INPUTS)).filter(|index| {
+            let place = step.known_input_place(*index);
+            place.is_some_and(|place| is_inside(place) && !overlap(place, output))
+        });
+        Apart(inputs.fold(1 << Apart::INPUTS, |bits, index| bits | 1 << index))
+    }
+
+    #[inline(always)]
+    fn has_input(self, index: usize) -> bool {
+        index < Apart::INPUTS && self.0 >> index & 1 != 0
+    }
+
+    #[inline(always)]
+    fn has_output(self) -> bool {
+        self.0 >> Apart::INPUTS != 0
     }
 }
 
@@ -524,6 +602,9 @@ pub struct Context<'c> {
     pub step: Step<'c>,
     regions: Regions<'c>,
     scratch: &'c mut [u8],
+    /// Operands that were checked when the dimensions were set.
+    #[cfg(feature = "std")]
+    apart: Apart,
     /// What an earlier run at the present dimensions found out about the step's layer.
     #[cfg(feature = "std")]
     shaped: Option<&'c mut Shaped>,
@@ -619,31 +700,74 @@ impl Context<'_> {
         over: usize,
         views: &mut [&'v [u8]],
     ) -> Result<(&'v mut [u8], &'v mut [u8]), StepErrorKind> {
-        let output = self.step.output_place(0).ok_or(StepErrorKind::OperandCount)?;
-        if output.storage == Storage::Constant {
-            return Err(StepErrorKind::Overlap);
-        }
-        let start = self.regions.start(&output)?;
+        let output = self.step.known_output_place(0).ok_or(StepErrorKind::OperandCount)?;
+        #[cfg(not(feature = "std"))]
+        let output = &output;
+        let start = self.output_start(output)?;
         for (view, index) in views.iter_mut().zip(inputs.iter().copied()) {
             let Some(place) = self.step.known_input_place(index) else { continue };
             #[cfg(not(feature = "std"))]
             let place = &place;
-            if overlap(place, &output) {
-                if index == over && same_bytes(place, &output) {
-                    continue;
-                }
-                return Err(StepErrorKind::Overlap);
-            }
-            let start = self.regions.start(place)?;
-            // SAFETY: `start` checked that offset + bytes lies inside the region; the region is
+            let Some(start) = self.input_start(index, place, output, index == over)? else {
+                continue;
+            };
+            // SAFETY: `input_start` showed that offset + bytes lies inside the region; the region is
             // borrowed as long as `self`; the only exclusive view made here is the output, and
-            // `overlap` showed that it shares no byte with this one.
+            // it shares no byte with this one.
             *view = unsafe { core::slice::from_raw_parts(start.as_ptr(), place.bytes) };
         }
         // SAFETY: inside its region as above, not in constants, disjoint from every input view and
         // from the scratch (another part of the block); `&mut self` keeps others away meanwhile.
         let output = unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), output.bytes) };
         Ok((output, self.scratch))
+    }
+
+    /// Start of the first output's bytes, which lie inside a region that may be written.
+    #[inline(always)]
+    fn output_start(&self, output: &Place) -> Result<NonNull<u8>, StepErrorKind> {
+        #[cfg(feature = "std")]
+        if self.apart.has_output() {
+            // SAFETY: `Apart::of` found that they lie inside a region as long as this one.
+            return Ok(unsafe { self.regions.of(output.storage).start.add(output.offset) });
+        }
+        if output.storage == Storage::Constant {
+            return Err(StepErrorKind::Overlap);
+        }
+        self.regions.start(output)
+    }
+
+    /// Start of an input's bytes, which lie inside a region and share none with the output; nothing for the very bytes of
+    /// the output, if these are allowed.
+    #[inline(always)]
+    fn input_start(
+        &self,
+        index: usize,
+        place: &Place,
+        output: &Place,
+        may_be_output: bool,
+    ) -> Result<Option<NonNull<u8>>, StepErrorKind> {
+        #[cfg(feature = "std")]
+        if self.apart.has_input(index) {
+            // SAFETY: `Apart::of` found that they lie inside a region as long as this one.
+            return Ok(Some(unsafe { self.regions.of(place.storage).start.add(place.offset) }));
+        }
+        self.checked_input_start(place, output, may_be_output)
+    }
+
+    /// The same for an input that isn't known to.
+    #[cfg_attr(feature = "std", inline(never))]
+    #[cfg_attr(not(feature = "std"), inline(always))]
+    fn checked_input_start(
+        &self,
+        place: &Place,
+        output: &Place,
+        may_be_output: bool,
+    ) -> Result<Option<NonNull<u8>>, StepErrorKind> {
+        if overlap(place, output) {
+            let is_output = may_be_output && same_bytes(place, output);
+            return if is_output { Ok(None) } else { Err(StepErrorKind::Overlap) };
+        }
+        self.regions.start(place).map(Some)
     }
 
     /// The bytes of the inputs asked for, and of the first `M` outputs; empty for absent ones.

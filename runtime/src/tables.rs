@@ -446,6 +446,20 @@ impl Step<'_> {
         self.tensors.slots.get(self.input_tensor(index) as usize).map(|slot| &slot.place)
     }
 
+    /// [`Step::output_place`], as [`Step::known_input_place`].
+    #[cfg(feature = "std")]
+    #[inline]
+    pub(crate) fn known_output_place(&self, index: usize) -> Option<&Place> {
+        self.tensors.slots.get(self.output_tensor(index) as usize).map(|slot| &slot.place)
+    }
+
+    /// [`Step::output_place`]: without std, tensors are read anew each time.
+    #[cfg(not(feature = "std"))]
+    #[inline(always)]
+    pub(crate) fn known_output_place(&self, index: usize) -> Option<Place> {
+        self.output_place(index)
+    }
+
     /// [`Step::input_place`]: without std, tensors are read anew each time.
     #[cfg(not(feature = "std"))]
     #[inline(always)]

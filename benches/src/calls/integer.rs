@@ -94,7 +94,7 @@ fn conv_i8(g: ConvGeometry, isa: Isa) -> Box<dyn FnMut()> {
     let kernel = conv_i8::select(isa);
     Box::new(move || {
         kernel(black_box(&mut ConvI8 {
-            geometry: g,
+            geometry: &g,
             input: &input,
             input_zero_point: -128,
             weights: &weights,

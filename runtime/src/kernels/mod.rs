@@ -244,6 +244,18 @@ impl ConvGeometry {
             && self.out_w == self.in_w
     }
 
+    /// True when there is one output pixel, whose taps are the whole input as it lies: a row by a matrix.
+    pub const fn is_row(&self) -> bool {
+        self.out_pixels() == 1
+            && self.kernel_h == self.in_h
+            && self.kernel_w == self.in_w
+            && self.pad_top == 0
+            && self.pad_left == 0
+            && (self.dilation_h == 1 || self.kernel_h == 1)
+            && (self.dilation_w == 1 || self.kernel_w == 1)
+            && self.groups == 1
+    }
+
     /// True when every size, offset and coordinate that a kernel derives from the geometry is at
     /// most 2⁴⁰ (2²⁸ on 32-bit machines) and the divisors are not zero: then none of the arithmetic
     /// on them can wrap. Kernels that use raw pointers require it.
@@ -260,7 +272,8 @@ impl ConvGeometry {
             && sizes < 1 << 10
             && (windows | self.dilation_h | self.dilation_w) < 1 << 7;
         if are_small {
-            return groups > 0 && in_c.is_multiple_of(groups) && out_c.is_multiple_of(groups);
+            return groups == 1
+                || groups > 0 && in_c.is_multiple_of(groups) && out_c.is_multiple_of(groups);
         }
         let products = [
             [batch, in_h, in_w, in_c],

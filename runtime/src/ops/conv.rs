@@ -483,7 +483,7 @@ fn run_i8<const ISA: usize>(
     let operands = context.operands_over(inputs, RESIDUAL_I8)?;
     let [input, weights, bias, scale, weight_sums, residual_data, fixed_point] = operands.inputs;
     let mut conv = ConvI8 {
-        geometry: *geometry,
+        geometry,
         input: typed(input, 0)?,
         input_zero_point: padding_value(&layer.x),
         weights: typed(weights, 1)?,

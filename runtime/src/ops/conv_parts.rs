@@ -287,14 +287,14 @@ pub(super) fn run_i8(
 ) -> Result<(), StepErrorKind> {
     let g = conv.geometry;
     // Steps that were cut have an axis.
-    let axis = axis_of_i8(&g, is_depthwise, conv.packing);
+    let axis = axis_of_i8(g, is_depthwise, conv.packing);
     let (axis, units) = axis.ok_or(StepErrorKind::TooLarge)?;
-    let cut = cut(&g, axis, units, crew.parts);
+    let cut = cut(g, axis, units, crew.parts);
     let shares = Shares::new(conv.scratch, crew.threads());
-    let output = Disjoint::new(conv.output, cut, unit_elements(&g, axis));
+    let output = Disjoint::new(conv.output, cut, unit_elements(g, axis));
     let whole = ConvI8 { output: &mut [], scratch: &mut [], ..conv };
     crew.run(cut.parts, |part, thread| {
-        let Piece { geometry, input, output: range, channel } = piece(&g, axis, cut, part);
+        let Piece { geometry, input, output: range, channel } = piece(g, axis, cut, part);
         let output = output.take(part).ok_or(StepErrorKind::TooLarge)?;
         let epilogue = EpilogueI8 {
             scale: from(whole.epilogue.scale, channel)?,
@@ -315,7 +315,7 @@ pub(super) fn run_i8(
         let panels = channel * g.k().next_multiple_of(crate::kernels::PANEL_K);
         shares.with(thread, |scratch| {
             kernel(&mut ConvI8 {
-                geometry,
+                geometry: &geometry,
                 input: from(whole.input, input)?,
                 input_zero_point: whole.input_zero_point,
                 weights: from(whole.weights, panels)?,

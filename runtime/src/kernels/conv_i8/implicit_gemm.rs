@@ -115,7 +115,7 @@ pub(super) struct Strip {
 impl Strip {
     /// Of `pixels` patches of `patch_len` elements, one behind the other.
     #[inline(always)]
-    fn of_patches<S: Simd>(
+    pub(super) fn of_patches<S: Simd>(
         patches: *const u8,
         patch_len: usize,
         pixels: usize,
@@ -270,7 +270,7 @@ pub(super) fn scratch_bytes<S: Simd>(geometry: &ConvGeometry) -> usize {
 #[inline(always)]
 pub(super) unsafe fn run<S: Simd>(conv: &mut ConvI8<'_>) {
     conv.check();
-    let geometry = with_long_rows(conv.geometry);
+    let geometry = with_long_rows(*conv.geometry);
     if geometry.out_pixels() == 0 {
         return;
     }
@@ -401,12 +401,10 @@ unsafe fn run_copied<S: Simd>(job: &Job<'_>, ring: [usize; 2], pixels: usize, pa
                 // SAFETY: the rows of the kernel are in the ring, from the first tap of pixel 0 to the last of pixel
                 // `out_w - 1`, and a block may be read behind each; there is room for `pixels` patches and a block.
                 unsafe {
-                    let mut dst = patches.add(copied * patch_bytes);
-                    for pixel in ow..ow + count {
-                        let at = pixel * pixel_bytes;
-                        copy_patch::<S>(&rows[..g.kernel_h], at, g.kernel_w * g.in_c, dst);
-                        dst = dst.add(patch_bytes);
-                    }
+                    let dst = patches.add(copied * patch_bytes);
+                    let (starts, steps) = (ow * pixel_bytes, [pixel_bytes, patch_bytes]);
+                    let run_len = g.kernel_w * g.in_c;
+                    copy_patches::<S>(&rows[..g.kernel_h], starts, run_len, dst, steps, count);
                 }
                 (copied, ow, end) = (copied + count, ow + count, end + count);
                 if copied == pixels {
@@ -421,34 +419,48 @@ unsafe fn run_copied<S: Simd>(job: &Job<'_>, ring: [usize; 2], pixels: usize, pa
     }
 }
 
-/// Copies a patch, whose runs of `run_len` elements start at byte `at` of each of the rows, by whole blocks, each overwriting what the
-/// last one left over, and pads it to whole quads with zeros.
+/// Copies patches, `steps` bytes from one to the next in the rows and in `dst`. A patch's runs of `run_len` elements, of which the first
+/// starts at byte `at` of each of the rows, are copied by whole blocks, each overwriting what the last one left over, and it is padded to
+/// whole quads with zeros.
+///
+/// A function of its own, since the pointers should all be in registers.
 ///
 /// # Safety
 ///
-/// From `at` on, each row is valid for the run, rounded up to whole blocks; no run is empty. `dst` is valid for the patch and
-/// a block behind it, and is other memory.
-#[inline(always)]
-unsafe fn copy_patch<S: Simd>(rows: &[*const u8], at: usize, run_len: usize, dst: *mut u8) {
-    let mut to = dst;
-    for row in rows {
-        let mut i = 0;
-        loop {
-            // SAFETY: as the caller's. Blocks of 16 elements of one or two bytes.
-            unsafe {
-                let from = row.add(at + i * S::ELEM_BYTES);
-                let to = to.add(i * S::ELEM_BYTES);
-                core::ptr::copy_nonoverlapping(from, to, BLOCK * S::ELEM_BYTES);
+/// From the patch's start on, each row is valid for the run, rounded up to whole blocks; no run is empty. `dst` is valid for the
+/// patches and a block behind them, and is other memory.
+#[inline(never)]
+unsafe fn copy_patches<S: Simd>(
+    rows: &[*const u8],
+    mut at: usize,
+    run_len: usize,
+    mut dst: *mut u8,
+    steps: [usize; 2],
+    count: usize,
+) {
+    for _ in 0..count {
+        let mut to = dst;
+        for row in rows {
+            let mut i = 0;
+            loop {
+                // SAFETY: as the caller's. Blocks of 16 elements of one or two bytes.
+                unsafe {
+                    let from = row.add(at + i * S::ELEM_BYTES);
+                    let to = to.add(i * S::ELEM_BYTES);
+                    core::ptr::copy_nonoverlapping(from, to, BLOCK * S::ELEM_BYTES);
+                }
+                i += BLOCK;
+                if i >= run_len {
+                    break;
+                }
             }
-            i += BLOCK;
-            if i >= run_len {
-                break;
-            }
+            to = to.wrapping_add(run_len * S::ELEM_BYTES);
         }
-        to = to.wrapping_add(run_len * S::ELEM_BYTES);
+        // SAFETY: as the caller's.
+        unsafe { pad_quad::<S>(rows.len() * run_len, dst) };
+        at += steps[0];
+        dst = dst.wrapping_add(steps[1]);
     }
-    // SAFETY: as the caller's.
-    unsafe { pad_quad::<S>(rows.len() * run_len, dst) };
 }
 
 /// Converts rows of the padded input into their slots of the ring, which has `ring[0]` of `ring[1]` elements.

@@ -38,7 +38,7 @@ const FIRST_OFFSET: i8 = -128;
 /// in i32 with wrapping arithmetic.
 pub struct ConvI8<'a> {
     /// The shape of everything below.
-    pub geometry: ConvGeometry,
+    pub geometry: &'a ConvGeometry,
     /// NHWC activations, [`ConvGeometry::input_len`] long.
     pub input: &'a [i8],
     /// What padded taps read. The converter folds `−zero_point · Σ weights` into the bias over all
@@ -209,8 +209,8 @@ fn pair_offset(i: usize) -> usize {
 
 impl ConvI8<'_> {
     /// Panics unless every slice but scratch is as long as the kernels rely on.
-    fn check(&self) {
-        let geometry = &self.geometry;
+    pub(super) fn check(&self) {
+        let geometry = self.geometry;
         assert!(geometry.is_bounded(), "geometry too large");
         self.check_lengths(
             geometry.channels_len(self.packing),
@@ -222,7 +222,7 @@ impl ConvI8<'_> {
     /// vectors along channels and the weights as long as told.
     #[inline(never)]
     pub(super) fn check_lengths(&self, channels: usize, weights: usize) {
-        let geometry = &self.geometry;
+        let geometry = self.geometry;
         let pixels = geometry.out_pixels();
         assert!(self.epilogue.is_sound(channels, pixels * geometry.out_c), "epilogue unsound");
         assert!(self.input.len() >= geometry.input_len(), "input too short");

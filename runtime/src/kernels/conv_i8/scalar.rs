@@ -46,7 +46,7 @@ pub(super) fn conv_i8_scalar(conv: &mut ConvI8<'_>) {
 }
 
 pub(super) fn filter<'c>(conv: &'c ConvI8<'_>, channel: usize) -> Filter<'c> {
-    let g = &conv.geometry;
+    let g = conv.geometry;
     let order = match conv.packing {
         Packing::Panels => Order::Panel,
         Packing::CortexM if (channel % g.group_out_c()).is_multiple_of(PAIR_N) => Order::PairFirst,
@@ -83,7 +83,7 @@ pub(in crate::kernels) fn accumulate(
     pixel: usize,
     channel: usize,
 ) -> i32 {
-    let g = &conv.geometry;
+    let g = conv.geometry;
     let (oh, ow) = (pixel / g.out_w % g.out_h, pixel % g.out_w);
     let image = pixel / (g.out_h * g.out_w);
     let (in_c, first_c) = (g.group_in_c(), channel / g.group_out_c() * g.group_in_c());

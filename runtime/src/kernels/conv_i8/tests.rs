@@ -130,7 +130,7 @@ impl Data {
         // One byte off, so that nothing in it is aligned.
         let mut scratch = vec![0xa5; scratch_bytes(&self.geometry, isa) + 1];
         select(isa)(&mut ConvI8 {
-            geometry: self.geometry,
+            geometry: &self.geometry,
             input: &input[at..],
             input_zero_point: self.input_zero_point,
             weights: &weights[at..],
@@ -210,6 +210,29 @@ fn table() {
         Case { input: (3, 3, 17), out_c: 10, batch: 2, ..UNIT },
         Case { input: (9, 7, 16), out_c: 32, stride: (2, 2), ..UNIT },
         Case { input: (2, 2, 3000), out_c: 3, ..UNIT },
+        // One pixel of the whole input, and nearly so: of three groups, of every other column, with padding.
+        Case { input: (1, 1, 64), out_c: 150, ..UNIT },
+        Case { input: (3, 5, 12), out_c: 70, kernel: (3, 5), stride: (2, 3), ..UNIT },
+        Case { input: (3, 3, 3), out_c: 70, kernel: (3, 3), ..UNIT },
+        Case { input: (3, 5, 12), out_c: 72, kernel: (3, 5), groups: 3, ..UNIT },
+        Case { input: (1, 5, 8), out_c: 70, kernel: (1, 3), dilation: (1, 2), ..UNIT },
+        Case {
+            input: (2, 3, 8),
+            out_c: 70,
+            kernel: (2, 3),
+            stride: (9, 9),
+            dilation: (1, 2),
+            pad: (0, 0, 0, 2),
+            ..UNIT
+        },
+        Case {
+            input: (2, 3, 8),
+            out_c: 70,
+            kernel: (2, 3),
+            stride: (9, 9),
+            pad: (1, 0, 0, 0),
+            ..UNIT
+        },
         // First layers: keyword spotting, image classification, visual wake words.
         Case {
             input: (49, 10, 1),
@@ -375,7 +398,7 @@ fn short_scratch_is_refused() {
         panic!("scratch too short: not needed on this machine");
     };
     select(isa)(&mut ConvI8 {
-        geometry,
+        geometry: &geometry,
         input: &[0; 4],
         input_zero_point: 0,
         weights: &[0; 64],

@@ -2,6 +2,8 @@
 
 use core::arch::asm;
 
+#[cfg(target_arch = "x86_64")]
+use super::ConvI8;
 use super::implicit_gemm::{Job, Strip};
 use crate::kernels::{PANEL_K, PANEL_N};
 
@@ -75,6 +77,47 @@ impl<'a> Tile<'a> {
                     true => residual,
                     false => residual.add(row * residual_stride + column),
                 },
+                residual_stride,
+            }
+        }
+    }
+
+    /// Of a [row](crate::kernels::ConvGeometry::is_row), whose patch is `strip`, from this channel on. `output` is the
+    /// convolution's.
+    ///
+    /// # Safety
+    ///
+    /// The convolution was [checked](ConvI8::check) and its weights are in panels; the channel exists.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) unsafe fn of_row(
+        conv: &ConvI8<'_>,
+        output: *mut i8,
+        strip: &'a Strip,
+        channel: usize,
+    ) -> Self {
+        let panel_bytes = strip.segment_quads * PANEL_ROW;
+        // One pixel has no next.
+        let (output_stride, residual_stride) = (0, 0);
+        let residual = match &conv.epilogue.residual {
+            Some(r) => r.data.rows(conv.geometry.out_c, output, output_stride).0,
+            None => core::ptr::null(),
+        };
+        // SAFETY: all are elements of their slices by `ConvI8::check`, of channels padded to whole panels; weight sums
+        // and residual may not be there.
+        unsafe {
+            Tile {
+                strip,
+                patches: strip.patches,
+                weights: conv.weights.as_ptr().add(channel / PANEL_N * panel_bytes),
+                panel_bytes,
+                bias: conv.bias.as_ptr().add(channel),
+                weight_sums: conv.weight_sums.as_ptr().wrapping_add(channel),
+                scale: conv.epilogue.scale.as_ptr().add(channel),
+                channels: conv.geometry.out_c - channel,
+                output: output.add(channel),
+                output_stride,
+                residual: if residual.is_null() { residual } else { residual.add(channel) },
                 residual_stride,
             }
         }

@@ -7,14 +7,14 @@
 use super::ConvI8;
 use super::implicit_gemm;
 use crate::kernels::requantize::x86_64::scales_are_below_one;
-use crate::kernels::{ConvGeometry, Packing};
+use crate::kernels::{ConvGeometry, PANEL_K, Packing};
 
 mod avx2;
 mod avx512;
 mod avxvnni;
 
 use avx2::Avx2;
-use avx512::Avx512;
+use avx512::{Avx512, row_avx512vnni};
 use avxvnni::AvxVnni;
 
 pub(super) fn scratch_bytes_avx2(geometry: &ConvGeometry) -> usize {
@@ -73,6 +73,8 @@ pub(super) fn conv_i8_avx512vnni(conv: &mut ConvI8<'_>) {
         // `Isa::Avx512` includes `Isa::Avx2`.
         return conv_i8_avx2(conv);
     }
-    // SAFETY: `select` gives this function out only if `Isa::Avx512.is_available()`.
-    unsafe { run(conv) }
+    let is_row = conv.geometry.is_row() && conv.geometry.k().is_multiple_of(PANEL_K);
+    // SAFETY: `select` gives this function out only if `Isa::Avx512.is_available()`; there are weight sums, and the
+    // weights are in panels.
+    unsafe { if is_row { row_avx512vnni(conv) } else { run(conv) } }
 }

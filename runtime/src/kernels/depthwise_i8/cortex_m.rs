@@ -174,7 +174,7 @@ pub(super) fn depthwise_i8_cortex_m(conv: &mut DepthwiseI8<'_>) {
         return scalar::depthwise_i8_scalar(conv);
     }
     super::check(conv, scratch_bytes);
-    let Some(strip) = Strip::new(&conv.geometry) else {
+    let Some(strip) = Strip::new(conv.geometry) else {
         return scalar::depthwise_i8_scalar(conv);
     };
     let float_mode = FloatMode::enter();

@@ -126,7 +126,7 @@ pub fn weight_sums(geometry: &ConvGeometry, hwc: &[i8], out: &mut [i32]) {
 
 /// Panics unless every slice is as long as a kernel with this much scratch relies on.
 fn check(conv: &DepthwiseI8<'_>, scratch_bytes: fn(&ConvGeometry) -> usize) {
-    let geometry = &conv.geometry;
+    let geometry = conv.geometry;
     assert!(geometry.is_bounded(), "geometry too large");
     assert!(geometry.is_depthwise(), "geometry not depthwise");
     assert!(!conv.epilogue.is_in_place(), "residual in the output");

@@ -10,7 +10,7 @@ pub(super) fn depthwise_i8_scalar(conv: &mut DepthwiseI8<'_>) {
 }
 
 pub(super) fn filter<'c>(conv: &'c DepthwiseI8<'_>, channel: usize) -> Filter<'c> {
-    let g = &conv.geometry;
+    let g = conv.geometry;
     let (start, step) = match conv.packing {
         Packing::Panels => (channel, padded_c(g.in_c)),
         Packing::CortexM => (channel * g.kernel_h * g.kernel_w, 1),

@@ -115,7 +115,7 @@ impl Data {
         // One byte off, so that nothing in it is aligned.
         let mut scratch = vec![0xa5; scratch_bytes(&self.geometry, isa) + 1];
         select(isa)(&mut DepthwiseI8 {
-            geometry: self.geometry,
+            geometry: &self.geometry,
             input: &input[at..],
             input_zero_point: self.input_zero_point,
             weights: &weights[at..],
@@ -162,7 +162,7 @@ fn residual_in_the_output_is_refused() {
     let mut output = vec![UNTOUCHED; data.output_len()];
     let epilogue = data.epilogue.get_in_place(24, &mut output, data.output_stride);
     select(Isa::Scalar)(&mut DepthwiseI8 {
-        geometry: data.geometry,
+        geometry: &data.geometry,
         input: &data.input,
         input_zero_point: data.input_zero_point,
         weights: &data.weights,

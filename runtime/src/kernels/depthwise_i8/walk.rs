@@ -41,7 +41,7 @@ pub(super) struct Job<'a> {
 impl<'a> Job<'a> {
     pub(super) fn new(conv: &'a mut DepthwiseI8<'_>) -> Self {
         Job {
-            geometry: conv.geometry,
+            geometry: *conv.geometry,
             input: conv.input.as_ptr(),
             input_zero_point: conv.input_zero_point,
             weights: conv.weights.as_ptr(),

@@ -56,7 +56,7 @@ pub(super) fn depthwise_i8_avx2(conv: &mut DepthwiseI8<'_>) {
 
 /// Only for CPUs with AVX2 and AVX-VNNI: `select` hands it out after asking.
 pub(super) fn depthwise_i8_avxvnni(conv: &mut DepthwiseI8<'_>) {
-    let g = &conv.geometry;
+    let g = conv.geometry;
     let fits = conv.packing == Packing::Panels && conv.epilogue.residual.is_none();
     let plan = if fits { avxvnni::Plan::new(g, conv.output_stride == g.out_c) } else { None };
     let Some(plan) = plan.filter(|_| g.out_pixels() > 0) else {

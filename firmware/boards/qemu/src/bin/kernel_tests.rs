@@ -476,7 +476,7 @@ impl Buffers {
         } else {
             let scratch = conv_i8::scratch_bytes(g, isa);
             conv_i8::select(isa)(&mut ConvI8 {
-                geometry: *g,
+                geometry: g,
                 input,
                 input_zero_point: run.input_zero_point,
                 weights: packed,

@@ -2,6 +2,7 @@
 
 use core::arch::x86_64::*;
 
+use crate::kernels::conv_i8::ConvI8;
 use crate::kernels::conv_i8::implicit_gemm::{self, Job, Patches, Simd, Strip, next_tile};
 use crate::kernels::conv_i8::tile::{PANEL_ROW, Segments, Tile, patch_pointers};
 use crate::kernels::requantize::x86_64::RequantizeAvx512;
@@ -107,13 +108,6 @@ unsafe fn strip_avx512vnni(job: &Job<'_>, group: usize, strip: &Strip) {
     let requantize = RequantizeAvx512::new(&job.epilogue);
     let channels = job.geometry.group_out_c();
     let mut channel = 0;
-    if strip.pixels == 1 && strip.segments == 1 {
-        while channels.saturating_sub(channel) > (ROW_PANELS - 1) * PANEL_N {
-            // SAFETY: the group has `ROW_PANELS` panels from `channel` on; the patch is one segment.
-            unsafe { row_avx512vnni(&Tile::first(job, group, strip, channel), &requantize) };
-            channel += ROW_PANELS * PANEL_N;
-        }
-    }
     while channel < channels {
         let panels = match (channels - channel).div_ceil(PANEL_N) {
             1 => 1,
@@ -139,7 +133,44 @@ unsafe fn strip_avx512vnni(job: &Job<'_>, group: usize, strip: &Strip) {
     }
 }
 
-/// The channels of one pixel in [`ROW_PANELS`] panels. Weights are used once here, and reading them takes the time:
+/// A [row](crate::kernels::ConvGeometry::is_row) of whole quads: little is asked on the way, since a small layer takes as long to be told what
+/// to do as to do it.
+///
+/// # Safety
+///
+/// The CPU has the features. The convolution has weight sums, and its weights are in panels.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) unsafe fn row_avx512vnni(conv: &mut ConvI8<'_>) {
+    conv.check();
+    let (k, channels) = (conv.geometry.k(), conv.geometry.out_c);
+    assert!(conv.scratch.len() >= k, "scratch too short");
+    let patch = conv.scratch.as_mut_ptr();
+    // SAFETY: the input has K activations, and scratch has room for as many.
+    unsafe { convert_avx512(conv.input.as_ptr(), patch, k) };
+    let strip = Strip::of_patches::<Avx512>(patch, k, 1, 0);
+    let requantize = RequantizeAvx512::new(&conv.epilogue);
+    let output = conv.output.as_mut_ptr();
+    let mut channel = 0;
+    while channel < channels {
+        // SAFETY: the channel is one of the only group, whose strip has one pixel and its patch one segment.
+        unsafe {
+            let tile = Tile::of_row(conv, output, &strip, channel);
+            channel += match (channels - channel).div_ceil(PANEL_N) {
+                ROW_PANELS.. => {
+                    row_panels_avx512vnni(&tile, &requantize);
+                    ROW_PANELS
+                }
+                left => {
+                    let panels = left.min(2);
+                    tile_avx512vnni(&tile, &requantize, 1, panels);
+                    panels
+                }
+            } * PANEL_N;
+        }
+    }
+}
+
+/// The channels of a row in [`ROW_PANELS`] panels. Weights are used once here, and reading them takes the time:
 /// they are read in the order in which they lie. In registers of 256 bits the products take longer, and the order makes no
 /// difference: AVX2 and AVX-VNNI have no such kernel.
 ///
@@ -149,7 +180,7 @@ unsafe fn strip_avx512vnni(job: &Job<'_>, group: usize, strip: &Strip) {
 /// the tile's first channel on.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-unsafe fn row_avx512vnni(tile: &Tile<'_>, requantize: &RequantizeAvx512) {
+unsafe fn row_panels_avx512vnni(tile: &Tile<'_>, requantize: &RequantizeAvx512) {
     let quads = tile.strip.segment_quads;
     let mut sums = [[_mm512_setzero_si512(); ROW_PANELS]];
     for panel in 0..ROW_PANELS {
