@@ -751,6 +751,8 @@ impl Context<'_> {
             // SAFETY: `Apart::of` found that they lie inside a region as long as this one.
             return Ok(Some(unsafe { self.regions.of(place.storage).start.add(place.offset) }));
         }
+        #[cfg(not(feature = "std"))]
+        let _ = index;
         self.checked_input_start(place, output, may_be_output)
     }
 

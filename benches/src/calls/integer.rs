@@ -123,7 +123,7 @@ fn depthwise_i8(g: ConvGeometry, isa: Isa) -> Box<dyn FnMut()> {
     let kernel = depthwise_i8::select(isa);
     Box::new(move || {
         kernel(black_box(&mut DepthwiseI8 {
-            geometry: g,
+            geometry: &g,
             input: &input,
             input_zero_point: -128,
             weights: &weights,

@@ -13,7 +13,7 @@ use super::integer_rows::{self, aarch64::ROWS_DOTPROD, conv_f32_integer_rows};
 use super::lanes::{Bf16Pair, Grouped, Lanes, Neon, W4, W4Nl, W5, W6, W8, Weight};
 use super::rounding::{self, Bf16Tile};
 use super::tile::{
-    Dequantize, Finish, GroupedPanel, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile,
+    Dequantize, GroupedPanel, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, row, tile,
 };
 use super::{ConvF32, PANEL_N};
 #[cfg(feature = "std")]
@@ -25,9 +25,9 @@ pub(crate) const TILE_NEON: TileKernel = TileKernel {
     rows: 6,
     narrow_rows: 8,
     panels: 1,
-    row_panels: 1,
     grouped_rows: 4,
     run: tile_f32_neon,
+    row: row_f32_neon,
     dequantize: dequantize_neon,
     bf16: Bf16Tile {
         pair_rows: 2,
@@ -120,7 +120,7 @@ unsafe fn tile_f32_neon(t: &Tile<'_>) {
             _ => Neon::LEN,
         };
         for first in (0..t.cols).step_by(columns) {
-            let (t, panel) = (from_column(t, first, columns), from_lane(panel, first));
+            let (t, panel) = (t.columns_from(first, columns), from_lane(panel, first));
             // SAFETY: the contract is the same.
             unsafe {
                 match (t.rows.len(), columns) {
@@ -150,18 +150,18 @@ unsafe fn tile_f32_neon(t: &Tile<'_>) {
     }
 }
 
-/// Up to `columns` columns of a tile, from column `first` on. The weights stay those of the whole tile.
-fn from_column<'a>(t: &Tile<'a>, first: usize, columns: usize) -> Tile<'a> {
-    let finish = t.finish.map(|finish| Finish {
-        bias: finish.bias.wrapping_add(first),
-        residual: match finish.residual.is_null() {
-            true => finish.residual,
-            false => finish.residual.wrapping_add(first),
-        },
-        ..finish
-    });
-    let output = t.output.wrapping_add(first);
-    Tile { cols: columns.min(t.cols - first), output, finish, ..*t }
+/// # Safety
+///
+/// As [`TileKernel::row`] says.
+unsafe fn row_f32_neon(t: &Tile<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe {
+        match t.weights {
+            WeightPtr::F32(w) => row::<Neon, f32, 4>(t, w),
+            WeightPtr::F16(w) => row::<Neon, half::f16, 4>(t, w),
+            _ => unreachable!("rows have floats"),
+        }
+    }
 }
 
 /// The lanes of a panel from `first` on: rows of words and scales have places for all lanes, so that they stay as far apart.

@@ -85,31 +85,30 @@ pub(super) unsafe fn conv_f32_blocked(args: &mut ConvF32<'_>, kernel: TileKernel
 /// The CPU has the instruction set of `kernel`; `args` were checked.
 unsafe fn one_row(args: &mut ConvF32<'_>, weights: FloatWeights<'_>, kernel: TileKernel) {
     let (k, out_c) = (args.geometry.k(), args.geometry.out_c);
-    let streams = are_streamed(weights.into());
-    let columns = if streams { PANEL_N } else { kernel.row_panels * PANEL_N };
-    let rows = [Row { start: args.input.as_ptr(), step: 0, line_step: 0 }];
-    for channel in (0..out_c).step_by(columns) {
-        let (finish, in_place) = Finish::new(&args.epilogue, out_c, 0, channel, channel);
-        let tile = Tile {
-            rows: &rows,
-            lines: 1,
-            runs: 1,
-            run_len: k,
-            a_step: 1,
-            weights: WeightPtr::new(weights, channel * k),
-            streams,
-            weight_step: PANEL_N,
-            panel_stride: PANEL_N * k,
-            cols: columns.min(out_c - channel),
-            output: args.output[channel..].as_mut_ptr(),
-            output_stride: args.output_stride,
-            accumulate: in_place,
-            finish: Some(finish),
-        };
-        // SAFETY: the caller vouches for the instruction set. `check` proved the lengths: k inputs, whole panels of k weights and of
-        // the bias up to the padded channels, out_c elements of output and residual.
-        unsafe { (kernel.run)(&tile) };
+    if out_c == 0 {
+        return;
     }
+    let rows = [Row { start: args.input.as_ptr(), step: 0, line_step: 0 }];
+    let (finish, in_place) = Finish::new(&args.epilogue, out_c, 0, 0, 0);
+    let tile = Tile {
+        rows: &rows,
+        lines: 1,
+        runs: 1,
+        run_len: k,
+        a_step: 1,
+        weights: WeightPtr::new(weights, 0),
+        streams: are_streamed(weights.into()),
+        weight_step: PANEL_N,
+        panel_stride: PANEL_N * k,
+        cols: out_c,
+        output: args.output.as_mut_ptr(),
+        output_stride: args.output_stride,
+        accumulate: in_place,
+        finish: Some(finish),
+    };
+    // SAFETY: the caller vouches for the instruction set. `check` proved the lengths: k inputs, whole panels of k weights and of
+    // the bias up to the padded channels, out_c elements of output and residual.
+    unsafe { (kernel.row)(&tile) };
     args.epilogue.activate(args.output, 0..1, 0..out_c, args.output_stride);
 }
 
@@ -139,12 +138,8 @@ unsafe fn run_blocks(args: &mut ConvF32<'_>, kernel: TileKernel, rows: &mut [Row
     let block_rows = block_rows(g);
 
     let streams = g.out_pixels() == 1 && are_streamed(args.weights);
-    let panels = match args.weights {
-        // One stream of memory is read faster than several, several of a cache faster than one.
-        _ if streams => 1,
-        PanelWeights::Float(_) if g.out_pixels() == 1 => kernel.row_panels,
-        _ => kernel.panels,
-    };
+    // One stream of memory is read faster than several.
+    let panels = if streams { 1 } else { kernel.panels };
 
     let (mut first_pixel, pixels) = (args.pixels.start, args.pixels.clone());
     while first_pixel < pixels.end {

@@ -7,7 +7,7 @@ use super::grouped::{
 };
 use super::lanes::{Array, Bf16Pair, Lanes, W4, W4Nl, W5, W6, W8, Weight};
 use super::rounding::{self, Bf16Tile};
-use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, tile};
+use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, grouped_tile, row, tile};
 use super::winograd::{
     self, WinogradKernel, conv_f32_winograd, input_tile, output_tile_of, weight_panel,
 };
@@ -621,6 +621,17 @@ const fn array_bf16<L: Lanes>(pair_rows: usize) -> Bf16Tile {
     }
 }
 
+unsafe fn array_row<L: Lanes, const NV: usize>(t: &Tile<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe {
+        match t.weights {
+            WeightPtr::F32(w) => row::<L, f32, NV>(t, w),
+            WeightPtr::F16(w) => row::<L, f16, NV>(t, w),
+            _ => unreachable!("rows have floats"),
+        }
+    }
+}
+
 /// The tiles of the instruction sets, in plain Rust: shapes that this CPU can't run are covered.
 pub(crate) const ARRAY_TILES: [(&str, TileKernel); 3] = [
     (
@@ -629,9 +640,9 @@ pub(crate) const ARRAY_TILES: [(&str, TileKernel); 3] = [
             rows: 6,
             narrow_rows: 6,
             panels: 1,
-            row_panels: 1,
             grouped_rows: ROWS,
             run: array_tile::<Array<4>, 6, 4, 1>,
+            row: array_row::<Array<4>, 4>,
             dequantize: array_dequantize::<Array<4>>,
             bf16: array_bf16::<Array<4>>(2),
         },
@@ -642,9 +653,9 @@ pub(crate) const ARRAY_TILES: [(&str, TileKernel); 3] = [
             rows: 6,
             narrow_rows: 5,
             panels: 1,
-            row_panels: 1,
             grouped_rows: ROWS,
             run: array_tile::<Array<8>, 6, 2, 2>,
+            row: array_row::<Array<8>, 2>,
             dequantize: array_dequantize::<Array<8>>,
             bf16: array_bf16::<Array<8>>(2),
         },
@@ -655,9 +666,9 @@ pub(crate) const ARRAY_TILES: [(&str, TileKernel); 3] = [
             rows: 12,
             narrow_rows: 12,
             panels: 2,
-            row_panels: 2,
             grouped_rows: ROWS,
             run: array_tile::<Array<16>, 12, 2, 1>,
+            row: array_row::<Array<16>, 1>,
             dequantize: array_dequantize::<Array<16>>,
             bf16: array_bf16::<Array<16>>(usize::MAX),
         },

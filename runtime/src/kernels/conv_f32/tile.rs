@@ -200,6 +200,23 @@ pub(crate) struct Dequantize {
     pub(crate) output: *mut f32,
 }
 
+impl<'a> Tile<'a> {
+    /// Up to `columns` columns, from column `first` on. The weights stay those of the whole tile.
+    #[inline(always)]
+    pub(super) fn columns_from(&self, first: usize, columns: usize) -> Tile<'a> {
+        let finish = self.finish.map(|finish| Finish {
+            bias: finish.bias.wrapping_add(first),
+            residual: match finish.residual.is_null() {
+                true => finish.residual,
+                false => finish.residual.wrapping_add(first),
+            },
+            ..finish
+        });
+        let output = self.output.wrapping_add(first);
+        Tile { cols: columns.min(self.cols - first), output, finish, ..*self }
+    }
+}
+
 impl WeightPtr {
     /// The weights from element `offset` on.
     ///
@@ -262,12 +279,12 @@ pub(crate) struct TileKernel {
     /// Most rows of a call with at most half a panel of columns.
     pub(crate) narrow_rows: usize,
     pub(crate) panels: usize,
-    /// Most panels of a call with one row and weights that are floats.
-    pub(crate) row_panels: usize,
     /// Most rows of a call with grouped weights; 0 if there is none.
     pub(crate) grouped_rows: usize,
     /// Unsafe as [`Tile`] says.
     pub(crate) run: unsafe fn(&Tile<'_>),
+    /// One row of one run, whose weights are floats in panels, by any number of columns. Unsafe as [`Tile`] says.
+    pub(crate) row: unsafe fn(&Tile<'_>),
     /// Unsafe as [`Dequantize`] says.
     pub(crate) dequantize: unsafe fn(&Dequantize),
     /// For weights in bf16.
@@ -392,6 +409,28 @@ pub(crate) unsafe fn tile<
             }
         }
         write::<L, MR, NV>(tile, sum);
+    }
+}
+
+/// A row of any number of columns, panel by panel: it is read once, and fastest in the order in which it lies. `NV` registers
+/// are a panel.
+///
+/// # Safety
+///
+/// As [`TileKernel::row`] says, for `L`; `t.weights` points to `W`s at `weights`.
+#[inline(always)]
+pub(crate) unsafe fn row<L: Lanes, W: Weight, const NV: usize>(t: &Tile<'_>, weights: *const W) {
+    const { assert!(NV * L::LEN == PANEL_N) };
+    let panel_stride = t.run_len * PANEL_N;
+    debug_assert!(t.rows.len() == 1 && t.panel_stride == panel_stride);
+    debug_assert!((t.lines, t.runs, t.a_step, t.weight_step) == (1, 1, 1, PANEL_N));
+    let mut weights = weights;
+    for column in (0..t.cols).step_by(PANEL_N) {
+        // Numbers that the compiler knows: one loop is left of three.
+        let steps = Tile { lines: 1, runs: 1, a_step: 1, weight_step: PANEL_N, ..*t };
+        // SAFETY: the contract is the same; the panel exists.
+        unsafe { tile::<L, W, 1, NV, 4>(&steps.columns_from(column, PANEL_N), weights) };
+        weights = weights.wrapping_add(panel_stride);
     }
 }
 

@@ -9,7 +9,7 @@ use super::integer_rows::x86_64::{ROWS_AVX2, ROWS_AVX512, ROWS_AVXVNNI};
 use super::integer_rows::{self, RowsKernel, conv_f32_integer_rows};
 use super::lanes::{Avx2, Avx512, Bf16Pair, Lanes, Streamed, W4, W4Nl, W5, W6, W8, Weight};
 use super::rounding::{self, Bf16Tile};
-use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, tile};
+use super::tile::{Dequantize, Tile, TileKernel, WeightPtr, dequantize, row, tile};
 use super::winograd::{
     self, InputTile, OutputTile, WeightPanel, WinogradKernel, conv_f32_winograd, input_tile,
     output_tile_of, weight_panel,
@@ -26,9 +26,9 @@ pub(crate) const TILE_AVX2: TileKernel = TileKernel {
     rows: 6,
     narrow_rows: 8,
     panels: 1,
-    row_panels: 1,
     grouped_rows: 0,
     run: tile_f32_avx2,
+    row: row_f32_avx2,
     dequantize: dequantize_avx2,
     bf16: Bf16Tile {
         pair_rows: 2,
@@ -43,9 +43,9 @@ pub(crate) const TILE_AVX512: TileKernel = TileKernel {
     rows: 12,
     narrow_rows: 12,
     panels: 2,
-    row_panels: 4,
     grouped_rows: 0,
     run: tile_f32_avx512,
+    row: row_f32_avx512,
     dequantize: dequantize_avx512,
     bf16: Bf16Tile {
         pair_rows: 2,
@@ -399,8 +399,6 @@ unsafe fn tile_avx512_by_rows<W: Weight>(t: &Tile<'_>, weights: *const W) {
             (3 | 4, true) => tile::<Avx512, W, 4, 1, 2>(t, weights),
             (5..=8, true) => tile::<Avx512, W, 8, 1, 1>(t, weights),
             (_, true) => tile::<Avx512, W, 12, 1, 1>(t, weights),
-            (1, _) if t.cols > 3 * PANEL_N => tile::<Avx512, W, 1, 4, 4>(t, weights),
-            (1, _) if t.cols > 2 * PANEL_N => tile::<Avx512, W, 1, 3, 4>(t, weights),
             (1, _) => tile::<Avx512, W, 1, 2, 4>(t, weights),
             (2, _) => tile::<Avx512, W, 2, 2, 2>(t, weights),
             (3 | 4, _) => tile::<Avx512, W, 4, 2, 1>(t, weights),
@@ -426,6 +424,40 @@ unsafe fn tile_f32_avx512(t: &Tile<'_>) {
             WeightPtr::F16(w) => tile_avx512_by_rows(t, w),
             WeightPtr::Pairs(w) => tile_avx512_by_rows::<Bf16Pair<false>>(t, w.cast()),
             WeightPtr::Grouped(_) => unreachable!("grouped_rows is 0"),
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`TileKernel::row`] says.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn row_f32_avx2(t: &Tile<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe {
+        match (t.weights, t.streams) {
+            (WeightPtr::F32(w), false) => row::<Avx2, f32, 2>(t, w),
+            (WeightPtr::F32(w), true) => row::<Avx2, Streamed<f32>, 2>(t, w.cast()),
+            (WeightPtr::F16(w), false) => row::<Avx2, f16, 2>(t, w),
+            (WeightPtr::F16(w), true) => row::<Avx2, Streamed<f16>, 2>(t, w.cast()),
+            _ => unreachable!("rows have floats"),
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`TileKernel::row`] says.
+#[target_feature(enable = "avx512f")]
+unsafe fn row_f32_avx512(t: &Tile<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe {
+        match (t.weights, t.streams) {
+            (WeightPtr::F32(w), false) => row::<Avx512, f32, 1>(t, w),
+            (WeightPtr::F32(w), true) => row::<Avx512, Streamed<f32>, 1>(t, w.cast()),
+            (WeightPtr::F16(w), false) => row::<Avx512, f16, 1>(t, w),
+            (WeightPtr::F16(w), true) => row::<Avx512, Streamed<f16>, 1>(t, w.cast()),
+            _ => unreachable!("rows have floats"),
         }
     }
 }

@@ -94,7 +94,7 @@ pub(super) fn conv_i8_cortex_m(conv: &mut ConvI8<'_>) {
         return scalar::conv_i8_scalar(conv);
     }
     conv.check();
-    let g = conv.geometry;
+    let g = *conv.geometry;
     assert!(conv.scratch.len() >= scratch_bytes(&g), "scratch too short");
     if g.k() == 0 {
         return scalar::conv_i8_scalar(conv);

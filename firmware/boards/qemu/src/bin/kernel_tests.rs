@@ -461,7 +461,7 @@ impl Buffers {
         if g.is_depthwise() {
             let scratch = depthwise_i8::scratch_bytes(g, isa);
             depthwise_i8::select(isa)(&mut DepthwiseI8 {
-                geometry: *g,
+                geometry: g,
                 input,
                 input_zero_point: run.input_zero_point,
                 weights: packed,
