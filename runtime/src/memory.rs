@@ -602,7 +602,7 @@ pub struct Context<'c> {
     pub step: Step<'c>,
     regions: Regions<'c>,
     scratch: &'c mut [u8],
-    /// Operands that were checked when the dimensions were set.
+    /// Operands of `step`, which stays the same, that were checked when the dimensions were set.
     #[cfg(feature = "std")]
     apart: Apart,
     /// What an earlier run at the present dimensions found out about the step's layer.
@@ -756,7 +756,7 @@ impl Context<'_> {
         self.checked_input_start(place, output, may_be_output)
     }
 
-    /// The same for an input that isn't known to.
+    /// The same, for an input of which it wasn't found when the dimensions were set.
     #[cfg_attr(feature = "std", inline(never))]
     #[cfg_attr(not(feature = "std"), inline(always))]
     fn checked_input_start(
