@@ -531,7 +531,7 @@ impl<'c> Regions<'c> {
     #[inline]
     fn start(&self, place: &Place) -> Result<NonNull<u8>, StepErrorKind> {
         let region = self.of(place.storage);
-        if place.offset > region.len || place.bytes > region.len - place.offset {
+        if !place.is_inside(region.len) {
             return Err(StepErrorKind::TooLarge);
         }
         // SAFETY: at most the end of the memory that was lent.
@@ -540,6 +540,12 @@ impl<'c> Regions<'c> {
 }
 
 impl Place {
+    /// Whether it lies inside of a region of so many bytes.
+    #[inline(always)]
+    fn is_inside(&self, region_bytes: usize) -> bool {
+        self.offset <= region_bytes && self.bytes <= region_bytes - self.offset
+    }
+
     fn range(&self) -> Option<Range<usize>> {
         Some(self.offset..self.offset.checked_add(self.bytes)?)
     }
@@ -558,10 +564,7 @@ impl Apart {
 
     /// Those of a step whose tensors have been worked out, in regions of so many bytes.
     fn of(step: &Step<'_>, region_bytes: impl Fn(Storage) -> usize) -> Apart {
-        let is_inside = |place: &Place| {
-            let bytes = region_bytes(place.storage);
-            place.offset <= bytes && place.bytes <= bytes - place.offset
-        };
+        let is_inside = |place: &Place| place.is_inside(region_bytes(place.storage));
         let output = step.known_output_place(0);
         let output = output.filter(|y| y.storage != Storage::Constant && is_inside(y));
         let Some(output) = output else { return Apart::default() };

@@ -428,18 +428,20 @@ unsafe fn tile_f32_avx512(t: &Tile<'_>) {
     }
 }
 
+/// A row in registers of `L`, in whose features it is inlined.
+///
 /// # Safety
 ///
 /// As [`TileKernel::row`] says.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn row_f32_avx2(t: &Tile<'_>) {
+#[inline(always)]
+unsafe fn any_row<L: Lanes, const NV: usize>(t: &Tile<'_>) {
     // SAFETY: the contract is the same.
     unsafe {
         match (t.weights, t.streams) {
-            (WeightPtr::F32(w), false) => row::<Avx2, f32, 2>(t, w),
-            (WeightPtr::F32(w), true) => row::<Avx2, Streamed<f32>, 2>(t, w.cast()),
-            (WeightPtr::F16(w), false) => row::<Avx2, f16, 2>(t, w),
-            (WeightPtr::F16(w), true) => row::<Avx2, Streamed<f16>, 2>(t, w.cast()),
+            (WeightPtr::F32(w), false) => row::<L, f32, NV>(t, w),
+            (WeightPtr::F32(w), true) => row::<L, Streamed<f32>, NV>(t, w.cast()),
+            (WeightPtr::F16(w), false) => row::<L, f16, NV>(t, w),
+            (WeightPtr::F16(w), true) => row::<L, Streamed<f16>, NV>(t, w.cast()),
             _ => unreachable!("rows have floats"),
         }
     }
@@ -448,18 +450,19 @@ unsafe fn row_f32_avx2(t: &Tile<'_>) {
 /// # Safety
 ///
 /// As [`TileKernel::row`] says.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn row_f32_avx2(t: &Tile<'_>) {
+    // SAFETY: the contract is the same.
+    unsafe { any_row::<Avx2, 2>(t) }
+}
+
+/// # Safety
+///
+/// As [`TileKernel::row`] says.
 #[target_feature(enable = "avx512f")]
 unsafe fn row_f32_avx512(t: &Tile<'_>) {
     // SAFETY: the contract is the same.
-    unsafe {
-        match (t.weights, t.streams) {
-            (WeightPtr::F32(w), false) => row::<Avx512, f32, 1>(t, w),
-            (WeightPtr::F32(w), true) => row::<Avx512, Streamed<f32>, 1>(t, w.cast()),
-            (WeightPtr::F16(w), false) => row::<Avx512, f16, 1>(t, w),
-            (WeightPtr::F16(w), true) => row::<Avx512, Streamed<f16>, 1>(t, w.cast()),
-            _ => unreachable!("rows have floats"),
-        }
-    }
+    unsafe { any_row::<Avx512, 1>(t) }
 }
 
 /// As [`tile_f32_avx512`], with weights in bf16, too.
