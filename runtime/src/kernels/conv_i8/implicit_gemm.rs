@@ -383,6 +383,11 @@ unsafe fn run_copied<S: Simd>(job: &Job<'_>, ring: [usize; 2], pixels: usize, pa
         // SAFETY: the patches of these pixels were just written, one segment each.
         unsafe { S::strip(job, 0, &strip) };
     };
+    let run_len = g.kernel_w * g.in_c;
+    let copy = match run_len <= BLOCK {
+        true => copy_patches::<S, true>,
+        false => copy_patches::<S, false>,
+    };
     let (mut copied, mut end) = (0, 0);
     for image in 0..g.batch {
         let mut converted = 0;
@@ -403,8 +408,7 @@ unsafe fn run_copied<S: Simd>(job: &Job<'_>, ring: [usize; 2], pixels: usize, pa
                 unsafe {
                     let dst = patches.add(copied * patch_bytes);
                     let (starts, steps) = (ow * pixel_bytes, [pixel_bytes, patch_bytes]);
-                    let run_len = g.kernel_w * g.in_c;
-                    copy_patches::<S>(&rows[..g.kernel_h], starts, run_len, dst, steps, count);
+                    copy(&rows[..g.kernel_h], starts, run_len, dst, steps, count);
                 }
                 (copied, ow, end) = (copied + count, ow + count, end + count);
                 if copied == pixels {
@@ -421,7 +425,7 @@ unsafe fn run_copied<S: Simd>(job: &Job<'_>, ring: [usize; 2], pixels: usize, pa
 
 /// Copies patches, `steps` bytes from one to the next in the rows and in `dst`. A patch's runs of `run_len` elements, of which the first
 /// starts at byte `at` of each of the rows, are copied by whole blocks, each overwriting what the last one left over, and it is padded to
-/// whole quads with zeros.
+/// whole quads with zeros. With `ONE_BLOCK`, no run is longer than a block.
 ///
 /// A function of its own, since the pointers should all be in registers.
 ///
@@ -430,7 +434,7 @@ unsafe fn run_copied<S: Simd>(job: &Job<'_>, ring: [usize; 2], pixels: usize, pa
 /// From the patch's start on, each row is valid for the run, rounded up to whole blocks; no run is empty. `dst` is valid for the
 /// patches and a block behind them, and is other memory.
 #[inline(never)]
-unsafe fn copy_patches<S: Simd>(
+unsafe fn copy_patches<S: Simd, const ONE_BLOCK: bool>(
     rows: &[*const u8],
     mut at: usize,
     run_len: usize,
@@ -450,7 +454,7 @@ unsafe fn copy_patches<S: Simd>(
                     core::ptr::copy_nonoverlapping(from, to, BLOCK * S::ELEM_BYTES);
                 }
                 i += BLOCK;
-                if i >= run_len {
+                if ONE_BLOCK || i >= run_len {
                     break;
                 }
             }

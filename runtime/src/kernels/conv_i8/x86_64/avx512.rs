@@ -12,6 +12,9 @@ use crate::kernels::{PANEL_K, PANEL_N};
 /// products.
 const LONG_TILE: usize = 2 * Avx512::TILE_PIXELS;
 
+/// Pixels of the last tiles of a row of 32, which is two long ones and this, or of 16.
+const MIDDLE_TILE: usize = 8;
+
 /// Panels whose outputs a row writes at once.
 const ROW_PANELS: usize = 4;
 
@@ -121,6 +124,7 @@ unsafe fn strip_avx512vnni(job: &Job<'_>, group: usize, strip: &Strip) {
             let mut tile = Tile::first(job, group, strip, channel);
             while left > 0 {
                 let pixels = match panels {
+                    1 if left == MIDDLE_TILE || left == 2 * MIDDLE_TILE => MIDDLE_TILE,
                     1 if left >= LONG_TILE => LONG_TILE,
                     _ => next_tile::<Avx512>(left),
                 };
@@ -248,6 +252,7 @@ unsafe fn tile_avx512vnni(
         (4, 1) => tile!(4, 1, 2),
         (5, 1) => tile!(5, 1, 2),
         (6, 1) => tile!(6, 1, 2),
+        (MIDDLE_TILE, 1) => tile!(MIDDLE_TILE, 1, 1),
         (_, 1) => tile!(LONG_TILE, 1, 1),
         (1, 2) => tile!(1, 2, 2),
         (2, 2) => tile!(2, 2, 2),
@@ -369,16 +374,34 @@ unsafe fn finish_avx512<const PIXELS: usize, const PANELS: usize>(
 ) {
     // SAFETY: as the caller's.
     unsafe {
-        if !tile.residual.is_null() {
-            round_sum_avx512(sums, tile, requantize);
-        } else {
-            round_avx512(sums, tile, requantize);
-        }
         if tile.channels >= PANELS * PANEL_N {
-            store_avx512::<PIXELS, PANELS, true>(sums, tile, requantize);
+            finish_avx512_of::<PIXELS, PANELS, true>(sums, tile, requantize);
         } else {
-            store_avx512::<PIXELS, PANELS, false>(sums, tile, requantize);
+            finish_avx512_of::<PIXELS, PANELS, false>(sums, tile, requantize);
         }
+    }
+}
+
+/// As [`finish_avx512`]; `FULL` if all channels of the panels exist.
+///
+/// # Safety
+///
+/// As [`finish_avx512`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+unsafe fn finish_avx512_of<const PIXELS: usize, const PANELS: usize, const FULL: bool>(
+    sums: &mut [[__m512i; PANELS]; PIXELS],
+    tile: &Tile<'_>,
+    requantize: &RequantizeAvx512,
+) {
+    // SAFETY: as the caller's.
+    unsafe {
+        if tile.residual.is_null() {
+            round_avx512(sums, tile, requantize);
+        } else {
+            round_sum_avx512::<PIXELS, PANELS, FULL>(sums, tile, requantize);
+        }
+        store_avx512::<PIXELS, PANELS, FULL>(sums, tile, requantize);
     }
 }
 
@@ -407,20 +430,20 @@ unsafe fn round_avx512<const PIXELS: usize, const PANELS: usize>(
     }
 }
 
-/// As [`round_avx512`], with the residual.
+/// As [`round_avx512`], with the residual; `FULL` if all channels of its panels exist.
 ///
 /// # Safety
 ///
 /// As [`round_avx512`]; the tile has a residual.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-unsafe fn round_sum_avx512<const PIXELS: usize, const PANELS: usize>(
+unsafe fn round_sum_avx512<const PIXELS: usize, const PANELS: usize, const FULL: bool>(
     sums: &mut [[__m512i; PANELS]; PIXELS],
     tile: &Tile<'_>,
     requantize: &RequantizeAvx512,
 ) {
     for panel in 0..PANELS {
-        let mask = mask_of(tile.channels - panel * PANEL_N);
+        let mask = if FULL { !0 } else { mask_of(tile.channels - panel * PANEL_N) };
         // SAFETY: the scales are padded to whole panels; the residual has these channels in each of
         // the rows of the tile, and the mask leaves out more.
         unsafe {
@@ -459,7 +482,12 @@ unsafe fn store_avx512<const PIXELS: usize, const PANELS: usize, const FULL: boo
         // SAFETY: the output has `channels` channels from the tile's first on, in each of the tile's rows.
         unsafe {
             let to = |pixel: usize| tile.output.add(pixel * tile.output_stride);
+            let whole = FULL && pixel + 4 / PANELS <= PIXELS;
             match PANELS {
+                // The pixels lie one behind the other, if they are several.
+                _ if whole && tile.output_stride == PANELS * PANEL_N => {
+                    _mm512_storeu_si512(to(pixel).cast(), bytes);
+                }
                 4 if FULL => _mm512_storeu_si512(to(pixel).cast(), bytes),
                 4 => {
                     let mask = (1u64 << tile.channels) - 1;
