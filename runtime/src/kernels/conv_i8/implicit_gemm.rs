@@ -384,10 +384,6 @@ unsafe fn run_copied<S: Simd>(job: &Job<'_>, ring: [usize; 2], pixels: usize, pa
         unsafe { S::strip(job, 0, &strip) };
     };
     let run_len = g.kernel_w * g.in_c;
-    let copy = match run_len <= BLOCK {
-        true => copy_patches::<S, true>,
-        false => copy_patches::<S, false>,
-    };
     let (mut copied, mut end) = (0, 0);
     for image in 0..g.batch {
         let mut converted = 0;
@@ -408,7 +404,12 @@ unsafe fn run_copied<S: Simd>(job: &Job<'_>, ring: [usize; 2], pixels: usize, pa
                 unsafe {
                     let dst = patches.add(copied * patch_bytes);
                     let (starts, steps) = (ow * pixel_bytes, [pixel_bytes, patch_bytes]);
-                    copy(&rows[..g.kernel_h], starts, run_len, dst, steps, count);
+                    let rows = &rows[..g.kernel_h];
+                    if run_len <= BLOCK {
+                        copy_patches::<S, true>(rows, starts, run_len, dst, steps, count);
+                    } else {
+                        copy_patches::<S, false>(rows, starts, run_len, dst, steps, count);
+                    }
                 }
                 (copied, ow, end) = (copied + count, ow + count, end + count);
                 if copied == pixels {
