@@ -162,12 +162,19 @@ fn attention_products([m, k, n]: [usize; 3], isa: Isa) -> Box<dyn FnMut()> {
 
 fn attention_weights(rows: usize, keys: usize, isa: Isa) -> Box<dyn FnMut()> {
     let products = Aligned::new(rows * keys, |i| (hash(i) >> 14) as i32);
-    let (mut scratch, mut weights) = (Aligned::zeros(keys), Aligned::zeros(keys));
+    let (mut scratch, mut weights) = (Aligned::zeros(rows * keys), Aligned::zeros(keys));
+    let mut sums = Aligned::zeros(rows);
     let kernels = attention_i8::select(isa);
+    let (scale, mask) = (1e-5, Mask::All(0.0));
     Box::new(move || {
-        for row in products.chunks_exact(keys) {
-            scratch.copy_from_slice(row);
-            black_box((kernels.weigh)(&mut scratch, 1e-5, Mask::All(0.0), &mut weights));
+        let of_rows = scratch.chunks_exact_mut(keys).zip(products.chunks_exact(keys));
+        for ((row, products), sum) in of_rows.zip(sums.iter_mut()) {
+            row.copy_from_slice(products);
+            let largest = (kernels.largest)(row, scale, mask);
+            *sum = (kernels.raise)(row, scale, mask, largest);
+        }
+        for (row, sum) in scratch.chunks_exact(keys).zip(sums.iter()) {
+            black_box((kernels.share)(row, *sum, &mut weights));
         }
     })
 }

@@ -83,6 +83,9 @@ impl Lens {
     }
 }
 
+/// Queries whose products become weights together, see [`AttentionI8::largest`].
+const WEIGHED: usize = 8;
+
 /// Scratch of a thread.
 struct Scratch<'s> {
     scores: &'s mut [i32],
@@ -216,16 +219,13 @@ impl Attention<'_> {
             let even_keys = keys.next_multiple_of(2);
             let weights = &mut scratch.weights[..rows.len() * even_keys];
             let mut factors = [0.0f32; MAX_ROWS];
-            let of_rows = scores.chunks_exact_mut(width).zip(weights.chunks_exact_mut(even_keys));
-            for (row, (scores, weights)) in of_rows.enumerate() {
-                let query = first + row;
-                let seen = self.seen(query);
-                let (seen_weights, hidden) = weights.split_at_mut(seen);
-                hidden.fill(0);
-                let mask = self.mask([sample, head, query]);
-                let scale = self.attributes.scale;
-                let sum = (self.kernels.weigh)(&mut scores[..seen], scale, mask, seen_weights);
-                factors[row] = factor(self.attributes.output_scale, sum);
+            let of_rows =
+                scores.chunks_mut(WEIGHED * width).zip(weights.chunks_mut(WEIGHED * even_keys));
+            let first_rows = (first..).step_by(WEIGHED);
+            for ((of_rows, first), factors) in
+                of_rows.zip(first_rows).zip(factors.chunks_mut(WEIGHED))
+            {
+                self.weigh([sample, head, first], of_rows, [width, even_keys], factors);
             }
             let columns = value_size.next_multiple_of(COLUMNS);
             let sums = &mut scratch.sums[..rows.len() * columns];
@@ -242,6 +242,37 @@ impl Attention<'_> {
             for ((y, sums), factor) in of_rows.zip(factors) {
                 (self.kernels.narrow)(sums, factor, self.zero_point, y);
             }
+        }
+    }
+
+    /// Weights from the products of up to [`WEIGHED`] queries, the first of which is `at`, by sample, head and query, and what the
+    /// queries' sums are multiplied by. Rows of products and of weights have these lengths.
+    fn weigh(
+        &self,
+        at: [usize; 3],
+        (products, weights): (&mut [i32], &mut [i16]),
+        [width, weights_len]: [usize; 2],
+        factors: &mut [f32],
+    ) {
+        let [sample, head, first] = at;
+        let (scale, kernels) = (self.attributes.scale, &self.kernels);
+        let mut largest = [0.0; WEIGHED];
+        let mut sums = [0; WEIGHED];
+        let seen = |row: usize| self.seen(first + row);
+        let mask = |row: usize| self.mask([sample, head, first + row]);
+        for (row, products) in products.chunks_exact(width).enumerate() {
+            largest[row] = (kernels.largest)(&products[..seen(row)], scale, mask(row));
+        }
+        for (row, products) in products.chunks_exact_mut(width).enumerate() {
+            let products = &mut products[..seen(row)];
+            sums[row] = (kernels.raise)(products, scale, mask(row), largest[row]);
+        }
+        let of_rows = products.chunks_exact(width).zip(weights.chunks_exact_mut(weights_len));
+        for (row, (exponentials, weights)) in of_rows.enumerate() {
+            let (weights, hidden) = weights.split_at_mut(seen(row));
+            hidden.fill(0);
+            let sum = (kernels.share)(&exponentials[..weights.len()], sums[row], weights);
+            factors[row] = factor(self.attributes.output_scale, sum);
         }
     }
 

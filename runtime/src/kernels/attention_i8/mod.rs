@@ -85,12 +85,26 @@ pub enum Mask<'a> {
     Each(&'a [f32]),
 }
 
-/// `(products, scale, mask, weights)`: turns a query's products into weights, whose sum it gives. The products are lost.
+/// `(products, scale, mask)`: the largest x of a query.
 ///
 /// # Panics
 ///
-/// When there are fewer weights or numbers of the mask than products.
-pub type WeighFn = fn(&mut [i32], f32, Mask<'_>, &mut [i16]) -> i32;
+/// When there are fewer numbers of the mask than products.
+pub type LargestFn = fn(&[i32], f32, Mask<'_>) -> f32;
+
+/// `(products, scale, mask, largest)`: turns a query's products into exponentials, whose sum it gives.
+///
+/// # Panics
+///
+/// As [`LargestFn`].
+pub type RaiseFn = fn(&mut [i32], f32, Mask<'_>, f32) -> i32;
+
+/// `(exponentials, their sum, weights)`: the weights of exponentials, whose sum it gives.
+///
+/// # Panics
+///
+/// When there are fewer weights than exponentials.
+pub type ShareFn = fn(&[i32], i32, &mut [i16]) -> i32;
 
 /// `(sums, factor, zero point, y)`: `round_clamp(sum as f32 · factor, …) + zero point`.
 pub type NarrowFn = fn(&[i32], f32, i32, &mut [i8]);
@@ -102,8 +116,13 @@ pub type WidenFn = fn(&[i8], usize, i32, &mut [i16]);
 pub struct AttentionI8 {
     /// Of queries and keys, and of weights and values.
     pub products: ProductsFn,
-    /// Weights of products.
-    pub weigh: WeighFn,
+    /// From products to weights in three steps. Each should be taken for several queries before the next is, since it ends in one number
+    /// that the next one waits for.
+    pub largest: LargestFn,
+    /// The second.
+    pub raise: RaiseFn,
+    /// The third.
+    pub share: ShareFn,
     /// Results of weighted sums.
     pub narrow: NarrowFn,
     /// Rows as those of `a`.
@@ -118,7 +137,9 @@ pub struct AttentionI8 {
 pub fn select(isa: Isa) -> AttentionI8 {
     AttentionI8 {
         products: products(isa),
-        weigh: select_compiled!(isa, scalar::weigh: fn(products: &mut [i32], scale: f32, mask: Mask<'_>, weights: &mut [i16]) -> i32),
+        largest: select_compiled!(isa, scalar::largest: fn(products: &[i32], scale: f32, mask: Mask<'_>) -> f32),
+        raise: select_compiled!(isa, scalar::raise: fn(products: &mut [i32], scale: f32, mask: Mask<'_>, largest: f32) -> i32),
+        share: select_compiled!(isa, scalar::share: fn(exponentials: &[i32], sum: i32, weights: &mut [i16]) -> i32),
         narrow: select_compiled!(isa, scalar::narrow: fn(sums: &[i32], factor: f32, zero_point: i32, y: &mut [i8])),
         rows: select_compiled!(isa, scalar::rows: fn(x: &[i8], width: usize, zero_point: i32, a: &mut [i16])),
         columns: select_compiled!(isa, scalar::columns: fn(x: &[i8], width: usize, zero_point: i32, panels: &mut [i16])),

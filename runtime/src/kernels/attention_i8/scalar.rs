@@ -29,84 +29,90 @@ const LANES: usize = 16;
 /// A chunk of the mask's numbers.
 type Numbers = [f32; LANES];
 
-/// [`WeighFn`](super::WeighFn).
-#[inline(always)]
-pub(super) fn weigh(products: &mut [i32], scale: f32, mask: Mask<'_>, weights: &mut [i16]) -> i32 {
-    let weights = &mut weights[..products.len()];
-    match mask {
-        Mask::All(number) => weigh_masked(
-            products,
-            scale,
-            core::iter::repeat(&[number; LANES]),
-            [number; LANES],
-            weights,
-        ),
-        Mask::Each(mask) => {
-            let (chunks, rest) = mask[..products.len()].as_chunks::<LANES>();
-            weigh_masked(products, scale, chunks.iter(), padded(rest, 0.0), weights)
+/// The mask of some products in chunks.
+struct Chunks<'m> {
+    whole: &'m [Numbers],
+    /// From the chunk of one to that of the next: 0 if the mask is the same to all.
+    step: usize,
+    /// Of less than a chunk; what pads it is hidden.
+    last: Numbers,
+}
+
+impl<'m> Chunks<'m> {
+    /// Of so many products; `same` is room for a chunk.
+    #[inline(always)]
+    fn new(mask: Mask<'m>, len: usize, same: &'m mut Numbers) -> Self {
+        let rest = len % LANES;
+        let mut last = [f32::NEG_INFINITY; LANES];
+        match mask {
+            Mask::All(number) => {
+                last[..rest].fill(number);
+                *same = [number; LANES];
+                Chunks { whole: core::slice::from_ref(same), step: 0, last }
+            }
+            Mask::Each(mask) => {
+                let (whole, partial) = mask[..len].as_chunks::<LANES>();
+                last[..rest].copy_from_slice(partial);
+                Chunks { whole, step: 1, last }
+            }
         }
     }
 }
 
 /// Less than a chunk as one.
 #[inline(always)]
-fn padded<T: Copy>(rest: &[T], with: T) -> [T; LANES] {
-    let mut chunk = [with; LANES];
+fn padded(rest: &[i32]) -> [i32; LANES] {
+    let mut chunk = [0; LANES];
     chunk[..rest.len()].copy_from_slice(rest);
     chunk
 }
 
-/// The same with the mask in chunks, the last one apart.
+/// [`LargestFn`](super::LargestFn).
 #[inline(always)]
-fn weigh_masked<'m>(
-    products: &mut [i32],
-    scale: f32,
-    mask: impl Iterator<Item = &'m Numbers> + Clone,
-    mut last_mask: Numbers,
-    weights: &mut [i16],
-) -> i32 {
-    let (chunks, rest) = products.as_chunks_mut::<LANES>();
-    // What pads the last chunk is hidden.
-    last_mask[rest.len()..].fill(f32::NEG_INFINITY);
-    let mut last = padded(rest, 0);
-
+pub(super) fn largest(products: &[i32], scale: f32, mask: Mask<'_>) -> f32 {
+    let mut same = [0.0; LANES];
+    let mask = Chunks::new(mask, products.len(), &mut same);
+    let (chunks, rest) = products.as_chunks::<LANES>();
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    for (chunk, mask) in chunks.iter().zip(mask.clone()) {
-        look(chunk, mask, scale, &mut lanes);
+    for (at, chunk) in chunks.iter().enumerate() {
+        look(chunk, &mask.whole[at * mask.step], scale, &mut lanes);
     }
     if !rest.is_empty() {
-        look(&last, &last_mask, scale, &mut lanes);
+        look(&padded(rest), &mask.last, scale, &mut lanes);
     }
-    let largest = fold(lanes, larger);
+    fold(lanes, larger)
+}
 
+/// [`RaiseFn`](super::RaiseFn).
+#[inline(always)]
+pub(super) fn raise(products: &mut [i32], scale: f32, mask: Mask<'_>, largest: f32) -> i32 {
+    let mut same = [0.0; LANES];
+    let mask = Chunks::new(mask, products.len(), &mut same);
+    let (chunks, rest) = products.as_chunks_mut::<LANES>();
     let mut sums = [0i32; LANES];
-    for (chunk, mask) in chunks.iter_mut().zip(mask) {
-        raise(chunk, mask, scale, largest, &mut sums);
+    for (at, chunk) in chunks.iter_mut().enumerate() {
+        raise_chunk(chunk, &mask.whole[at * mask.step], scale, largest, &mut sums);
     }
     if !rest.is_empty() {
-        raise(&mut last, &last_mask, scale, largest, &mut sums);
+        let mut last = padded(rest);
+        raise_chunk(&mut last, &mask.last, scale, largest, &mut sums);
+        rest.copy_from_slice(&last[..rest.len()]);
     }
-    let sum: i32 = sums.iter().sum();
-    let factor = if sum == 0 { 0.0 } else { WHOLE / sum as f32 };
+    sums.iter().sum()
+}
 
+/// [`ShareFn`](super::ShareFn).
+#[inline(always)]
+pub(super) fn share(exponentials: &[i32], sum: i32, weights: &mut [i16]) -> i32 {
+    let weights = &mut weights[..exponentials.len()];
+    let factor = if sum == 0 { 0.0 } else { WHOLE / sum as f32 };
     let mut sum = 0;
-    for (weight, exponential) in weights.iter_mut().zip(chunks.as_flattened()) {
-        let share = share(*exponential, factor);
-        *weight = share as i16;
-        sum += share;
-    }
-    for (weight, exponential) in weights[LANES * chunks.len()..].iter_mut().zip(&last) {
-        let share = share(*exponential, factor);
+    for (weight, exponential) in weights.iter_mut().zip(exponentials) {
+        let share = round_to_integer(*exponential as f32 * factor);
         *weight = share as i16;
         sum += share;
     }
     sum
-}
-
-/// The weight of an exponential.
-#[inline(always)]
-fn share(exponential: i32, factor: f32) -> i32 {
-    round_to_integer(exponential as f32 * factor)
 }
 
 // Indexed lanes, and functions in place of closures: what is vectorised for the instruction set whatever is inlined.
@@ -121,7 +127,7 @@ fn look(products: &[i32; LANES], mask: &Numbers, scale: f32, largest: &mut Numbe
 
 /// Exponentials in the place of products, and their sums so far.
 #[inline(always)]
-fn raise(
+fn raise_chunk(
     products: &mut [i32; LANES],
     mask: &Numbers,
     scale: f32,
@@ -163,24 +169,35 @@ pub(super) fn rows(x: &[i8], width: usize, zero_point: i32, a: &mut [i16]) {
     }
 }
 
+/// Pairs of a row that are widened before they go to their places in a panel.
+const TURNED: usize = 8;
+
 /// Rows as columns of panels.
 #[inline(always)]
 pub(super) fn columns(x: &[i8], width: usize, zero_point: i32, panels: &mut [i16]) {
     let zero_point = zero_point as i16;
     let panel_len = width.next_multiple_of(2) * COLUMNS;
     for (x, panel) in x.chunks(COLUMNS * width).zip(panels.chunks_exact_mut(panel_len)) {
-        if x.len() < COLUMNS * width {
-            panel.fill(0);
-        }
-        let (words, _) = panel.as_chunks_mut::<2>();
-        for (column, x) in x.chunks_exact(width).enumerate() {
-            let (pairs, rest) = x.as_chunks::<2>();
-            let mut words = words[column..].iter_mut().step_by(COLUMNS);
-            for ([first, second], word) in pairs.iter().zip(words.by_ref()) {
-                *word = [i16::from(*first) - zero_point, i16::from(*second) - zero_point];
+        let (steps, _) = panel.as_chunks_mut::<2>().0.as_chunks_mut::<COLUMNS>();
+        for (start, steps) in (0..width).step_by(2 * TURNED).zip(steps.chunks_mut(TURNED)) {
+            let mut wide = [[[0; 2]; TURNED]; COLUMNS];
+            for (wide, x) in wide.iter_mut().zip(x.chunks_exact(width)) {
+                let wide = wide.as_flattened_mut();
+                let x = &x[start..];
+                if let Some(x) = x.first_chunk::<{ 2 * TURNED }>() {
+                    for i in 0..2 * TURNED {
+                        wide[i] = i16::from(x[i]) - zero_point;
+                    }
+                } else {
+                    for (wide, x) in wide.iter_mut().zip(x) {
+                        *wide = i16::from(*x) - zero_point;
+                    }
+                }
             }
-            if let (Some(word), [last]) = (words.next(), rest) {
-                *word = [i16::from(*last) - zero_point, 0];
+            for (pair, step) in steps.iter_mut().enumerate() {
+                for column in 0..COLUMNS {
+                    step[column] = wide[column][pair];
+                }
             }
         }
     }

@@ -72,8 +72,11 @@ fn products_are_exact_on_every_instruction_set() {
 }
 
 fn weigh(isa: Isa, products: &[i32], scale: f32, mask: Mask<'_>) -> (Vec<i16>, i32) {
+    let (kernels, mut products) = (select(isa), products.to_vec());
+    let largest = (kernels.largest)(&products, scale, mask);
+    let sum = (kernels.raise)(&mut products, scale, mask, largest);
     let mut weights = vec![-1; products.len()];
-    let sum = (select(isa).weigh)(&mut products.to_vec(), scale, mask, &mut weights);
+    let sum = (kernels.share)(&products, sum, &mut weights);
     assert_eq!(weights.iter().map(|w| i32::from(*w)).sum::<i32>(), sum);
     (weights, sum)
 }

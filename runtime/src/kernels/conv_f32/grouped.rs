@@ -375,23 +375,38 @@ pub struct GroupedWeights<'a> {
 }
 
 impl<'a> GroupedWeights<'a> {
-    /// Integer `i` of a word, for one of a panel's outputs. Words count from the first of all.
-    fn integer(&self, word: usize, i: usize, lane: usize) -> i8 {
+    /// The bytes of a word of a plane, for one of a panel's outputs. Words count from the first of all.
+    #[inline(always)]
+    fn bytes_of(plane: &[u8], word: usize, lane: usize) -> [u8; 4] {
+        let at = (word * PANEL_N + lane) * 4;
+        core::array::from_fn(|i| plane[at..at + 4][i])
+    }
+
+    /// The four integers of a word of W8.
+    #[inline(always)]
+    fn integers_of_bytes(&self, word: usize, lane: usize) -> [i8; 4] {
+        Self::bytes_of(self.weights, word, lane).map(|byte| byte as i8)
+    }
+
+    /// The eight integers of a word of nibbles.
+    #[inline(always)]
+    fn integers_of_nibbles(&self, word: usize, lane: usize) -> [i8; 8] {
         let (upper_bits, unit_words) = (self.bits.upper(), self.bits.unit_words());
-        let byte = self.weights[(word * PANEL_N + lane) * 4 + i % 4];
-        if self.bits == GroupedBits::W8 {
-            return byte as i8;
-        }
-        let mut stored = byte >> (i / 4 * 4) & 15;
+        let bytes = Self::bytes_of(self.weights, word, lane);
+        let mut stored: [u8; 8] = core::array::from_fn(|i| bytes[i % 4] >> (i / 4 * 4) & 15);
         if upper_bits > 0 {
-            let byte = self.upper[(word / unit_words * PANEL_N + lane) * 4 + i % 4];
-            let place = upper_bits * (2 * (word % unit_words) + i / 4);
-            stored |= (byte >> place & ((1 << upper_bits) - 1)) << 4;
+            let bytes = Self::bytes_of(self.upper, word / unit_words, lane);
+            let place = upper_bits * 2 * (word % unit_words);
+            for (i, stored) in stored.iter_mut().enumerate() {
+                let upper = bytes[i % 4] >> (place + i / 4 * upper_bits);
+                *stored |= (upper & ((1 << upper_bits) - 1)) << 4;
+            }
         }
         if self.bits == GroupedBits::W4Nl {
-            return NONLINEAR[usize::from(stored)];
+            return stored.map(|code| NONLINEAR[usize::from(code)]);
         }
-        stored as i8 - if self.mins.is_some() { 0 } else { 8 << upper_bits }
+        let offset = if self.mins.is_some() { 0 } else { 8 << upper_bits };
+        stored.map(|code| code as i8 - offset)
     }
 
     /// The weight of a padded output channel for input `row` of its `k`.
@@ -399,7 +414,10 @@ impl<'a> GroupedWeights<'a> {
         let (index, lane) = (padded_channel / PANEL_N, padded_channel % PANEL_N);
         let per_word = self.bits.per_word();
         let word = index * self.bits.words(k) + row / per_word;
-        let q = self.integer(word, row % per_word, lane);
+        let q = match self.bits {
+            GroupedBits::W8 => self.integers_of_bytes(word, lane)[row % per_word],
+            _ => self.integers_of_nibbles(word, lane)[row % per_word],
+        };
         let panel = Panel { index, k, group_size: self.group_size };
         let group = row / self.group_size;
         let product = self.scales.at(panel, group, lane) * f32::from(q);
@@ -411,19 +429,36 @@ impl<'a> GroupedWeights<'a> {
 
     /// The weights of a padded output channel for all inputs: as many as `to` is long.
     pub(crate) fn read(&self, padded_channel: usize, to: &mut [f32]) {
+        match self.bits {
+            GroupedBits::W8 => self.read_words(padded_channel, to, Self::integers_of_bytes),
+            _ => self.read_words(padded_channel, to, Self::integers_of_nibbles),
+        }
+    }
+
+    /// As [`read`](Self::read), with the integers of words of `N`.
+    #[inline(always)]
+    fn read_words<const N: usize>(
+        &self,
+        padded_channel: usize,
+        to: &mut [f32],
+        integers: impl Fn(&Self, usize, usize) -> [i8; N],
+    ) {
         let (index, lane) = (padded_channel / PANEL_N, padded_channel % PANEL_N);
-        let (k, per_word) = (to.len(), self.bits.per_word());
-        let panel = Panel { index, k, group_size: self.group_size };
-        let first_word = index * self.bits.words(k);
+        let panel = Panel { index, k: to.len(), group_size: self.group_size };
+        let first_word = index * self.bits.words(to.len());
         for (group, to) in to.chunks_mut(self.group_size).enumerate() {
-            let min = self.mins.map(|mins| mins.at(panel, group, lane));
             let scale = self.scales.at(panel, group, lane);
-            let first_word = first_word + group * self.group_size / per_word;
-            for (word, to) in to.chunks_mut(per_word).enumerate() {
-                for (i, to) in to.iter_mut().enumerate() {
-                    let q = self.integer(first_word + word, i, lane);
-                    // What changes no number, −0 neither.
-                    *to = scale * f32::from(q) + min.unwrap_or(-0.0);
+            // What changes no number, −0 neither.
+            let min = self.mins.map_or(-0.0, |mins| mins.at(panel, group, lane));
+            let first_word = first_word + group * self.group_size / N;
+            let (words, rest) = to.as_chunks_mut::<N>();
+            let after = first_word + words.len();
+            for (word, to) in (first_word..).zip(words) {
+                *to = integers(self, word, lane).map(|q| scale * f32::from(q) + min);
+            }
+            if !rest.is_empty() {
+                for (to, q) in rest.iter_mut().zip(integers(self, after, lane)) {
+                    *to = scale * f32::from(q) + min;
                 }
             }
         }

@@ -12,6 +12,8 @@
 use crate::Isa;
 
 mod scalar;
+#[cfg(test)]
+mod tests;
 
 /// What rows are normalised by.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +30,11 @@ pub struct NormalizeF32<'a> {
     pub bias: &'a [f32],
 }
 
-/// `(numbers, x, y)`: rows of x and of y, as many.
+/// `(numbers, x, y)`: rows of x and of y, as many or more of x.
+///
+/// # Panics
+///
+/// When there are fewer rows of x.
 pub type NormalizeF32Fn = fn(&NormalizeF32<'_>, &[f32], &mut [f32]);
 
 /// The entry for an instruction set.

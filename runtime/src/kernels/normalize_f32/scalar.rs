@@ -5,6 +5,9 @@ use super::NormalizeF32;
 /// Sums side by side: one AVX-512 register of f32.
 const LANES: usize = 16;
 
+/// Rows that take each step before any takes the next: a step ends in one number that the next one waits for.
+const ROWS: usize = 4;
+
 /// `sum(f(x))` in the order that the family defines.
 #[inline(always)]
 fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
@@ -28,22 +31,50 @@ fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes[0]
 }
 
+/// Up to [`ROWS`] rows.
 #[inline(always)]
-pub(super) fn normalize_f32(by: &NormalizeF32<'_>, x: &[f32], y: &mut [f32]) {
+fn normalize_rows(by: &NormalizeF32<'_>, x: &[f32], y: &mut [f32]) {
     let n = by.row;
     let count = n as f32;
-    for (x, y) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)) {
-        let mean = if by.centred { sum(x, |x| x) / count } else { 0.0 };
+    let (mut means, mut factors) = ([0.0; ROWS], [0.0; ROWS]);
+    if by.centred {
+        for (x, mean) in x.chunks_exact(n).zip(&mut means) {
+            *mean = sum(x, |x| x) / count;
+        }
+    }
+    for ((x, mean), factor) in x.chunks_exact(n).zip(means).zip(&mut factors) {
         let square = sum(x, |x| (x - mean) * (x - mean)) / count;
-        let factor = 1.0 / libm::sqrtf(square + by.epsilon);
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = (x - mean) * factor;
+        *factor = 1.0 / libm::sqrtf(square + by.epsilon);
+    }
+    let numbers = means.into_iter().zip(factors);
+    for ((x, y), (mean, factor)) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)).zip(numbers) {
+        match (by.scale, by.bias) {
+            ([], bias) => {
+                for (y, x) in y.iter_mut().zip(x) {
+                    *y = (x - mean) * factor;
+                }
+                for (y, bias) in y.iter_mut().zip(bias) {
+                    *y += bias;
+                }
+            }
+            (scale, []) => {
+                for ((y, x), scale) in y.iter_mut().zip(x).zip(scale) {
+                    *y = (x - mean) * factor * scale;
+                }
+            }
+            (scale, bias) => {
+                for ((y, x), (scale, bias)) in y.iter_mut().zip(x).zip(scale.iter().zip(bias)) {
+                    *y = (x - mean) * factor * scale + bias;
+                }
+            }
         }
-        for (y, scale) in y.iter_mut().zip(by.scale) {
-            *y *= scale;
-        }
-        for (y, bias) in y.iter_mut().zip(by.bias) {
-            *y += bias;
-        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn normalize_f32(by: &NormalizeF32<'_>, x: &[f32], y: &mut [f32]) {
+    let x = &x[..y.len()];
+    for (x, y) in x.chunks(ROWS * by.row).zip(y.chunks_mut(ROWS * by.row)) {
+        normalize_rows(by, x, y);
     }
 }
