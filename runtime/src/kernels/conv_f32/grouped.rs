@@ -451,15 +451,15 @@ impl<'a> GroupedWeights<'a> {
             // What changes no number, −0 neither.
             let min = self.mins.map_or(-0.0, |mins| mins.at(panel, group, lane));
             let first_word = first_word + group * self.group_size / N;
+            let weights =
+                |word: usize| integers(self, word, lane).map(|q| scale * f32::from(q) + min);
             let (words, rest) = to.as_chunks_mut::<N>();
             let after = first_word + words.len();
             for (word, to) in (first_word..).zip(words) {
-                *to = integers(self, word, lane).map(|q| scale * f32::from(q) + min);
+                *to = weights(word);
             }
             if !rest.is_empty() {
-                for (to, q) in rest.iter_mut().zip(integers(self, after, lane)) {
-                    *to = scale * f32::from(q) + min;
-                }
+                rest.copy_from_slice(&weights(after)[..rest.len()]);
             }
         }
     }

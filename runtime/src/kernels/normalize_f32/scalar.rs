@@ -1,6 +1,7 @@
 //! The sums and loops.
 
 use super::NormalizeF32;
+use crate::kernels::elementary::fold;
 
 /// Sums side by side: one AVX-512 register of f32.
 const LANES: usize = 16;
@@ -21,14 +22,7 @@ fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     for (lane, x) in lanes.iter_mut().zip(rest) {
         *lane += f(*x);
     }
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            lanes[lane] += lanes[lane + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+    fold(lanes, |a, b| a + b)
 }
 
 /// Up to [`ROWS`] rows.
